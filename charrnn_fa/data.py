@@ -206,8 +206,14 @@ class CharDL(TfmdDL):
         for i in range(start, len(self)):
             self._pos = i+1
             yield self.batch(epoch, i)
-        self.epoch,self._pos = epoch+1,0
+        self.next_epoch()
         self.after_iter()
+
+    @property
+    def at_start(self): return self._pos == 1 # the batch just given is the first of its epoch
+    def next_epoch(self):
+        "Leave the rest of this epoch"
+        self.epoch,self._pos = self.epoch+1,0
 
     def one_batch(self):
         "The first batch of this epoch; the loader stays where it is"
