@@ -18,6 +18,7 @@ from .optim import *
 from .evaluate import *
 from .precision import *
 from .presets import *
+from .schedule import *
 from .generate import evaluating, step_model
 from . import generate as _generate
 from dataclasses import replace
@@ -319,6 +320,27 @@ def evaluate(self:CharLearner,
 )->dict: # nats, bits, perplexity, accuracy, n_chars, context
     "How well the model predicts every character of a text but the first"
     return evaluate_ids(self.model, self.dls.valid.ids if text is None else self.vocab.encode(text), context, progress)
+
+# %% ../nbs/05_learner.ipynb #0f8298c1
+@patch
+@torch.no_grad()
+def start_from(self:CharLearner,
+    model:nn.Module, # A trained `CharRNN` of the same shape but for the vocabulary
+    vocab:CharVocab, # Its vocabulary
+):
+    "Take over the weights of `model`; the rows of new symbols keep their first values"
+    if any(getattr(model, k) != getattr(self.model, k) for k in ('arch', 'n_hid', 'n_layers')):
+        raise CharRNNError("The two models differ in arch, n_hid or n_layers; make this one like the one it starts from.")
+    both = [c for c in vocab if c in self.vocab]
+    old,new = vocab.encode(''.join(both)),self.vocab.encode(''.join(both))
+    sized = {'emb.weight', 'decoder.weight', 'decoder.bias'} # one row per symbol
+    theirs = dict(model.named_parameters())
+    for k,p in self.model.named_parameters():
+        q = theirs[k].to(p.device)
+        if k in sized: p[new] = q[old]
+        elif p.shape == q.shape: p.copy_(q)
+        else: raise CharRNNError(f"'{k}' has shape {tuple(q.shape)} there and {tuple(p.shape)} here; use the same emb_sz, and not a one-hot input.")
+    return self
 
 # %% ../nbs/05_learner.ipynb #c920ebf1
 @patch
