@@ -94,6 +94,7 @@ class CharLearner(Learner):
     ):
         self.seed = ifnone(seed, getattr(dls.train, 'seed', 0))
         self.carried,self._first,self._steps = None,(0, 0),None
+        self.validates,self.chars_seen = True,0
         self.preset,self.reset_pct = preset or Preset(),reset_pct
         super().__init__(dls, model, loss_func or CharLoss(), opt_func=opt_func, splitter=splitter,
                          metrics=ifnone(metrics, [Bits(), Perplexity(), CharAccuracy()]), **kwargs)
@@ -170,6 +171,13 @@ class CharLearner(Learner):
             self.epoch = epoch
             super()._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
+    def _do_epoch(self):
+        self._do_epoch_train()
+        if self.validates: self._do_epoch_validate()
+    def no_valid(self):
+        "A `with` in which `fit` does not validate"
+        return replacing(self, validates=False)
+
     def _do_epoch_train(self):
         self.dl = self._steps or self.dls.train
         self._with_events(self.all_batches, 'train', CancelTrainException)
@@ -192,6 +200,7 @@ class CharLearner(Learner):
                 self.pct_train = i/self.n_iter
             if getattr(self.dls.train, 'at_start', i == 0): self.carried = None
             self.one_batch(i, b)
+            self.chars_seen += b[0].numel()
 
     def _go_to(self, batch):
         if isinstance(self.dl, CharDL): self.dl.load_state_dict({**self.dl.state_dict(), 'batch':batch})
