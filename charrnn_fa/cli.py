@@ -21,14 +21,13 @@ class _Parser(argparse.ArgumentParser):
 def _flag(s): return {'yes':True, 'no':False}[s]
 _flag.__name__ = "'yes' or 'no'"
 _field_types = {'int':int, 'float':float, 'str':str, 'bool':_flag, int:int, float:float, str:str, bool:_flag}
-_choices = dict(arch=('lstm', 'gru', 'rnn'), opt=('muon', 'adamw'))
 
 def _add_preset_options(p):
     g = p.add_argument_group('settings that beat the preset')
     helps = _field_comments()
     for f in fields(Preset):
         if f.name in ('minutes', 'measured'): continue
-        g.add_argument('--'+f.name.replace('_', '-'), type=_field_types[f.type], choices=_choices.get(f.name), metavar=f.name.upper(), help=helps.get(f.name))
+        g.add_argument('--'+f.name.replace('_', '-'), type=_field_types[f.type], metavar=f.name.upper(), help=helps.get(f.name))
 
 def _field_comments():
     "What each field of `Preset` is for, from the comments beside them"
@@ -127,10 +126,10 @@ def train(args):
     "`charrnn train`"
     began = time.perf_counter()
     out = sys.stderr if args.json else sys.stdout
+    if args.minutes is not None and not args.minutes > 0: raise CharRNNError(f"--minutes is {args.minutes}, but training needs more than 0.")
     preset = get_preset(args.preset, **{f.name:getattr(args, f.name) for f in fields(Preset) if f.name != 'measured'})
-    if preset.minutes <= 0: raise CharRNNError(f"--minutes is {args.minutes}, but training needs more than 0.")
     for k in ('epochs', 'steps'):
-        if (getattr(args, k) or 1) < 1: raise CharRNNError(f"--{k} is {getattr(args, k)}, but at least 1 is needed.")
+        if getattr(args, k) is not None and getattr(args, k) < 1: raise CharRNNError(f"--{k} is {getattr(args, k)}, but at least 1 is needed.")
     if _is_run(args.run): return _train_again(args, out)
     if args.corpus is None: raise CharRNNError(f"There is no run in {args.run} yet, so say what to train on: charrnn train CORPUS --run {args.run}")
     return _train_new(args, preset, began, out)

@@ -9,7 +9,7 @@ __all__ = ['corpus_names', 'shakespeare', 'CharRNNError', 'CorpusError', 'TextWa
            'load_corpus']
 
 # %% ../nbs/00_corpus.ipynb #787669bb
-import glob, hashlib, json, os, re, sys, sysconfig, tokenize, warnings
+import glob, hashlib, json, os, re, sysconfig, tokenize, warnings
 from itertools import cycle, islice
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -175,13 +175,11 @@ def _no_page(path, url):
         raise CorpusError(f"{url} gave a web page instead of a text (is it a preview, a login or a quota page?)")
 
 def _http(url, out, progress):
-    import pooch, requests
-    if not progress: return _http_with(pooch.HTTPDownloader(timeout=(4, 30)), url, out)
+    import pooch
+    if not progress: return pooch.HTTPDownloader(timeout=(4, 30))(url, out, None)
     from tqdm.auto import tqdm
-    with tqdm(unit='B', unit_scale=True, desc=url.rsplit('/', 1)[-1][:40]) as bar:
-        return _http_with(pooch.HTTPDownloader(progressbar=bar, timeout=(4, 30)), url, out)
-
-def _http_with(get, url, out): get(url, out, None)
+    with tqdm(unit='B', unit_scale=True, desc=url.rsplit('/', 1)[-1][:40], delay=1, leave=False) as bar:
+        pooch.HTTPDownloader(progressbar=bar, timeout=(4, 30))(url, out, None)
 
 def _drive(id, out, progress):
     import gdown, requests

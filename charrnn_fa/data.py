@@ -117,9 +117,13 @@ class CharEncode(Transform):
         min_freq:int=1, # See `CharVocab.from_text`
         max_size:int=None, # See `CharVocab.from_text`
         encoding:str='utf-8', # Of files
+        sep:str='', # What will stand between documents; its characters belong to the vocabulary
     ): store_attr()
     def setups(self, items):
-        if self.vocab is None: self.vocab = CharVocab.from_text((self._text(o) for o in getattr(items, 'items', items)), self.min_freq, self.max_size)
+        if self.vocab is not None: return
+        docs = getattr(items, 'items', items)
+        seps = [self.sep*self.min_freq]*(len(docs) > 1)
+        self.vocab = CharVocab.from_text((self._text(o) for o in [*docs, *seps]), self.min_freq, self.max_size)
     def _text(self, o): return read_text(o, self.encoding) if isinstance(o, Path) else o
     def encodes(self, o): return TensorChars(self.vocab.encode(self._text(o), dtype=id_dtype(len(self.vocab))))
     def decodes(self, o:TensorChars): return TitledStr(self.vocab.textify(o))
@@ -278,7 +282,7 @@ def CharBlock(
     encoding:str='utf-8', # Of files
 )->TransformBlock:
     "A `TransformBlock` for a text that is to be predicted character by character"
-    return TransformBlock(type_tfms=[CharEncode(vocab, min_freq, max_size, encoding)], dl_type=CharDL,
+    return TransformBlock(type_tfms=[CharEncode(vocab, min_freq, max_size, encoding, sep)], dl_type=CharDL,
                           dls_kwargs=dict(seq_len=seq_len, seed=seed, sep=sep))
 
 # %% ../nbs/01_data.ipynb #ccebf16f
@@ -292,7 +296,7 @@ def split_text(
     n = len(text)
     if n < min_chars: raise CharRNNError(f"The text has {n} character{'s'*(n!=1)}; at least {min_chars} are needed, so give a longer one.")
     if not 0 < valid_pct < 1: raise CharRNNError(f"valid_pct is {valid_pct}, but a share lies between 0 and 1; 0.1 is usual.")
-    cut = int(n*(1-valid_pct))
+    cut = int(n*(1-valid_pct) + 1e-6) # 0.9 of 100 is 90, whatever floats say
     if cut < min_train or n-cut < min_valid:
         raise CharRNNError(f"With valid_pct={valid_pct}, {n:,} characters split into {cut:,} to train on and {n-cut:,} to validate; at least {min_train} and "
                            f"{min_valid} are needed, so give a longer text or another valid_pct.")
@@ -362,7 +366,7 @@ class CharDataLoaders(DataLoaders):
         device=None, # Default: the GPU if there is one
     ):
         "From documents that are divided already"
-        dsets = Datasets(list(items), [[CharEncode(vocab, min_freq, max_size, encoding)]], splits=splits, dl_type=CharDL)
+        dsets = Datasets(list(items), [[CharEncode(vocab, min_freq, max_size, encoding, sep)]], splits=splits, dl_type=CharDL)
         dls = dsets.dataloaders(bs=bs, seq_len=seq_len, seed=seed, sep=sep, val_bs=val_bs, path=path, device=device)
         dls.__class__ = cls
         n = [len(o.ids) for o in dls.loaders]

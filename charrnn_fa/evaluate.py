@@ -23,7 +23,8 @@ def evaluate_ids(
     if len(ids) < 2: raise CharRNNError("A text of at least two characters is needed to measure a loss; give a longer one.")
     device = next(model.parameters()).device
     nats,hits,n,state = 0.,0,len(ids)-1,None
-    batches = _carry_batches(ids) if context == 'carry' else _window_batches(ids, _window(context))
+    if context != 'carry': context = _window(context)
+    batches = _carry_batches(ids) if context == 'carry' else _window_batches(ids, context)
     with evaluating(model):
         for x,y in progress_bar(batches, leave=False) if progress else batches:
             logits,state = model(x.long().to(device), state if context == 'carry' else None)

@@ -230,8 +230,9 @@ class CharLearner(Learner):
         if self.training and len(self.yb): self._do_grad_opt()
 
     @contextmanager
-    def untouched(self):
-        "Put carried state, loader, random numbers and mode of the model back afterwards"
+    def untouched(self, history=False):
+        "Put carried state, loader, random numbers and mode of the model back afterwards; with `history` what the recorder has, too"
+        rec = {k:v for k,v in vars(self.recorder).items() if k in ('lrs', 'iters', 'losses', 'values')} if history and hasattr(self, 'recorder') else {}
         dl,rng,modes = self.dls.train.state_dict(),torch.get_rng_state(),[(m, m.training) for m in self.model.modules()]
         training = self.training
         try:
@@ -241,18 +242,19 @@ class CharLearner(Learner):
             torch.set_rng_state(rng)
             self.training = training
             for m,t in modes: m.training = t
+            for k,v in rec.items(): setattr(self.recorder, k, v)
 
 # %% ../nbs/05_learner.ipynb #bfc6cc70
 @patch
 @delegates(Learner.get_preds)
 def get_preds(self:CharLearner, ds_idx=1, dl=None, cbs=None, **kwargs):
     "Predictions and targets, one row per character in the order of the text"
-    with self.untouched(): return Learner.get_preds(self, ds_idx, dl, cbs=L(cbs)+OneRowPerChar(), **kwargs)
+    with self.untouched(history=True): return Learner.get_preds(self, ds_idx, dl, cbs=L(cbs)+OneRowPerChar(), **kwargs)
 
 @patch
 def validate(self:CharLearner, ds_idx=1, dl=None, cbs=None):
     "Loss and metrics over `dl`, every character the same"
-    with self.untouched(): return Learner.validate(self, ds_idx, dl, cbs)
+    with self.untouched(history=True): return Learner.validate(self, ds_idx, dl, cbs)
 
 @patch
 def predict(self:CharLearner,

@@ -90,12 +90,16 @@ class Run:
         with _damage(self.path/'run.json'):
             if self.settings['format'] != format_version:
                 raise RunError(f"{path} has format version {self.settings['format']}, but this charrnn_fa reads version {format_version}; use the charrnn_fa that wrote it.")
+            if not all(isinstance(self.settings[k], dict) for k in ('text', 'info', 'vocab', 'preset')): raise ValueError
             self.vocab,self.preset = CharVocab.from_json(json.dumps(self.settings['vocab'])),Preset(**self.settings['preset'])
 
     @staticmethod
     def check_free(path):
-        "Refuse a folder in which something else is"
+        "Refuse a folder in which something else is, or that cannot be made"
         path = Path(path)
+        above = next(o for o in [path, *path.absolute().parents] if o.exists())
+        if above != path and not (above.is_dir() and os.access(above, os.W_OK)):
+            raise RunError(f"The folder {path} cannot be made in {above}; give another one for the run.")
         if path.exists() and not path.is_dir(): raise RunError(f"{path} is a file; give a folder for the run.")
         if path.is_dir() and any(o for o in path.iterdir()): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
 

@@ -35,7 +35,7 @@ class Budget(Callback):
         settle:float=4., # Seconds of timing, at most a tenth of the time
     ):
         if (n_steps is None) == (minutes is None): raise CharRNNError("Give either a number of steps or of minutes.")
-        if (n_steps or 1) < 1 or (minutes or 1) <= 0: raise CharRNNError("Training needs at least one step, or more than 0 minutes.")
+        if n_steps is not None and n_steps < 1 or minutes is not None and minutes <= 0: raise CharRNNError("Training needs at least one step, or more than 0 minutes.")
         store_attr('minutes,warmup,settle')
         self.n_steps,self.lr_max = n_steps,lr
 

@@ -1,0 +1,44 @@
+# Two commands for everyone: `make demo` and `make test`. Each does its own set-up in .venv; the second time that is done already.
+# PIP_FLAGS goes to pip; on Linux without a GPU, PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" avoids gigabytes of CUDA.
+PYTHON ?= python3
+PIP_FLAGS ?=
+BIN := .venv/bin
+META := settings.ini pyproject.toml setup.py
+
+.PHONY: demo test bench readme docs clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.package
+	@$(BIN)/charrnn demo --run runs/demo
+
+# One thread each: the notebooks are small, and two run at a time.
+test: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+bench: .venv/.package
+	$(BIN)/python benchmarks/fit_overhead.py
+	$(BIN)/python benchmarks/import_time.py
+
+# README.md from the stored outputs of nbs/index.ipynb
+readme: .venv/.dev
+	$(BIN)/python tests/readme.py > README.md.new && mv README.md.new README.md
+
+docs: .venv/.dev
+	$(BIN)/jupyter nbconvert --to html --output-dir _docs nbs/*.ipynb
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; name one with: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@touch $@
+
+.venv/.package: .venv/.python $(META)
+	$(BIN)/python -m pip install -q $(PIP_FLAGS) -e .
+	@touch $@
+
+.venv/.dev: .venv/.package $(META)
+	$(BIN)/python -m pip install -q $(PIP_FLAGS) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info _docs

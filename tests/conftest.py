@@ -1,0 +1,72 @@
+"Shared by the tests: small texts, small Learners, a real web server"
+import threading
+import warnings
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+from charrnn_fa.corpus import load_corpus
+from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.learner import char_learner
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session')
+def text(): return load_corpus('pydocs')[:6000]
+
+
+@pytest.fixture
+def dls(text, tmp_path): return CharDataLoaders.from_text(text, bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu')
+
+
+@pytest.fixture
+def make(dls):
+    "A small Learner without a bar; keyword arguments go to `char_learner`"
+    def _make(dls=dls, **kwargs):
+        learn = char_learner(dls, **{**dict(n_hid=16, emb_sz=8, precision='fp32'), **kwargs})
+        learn.remove_cbs(learn.progress)
+        return learn
+    return _make
+
+
+@pytest.fixture
+def learn(make): return make()
+
+
+@pytest.fixture
+def same():
+    "Whether two models have equal weights, to the bit"
+    return lambda a, b: all(torch.equal(p, q) for p,q in zip(a.model.parameters(), b.model.parameters(), strict=True))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args): pass
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        answer = self.server.answers[self.path.split('?')[0]]
+        if callable(answer): return answer(self)
+        status,body = answer if isinstance(answer, tuple) else (200, answer)
+        self.send_response(status)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def server():
+    "A web server on this machine: `server.answers[path]` is what it gives, `server.asked` what it was asked for"
+    s = ThreadingHTTPServer(('127.0.0.1', 0), _Handler)
+    s.answers,s.asked,s.url = {},[],f'http://127.0.0.1:{s.server_port}'
+    threading.Thread(target=s.serve_forever, daemon=True).start()
+    yield s
+    s.shutdown()
+    s.server_close()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv('CHARRNN_HOME', str(tmp_path/'home'))
+    return tmp_path/'home'

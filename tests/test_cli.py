@@ -1,0 +1,202 @@
+"The command: what it prints, its exit status, and one sentence for each mistake"
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from charrnn_fa.cli import main
+
+TINY = '--n-hid 16 --emb-sz 8 --bs 4 --seq-len 16 --precision fp32'.split()
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    d = tmp_path_factory.mktemp('runs')/'r'
+    assert main(['train', 'count', '--run', str(d), '--steps', '150', '--seed', '1', '--quiet', *TINY]) == 0
+    return str(d)
+
+
+@pytest.fixture
+def call(capsys):
+    def _call(*args):
+        capsys.readouterr()
+        try: status = main(list(map(str, args)))
+        except SystemExit as e: status = e.code
+        return status,*capsys.readouterr()
+    return _call
+
+
+def test_train_json(call, tmp_path):
+    status,out,err = call('train', 'count', '--run', tmp_path/'r', '--steps', 30, '--seed', 2, '--quiet', '--json', *TINY)
+    assert status == 0 and out.count('\n') == 1
+    d = json.loads(out)
+    assert set(d) == {'nats', 'bits', 'seconds', 'seconds_total', 'steps', 'chars_per_s', 'finished'}
+    assert d['steps'] == 30 and d['finished'] is True and 0 < d['seconds'] <= d['seconds_total']
+    files = {o: (tmp_path/'r'/o).read_bytes() for o in os.listdir(tmp_path/'r')}
+    status,out,err = call('train', 'count', '--run', tmp_path/'r', '--json')           # finished: nothing changes
+    assert status == 0 and json.loads(out)['steps'] == 30 and '--from' in err
+    assert files == {o: (tmp_path/'r'/o).read_bytes() for o in os.listdir(tmp_path/'r')}
+
+
+def test_same_seed_same_weights(call, tmp_path):
+    shas = []
+    for name,seed in ('a', 3), ('b', 3), ('c', 4):
+        call('train', 'count', '--run', tmp_path/name, '--epochs', 1, '--seed', seed, '--quiet', *TINY)
+        shas.append(json.loads(call('info', tmp_path/name, '--json')[1])['weights_sha256'])
+    assert shas[0] == shas[1] != shas[2]
+
+
+def test_minutes(call, tmp_path):
+    t = time.perf_counter()
+    status,out,_ = call('train', 'count', '--run', tmp_path/'r', '--minutes', 0.05, '--quiet', '--json', *TINY)
+    assert status == 0 and json.loads(out)['steps'] > 8
+
+
+def test_eval(call, run):
+    status,out,_ = call('eval', run, '--json')
+    d = json.loads(out)
+    assert status == 0 and set(d) == {'nats', 'bits', 'perplexity', 'accuracy', 'n_chars', 'context'}
+    assert d['n_chars'] == 1999 and d['context'] == 'carry' and d['accuracy'] > 0.99
+    assert json.loads(call('eval', run, '--context', 256, '--json')[1])['context'] == 256
+    assert json.loads(call('eval', run, '--whole', '--json')[1])['n_chars'] == 19_999
+    assert json.loads(call('eval', run, '--corpus', 'count', '--json')[1])['nats'] == d['nats']
+    assert json.loads(call('eval', run, '--corpus', 'count', '--whole', '--json')[1])['n_chars'] == 19_999
+    assert '1,999' in call('eval', run)[1]
+
+
+def test_sample(call, run):
+    assert call('sample', run, '--prompt', '0120', '-n', 8, '--temperature', 0)[1] == '012012012012\n'
+    a,b,c = (call('sample', run, '-n', 50, '--seed', s, '--temperature', 3)[1] for s in (1, 1, 2))
+    assert a == b != c and len(a) == 51
+
+
+def test_info(call, run):
+    d = json.loads(call('info', run, '--json')[1])
+    assert {'step', 'epoch', 'finished', 'resumes', 'weights_sha256', 'n_params', 'vocab_size', 'checkpoints'} <= set(d)
+    assert d['step'] == 150 and d['finished'] and d['vocab_size'] == 3 and d['resumes'] == [] and len(d['checkpoints']) == 1
+    assert 'finished after 150 steps' in call('info', run)[1]
+
+
+def test_unfinished_run_goes_on_by_itself(call, tmp_path):
+    "Killed before anything was stored: the same settings, from the beginning"
+    d = tmp_path/'r'
+    args = [sys.executable, '-m', 'charrnn_fa', 'train', 'count', '--run', str(d), '--steps', '200', '--seed', '5', '--quiet', *TINY]
+    p = subprocess.Popen(args, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not (d/'run.json').exists():
+        assert p.poll() is None
+        time.sleep(0.01)
+    p.kill(); p.wait()
+    if json.loads(call('info', d, '--json')[1])['finished']: pytest.skip('it was faster than the kill')
+    status,out,_ = call('train', 'count', '--run', d, '--json', '--quiet')
+    assert status == 0 and json.loads(out)['steps'] == 200
+    subprocess.run([*args[:5], '--run', str(tmp_path/'alone'), *args[7:]], check=True, capture_output=True)
+    assert json.loads(call('info', d, '--json')[1])['weights_sha256'] == json.loads(call('info', tmp_path/'alone', '--json')[1])['weights_sha256']
+
+
+def test_from_another_run_with_more_symbols(call, run, tmp_path):
+    (tmp_path/'t.txt').write_text('abc012'*200)
+    status,out,err = call('train', tmp_path/'t.txt', '--run', tmp_path/'r', '--from', run, '--steps', 20, '--quiet', '--bs', 4, '--seq-len', 16)
+    assert status == 0, err
+    assert json.loads(call('info', tmp_path/'r', '--json')[1])['vocab_size'] == 6
+    status,_,err = call('train', tmp_path/'t.txt', '--run', tmp_path/'q', '--from', run, '--n-hid', 99)
+    assert status == 1 and '--n-hid' in err and not (tmp_path/'q').exists()
+
+
+def bad_files(d):
+    (d/'binary.txt').write_bytes(bytes(range(256))*50)
+    (d/'latin.txt').write_bytes('Käse und Brötchen. '.encode('cp1252')*50)
+    (d/'empty.txt').touch()
+    (d/'short.txt').write_text('a'*63)
+    (d/'tiny.txt').write_text('abcd'*25)
+    (d/'folder').mkdir()
+    (d/'other').mkdir(); (d/'other/x').write_text('x')
+
+
+@pytest.mark.parametrize('args, says', [
+    ('train {d}/no.txt --run {d}/new', 'check the spelling'),
+    ('train {d}/folder --run {d}/new', 'no text file'),
+    ('train {d}/binary.txt --run {d}/new', 'binary'),
+    ('train {d}/latin.txt --run {d}/new', "encoding='cp1252'"),
+    ('train {d}/empty.txt --run {d}/new', '64 characters'),
+    ('train {d}/short.txt --run {d}/new', '63 characters'),
+    ('train {d}/tiny.txt --run {d}/new --valid-pct 0.9', '10 to train on and 90'),
+    ('train {d}/tiny.txt --run {d}/new --valid-pct 2', 'between 0 and 1'),
+    ('train {d}/tiny.txt --run {d}/new --preset nope', 'cpu-minute'),
+    ('train {d}/tiny.txt --run {d}/new --minutes 0', 'more than 0'),
+    ('train {d}/tiny.txt --run {d}/new --minutes -1', 'more than 0'),
+    ('train {d}/tiny.txt --run {d}/new --epochs 0', 'at least 1'),
+    ('train {d}/tiny.txt --run {d}/new --n-hid 0', 'n_hid is 0'),
+    ('train {d}/tiny.txt --run {d}/new --dropout 1.5', 'dropout is 1.5'),
+    ('train {d}/tiny.txt --run {d}/new --bs many', '--bs'),
+    ('train {d}/tiny.txt --run {d}/new --nonsense', '--nonsense'),
+    ('train {d}/tiny.txt --run {d}/other', 'new or empty folder'),
+    ('train {d}/tiny.txt --run {d}/tiny.txt', 'is a file'),
+    ('train {d}/tiny.txt --run {d}/tiny.txt/new', 'cannot be made'),
+    ('train {d}/tiny.txt', '--run'),
+    ('train --run {d}/new', 'what to train on'),
+    ('train http://127.0.0.1:9/x.txt --run {d}/new', 'no connection'),
+    ('train {d}/tiny.txt --run {d}/new --from {d}/other', 'not a run'),
+    ('sample {run} --prompt abc', "'a' (U+0061)"),
+    ('sample {run} --temperature -1', 'below 0'),
+    ('sample {run} --top-p 1.5', 'at most 1'),
+    ('sample {run} --top-k 0', 'at least 1'),
+    ('sample {run} -n -5', 'below 0'),
+    ('sample {d}/other', 'not a run'),
+    ('sample {d}/nowhere', 'no folder'),
+    ('eval {run} --context some', "'carry' or a number"),
+    ('eval {run} --context 0', "'carry' or a number"),
+    ('eval {run} --corpus {d}/tiny.txt', "'a' (U+0061)"),
+    ('eval {d}/tiny.txt', 'not a run'),
+    ('info {d}/other', 'not a run'),
+    ('', 'train,sample'),
+    ('fly', 'fly'),
+])
+def test_mistakes_get_one_sentence(call, tmp_path, run, args, says):
+    bad_files(tmp_path)
+    status,out,err = call(*args.format(d=tmp_path, run=run).split())
+    assert status not in (0, None) and out == ''
+    assert says in err and err.count('\n') == 1 and 'usage:' not in err and 'Traceback' not in err
+    assert not (tmp_path/'new').exists()                                             # nothing half-written
+
+
+@pytest.mark.parametrize('part', ['run.json', 'safetensors', 'json'])
+def test_damaged_run(call, tmp_path, run, part):
+    import shutil
+    d = tmp_path/'r'
+    shutil.copytree(run, d)
+    file = d/'run.json' if part == 'run.json' else next(d.glob(f'step-*.{part}'))
+    b = bytearray(file.read_bytes())
+    b[len(b)//2] ^= 1
+    file.write_bytes(b)
+    for args in ['sample', d], ['eval', d, '--json'], ['info', d], ['train', 'count', '--run', d]:
+        status,out,err = call(*args)
+        if args[0] == 'train' and part == 'safetensors': continue                    # a finished run is not read again
+        assert status == 1 and out == '' and err.count('\n') == 1 and 'restore' in err
+
+
+@pytest.mark.parametrize('args', ['--help', 'train --help', 'sample --help', 'eval --help', 'info --help', 'demo --help'])
+def test_help_has_an_example(call, args):
+    status,out,_ = call(*args.split())
+    assert status == 0 and 'example' in out and 'charrnn' in out
+
+
+def test_as_a_process(run):
+    "The installed command and the module; a reader that stops early"
+    for cmd in ['charrnn'], [sys.executable, '-m', 'charrnn_fa']:
+        exe = os.path.join(os.path.dirname(sys.executable), cmd[0]) if cmd == ['charrnn'] else cmd[0]
+        p = subprocess.run([exe, *cmd[1:], 'info', run, '--json'], capture_output=True, text=True)
+        assert p.returncode == 0 and json.loads(p.stdout)['step'] == 150 and p.stderr == ''
+    p = subprocess.run(f'{sys.executable} -m charrnn_fa sample {run} -n 3000 | head -c 5', shell=True, capture_output=True, text=True)
+    assert len(p.stdout) == 5 and 'Traceback' not in p.stderr
+    p = subprocess.run([sys.executable, '-m', 'charrnn_fa', 'sample', run, '--prompt', 'ä'], capture_output=True, text=True)
+    assert p.returncode == 1 and 'Traceback' not in p.stderr
+
+
+def test_demo_when_it_is_trained_already(call, tmp_path, text):
+    (tmp_path/'t.txt').write_text(text, encoding='utf-8')
+    call('train', tmp_path/'t.txt', '--run', tmp_path/'demo', '--steps', 5, '--quiet', *TINY)
+    status,out,_ = call('demo', '--run', tmp_path/'demo')
+    assert status == 0 and 'trained already' in out and out.count('At temperature') == 3

@@ -1,0 +1,191 @@
+"Ids against a table made by hand; batches against the text itself"
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from fastai.data.block import DataBlock
+from fastai.data.transforms import FuncSplitter, get_text_files
+
+from charrnn_fa.corpus import CharRNNError
+from charrnn_fa.data import CharBlock, CharDataLoaders, CharDL, CharVocab, VocabError
+
+SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def test_ids_of_tiny_shakespeare():
+    "nanoGPT's table: sorted characters"
+    v = CharVocab.from_text('First Citizen:\n' + SHAKESPEARE[::-1]*2)
+    assert len(v) == 65
+    assert v.encode('hii there').tolist() == [46, 47, 47, 1, 58, 46, 43, 56, 43]
+    assert v.textify([18, 47, 56, 57, 58]) == 'First'
+
+
+AWKWARD = ['😉👩‍👩‍👧', '中文字', 'e\u0301a\u0308', 'a\0b', 'x\r\ny', '\ud800', 'z', '\U0010ffff', 'é', '\n'*5]
+
+
+@pytest.mark.parametrize('s', AWKWARD)
+def test_round_trip(s):
+    v = CharVocab.from_text(s + 'abc')
+    assert v.encode(s).tolist() == [sorted(set(s + 'abc')).index(c) for c in s]
+    assert v.textify(v.encode(s)) == s
+    assert CharVocab.from_json(v.to_json()) == v
+
+
+def test_no_character():
+    v = CharVocab.from_text('')
+    assert len(v) == 0 and v.textify([]) == '' and v.encode('').tolist() == []
+    with pytest.raises(VocabError): v.encode('a')
+
+
+def test_textify_takes_anything():
+    v = CharVocab('abcd')
+    for ids in ([0, 1, 2], (0, 1, 2), np.array([[0, 1, 2]]), torch.tensor([[0], [1], [2]]), torch.tensor([0, 1, 2], dtype=torch.uint8)):
+        assert v.textify(ids) == 'abc'
+        assert v.textify(ids, sep='-') == 'a-b-c'
+    for bad in ([4], [-1]):
+        with pytest.raises(VocabError): v.textify(bad)
+
+
+@pytest.mark.parametrize('text', ['abc', 'abcé', 'ab中'])
+def test_unknown_characters(text):
+    v = CharVocab.from_text(text)
+    for unknown in 'Z', 'ß', '文', '😉':
+        with pytest.raises(VocabError, match=f'U\\+{ord(unknown):04X}'): v.encode('ab'+unknown)
+        assert v.textify(v.encode(f'a{unknown}b', unknown='skip')) == 'ab'
+        with pytest.raises(VocabError): v.encode(unknown, unknown='replace')      # there is nothing to replace it by
+
+
+def test_many_symbols_need_wider_ids():
+    text = ''.join(map(chr, range(0x4e00, 0x4e00+300)))*2
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        dls = CharDataLoaders.from_text(text, bs=2, seq_len=8, device='cpu')
+    assert dls.train.ids.dtype == torch.int16
+    assert dls.vocab.textify(dls.train.ids) + dls.vocab.textify(dls.valid.ids) == text
+
+
+def test_ten_megabytes_on_one_line():
+    text = 'the quick brown fox '*500_000
+    v = CharVocab.from_text(text)
+    t = time.perf_counter()
+    ids = v.encode(text, dtype=torch.uint8)
+    assert len(ids) == 10**7 and ids[:20].tolist() == [sorted(set(text)).index(c) for c in text[:20]]
+    assert v.textify(ids[-20:]) == text[-20:]
+
+
+@pytest.mark.parametrize('bs, sl', [(3, 10), (7, 4), (1, 64), (8, 100), (5, 1)])
+@pytest.mark.parametrize('n', [500, 503])
+def test_training_batches_are_the_text(bs, sl, n):
+    "On a text of different characters each pair (x, x+1) shows that it is one; a seam would not"
+    text = ''.join(map(chr, range(1000, 1000+n)))
+    v = CharVocab.from_text(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                            # of smaller batches
+        dl = CharDL([(v.encode(text),)], bs=bs, seq_len=sl, shuffle=True, seed=3)
+    seen = []
+    for epoch in range(3):
+        xs,ys = map(list, zip(*dl))
+        x,y = torch.cat(xs, 1),torch.cat(ys, 1)
+        assert torch.equal(y, x+1)                                 # targets are shifted by exactly one
+        assert (y[:,:-1] != x[:,1:]).sum() <= 1                    # also across the borders of batches, but at the seam
+        assert len(x.unique()) == x.numel() >= n-1-bs              # nothing twice, and at most bs left out
+        assert all(o.shape == (dl.bs, dl.seq_len) for o in xs[:-1])
+        seen.append(x[0,0].item())
+    assert len(set(seen)) == 3                                     # cut elsewhere in each epoch
+
+
+@pytest.mark.parametrize('bs, sl', [(3, 10), (7, 4), (1, 64), (8, 100), (5, 1)])
+@pytest.mark.parametrize('n', [500, 503])
+def test_validation_leaves_nothing_out(bs, sl, n):
+    text = ''.join(map(chr, range(1000, 1000+n)))
+    v = CharVocab.from_text(text)
+    dl = CharDL([(v.encode(text),)], bs=bs, seq_len=sl)
+    batches = list(dl)
+    assert len(batches) == len(dl)
+    assert sorted(torch.cat([y.flatten() for _,y in batches]).tolist()) == list(range(1, n))
+    assert all(torch.equal(y, x+1) for x,y in batches)
+    rows = [torch.cat([x[r] for x,_ in batches if r < len(x)]) for r in range(dl.bs)]
+    for row in rows: assert torch.equal(row[1:], row[:-1]+1)       # each row goes on where it stopped
+
+
+def test_state_dict(dls):
+    dl = dls.train
+    it = iter(dl)
+    for _ in range(3): next(it)
+    there = dl.state_dict()
+    rest = [x for x,_ in it]
+    other = dls.train.new(shuffle=True)
+    other.load_state_dict(there)
+    assert all(torch.equal(a, b) for a,(b,_) in zip(rest, other, strict=True))
+    assert dl.state_dict() == other.state_dict() == dict(seed=7, epoch=1, batch=0)
+
+
+def test_global_random_numbers_stay(text):
+    import random
+    before = random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist()
+    dls = CharDataLoaders.from_text(text, device='cpu')
+    for _ in dls.train: pass
+    dls.train.new(); dls.one_batch(); dls.test_dl(['some text of some length'])
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+def test_seed_is_the_same_cut(text):
+    a,b,c = (CharDataLoaders.from_text(text, seed=s, device='cpu') for s in (5, 5, 6))
+    assert torch.equal(a.one_batch()[0], b.one_batch()[0]) and not torch.equal(a.one_batch()[0], c.one_batch()[0])
+
+
+def test_split_like_nanogpt():
+    text = (SHAKESPEARE*20_000)[:1_115_394]
+    dls = CharDataLoaders.from_text(text, device='cpu')
+    assert (len(dls.train.ids), len(dls.valid.ids)) == (1_003_854, 111_540)
+
+
+@pytest.mark.parametrize('n, pct', [(0, .1), (1, .1), (63, .1), (100, .9), (200, 0.), (200, 1.), (200, -1)])
+def test_too_short(n, pct):
+    with pytest.raises(CharRNNError) as e: CharDataLoaders.from_text('ab'*(n//2) + 'c'*(n%2), valid_pct=pct, device='cpu')
+    assert str(n) in str(e.value) or str(pct) in str(e.value)
+
+
+def test_shortest_text_gives_smaller_batches():
+    with pytest.warns(UserWarning, match='bs=4 and seq_len=14'): dls = CharDataLoaders.from_text('abcdefgh'*8, device='cpu')
+    assert sum(y.numel() for _,y in dls.valid) == len(dls.valid.ids)-1
+
+
+@pytest.fixture
+def folder(tmp_path, text):
+    for i in range(4): (tmp_path/f'{i}.txt').write_text(text[i*1000:(i+1)*1000], encoding='utf-8')
+    return tmp_path
+
+
+def test_data_block_by_file(folder, text):
+    block = DataBlock(blocks=CharBlock(seq_len=16, seed=1), get_items=get_text_files, splitter=FuncSplitter(lambda o: o.name == '2.txt'))
+    dls = block.dataloaders(folder, bs=4, device='cpu')
+    assert dls.vocab.textify(dls.valid.ids) == text[2000:3000]
+    assert len(dls.train.ids) == 3000
+    assert set(dls.vocab) == set(text[:4000])                        # the vocabulary covers all items
+    assert dls.one_batch()[0].shape == (4, 16)
+
+
+def test_from_files(folder, text):
+    dls = CharDataLoaders.from_files(folder, bs=4, seq_len=16, sep='§', device='cpu')
+    assert dls.vocab.textify(dls.train.ids) == '§'.join(text[i*1000:(i+1)*1000] for i in range(3))
+    dls = CharDataLoaders.from_files([folder/'0.txt'], bs=4, seq_len=16, device='cpu')
+    assert len(dls.valid.ids) == 100
+
+
+def test_show_and_decode(dls, text, capsys):
+    b = dls.one_batch()
+    rows = dls.train.decode_batch(b)
+    assert len(rows) == 4 and all(x[1:] == y[:-1] for x,y in rows[1:])
+    assert rows[0][0] == dls.vocab.textify(b[0][0])
+    dls.show_batch(max_n=2)
+    out = capsys.readouterr().out
+    assert 'target' in out and len(out.splitlines()) == 3
+
+
+def test_test_dl(dls, tmp_path, text):
+    assert dls.vocab.textify(dls.test_dl(['a text', ' and more']).ids) == 'a text and more'
+    (tmp_path/'t.txt').write_text(text[:300], encoding='utf-8')
+    assert dls.vocab.textify(dls.test_dl([tmp_path/'t.txt']).ids) == text[:300]

@@ -1,0 +1,369 @@
+"Everything that fastai documents for a Learner, and what ours adds"
+import math
+import signal
+import subprocess
+import sys
+import warnings
+from copy import deepcopy
+
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.all import CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, SaveModelCallback
+from fastai.callback.core import Callback, CancelFitException
+from fastai.learner import Learner, load_learner
+
+from charrnn_fa.corpus import CharRNNError
+from charrnn_fa.data import CharDataLoaders, CharVocab
+from charrnn_fa.evaluate import CharLoss
+from charrnn_fa.learner import char_learner
+from charrnn_fa.optim import AdamW
+from charrnn_fa.presets import presets
+
+
+def nats(learn): return learn.validate()[0]
+
+
+@pytest.mark.parametrize('fit', ['fit', 'fit_one_cycle', 'fit_flat_cos'])
+def test_fits_learn(learn, fit):
+    before = nats(learn)
+    getattr(learn, fit)(3, 1e-2)
+    assert nats(learn) < before - 0.5
+    assert len(learn.recorder.losses) == 3*len(learn.dls.train)
+
+
+@pytest.mark.parametrize('arch', ['rnn', 'gru', 'lstm'])
+def test_archs_learn_to_count(arch):
+    "012012... first; the harder 0121 needs one character of memory"
+    for corpus in 'count', 'count:0121':
+        learn = char_learner(CharDataLoaders.from_corpus(corpus, bs=8, seq_len=16, seed=1, device='cpu'), arch=arch, n_hid=32, emb_sz=8)
+        with learn.no_bar(): learn.fit_one_cycle(1, 1e-2)
+        assert learn.evaluate()['accuracy'] > 0.99
+
+
+def test_one_cycle_schedule_reaches_both_optimisers(learn):
+    learn.fit_one_cycle(2, 1e-2, pct_start=0.25, div=25.)
+    lrs,moms = learn.recorder.hps['lr'],learn.recorder.hps['mom']
+    assert math.isclose(lrs[0], 1e-2/25, rel_tol=1e-6) and max(lrs) <= 1e-2 and max(lrs) > 0.99e-2 and lrs[-1] < 1e-4
+    assert min(moms) < 0.86 and moms[0] == 0.95
+
+
+def test_lr_find_leaves_no_trace(learn, make, dls, same):
+    learn.fit(1, 1e-3)
+    before = deepcopy(learn.model.state_dict()),dls.train.state_dict(),[o.clone() for o in learn.carried],torch.get_rng_state(),learn.model.training
+    lrs = learn.lr_find(num_it=20, show_plot=False)
+    assert 1e-7 < lrs.valley < 10
+    assert all(torch.equal(v, before[0][k]) for k,v in learn.model.state_dict().items())
+    assert dls.train.state_dict() == before[1]
+    assert all(torch.equal(a, b) for a,b in zip(learn.carried, before[2]))
+    assert torch.equal(torch.get_rng_state(), before[3])
+
+
+def test_validation_keeps_the_state(learn):
+    learn.fit(1, 1e-3)
+    before = [o.clone() for o in learn.carried]
+    learn.validate(); learn.get_preds(); learn.summary(); learn.evaluate(); learn.generate(n=5)
+    assert all(torch.equal(a, b) for a,b in zip(learn.carried, before))
+
+
+def test_validate_counts_every_character_once(learn, dls):
+    "Against a direct sum over the streams, whose last batch has one row"
+    total = n = 0
+    state = None
+    learn.model.eval()
+    for x,y in dls.valid:
+        state = None if state is None else tuple(o[:,:len(x)] for o in state)
+        logits,state = learn.model(x, state)
+        p = logits.log_softmax(-1).gather(-1, y[...,None])
+        total -= p.sum().item(); n += y.numel()
+    loss,bits,perplexity,accuracy = learn.validate()
+    assert n == len(dls.valid.ids)-1
+    assert math.isclose(loss, total/n, rel_tol=1e-5)
+    assert math.isclose(bits, loss/math.log(2), rel_tol=1e-5) and math.isclose(perplexity, math.exp(loss), rel_tol=1e-4)
+
+
+def test_get_preds_in_text_order(learn, dls):
+    preds,targs = learn.get_preds()
+    assert dls.vocab.textify(targs) == dls.vocab.textify(dls.valid.ids[1:])
+    assert preds.shape == (len(targs), len(dls.vocab)) and torch.allclose(preds.sum(1), torch.ones(len(preds)), atol=1e-5)
+    inp,p,t,dec,losses = learn.get_preds(with_input=True, with_decoded=True, with_loss=True)
+    assert dls.vocab.textify(inp) == dls.vocab.textify(dls.valid.ids[:-1])
+    assert torch.equal(dec, p.argmax(-1))
+    assert torch.allclose(losses, -p.gather(1, t[:,None])[:,0].log(), atol=1e-4)
+    train = learn.get_preds(0)[1]
+    assert dls.vocab.textify(train) == dls.vocab.textify(dls.train.ids[1:])
+    text = 'a new text to look at'
+    assert dls.vocab.textify(learn.get_preds(dl=dls.test_dl([text]))[1]) == text[1:]
+
+
+def test_predict(learn):
+    c,i,p = learn.predict('The ')
+    assert learn.vocab[int(i)] == c and p.argmax() == i and math.isclose(p.sum(), 1, rel_tol=1e-5)
+    with pytest.raises(CharRNNError): learn.predict('漢')
+
+
+def test_show_results(learn, capsys):
+    learn.show_results(max_n=2)
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].split() == ['text', 'target', 'prediction'] and len(out) == 3
+
+
+def test_save_load(learn, make, same):
+    learn.fit(1, 1e-2)
+    learn.save('here')
+    other = make(seed=99)
+    assert not same(learn, other)
+    other.load('here')
+    assert same(learn, other)
+    for a,b in zip(learn.opt.all_params(), other.opt.all_params()): assert torch.equal(a[2]['grad_avg'], b[2]['grad_avg'])
+
+
+def test_export(learn, tmp_path):
+    learn.fit(1, 1e-2)
+    learn.export('e.pkl')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        other = load_learner(tmp_path/'e.pkl')
+    assert other.generate('The', n=40, seed=3) == learn.generate('The', n=40, seed=3)
+    assert other.predict('The')[0] == learn.predict('The')[0]
+
+
+def test_freeze_and_rate_slices(learn):
+    before = deepcopy(learn.model.state_dict())
+    learn.freeze()
+    learn.fit(1, 1e-2)
+    moved = {k for k,v in learn.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {'decoder.weight', 'decoder.bias'}
+    learn.unfreeze()
+    learn.fit(1, slice(1e-4, 1e-2))
+    assert [round(h['lr'], 8) for h in learn.opt.hypers] == [1e-4, 1e-3, 1e-2]
+    assert all(not torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
+
+
+def test_biases_do_not_decay(make):
+    learn = make(lr=0., wd=0.5)
+    learn.fit(1, 0.)
+    learn.create_opt()
+    assert {k for k,p in learn.model.named_parameters() if not learn.opt.state[p].get('do_wd', True)} == {k for k,p in learn.model.named_parameters() if p.ndim == 1}
+
+
+def test_precisions(learn):
+    assert learn.to_bf16() is learn and learn.precision == 'bf16'
+    learn.fit(1, 1e-2)
+    assert all(p.dtype == torch.float32 for p in learn.model.parameters()) and learn.carried[0].dtype == torch.float32
+    learn.to_fp32().fit(1, 1e-2)
+    with pytest.warns(UserWarning, match='fp16 needs a GPU'): learn.to_fp16()
+    assert learn.precision == 'fp32'
+    assert nats(learn) < 3.3
+
+
+def test_bf16_is_used(make):
+    "The logits of a bf16 run are rounded; those of an fp32 run are not"
+    class Dtype(Callback):
+        def after_pred(self): self.seen = self.pred.dtype
+    for precision,dtype in ('bf16', torch.bfloat16), ('fp32', torch.float32):
+        cb = Dtype()
+        make(precision=precision).fit(1, 1e-3, cbs=cb)
+        assert cb.seen == dtype
+
+
+def test_gradient_clip(make):
+    class Norm(Callback):
+        order = GradientClip.order+1
+        def before_fit(self): self.norms = []
+        def before_step(self): self.norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
+    clipped,free = Norm(),Norm()
+    make(clip=0.01).fit(1, 1e-3, cbs=clipped)
+    make(clip=0).fit(1, 1e-3, cbs=free)
+    assert max(clipped.norms) < 0.0101 < min(free.norms)
+
+
+def test_gradient_accumulation(make):
+    "Steps of two batches: half as many, and the mean of both gradients"
+    class Count(Callback):
+        order = 100
+        def before_fit(self): self.n = 0
+        def after_step(self): self.n += 1
+    cb = Count()
+    learn = make()
+    learn.fit(1, 1e-3, cbs=[GradientAccumulation(2*learn.dls.train.bs), cb])
+    assert cb.n == len(learn.dls.train)//2
+
+
+def test_trackers_and_logger(learn, tmp_path):
+    learn.fit(3, 1e-2, cbs=[SaveModelCallback(fname='best'), CSVLogger()])
+    assert (tmp_path/'models/best.pth').exists()
+    log = pd.read_csv(tmp_path/'history.csv')
+    assert len(log) == 3 and {'train_loss', 'valid_loss', 'bits', 'perplexity', 'accuracy'} < set(log.columns)
+    learn.fit(10, 0., cbs=EarlyStoppingCallback(patience=2))
+    assert len(learn.recorder.values) == 3
+
+
+def test_interrupt_leaves_a_usable_learner(learn):
+    class Interrupt(Callback):
+        def before_batch(self):
+            if self.training and self.iter == 5: raise KeyboardInterrupt
+    learn.add_cb(learn_progress := ProgressLike())
+    logger = learn.logger
+    with pytest.raises(KeyboardInterrupt): learn.fit(2, 1e-2, cbs=Interrupt())
+    assert learn.logger is logger and learn_progress.closed
+    assert all(p.grad is None for p in learn.model.parameters())
+    learn.fit(1, 1e-2)
+    assert nats(learn) < 3.3
+
+
+class ProgressLike(Callback):
+    closed = False
+    def after_fit(self): self.closed = True
+
+
+def test_real_ctrl_c(tmp_path):
+    "SIGINT to a process in the middle of `fit`; it goes on to validate and to write"
+    code = '''
+from charrnn_fa.all import *
+learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], seed=1), n_hid=32)
+try: learn.fit(1000, 1e-3)
+except KeyboardInterrupt: print('\\nstopped')
+learn.fit(1, 1e-3)
+print('\\nusable', len(learn.generate('The', n=20)))
+'''
+    p = subprocess.Popen([sys.executable, '-u', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out = b''
+    while b'Epoch' not in out: out += p.stdout.read1(4096)
+    p.send_signal(signal.SIGINT)
+    out += p.communicate(timeout=120)[0]
+    assert b'stopped' in out and b'usable 23' in out, out[-2000:]
+
+
+class StopAt(Callback):
+    "Stop before a batch and keep all that goes on"
+    order = -20
+    def __init__(self, epoch, i): self.at = epoch,i
+    def before_batch(self):
+        if self.training and (self.epoch, self.iter) == self.at:
+            self.kept = deepcopy((self.model.state_dict(), self.opt.state_dict(), self.learn.carried, self.dls.train.state_dict())),torch.get_rng_state()
+            raise CancelFitException()
+
+
+def go_on(learn, stop):
+    learn.create_opt()
+    (weights,opt,learn.carried,dl),rng = stop.kept
+    learn.model.load_state_dict(weights)
+    learn.opt.load_state_dict(opt)
+    learn.dls.train.load_state_dict({**dl, 'batch':stop.at[1]})
+    torch.set_rng_state(rng)
+    return learn
+
+
+@pytest.mark.parametrize('at', [(0, 1), (1, 0), (1, 7), (2, 80)])
+@pytest.mark.parametrize('kwargs', [dict(dropout=0.3), dict(arch='rnn', precision='bf16'), dict(opt_func=AdamW, n_layers=2, dropout=0.2), dict(reset_pct=0.3)])
+def test_a_run_split_in_two_is_the_same_run(text, make, same, tmp_path, at, kwargs):
+    "Weights equal to the bit, for every place of the cut"
+    def fresh(): return make(CharDataLoaders.from_text(text, bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu'), **kwargs)
+    one = fresh()
+    one.fit_one_cycle(3, 1e-2)
+    stop = StopAt(*at)
+    fresh().fit_one_cycle(3, 1e-2, cbs=stop)
+    two = go_on(fresh(), stop)
+    two.start_at(*at).fit_one_cycle(3, 1e-2)
+    assert same(one, two)
+    assert one.recorder.lrs[-len(two.recorder.lrs):] == two.recorder.lrs
+
+
+@pytest.mark.parametrize('step', [1, 84, 85, 130])
+def test_a_run_of_steps_split_in_two(text, make, same, tmp_path, step):
+    def fresh(): return make(CharDataLoaders.from_text(text, bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu'), dropout=0.2, reset_pct=0.1)
+    one = fresh()
+    one.fit_steps(200)
+    stop = StopAt(0, step)
+    half = fresh()
+    half.fit_steps(200, cbs=stop)
+    two = fresh()
+    two.create_opt()
+    (weights,opt,two.carried,dl),rng = stop.kept
+    two.model.load_state_dict(weights); two.opt.load_state_dict(opt)
+    two.dls.train.load_state_dict({**dl, 'batch':dl['batch']-1})     # the batch that was drawn and not trained on
+    torch.set_rng_state(rng)
+    two.fit_steps(200, start=step)
+    assert same(one, two)
+
+
+def test_seed_fixes_the_run(text, make, same):
+    def run(seed):
+        learn = make(CharDataLoaders.from_text(text, bs=4, seq_len=16, device='cpu'), seed=seed, dropout=0.3)
+        torch.rand(seed)                              # whatever happened before
+        learn.fit(1, 1e-2)
+        return learn
+    assert same(run(5), run(5)) and not same(run(5), run(6))
+
+
+def test_state_is_carried_and_detached(learn):
+    class Watch(Callback):
+        def before_fit(self): self.states = []
+        def after_batch(self):
+            if self.training: self.states.append(self.learn.carried)
+    w = Watch()
+    learn.fit(1, 1e-3, cbs=w)
+    assert all(not o.requires_grad for s in w.states for o in s)
+    x,_ = next(iter(learn.dls.train))
+    assert w.states[0][0].abs().sum() > 0 and w.states[0][0].shape == (1, 4, 16)
+
+
+def test_fit_steps_ends_at_nothing_and_in_time(learn):
+    n = learn.fit_steps(50)
+    assert n == 50 and len(learn.recorder.losses) == 50
+    lrs = learn.recorder.lrs
+    assert max(lrs) == lrs[9] == presets['cpu-minute'].lr and lrs[-1] < 0.01*max(lrs)
+    n = learn.fit_steps(minutes=0.02)
+    assert len(learn.recorder.losses) == n > 8 and learn.recorder.lrs[-1] < 0.01*max(learn.recorder.lrs)
+
+
+def test_steps_cross_epochs(learn):
+    n = 2*len(learn.dls.train)+10
+    before = learn.dls.train.epoch
+    learn.fit_steps(n)
+    assert learn.dls.train.epoch == before+3 and learn.dls.train.state_dict()['batch'] == 0
+
+
+def test_evaluate_against_a_direct_sum(learn, dls):
+    ids = dls.valid.ids.long()
+    learn.model.eval()
+    logp = learn.model(ids[None,:-1])[0][0].double().log_softmax(-1)
+    nats = -logp[range(len(ids)-1), ids[1:]].mean().item()
+    r = learn.evaluate('carry')
+    assert math.isclose(r['nats'], nats, rel_tol=1e-6) and r['n_chars'] == len(ids)-1
+    w = 0
+    for i in range(0, len(ids)-1, 50):
+        part = ids[i:i+51]
+        w -= learn.model(part[None,:-1])[0][0].double().log_softmax(-1)[range(len(part)-1), part[1:]].sum().item()
+    assert math.isclose(learn.evaluate(50)['nats'], w/(len(ids)-1), rel_tol=1e-6)
+
+
+def test_summary_counts_once(make):
+    learn = make(n_hid=16, emb_sz=16, tie=True, n_layers=2)
+    n = sum(p.numel() for p in learn.model.parameters())
+    s = str(learn.summary())
+    assert f'{n:,} parameters, {n:,} of them trained' in s
+    counts = [int(o.split()[-2].replace(',', '')) for o in s.splitlines() if o.endswith(('True', 'False'))]
+    assert sum(counts) == n
+    assert '4 x 16 x 16' in s
+
+
+def test_plain_learner_and_data_block_names(text):
+    learn = char_learner(CharDataLoaders.from_text(text, device='cpu'), arch='gru', preset='cpu-minute', n_hid=20, n_layers=2, dropout=0.1, cbs=None)
+    assert isinstance(learn, Learner) and learn.model.arch == 'gru' and learn.model.n_layers == 2
+    for bad in dict(arch='gpt'), dict(preset='nope'), dict(precision='fp8'):
+        with pytest.raises(CharRNNError): char_learner(CharDataLoaders.from_text(text, device='cpu'), **bad)
+
+
+def test_swapped_axes_are_refused():
+    with pytest.raises(CharRNNError, match='rows, steps, vocabulary'): CharLoss()(torch.randn(3, 5, 4), torch.randint(0, 5, (3, 4)))
+
+
+def test_start_from_a_smaller_vocabulary(learn, make, text):
+    learn.fit(2, 1e-2)
+    vocab = CharVocab([*learn.vocab, 'ß', '漢'])
+    other = make(CharDataLoaders.from_text(text + 'ß漢'*10, vocab=vocab, bs=4, seq_len=16, device='cpu')).start_from(learn.model, learn.vocab)
+    p,q = learn.predict('The ')[2],other.predict('The ')[2]
+    q = q[[vocab.stoi[c] for c in learn.vocab]]
+    assert torch.allclose(q/q.sum(), p, atol=1e-5)

@@ -1,0 +1,100 @@
+"Our layers against NumPy and torch.nn; the state, gradients and initial weights"
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from charrnn_fa.corpus import CharRNNError
+from charrnn_fa.models import CharRNN, archs, char_splitter, count_params
+
+
+@pytest.fixture(params=archs)
+def arch(request): return request.param
+
+
+def test_elman_against_numpy():
+    m,x = CharRNN(7, n_hid=5, arch='rnn', emb_sz=0),torch.randint(0, 7, (2, 9))
+    Wxh,Whh,bh,Why,by = (o.detach().numpy() for o in (m.rnns[0].Wxh, m.rnns[0].Whh, m.rnns[0].bh, m.decoder.weight, m.decoder.bias))
+    for row,got in zip(x, m(x)[0].detach().numpy()):
+        h = np.zeros(5)
+        for t,i in enumerate(row):
+            h = np.tanh(Wxh @ np.eye(7)[i] + Whh @ h + bh)
+            assert np.allclose(Why @ h + by, got[t], atol=1e-6)
+
+
+@pytest.mark.parametrize('arch, ref', [('lstm', nn.LSTM), ('gru', nn.GRU), ('rnn', nn.RNN)])
+@pytest.mark.parametrize('n_layers', [1, 3])
+def test_against_torch(arch, ref, n_layers):
+    "One stacked reference layer with our weights, from a state that is not empty"
+    m = CharRNN(11, n_hid=6, n_layers=n_layers, arch=arch, emb_sz=4).eval()
+    r = ref(4, 6, n_layers, batch_first=True)
+    with torch.no_grad():
+        for i,layer in enumerate(m.rnns):
+            if arch == 'rnn':
+                ours = dict(weight_ih=layer.Wxh, weight_hh=layer.Whh, bias_ih=layer.bh, bias_hh=torch.zeros(6))
+            else: ours = {k[:-3]:p for k,p in layer.rnn.named_parameters()}
+            for k,p in ours.items(): getattr(r, f'{k}_l{i}').copy_(p)
+    x,state = torch.randint(0, 11, (3, 8)),tuple(torch.randn(n_layers, 3, 6) for _ in range(m.n_states))
+    logits,new = m(x, state)
+    h,s = r(m.emb(x), state if len(state) > 1 else state[0])
+    assert torch.allclose(logits, m.decoder(h), atol=1e-6)
+    for a,b in zip(new, s if isinstance(s, tuple) else (s,)): assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_two_halves_equal_the_whole(arch):
+    m,x = CharRNN(11, n_hid=6, n_layers=2, arch=arch, emb_sz=4).eval(),torch.randint(0, 11, (3, 9))
+    whole,end = m(x)
+    a,s = m(x[:,:4])
+    b,end2 = m(x[:,4:], s)
+    assert torch.allclose(torch.cat([a, b], 1), whole, atol=1e-6)
+    for p,q in zip(end, end2): assert torch.allclose(p, q, atol=1e-6)
+
+
+def test_pure(arch):
+    "Nothing is kept: the same call gives the same, and the state given is not changed"
+    m,x = CharRNN(11, n_hid=6, arch=arch).eval(),torch.randint(0, 11, (3, 9))
+    state = m.empty_state(3)
+    first = m(x, state)[0]
+    assert torch.equal(m(x)[0], first) and all((o == 0).all() for o in state)
+
+
+def test_causal_and_rows_apart(arch):
+    m,x = CharRNN(11, n_hid=6, arch=arch).eval(),torch.randint(0, 11, (3, 9))
+    y = x.clone()
+    y[1,5] = (x[1,5]+1) % 11
+    changed = (m(x)[0] != m(y)[0]).any(-1)
+    assert not changed[[0,2]].any() and not changed[1,:5].any() and changed[1,5:].all()
+
+
+def test_gradient_reaches_back(arch):
+    m,x = CharRNN(11, n_hid=6, arch=arch, emb_sz=4),torch.arange(9)[None]
+    m(x)[0][0,-1].sum().backward()
+    assert (m.emb.weight.grad[:9].abs().sum(1) > 0).all()
+    assert all(p.grad is not None for p in m.parameters())
+
+
+def test_initial_weights():
+    m = CharRNN(11, n_hid=8, arch='lstm', emb_sz=4)
+    r = m.rnns[0].rnn
+    for w in r.weight_hh_l0.chunk(4): assert torch.allclose(w @ w.T, torch.eye(8), atol=1e-5)
+    assert r.bias_ih_l0[8:16].eq(1).all() and r.bias_ih_l0[:8].eq(0).all() and r.bias_hh_l0.eq(0).all()
+
+
+def test_tie():
+    m = CharRNN(11, n_hid=8, emb_sz=8, tie=True)
+    assert m.decoder.weight is m.emb.weight
+    assert count_params(m) == 11*8 + 11 + 4*8*16 + 64 == sum(p.numel() for g in char_splitter(m) for p in g)
+    with pytest.raises(CharRNNError, match='emb_sz == n_hid'): CharRNN(11, n_hid=8, emb_sz=4, tie=True)
+
+
+def test_dropout_only_in_training():
+    m,x = CharRNN(11, n_hid=8, n_layers=2, dropout=0.5, emb_drop=0.3),torch.randint(0, 11, (2, 5))
+    assert not torch.equal(m(x)[0], m(x)[0])
+    m.eval()
+    assert torch.equal(m(x)[0], m(x)[0])
+
+
+def test_state_stays_single_under_autocast():
+    m,x = CharRNN(11, n_hid=8),torch.randint(0, 11, (2, 5))
+    with torch.autocast('cpu', torch.bfloat16): _,state = m(x)
+    assert all(o.dtype == torch.float32 for o in state)

@@ -1,0 +1,57 @@
+"The repository: notebooks and modules in step and clean, README.md as the notebook gives it, imports one way"
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).resolve().parents[1]
+bin = Path(sys.executable).parent
+
+
+def test_notebooks_and_modules_are_in_step_and_clean(tmp_path):
+    "Exporting and cleaning a copy changes nothing"
+    for o in 'nbs', 'charrnn_fa': shutil.copytree(root/o, tmp_path/o, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'models'))
+    for o in 'pyproject.toml', 'settings.ini', 'setup.py': shutil.copy(root/o, tmp_path)
+    for cmd in 'nbdev-export', 'nbdev-clean': subprocess.run([bin/cmd], cwd=tmp_path, check=True, capture_output=True)
+    files = [o.relative_to(tmp_path) for d in ('nbs', 'charrnn_fa') for o in (tmp_path/d).rglob('*') if o.suffix in ('.py', '.ipynb')]
+    assert len(files) > 20
+    assert [str(o) for o in files if (tmp_path/o).read_bytes() != (root/o).read_bytes()] == []
+
+
+def test_readme_is_what_the_notebook_gives():
+    sys.path.insert(0, str(root/'tests'))
+    from readme import render
+    assert (root/'README.md').read_text(encoding='utf-8') == render()
+
+
+def test_imports_go_one_way():
+    "A module imports only from modules whose notebooks come before its own"
+    order = {}
+    for i,nb in enumerate(sorted((root/'nbs').glob('[0-9]*.ipynb'))):
+        order[re.search(r'#\| default_exp (\w+)', nb.read_text(encoding='utf-8'))[1]] = i
+    for name,i in order.items():
+        for other in re.findall(r'(?:from|import) (?:\.|charrnn_fa\.)(\w+)', (root/f'charrnn_fa/{name}.py').read_text(encoding='utf-8')):
+            assert order[other] < i, f'{name} imports {other}'
+
+
+def test_metadata_is_stated_once():
+    from importlib.metadata import metadata, version
+    settings = dict(re.findall(r'^(\w+) = (.*)$', (root/'settings.ini').read_text(encoding='utf-8'), re.M))
+    import charrnn_fa
+    assert charrnn_fa.__version__ == version('charrnn_fa') == settings['version']
+    assert metadata('charrnn_fa')['Summary'] == settings['description']
+
+
+@pytest.mark.parametrize('module', ['corpus', 'presets', 'cli'])
+def test_light_modules_stay_light(module):
+    "--help and a mistyped option are answered without PyTorch"
+    code = f'import sys, charrnn_fa.{module}; assert "torch" not in sys.modules and "fastai" not in sys.modules'
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_learner_import_stays_light():
+    code = 'import sys; from charrnn_fa import learner; bad = {"spacy", "gdown", "nbdev", "charrnn_fa.cli"} & set(sys.modules); assert not bad, bad'
+    subprocess.run([sys.executable, '-c', code], check=True)

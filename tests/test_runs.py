@@ -1,0 +1,134 @@
+"Run folders: what comes back, and what damage, full disks and hostile files lead to"
+import json
+import os
+import pickle
+import random
+import struct
+import subprocess
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from charrnn_fa.runs import Run, RunError, load_run, save_run, weights_sha256, write_whole
+
+
+@pytest.fixture
+def run(make, tmp_path):
+    learn = make(n_hid=8, emb_sz=8, tie=True)
+    learn.fit(1, 1e-2)
+    run = save_run(learn, tmp_path/'run', corpus='pydocs', valid_pct=0.1)
+    run.learn = learn
+    return run
+
+
+def test_what_was_saved_comes_back(run, same):
+    again = load_run(run.path, 'cpu')
+    assert same(run.learn, again)
+    assert again.evaluate() == run.learn.evaluate()
+    assert again.generate('The', n=60, seed=4) == run.learn.generate('The', n=60, seed=4)
+    assert (again.seed, again.precision, again.preset, again.vocab) == (run.learn.seed, run.learn.precision, run.learn.preset, run.learn.vocab)
+    assert torch.equal(again.dls.train.ids, run.learn.dls.train.ids) and torch.equal(again.dls.valid.ids, run.learn.dls.valid.ids)
+    assert again.model.decoder.weight is again.model.emb.weight
+    again.fit(1, 1e-3)
+
+
+def test_format_is_what_it_says(run):
+    "Read with nothing of ours: safetensors, JSON, SHA-256 as sha256sum gives it"
+    manifest = json.loads(next(run.path.glob('step-*.json')).read_text())
+    file = run.path/manifest['file']
+    assert manifest['format'] == 1 and manifest['finished'] and file.stat().st_size == manifest['size']
+    assert subprocess.run(['sha256sum', file], capture_output=True, text=True, check=True).stdout.split()[0] == manifest['weights']
+    with safe_open(file, 'pt') as f:
+        names = list(f.keys())
+        assert 'decoder.weight' not in names and 'emb.weight' in names            # a tied matrix once
+        for k,p in run.learn.model.named_parameters(): assert torch.equal(f.get_tensor(k), p)
+    assert not any(b'pickle' in o.read_bytes() for o in run.path.iterdir())
+
+
+def test_weights_sha256_by_hand(run):
+    import hashlib
+    ps = dict(run.learn.model.named_parameters())
+    b = b''.join(struct.pack(f'<{p.numel()}f', *p.detach().flatten().tolist()) for k,p in sorted(ps.items()))
+    assert weights_sha256(run.learn.model) == hashlib.sha256(b).hexdigest() == run.info()['weights_sha256']
+
+
+def test_file_without_manifest_does_not_count(run):
+    (run.path/'step-99999999-deadbeef.safetensors').write_bytes(b'half')
+    assert run.newest()['step'] == run.info()['step'] < 99999999
+
+
+def mutations(b, rng):
+    yield b''
+    yield b[:len(b)//2]
+    yield b'<!DOCTYPE html><html>quota exceeded</html>'
+    yield pickle.dumps({'a': 1})
+    yield b[:8] + b'\xff'*8 + b[16:]
+    yield struct.pack('<Q', 2**62) + b[8:]                                          # a header of absurd length
+    for _ in range(30):
+        i = rng.randrange(len(b))
+        yield b[:i] + bytes([b[i] ^ (1 << rng.randrange(8))]) + b[i+1:]
+
+
+def test_every_damage_is_a_run_error(run):
+    rng,info = random.Random(0),run.info()
+    for file in list(run.path.iterdir()):
+        whole = file.read_bytes()
+        for bad in mutations(whole, rng):
+            file.write_bytes(bad)
+            try: got = Run(run.path).info()
+            except RunError as e: assert str(file.name) in str(e) or 'restore' in str(e)
+            else: assert got == info                                               # white space in JSON may change
+        file.unlink()
+        with pytest.raises(RunError): Run(run.path).newest(); Run(run.path).info()
+        file.write_bytes(whole)
+    assert Run(run.path).info() == info
+
+
+def test_hostile_settings(run):
+    "A settings file with a right checksum and wrong contents"
+    from charrnn_fa.runs import _digest
+    f = run.path/'run.json'
+    d = json.loads(f.read_text())
+    for k,v in dict(format=99, preset={'nope': 1}, vocab={'points': 'abc'}, text=None).items():
+        bad = {**d, k: v}
+        f.write_text(json.dumps({**bad, 'sha256': _digest(bad)}))
+        with pytest.raises(RunError): Run(run.path).info()
+    for text in '[]', '"x"', 'null', '1', '['*100_000, '{"sha256": 1}', '\ufeff{}':
+        f.write_text(text)
+        with pytest.raises(RunError): Run(run.path)
+
+
+def test_folders_that_are_not_free(learn, tmp_path):
+    (tmp_path/'file').write_text('x')
+    (tmp_path/'other').mkdir(); (tmp_path/'other/thesis.txt').write_text('x')
+    for o in 'file', 'other':
+        with pytest.raises(RunError): save_run(learn, tmp_path/o)
+    assert (tmp_path/'other').exists() and os.listdir(tmp_path/'other') == ['thesis.txt']
+    for o in 'file', 'other', 'nowhere':
+        with pytest.raises(RunError): Run(tmp_path/o)
+
+
+def test_long_text_is_not_kept(learn, tmp_path, monkeypatch):
+    from charrnn_fa import runs
+    monkeypatch.setattr(runs, 'most_text', 100)
+    run = save_run(learn, tmp_path/'run')
+    assert not list(run.path.glob('text-*')) and run.load_model() is not None
+    with pytest.raises(RunError, match='--corpus'): run.ids()
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    "A file system of 64 kB"
+    d = tmp_path/'small'
+    d.mkdir()
+    if os.geteuid() or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', d], capture_output=True).returncode:
+        pytest.skip('mounting a small file system needs root')
+    yield d
+    subprocess.run(['umount', d], check=True)
+
+
+def test_full_disk(full_disk):
+    write_whole(full_disk/'a', b'x'*1000)
+    with pytest.raises(RunError, match='No space left.*free some space'): write_whole(full_disk/'a', b'y'*100_000)
+    assert os.listdir(full_disk) == ['a'] and (full_disk/'a').read_bytes() == b'x'*1000
