@@ -59,7 +59,7 @@ class CharLoss(nn.Module):
     )->Tensor:
         if input.shape[:-1] != target.shape: raise CharRNNError(f"Scores of shape {tuple(input.shape)} do not fit targets of shape {tuple(target.shape)}; the "
                                                                 "model should return (rows, steps, vocabulary).")
-        return F.cross_entropy(input.flatten(0, -2).float(), target.flatten(), reduction=reduction or self.reduction)
+        return F.cross_entropy(input.flatten(0, -2).float(), target.flatten().long(), reduction=reduction or self.reduction)
     def activation(self, x): return x.softmax(-1)
     def decodes(self, x): return x.argmax(-1)
 

@@ -69,18 +69,21 @@ class CharRNN(nn.Module):
         emb_sz:int=64, # Size of the embedding; 0 for a one-hot input
         dropout:float=0., # After every recurrent layer
         emb_drop:float=0., # After the embedding
-        tie:bool=False, # One matrix for embedding and decoder; needs `emb_sz == n_hid`
+        head_sz:int=0, # Size of a hidden layer before the decoder; 0 for none
+        tie:bool=False, # One matrix for embedding and decoder, which must then be equally wide
     ):
         super().__init__()
         if arch not in archs: raise CharRNNError(f"There is no arch '{arch}'; take one of {', '.join(archs)}.")
-        if tie and emb_sz != n_hid: raise CharRNNError(f"tie=True needs emb_sz == n_hid, but they are {emb_sz} and {n_hid}; make them equal.")
+        if tie and emb_sz != (head_sz or n_hid):
+            raise CharRNNError(f"tie=True needs an emb_sz equal to {'head_sz' if head_sz else 'n_hid'}, but they are {emb_sz} and {head_sz or n_hid}; make them equal.")
         layer,self.n_gates,self.n_states = archs[arch]
         self.arch,self.n_hid,self.n_layers,self.vocab_sz = arch,n_hid,n_layers,vocab_sz
         self.emb = nn.Embedding(vocab_sz, emb_sz) if emb_sz else OneHot(vocab_sz)
         self.emb_drop = nn.Dropout(emb_drop)
         self.rnns = nn.ModuleList(layer(n_hid if i else emb_sz or vocab_sz, n_hid) for i in range(n_layers))
         self.drops = nn.ModuleList(nn.Dropout(dropout) for _ in range(n_layers))
-        self.decoder = nn.Linear(n_hid, vocab_sz)
+        self.head = nn.Sequential(nn.Linear(n_hid, head_sz), nn.GELU()) if head_sz else nn.Identity()
+        self.decoder = nn.Linear(head_sz or n_hid, vocab_sz)
         self.init_weights()
         if tie: self.decoder.weight = self.emb.weight
 
@@ -102,25 +105,25 @@ class CharRNN(nn.Module):
         return tuple(torch.zeros(self.n_layers, bs, self.n_hid, device=device) for _ in range(self.n_states))
 
     def forward(self,
-        x:Tensor, # Ids, (bs, sl)
+        x:Tensor, # Ids of any integer type, (bs, sl)
         state:tuple=None, # Of (n_layers, bs, n_hid); None for an empty one
     )->tuple: # logits (bs, sl, vocab), and the state after the last step
         if state is None: state = self.empty_state(len(x), x.device)
-        h,new = self.emb_drop(self.emb(x)),[]
+        h,new = self.emb_drop(self.emb(x.long())),[]
         for i,(rnn,drop) in enumerate(zip(self.rnns, self.drops)):
             h,s = rnn(h, tuple(o[i:i+1] for o in state))
             h = drop(h)
             new.append(s)
-        return self.decoder(h),tuple((o[0] if len(o) == 1 else torch.cat(o)).float() for o in zip(*new))
+        return self.decoder(self.head(h)),tuple((o[0] if len(o) == 1 else torch.cat(o)).float() for o in zip(*new))
 
 # %% ../nbs/02_models.ipynb #be7ad783
 def gate_matrices(model:nn.Module)->list:
-    "The weight matrices of a model's recurrent layers, each with the number of gates stacked in it"
-    return [(p, model.n_gates) for p in model.rnns.parameters() if p.ndim == 2]
+    "The weight matrices of a model's recurrent layers and head, each with the number of gates stacked in it"
+    return [(p, model.n_gates) for p in model.rnns.parameters() if p.ndim == 2] + [(p, 1) for p in model.head.parameters() if p.ndim == 2]
 
 def char_splitter(model:nn.Module)->list:
     "Parameter groups: embedding, recurrent layers, decoder (a tied matrix belongs to the decoder)"
-    last = list(model.decoder.parameters())
+    last = [*model.head.parameters(), *model.decoder.parameters()]
     first = [p for p in model.emb.parameters() if not any(p is o for o in last)]
     return [o for o in (first, list(model.rnns.parameters()), last) if o]
 

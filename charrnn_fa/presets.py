@@ -11,7 +11,7 @@ from .corpus import CharRNNError
 
 # %% ../nbs/04c_presets.ipynb #72c47dbb
 inf = float('inf')
-_bounds = dict(minutes=(0, inf), n_hid=(1, inf), n_layers=(1, inf), emb_sz=(0, inf), dropout=(0, 0.99), emb_drop=(0, 0.99), bs=(1, inf), seq_len=(1, inf),
+_bounds = dict(minutes=(0, inf), n_hid=(1, inf), n_layers=(1, inf), emb_sz=(0, inf), head_sz=(0, inf), dropout=(0, 0.99), emb_drop=(0, 0.99), bs=(1, inf), seq_len=(1, inf),
                lr=(0, inf), muon_ratio=(0, inf), ns_steps=(0, inf), wd=(0, inf), clip=(0, inf), warmup=(1, inf), reset_pct=(0, 1))
 _allowed = dict(arch=('lstm', 'gru', 'rnn'), opt=('muon', 'adamw'))
 
@@ -25,6 +25,7 @@ class Preset:
     emb_sz:int = 64         # Size of the embedding; 0 for a one-hot input
     dropout:float = 0.      # After every recurrent layer
     emb_drop:float = 0.     # After the embedding
+    head_sz:int = 384       # Size of a hidden layer before the decoder; 0 for none
     tie:bool = False        # One matrix for embedding and decoder
     bs:int = 32             # Streams
     seq_len:int = 64        # Steps in a batch
@@ -52,7 +53,7 @@ class Preset:
     @property
     def model(self)->dict:
         "What `CharRNN` takes"
-        return {k:getattr(self, k) for k in 'arch n_hid n_layers emb_sz dropout emb_drop tie'.split()}
+        return {k:getattr(self, k) for k in 'arch n_hid n_layers emb_sz dropout emb_drop head_sz tie'.split()}
 
 # %% ../nbs/04c_presets.ipynb #a613cc24
 presets = {

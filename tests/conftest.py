@@ -26,7 +26,7 @@ def dls(text, tmp_path): return CharDataLoaders.from_text(text, bs=4, seq_len=16
 def make(dls):
     "A small Learner without a bar; keyword arguments go to `char_learner`"
     def _make(dls=dls, **kwargs):
-        learn = char_learner(dls, **{**dict(n_hid=16, emb_sz=8, precision='fp32'), **kwargs})
+        learn = char_learner(dls, **{**dict(n_hid=16, emb_sz=8, head_sz=0, precision='fp32'), **kwargs})
         learn.remove_cbs(learn.progress)
         return learn
     return _make

@@ -9,7 +9,7 @@ import pytest
 
 from charrnn_fa.cli import main
 
-TINY = '--n-hid 16 --emb-sz 8 --bs 4 --seq-len 16 --precision fp32'.split()
+TINY = '--n-hid 16 --emb-sz 8 --head-sz 8 --bs 4 --seq-len 16 --precision fp32'.split()
 
 
 @pytest.fixture(scope='module')

@@ -84,7 +84,7 @@ def test_tie():
     m = CharRNN(11, n_hid=8, emb_sz=8, tie=True)
     assert m.decoder.weight is m.emb.weight
     assert count_params(m) == 11*8 + 11 + 4*8*16 + 64 == sum(p.numel() for g in char_splitter(m) for p in g)
-    with pytest.raises(CharRNNError, match='emb_sz == n_hid'): CharRNN(11, n_hid=8, emb_sz=4, tie=True)
+    with pytest.raises(CharRNNError, match='emb_sz equal to n_hid'): CharRNN(11, n_hid=8, emb_sz=4, tie=True)
 
 
 def test_dropout_only_in_training():

@@ -15,7 +15,7 @@ from charrnn_fa.runs import Run, RunError, load_run, save_run, weights_sha256, w
 
 @pytest.fixture
 def run(make, tmp_path):
-    learn = make(n_hid=8, emb_sz=8, tie=True)
+    learn = make(n_hid=8, emb_sz=8, head_sz=0, tie=True)
     learn.fit(1, 1e-2)
     run = save_run(learn, tmp_path/'run', corpus='pydocs', valid_pct=0.1)
     run.learn = learn
