@@ -80,7 +80,7 @@ class Muon(AdamW):
     def __init__(self,
         params, # Parameters or groups of them
         lr:float, # Learning rate of AdamW
-        muon_ratio:float=5., # Muon's learning rate, as a multiple of `lr`
+        muon_ratio:float=10., # Muon's learning rate, as a multiple of `lr`
         muon_mom:float=0.95, # Muon's momentum (Nesterov)
         ns_steps:int=3, # Newton-Schulz steps
         **hypers # See `AdamW`

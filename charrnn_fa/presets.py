@@ -31,9 +31,9 @@ class Preset:
     seq_len:int = 64        # Steps in a batch
     opt:str = 'muon'        # `'muon'` or `'adamw'`
     lr:float = 4e-3         # Highest learning rate, of AdamW
-    muon_ratio:float = 5.   # Muon's, as a multiple of `lr`
+    muon_ratio:float = 10.  # Muon's, as a multiple of `lr`
     ns_steps:int = 3        # Newton-Schulz steps of Muon
-    wd:float = 0.01         # Weight decay; biases have none
+    wd:float = 0.08         # Weight decay; biases have none
     clip:float = 1.         # Highest norm of the gradient; 0 for none
     warmup:int = 200        # Steps in which the learning rate rises, at most a fifth of all
     reset_pct:float = 0.02  # Share of the streams whose memory is emptied before a batch
