@@ -1,5 +1,9 @@
 "Every public name, for notebooks: `from charrnn_fa.all import *`"
 from fastai.basics import *
+from fastai.callback.progress import *
+from fastai.callback.schedule import *
+from fastai.callback.tracker import *
+from fastai.callback.training import *
 from .corpus import *
 from .vocab import *
 from .data import *

@@ -9,7 +9,7 @@ __all__ = ['corpus_names', 'shakespeare', 'CharRNNError', 'CorpusError', 'TextWa
            'load_corpus']
 
 # %% ../nbs/00_corpus.ipynb #787669bb
-import glob, hashlib, json, os, re, sysconfig, tokenize, warnings
+import codecs, glob, hashlib, json, os, re, sysconfig, tokenize, warnings
 from itertools import cycle, islice
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -33,11 +33,14 @@ def guess_encoding(
     return best.encoding if best else 'cp1252'
 
 def is_binary(b:bytes)->bool:
-    "Whether `b` holds data that no text file holds: more than one control character in ten"
+    "Whether `b` is no text: three control characters in ten, or one in twenty and not UTF-8 either"
     head = b[:65_536]
-    if head[:2] in (b'\xff\xfe', b'\xfe\xff'): return False
+    if head[:2] in (b'\xff\xfe', b'\xfe\xff'): return False # UTF-16
     n_ctrl = sum(head.count(c) for c in range(32) if c not in b'\t\n\v\f\r\x1b')
-    return n_ctrl > len(head)/10
+    if n_ctrl > 0.05*len(head):
+        try: codecs.getincrementaldecoder('utf-8')().decode(head)
+        except UnicodeDecodeError: return True
+    return n_ctrl > 0.3*len(head)
 
 def decode_text(
     b:bytes, # The contents of a file

@@ -11,6 +11,7 @@ from fastai.basics import *
 from .corpus import *
 from .vocab import *
 import hashlib, secrets, warnings
+from itertools import chain
 
 # %% ../nbs/01_data.ipynb #54d38723
 _all_ = ['CharVocab', 'VocabError']
@@ -30,9 +31,8 @@ class CharEncode(Transform):
     ): store_attr()
     def setups(self, items):
         if self.vocab is not None: return
-        docs = getattr(items, 'items', items)
-        seps = [self.sep*self.min_freq]*(len(docs) > 1)
-        self.vocab = CharVocab.from_text((self._text(o) for o in [*docs, *seps]), self.min_freq, self.max_size)
+        seps = [self.sep*self.min_freq]*(len(items) > 1)
+        self.vocab = CharVocab.from_text(chain((self._text(o) for o in items), seps), self.min_freq, self.max_size)
     def _text(self, o): return read_text(o, self.encoding) if isinstance(o, Path) else o
     def encodes(self, o): return TensorChars(self.vocab.encode(self._text(o), dtype=id_dtype(len(self.vocab))))
     def decodes(self, o:TensorChars): return TitledStr(self.vocab.textify(o))
@@ -72,6 +72,8 @@ class CharDL(TfmdDL):
         device=None, # Where the text and the batches are
         **kwargs
     ):
+        for k,v in dict(bs=bs, seq_len=seq_len).items():
+            if v < 1: raise CharRNNError(f"{k} is {v}, but at least 1 is needed.")
         self.wanted,self.sep,self.seed = (bs, seq_len),sep,secrets.randbelow(2**31) if seed is None else seed
         docs = [o[0] if isinstance(o, tuple) else o for o in (dataset[i] for i in range(len(dataset)))]
         if sep and len(docs) > 1:
@@ -89,6 +91,7 @@ class CharDL(TfmdDL):
         self.rest = 0 if shuffle else self.n_pairs - bs*self.steps   # further ones in the first
         self.n = self.n_pairs
         self.epoch,self._pos,self._start = 0,0,0
+        if self.device is not None: self.ids = self.ids.to(self.device)
 
     def __len__(self): return -(-self.steps//self.seq_len) + (self.rest > 0)
 
@@ -148,7 +151,9 @@ class CharDL(TfmdDL):
     @delegates(TfmdDL.new)
     def new(self, dataset=None, cls=None, **kwargs):
         "A loader like this one for another `dataset`"
-        return super().new(dataset, cls, **merge(dict(bs=self.wanted[0], seq_len=self.wanted[1], seed=self.seed, sep=self.sep), kwargs))
+        res = super().new(dataset, cls, **merge(dict(bs=self.wanted[0], seq_len=self.wanted[1], seed=self.seed, sep=self.sep), kwargs))
+        res.epoch = self.epoch
+        return res
 
     def decode(self, b): return to_cpu(self.after_batch.decode(b))
     def decode_batch(self, b, max_n:int=9, full:bool=True)->L:
@@ -254,7 +259,7 @@ class CharDataLoaders(DataLoaders):
         **kwargs
     ):
         "From several files, divided by file; a single file is divided as a text"
-        files = [Path(o) for o in files] if is_listy(files) else corpus_files(files)
+        files = corpus_files(files) if isinstance(files, (str, Path)) else [Path(o) for o in files]
         if len(files) == 1: return cls.from_text(read_text(files[0], encoding), valid_pct=valid_pct, **kwargs)
         return cls.from_documents(files, (splitter or partial(split_files, valid_pct=valid_pct))(files), sep=sep, encoding=encoding, **kwargs)
 

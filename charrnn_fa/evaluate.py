@@ -35,7 +35,9 @@ def evaluate_ids(
     return dict(nats=nats, bits=nats/math.log(2), perplexity=math.exp(min(nats, 700)), accuracy=hits/n, n_chars=n, context=context)
 
 def _window(context):
-    if str(context).isdigit() and int(context) > 0: return int(context)
+    try: n = int(context)
+    except (TypeError, ValueError): n = 0
+    if n > 0: return n
     raise CharRNNError(f"The context is '{context}', but it is either 'carry' or a number of characters such as 256.")
 
 def _carry_batches(ids, step=4096): return [(ids[None,i:i+step+1][:,:-1], ids[None,i+1:i+1+step]) for i in range(0, len(ids)-1, step)]

@@ -9,13 +9,12 @@ __all__ = ['char_learner', 'CharLearner']
 from fastai.basics import *
 from fastai.callback.schedule import *
 from fastai.callback.training import GradientClip
-from fastai.callback.tracker import *
 from .corpus import *
 from .data import *
 from .models import *
 from .optim import *
 from .evaluate import *
-from .generate import evaluating, step_model
+from .generate import evaluating, prime, step_model
 from . import generate as _generate
 from .presets import *
 from .schedule import *
@@ -44,7 +43,7 @@ def predict(self:CharLearner,
     **kwargs
 )->tuple: # (character, its id, probabilities of all)
     "The most likely next character after `item`"
-    logits,_ = step_model(self.model, self.vocab.encode(item)[None], None)
+    logits,_ = step_model(self.model, prime(self.vocab, item)[None], None)
     probs = logits[0].softmax(-1)
     i = probs.argmax()
     return self.vocab[int(i)],i,probs
@@ -122,17 +121,17 @@ def start_from(self:CharLearner,
     vocab:CharVocab, # Its vocabulary
 ):
     "Take over the weights of `model`; the rows of new symbols keep their first values"
-    if any(getattr(model, k) != getattr(self.model, k) for k in ('arch', 'n_hid', 'n_layers')):
-        raise CharRNNError("The two models differ in arch, n_hid or n_layers; make this one like the one it starts from.")
+    sized = {'emb.weight', 'decoder.weight', 'decoder.bias'} # one row per symbol
+    shapes = lambda m: {k:p.shape[1:] if k in sized else p.shape for k,p in m.named_parameters()}
+    if model.arch != self.model.arch or shapes(model) != shapes(self.model) or 'emb.weight' not in shapes(model) and vocab != self.vocab:
+        raise CharRNNError("The two models differ in more than the vocabulary; give this one the arch, n_hid, n_layers, emb_sz, head_sz and tie of the one it starts "
+                           "from, and no one-hot input.")
     both = [c for c in vocab if c in self.vocab]
     old,new = vocab.encode(''.join(both)),self.vocab.encode(''.join(both))
-    sized = {'emb.weight', 'decoder.weight', 'decoder.bias'} # one row per symbol
     theirs = dict(model.named_parameters())
     for k,p in self.model.named_parameters():
-        q = theirs[k].to(p.device)
-        if k in sized: p[new] = q[old]
-        elif p.shape == q.shape: p.copy_(q)
-        else: raise CharRNNError(f"'{k}' has shape {tuple(q.shape)} there and {tuple(p.shape)} here; use the same emb_sz, and not a one-hot input.")
+        if k in sized: p[new.to(p.device)] = theirs[k].to(p.device)[old.to(p.device)]
+        else: p.copy_(theirs[k])
     return self
 
 # %% ../nbs/05_learner.ipynb #c920ebf1
@@ -148,6 +147,7 @@ def fit_steps(self:CharLearner,
     if n_steps is None and minutes is None: minutes = self.preset.minutes
     if self.opt is None: self.create_opt()
     self.opt.set_hyper('lr', self.lr if lr is None else lr)
+    if n_steps is not None and start >= n_steps: raise CharRNNError(f"{start} steps are done already, so there is nothing to do up to {n_steps}; give more steps.")
     budget = Budget(n_steps, minutes, [h['lr'] for h in self.opt.hypers], self.preset.warmup)
     with replacing(self, _steps=Steps(self.dls.train, budget)):
         if start: self.start_at(0, start)
@@ -184,7 +184,7 @@ def char_learner(
     if tie and emb_sz is None: p = replace(p, emb_sz=p.head_sz or p.n_hid)
     if seed is None: seed = getattr(dls.train, 'seed', None)
     if seed is None: seed = secrets.randbelow(2**31)
-    for dl in dls.loaders: dl.seed = seed
+    if opt_func is AdamW: p = replace(p, opt='adamw')
     devices = [dls.device] if torch.device(dls.device or 'cpu').type == 'cuda' else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)

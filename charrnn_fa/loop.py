@@ -16,6 +16,8 @@ from .optim import *
 from .precision import *
 from .presets import *
 from .schedule import *
+from contextlib import suppress
+from fastai.callback.tracker import TrackerCallback
 import math, warnings
 
 # %% ../nbs/04e_loop.ipynb #9e687f21
@@ -34,7 +36,7 @@ class OneRowPerChar(Callback):
     "Predictions, targets and inputs as one row per character, for `GatherPredsCallback`"
     order = GatherPredsCallback.order-1
     def after_batch(self):
-        self.learn.pred = self.pred.flatten(0, -2)
+        self.learn.pred = self.pred.flatten(0, -2).float()
         self.learn.yb = tuple(o.flatten() for o in self.yb)
     def after_validate(self):
         if self.gather_preds.with_input: self.gather_preds.inputs = [tuple(o.flatten() for o in b) for b in self.gather_preds.inputs]
@@ -52,9 +54,9 @@ class Steps:
         step = self.start
         while True:
             for b in self.dl:
-                if step == self.budget.n_steps: return self.dl.next_epoch()
                 yield b
                 step += 1
+                if step >= (self.budget.n_steps or math.inf): return self.dl.next_epoch()
 
 # %% ../nbs/04e_loop.ipynb #09016b8b
 @contextmanager
@@ -88,7 +90,7 @@ class CharLearner(Learner):
     ):
         self.seed = ifnone(seed, getattr(dls.train, 'seed', 0))
         self.carried,self._first,self._steps = None,(0, 0),None
-        self.validates,self.chars_seen = True,0
+        self.validates,self.chars_seen,self.steps_done,self.run_epoch = True,0,0,0
         self.preset,self.reset_pct = preset or Preset(),reset_pct
         super().__init__(dls, model, loss_func or CharLoss(), opt_func=opt_func, splitter=splitter,
                          metrics=ifnone(metrics, [Bits(), Perplexity(), CharAccuracy()]), **kwargs)
@@ -139,9 +141,10 @@ class CharLearner(Learner):
     def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0, start_batch=0):
         "Fit for `n_epoch` epochs, from batch `start_batch` of epoch `start_epoch` on; an interrupt leaves the Learner as usable as an end"
         if start_epoch or start_batch: self._first = start_epoch,start_batch
+        logger = self.logger
         try: super().fit(n_epoch, lr=lr, wd=wd, cbs=cbs, reset_opt=reset_opt)
         except BaseException:
-            self._first = 0,0
+            self.logger,self._first = logger,(0, 0)
             self._end_cleanup()
             if self.opt: self.opt.zero_grad()
             raise
@@ -155,12 +158,20 @@ class CharLearner(Learner):
         if event_type != 'fit': return super()._with_events(f, event_type, ex, final)
         def safe():
             try: f()
-            except KeyboardInterrupt: self('after_cancel_fit'); self('after_fit'); raise # bars closed, loggers put back
+            except CancelFitException: raise
+            except BaseException: # close bars and files, but let nothing load "the best model" on the way out
+                for cb in self.cbs.sorted('order'):
+                    if not isinstance(cb, TrackerCallback):
+                        with suppress(Exception): cb('after_fit')
+                raise
         super()._with_events(safe, event_type, ex, final)
 
     def _do_fit(self):
         (start,self._batch),self._first = self._first,(0, 0)
-        if not start and not self._batch: torch.manual_seed(self.seed + getattr(self.dls.train, 'epoch', 0))
+        if hasattr(self.model, 'rnns'): mark_gates(self.model) # a copy of the model has lost its marks
+        if not start and not self._batch: # else the loader is where it was put
+            torch.manual_seed(self.seed + self.run_epoch)
+            if isinstance(self.dls.train, CharDL): self.dls.train.load_state_dict(dict(seed=self.seed, epoch=self.run_epoch, batch=0))
         for epoch in range(start, self.n_epoch):
             self.epoch = epoch
             super()._with_events(self._do_epoch, 'epoch', CancelEpochException)
@@ -168,13 +179,25 @@ class CharLearner(Learner):
     def _do_epoch(self):
         self._do_epoch_train()
         if self.validates: self._do_epoch_validate()
+    @contextmanager
+    def no_bar(self):
+        "A `with` in which `fit` shows no bar"
+        bars = self._grab_cbs(ProgressCallback)
+        self.remove_cbs(bars)
+        try: yield self
+        finally: self.add_cbs(bars)
     def no_valid(self):
         "A `with` in which `fit` does not validate"
         return replacing(self, validates=False)
 
     def _do_epoch_train(self):
-        self.dl = self._steps or self.dls.train
+        self.dl,dl = self._steps or self.dls.train,self.dls.train
+        if len(self.dl) <= self._batch:
+            raise CharRNNError(f"There is no batch {self._batch} to start from: an epoch has {len(self.dl)}; start earlier, or give a longer text.")
         self._with_events(self.all_batches, 'train', CancelTrainException)
+        if isinstance(dl, CharDL):
+            if dl.state_dict()['batch']: dl.next_epoch() # left before its end
+            self.run_epoch = dl.epoch
 
     def all_batches(self):
         self.n_iter = len(self.dl)
@@ -195,6 +218,7 @@ class CharLearner(Learner):
             if getattr(self.dls.train, 'at_start', i == 0): self.carried = None
             self.one_batch(i, b)
             self.chars_seen += b[0].numel()
+            self.steps_done += 1
 
     def _go_to(self, batch):
         if isinstance(self.dl, CharDL): self.dl.load_state_dict({**self.dl.state_dict(), 'batch':batch})
@@ -227,13 +251,13 @@ class CharLearner(Learner):
     def untouched(self, history=False):
         "Put carried state, loader, random numbers and mode of the model back afterwards; with `history` what the recorder has, too"
         rec = {k:v for k,v in vars(self.recorder).items() if k in ('lrs', 'iters', 'losses', 'values')} if history and hasattr(self, 'recorder') else {}
-        dl,rng,modes = self.dls.train.state_dict(),torch.get_rng_state(),[(m, m.training) for m in self.model.modules()]
-        training = self.training
+        dl,modes = self.dls.train,[(m, m.training) for m in self.model.modules()]
+        place,rng = {k:v for k,v in vars(dl).items() if k in ('seed', 'epoch', '_pos', '_start')},torch.get_rng_state()
+        mine = {k:getattr(self, k) for k in ('carried', 'training', 'chars_seen', 'steps_done', 'run_epoch')}
         try:
-            with replacing(self, carried=self.carried): yield self
+            with replacing(self, _first=(0, 0), **mine): yield self
         finally:
-            self.dls.train.load_state_dict(dl)
+            vars(dl).update(place)
             torch.set_rng_state(rng)
-            self.training = training
             for m,t in modes: m.training = t
             for k,v in rec.items(): setattr(self.recorder, k, v)

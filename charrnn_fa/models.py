@@ -85,7 +85,9 @@ class CharRNN(nn.Module):
         self.head = nn.Sequential(nn.Linear(n_hid, head_sz), nn.GELU()) if head_sz else nn.Identity()
         self.decoder = nn.Linear(head_sz or n_hid, vocab_sz)
         self.init_weights()
-        if tie: self.decoder.weight = self.emb.weight
+        if tie:
+            nn.init.normal_(self.emb.weight, std=emb_sz**-0.5) # as a decoder, an embedding's usual values are far too large
+            self.decoder.weight = self.emb.weight
 
     @torch.no_grad()
     def init_weights(self):

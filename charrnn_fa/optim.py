@@ -53,7 +53,7 @@ class AdamW(Optimizer):
 _ns = (3.4445, -4.7750, 2.0315) # Jordan et al. 2024
 
 def newton_schulz(
-    X:Tensor, # Matrices, (..., m, n)
+    X:Tensor, # Matrices, (k, m, n)
     steps:int=3, # More come nearer to orthogonal
 )->Tensor: # The same shape; singular values about 1
     "The matrices `X` made about orthogonal"
@@ -71,8 +71,8 @@ def newton_schulz(
 def mark_gates(
     model:nn.Module, # A `CharRNN`
 )->list: # Parameter groups
-    "Note on the recurrent matrices how many gates they hold, and return `char_splitter(model)`: a splitter for `Muon`"
-    for p,n in gate_matrices(model): p.n_gates = n
+    "Note on the gate matrices how many gates they hold, where it is not noted yet, and return `char_splitter(model)`: a splitter for `Muon`"
+    for p,n in gate_matrices(model): p.n_gates = getattr(p, 'n_gates', n)
     return char_splitter(model)
 
 class Muon(AdamW):

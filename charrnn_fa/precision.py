@@ -39,7 +39,7 @@ def check_precision(
 class GradScale(Callback):
     "Scale the loss for fp16, and skip steps that overflow"
     order,run_valid = MixedPrecision.order,False
-    def before_fit(self): self.learn.scaler = GradScaler(self.dls.device.type)
+    def before_fit(self): self.learn.scaler = GradScaler(self.learn.device.type)
     def before_backward(self): self.learn.loss_grad = self.scaler.scale(self.loss_grad)
     def before_step(self):
         self.skipped = True

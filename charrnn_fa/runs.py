@@ -206,8 +206,8 @@ def save_run(
     **info # Kept in the settings
 )->Run:
     "Store a trained Learner as a finished run"
-    run,step = Run.create(path, learn, **info),getattr(learn, 'train_iter', 0) if step is None else step
-    run.save(learn, step, step//max(1, len(learn.dls.train)))
+    run = Run.create(path, learn, **info)
+    run.save(learn, learn.steps_done if step is None else step, learn.run_epoch)
     return run
 
 def load_run(

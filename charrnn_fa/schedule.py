@@ -19,6 +19,7 @@ def lr_factor(
 )->float: # From 0 to 1
     "Share of the highest learning rate: a straight rise, then half a cosine"
     if n_steps is None: return min(1., (step+1)/warmup)
+    if step >= n_steps: return 0.
     warmup = max(1, min(warmup, n_steps//5))
     if step < warmup: return (step+1)/warmup
     return (1 + math.cos(math.pi*(step-warmup)/max(1, n_steps-warmup)))/2
@@ -32,7 +33,7 @@ class Budget(Callback):
         minutes:float=None, # Wall time from the first step, if they are not
         lr=None, # Highest learning rate, one or one per parameter group; default that of the Learner
         warmup:int=200, # Steps of the rise
-        settle:float=4., # Seconds of timing, at most a tenth of the time
+        settle:float=5., # Seconds of timing, at most a tenth of the time
     ):
         if (n_steps is None) == (minutes is None): raise CharRNNError("Give either a number of steps or of minutes.")
         if n_steps is not None and n_steps < 1 or minutes is not None and minutes <= 0: raise CharRNNError("Training needs at least one step, or more than 0 minutes.")
@@ -54,8 +55,8 @@ class Budget(Callback):
         if len(self.times) > 8 and self.times[-1]-self.times[0] >= min(self.settle, 6*self.minutes): self.n_steps = self.guess()
 
     def guess(self)->int:
-        "Steps in all, as far as can be told by now; the first half of the steps timed is slow (memory, kernels, caches) and not counted"
+        "Steps in all, as far as can be told by now, from the median of the times of a step: other work on the machine slows some, and the first ones are slow"
         done = len(self.times)-1
         if done < 2: return 1000
-        half,left = done//2,60*self.minutes - (self.times[-1]-self.times[0])
-        return done + max(0, int(left*(done-half)/(self.times[-1]-self.times[half])))
+        left = 60*self.minutes - (self.times[-1]-self.times[0])
+        return done + max(0, int(left/np.median(np.diff(self.times))))

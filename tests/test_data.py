@@ -189,3 +189,26 @@ def test_test_dl(dls, tmp_path, text):
     assert dls.vocab.textify(dls.test_dl(['a text', ' and more']).ids) == 'a text and more'
     (tmp_path/'t.txt').write_text(text[:300], encoding='utf-8')
     assert dls.vocab.textify(dls.test_dl([tmp_path/'t.txt']).ids) == text[:300]
+
+
+def test_vocabulary_sees_what_get_x_makes(text):
+    items = [text[:1000].upper(), text[1000:2000].upper()]
+    block = DataBlock(blocks=CharBlock(seq_len=8), get_x=str.lower, splitter=lambda items: ([0], [1]))
+    dls = block.dataloaders(items, bs=2, device='cpu')
+    assert dls.vocab.textify(dls.valid.ids) == text[1000:2000].lower()
+
+
+@pytest.mark.parametrize('bad', [dict(bs=0), dict(seq_len=0), dict(val_bs=0), dict(bs=-1)])
+def test_sizes_below_one(text, bad):
+    with pytest.raises(CharRNNError, match='at least 1'): CharDataLoaders.from_text(text, device='cpu', **bad)
+
+
+@pytest.mark.parametrize('s', AWKWARD)
+def test_files_with_awkward_text(tmp_path, s):
+    s = (s*80)[:400] + 'ab'*40
+    if '\ud800' in s: pytest.skip('a lone surrogate has no UTF-8')
+    (tmp_path/'t.txt').write_bytes(s.encode())
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        dls = CharDataLoaders.from_corpus(tmp_path/'t.txt', bs=2, seq_len=4, device='cpu')
+    assert dls.vocab.textify(dls.train.ids) + dls.vocab.textify(dls.valid.ids) == s

@@ -94,7 +94,8 @@ def test_unknown_symbol_is_never_drawn():
     assert '\ufffd' not in generate(m, v, 'a', n=100)
 
 
-@pytest.mark.parametrize('bad', [dict(temperature=-0.1), dict(top_k=0), dict(top_p=1.01), dict(top_p=0), dict(min_p=-1), dict(prompt='xyz')])
+@pytest.mark.parametrize('bad', [dict(temperature=-0.1), dict(top_k=0), dict(top_p=1.01), dict(top_p=0), dict(min_p=-1), dict(prompt='xyz'), dict(temperature=float('nan')), dict(stop=''), dict(stop=['a', '']),
+                                 dict(n=-1), dict(bs=0)])
 def test_bad_values(model, vocab, bad):
     with pytest.raises(CharRNNError): generate(model, vocab, **bad)
 
@@ -103,3 +104,8 @@ def test_entropy_rises_with_temperature():
     logits = torch.randn(50)
     h = [-(p := next_probs(logits, t)).mul(p.clamp_min(1e-300).log()).sum().item() for t in (0.3, 0.7, 1, 2, 100)]
     assert h == sorted(h) and abs(h[-1] - math.log(50)) < 1e-2
+
+
+def test_hardly_any_temperature_is_the_best_character():
+    logits = torch.randn(4, 50)
+    assert torch.equal(next_probs(logits, 1e-320), next_probs(logits, 0))

@@ -320,9 +320,10 @@ def test_fit_steps_ends_at_nothing_and_in_time(learn):
 
 def test_steps_cross_epochs(learn):
     n = 2*len(learn.dls.train)+10
-    before = learn.dls.train.epoch
     learn.fit_steps(n)
-    assert learn.dls.train.epoch == before+3 and learn.dls.train.state_dict()['batch'] == 0
+    assert learn.run_epoch == learn.dls.train.epoch == 3 and learn.dls.train.state_dict()['batch'] == 0
+    learn.fit_steps(2*len(learn.dls.train))
+    assert learn.run_epoch == 5 and learn.steps_done == 4*len(learn.dls.train)+10
 
 
 def test_evaluate_against_a_direct_sum(learn, dls):
@@ -367,3 +368,91 @@ def test_start_from_a_smaller_vocabulary(learn, make, text):
     p,q = learn.predict('The ')[2],other.predict('The ')[2]
     q = q[[vocab.stoi[c] for c in learn.vocab]]
     assert torch.allclose(q/q.sum(), p, atol=1e-5)
+
+
+def test_looking_does_not_move_the_loader(learn):
+    "However the loader was left, an epoch begins at its begin"
+    n = len(learn.dls.train)
+    next(iter(learn.dls.train))
+    for look in learn.validate, learn.get_preds, learn.summary, lambda: learn.lr_find(num_it=10, show_plot=False):
+        look()
+        learn.fit(1, 1e-3)
+        assert len(learn.recorder.losses) == n
+
+
+def test_interrupt_then_look_then_fit(learn):
+    class Interrupt(Callback):
+        def after_batch(self):
+            if self.training and self.iter == 5: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, 1e-3, cbs=[Interrupt(), SaveModelCallback(fname='never')])
+    learn.validate()
+    learn.fit(1, 1e-3)
+    assert len(learn.recorder.losses) == len(learn.dls.train)
+
+
+def test_error_in_a_callback_leaves_the_logger(learn):
+    class Bad(Callback):
+        def after_batch(self): raise RuntimeError('bad')
+    logger = learn.logger
+    for cbs in Bad(), [CSVLogger(), Bad()]:
+        with pytest.raises(RuntimeError): learn.fit(1, 1e-3, cbs=cbs)
+        assert learn.logger == logger
+
+
+def test_predictions_of_a_bf16_run_are_single(make):
+    assert make(precision='bf16').get_preds()[0].dtype == torch.float32
+
+
+def test_predictions_of_the_training_loader_are_in_text_order(learn, dls):
+    learn.fit(1, 1e-3)
+    targs = learn.get_preds(dl=dls.train)[1]
+    text = dls.vocab.textify(dls.train.ids)
+    assert dls.vocab.textify(targs)[:100] in (text + text) and len(targs) >= len(text)-1-dls.train.bs
+
+
+def test_two_learners_on_one_text(make, same, dls):
+    "Each has its own cuts and its own count of epochs"
+    a,b = make(seed=5, dropout=0.2),make(seed=6)
+    a.fit(1, 1e-2); b.fit(1, 1e-2); a.fit(1, 1e-2)
+    c = make(seed=5, dropout=0.2)
+    c.fit(1, 1e-2); c.fit(1, 1e-2)
+    assert same(a, c)
+
+
+def test_a_copy_is_trained_like_the_original(learn, same):
+    learn.fit(1, 1e-2)
+    copy = deepcopy(learn)
+    learn.fit(1, 1e-2); copy.fit(1, 1e-2)
+    assert same(learn, copy)
+
+
+def test_short_epochs_see_other_text(learn):
+    from fastai.callback.training import ShortEpochCallback
+    class First(Callback):
+        def before_fit(self): self.seen = []
+        def before_batch(self):
+            if self.training and self.iter == 0: self.seen.append(self.x[0].tolist())
+    first = First()
+    learn.fit(3, 1e-3, cbs=[ShortEpochCallback(0.1), first])
+    assert len({tuple(o) for o in first.seen}) == 3
+
+
+@pytest.mark.parametrize('other', [dict(n_hid=12), dict(emb_sz=16, tie=True), dict(head_sz=8), dict(emb_sz=4), dict(arch='gru'), dict(emb_sz=0)])
+def test_start_from_another_shape_is_refused_and_changes_nothing(learn, make, other):
+    m = make(**other)
+    before = deepcopy(m.model.state_dict())
+    with pytest.raises(CharRNNError, match='differ in more than'): m.start_from(learn.model, learn.vocab)
+    assert all(torch.equal(v, before[k]) for k,v in m.model.state_dict().items())
+
+
+def test_grad_scale_skips_overflow(make):
+    "fp16's callback, run on the CPU: scaled and unscaled gradients give the weights of a run without it"
+    from charrnn_fa.precision import GradScale
+    class Norm(Callback):
+        order = GradientClip.order+1
+        def before_fit(self): self.norms = []
+        def before_step(self): self.norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
+    a,b,na,nb = make(clip=0),make(clip=0),Norm(),Norm()
+    b.add_cb(GradScale())
+    a.fit(1, 1e-3, cbs=na); b.fit(1, 1e-3, cbs=nb)
+    assert nb.norms[0] == pytest.approx(na.norms[0], rel=1e-4)
