@@ -97,7 +97,8 @@ def _reporter(out, quiet):
     class Reporter(Callback):
         order,run_valid = 65,False
         def before_fit(self):
-            self.bar = None if quiet else tqdm(total=None, file=sys.stderr, unit='step', dynamic_ncols=True, mininterval=0.5, leave=False)
+            show = not quiet and sys.stderr.isatty()
+            self.bar = tqdm(total=None, file=sys.stderr, unit='step', dynamic_ncols=True, mininterval=0.5, leave=False) if show else None
             self.told,self.part,self.t0 = time.perf_counter(),1,time.perf_counter()
         def after_batch(self):
             now,n = time.perf_counter(),self.n_iter
@@ -105,10 +106,11 @@ def _reporter(out, quiet):
                 self.bar.total = n
                 if self.train_iter % 10 == 0: self.bar.set_postfix_str(_loss(self.smooth_loss.item()), refresh=False)
                 self.bar.update(1)
-                if self.train_iter >= self.part*n/5 and self.train_iter < n and now-self.t0 > 5:
-                    self.part = int(5*self.train_iter/n) + 1
-                    self.tell()
-            elif now-self.told > 10: self.tell()
+            if quiet:
+                if now-self.told > 10: self.tell()
+            elif self.train_iter >= self.part*n/5 and self.train_iter < n and now-self.t0 > 5:
+                self.part = int(5*self.train_iter/n) + 1
+                self.tell()
         def tell(self):
             self.told,left = time.perf_counter(),(time.perf_counter()-self.t0)*(self.n_iter/self.train_iter - 1)
             line = f'step {self.train_iter:,} of {self.n_iter:,}   {_loss(self.smooth_loss.item())}   {_time(left)} left'
