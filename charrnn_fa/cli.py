@@ -6,11 +6,11 @@
 __all__ = ['parser', 'train', 'sample', 'evaluate', 'info', 'demo', 'main']
 
 # %% ../nbs/12_cli.ipynb #afe1735c
-import argparse, contextlib, json, os, sys, time, warnings
-from dataclasses import fields
+import argparse, contextlib, json, math, os, shlex, sys, time, warnings
+from dataclasses import asdict, fields
 from pathlib import Path
 from .corpus import CharRNNError, TextWarning, load_corpus
-from .presets import Preset, get_preset, presets
+from .presets import Preset, check_seed, get_preset, presets
 
 # %% ../nbs/12_cli.ipynb #8662d15d
 class _Parser(argparse.ArgumentParser):
@@ -18,7 +18,9 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}; '{self.prog} --help' has an example.\n")
 
-def _flag(s): return {'yes':True, 'no':False}[s]
+def _flag(s):
+    if s not in ('yes', 'no'): raise ValueError
+    return s == 'yes'
 _flag.__name__ = "'yes' or 'no'"
 _field_types = {'int':int, 'float':float, 'str':str, 'bool':_flag, int:int, float:float, str:str, bool:_flag}
 
@@ -97,7 +99,7 @@ def _reporter(out, quiet):
     class Reporter(Callback):
         order,run_valid = 65,False
         def before_fit(self):
-            show = not quiet and sys.stderr.isatty()
+            show = not quiet and sys.stderr is not None and sys.stderr.isatty()
             self.bar = tqdm(total=None, file=sys.stderr, unit='step', dynamic_ncols=True, mininterval=0.5, leave=False) if show else None
             self.told,self.part,self.t0 = time.perf_counter(),1,time.perf_counter()
         def after_batch(self):
@@ -131,7 +133,8 @@ def train(args):
     if args.minutes is not None and not args.minutes > 0: raise CharRNNError(f"--minutes is {args.minutes}, but training needs more than 0.")
     preset = get_preset(args.preset, **{f.name:getattr(args, f.name) for f in fields(Preset) if f.name != 'measured'})
     for k in ('epochs', 'steps'):
-        if getattr(args, k) is not None and getattr(args, k) < 1: raise CharRNNError(f"--{k} is {getattr(args, k)}, but at least 1 is needed.")
+        if getattr(args, k) is not None and not 1 <= getattr(args, k) <= 10**9: raise CharRNNError(f"--{k} is {getattr(args, k)}, but it is a number from 1 to a billion.")
+    if args.seed is not None: check_seed(args.seed)
     if _is_run(args.run): return _train_again(args, out)
     if args.corpus is None: raise CharRNNError(f"There is no run in {args.run} yet, so say what to train on: charrnn train CORPUS --run {args.run}")
     return _train_new(args, preset, began, out)
@@ -142,14 +145,28 @@ def _train_again(args, out):
     "Nothing for a finished run; an unfinished one without weights starts from its beginning"
     from charrnn_fa.runs import Run
     run = Run(args.run)
+    info = run.settings['info']
     if not run.finished:
-        print(f'{args.run} was not finished and has stored no weights: it starts from its beginning.', file=out)
-        learn,info = run.load(),run.settings['info']
+        _same_settings(args, run)
+        print(f'{args.run} was not finished: it starts from its beginning.', file=out)
+        learn = run.load(text=None if 'file' in run.settings['text'] else load_corpus(args.corpus or info['corpus'], encoding=args.encoding))
         return _fit(args, run, learn, dict(n_steps=info['n_steps'], minutes=info['minutes']), time.perf_counter(), out)
     c = run.newest()
-    print(f"{args.run} is finished after {c['step']:,} steps ({_loss(c['results']['nats'])}); to train further, start a new run from it: "
-          f"charrnn train CORPUS --run OTHER --from {args.run}", file=out)
-    return dict(c['results'], finished=True)
+    res = dict(nats=None, bits=None, seconds=None, seconds_total=None, steps=c['step'], chars_per_s=None)
+    if 'nats' not in c['results']:
+        from charrnn_fa.evaluate import evaluate_ids
+        res.update({k:v for k,v in evaluate_ids(run.load_model(), run.ids()).items() if k in ('nats', 'bits')})
+    res.update(c['results'])
+    print(f"{args.run} is finished after {c['step']:,} steps ({_loss(res['nats'])}); to train further, start a new run from it: "
+          f"charrnn train CORPUS --run OTHER --from {shlex.quote(args.run)}", file=out)
+    return dict(res, finished=True)
+
+def _same_settings(args, run):
+    "Refuse settings that differ from those that an unfinished run was begun with"
+    info = run.settings['info']
+    begun = dict(asdict(run.preset), seed=run.settings['seed'], corpus=info.get('corpus'), steps=info.get('n_steps'), minutes=info.get('minutes'))
+    differ = [f"{k} {begun[k]}" for k in begun if getattr(args, k, None) is not None and getattr(args, k) != begun[k]]
+    if differ: raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}; leave these out to go on with it, or give another folder.")
 
 def _train_new(args, preset, began, out):
     from charrnn_fa.runs import Run
@@ -170,6 +187,7 @@ def _train_new(args, preset, began, out):
     n_steps = args.steps or (args.epochs and args.epochs*len(dls.train))
     budget = dict(n_steps=n_steps, minutes=None if n_steps else preset.minutes)
     run = Run.create(args.run, learn, corpus=args.corpus, valid_pct=args.valid_pct, **budget, **({'from':args.source} if source else {}))
+    if source: run.save(learn, 0, 0, finished=False) # what it starts from, should it be interrupted
     return _fit(args, run, learn, budget, began, out)
 
 def _fit(args, run, learn, budget, began, out):
@@ -183,32 +201,29 @@ def _fit(args, run, learn, budget, began, out):
     with learn.no_logging(), learn.no_valid(): n = learn.fit_steps(**budget, cbs=_reporter(out, args.quiet))
     seconds = time.perf_counter()-start
     r = learn.evaluate(progress=False)
+    if not math.isfinite(r['nats']): raise CharRNNError(f"The loss is {r['nats']}: training has gone astray; train into another folder with a lower --lr.")
     chars = learn.chars_seen
     res = dict(nats=r['nats'], bits=r['bits'], seconds=seconds, seconds_total=time.perf_counter()-began, steps=n, chars_per_s=chars/seconds)
     run.save(learn, n, n//max(1, len(dls.train)), True, **res)
     if not args.quiet: print(_indent(learn.generate(n=300, seed=0)) + '\n', file=out)
     print(f"{n:,} steps in {_time(seconds)} ({chars/seconds:,.0f} characters/s); validation {_loss(r['nats'])} per character\n"
-          f"kept in {run.path}; let it write with: charrnn sample {run.path} --prompt 'The '", file=out)
+          f"kept in {run.path}; let it write with: charrnn sample {shlex.quote(str(run.path))}" + " --prompt 'The '"*(set('The ') <= set(learn.vocab)), file=out)
     return dict(res, finished=True)
 
 # %% ../nbs/12_cli.ipynb #486b945c
 def sample(args):
     "`charrnn sample`"
     from charrnn_fa.generate import check_sampling, stream
+    if args.seed is not None: check_seed(args.seed)
     check_sampling(args.temperature, args.top_k, args.top_p, args.min_p)
     if args.n < 0: raise CharRNNError(f"-n is {args.n}, but a number of characters cannot be below 0.")
     from charrnn_fa.runs import Run
     run = Run(args.run)
     pieces = stream(run.load_model(), run.vocab, args.prompt, args.n, args.temperature, args.top_k, args.top_p, args.min_p, args.stop, args.seed)
     first = next(pieces, '')       # an error comes before anything is printed
-    for o in (args.prompt, first, *()): _put(o)
-    for o in pieces: _put(o)
-    _put('\n')
-
-def _put(s):
-    "Write text as UTF-8, whatever the terminal's encoding"
-    sys.stdout.write(s) if (getattr(sys.stdout, 'encoding', None) or '').lower().replace('-', '') == 'utf8' else sys.stdout.write(s.encode(sys.stdout.encoding or 'ascii', 'replace').decode(sys.stdout.encoding or 'ascii'))
-    sys.stdout.flush()
+    print(args.prompt + first, end='', flush=True)
+    for o in pieces: print(o, end='', flush=True)
+    print()
 
 def evaluate(args):
     "`charrnn eval`"
@@ -216,12 +231,13 @@ def evaluate(args):
     from charrnn_fa.evaluate import evaluate_ids
     import torch
     run = Run(args.run)
-    if args.corpus:
+    if args.corpus is not None:
         text = load_corpus(args.corpus, encoding=args.encoding)
         if not args.whole:
             from charrnn_fa.data import split_text
             text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
-        ids = run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
+        try: ids = run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
+        except CharRNNError as e: raise CharRNNError(str(e).split(';')[0] + '; leave them out with --skip-unknown.') from None
     else: ids = torch.cat([run.ids('train'), run.ids('valid')]) if args.whole else run.ids('valid')
     r = evaluate_ids(run.load_model(), ids, args.context, progress=False)
     if not args.json: print(f"{_loss(r['nats'])} per character, perplexity {r['perplexity']:.2f}, {r['accuracy']:.1%} of {r['n_chars']:,} characters right, "
@@ -241,7 +257,7 @@ def info(args):
               f"  text: {s['info'].get('corpus', 'unknown')}, {s['text']['n_train']:,} characters to train on, {s['text']['n_valid']:,} to validate"
               + ('' if 'file' in s['text'] else ', not kept'))
         if d['checkpoints']: print(f"  validation: {_loss(run.newest()['results']['nats'])} per character" if 'nats' in run.newest()['results'] else '', end='\n')
-        if d['weights_sha256']: print(f"  weights: SHA-256 {d['weights_sha256'][:16]}…, all files verified")
+        if d['weights_sha256']: print(f"  weights: SHA-256 {d['weights_sha256'][:16]}..., all files verified")
     return d
 
 # %% ../nbs/12_cli.ipynb #5e8cc7b7
@@ -257,8 +273,9 @@ def demo(args):
     run = Run(args.run)
     model = run.load_model()
     from charrnn_fa.generate import generate
+    prompt = 'The ' if set('The ') <= set(run.vocab) else ''
     for t,what in (0.5, 'careful'), (0.8, 'lively'), (1.1, 'wild'):
-        print(f'At temperature {t} ({what}):\n\n{_indent(generate(model, run.vocab, "The ", n=250, temperature=t, seed=1))}\n')
+        print(f'At temperature {t} ({what}):\n\n{_indent(generate(model, run.vocab, prompt, n=250, temperature=t, seed=1))}\n')
     print(f'Go on: charrnn sample {args.run} --prompt "A class" --temperature 0.6\n'
           f'       charrnn train YOUR.txt --run runs/mine')
 
@@ -273,6 +290,9 @@ def main(
     argv:list=None, # Default: the command line
 )->int: # Exit status
     "Run a command; a mistake is answered in one sentence"
+    for name in 'stdout', 'stderr':
+        if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, 'w')) # closed by the caller
+        with contextlib.suppress(AttributeError, ValueError): getattr(sys, name).reconfigure(errors='replace') # a terminal that lacks a letter
     args = parser().parse_args(argv)
     say = lambda s: print(f'charrnn: {s}', file=sys.stderr)
     with warnings.catch_warnings():
@@ -285,6 +305,8 @@ def main(
         except CharRNNError as e: say(e)
         except KeyboardInterrupt: say('stopped.'); return 130
         except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) # the reader has enough
-        except MemoryError: say('The memory of this machine does not suffice; take a smaller text, --bs or --n-hid.')
+        except (MemoryError, RuntimeError) as e:
+            if not isinstance(e, MemoryError) and 'memory' not in str(e): raise
+            say('The memory of this machine does not suffice; take a smaller text, --bs or --n-hid.')
         except OSError as e: say(f"{e.filename or 'A file'}: {e.strerror or e}; check the disk and try again.")
     return 1

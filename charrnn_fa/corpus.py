@@ -27,6 +27,7 @@ def guess_encoding(
     at:int=0, # Where it stopped being UTF-8
 )->str: # A name that `open(..., encoding=)` knows
     "The likely encoding of `b`, judged from the text around byte `at`"
+    if b[:4] in (b'\xff\xfe\0\0', b'\0\0\xfe\xff'): return 'utf_32'
     if b[:2] in (b'\xff\xfe', b'\xfe\xff'): return 'utf_16'
     from charset_normalizer import from_bytes
     best = from_bytes(b[max(0, at-20_000):at+20_000], cp_isolation=_encodings).best()
@@ -48,13 +49,16 @@ def decode_text(
     encoding:str='utf-8', # Any encoding that Python knows
 )->str:
     "The text in `b`, read strictly"
-    if is_binary(b): raise CorpusError(f"{name} is a binary file, not a text; give a text file.")
+    if encoding.lower().replace('_', '-') in ('utf-8', 'utf8') and is_binary(b): raise CorpusError(f"{name} is a binary file, not a text; give a text file.")
     try: return b.decode(encoding)
-    except LookupError: raise CorpusError(f"Python knows no encoding called '{encoding}'; 'utf-8' and 'cp1252' are common ones.") from None
-    except UnicodeDecodeError as e:
-        guess = guess_encoding(b, e.start)
-        raise CorpusError(f"{name} is not {encoding} at byte {e.start:,} (0x{b[e.start]:02x}); it looks like {guess}, so "
-                          f"read it with encoding='{guess}' (--encoding {guess}).") from None
+    except (LookupError, ValueError) as e:
+        if isinstance(e, UnicodeDecodeError) and e.object == b: return _refuse(b, name, encoding, e)
+        raise CorpusError(f"Python knows no encoding called '{encoding}'; 'utf-8' and 'cp1252' are common ones.") from None
+
+def _refuse(b, name, encoding, e):
+    guess = guess_encoding(b, e.start)
+    raise CorpusError(f"{name} is not {encoding} at byte {e.start:,} (0x{b[e.start]:02x}); it looks like {guess}, so "
+                      f"read it with encoding='{guess}' (--encoding {guess}).") from None
 
 # %% ../nbs/00_corpus.ipynb #81dc4f43
 def text_notes(text:str, name='The text')->list:
@@ -117,7 +121,10 @@ def corpus_files(
     what, # A file, a folder or a glob such as `'books/**/*.txt'`
 )->list:
     "The files that `what` stands for, sorted by path; a folder gives its text files, hidden and binary ones left out"
-    p = Path(what).expanduser()
+    if not str(what): raise CorpusError(f"The name of the text is empty; give a file, folder, glob, link, or one of {', '.join(corpus_names)}.")
+    try: p = Path(os.path.expanduser(what)); p.stat()
+    except FileNotFoundError: pass
+    except (OSError, ValueError) as e: raise CorpusError(f"'{str(what)[:80]}' cannot be read ({getattr(e, 'strerror', None) or e}); check name and permissions.") from None
     if p.is_file(): return [p]
     if p.is_dir():
         fs = sorted(o for o in p.rglob('*') if o.is_file() and not any(q.startswith('.') for q in o.relative_to(p).parts))
@@ -163,8 +170,9 @@ def drive_id(
     link:str, # A link to Google Drive, or an id
 ): # The id, or None if `link` is neither
     "The id of a file in Google Drive"
-    if re.fullmatch(r'[\w-]{25,}', link): return link
-    u = urlsplit(link)
+    if re.fullmatch(r'[\w-]{25,80}', link): return link
+    try: u = urlsplit(link)
+    except ValueError: return None
     if u.hostname not in ('drive.google.com', 'docs.google.com', 'drive.usercontent.google.com'): return None
     m = re.search(r'/d/([\w-]{20,})', u.path)
     return m[1] if m else parse_qs(u.query).get('id', [None])[0]
@@ -172,16 +180,16 @@ def drive_id(
 # %% ../nbs/00_corpus.ipynb #49b12bfd
 def _no_page(path, url):
     "Refuse an empty file, or a web page where a text was meant"
-    head = _head(path, 1024).lstrip(b'\xef\xbb\xbf \t\r\n').lower()
+    head = _head(path, 4096).lstrip(b'\xef\xbb\xbf \t\r\n').lower()
     if not head: raise CorpusError(f"{url} gave an empty file")
-    if head.startswith((b'<!doctype html', b'<html')) and not urlsplit(url).path.endswith(('.html', '.htm')):
+    if re.match(rb'(<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(!doctype html|html|head|body)[\s>]', head, re.S) and not urlsplit(url).path.endswith(('.html', '.htm')):
         raise CorpusError(f"{url} gave a web page instead of a text (is it a preview, a login or a quota page?)")
 
 def _http(url, out, progress):
     import pooch
     if not progress: return pooch.HTTPDownloader(timeout=(4, 30))(url, out, None)
     from tqdm.auto import tqdm
-    with tqdm(unit='B', unit_scale=True, desc=url.rsplit('/', 1)[-1][:40], delay=1, leave=False) as bar:
+    with tqdm(unit='B', unit_scale=True, desc=url.rsplit('/', 1)[-1][:40], total=1, leave=False) as bar: # pooch sets the real total
         pooch.HTTPDownloader(progressbar=bar, timeout=(4, 30))(url, out, None)
 
 def _drive(id, out, progress):
@@ -202,8 +210,7 @@ def download(
     import pooch, requests
     home,id = charrnn_home(),drive_id(url)
     note = home/f'link-{hashlib.sha256(url.encode()).hexdigest()[:32]}.json'
-    if sha256 is None and note.is_file(): sha256 = json.loads(note.read_text())['sha256']; known = None
-    else: known = sha256
+    known,sha256 = sha256,sha256 or _noted(note)
     if sha256 and (p := find_kept(sha256, size)): return p
     tmp = f'part-{os.getpid()}-{os.urandom(4).hex()}'
     def get(url, out, _):
@@ -218,8 +225,15 @@ def download(
         raise CorpusError(f"Could not download {url}: {_why(e)}; {_by_hand(known, home)}") from None
     res = home/f'{sha256_file(got)}.txt'
     os.replace(got, res)
-    note.write_text(json.dumps(dict(url=url, sha256=res.stem, size=res.stat().st_size)))
+    tmp = home/tmp
+    tmp.write_text(json.dumps(dict(url=url, sha256=res.stem, size=res.stat().st_size)))
+    os.replace(tmp, note)
     return res
+
+def _noted(note):
+    "The checksum that was noted for a link, or None"
+    try: return str(json.loads(note.read_bytes())['sha256'])
+    except (OSError, ValueError, KeyError, TypeError): return None
 
 def _why(e):
     import requests
@@ -253,12 +267,12 @@ def corpus_documents(
         if what == 'shakespeare': return [read_text(download(**shakespeare, progress=progress), encoding)]
         if what == 'count': return [count_text()]
         if what == '0121' or what.startswith('count:'): return [count_text(_pattern(what.removeprefix('count:')))]
-        if re.match(r'https?://', what): return [read_text(download(what, progress=progress), encoding)]
-        if drive_id(what) and not Path(what).exists(): return [read_text(download(what, progress=progress), encoding)]
+        if re.match(r'https?://', what, re.I): return [read_text(download(what, progress=progress), encoding)]
+        if drive_id(what) and not os.path.exists(what): return [read_text(download(what, progress=progress), encoding)]
         if re.match(r'\w+://', what): raise CorpusError(f"'{what}' is a link of a kind that cannot be read; give an http(s) or Drive link, or a path.")
     return [read_text(o, encoding) for o in corpus_files(what)]
 
-def _pattern(s): return int(s) if s.isdigit() and not s.startswith('0') else s
+def _pattern(s): return int(s) if re.fullmatch('[1-9][0-9]*', s) else s
 
 # %% ../nbs/00_corpus.ipynb #6c0f146f
 def load_corpus(

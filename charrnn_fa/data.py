@@ -260,6 +260,7 @@ class CharDataLoaders(DataLoaders):
     ):
         "From several files, divided by file; a single file is divided as a text"
         files = corpus_files(files) if isinstance(files, (str, Path)) else [Path(o) for o in files]
+        if not files: raise CharRNNError("There are no files; give a folder, a glob or a list of paths.")
         if len(files) == 1: return cls.from_text(read_text(files[0], encoding), valid_pct=valid_pct, **kwargs)
         return cls.from_documents(files, (splitter or partial(split_files, valid_pct=valid_pct))(files), sep=sep, encoding=encoding, **kwargs)
 
@@ -294,7 +295,8 @@ class CharDataLoaders(DataLoaders):
 
 def split_files(files, valid_pct=0.1)->tuple:
     "The last of `files` that hold at least `valid_pct` of the bytes are the validation part"
-    sizes = [Path(o).stat().st_size for o in files]
+    try: sizes = [Path(o).stat().st_size for o in files]
+    except OSError as e: raise CharRNNError(f"{e.filename} cannot be read ({e.strerror}); check the name.") from None
     k = len(files)-1
     while k > 1 and sum(sizes[k:]) < valid_pct*sum(sizes): k -= 1
     return list(range(k)),list(range(k, len(files)))

@@ -37,7 +37,7 @@ def evaluate_ids(
 def _window(context):
     try: n = int(context)
     except (TypeError, ValueError): n = 0
-    if n > 0: return n
+    if n > 0: return min(n, 2**40)
     raise CharRNNError(f"The context is '{context}', but it is either 'carry' or a number of characters such as 256.")
 
 def _carry_batches(ids, step=4096): return [(ids[None,i:i+step+1][:,:-1], ids[None,i+1:i+1+step]) for i in range(0, len(ids)-1, step)]

@@ -184,6 +184,7 @@ def char_learner(
     if tie and emb_sz is None: p = replace(p, emb_sz=p.head_sz or p.n_hid)
     if seed is None: seed = getattr(dls.train, 'seed', None)
     if seed is None: seed = secrets.randbelow(2**31)
+    check_seed(seed)
     if opt_func is AdamW: p = replace(p, opt='adamw')
     devices = [dls.device] if torch.device(dls.device or 'cpu').type == 'cuda' else []
     with torch.random.fork_rng(devices):

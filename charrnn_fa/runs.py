@@ -6,7 +6,7 @@
 __all__ = ['format_version', 'most_text', 'RunError', 'write_whole', 'weights_sha256', 'Run', 'save_run', 'load_run']
 
 # %% ../nbs/06_runs.ipynb #3e3a0580
-import errno, hashlib, json, os, secrets, struct
+import errno, hashlib, json, math, os, secrets, shutil, struct
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as save_tensors
-from .corpus import CharRNNError, sha256_file
-from .data import CharDataLoaders, CharVocab
+from .corpus import CharRNNError
+from .data import CharDataLoaders, CharVocab, split_text
 from .learner import CharLearner, char_learner
 from .models import CharRNN, count_params
 from .presets import Preset
@@ -90,7 +90,9 @@ class Run:
         with _damage(self.path/'run.json'):
             if self.settings['format'] != format_version:
                 raise RunError(f"{path} has format version {self.settings['format']}, but this charrnn_fa reads version {format_version}; use the charrnn_fa that wrote it.")
-            if not all(isinstance(self.settings[k], dict) for k in ('text', 'info', 'vocab', 'preset')): raise ValueError
+            kinds = dict(text=dict, info=dict, vocab=dict, preset=dict, seed=int, precision=str)
+            if any(type(self.settings[k]) is not t for k,t in kinds.items()) or any(type(self.settings['text'][k]) is not int for k in ('n_train', 'n_valid')): raise ValueError
+            if not _is_number(self.settings['info'].get('valid_pct', 0)) or type(self.settings['text'].get('file', '')) is not str: raise ValueError
             self.vocab,self.preset = CharVocab.from_json(json.dumps(self.settings['vocab'])),Preset(**self.settings['preset'])
 
     @staticmethod
@@ -101,7 +103,8 @@ class Run:
         if above != path and not (above.is_dir() and os.access(above, os.W_OK)):
             raise RunError(f"The folder {path} cannot be made in {above}; give another one for the run.")
         if path.exists() and not path.is_dir(): raise RunError(f"{path} is a file; give a folder for the run.")
-        if path.is_dir() and any(o for o in path.iterdir()): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
+        ours = lambda o: o.name.startswith(('.', 'text-')) # left by a process that was killed before run.json was written
+        if path.is_dir() and not all(ours(o) for o in path.iterdir()): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
 
     @classmethod
     def create(cls,
@@ -112,18 +115,32 @@ class Run:
         "Make a run folder for `learn`"
         cls.check_free(path)
         path = Path(path)
+        expected = CharRNN(len(learn.vocab), **learn.preset.model)
+        if {k:p.shape for k,p in expected.named_parameters()} != {k:p.shape for k,p in learn.model.named_parameters()}:
+            raise RunError("The model is not the one that the preset of its Learner describes, so it could not be made again; make the Learner with char_learner.")
         try: path.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise RunError(f"The folder {path} cannot be made ({e.strerror}); give another one for the run.") from None
         train,valid = learn.dls.train.ids.cpu(),learn.dls.valid.ids.cpu()
         text = dict(n_train=len(train), n_valid=len(valid))
-        if train.nbytes + valid.nbytes <= most_text:
+        info.setdefault('valid_pct', len(valid)/max(1, len(train)+len(valid)))
+        keep = train.nbytes + valid.nbytes <= most_text
+        need = 1.1*(4*count_params(learn.model) + keep*(train.nbytes + valid.nbytes)) + 20_000
+        if (free := shutil.disk_usage(path).free) < need:
+            raise RunError(f"No space left in {path}: {need/1e6:.1f} MB are needed and {free/1e6:.1f} MB are free; free some space and try again.")
+        settings = dict(format=format_version, preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
+            vocab=json.loads(learn.vocab.to_json()), text=text, info=info, threads=torch.get_num_threads(),
+            versions={o:version(o) for o in ('charrnn_fa', 'fastai', 'torch', 'numpy')})
+        try: json.dumps(settings)
+        except TypeError as e: raise RunError(f"The settings of a run are kept as JSON, but {e}; give texts and numbers.") from None
+        if keep:
             data = save_tensors(dict(train=train, valid=valid))
             sha256 = hashlib.sha256(data).hexdigest()
             text.update(file=f'text-{sha256[:16]}.safetensors', size=len(data), sha256=sha256)
             write_whole(path/text['file'], data)
-        _write_json(path/'run.json', dict(format=format_version, preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
-            vocab=json.loads(learn.vocab.to_json()), text=text, info=info, threads=torch.get_num_threads(),
-            versions={o:version(o) for o in ('charrnn_fa', 'fastai', 'torch', 'numpy')}))
+        try: _write_json(path/'run.json', settings)
+        except RunError:
+            if keep: (path/text['file']).unlink(missing_ok=True)
+            raise
         return cls(path)
 
     def save(self,
@@ -136,16 +153,22 @@ class Run:
         "Store the weights of `learn` after `step`"
         data = save_tensors({k:p.detach().cpu().contiguous() for k,p in learn.model.named_parameters()}, metadata=dict(format=str(format_version)))
         name = f'step-{step:08d}-{secrets.token_hex(4)}'
+        manifest = dict(format=format_version, file=f'{name}.safetensors', size=len(data), weights=hashlib.sha256(data).hexdigest(), step=step, epoch=epoch,
+                        finished=finished, results=results)
         write_whole(self.path/f'{name}.safetensors', data)
-        _write_json(self.path/f'{name}.json', dict(format=format_version, file=f'{name}.safetensors', size=len(data), weights=hashlib.sha256(data).hexdigest(),
-                                                   step=step, epoch=epoch, finished=finished, results=results))
+        try: _write_json(self.path/f'{name}.json', manifest)
+        except RunError:
+            (self.path/f'{name}.safetensors').unlink(missing_ok=True)
+            raise
 
     def checkpoints(self)->list:
         "Manifests of what was stored, newest first; a file without one does not count"
         res = []
         for o in sorted(self.path.glob('step-*.json'), reverse=True):
             d = _read_json(o)
-            with _damage(o): res.append({k:d[k] for k in ('file', 'size', 'weights', 'step', 'epoch', 'finished', 'results')})
+            with _damage(o):
+                if any(type(d[k]) is not t for k,t in _kinds.items()) or not all(_is_number(v) for v in d['results'].values()): raise ValueError
+                res.append({k:d[k] for k in _kinds})
         return sorted(res, key=lambda d: d['step'], reverse=True)
 
     def newest(self)->dict:
@@ -177,9 +200,13 @@ class Run:
         if 'file' not in t: raise RunError(f"The text of {self.path} was too long to be kept; give it again (--corpus).")
         with _damage(self.path/t['file']): return _read_tensors(self.path/t['file'], t['size'], t['sha256'])[part]
 
-    def load(self, device=None)->CharLearner:
+    def load(self,
+        device=None, # Default: the GPU if there is one
+        text:str=None, # The text of the run, if it was too long to be kept
+    )->CharLearner:
         "A Learner with text, settings and, if there are some, weights of the run"
-        train,valid = (self.vocab.textify(self.ids(o)) for o in ('train', 'valid'))
+        if text is not None: train,valid = split_text(text, self.settings['info']['valid_pct'])
+        else: train,valid = (self.vocab.textify(self.ids(o)) for o in ('train', 'valid'))
         dls = CharDataLoaders.from_documents([train, valid], [[0], [1]], vocab=self.vocab, seed=self.settings['seed'], device=device, **self.preset.dls)
         learn = char_learner(dls, preset=self.preset, precision=self.settings['precision'] if _has(self.settings['precision'], dls.device) else None)
         if self.checkpoints(): learn.model.load_state_dict(self.load_model(learn.device).state_dict())
@@ -196,6 +223,8 @@ class Run:
                     n_params=count_params(model or CharRNN(len(self.vocab), **self.preset.model)), vocab_size=len(self.vocab),
                     checkpoints=[dict(file=c['file'], step=c['step'], size=c['size']) for c in cs])
 
+_kinds = dict(file=str, size=int, weights=str, step=int, epoch=int, finished=bool, results=dict)
+def _is_number(v): return type(v) is int or type(v) is float and math.isfinite(v)
 def _has(precision, device): return precision != 'fp16' or torch.device(device or 'cpu').type == 'cuda'
 
 # %% ../nbs/06_runs.ipynb #367974b5
@@ -213,6 +242,7 @@ def save_run(
 def load_run(
     path, # A run folder
     device=None, # Default: the GPU if there is one
+    text:str=None, # The text of the run, if it was too long to be kept
 )->CharLearner:
     "The Learner of a run"
-    return Run(path).load(device)
+    return Run(path).load(device, text)

@@ -105,6 +105,44 @@ def test_from_another_run_with_more_symbols(call, run, tmp_path):
     assert status == 1 and '--n-hid' in err and not (tmp_path/'q').exists()
 
 
+def test_interrupted_fine_tuning_starts_from_the_other_run(call, run, tmp_path):
+    d = tmp_path/'r'
+    p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', 'train', 'count', '--run', str(d), '--from', run, '--steps', '20000', '--lr', '0', '--quiet'],
+                         stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not list(d.glob('step-*.json')):
+        assert p.poll() is None
+        time.sleep(0.01)
+    p.kill(); p.wait()
+    assert json.loads(call('eval', d, '--json')[1])['nats'] == json.loads(call('eval', run, '--json')[1])['nats']
+    assert json.loads(call('info', d, '--json')[1])['finished'] is False
+    status,_,err = call('train', 'count', '--run', d, '--seed', 123456)
+    assert status == 1 and 'was begun with seed' in err
+
+
+def test_long_text_goes_on_too(call, tmp_path, monkeypatch):
+    from charrnn_fa import runs
+    monkeypatch.setattr(runs, 'most_text', 100)
+    d = tmp_path/'r'
+    real = runs.Run.save
+    monkeypatch.setattr(runs.Run, 'save', lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert call('train', 'count', '--run', d, '--steps', 5, '--quiet', *TINY)[0] == 130
+    monkeypatch.setattr(runs.Run, 'save', real)
+    assert call('train', 'count', '--run', d, '--quiet')[0] == 0
+    assert call('eval', d)[0] == 1 and call('eval', d, '--corpus', 'count')[0] == 0
+
+
+def test_diverged_run_is_an_error(call, tmp_path):
+    status,out,err = call('train', 'count', '--run', tmp_path/'r', '--steps', 30, '--lr', 100, '--opt', 'adamw', '--clip', 0, '--arch', 'rnn', '--quiet', '--json', *TINY)
+    assert (status == 1 and 'lower --lr' in err and out == '') or json.loads(out)['nats'] > 1     # never NaN as a result
+
+
+def test_output_that_lacks_letters(run, tmp_path, text):
+    (tmp_path/'t.txt').write_text('äöü漢 '*100, encoding='utf-8')
+    p = subprocess.run([sys.executable, '-m', 'charrnn_fa', 'train', str(tmp_path/'t.txt'), '--run', str(tmp_path/'r'), '--steps', '10', *TINY], capture_output=True,
+                       env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
+    assert p.returncode == 0, p.stderr
+
+
 def bad_files(d):
     (d/'binary.txt').write_bytes(bytes(range(256))*50)
     (d/'latin.txt').write_bytes('Käse und Brötchen. '.encode('cp1252')*50)
@@ -127,7 +165,7 @@ def bad_files(d):
     ('train {d}/tiny.txt --run {d}/new --preset nope', 'cpu-minute'),
     ('train {d}/tiny.txt --run {d}/new --minutes 0', 'more than 0'),
     ('train {d}/tiny.txt --run {d}/new --minutes -1', 'more than 0'),
-    ('train {d}/tiny.txt --run {d}/new --epochs 0', 'at least 1'),
+    ('train {d}/tiny.txt --run {d}/new --epochs 0', 'from 1 to'),
     ('train {d}/tiny.txt --run {d}/new --n-hid 0', 'n_hid is 0'),
     ('train {d}/tiny.txt --run {d}/new --dropout 1.5', 'dropout is 1.5'),
     ('train {d}/tiny.txt --run {d}/new --bs many', '--bs'),
@@ -151,6 +189,12 @@ def bad_files(d):
     ('eval {run} --corpus {d}/tiny.txt', "'a' (U+0061)"),
     ('eval {d}/tiny.txt', 'not a run'),
     ('info {d}/other', 'not a run'),
+    ('train {d}/tiny.txt --run {d}/new --tie maybe', '--tie'),
+    ('train {d}/tiny.txt --run {d}/new --seed 18446744073709551616', 'seed'),
+    ('train {d}/tiny.txt --run {d}/new --minutes inf', 'minutes is inf'),
+    ('train {d}/tiny.txt --run {d}/new --lr inf', 'lr is inf'),
+    ('train {d}/tiny.txt --run {d}/new --epochs 99999999999999', 'billion'),
+    ('eval {run} --corpus {d}/tiny.txt --whole', '--skip-unknown'),
     ('', 'train,sample'),
     ('fly', 'fly'),
 ])

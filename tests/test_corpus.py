@@ -2,6 +2,7 @@
 import hashlib
 import socket
 import sys
+import time
 import types
 import warnings
 
@@ -23,6 +24,29 @@ def test_download_is_kept_and_verified(server, home):
     kept.write_bytes(b'spoilt')                                   # a damaged copy is fetched again
     assert load_corpus(f'{server.url}/a.txt', progress=False) == BODY.decode()
     assert len(server.asked) == 2
+
+
+def test_progress_bar(server, home, capsys):
+    "The bar is the default"
+    def slow(handler):
+        handler.send_response(200)
+        handler.send_header('Content-Length', str(len(BODY)))
+        handler.end_headers()
+        for i in range(0, len(BODY), 500):
+            handler.wfile.write(BODY[i:i+500])
+            time.sleep(0.4)
+    server.answers['/a.txt'],server.answers['/slow.txt'] = BODY,slow
+    assert load_corpus(f'{server.url}/a.txt') == BODY.decode()
+    assert load_corpus(f'{server.url}/slow.txt') == BODY.decode()
+    assert 'slow.txt' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('bad', [b'', b'{', b'[]', b'null', b'\xff\xfe'])
+def test_damaged_note_of_a_link(server, home, bad):
+    server.answers['/a.txt'] = BODY
+    load_corpus(f'{server.url}/a.txt')
+    next(home.glob('link-*')).write_bytes(bad)
+    assert load_corpus(f'{server.url}/a.txt') == BODY.decode()
 
 
 def test_no_leftovers_after_failure(server, home):
@@ -55,7 +79,8 @@ def test_broken_connection_is_not_a_file(server, home):
     with pytest.raises(CorpusError, match='before the file was whole'): load_corpus(f'{server.url}/a.txt', progress=False)
 
 
-@pytest.mark.parametrize('page', [b'<!DOCTYPE html><title>Log in</title>', b'\n <html><body>quota</body></html>'])
+@pytest.mark.parametrize('page', [b'<!DOCTYPE html><title>Log in</title>', b'\n <html><body>quota</body></html>', b'<?xml version="1.0"?><!-- x --><!DOCTYPE html><p>',
+                                  b'<head><title>x</title>'])
 def test_web_page_instead_of_text(server, home, page):
     server.answers['/a.txt'] = page
     with pytest.raises(CorpusError, match='web page instead of a text'): load_corpus(f'{server.url}/a.txt', progress=False)
@@ -112,7 +137,8 @@ def test_drive_refuses(home, monkeypatch, fails):
 
 @pytest.mark.parametrize('sample, encoding, at', [
     ("Le café naïve était déjà fermé, disait-on à l'hôtel. "*5, 'cp1252', 6), ('Привет мир, это текст на русском языке. '*5, 'cp1251', 0),
-    ('日本語のテキストです。これは長い文章です。'*10, 'cp932', 0), ('这是一个中文文本。'*20, 'gb18030', 0), ('plain text in wide characters', 'utf_16', 0)])
+    ('日本語のテキストです。これは長い文章です。'*10, 'cp932', 0), ('这是一个中文文本。'*20, 'gb18030', 0), ('plain text in wide characters', 'utf_16', 0),
+    ('plain text in very wide characters', 'utf_32', 0)])
 def test_wrong_encoding_names_offset_and_remedy(tmp_path, sample, encoding, at):
     p = tmp_path/'x.txt'
     p.write_bytes(sample.encode(encoding))
@@ -150,6 +176,6 @@ def test_stdlib_is_source_of_this_python():
 def test_counting(what, start): assert load_corpus(what).startswith(start)
 
 
-@pytest.mark.parametrize('what', ['count:1', 'count:99', 'count:aa', 'ftp://x.org/y', 'nowhere.txt', 'no/*.txt'])
+@pytest.mark.parametrize('what', ['count:1', 'count:99', 'count:aa', 'ftp://x.org/y', 'nowhere.txt', 'no/*.txt', '', 'a'*300, 'http://[::1', '~nouser/x', 'count:²', 'count:1'])
 def test_what_cannot_be_had(what):
     with pytest.raises(CorpusError): load_corpus(what)

@@ -132,3 +132,31 @@ def test_full_disk(full_disk):
     write_whole(full_disk/'a', b'x'*1000)
     with pytest.raises(RunError, match='No space left.*free some space'): write_whole(full_disk/'a', b'y'*100_000)
     assert os.listdir(full_disk) == ['a'] and (full_disk/'a').read_bytes() == b'x'*1000
+
+
+def test_full_disk_leaves_nothing_of_a_run(learn, full_disk):
+    (full_disk/'ballast').write_bytes(b'x'*40_000)
+    with pytest.raises(RunError, match='No space left'): save_run(learn, full_disk/'r')
+    assert not (full_disk/'r').exists() or os.listdir(full_disk/'r') == []
+
+
+def test_killed_before_the_settings(learn, tmp_path):
+    "A text without run.json is what a kill leaves; the folder can be used"
+    (tmp_path/'r').mkdir()
+    (tmp_path/'r/text-0123456789abcdef.safetensors').write_bytes(b'half')
+    assert save_run(learn, tmp_path/'r').info()['finished']
+
+
+@pytest.mark.parametrize('change', [dict(file=None), dict(size='1'), dict(step='x'), dict(step=True), dict(results=None), dict(results={'nats': 'x'}), dict(finished=1)])
+def test_hostile_manifest(run, change):
+    from charrnn_fa.runs import _digest
+    f = next(run.path.glob('step-*.json'))
+    bad = {**json.loads(f.read_text()), **change}
+    f.write_text(json.dumps({**bad, 'sha256': _digest(bad)}))
+    with pytest.raises(RunError): Run(run.path).info()
+
+
+def test_what_cannot_be_kept(learn, tmp_path):
+    with pytest.raises(RunError, match='JSON'): save_run(learn, tmp_path/'r', x=torch.ones(2))
+    learn.model.decoder = torch.nn.Linear(16, 3)
+    with pytest.raises(RunError, match='char_learner'): save_run(learn, tmp_path/'q')
