@@ -1,8 +1,10 @@
 "Everything that fastai documents for a Learner, and what ours adds"
 import math
+import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from copy import deepcopy
 
@@ -230,7 +232,15 @@ print('\\nusable', len(learn.generate('The', n=20)))
     p = subprocess.Popen([sys.executable, '-u', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     out = b''
     while b'Epoch' not in out: out += p.stdout.read1(4096)
-    p.send_signal(signal.SIGINT)
+    os.set_blocking(p.stdout.fileno(), False)
+    for _ in range(10):                               # one that lands in a bare `except:` of somebody's is lost, as at a keyboard
+        p.send_signal(signal.SIGINT)
+        end = time.monotonic()+10
+        while b'stopped' not in out and time.monotonic() < end:
+            out += p.stdout.read() or b''
+            time.sleep(0.01)
+        if b'stopped' in out: break
+    os.set_blocking(p.stdout.fileno(), True)
     out += p.communicate(timeout=120)[0]
     assert b'stopped' in out and b'usable 23' in out, out[-2000:]
 
