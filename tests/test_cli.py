@@ -50,7 +50,6 @@ def test_same_seed_same_weights(call, tmp_path):
 
 
 def test_minutes(call, tmp_path):
-    t = time.perf_counter()
     status,out,_ = call('train', 'count', '--run', tmp_path/'r', '--minutes', 0.05, '--quiet', '--json', *TINY)
     assert status == 0 and json.loads(out)['steps'] > 8
 
