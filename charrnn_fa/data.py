@@ -74,7 +74,8 @@ class CharDL(TfmdDL):
     ):
         for k,v in dict(bs=bs, seq_len=seq_len).items():
             if v < 1: raise CharRNNError(f"{k} is {v}, but at least 1 is needed.")
-        self.wanted,self.sep,self.seed = (bs, seq_len),sep,secrets.randbelow(2**31) if seed is None else seed
+        self.wanted,self.sep,self.seed_given = (bs, seq_len),sep,seed is not None
+        self.seed = seed if self.seed_given else secrets.randbelow(2**31)
         docs = [o[0] if isinstance(o, tuple) else o for o in (dataset[i] for i in range(len(dataset)))]
         if sep and len(docs) > 1:
             s = dataset.vocab.encode(sep)

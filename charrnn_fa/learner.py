@@ -182,6 +182,7 @@ def char_learner(
                 clip=clip, reset_pct=reset_pct).items() if v is not None})
     p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))
     if tie and emb_sz is None: p = replace(p, emb_sz=p.head_sz or p.n_hid)
+    seed_given = seed is not None or getattr(dls.train, 'seed_given', False)
     if seed is None: seed = getattr(dls.train, 'seed', None)
     if seed is None: seed = secrets.randbelow(2**31)
     check_seed(seed)
@@ -191,5 +192,5 @@ def char_learner(
         torch.manual_seed(seed)
         model = CharRNN(len(dls.vocab), **p.model)
     opt_func = opt_func or {'muon':partial(Muon, muon_ratio=p.muon_ratio, ns_steps=p.ns_steps), 'adamw':AdamW}[p.opt]
-    return CharLearner(dls, model.to(dls.device or 'cpu'), opt_func=opt_func, lr=p.lr, wd=p.wd, seed=seed, precision=precision, reset_pct=p.reset_pct, preset=p,
-                       cbs=L(cbs)+L(GradientClip(p.clip) if p.clip else None), **kwargs)
+    return CharLearner(dls, model.to(dls.device or 'cpu'), opt_func=opt_func, lr=p.lr, wd=p.wd, seed=seed, seed_given=seed_given, precision=precision, reset_pct=p.reset_pct,
+                       preset=p, cbs=L(cbs)+L(GradientClip(p.clip) if p.clip else None), **kwargs)

@@ -51,12 +51,13 @@ class Steps:
     ): store_attr()
     def __len__(self): return self.budget.n_steps or self.budget.guess()
     def __iter__(self):
-        step = self.start
-        while True:
+        step,done = self.start,lambda: step >= (self.budget.n_steps or math.inf)
+        while not done():
             for b in self.dl:
                 yield b
                 step += 1
-                if step >= (self.budget.n_steps or math.inf): return self.dl.next_epoch()
+                if done(): break
+        self.dl.next_epoch()
 
 # %% ../nbs/04e_loop.ipynb #09016b8b
 @contextmanager
@@ -83,12 +84,13 @@ class CharLearner(Learner):
         splitter=mark_gates, # Parameter groups
         metrics=None, # Default: `Bits`, `Perplexity`, `CharAccuracy`
         seed:int=None, # Of dropout and `reset_pct`; default that of the loader
+        seed_given:bool=True, # Chosen by a person, not drawn
         precision:str=None, # `'fp32'`, `'bf16'`, `'fp16'`; default the fastest of the device
         reset_pct:float=0., # Share of the streams whose memory is emptied before a training batch
         preset:Preset=None, # What `fit_steps` and a run folder need to know
         **kwargs # See `Learner`
     ):
-        self.seed = ifnone(seed, getattr(dls.train, 'seed', 0))
+        self.seed,self.seed_given = ifnone(seed, getattr(dls.train, 'seed', 0)),seed_given
         self.carried,self._first,self._steps = None,(0, 0),None
         self.validates,self.chars_seen,self.steps_done,self.run_epoch = True,0,0,0
         self.preset,self.reset_pct = preset or Preset(),reset_pct
@@ -192,7 +194,7 @@ class CharLearner(Learner):
 
     def _do_epoch_train(self):
         self.dl,dl = self._steps or self.dls.train,self.dls.train
-        if len(self.dl) <= self._batch:
+        if len(self.dl) < max(1, self._batch): # all of an epoch may be done, but for its end
             raise CharRNNError(f"There is no batch {self._batch} to start from: an epoch has {len(self.dl)}; start earlier, or give a longer text.")
         self._with_events(self.all_batches, 'train', CancelTrainException)
         if isinstance(dl, CharDL):

@@ -42,21 +42,25 @@ class Budget(Callback):
 
     def before_fit(self):
         if self.lr_max is None: self.lr_max = [h['lr'] for h in self.opt.hypers]
-        self.times = []
+        self.seconds,self._last = [],None # of every step, while the number is not settled
 
     def before_batch(self):
-        if not self.times: self.times.append(time.perf_counter())
+        if self._last is None: self._last = time.perf_counter()
         f = lr_factor(self.train_iter, self.n_steps, self.warmup)
         self.opt.set_hyper('lr', [o*f for o in self.lr_max])
 
     def after_batch(self):
         if self.n_steps is not None: return
-        self.times.append(time.perf_counter())
-        if len(self.times) > 8 and self.times[-1]-self.times[0] >= min(self.settle, 6*self.minutes): self.n_steps = self.guess()
+        now = time.perf_counter()
+        self.seconds.append(now-self._last)
+        self._last = now
+        if len(self.seconds) >= 8 and sum(self.seconds) >= min(self.settle, 6*self.minutes): self.n_steps = self.guess()
 
     def guess(self)->int:
         "Steps in all, as far as can be told by now, from the median of the times of a step: other work on the machine slows some, and the first ones are slow"
-        done = len(self.times)-1
+        done = len(self.seconds)
         if done < 2: return 1000
-        left = 60*self.minutes - (self.times[-1]-self.times[0])
-        return done + max(0, int(left/np.median(np.diff(self.times))))
+        return done + max(0, int((60*self.minutes - sum(self.seconds))/np.median(self.seconds)))
+
+    def state_dict(self): return dict(n_steps=self.n_steps, seconds=self.seconds, lr_max=list(self.lr_max))
+    def load_state_dict(self, d): self.n_steps,self.seconds,self.lr_max = d['n_steps'],d['seconds'],d['lr_max']

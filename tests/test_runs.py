@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from charrnn_fa.runs import Run, RunError, load_run, save_run, weights_sha256, write_whole
+from charrnn_fa.files import RunError, write_whole
+from charrnn_fa.runs import Run, load_run, save_run, weights_sha256
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_format_is_what_it_says(run):
     manifest = json.loads(next(run.path.glob('step-*.json')).read_text())
     file = run.path/manifest['file']
     assert manifest['format'] == 1 and manifest['finished'] and file.stat().st_size == manifest['size']
-    assert subprocess.run(['sha256sum', file], capture_output=True, text=True, check=True).stdout.split()[0] == manifest['weights']
+    assert subprocess.run(['sha256sum', file], capture_output=True, text=True, check=True).stdout.split()[0] == manifest['file_sha256']
     with safe_open(file, 'pt') as f:
         names = list(f.keys())
         assert 'decoder.weight' not in names and 'emb.weight' in names            # a tied matrix once
@@ -87,12 +88,12 @@ def test_every_damage_is_a_run_error(run):
 
 def test_hostile_settings(run):
     "A settings file with a right checksum and wrong contents"
-    from charrnn_fa.runs import _digest
+    from charrnn_fa.files import digest
     f = run.path/'run.json'
     d = json.loads(f.read_text())
     for k,v in dict(format=99, preset={'nope': 1}, vocab={'points': 'abc'}, text=None).items():
         bad = {**d, k: v}
-        f.write_text(json.dumps({**bad, 'sha256': _digest(bad)}))
+        f.write_text(json.dumps({**bad, 'sha256': digest(bad)}))
         with pytest.raises(RunError): Run(run.path).info()
     for text in '[]', '"x"', 'null', '1', '['*100_000, '{"sha256": 1}', '\ufeff{}':
         f.write_text(text)
@@ -149,10 +150,10 @@ def test_killed_before_the_settings(learn, tmp_path):
 
 @pytest.mark.parametrize('change', [dict(file=None), dict(size='1'), dict(step='x'), dict(step=True), dict(results=None), dict(results={'nats': 'x'}), dict(finished=1)])
 def test_hostile_manifest(run, change):
-    from charrnn_fa.runs import _digest
+    from charrnn_fa.files import digest
     f = next(run.path.glob('step-*.json'))
     bad = {**json.loads(f.read_text()), **change}
-    f.write_text(json.dumps({**bad, 'sha256': _digest(bad)}))
+    f.write_text(json.dumps({**bad, 'sha256': digest(bad)}))
     with pytest.raises(RunError): Run(run.path).info()
 
 
