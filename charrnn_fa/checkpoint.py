@@ -320,7 +320,11 @@ class Checkpoint(Callback):
 
     def _capture(self, at):
         ts,meta = capture(self.learn, at, self.keeper, (Checkpoint,), self.best)
-        return ts,dict(meta, base=self.base, elapsed=self.elapsed + (time.perf_counter()-self.began if self.writer else 0.))
+        return ts,dict(meta, base=self.base, elapsed=self.seconds())
+
+    def seconds(self)->float:
+        "How long the run has trained, in all processes"
+        return self.elapsed + (time.perf_counter()-self.began if self.writer else 0.)
 
     def _due(self):
         if self.steps: return self._steps()//self.steps > self.saved_step//self.steps

@@ -9,7 +9,7 @@ __all__ = ['parser', 'train', 'sample', 'evaluate', 'info', 'demo', 'main']
 import argparse, contextlib, json, math, os, shlex, sys, time, warnings
 from dataclasses import asdict, fields
 from pathlib import Path
-from .corpus import CharRNNError, TextWarning, load_corpus
+from .corpus import CharRNNError, load_corpus
 from .presets import Preset, check_seed, get_preset, presets
 
 # %% ../nbs/12_cli.ipynb #8662d15d
@@ -56,6 +56,9 @@ def parser()->argparse.ArgumentParser:
     t.add_argument('--from', dest='source', metavar='DIR', help='start from the weights of another run; its vocabulary is extended')
     t.add_argument('--precision', choices=('fp32', 'bf16', 'fp16'), help='default: the fastest of the device')
     t.add_argument('--encoding', default='utf-8', help='of the files (default: utf-8)')
+    v = t.add_mutually_exclusive_group()
+    v.add_argument('--save-minutes', type=float, metavar='M', help='between checkpoints (default: 1)')
+    v.add_argument('--save-steps', type=int, metavar='N', help='between checkpoints')
     t.add_argument('--quiet', action='store_true', help='no bar and no samples; a line every ten seconds')
     t.add_argument('--json', action='store_true', help='the result as one JSON object on standard output')
     _add_preset_options(t)
@@ -101,20 +104,22 @@ def _reporter(out, quiet):
         def before_fit(self):
             show = not quiet and sys.stderr is not None and sys.stderr.isatty()
             self.bar = tqdm(total=None, file=sys.stderr, unit='step', dynamic_ncols=True, mininterval=0.5, leave=False) if show else None
-            self.told,self.part,self.t0 = time.perf_counter(),1,time.perf_counter()
+            self.told,self.part,self.t0,self.first = time.perf_counter(),1,time.perf_counter(),None
         def after_batch(self):
             now,n = time.perf_counter(),self.n_iter
+            if self.first is None: self.first,self.part = self.train_iter-1,int(5*self.train_iter/n)+1
             if self.bar is not None:
                 self.bar.total = n
                 if self.train_iter % 10 == 0: self.bar.set_postfix_str(_loss(self.smooth_loss.item()), refresh=False)
-                self.bar.update(1)
+                self.bar.update(self.train_iter-self.bar.n)
             if quiet:
                 if now-self.told > 10: self.tell()
             elif self.train_iter >= self.part*n/5 and self.train_iter < n and now-self.t0 > 5:
                 self.part = int(5*self.train_iter/n) + 1
                 self.tell()
         def tell(self):
-            self.told,left = time.perf_counter(),(time.perf_counter()-self.t0)*(self.n_iter/self.train_iter - 1)
+            now = time.perf_counter()
+            self.told,left = now,(now-self.t0)*(self.n_iter-self.train_iter)/(self.train_iter-self.first)
             line = f'step {self.train_iter:,} of {self.n_iter:,}   {_loss(self.smooth_loss.item())}   {_time(left)} left'
             if not quiet: line += '\n' + _indent(self.learn.generate(n=150, seed=0)) + '\n'
             tqdm.write(line, file=out) if self.bar is not None else print(line, file=out, flush=True)
@@ -135,6 +140,8 @@ def train(args):
     for k in ('epochs', 'steps'):
         if getattr(args, k) is not None and not 1 <= getattr(args, k) <= 10**9: raise CharRNNError(f"--{k} is {getattr(args, k)}, but it is a number from 1 to a billion.")
     if args.seed is not None: check_seed(args.seed)
+    if args.save_minutes is not None and not args.save_minutes >= 0: raise CharRNNError(f"--save-minutes is {args.save_minutes}, but it cannot be below 0.")
+    if args.save_steps is not None and args.save_steps < 1: raise CharRNNError(f"--save-steps is {args.save_steps}, but it must be at least 1.")
     if _is_run(args.run): return _train_again(args, out)
     if args.corpus is None: raise CharRNNError(f"There is no run in {args.run} yet, so say what to train on: charrnn train CORPUS --run {args.run}")
     return _train_new(args, preset, began, out)
@@ -142,16 +149,21 @@ def train(args):
 def _is_run(path): return (Path(path)/'run.json').exists()
 
 def _train_again(args, out):
-    "Nothing for a finished run; an unfinished one without weights starts from its beginning"
-    from charrnn_fa.runs import Run
-    run = Run(args.run)
-    info = run.settings['info']
-    if not run.finished:
-        _same_settings(args, run)
-        print(f'{args.run} was not finished: it starts from its beginning.', file=out)
-        learn = run.load(text=None if 'file' in run.settings['text'] else load_corpus(args.corpus or info['corpus'], encoding=args.encoding))
-        return _fit(args, run, learn, dict(n_steps=info['n_steps'], minutes=info['minutes']), time.perf_counter(), out)
-    c = run.newest()
+    "Nothing for a finished run; an unfinished one goes on"
+    from charrnn_fa.runs import Run, RunError
+    began,run = time.perf_counter(),Run(args.run)
+    info,c = run.settings['info'],run.newest()
+    if c['finished']:
+        try: run.read(c)
+        except RunError as e:
+            if len(run.checkpoints()) == 1: raise
+            print(str(e).split(';')[0] + '; the run goes on from the checkpoint before.', file=out)
+        else: return _tell_finished(args, run, c, out)
+    _same_settings(args, run)
+    learn = run.learner(text=None if 'file' in run.settings['text'] else load_corpus(args.corpus or info['corpus'], encoding=args.encoding))
+    return _fit(args, learn, dict(n_steps=info.get('n_steps'), minutes=info.get('minutes')), info, began, out)
+
+def _tell_finished(args, run, c, out):
     res = dict(nats=None, bits=None, seconds=None, seconds_total=None, steps=c['step'], chars_per_s=None)
     if 'nats' not in c['results']:
         from charrnn_fa.evaluate import evaluate_ids
@@ -186,29 +198,35 @@ def _train_new(args, preset, began, out):
     if source: learn.start_from(source.load_model(), source.vocab)
     n_steps = args.steps or (args.epochs and args.epochs*len(dls.train))
     budget = dict(n_steps=n_steps, minutes=None if n_steps else preset.minutes)
-    run = Run.create(args.run, learn, corpus=args.corpus, valid_pct=args.valid_pct, **budget, **({'from':args.source} if source else {}))
-    if source: run.save(learn, 0, 0, finished=False) # what it starts from, should it be interrupted
-    return _fit(args, run, learn, budget, began, out)
+    return _fit(args, learn, budget, dict(corpus=args.corpus, valid_pct=args.valid_pct, **budget, **({'from':args.source} if source else {})), began, out)
 
-def _fit(args, run, learn, budget, began, out):
-    "Train, measure, store, tell"
+def _fit(args, learn, budget, info, began, out):
+    "Train with checkpoints, measure, tell"
+    from charrnn_fa.checkpoint import Checkpoint
     from charrnn_fa.models import count_params
     p,dls = learn.preset,learn.dls
     print(f"{len(dls.train.ids):,} characters to train on, {len(dls.valid.ids):,} to validate, {len(learn.vocab)} symbols\n"
-          f"{p.arch} with {count_params(learn.model):,} parameters, {learn.precision} on {learn.device}, seed {learn.seed}\n", file=out, flush=True)
+          f"{p.arch} with {count_params(learn.model):,} parameters, {learn.precision} on {learn.device}, seed {learn.seed}", file=out, flush=True)
     learn.remove_cbs(learn.progress)
-    start = time.perf_counter()
-    with learn.no_logging(), learn.no_valid(): n = learn.fit_steps(**budget, cbs=_reporter(out, args.quiet))
-    seconds = time.perf_counter()-start
-    r = learn.evaluate(progress=False)
-    if not math.isfinite(r['nats']): raise CharRNNError(f"The loss is {r['nats']}: training has gone astray; train into another folder with a lower --lr.")
-    chars = learn.chars_seen
-    res = dict(nats=r['nats'], bits=r['bits'], seconds=seconds, seconds_total=time.perf_counter()-began, steps=n, chars_per_s=chars/seconds)
-    run.save(learn, n, n//max(1, len(dls.train)), True, **res)
-    if not args.quiet: print(_indent(learn.generate(n=300, seed=0)) + '\n', file=out)
-    print(f"{n:,} steps in {_time(seconds)} ({chars/seconds:,.0f} characters/s); validation {_loss(r['nats'])} per character\n"
-          f"kept in {run.path}; let it write with: charrnn sample {shlex.quote(str(run.path))}" + " --prompt 'The '"*(set('The ') <= set(learn.vocab)), file=out)
-    return dict(res, finished=True)
+    res = {}
+    def results(learn):
+        seconds,r = ckpt.seconds(),learn.evaluate(progress=_bar())
+        if not math.isfinite(r['nats']): raise CharRNNError(f"The loss is {r['nats']}: training has gone astray; train into another folder with a lower --lr.")
+        res.update(nats=r['nats'], bits=r['bits'], seconds=seconds, seconds_total=time.perf_counter()-began + ckpt.elapsed, chars_per_s=learn.chars_seen/seconds)
+        return res
+    ckpt = Checkpoint(args.run, minutes=1 if args.save_minutes is None else args.save_minutes, steps=args.save_steps, results=results, info=info)
+    with learn.no_logging(), learn.no_valid(): n = learn.fit_steps(**budget, cbs=[_reporter(out, args.quiet), ckpt])
+    if ckpt.trouble: raise CharRNNError(f"The result could not be stored: {str(ckpt.trouble)}")
+    if not args.quiet: print('\n' + _indent(learn.generate(n=300, seed=0)) + '\n', file=out)
+    print(f"{n:,} steps in {_time(res['seconds'])} ({res['chars_per_s']:,.0f} characters/s); validation {_loss(res['nats'])} per character\n"
+          f"kept in {args.run}; let it write with: charrnn sample {shlex.quote(args.run)}" + " --prompt 'The '"*(set('The ') <= set(learn.vocab)), file=out)
+    return dict(res, steps=n, finished=True)
+
+def _bar():
+    "What makes a progress bar of a list, where a person watches; else False"
+    if sys.stderr is None or not sys.stderr.isatty(): return False
+    from tqdm import tqdm
+    return lambda o: tqdm(o, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, leave=False, desc='measuring')
 
 # %% ../nbs/12_cli.ipynb #486b945c
 def sample(args):
@@ -239,25 +257,31 @@ def evaluate(args):
         try: ids = run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
         except CharRNNError as e: raise CharRNNError(str(e).split(';')[0] + '; leave them out with --skip-unknown.') from None
     else: ids = torch.cat([run.ids('train'), run.ids('valid')]) if args.whole else run.ids('valid')
-    r = evaluate_ids(run.load_model(), ids, args.context, progress=False)
+    r = evaluate_ids(run.load_model(), ids, args.context, progress=_bar())
     if not args.json: print(f"{_loss(r['nats'])} per character, perplexity {r['perplexity']:.2f}, {r['accuracy']:.1%} of {r['n_chars']:,} characters right, "
                             + ('one stream' if r['context'] == 'carry' else f"windows of {r['context']}"))
     return r
 
+_where = dict(local='on this machine', mounted='copied to the store', uploaded='uploaded')
+
 def info(args):
     "`charrnn info`"
     from charrnn_fa.runs import Run
+    from charrnn_fa.mirror import mirrored
     run = Run(args.run)
-    d = run.info()
+    d,copied = run.info(),mirrored(args.run)
+    for c in d['checkpoints']: c['state'] = copied.get(c['file'], 'local')
     if not args.json:
         s,p = run.settings,run.preset
         state = f"finished after {d['step']:,} steps" if d['finished'] else f"not finished, {d['step']:,} steps stored"
-        print(f"{run.path}: {state}, {d['epoch']} epochs\n"
+        print(f"{run.path}: {state}, {d['epoch']} epochs" + (f"; taken up again after step {', '.join(map(str, d['resumes']))}" if d['resumes'] else '') + '\n'
               f"  {p.arch}, {p.n_layers} x {p.n_hid}, {d['n_params']:,} parameters, {d['vocab_size']} symbols, {s['precision']}, seed {s['seed']}\n"
               f"  text: {s['info'].get('corpus', 'unknown')}, {s['text']['n_train']:,} characters to train on, {s['text']['n_valid']:,} to validate"
               + ('' if 'file' in s['text'] else ', not kept'))
-        if d['checkpoints']: print(f"  validation: {_loss(run.newest()['results']['nats'])} per character" if 'nats' in run.newest()['results'] else '', end='\n')
-        if d['weights_sha256']: print(f"  weights: SHA-256 {d['weights_sha256'][:16]}..., all files verified")
+        if 'nats' in run.newest()['results']: print(f"  validation: {_loss(run.newest()['results']['nats'])} per character")
+        for c in d['checkpoints']: print(f"  step {c['step']:>9,}  {c['size']/1e6:7.1f} MB  {'whole' if c['verified'] else 'DAMAGED'}, {_where[c['state']]}")
+        for o in d['damaged'].values(): print(f'  {o}')
+        print(f"  weights: SHA-256 {d['weights_sha256'][:16]}...")
     return d
 
 # %% ../nbs/12_cli.ipynb #5e8cc7b7
@@ -296,8 +320,8 @@ def main(
     args = parser().parse_args(argv)
     say = lambda s: print(f'charrnn: {s}', file=sys.stderr)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda m, category, *_: say(f'note: {m}') if issubclass(category, TextWarning) else None
-        warnings.simplefilter('always', TextWarning)
+        warnings.showwarning = lambda m, category, *_: say(f'note: {m}') if category.__module__.startswith('charrnn_fa.') else None
+        warnings.simplefilter('always', UserWarning)
         try:
             with contextlib.redirect_stdout(sys.stderr) if getattr(args, 'json', False) else contextlib.nullcontext(): res = _commands[args.command](args)
             if getattr(args, 'json', False): print(json.dumps(res))

@@ -17,7 +17,7 @@ def evaluate_ids(
     model:nn.Module, # `logits, state = model(x, state)`
     ids:Tensor, # A text as ids, (n+1,)
     context='carry', # `'carry'` or the length of the windows
-    progress:bool=False, # Show a bar
+    progress=False, # Show a bar; or what makes one of a list, such as `tqdm`
 )->dict: # nats, bits, perplexity, accuracy, n_chars, context
     "How well `model` predicts every character of a text but the first"
     if len(ids) < 2: raise CharRNNError("A text of at least two characters is needed to measure a loss; give a longer one.")
@@ -26,7 +26,7 @@ def evaluate_ids(
     if context != 'carry': context = _window(context)
     batches = _carry_batches(ids) if context == 'carry' else _window_batches(ids, context)
     with evaluating(model):
-        for x,y in progress_bar(batches, leave=False) if progress else batches:
+        for x,y in progress(batches) if callable(progress) else progress_bar(batches, leave=False) if progress else batches:
             logits,state = model(x.long().to(device), state if context == 'carry' else None)
             logp,y = logits.double().log_softmax(-1),y.long().to(device)
             nats -= logp.gather(-1, y[...,None]).sum().item()

@@ -233,7 +233,8 @@ def _leftover(name): return name.startswith(('.', 'text-', 'step-00000000-', 'ow
 def is_ours(name): return _leftover(name) or name == 'run.json' or name.startswith('step-') or name.isdigit() # a further fit has a number
 
 def old_ones(cs, keep, max_bytes=math.inf)->list:
-    "Which of the manifests `cs`, newest first, are to go"
+    "Which of the manifests `cs`, newest first, are to go; a finished run needs no beginning"
+    if cs and cs[0]['finished'] and cs[-1]['step'] == 0 and len(cs) > 1: return old_ones(cs[:-1], keep, max_bytes) + cs[-1:]
     stay,total = 0,0
     for m in cs:
         total += m['size']

@@ -100,15 +100,19 @@ class Run(RunFolder):
                 for k,p in params.items(): p.copy_(ts[k])
         return model.to(device)
 
-    def load(self,
+    def learner(self,
         device=None, # Default: the GPU if there is one
         text:str=None, # The text of the run, if it was too long to be kept
     )->CharLearner:
-        "A Learner with text, settings and, if there are some, weights of the run"
+        "A Learner with text and settings of the run, and fresh weights"
         if text is not None: train,valid = split_text(text, self.settings['info']['valid_pct'])
         else: train,valid = (self.vocab.textify(self.ids(o)) for o in ('train', 'valid'))
         dls = CharDataLoaders.from_documents([train, valid], [[0], [1]], vocab=self.vocab, seed=self.settings['seed'], device=device, **self.preset.dls)
-        learn = char_learner(dls, preset=self.preset, precision=self.settings['precision'] if _has(self.settings['precision'], dls.device) else None)
+        return char_learner(dls, preset=self.preset, precision=self.settings['precision'] if _has(self.settings['precision'], dls.device) else None)
+
+    def load(self, device=None, text=None)->CharLearner:
+        "The same with the weights of the run, if there are some"
+        learn = self.learner(device, text)
         if self.checkpoints(): learn.model.load_state_dict(self.load_model(learn.device).state_dict())
         return learn
 

@@ -110,7 +110,7 @@ class MountStore:
                     with suppress(OSError): answers.append((k, os.getxattr(fd, k).decode(errors='replace').strip('\0').lower()))
             finally: os.close(fd)
         if not answers: return None
-        return not any(v == 'true' if k.endswith('uncommitted') else v.startswith('local-') for k,v in answers)
+        return not any(v in ('true', '1') if k.endswith('uncommitted') else v.startswith('local-') for k,v in answers)
 
 # %% ../nbs/07_store.ipynb #2e850dae
 class UrlStore:
