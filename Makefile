@@ -1,11 +1,13 @@
 # Two commands for everyone: `make demo` and `make test`. Each does its own set-up in .venv; the second time that is done already.
+# `make test-colab` runs the tutorials with the versions that Colab has, in .venv-colab (Python 3.13, as root; see tests/colab/run.py).
 # PIP_FLAGS goes to pip; on Linux without a GPU, PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" avoids gigabytes of CUDA.
 PYTHON ?= python3
+PYTHON313 ?= python3.13
 PIP_FLAGS ?=
 BIN := .venv/bin
 META := settings.ini pyproject.toml setup.py
 
-.PHONY: demo test bench readme docs clean
+.PHONY: demo test test-colab bench readme docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.package
@@ -15,6 +17,9 @@ demo: .venv/.package
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-colab:
+	@PYTHON313="$(PYTHON313)" PIP_FLAGS="$(PIP_FLAGS)" OMP_NUM_THREADS=1 $(PYTHON) tests/colab/run.py
 
 bench: .venv/.package
 	$(BIN)/python benchmarks/fit_overhead.py
@@ -41,4 +46,4 @@ docs: .venv/.dev
 	@touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info _docs
+	rm -rf .venv .venv-colab build dist *.egg-info _docs

@@ -1,0 +1,369 @@
+"""A pass-through FUSE file system with faults, in a process of its own, that looks like Colab's Drive mount (`fuse.drive`)
+
+`python tests/faultfs.py MOUNTPOINT BACKING CONTROL` ends with its parent or with SIGTERM. CONTROL is a JSON file; it is read anew at each call, so faults
+come and go while the folder is mounted; counts start again when it changes. `DriveMount` does all that for a test. All keys are off by default:
+
+errno         {op: number or [number, after] or [number, after, times]}: the first `after` calls succeed, then `times` calls (default: all) fail.
+              Ops: getattr (also each look-up of a name), readdir, opendir, open, create, read, write, truncate, flush (= close), fsync, fsyncdir, rename,
+              unlink, mkdir, rmdir, chmod, chown, utimens, statfs, getxattr.
+              An errno from `release` is seen by nobody, and ENOSYS (38) of fsync or getxattr lasts until the next mount.
+delay         {op: seconds} before the op; ends early when its key goes. The kernel holds its own locks meanwhile: a create, mkdir, unlink, rename or readdir
+              that hangs lets the folder's other changes, listings and look-ups of unknown names hang too, a write or truncate that file's changes
+match         a pattern such as '*.json': errno and delay only for paths (from the mount's root, starting with /) that match it
+kbps          write throughput in kB/s, for each call
+zero          true: writes are accepted and thrown away; seconds: the file becomes empty so long after its last write
+uncommitted   seconds after its last write for which `user.drive.uncommitted` of a file is 'true', or true for ever; otherwise ENODATA
+uncommitted_says  what it says instead of ['true', 'false'], such as ['1', '0']
+ids           true: `user.drive.id` is 'local-...' until committed, then an id that stays, also in the cloud folder; otherwise ENODATA
+trash         a folder to which unlinked files go; a file truncated before has 0 bytes there
+duplicates    true: a rename over an existing file makes 'name (1).ext' instead
+torn_rename   seconds between the target's removal and its coming back in a rename over an existing file
+stale         seconds for which folder listings, and size and contents of files, stay as they were before a change, whether made here or in BACKING.
+              What was made here since this was switched on is known here at once, but not listed.
+readonly      true: EROFS for all that writes
+cloud         a folder to which closed files are uploaded `uncommitted` seconds (or at once) after their last write; what is deleted is deleted there at once
+"""
+import ctypes
+import errno
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from fnmatch import fnmatch
+from functools import wraps
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ.setdefault('FUSE_LIBRARY_NAME', 'fuse3')     # mfusepy takes libfuse 2 first
+try: from mfusepy import FUSE, Operations, fuse_version_major, fuse_version_minor
+except (ImportError, OSError, AttributeError) as e: FUSE,Operations,fuse_version_major,no_fuse = object,object,0,f'mfusepy: {e}'
+else: no_fuse = None if fuse_version_major == 3 else 'mfusepy found libfuse 2; this needs libfuse 3'
+
+
+def missing():
+    "Why a file system cannot be mounted here, or None"
+    if not sys.platform.startswith('linux') or os.geteuid(): return 'faultfs needs Linux and root'
+    caps = int(next(o for o in Path('/proc/self/status').read_text().splitlines() if o.startswith('CapEff')).split()[1], 16)
+    if not caps >> 21 & 1: return 'faultfs needs CAP_SYS_ADMIN to mount'
+    return 'faultfs needs /dev/fuse' if not os.path.exists('/dev/fuse') else no_fuse
+
+
+def op(writes=False):
+    "A call of the file system: faults first; `writes`: not in a read-only one, and what it changes may stay unseen"
+    def _wrap(f):
+        @wraps(f)
+        def _f(self, path, *args):
+            if path is None: path = self.opened[args[-1]].path
+            self.fault(f.__name__, path)
+            if not writes: return f(self, path, *args)
+            if self.faults.get('readonly'): raise OSError(errno.EROFS, 'read-only')
+            paths = [path, args[0]] if f.__name__ == 'rename' else [path]
+            self.glance(*paths)
+            try: return f(self, path, *args)
+            finally: self.glance(*paths)
+        return _f
+    return _wrap
+
+
+class DriveFS(Operations):
+    use_ns = True
+    def __init__(self, backing, control):
+        self.backing,self.control,self.mutex,self.now = Path(backing), Path(control), threading.RLock(), time.monotonic
+        self.raw,self._faults,self.calls,self.counted = b'', {}, Counter(), Counter()
+        self.opened,self.written,self.uploaded,self.views,self.born = {}, {}, {}, {}, set()
+
+    def init_with_config(self, conn, config):
+        # direct_io: each read and write arrives here; 1 << 28 is FUSE_CAP_DIRECT_IO_ALLOW_MMAP, without which shared maps fail
+        config.direct_io = config.nullpath_ok = config.hard_remove = 1
+        conn.want |= conn.capable & 1 << 28
+        threading.Thread(target=self.background, daemon=True).start()
+        print('mounted', flush=True)     # and the signal handlers are set
+
+    @property
+    def faults(self):
+        try: raw = self.control.read_bytes()
+        except OSError: raw = b'{}'
+        with self.mutex:
+            if raw != self.raw:
+                try: self._faults = json.loads(raw)
+                except ValueError: return self._faults
+                self.raw = raw
+                self.counted.clear()
+                if not self._faults.get('stale'): self.views,self.born = {}, set()
+            return self._faults
+
+    def fault(self, name, path):
+        faults = self.faults
+        self.calls[name] += 1
+        if not fnmatch(path, faults.get('match', '*')): return
+        self.wait(faults.get('delay', {}).get(name, 0), lambda: self.faults.get('delay', {}).get(name))
+        with self.mutex:
+            self.counted[name] += 1
+            n = self.counted[name]
+        if name in faults.get('errno', {}): self.fail(n, *(e if isinstance(e := faults['errno'][name], list) else [e]))
+
+    def fail(self, n, number, after=0, times=float('inf')):
+        if after < n <= after+times: raise OSError(number, os.strerror(number))
+
+    def wait(self, seconds, still):
+        end = self.now() + seconds
+        while (left := end-self.now()) > 0 and still(): time.sleep(min(left, 0.02))
+
+    def real(self, path): return self.backing/path.lstrip('/')
+    def exists(self, path): return os.path.lexists(self.real(path))
+
+    # --- what is seen, perhaps late
+    def view(self, key, sig, load):
+        "`load()` as it was before `sig` changed, for `stale` seconds"
+        with self.mutex:
+            old,now = self.views.get(key), self.now()
+            if old and old.sig != sig and old.since is None: old.since = now
+            if not old or (old.sig != sig and now-old.since >= self.faults.get('stale', 0)):
+                old = self.views[key] = SimpleNamespace(sig=sig, value=load(), since=None)
+            return old.value
+
+    def look(self, path):
+        "Stat of `path`, and its contents if they may be stale"
+        st = os.lstat(self.real(path))
+        if not self.faults.get('stale') or not stat.S_ISREG(st.st_mode) or path in self.born: return st,None
+        return self.view(path, (st.st_size, st.st_mtime_ns, st.st_ino), lambda: (st, self.real(path).read_bytes()))
+
+    def listing(self, path):
+        names = sorted(os.listdir(self.real(path)))
+        return self.view((path, 'names'), names, lambda: names) if self.faults.get('stale') else names
+
+    def glance(self, *paths):
+        "Look before a change, so that there is something to be stale, and after it, so that its time runs"
+        for o in paths if self.faults.get('stale') else ():
+            for f,arg in (self.listing, os.path.dirname(o)), (self.look, o):
+                try: f(arg)
+                except OSError: pass
+
+    # --- what is uploaded
+    def id(self, path):
+        real = self.real(path)
+        try: return os.getxattr(real, 'user.faultfs.id').decode()
+        except OSError: new = uuid.uuid4().hex
+        try: os.setxattr(real, 'user.faultfs.id', new.encode())
+        except OSError: return f'{os.lstat(real).st_ino:032x}'
+        return new
+
+    def due(self, path):
+        "Whether all of `path` had its time to be uploaded"
+        u = self.faults.get('uncommitted')
+        return u is not True and self.now()-self.written.get(path, -1e9) >= (u or 0)
+
+    def committed(self, path):
+        if not self.faults.get('cloud') or path not in self.written: return path not in self.written or self.due(path)
+        return self.uploaded.get(path, (None,))[0] == self.written[path]
+
+    def background(self):
+        while True:
+            time.sleep(0.02)
+            try: self.background_step()
+            except OSError: pass     # something went while it was looked at: next time
+
+    def background_step(self):
+        zero,cloud = self.faults.get('zero'), self.faults.get('cloud')
+        if zero and zero is not True:
+            for path,t in list(self.written.items()):
+                if self.now()-t >= zero and self.exists(path) and self.real(path).is_file(): os.truncate(self.real(path), 0)
+        if not cloud: return
+        files = {'/'+str(o.relative_to(self.backing)): o for o in sorted(self.backing.rglob('*'))}
+        for o in sorted(Path(cloud).rglob('*'), reverse=True):
+            if '/'+str(o.relative_to(cloud)) not in files: o.rmdir() if o.is_dir() else o.unlink()
+        for path,o in files.items():
+            to,t,st = Path(cloud)/path[1:], self.written.get(path), o.lstat()
+            if o.is_dir(): to.mkdir(parents=True, exist_ok=True)
+            sig = t,st.st_size,st.st_mtime_ns,st.st_ino
+            if o.is_dir() or not self.due(path) or self.uploaded.get(path) == sig: continue
+            if any(h.path == path and h.writing for h in list(self.opened.values())): continue
+            self.id(path)
+            tmp = f'{cloud}.{uuid.uuid4().hex}'
+            shutil.copy2(o, tmp)     # with the id
+            with self.mutex:
+                if self.written.get(path) == t and o.exists(): os.replace(tmp, to); self.uploaded[path] = sig
+                else: os.unlink(tmp)
+
+    # --- the calls
+    def handle(self, fd, path, writing=False, view=None):
+        self.opened[fd] = SimpleNamespace(path=path, writing=writing, view=view)
+        return fd
+
+    @op()
+    def getattr(self, path, fh=None):
+        st = self.opened[fh].view or (os.fstat(fh),) if fh else self.look(path)
+        keys = 'mode nlink uid gid size blocks'.split()
+        return {**{f'st_{o}': getattr(st[0], f'st_{o}') for o in keys}, **{f'st_{o}time': getattr(st[0], f'st_{o}time_ns') for o in 'amc'}}
+
+    @op()
+    def opendir(self, path): return self.handle(os.open(self.real(path), os.O_RDONLY), path)
+    @op()
+    def readdir(self, path, fh): return ['.', '..', *self.listing(path)]
+    @op()
+    def fsyncdir(self, path, datasync, fh): return 0
+
+    @op()
+    def open(self, path, flags):
+        writing = bool(flags & (os.O_WRONLY|os.O_RDWR|os.O_TRUNC))
+        if writing and self.faults.get('readonly'): raise OSError(errno.EROFS, 'read-only')
+        view = self.look(path)
+        # the kernel gives the place of each write, and Linux's pwrite would not heed it with O_APPEND
+        fd = os.open(self.real(path), flags & (os.O_WRONLY|os.O_RDWR|os.O_TRUNC))
+        if flags & os.O_TRUNC: self.touch(path)
+        return self.handle(fd, path, writing, None if writing or view[1] is None else view)
+
+    @op(True)
+    def create(self, path, mode):
+        fd = os.open(self.real(path), os.O_RDWR|os.O_CREAT, mode)
+        if self.faults.get('stale'): self.born.add(path)
+        self.touch(path)
+        return self.handle(fd, path, True)
+
+    @op()
+    def read(self, path, size, offset, fh):
+        view = self.opened[fh].view
+        return view[1][offset:offset+size] if view else os.pread(fh, size, offset)
+
+    @op(True)
+    def write(self, path, data, offset, fh):
+        faults = self.faults
+        if faults.get('kbps'): self.wait(len(data)/1000/faults['kbps'], lambda: self.faults.get('kbps'))
+        n = len(data) if faults.get('zero') is True else os.pwrite(fh, data, offset)
+        self.touch(path)
+        return n
+
+    def touch(self, path):
+        with self.mutex: self.written[path] = self.now()
+
+    @op(True)
+    def truncate(self, path, length, fh=None):
+        os.truncate(fh or self.real(path), length)
+        self.touch(path)
+
+    @op()
+    def flush(self, path, fh): return 0
+    @op()
+    def fsync(self, path, datasync, fh): return 0
+
+    def release(self, path, fh):
+        try: self.fault('release', self.opened.pop(fh).path)
+        finally: os.close(fh)
+    releasedir = release
+
+    @op(True)
+    def unlink(self, path):
+        trash = self.faults.get('trash')
+        if trash:
+            os.makedirs(trash, exist_ok=True)
+            shutil.move(self.real(path), Path(trash)/f'{uuid.uuid4().hex[:8]}-{os.path.basename(path)}')
+        else: os.unlink(self.real(path))
+        for o in self.written,self.uploaded: o.pop(path, None)
+        self.born.discard(path)
+
+    @op(True)
+    def rename(self, old, new):
+        faults,stem,ext,n = self.faults, *os.path.splitext(new), 0
+        if self.exists(new) and faults.get('torn_rename') and not self.real(new).is_dir():
+            os.unlink(self.real(new))
+            self.wait(faults['torn_rename'], lambda: self.faults.get('torn_rename'))
+        while faults.get('duplicates') and self.exists(new): n += 1; new = f'{stem} ({n}){ext}'
+        if faults.get('stale'): (self.born.discard if self.exists(new) else self.born.add)(new); self.glance(new)
+        with self.mutex:
+            os.rename(self.real(old), self.real(new))
+            moved = lambda p: new+p[len(old):] if p == old or p.startswith(old+'/') else p
+            self.written = {moved(k): v for k,v in self.written.items() if k != new}
+            for o in old,new: self.uploaded.pop(o, None)
+            self.born.discard(old)
+            for o in list(self.opened.values()): o.path = moved(o.path)
+
+    @op(True)
+    def mkdir(self, path, mode): os.mkdir(self.real(path), mode)
+    @op(True)
+    def rmdir(self, path): os.rmdir(self.real(path))
+    @op(True)
+    def chmod(self, path, mode): os.chmod(self.real(path), mode)
+    @op(True)
+    def chown(self, path, uid, gid): os.chown(self.real(path), uid, gid)
+    @op(True)
+    def utimens(self, path, times=None): os.utime(self.real(path), ns=times)
+
+    @op()
+    def statfs(self, path):
+        st = os.statvfs(self.real(path))
+        return {o: getattr(st, o) for o in dir(st) if o.startswith('f_') and o not in ('f_fsid', 'f_flag')}
+
+    def getxattr(self, path, name):
+        if name == 'user.faultfs.calls': return json.dumps(self.calls).encode()
+        # the kernel asks for security attributes on its own
+        if name.startswith('user.'): self.fault('getxattr', path)
+        faults = self.faults
+        if name == 'user.drive.id' and faults.get('ids'): return (('1' if self.committed(path) else 'local-') + self.id(path)).encode()
+        if name == 'user.drive.uncommitted' and faults.get('uncommitted') is not None:
+            return faults.get('uncommitted_says', ['true', 'false'])[self.committed(path)].encode()
+        raise OSError(errno.ENODATA, 'no such attribute')
+
+
+class _FUSE(FUSE):
+    # mfusepy loses the file handle of ftruncate
+    def truncate_fuse_3(self, path, length, fip): return self.operations.truncate(path and os.fsdecode(path), length, fip.contents.fh if fip else None)
+
+
+class DriveMount:
+    "`DriveFS` on `tmp_path/'drive'`, kept in `tmp_path/'backing'`, in a process of its own; `faults` as in CONTROL"
+    def __init__(self, tmp_path, **faults):
+        tmp = Path(tmp_path).resolve()
+        self.mountpoint,self.backing,self.file,self.process = tmp/'drive', tmp/'backing', tmp/'faults.json', None
+        self.control(**faults)
+        self.remount()
+
+    def control(self, **faults):
+        "These faults and no others from now on"
+        tmp = self.file.with_suffix('.new')
+        tmp.write_text(json.dumps(faults, default=str))
+        os.replace(tmp, self.file)
+
+    def mounted(self):
+        where = str(self.mountpoint).replace(' ', r'\040')
+        return any(o.split()[4] == where and ' - fuse.drive ' in o for o in Path('/proc/self/mountinfo').read_text().splitlines())
+
+    def remount(self, backing=None):
+        "Mount (again), perhaps what another folder holds"
+        self.close()
+        if backing: self.backing = Path(backing)
+        for o in self.mountpoint,self.backing: o.mkdir(exist_ok=True)
+        self.process = subprocess.Popen([sys.executable, __file__, self.mountpoint, self.backing, self.file], cwd='/', stdout=subprocess.PIPE)
+        if not (self.process.stdout.readline() and self.mounted()): self.close(); raise RuntimeError('the file system did not mount')
+
+    def calls(self):
+        "How often each op was called since the mount; a fault of getattr meets this too"
+        return Counter(json.loads(os.getxattr(self.mountpoint, 'user.faultfs.calls')))
+
+    def kill(self):
+        "SIGKILL: from now on errno 107, also for calls that hang"
+        if self.process: self.process.kill(); self.process.wait(); self.process.stdout.close()
+
+    def unmount(self, lazy=True):
+        "`umount -l`, by the system call: the command may hang where the file system does"
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.umount2(os.fsencode(self.mountpoint), 2 if lazy else 0): raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def close(self):
+        self.kill()
+        while self.mounted(): self.unmount()
+    def __enter__(self): return self
+    def __exit__(self, *args): self.close()
+
+
+if __name__ == '__main__':
+    mountpoint,backing,control = map(os.path.abspath, sys.argv[1:4])
+    ctypes.CDLL(None).prctl(1, 15)     # SIGTERM, hence a clean unmount, when the parent ends
+    threads = {'max_threads': 100} if fuse_version_minor >= 12 else {}     # 10 calls that hang would be the end
+    _FUSE(DriveFS(backing, control), mountpoint, foreground=True, nothreads=False, fsname='drive', subtype='drive', allow_other=True,
+          default_permissions=True, attr_timeout=0, entry_timeout=0, negative_timeout=0, ac_attr_timeout=0, **threads)
