@@ -16,4 +16,8 @@ from .presets import *
 from .schedule import *
 from .loop import *
 from .learner import *
-from .runs import *
+from .files import RunError, RunWarning
+from .runs import Run, load_run, save_run, weights_sha256
+from .store import StoreError
+from .checkpoint import Checkpoint
+from .colab import *

@@ -90,7 +90,7 @@ class Checkpoint(Callback):
         store_attr('minutes,steps,keep,wait,local,allow_changes,results,info,quiet,storage_options')
         self.active,self.told = False,deque()
 
-    def __repr__(self): return f'Checkpoint({UrlStore.__str__(self)})'
+    def __repr__(self): return f'{type(self).__name__}({UrlStore.__str__(self)})'
 
     def __call__(self, event_name):
         "As fastai's, but an error for people stays one sentence"

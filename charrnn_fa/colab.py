@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['ColabError', 'on_colab', 'has_frontend', 'call_with_deadline', 'mount_type', 'drive_mounted', 'mount_drive', 'secret',
-           'runtime', 'runtime_line']
+           'runtime', 'runtime_line', 'DriveCheckpoint']
 
 # %% ../nbs/09_colab.ipynb #87cc1060
-import os, platform, re, shutil, signal, sys, threading, time
+import os, platform, re, shutil, signal, sys, threading, time, warnings
 from importlib.metadata import version
 from pathlib import Path
 import torch
+from .checkpoint import Checkpoint
 from .corpus import CharRNNError
+from .files import RunWarning
 from .precision import best_precision
 
 # %% ../nbs/09_colab.ipynb #c64a2ac6
@@ -195,3 +197,25 @@ def runtime_line()->str:
     gpu = f"{d['gpu']} ({gb(d['gpu_memory'])} GB, {d['precision']})" if d['gpu'] else f"no GPU ({d['precision']})"
     return (f"{'Colab' if d['colab'] else 'Not Colab'}: {gpu}, {d['cores']} core{'s'*(d['cores']!=1)}, {gb(d['ram'])} GB RAM, {gb(d['disk_free'], 0)} GB disk free, "
             f"Python {d['python']}, torch {d['torch']}, fastai {d['fastai']}")
+
+# %% ../nbs/09_colab.ipynb #abf384bc
+class DriveCheckpoint(Checkpoint):
+    "A `Checkpoint` in the user's Drive on Colab, in a local folder elsewhere"
+    def __init__(self,
+        name:str, # Of the run; a folder in Drive
+        minutes:float=5, # Between saves
+        local:bool=False, # Go on without Drive if it cannot be had
+        **kwargs # See `Checkpoint`
+    ):
+        parts = str(name).strip().split('/')
+        if '' in parts or '..' in parts or '.' in parts or ':' in str(name): raise ColabError(f"{name!r} cannot be the name of a run; give one such as 'my-run', which becomes a folder.")
+        super().__init__(_drive_folder(parts, local), minutes, local=local, **kwargs)
+
+def _drive_folder(parts, local):
+    if not on_colab(): return os.path.join('runs', *parts)
+    try: drive = mount_drive()
+    except ColabError as e:
+        if not local: raise
+        drive = Path('/content/drive/MyDrive')
+        warnings.warn(str(e), RunWarning)
+    return os.path.join(drive, 'charrnn_fa', *parts)

@@ -9,7 +9,8 @@ __all__ = ['corpus_names', 'shakespeare', 'CharRNNError', 'CorpusError', 'TextWa
            'load_corpus']
 
 # %% ../nbs/00_corpus.ipynb #787669bb
-import codecs, glob, hashlib, json, os, re, sysconfig, tokenize, warnings
+import codecs, glob, gzip, hashlib, json, os, re, sysconfig, tokenize, warnings, zlib
+from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -185,18 +186,46 @@ def _no_page(path, url):
     if re.match(rb'(<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(!doctype html|html|head|body)[\s>]', head, re.S) and not urlsplit(url).path.endswith(('.html', '.htm')):
         raise CorpusError(f"{url} gave a web page instead of a text (is it a preview, a login or a quota page?)")
 
+_patience = 4,30 # seconds to wait for a connection, and for the next bytes
+
 def _http(url, out, progress):
-    import pooch
-    if not progress: return pooch.HTTPDownloader(timeout=(4, 30))(url, out, None)
-    from tqdm.auto import tqdm
-    with tqdm(unit='B', unit_scale=True, desc=url.rsplit('/', 1)[-1][:40], total=1, leave=False) as bar: # pooch sets the real total
-        pooch.HTTPDownloader(progressbar=bar, timeout=(4, 30))(url, out, None)
+    import pooch, requests
+    packed = False
+    def check(r, **_): # comes for every answer, redirects included
+        nonlocal packed
+        if r.ok and r.status_code != 200 and not r.is_redirect: raise requests.exceptions.HTTPError(response=r)
+        packed = r.headers.get('Content-Encoding', '').lower() in ('gzip', 'x-gzip')
+        if packed: del r.raw.headers['Content-Encoding'] # urllib3 would unpack it, and take a stream without its end for a whole one
+    def get(bar): pooch.HTTPDownloader(progressbar=bar, timeout=_patience, headers={'Accept-Encoding': 'gzip'}, hooks=dict(response=check))(url, out, None)
+    if progress:
+        from tqdm.auto import tqdm
+        with tqdm(unit='B', unit_scale=True, desc=url.rsplit('/', 1)[-1][:40], total=1, leave=False) as bar: get(bar) # pooch sets the real total
+    else: get(False)
+    if packed: _unpack(Path(out))
+
+def _unpack(path):
+    import requests
+    try: path.write_bytes(gzip.decompress(path.read_bytes()))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as e: raise requests.exceptions.ContentDecodingError(str(e)) from None
+
+@contextmanager
+def _time_limit():
+    "Within, requests without a time limit get `_patience`; gdown 5 takes none, and `socket.setdefaulttimeout` does not reach requests"
+    import requests
+    real = requests.Session.request
+    def request(self, *args, timeout=None, **kwargs): return real(self, *args, timeout=timeout or _patience, **kwargs)
+    requests.Session.request = request
+    try: yield
+    finally: requests.Session.request = real
 
 def _drive(id, out, progress):
     import gdown, requests
-    try: got = gdown.download(id=id, output=str(out), quiet=not progress, use_cookies=False)
+    try:
+        with _time_limit(): got = gdown.download(id=id, output=str(out), quiet=not progress, use_cookies=False)
     except requests.exceptions.RequestException: raise
     except Exception as e: raise CorpusError(f"Drive did not give the file ({str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__})") from e
+    finally:
+        for o in Path(out).parent.glob(f'{Path(out).name}*.part'): o.unlink() # gdown leaves what it had
     if got is None: raise CorpusError("Drive did not give the file (not shared with everyone, or too many accesses today)")
 
 # %% ../nbs/00_corpus.ipynb #09463ec5
@@ -239,8 +268,9 @@ def _why(e):
     import requests
     if isinstance(e, CorpusError): return str(e).removesuffix('.')
     if isinstance(e, requests.exceptions.HTTPError): return f'the server answered {e.response.status_code}'
-    if isinstance(e, requests.exceptions.Timeout): return 'the server did not answer in time'
+    if isinstance(e, requests.exceptions.Timeout) or 'timed out' in str(e): return 'the server did not answer in time'
     if isinstance(e, requests.exceptions.ChunkedEncodingError): return 'the connection broke before the file was whole'
+    if isinstance(e, requests.exceptions.ContentDecodingError): return 'the compressed transfer was cut short or damaged'
     if isinstance(e, requests.exceptions.ConnectionError): return 'no connection'
     if isinstance(e, requests.exceptions.RequestException): return type(e).__name__
     if isinstance(e, OSError): return e.strerror or str(e)

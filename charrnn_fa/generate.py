@@ -9,6 +9,7 @@ __all__ = ['check_sampling', 'next_probs', 'draw', 'Uniforms', 'evaluating', 'st
 # %% ../nbs/04_generate.ipynb #ec358b77
 import secrets, torch
 from contextlib import contextmanager
+from fastcore.meta import delegates
 from torch import nn, Tensor
 from .corpus import CharRNNError
 
@@ -118,45 +119,38 @@ def stream(
     top_p:float=None, # Keep the smallest set with this probability
     min_p:float=None, # Keep those with at least this share of the best one's probability
     stop=None, # String, or several, at which to end; not part of the result
-    seed:int=None, # None draws one
+    seed:int=None, # None draws one; sample i uses seed+i
+    bs:int=None, # Number of samples; their pieces come as pairs (i, piece)
 ):
     "New text, piece by piece as it is made"
-    _check(vocab, n)
-    stops,tail = _stops(stop),''
-    ids = sample_ids(model, prime(vocab, prompt), 1, seed, vocab.stoi.get(vocab.unk), temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    for _,i in zip(range(n), ids):
-        tail += vocab[int(i)]
-        if any(tail.endswith(o) for o in stops):
-            tail = tail[:min(len(tail)-len(o) for o in stops if tail.endswith(o))]
-            break
-        keep = max((k for o in stops for k in range(1, len(o)) if tail.endswith(o[:k])), default=0) # may become a stop
-        if len(tail) > keep: yield tail[:len(tail)-keep]; tail = tail[len(tail)-keep:]
-    if tail: yield tail
+    _check(vocab, n, 1 if bs is None else bs)
+    stops,tails,rows = _stops(stop),['']*(bs or 1),list(range(bs or 1))
+    def piece(i, s): return s if bs is None else (i, s)
+    ids = sample_ids(model, prime(vocab, prompt), bs or 1, seed, vocab.stoi.get(vocab.unk), temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    for _,new in zip(range(n), map(Tensor.tolist, ids)):
+        for i in rows[:]:
+            tail = tails[i] + vocab[new[i]]
+            keep = max((k for s in stops for k in range(1, len(s)) if tail.endswith(s[:k])), default=0) # may become a stop
+            if ends := [len(s) for s in stops if tail.endswith(s)]:
+                tail,keep = tail[:-max(ends)],0
+                rows.remove(i)
+            if len(tail) > keep: yield piece(i, tail[:len(tail)-keep])
+            tails[i] = tail[len(tail)-keep:]
+        if not rows: return
+    for i in rows:
+        if tails[i]: yield piece(i, tails[i])
 
+@delegates(stream)
 def generate(
     model:nn.Module, # `logits, state = model(x, state)`
     vocab, # `CharVocab` of the model
     prompt:str='', # Text to go on from; part of the result
     n:int=300, # New characters
-    temperature:float=0.8, # 0 for the best character
-    top_k:int=None, # Keep the k best
-    top_p:float=None, # Keep the smallest set with this probability
-    min_p:float=None, # Keep those with at least this share of the best one's probability
-    stop=None, # String, or several, at which to end; not part of the result
-    seed:int=None, # None draws one; sample i uses seed+i
+    *,
     bs:int=None, # Number of samples
-): # A string; with `bs` a list of strings
+    **kwargs
+)->str: # With `bs` a list of strings
     "Continue `prompt` by `n` characters"
-    _check(vocab, n, 1 if bs is None else bs)
-    stops,done = _stops(stop),{}
-    ids = sample_ids(model, prime(vocab, prompt), bs or 1, seed, vocab.stoi.get(vocab.unk), temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    texts = ['']*(bs or 1)
-    for _,o in zip(range(n), ids):
-        for r,i in enumerate(o.tolist()):
-            if r in done: continue
-            texts[r] += vocab[i]
-            ends = [len(s) for s in stops if texts[r].endswith(s)]
-            if ends: done[r] = texts[r][:-max(ends)]
-        if len(done) == len(texts): break
-    res = [prompt + done.get(r, t) for r,t in enumerate(texts)]
-    return res if bs else res[0]
+    texts = [prompt]*(bs or 1)
+    for i,s in stream(model, vocab, prompt, n, bs=1 if bs is None else bs, **kwargs): texts[i] += s
+    return texts if bs else texts[0]

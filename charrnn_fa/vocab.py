@@ -86,8 +86,12 @@ class CharVocab:
     )->Tensor: # (len(text),), shorter if characters are skipped
         "The ids of `text`"
         wide = torch.empty(0, dtype=dtype).numpy().dtype
-        parts = [self._encode(text[i:i+_step], unknown) for i in range(0, len(text), _step)]
-        return torch.from_numpy(np.concatenate(parts, dtype=wide, casting='unsafe')) if parts else torch.zeros(0, dtype=dtype)
+        res,n = np.empty(len(text), wide),0
+        for i in range(0, len(text), _step):
+            ids = self._encode(text[i:i+_step], unknown)
+            res[n:n+len(ids)] = ids
+            n += len(ids)
+        return torch.from_numpy(res if n == len(text) else res[:n].copy())
 
     def _encode(self, text, unknown):
         small = torch.empty(0, dtype=id_dtype(len(self))).numpy().dtype
