@@ -321,7 +321,7 @@ def main(
     say = lambda s: print(f'charrnn: {s}', file=sys.stderr)
     with warnings.catch_warnings():
         warnings.showwarning = lambda m, category, *_: say(f'note: {m}') if category.__module__.startswith('charrnn_fa.') else None
-        warnings.simplefilter('always', UserWarning)
+        warnings.filterwarnings('always', module=r'charrnn_fa\.') # for all, matplotlib would tell what others deprecate
         try:
             with contextlib.redirect_stdout(sys.stderr) if getattr(args, 'json', False) else contextlib.nullcontext(): res = _commands[args.command](args)
             if getattr(args, 'json', False): print(json.dumps(res))

@@ -51,10 +51,12 @@ class Worker(threading.Thread):
         "Wait until nothing is left to do; whether that came about in time"
         with self.cond: return self.cond.wait_for(lambda: self.job is None and self.busy is None, seconds)
 
-    def close(self):
+    def close(self, seconds:float=5):
+        "End the thread; Python must not end while it frees tensors, so it is waited for, unless it hangs"
         with self.cond:
             self.closed = True
             self.cond.notify_all()
+        self.join(seconds)
 
 # %% ../nbs/07a_mirror.ipynb #2e16a401
 def read_all(store, name, tries:int=3)->bytes:

@@ -1,12 +1,16 @@
 "Texts from everywhere: real files, a real web server, both shapes of gdown"
+import gzip
 import hashlib
+import os
 import socket
 import sys
 import time
 import types
 import warnings
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from charrnn_fa import corpus
 from charrnn_fa.corpus import CorpusError, TextWarning, download, load_corpus, read_text
@@ -79,6 +83,79 @@ def test_broken_connection_is_not_a_file(server, home):
     with pytest.raises(CorpusError, match='before the file was whole'): load_corpus(f'{server.url}/a.txt', progress=False)
 
 
+def send(handler, status, body, **headers):
+    "An answer with headers of its own"
+    handler.send_response(status)
+    for k,v in {'Content_Length': len(body), **headers}.items(): handler.send_header(k.replace('_', '-'), str(v))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def test_compressed_transfer(server, home):
+    "Also through a redirect whose own body is compressed, and in several parts"
+    packed = gzip.compress(BODY)
+    server.answers['/a.txt'] = lambda h: send(h, 200, packed, Content_Encoding='gzip')
+    server.answers['/from.txt'] = lambda h: send(h, 302, packed[:9], Content_Encoding='gzip', Location='/plain.txt')
+    server.answers['/plain.txt'] = b'plain ' + BODY
+    server.answers['/two.txt'] = lambda h: send(h, 200, packed + gzip.compress(b'more'), Content_Encoding='X-GZIP')
+    assert download(f'{server.url}/a.txt', sha256=hashlib.sha256(BODY).hexdigest()).read_bytes() == BODY
+    assert load_corpus(f'{server.url}/from.txt', progress=False) == 'plain ' + BODY.decode()
+    assert load_corpus(f'{server.url}/two.txt', progress=False) == BODY.decode() + 'more'
+
+
+@pytest.mark.parametrize('end', [0, 1, 5, 10, 25, -9, -8, -1])
+def test_compressed_transfer_cut_short(server, home, end, monkeypatch):
+    "Content-Length is that of what was sent, so only the stream itself tells that its end is missing"
+    monkeypatch.setattr(time, 'sleep', lambda s: None)                # between tries
+    server.answers['/a.txt'] = lambda h: send(h, 200, gzip.compress(BODY)[:end], Content_Encoding='gzip')
+    with pytest.raises(CorpusError, match='empty file.*browser' if end == 0 else 'cut short or damaged.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    assert len(server.asked) == 3 and list(home.iterdir()) == []
+
+
+def test_damaged_compressed_transfer(server, home, monkeypatch):
+    monkeypatch.setattr(time, 'sleep', lambda s: None)
+    packed = bytearray(gzip.compress(BODY))
+    packed[20] ^= 255
+    server.answers['/a.txt'] = lambda h: send(h, 200, bytes(packed), Content_Encoding='gzip')
+    with pytest.raises(CorpusError, match='cut short or damaged.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+
+
+def test_cut_short_once(server, home):
+    server.answers['/a.txt'] = lambda h: send(h, 200, gzip.compress(BODY)[:40 if len(server.asked) == 1 else None], Content_Encoding='gzip')
+    assert load_corpus(f'{server.url}/a.txt', progress=False) == BODY.decode()
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize('status', [206, 201, 202, 203, 226, 300, 304])
+def test_only_200_is_the_whole_file(server, home, status, monkeypatch):
+    monkeypatch.setattr(time, 'sleep', lambda s: None)
+    server.answers['/a.txt'] = (status, BODY[:500])
+    with pytest.raises(CorpusError, match=f'answered {status}.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    assert len(server.asked) == 3 and list(home.iterdir()) == []
+
+
+def test_part_of_a_file_once(server, home):
+    server.answers['/a.txt'] = lambda h: send(h, *((206, BODY[:500]) if len(server.asked) == 1 else (200, BODY)))
+    assert load_corpus(f'{server.url}/a.txt', progress=False) == BODY.decode()
+
+
+def stall(handler, body=BODY, **headers):
+    "Half of the answer, then silence"
+    handler.send_response(200)
+    for k,v in {'Content_Length': len(body), **headers}.items(): handler.send_header(k.replace('_', '-'), str(v))
+    handler.end_headers()
+    handler.wfile.write(body[:500])
+    handler.wfile.flush()
+    time.sleep(3)
+
+
+def test_stalled_download(server, home, monkeypatch):
+    monkeypatch.setattr(corpus, '_patience', (4, 0.2))
+    server.answers['/a.txt'] = stall
+    with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    assert len(server.asked) == 3
+
+
 @pytest.mark.parametrize('page', [b'<!DOCTYPE html><title>Log in</title>', b'\n <html><body>quota</body></html>', b'<?xml version="1.0"?><!-- x --><!DOCTYPE html><p>',
                                   b'<head><title>x</title>'])
 def test_web_page_instead_of_text(server, home, page):
@@ -108,17 +185,25 @@ def test_file_put_there_by_hand(home, monkeypatch):
 ID = '1A2b3C4d5E6f7G8h9I0jKlMnOpQrStUvW'
 
 
-def fake_gdown(monkeypatch, version, body=BODY, fails=None):
-    "gdown as it is called: keywords only; 6 has no `fuzzy`"
-    def download(url=None, output=None, quiet=False, proxy=None, speed=None, use_cookies=True, verify=True, id=None, resume=False, **kwargs):
-        assert version < 6 or 'fuzzy' not in kwargs
-        assert id == ID and not use_cookies
+def fake_gdown(monkeypatch, version, body=BODY, fails=None, url=None):
+    "gdown as it is called: keywords only; 5 knows no time limit, 6 passes one on, None included; `url` is asked for the body if given"
+    def get(output, **timeout):
         if fails == 'none': return None
         if fails: raise fails
-        with open(output, 'wb') as f: f.write(body)
+        with open(f'{output}x.part', 'wb') as f:
+            f.write(b''.join(requests.session().get(url, stream=True, verify=True, **timeout).iter_content(100)) if url else body)
+        os.replace(f'{output}x.part', output)
         return output
+    def download5(url=None, output=None, quiet=False, proxy=None, speed=None, use_cookies=True, verify=True, id=None, fuzzy=False, resume=False,
+                  format=None, user_agent=None, log_messages=None):
+        assert id == ID and not use_cookies
+        return get(output)
+    def download6(url=None, output=None, quiet=False, proxy=None, speed=None, use_cookies=True, verify=True, id=None, resume=False, format=None,
+                  user_agent=None, log_messages=None, progress=None, skip_download=False, cookies_file=None, hasher=None, timeout=None, retries=0, cancel=None):
+        assert id == ID and not use_cookies
+        return get(output, timeout=timeout)
     m = types.ModuleType('gdown')
-    m.download = download
+    m.download = download5 if version == 5 else download6
     monkeypatch.setitem(sys.modules, 'gdown', m)
 
 
@@ -133,6 +218,66 @@ def test_drive(home, monkeypatch, version, link):
 def test_drive_refuses(home, monkeypatch, fails):
     fake_gdown(monkeypatch, 5, fails=fails)
     with pytest.raises(CorpusError, match='Drive did not give the file.*browser'): load_corpus(ID, progress=False)
+
+
+@pytest.mark.parametrize('version', [5, 6])
+def test_stalled_drive(server, home, monkeypatch, version):
+    monkeypatch.setattr(corpus, '_patience', (4, 0.2))
+    server.answers['/a.txt'] = stall
+    fake_gdown(monkeypatch, version, url=f'{server.url}/a.txt')
+    request = requests.Session.request
+    with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(ID, progress=False)
+    assert len(server.asked) == 3 and list(home.iterdir()) == []
+    assert requests.Session.request is request                       # the limit is gone with the call
+
+
+@pytest.mark.parametrize('version', [5, 6])
+def test_drive_refuses_connections(home, monkeypatch, version):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    fake_gdown(monkeypatch, version, url=f'http://127.0.0.1:{port}/a.txt')
+    t = time.perf_counter()
+    with pytest.raises(CorpusError, match='no connection.*browser'): load_corpus(ID, progress=False)
+    assert time.perf_counter() - t < 15
+
+
+@pytest.fixture
+def drive(server, monkeypatch):
+    "The installed gdown, with every request that it makes sent to `server`"
+    real = requests.adapters.HTTPAdapter.send
+    def to_server(self, request, **kwargs):
+        request.url = server.url + urlsplit(request.url).path
+        return real(self, request, **kwargs)
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, 'send', to_server)
+    return server
+
+
+FILE = dict(Content_Type='text/plain', Content_Disposition='attachment; filename="a.txt"')
+
+
+def test_real_gdown(drive, home):
+    drive.answers['/uc'] = lambda h: send(h, 200, BODY, **FILE)
+    assert load_corpus(ID, progress=False) == BODY.decode()
+
+
+def test_real_gdown_stalls(drive, home, monkeypatch):
+    monkeypatch.setattr(corpus, '_patience', (4, 0.2))
+    drive.answers['/uc'] = lambda h: stall(h, **FILE)
+    with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(ID, progress=False)
+    assert len(drive.asked) == 3 and list(home.iterdir()) == []
+
+
+def test_real_gdown_cut_short(drive, home):
+    drive.answers['/uc'] = lambda h: send(h, 200, BODY[:500], **{**FILE, 'Content_Length': len(BODY)})
+    with pytest.raises(CorpusError, match='whole|incomplete'): load_corpus(ID, progress=False)
+    assert list(home.iterdir()) == []
+
+
+def test_real_gdown_before_an_answer(drive, home, monkeypatch):
+    monkeypatch.setattr(corpus, '_patience', (4, 0.2))
+    drive.answers['/uc'] = lambda h: time.sleep(3)
+    with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(ID, progress=False)
 
 
 @pytest.mark.parametrize('sample, encoding, at', [

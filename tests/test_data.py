@@ -8,6 +8,7 @@ import torch
 from fastai.data.block import DataBlock
 from fastai.data.transforms import FuncSplitter, get_text_files
 
+from charrnn_fa import vocab
 from charrnn_fa.corpus import CharRNNError
 from charrnn_fa.data import CharBlock, CharDataLoaders, CharDL, CharVocab, VocabError
 
@@ -55,6 +56,21 @@ def test_unknown_characters(text):
         with pytest.raises(VocabError, match=f'U\\+{ord(unknown):04X}'): v.encode('ab'+unknown)
         assert v.textify(v.encode(f'a{unknown}b', unknown='skip')) == 'ab'
         with pytest.raises(VocabError): v.encode(unknown, unknown='replace')      # there is nothing to replace it by
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int16, torch.int64, torch.float32])
+def test_encoding_in_steps(monkeypatch, dtype):
+    "The parts in which a text is encoded do not show, whatever is left out of them"
+    monkeypatch.setattr(vocab, '_step', 5)
+    v = CharVocab('abcé')
+    for text in '', 'abc', 'abcab', 'abécbaé', 'cab'*20 + 'é':
+        ids = v.encode(text, dtype=dtype)
+        assert ids.dtype == dtype and ids.tolist() == ['abcé'.index(c) for c in text]
+    ids = v.encode('Zab中cZZZZZZZZZaé', unknown='skip', dtype=dtype)
+    assert ids.dtype == dtype and ids.tolist() == [0, 1, 2, 0, 3]
+    assert ids.untyped_storage().nbytes() == ids.nbytes               # no room kept for what was left out
+    assert v.encode('Z'*11, unknown='skip', dtype=dtype).shape == (0,)
+    with pytest.raises(VocabError, match='U\\+005A'): v.encode('a'*12 + 'Z', dtype=dtype)
 
 
 def test_many_symbols_need_wider_ids():

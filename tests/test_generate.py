@@ -1,9 +1,11 @@
 "What is drawn, against the probabilities; nothing else changes"
+import inspect
 import math
 
 import numpy as np
 import pytest
 import torch
+from fastcore.docments import docments
 from scipy.stats import chisquare
 
 from charrnn_fa.corpus import CharRNNError
@@ -52,6 +54,25 @@ def test_alone_or_among_others(model, vocab):
     for i in 0, 7, 31: assert generate(model, vocab, 'abc', n=200, seed=100+i) == many[i]
     assert len(set(many)) == 32
     assert ''.join(stream(model, vocab, 'abc', n=200, seed=100)) == many[0][3:]
+
+
+@pytest.mark.parametrize('stop', [None, 'a', ['abc', 'bc', 'cde'], ['aa', 'aaa'], '\n'])
+def test_stream_of_many(model, vocab, stop):
+    "With `bs` the pieces carry the number of their sample, also if there is one only"
+    texts = generate(model, vocab, 'ab', n=60, seed=5, bs=4, stop=stop, temperature=2.)
+    pieces = list(stream(model, vocab, 'ab', n=60, seed=5, bs=4, stop=stop, temperature=2.))
+    assert ['ab' + ''.join(p for j,p in pieces if j == i) for i in range(4)] == texts
+    assert all(p for _,p in pieces)
+    assert {i for i,_ in stream(model, vocab, 'ab', n=60, seed=5, bs=1)} == {0}
+    assert texts == [generate(model, vocab, 'ab', n=60, seed=5+i, stop=stop, temperature=2.) for i in range(4)]
+
+
+def test_arguments_are_shown():
+    "What `generate` hands on is in its signature, with the same default, and documented"
+    args,docs = inspect.signature(generate).parameters,docments(generate)
+    assert list(args)[:4] == ['model', 'vocab', 'prompt', 'n']
+    for k,p in inspect.signature(stream).parameters.items(): assert args[k].default == p.default and docs[k]
+    with pytest.raises(TypeError): generate(None, None, 'a', 5, 0.8)  # not taken for `bs`
 
 
 def test_nothing_else_changes(model, vocab):
