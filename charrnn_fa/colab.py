@@ -15,6 +15,7 @@ from .checkpoint import Checkpoint
 from .corpus import CharRNNError
 from .files import RunWarning
 from .precision import best_precision
+from .store import mounts
 
 # %% ../nbs/09_colab.ipynb #c64a2ac6
 class ColabError(CharRNNError): "Something that Colab did not give; its text says the remedy, in one sentence"
@@ -78,23 +79,11 @@ def _call_in_thread(f, seconds, args, kwargs):
     return value
 
 # %% ../nbs/09_colab.ipynb #8f3ee855
-def _mount_types(mountinfo:bytes):
-    "Place -> type of file system"
-    res = {}
-    for line in mountinfo.split(b'\n'):
-        fields = line.split(b' ')
-        if b'-' not in fields[6:]: continue
-        place = re.sub(rb'\\([0-7]{3})', lambda m: bytes([int(m[1], 8)]), fields[4])
-        res[os.fsdecode(place)] = os.fsdecode(fields[fields.index(b'-', 6)+1])
-    return res
-
 def mount_type(
     path, # Absolute
 )->str: # None if nothing is mounted there
     "Type of the file system that is mounted at `path`, without touching it"
-    try: mountinfo = Path('/proc/self/mountinfo').read_bytes()
-    except OSError: return None # not Linux
-    return _mount_types(mountinfo).get(os.path.normpath(path))
+    return mounts().get(os.path.normpath(path), (None,))[0]
 
 def drive_mounted(mountpoint='/content/drive')->bool:
     "Is Google Drive mounted at `mountpoint`, dead or alive?"

@@ -221,16 +221,18 @@ class CharLearner(Learner):
     def _train_batches(self):
         start,self._batch = self._batch,0
         self.train_iter = self.epoch*self.n_iter + start
-        for _ in range(start): self.pct_train += 1./(self.n_iter*self.n_epoch) # the sum that fastai would have now, to the bit
-        if start: self._go_to(start)
+        if start:
+            self.pct_train = self.epoch/self.n_epoch
+            for _ in range(start): self.pct_train += 1./(self.n_iter*self.n_epoch) # the sum that fastai would have now, to the bit
+            self._go_to(start)
         for i,b in enumerate(self.dl, start):
             if isinstance(self.dl, Steps):
                 self.n_iter = len(self.dl)
                 self.pct_train = i/self.n_iter
             if getattr(self.dls.train, 'at_start', i == 0): self.carried = None
-            self.one_batch(i, b)
-            self.chars_seen += b[0].numel()
+            self.chars_seen += b[0].numel() # before the events, so that what is saved after a batch counts it
             self.steps_done += 1
+            self.one_batch(i, b)
 
     def _go_to(self, batch):
         if isinstance(self.dl, CharDL): self.dl.load_state_dict({**self.dl.state_dict(), 'batch':batch})

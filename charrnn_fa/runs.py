@@ -84,6 +84,7 @@ class Run(RunFolder):
         for c in cs:
             try: return c,*self.read(c)
             except RunError as e:
+                if not (self.path/manifest_name(c['file'])).exists() and c is not cs[-1]: continue # removed by the process that trains
                 if c['finished'] and len(cs) > 1:
                     raise RunError(f"{str(e).split(';')[0]}; restore it, or train from the checkpoint before with: charrnn train --run {self.path}") from None
                 if c is cs[-1]: raise

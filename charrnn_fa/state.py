@@ -115,7 +115,8 @@ def named_callbacks(learn, but=()):
         res[f'{type(cb).__name__}#{n}'] = cb
     return res
 
-_mine = ('smooth_loss', 'final_record', 'carried', 'run_epoch', 'steps_done', 'chars_seen', 'seed', 'precision')
+_of_fit = 'smooth_loss','final_record','epoch','train_iter','pct_train' # a further fit has its own
+_mine = *_of_fit,'carried','run_epoch','steps_done','chars_seen','seed','precision'
 
 def capture(
     learn, # In a fit, at the end of a batch or an epoch
@@ -130,7 +131,7 @@ def capture(
     m = dict(at=list(at), env=environment(learn), opt=J(learn.opt.state_dict(), 'train/opt'),
              learn={k:J(vars(learn)[k], f'train/learn/{k}') for k in _mine if k in vars(learn)},
              cbs={n:J(cb.state_dict(), f'train/cb/{n}') if hasattr(type(cb), 'state_dict') else {'attrs':_attrs(keeper, cb, f'train/cb/{n}')} for n,cb in named_callbacks(learn, but).items()},
-             csv={n:(learn.path/cb.fname).read_text() for n,cb in named_callbacks(learn, but).items() if isinstance(cb, CSVLogger)},
+             csv={n:t for n,cb in named_callbacks(learn, but).items() if isinstance(cb, CSVLogger) and (t := _written(learn, cb)) is not None},
              metrics=[_attrs_of_metric(keeper, o, f'train/metric/{i}') for i,o in enumerate(_metrics(learn))],
              loaders=[J(_loader_state(dl), f'train/loader/{i}') for i,dl in enumerate(learn.dls.loaders)], best=J(best or {}, 'train/best'),
              rng=J(rng_state(), 'train/rng'))
@@ -138,6 +139,11 @@ def capture(
     grads = {k:p.grad for k,p in learn.model.named_parameters() if p.grad is not None}
     if any(g.any() for g in grads.values()): m['grads'] = J(grads, 'train/grad')
     return {**weights_copy(learn), **keeper.tensors},m
+
+def _written(learn, cb):
+    "What is in the file of a `CSVLogger`, its buffer included"
+    with suppress(OSError, ValueError): cb.file.flush() # closed, or gone
+    with suppress(OSError): return (learn.path/cb.fname).read_text()
 
 def saved_best(learn, cb):
     "What a `SaveModelCallback` has just saved: weights and, if it saves that, the optimiser's state"
@@ -219,7 +225,7 @@ class State:
         put = lambda o: to_device(o, device)
         if history: self._history(but)
         for k,v in self.learn_attrs.items():
-            if k != 'precision' and (history or k not in ('smooth_loss', 'final_record')): setattr(learn, k, put(v) if k == 'carried' else v)
+            if k != 'precision' and (history or k not in _of_fit): setattr(learn, k, put(v) if k == 'carried' else v)
         for dl,d in zip(learn.dls.loaders, self.loaders):
             if isinstance(dl, CharDL): dl.load_state_dict(d)
             elif 'rng' in d: dl.rng.setstate(d['rng'])

@@ -68,7 +68,7 @@ def run_with_fault(cmd, syscalls, n, action, env=None, path=None, timeout=60, ga
     """`(returncode, hit)` of `cmd`, whose `n`-th call ('3', '3+', '3+2') of each of `syscalls` is met by `action`, such as 'signal=SIGKILL' or 'error=ENOSPC'
 
     `cmd` is an argument list, or a function for a fork of this process, which spares it the imports. `path`: exact path or paths, see above.
-    `gate`: the program stops itself where counting starts. The run ends with the child itself; what else is left of its session is killed then.
+    `gate`: the program or function stops itself where counting starts. The run ends with the child itself; what else is left of its session is killed then.
     A returncode of -9 means killed by signal 9. After `timeout` seconds all is killed and `TimeoutError` raised."""
     which = ','.join('?'+o for o in ([syscalls] if isinstance(syscalls, str) else syscalls))      # ? = where the machine has such a call
     paths = [] if path is None else [path] if isinstance(path, (str, os.PathLike)) else path
@@ -79,7 +79,7 @@ def run_with_fault(cmd, syscalls, n, action, env=None, path=None, timeout=60, ga
     end,tracer,wait = time.monotonic()+timeout, None, os.WEXITED|os.WNOWAIT|os.WNOHANG
     with tempfile.TemporaryDirectory() as d:
         log = Path(d)/'strace'
-        pid = _fork(f, not gate or callable(cmd))
+        pid = _fork(f, not gate)
         try:
             # attached rather than started by strace, which would wait for all processes that the child leaves behind
             if _until(lambda: os.waitid(os.P_PID, pid, os.WSTOPPED|wait), end, 'the way to the gate').si_code != os.CLD_STOPPED:

@@ -109,7 +109,7 @@ def test_interrupted_fine_tuning_starts_from_the_other_run(call, run, tmp_path):
     d = tmp_path/'r'
     p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', 'train', 'count', '--run', str(d), '--from', run, '--steps', '20000', '--lr', '0', '--quiet'],
                          stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not list(d.glob('step-*.json')):
+    while not (d/'run.json').exists():
         assert p.poll() is None
         time.sleep(0.01)
     p.kill(); p.wait()
@@ -128,11 +128,12 @@ def test_long_text_goes_on_too(call, tmp_path, monkeypatch):
     assert call('train', 'count', '--run', d, '--steps', 5, '--quiet', *TINY)[0] == 130
     monkeypatch.setattr(runs.Run, 'save', real)
     assert not (d/'run.json').exists()                                               # interrupted before there was anything to go on from
-    assert call('train', 'count', '--run', d, '--steps', 20, '--save-steps', 4, '--quiet', *TINY)[0] == 0
-    newest = Path(call('info', d, '--json')[1] and max(d.glob('step-*20-*.json')))
-    newest.unlink()                                                                  # as if killed before the end
+    assert call('train', 'count', '--run', d, '--steps', 22, '--save-steps', 4, '--quiet', *TINY)[0] == 0
+    next(d.glob('step-00000022-*.json')).unlink()                                                                 # as if killed before the end
+    step = json.loads(call('info', d, '--json')[1])['step']
+    assert 0 < step < 22 and step%4 == 0
     assert call('train', 'count', '--run', d, '--quiet')[0] == 0
-    assert json.loads(call('info', d, '--json')[1])['resumes'] == [16]
+    assert json.loads(call('info', d, '--json')[1])['resumes'] == [step]
     assert call('eval', d)[0] == 1 and call('eval', d, '--corpus', 'count')[0] == 0
 
 

@@ -16,6 +16,7 @@ import torch
 
 from charrnn_fa import colab
 from charrnn_fa.colab import ColabError, call_with_deadline, drive_mounted, has_frontend, mount_drive, mount_type, on_colab, runtime, runtime_line, secret
+from charrnn_fa.store import parse_mounts
 
 TOKEN = 'ya29.do-not-show'
 
@@ -236,8 +237,8 @@ def test_drive_that_hangs_dies_and_is_covered(tmp_path):
 
 def test_covered(tmp_path):
     a,b = b'1 0 0:1 / /d rw - fuse.drive drive rw\n',b'2 0 0:2 / /d rw shared:1 master:2 - tmpfs - rw\n'
-    assert colab._mount_types(a+b) == {'/d':'tmpfs'} and colab._mount_types(b+a) == {'/d':'fuse.drive'}
-    assert colab._mount_types(b'') == colab._mount_types(b'rubbish\n\n1 2 3\n') == {}
+    assert parse_mounts(a+b)['/d'][0] == 'tmpfs' and parse_mounts(b+a)['/d'][0] == 'fuse.drive'
+    assert parse_mounts(b'') == parse_mounts(b'rubbish\n\n1 2 3\n') == {}
 
 
 # Never mounted
