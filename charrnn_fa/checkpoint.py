@@ -61,19 +61,23 @@ class Checkpoint(Callback):
 
     # The beginning
     def before_fit(self):
-        self.active = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
-        if not self.active: return
+        if self._looking(): return
+        self.active = True
         self.keeper,self.token,self.exact_start = Keeper(),secrets.token_hex(4),is_char(self.learn)
-        self.place = self.signals = self.writer = self.mirror = self.state = self.held = self.trouble = None
-        self.hurry,self.best,self.elapsed,self.base,self.saved_step = False,{},0.,0,0
+        self.place = self.after = self.guarded = self.signals = self.writer = self.mirror = self.state = self.held = self.trouble = None
+        self.hurry,self.best,self.noted,self.elapsed,self.base,self.saved_step = False,{},{},0.,0,0
         try: self._begin()
         except BaseException:
             self._clean_up()
             raise
 
+    def _looking(self):
+        "In `lr_find`; or in `validate` or `get_preds`, which hold the Learner's lock and send the events of a fit"
+        return hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds') or self.learn.lock.locked()
+
     def _begin(self):
         mine,fit = learner_settings(self.learn, **(self.info or {})),fit_settings(self.learn)
-        for k in range(1, 10_000):
+        for k in range(vars(self.learn).get('_fits', {}).get(self.where, 1), 10_000):
             self.k = k
             self.place = Place(self.where if k == 1 else f"{self.where.rstrip('/')}/{k}", self.wait, self.local, self.say, self.storage_options)
             self.folder = self.place.folder
@@ -88,7 +92,7 @@ class Checkpoint(Callback):
                 self.place.close()
                 continue
             self._check(ds)
-            return self._finished(m, state) if m['finished'] else self._resume(m, state)
+            return self._finished(m, state) if m['finished'] else self._resume(m, state, fit)
 
     def _check(self, ds):
         if not ds: return
@@ -103,7 +107,7 @@ class Checkpoint(Callback):
 
     def _start(self, mine, fit, k):
         "A new run; a further one under the same name begins where the last ended"
-        if k > 1: self._continue_from(*self.after)
+        if self.after: self._continue_from(*self.after)
         if self.exact_start: self.base = self.learn.steps_done
         self.folder = (Run if mine['kind'] == 'char' else RunFolder)(self.place.path, dict(mine, fit=fit))
         self.generation,self.resumes,self.ended = 0,[],self.learn.n_epoch == 0
@@ -122,14 +126,30 @@ class Checkpoint(Callback):
     def _finished(self, m, state):
         self._load(m, state)
         self.ended = None # nothing to be saved
+        self._count()
         self.say(f"{self.place} is finished ({m['step']:,} steps): its weights and history are loaded, nothing is trained. To train further, call fit with other arguments: that goes on as {self._next_name()}.")
+        self._catch_up(m)
         raise CancelFitException()
+
+    def _catch_up(self, m):
+        "Copy the end of a run that ended while its store was away"
+        if self.place.has(m): return
+        last,self.hurry = self.place.last_owner() or m,True
+        self.mirror = Mirror(self.folder, self.place.store, owner_record(self.folder.id, self.token, last['generation']+1, last['resumes']), self.keep, self.max_bytes,
+                             self.told.append, self._pause, self.news.append)
+        self.mirror.give(m)
+        self.mirror.wait(self.wait)
+        self._tell()
+
+    def _count(self):
+        "How many fits under this name the Learner has behind it: one like the first may come again"
+        vars(self.learn).setdefault('_fits', {})[self.where] = self.k
 
     def _next_name(self):
         parts = str(self.place).rstrip('/').split('/')
         return f"{parts[-1]}/2" if self.k == 1 else f"{parts[-2]}/{int(parts[-1])+1}"
 
-    def _load(self, m, state):
+    def _load(self, m, state, fit=None):
         "Restore the Learner, and list what is no longer exact"
         ts,meta = state
         self.state = State(self.learn, ts, meta, f"{self.place}/{m['file']}")
@@ -138,8 +158,12 @@ class Checkpoint(Callback):
         changes = inexact(env, environment(self.learn))
         with damage(m['file']): self.elapsed,self.base = float(meta['elapsed']),int(meta['base'])
         if self.exact_start: changes += self._precision(self.state.learn_attrs['precision'])
+        for k,new in (fit or {}).get('hypers', {}).items(): # changes that are allowed
+            if new != self.folder.settings['fit']['hypers'].get(k):
+                for h,v in zip(self.state.opt.get('hypers', []), new): h[k] = v
         self.state.restore((Checkpoint,))
         self.best = self.state.best or {}
+        self.noted = {n:cb.best for n,cb in named_callbacks(self.learn, (Checkpoint,)).items() if n in self.best}
         if changes and not m['finished']: self.say(f"No longer exact to the bit: {', '.join(changes)}.")
 
     def _precision(self, precision):
@@ -151,8 +175,8 @@ class Checkpoint(Callback):
         if precision == 'fp16': self.learn.grad_scale.before_fit()
         return []
 
-    def _resume(self, m, state):
-        self._load(m, state)
+    def _resume(self, m, state, fit):
+        self._load(m, state, fit)
         epoch,batch = self.state.at
         last = max((o for o in (m, self.place.last_owner()) if o), key=lambda o: o['generation'])
         self.generation,self.resumes = last['generation']+1,[*max(last['resumes'], m['resumes'], key=len), m['step']]
@@ -173,20 +197,29 @@ class Checkpoint(Callback):
             self.mirror = Mirror(self.folder, self.place.store, owner_record(self.folder.id, self.token, self.generation, self.resumes), self.keep, self.max_bytes,
                                  self.told.append, self._pause, self.news.append, self.place.trouble)
         self.began = self.saved = time.perf_counter()
-        if not self.exact_start: self._guard(self.state.at[0] if self.state else 0)
+        self._guard(self.state.at[0] if self.state else 0)
         self.signals = Signals()
 
     def _guard(self, epoch):
-        "Let another Learner's fit leave out the first epochs, events included, and clean up after an error, which fastai does not tell callbacks of"
-        learn,plain = self.learn,self.learn._with_events
-        def with_events(f, event_type, ex, final=noop):
-            if event_type == 'epoch' and learn.epoch < epoch: return
-            try: plain(f, event_type, ex, final)
+        "Stand around the epochs and events of a fit: another Learner's leaves out the first ones, and fastai tells no callback of an error"
+        learn,with_events,call_one = self.learn,self.learn._with_events,self.learn._call_one
+        def _with_events(f, event_type, ex, final=noop):
+            if event_type != 'epoch': return with_events(f, event_type, ex, final)
+            if learn.epoch < epoch: return
+            try: with_events(f, event_type, ex, final)
             except CancelFitException: raise
             except BaseException:
-                if event_type == 'epoch': self._clean_up()
+                self.after_error()
                 raise
-        learn._with_events = with_events
+            self._epoch_done()
+        def _call_one(event_name):
+            try: call_one(event_name)
+            except CancelFitException: raise
+            except BaseException:
+                if event_name in ('after_cancel_fit', 'after_fit'): self.after_error()
+                raise
+        learn._with_events,self.guarded = _with_events,learn
+        if not self.exact_start: learn._call_one = _call_one
 
     # Saving
     def _pause(self): return 0 if self.hurry else 4
@@ -212,7 +245,10 @@ class Checkpoint(Callback):
 
     def _save(self, at):
         "Leave a copy for the writer; whatever goes wrong, training goes on"
-        try: self.writer.give(self._snapshot(at))
+        if job := self._try(at): self.writer.give(job)
+
+    def _try(self, at, **fields):
+        try: return self._snapshot(at, **fields)
         except Exception as e: self._complain(f"A checkpoint could not be taken ({reason(e)})", e)
 
     def _complain(self, what, e):
@@ -247,15 +283,14 @@ class Checkpoint(Callback):
             self._save(at)
             self._stop()
         if self._due(): self._save(at)
-        elif self.iter+1 == self.n_iter and self.validates: self.held = self._snapshot(at) # should validation be interrupted
+        elif self.iter+1 == self.n_iter and self.validates: self.held = self._try(at) # should validation be interrupted
 
     def before_train(self):
         if self.active and self.state and self.state.at[1] and self.epoch == self.state.at[0]:
             self.state.restore((Checkpoint,))
             self.state = None
 
-    def after_epoch(self):
-        if not self.active: return
+    def _epoch_done(self):
         self._note_best()
         self.held = None
         if self.epoch+1 >= self.n_epoch: self.ended = True
@@ -264,8 +299,8 @@ class Checkpoint(Callback):
     def _note_best(self):
         "What `SaveModelCallback` has just put into its file"
         for n,cb in named_callbacks(self.learn, (Checkpoint,)).items():
-            if isinstance(cb, SaveModelCallback) and not cb.every_epoch and getattr(cb, 'new_best', False):
-                self.best[n] = saved_best(self.learn, cb)
+            if isinstance(cb, SaveModelCallback) and not cb.every_epoch and getattr(cb, 'new_best', False) and self.noted.get(n) != cb.best:
+                self.best[n],self.noted[n] = saved_best(self.learn, cb),cb.best
 
     def _stop(self):
         "Save what can be saved, and let the signal through"
@@ -274,28 +309,34 @@ class Checkpoint(Callback):
         self.writer.wait(60)
         self._tell()
         self.say(f"Stopped; the run in {self.place} goes on when the same fit is called again.")
-        signals,self.signals = self.signals,None
         self._clean_up(3)
-        signals.deliver()
+        raise KeyboardInterrupt # the old handler came back
 
     # The end
     def after_cancel_fit(self):
-        if self.active and self.ended is False: self.ended = True
+        if not self.active: return
+        self._note_best() # the epoch may have ended with this
+        if self.ended is False: self.ended = True
 
     def after_fit(self):
-        if not self.active: return
+        if not self.active or self._looking(): return
         try:
             if self.ended: self._save_end()
         finally: self._clean_up()
 
+    def after_error(self):
+        "For a Learner that tells of errors"
+        if self.active: self._clean_up()
+
     def _save_end(self):
         self.hurry = True
         res = self.results(self.learn) if self.results else {}
-        self.writer.give(self._snapshot((self.n_epoch, 0), finished=True, **res))
+        if job := self._try((self.n_epoch, 0), finished=True, **res): self.writer.give(job)
         self.writer.wait(600)
         if self.mirror: self.mirror.wait(self.wait)
         self._tell()
         if self.trouble: return
+        self._count()
         m = self.folder.newest()
         done = ['on this machine']
         if self.mirror: done += {'uploaded':[f'in {self.place}, uploaded'], 'mounted':[f'in {self.place}, ' + ('not uploaded yet' if self._lags(m) else 'whether it is uploaded cannot be told')]}.get(
@@ -315,10 +356,14 @@ class Checkpoint(Callback):
         "Threads, signals, lock: as if there had been no fit"
         self.active = False
         if self.signals: self.signals.restore()
-        if self.writer:
-            self.hurry = True
-            self.writer.wait(60)
-            self.writer.close()
-        if self.mirror: self.mirror.close(seconds)
-        vars(self.learn).pop('_with_events', None)
-        if self.place: self.place.close()
+        for k in '_with_events','_call_one':
+            if self.guarded: vars(self.guarded).pop(k, None)
+        try:
+            if self.writer:
+                self.hurry = True
+                self.writer.wait(60)
+                self.writer.close()
+            if self.mirror: self.mirror.close(seconds)
+        finally:
+            if self.place: self.place.close()
+        if self.signals: self.signals.deliver() # one that came too late to stop anything, too

@@ -125,6 +125,8 @@ def _reporter(out, quiet):
             tqdm.write(line, file=out) if self.bar is not None else print(line, file=out, flush=True)
         def after_fit(self):
             if self.bar is not None: self.bar.close()
+        def state_dict(self): return {} # nothing of it is to come back with a run
+        def load_state_dict(self, d): pass
     return Reporter()
 
 def _time(s): return f'{s:.0f} s' if s < 90 else f'{s/60:.0f} min' if s < 5400 else f'{s/3600:.1f} h'

@@ -116,7 +116,8 @@ def digest(d:dict)->str:
 def damage(path):
     "Turn whatever a damaged file can cause into one sentence"
     try: yield
-    except CharRNNError: raise
+    except RunError: raise
+    except CharRNNError as e: raise RunError(f"{path} is damaged ({str(e).split(';')[0].rstrip('.')}); restore it from a copy, or train anew into another folder.") from None
     except FileNotFoundError: raise RunError(f"{path} is missing; restore the run folder from a copy, or train anew into another one.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError, SafetensorError, RecursionError, struct.error) as e:
         raise RunError(f"{path} is damaged ({type(e).__name__}); restore it from a copy, or train anew into another folder.") from None

@@ -83,6 +83,8 @@ def flushing_denormals():
 inner_events = L.split('before_batch after_pred after_loss before_backward after_cancel_backward after_backward before_step after_cancel_step after_step '
                        'after_cancel_batch after_batch')
 
+_of_batch = 'dl','iter','n_iter','xb','yb','pred','loss','loss_grad','epoch','train_iter','pct_train' # what an event of a batch sees
+
 class CharLearner(Learner):
     "A `Learner` whose model is `logits, state = model(x, state)`"
     def __init__(self,
@@ -152,13 +154,14 @@ class CharLearner(Learner):
     def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0, start_batch=0):
         "Fit for `n_epoch` epochs, from batch `start_batch` of epoch `start_epoch` on; an interrupt leaves the Learner as usable as an end"
         if start_epoch or start_batch: self._first = start_epoch,start_batch
-        logger = self.logger
+        logger,all_cbs = self.logger,[*self.cbs, *(cbs := L(cbs))]
         try:
             with flushing_denormals(): super().fit(n_epoch, lr=lr, wd=wd, cbs=cbs, reset_opt=reset_opt)
         except BaseException:
             self.logger,self._first = logger,(0, 0)
             self._end_cleanup()
             if self.opt: self.opt.zero_grad()
+            for cb in all_cbs: getattr(cb, 'after_error', noop)()
             raise
 
     def start_at(self, epoch:int=0, batch:int=0):
@@ -173,7 +176,7 @@ class CharLearner(Learner):
             except CancelFitException: raise
             except BaseException: # close bars and files, but let nothing load "the best model" on the way out
                 for cb in self.cbs.sorted('order'):
-                    if not isinstance(cb, TrackerCallback):
+                    if not isinstance(cb, TrackerCallback) and not hasattr(cb, 'after_error'):
                         with suppress(Exception): cb('after_fit')
                 raise
         super()._with_events(safe, event_type, ex, final)
@@ -186,7 +189,7 @@ class CharLearner(Learner):
             if isinstance(self.dls.train, CharDL): self.dls.train.load_state_dict(dict(seed=self.seed, epoch=self.run_epoch, batch=0))
         for epoch in range(start, self.n_epoch):
             self.epoch = epoch
-            super()._with_events(self._do_epoch, 'epoch', CancelEpochException)
+            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
     def _do_epoch(self):
         self._do_epoch_train()
@@ -264,10 +267,10 @@ class CharLearner(Learner):
     @contextmanager
     def untouched(self, history=False):
         "Put carried state, loader, random numbers and mode of the model back afterwards; with `history` what the recorder has, too"
-        rec = {k:v for k,v in vars(self.recorder).items() if k in ('lrs', 'iters', 'losses', 'values')} if history and hasattr(self, 'recorder') else {}
+        rec = {k:list(v) for k,v in vars(self.recorder).items() if k in ('lrs', 'iters', 'losses', 'values')} if history and hasattr(self, 'recorder') else {}
         dl,modes = self.dls.train,[(m, m.training) for m in self.model.modules()]
         place,rng = {k:v for k,v in vars(dl).items() if k in ('seed', 'epoch', '_pos', '_start')},torch.get_rng_state()
-        mine = {k:getattr(self, k) for k in ('carried', 'training', 'chars_seen', 'steps_done', 'run_epoch')}
+        mine = {k:vars(self)[k] for k in ('carried', 'training', 'chars_seen', 'steps_done', 'run_epoch', *_of_batch) if k in vars(self)}
         try:
             with replacing(self, _first=(0, 0), **mine): yield self
         finally:

@@ -118,6 +118,12 @@ class Place:
         "The record of the process that took the run up last, here or in the store; or None"
         return newest_owner(o for o in (self.folder.owner(), self._ask(self.remote.owner) if self.remote and self.remote.settings else None) if o)
 
+    def has(self, m)->bool:
+        "Whether checkpoint `m` is where it should be: in the store, if there is one that can be asked"
+        if self.store is None or self.trouble: return True
+        try: return m in self._ask(self.remote.manifests)
+        except (StoreError, OSError): return True
+
     def newest(self)->tuple:
         "(manifest, (tensors, JSON)) of the newest checkpoint, here or in the store, that is whole; or None"
         here,there = self.folder.checkpoints(),[]

@@ -39,14 +39,15 @@ class Signals:
             if old is None or s == signal.SIGINT and old is signal.SIG_IGN: continue # not Python's, or switched off
             self.old[s] = signal.signal(s, self._note)
     def _note(self, s, frame):
-        if self.got == s == signal.SIGINT: self.deliver()
+        if self.got == s == signal.SIGINT:
+            self.deliver()
+            raise KeyboardInterrupt # the old handler came back
         self.got = s
     def restore(self):
         if threading.current_thread() is not threading.main_thread(): return
         while self.old: signal.signal(*self.old.popitem())
     def deliver(self):
-        "Put the old handlers back and let them have the signal"
-        s = self.got
+        "Put the old handlers back and let them have the signal, if there was one"
+        s,self.got = self.got,None
         self.restore()
-        signal.raise_signal(s)
-        raise KeyboardInterrupt # the old handler came back
+        if s: signal.raise_signal(s)

@@ -15,6 +15,7 @@ import torch
 from .data import CharDataLoaders, CharVocab, split_text
 from .files import *
 from .folder import *
+from .keep import same_tensors
 from .learner import CharLearner, char_learner
 from .models import CharRNN, count_params
 from .presets import Preset
@@ -75,8 +76,9 @@ class Run(RunFolder):
             if s['kind'] != 'char': raise RunError(f"{path} is a run of a Learner that charrnn_fa did not make; make that Learner again and fit it with Checkpoint('{path}').")
             kinds = dict(text=dict, vocab=dict, preset=dict, seed=int, precision=str)
             if any(type(s[k]) is not t for k,t in kinds.items()) or any(type(s['text'][k]) is not int for k in ('n_train', 'n_valid')): raise ValueError
-            if not is_number(s['info'].get('valid_pct', 0)) or type(s['text'].get('file', '')) is not str: raise ValueError
+            if not is_number(s['info'].get('valid_pct', 0)) or not is_count(s['seed']): raise ValueError
             self.vocab,self.preset = CharVocab.from_json(json.dumps(s['vocab'])),Preset(**s['preset'])
+            if self.preset.n_layers > 1000: raise ValueError # a model that takes for ever to make
 
     def newest_good(self)->tuple:
         "Manifest, tensors and JSON of the newest checkpoint that is whole; of a finished run only the last will do"
@@ -93,19 +95,35 @@ class Run(RunFolder):
     def load_model(self, device='cpu')->CharRNN:
         "The model with the last weights stored"
         c,ts,_ = self.newest_good()
-        with torch.random.fork_rng([]): model = CharRNN(len(self.vocab), **self.preset.model)
-        with damage(self.path/c['file']):
-            params,ts = dict(model.named_parameters()),{k:t for k,t in ts.items() if not k.startswith('train/')}
-            if params.keys() != ts.keys(): raise RunError(f"{self.path/c['file']} holds other weights than the settings of the run ask for; restore the folder from a copy.")
-            with torch.no_grad():
-                for k,p in params.items(): p.copy_(ts[k])
+        ts = {k:t for k,t in ts.items() if not k.startswith('train/')}
+        model = self._fresh(sum(t.numel() for t in ts.values()))
+        if not same_tensors(ts, dict(model.named_parameters())): raise RunError(f"{self.path/c['file']} holds other weights than the settings of the run ask for; restore the folder from a copy.")
+        with torch.no_grad():
+            for k,p in model.named_parameters(): p.copy_(ts[k])
         return model.to(device)
+
+    def _fresh(self, most=10**8):
+        "A model with fresh weights"
+        self._check_size(most)
+        with damage(self.path/'run.json'), torch.random.fork_rng([]): return CharRNN(len(self.vocab), **self.preset.model)
+
+    def _check_size(self, most):
+        "Refuse settings that ask for far more than `most` weights, before memory is taken for them"
+        p = self.preset
+        if p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz) > most: raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored; restore it from a copy.")
+
+    def ids(self, part='valid'):
+        t,s = super().ids(part),self.settings['text']
+        with damage(self.path/s['file']):
+            if t.ndim != 1 or t.is_floating_point() or len(t) != s[f'n_{part}'] or len(t) and not 0 <= int(t.min()) <= int(t.max()) < len(self.vocab): raise ValueError
+        return t
 
     def learner(self,
         device=None, # Default: the GPU if there is one
         text:str=None, # The text of the run, if it was too long to be kept
     )->CharLearner:
         "A Learner with text and settings of the run, and fresh weights"
+        if cs := self.checkpoints(): self._check_size(cs[0]['size'])
         if text is not None: train,valid = split_text(text, self.settings['info']['valid_pct'])
         else: train,valid = (self.vocab.textify(self.ids(o)) for o in ('train', 'valid'))
         dls = CharDataLoaders.from_documents([train, valid], [[0], [1]], vocab=self.vocab, seed=self.settings['seed'], device=device, **self.preset.dls)
@@ -120,7 +138,7 @@ class Run(RunFolder):
     def info(self)->dict:
         d = super().info()
         model = self.load_model() if d['checkpoints'] else None
-        return dict(d, weights_sha256=model and weights_sha256(model), n_params=count_params(model or CharRNN(len(self.vocab), **self.preset.model)), vocab_size=len(self.vocab))
+        return dict(d, weights_sha256=model and weights_sha256(model), n_params=count_params(model or self._fresh()), vocab_size=len(self.vocab))
 
 def _has(precision, device): return precision != 'fp16' or torch.device(device or 'cpu').type == 'cuda'
 

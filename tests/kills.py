@@ -1,0 +1,370 @@
+"""Training that is killed at random, resumed until it is finished, and compared to the bit with the same run left alone
+
+    python tests/kills.py [--forks 900] [--fresh 100] [--seed S]
+
+A run is killed by SIGKILL at a moment drawn from all of its duration (that of a fresh process with its start-up), resumed, killed again, and so on until it
+is through. Then every file system call of a save is met by a SIGKILL, through strace. At the end a table says how many runs were lost or differ.
+
+Forks come from a process that has imported everything and run no torch operation; `Clean` is such a process for somebody else, such as pytest.
+What a process of a run does is a `Case`; what is left of it to be compared is `result.json` in its folder.
+"""
+import argparse
+import hashlib
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai.callback.all import CSVLogger, GradientAccumulation, SaveModelCallback
+from fastai.callback.core import Callback
+from fastcore.foundation import L
+from tqdm import tqdm
+
+from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.corpus import load_corpus
+from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.folder import RunFolder
+from charrnn_fa.learner import char_learner
+from inject import CALLS, at_every_call, gate, missing
+
+torch.set_num_threads(1)
+SEED = 11 # of the run left alone
+
+
+# A process of a run
+
+class Seen(Callback):
+    "Writes down every batch: its step, and a hash of it"
+    order = -50
+    def __init__(self, path): self._path = path
+    def before_fit(self): self._file = open(self._path, 'a', buffering=1)
+    def before_batch(self):
+        if self.training: self._file.write(f'{self.train_iter} {hashlib.sha256(self.xb[0].numpy().tobytes() + self.yb[0].numpy().tobytes()).hexdigest()[:16]}\n')
+
+
+class Noise(Callback):
+    "Draws from all three random generators in every batch, and trains on what comes out"
+    order = 5
+    def before_step(self):
+        for p in self.model.parameters(): p.grad.add_(torch.randn(())*1e-3 + random.gauss(0, 1e-3) + np.random.randn()*1e-3)
+
+
+@dataclass
+class Case:
+    "What a process does"
+    fit: object = lambda learn, cbs: learn.fit_one_cycle(3, 1e-2, cbs=cbs)
+    cbs: object = lambda: []                                # further callbacks
+    learner: dict = field(default_factory=dict)
+    before: object = None                                   # called with the Learner before `fit`
+    make: object = None                                     # makes another Learner than ours, from a folder
+    chars: int = 1000
+
+
+CASES = dict(
+    lstm=Case(learner=dict(dropout=0.2)),
+    best=Case(cbs=lambda: [SaveModelCallback(with_opt=True), CSVLogger(), Noise()], learner=dict(dropout=0.2, n_layers=2)),
+    steps=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(arch='gru', reset_pct=0.2, precision='bf16')),
+    sums=Case(lambda learn, cbs: learn.fit_flat_cos(3, 1e-2, cbs=cbs), lambda: [GradientAccumulation(12)], dict(arch='rnn', emb_drop=0.1)),
+)
+
+
+def learner(case, d, seed, **kwargs):
+    "A small Learner without a bar in folder `d`"
+    if case.make: learn = case.make(d)
+    else:
+        dls = CharDataLoaders.from_text(load_corpus('pydocs')[:case.chars], bs=4, seq_len=16, seed=seed, path=d, device='cpu')
+        learn = char_learner(dls, **{**dict(n_hid=16, emb_sz=8, head_sz=0, precision='fp32'), **case.learner, **kwargs})
+    learn.remove_cbs(learn.progress)
+    learn.logger = lambda log: None
+    if case.before: case.before(learn)
+    return learn
+
+
+def set_generators(seed):
+    random.seed(seed); np.random.seed(seed); torch.manual_seed(seed)
+
+
+def train(case, d, ckpt=None, cbs=(), seed=SEED):
+    "One process of a run in folder `d`. One that goes on has no seed, and random generators that stand anywhere"
+    d = Path(d)
+    d.mkdir(exist_ok=True)
+    if ckpt is not None and RunFolder.is_run(d/'run'): seed = None
+    set_generators(int.from_bytes(os.urandom(4), 'little') if seed is None else seed)
+    learn = learner(case, d, seed)
+    cbs = [Seen(d/'batches'), *case.cbs(), *cbs]
+    case.fit(learn, cbs if ckpt is None else [*cbs, Checkpoint(d/'run', quiet=True, **ckpt)])
+    leave(learn, d)
+
+
+def digest(o):
+    "SHA-256 of anything, to the bit"
+    h = hashlib.sha256()
+    def add(o):
+        if isinstance(o, torch.Tensor):
+            h.update(f'{o.dtype}{tuple(o.shape)}'.encode() + o.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif isinstance(o, float): h.update(struct.pack('<d', o))
+        elif isinstance(o, dict): [add(x) for kv in (('dict', len(o)), *o.items()) for x in kv]
+        elif isinstance(o, (list, tuple, L)): [add(x) for x in ('list', len(o), *o)]
+        else: h.update(repr(o).encode())
+    add(o)
+    return h.hexdigest()[:16]
+
+
+def state_of(learn):
+    "All by which two runs are compared"
+    rec = learn.recorder
+    res = dict(weights=dict(learn.model.named_parameters()), opt=learn.opt.state_dict(), losses=rec.losses, lrs=rec.lrs, values=rec.values, iters=rec.iters, hps=getattr(rec, 'hps', None),
+               random=[random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()],
+               **{o: getattr(learn, o, None) for o in ('steps_done', 'chars_seen', 'run_epoch', 'seed', 'carried', 'train_iter', 'pct_train', 'epoch')})
+    if hasattr(learn, 'generate'): res['text'] = learn.generate('The ', n=60, seed=1)
+    return {k: digest(v) for k,v in res.items()}
+
+
+def leave(learn, d):
+    "Leave `result.json`, with the files of a log and the best model"
+    res = state_of(learn)
+    for o in sorted(Path(d).glob('*.csv')): res[o.name] = digest([l.rpartition(',')[0] for l in o.read_text().splitlines()])
+    for o in sorted(Path(d).glob('models/*.pth')): res[o.name] = digest(torch.load(o, weights_only=False))
+    (Path(d)/'result.json').write_text(json.dumps(res))
+
+
+def batches(d):
+    "Steps and the batches that were seen there, by one process or another"
+    res = {}
+    for l in (Path(d)/'batches').read_text().splitlines():
+        step,h = l.split()
+        res.setdefault(int(step), set()).add(h)
+    return res
+
+
+def differences(alone, d):
+    "Names of what differs between the run left alone in folder `alone` and that in `d`"
+    a,b = (json.loads((Path(o)/'result.json').read_text()) for o in (alone, d))
+    return [k for k in sorted({*a, *b}) if a.get(k) != b.get(k)] + ['batches']*(batches(alone) != batches(d))
+
+
+# Forks
+
+class Child:
+    "A process that runs a function, in a session of its own; what it prints goes to `log`"
+    def __init__(self, f, log):
+        self.log,self.rc = Path(log),None
+        self.pid = os.fork()
+        if self.pid: return
+        status = 1
+        try:
+            os.setsid()
+            out = os.open(log, os.O_WRONLY|os.O_CREAT|os.O_APPEND)
+            for fd in 1,2: os.dup2(out, fd)
+            sys.stdout,sys.stderr = (open(fd, 'w', buffering=1, closefd=False) for fd in (1, 2))
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            f()
+            status = 0
+        except SystemExit as e: status = e.code
+        except BaseException: traceback.print_exc()
+        finally: os._exit(status)
+    def wait(self, seconds=60):
+        "The exit status, as subprocess gives it; None if it still runs after `seconds`"
+        end,pause = time.monotonic()+seconds, 0.0005
+        while self.rc is None:
+            pid,status = os.waitpid(self.pid, os.WNOHANG)
+            if pid: self.rc = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > end: return None
+            else: time.sleep(pause := min(0.01, 1.2*pause))
+        return self.rc
+    def kill(self, sig=signal.SIGKILL):
+        if self.rc is None: os.kill(self.pid, sig)
+
+
+class Clean:
+    "A process that forks for somebody else, to whom its forks look like a `Child`"
+    def __init__(self): self.p = subprocess.Popen([sys.executable, __file__, '--serve'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def ask(self, *what):
+        pickle.dump(what, self.p.stdin)
+        self.p.stdin.flush()
+        res = pickle.load(self.p.stdout)
+        if isinstance(res, BaseException): raise res
+        return res
+    def start(self, log, f, *args, **kwargs): return Remote(self, self.ask('start', log, f, args, kwargs), log)
+    def run(self, log, f, *args, **kwargs): return self.start(log, f, *args, **kwargs).wait()
+    def close(self):
+        self.p.stdin.close()
+        self.p.wait()
+
+
+class Remote:
+    def __init__(self, clean, pid, log): self.clean,self.pid,self.log,self.rc = clean,pid,Path(log),None
+    def wait(self, seconds=60):
+        if self.rc is None: self.rc = self.clean.ask('wait', self.pid, seconds)
+        return self.rc
+    def kill(self, sig=signal.SIGKILL): os.kill(self.pid, sig)
+
+
+def serve():
+    import kills # what is unpickled belongs to this module
+    children = {}
+    while True:
+        try: do,*args = pickle.load(sys.stdin.buffer)
+        except EOFError: return
+        try:
+            if do == 'start':
+                log,f,a,k = args
+                child = kills.Child(lambda: f(*a, **k), log)
+                children[child.pid] = child
+                res = child.pid
+            else: res = children[args[0]].wait(args[1])
+        except Exception as e: res = e
+        pickle.dump(res, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+# Kills
+
+CKPT = dict(steps=4, keep=2)
+
+def fresh(name, d):
+    "A fresh process of a run"
+    code = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import kills; kills.train(kills.CASES[{name!r}], {str(d)!r}, kills.CKPT)'
+    return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.DEVNULL, stderr=open(f'{d}.log', 'a'), env={**os.environ, 'OMP_NUM_THREADS': '1'})
+
+
+class Count(Counter):
+    "Kills, runs and what became of them"
+    def __init__(self, kind): super().__init__(); self.kind,self.bad = kind,[]
+    def check(self, alone, d, failed=None):
+        self['runs'] += 1
+        if failed: what,why = 'lost',failed
+        elif why := differences(alone, d): what = 'differ'
+        else: return shutil.rmtree(d)
+        self[what] += 1
+        self.bad.append(f'{d}: {why}')
+
+
+def random_kills(n, kind, top, rng, bar):
+    "SIGKILL at `n` random moments; every run is brought to its end"
+    count,alone,seconds = Count(kind),{},{}
+    start = (lambda name, d: Child(lambda: train(CASES[name], d, CKPT), f'{d}.log')) if kind == 'forks' else fresh
+    for name in CASES if kind == 'forks' else ['best']:
+        alone[name] = top/f'alone-{name}'
+        if not (alone[name]/'result.json').exists(): assert Child(lambda name=name: train(CASES[name], alone[name]), f'{alone[name]}.log').wait() == 0
+        t = time.monotonic()
+        assert start(name, top/f'{kind}-{name}').wait(60) == 0
+        seconds[name] = time.monotonic()-t
+        count.check(alone[name], top/f'{kind}-{name}')
+    while count['kills'] < n:
+        name,d,failed = rng.choice(list(alone)),top/f"{kind}-{count['runs']}",None
+        d.mkdir()
+        while True:
+            p,moment,before = start(name, d),rng.uniform(0, 1.05*seconds[name]),newest_step(d/'run')
+            rc = wait(p, moment)
+            if rc is None:
+                p.kill(); p.wait(10)
+                count['kills'] += 1
+                count['started'] += before is None
+                count['resumed'] += bool(before)
+                bar.update()
+            else:
+                if rc: failed = f"status {rc}: {Path(f'{d}.log').read_text().strip().splitlines()[-1:]}"
+                count['finished by resuming'] += bool(before)
+                break
+        count.check(alone[name], d, failed)
+    return count
+
+
+def wait(p, seconds):
+    "The exit status of a `Child` or a `Popen`; None if it still runs after `seconds`"
+    try: return p.wait(seconds)
+    except subprocess.TimeoutExpired: return None
+
+
+def newest_step(run):
+    "The step of the newest checkpoint; None before there is a run"
+    return RunFolder(run).newest()['step'] if RunFolder.is_run(run) else None
+
+
+class Gate(Callback):
+    "From step `n` on, every call counts"
+    order = 999
+    def __init__(self, n): self._n = n
+    def after_batch(self):
+        if self.training and self.train_iter == self._n: gate()
+
+
+class Writes(Callback):
+    "Wait for the save of step `n`, then leave at once"
+    order = 1001
+    def __init__(self, n): self._n = n
+    def after_batch(self):
+        if self.training and self.train_iter == self._n:
+            self.learn.checkpoint.writer.wait(30)
+            os._exit(0)
+
+
+def every_call(name, top, bar, calls=(*CALLS, 'truncate'), n=12):
+    "SIGKILL at every file system call between the batch at which a save is due and its end"
+    count,alone,begun = Count('every call of a save'),top/f'alone-{name}',top/'begun'
+    if not (alone/'result.json').exists(): assert Child(lambda: train(CASES[name], alone), f'{alone}.log').wait() == 0
+    d = top/'every'
+    def one():
+        shutil.copytree(begun, d, dirs_exist_ok=True)
+        train(CASES[name], d, CKPT, [Gate(n), Writes(n)])
+    def leave_begun(): train(CASES[name], begun, CKPT, [Writes(n-CKPT['steps'])])
+    if not begun.exists(): assert Child(leave_begun, f'{begun}.log').wait() == 0
+    for call,i,rc,hit in at_every_call(one, syscalls=calls, gate=True):
+        before,failed = newest_step(d/'run'),None
+        count['kills'] += hit
+        count['started'] += before is None
+        count['resumed'] += bool(before)
+        if rc != (-9 if hit else 0): failed = f'status {rc} at {call} {i}'
+        elif rc := Child(lambda: train(CASES[name], d, CKPT), f'{d}.log').wait(): failed = f"status {rc} after {call} {i}: {Path(f'{d}.log').read_text().strip().splitlines()[-1:]}"
+        count.check(alone, d, failed)
+        shutil.rmtree(d, ignore_errors=True)
+        bar.update()
+    return count
+
+
+def table(counts):
+    rows = [('kills of', 'kills', 'before the first save', 'resumed past step 0', 'runs', 'lost', 'differ')]
+    rows += [(c.kind, *(f'{c[k]:,}' for k in ('kills', 'started', 'resumed', 'runs', 'lost', 'differ'))) for c in counts]
+    ws = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    return '\n'.join('  '.join(o.ljust(w) if i == 0 else o.rjust(w) for i,(o,w) in enumerate(zip(r, ws))) for r in rows)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--forks', type=int, default=900, help='kills of forks')
+    p.add_argument('--fresh', type=int, default=100, help='kills of fresh processes')
+    p.add_argument('--seed', type=int, default=None, help='of the moments')
+    p.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.serve: return serve()
+    seed = random.randrange(10**6) if args.seed is None else args.seed
+    print(f'seed {seed}', flush=True)
+    began,rng,counts = time.monotonic(),random.Random(seed),[]
+    top = Path(tempfile.mkdtemp())
+    with tqdm(total=args.forks+args.fresh, unit='kill', disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+        for kind,n in ('forks', args.forks), ('fresh', args.fresh):
+            if n: counts.append(random_kills(n, kind, top, rng, bar))
+        if missing(): print(f'calls of a save are left out: {missing()}')
+        else: counts.append(every_call('best', top, bar))
+    print(table(counts), f'{time.monotonic()-began:.0f} s', sep='\n')
+    bad = [o for c in counts for o in c.bad]
+    for o in bad: print(o)
+    if not bad: shutil.rmtree(top)
+    return bool(bad)
+
+
+if __name__ == '__main__': sys.exit(main())

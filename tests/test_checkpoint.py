@@ -1,0 +1,651 @@
+"A fit that is killed and resumed by another process: the same batches, losses, weights, optimiser state and text as if nothing had happened"
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fastai.callback.all import CSVLogger, EarlyStoppingCallback, GradientAccumulation, ReduceLROnPlateau, SaveModelCallback, ShortEpochCallback
+from fastai.callback import core
+from fastai.callback.core import Callback, event
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.learner import Learner
+from fastai.losses import MSELossFlat
+from fastai.metrics import mae
+from torch import nn
+
+import charrnn_fa.checkpoint
+import charrnn_fa.process
+import charrnn_fa.schedule
+import charrnn_fa.state
+import inject
+import kills
+from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.cli import main
+from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.files import RunError, RunWarning
+from charrnn_fa.folder import RunFolder
+from charrnn_fa.learner import char_learner
+from charrnn_fa.optim import AdamW
+from charrnn_fa.runs import Run
+from charrnn_fa.state import Keeper, from_json
+from kills import CKPT, SEED, Case, Noise, differences, leave, newest_step, set_generators
+
+N = 14 # batches of an epoch
+
+
+# What is trained
+
+class Clock:
+    "A clock that goes on by 10 ms whenever it is looked at"
+    now = 0.
+    def perf_counter(self): self.now += 0.01; return self.now
+
+
+def plain(d):
+    "A Learner that fastai made, whose loaders shuffle"
+    x = torch.randn(56, 3, generator=torch.Generator().manual_seed(0))
+    items = list(zip(x, x.sum(1, keepdim=True) + 1))
+    dls = DataLoaders(TfmdDL(items, bs=4, shuffle=True), TfmdDL(items[:9], bs=4), path=d)
+    return Learner(dls, nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.BatchNorm1d(8), nn.Linear(8, 1)), loss_func=MSELossFlat(), metrics=mae)
+
+
+class Look(Callback):
+    "Validates, generates and looks at predictions in the middle of an epoch"
+    order = 5
+    def after_batch(self):
+        if self.training and self.train_iter % 5 == 2:
+            self.learn.validate()
+            self.learn.get_preds()
+            self.learn.generate(n=5)
+
+
+class Window(Callback):
+    "Keeps the last 40 losses, and lowers the learning rate by what they tell"
+    order = 70
+    def __init__(self): self.last = [0.]*40
+    def after_batch(self):
+        if not self.training: return
+        self.last.pop(0)
+        self.last.append(self.loss.item())
+        self.opt.set_hyper('lr', 1e-4*sum(self.last[::7]))
+
+
+class Twice(Callback):
+    "Goes by counts of events"
+    def before_fit(self): self.epochs,self.trains = 0,0
+    def before_epoch(self): self.epochs += 1
+    def before_train(self): self.trains += 1
+    def before_step(self):
+        for p in self.model.parameters(): p.grad.add_(1e-3*self.epochs + 1e-4*self.trains)
+
+
+def further(learn, cbs):
+    learn.fit_one_cycle(1, 1e-2, cbs=cbs)
+    learn.fit(2, 1e-3, cbs=cbs)
+    learn.fit_one_cycle(1, 1e-2, cbs=cbs)
+
+def one_cycle(n, lr=1e-2): return lambda learn, cbs: learn.fit_one_cycle(n, lr, cbs=cbs)
+def fit(n, lr=1e-2): return lambda learn, cbs: learn.fit(n, lr, cbs=cbs)
+
+CASES = dict(
+    lstm=Case(learner=dict(dropout=0.2)),
+    adamw=Case(learner=dict(opt_func=AdamW, emb_drop=0.1), fit=fit(3)),
+    gru=Case(learner=dict(arch='gru', n_layers=3, dropout=0.2), fit=lambda learn, cbs: learn.fit_flat_cos(3, 1e-2, cbs=cbs)),
+    rnn=Case(learner=dict(arch='rnn', tie=True, emb_sz=16, wd=0.3), fit=one_cycle(3)),
+    onehot=Case(learner=dict(emb_sz=0, head_sz=8, clip=0)),
+    bf16=Case(learner=dict(precision='bf16', dropout=0.2, n_layers=2)),
+    reset=Case(learner=dict(reset_pct=0.3)),
+    steps=Case(learner=dict(dropout=0.2, reset_pct=0.2), fit=lambda learn, cbs: learn.fit_steps(45, cbs=cbs)),
+    minutes=Case(before=lambda learn: setattr(charrnn_fa.schedule, 'time', Clock()), fit=lambda learn, cbs: learn.fit_steps(minutes=0.455/60, cbs=cbs)),
+    accumulate=Case(cbs=lambda: [GradientAccumulation(12)]),
+    best=Case(cbs=lambda: [SaveModelCallback(with_opt=True)], fit=one_cycle(3, 3e-1)),
+    accuracy=Case(cbs=lambda: [SaveModelCallback(monitor='accuracy', fname='other')]),
+    every=Case(cbs=lambda: [SaveModelCallback(every_epoch=True)]),
+    stopping=Case(cbs=lambda: [EarlyStoppingCallback(patience=2, min_delta=0.5)], fit=fit(6)),
+    plateau=Case(cbs=lambda: [ReduceLROnPlateau(patience=1, factor=3, min_delta=0.5)], fit=fit(4)),
+    csv=Case(cbs=lambda: [CSVLogger()]),
+    append=Case(cbs=lambda: [CSVLogger(append=True)]),
+    several=Case(cbs=lambda: [SaveModelCallback(), EarlyStoppingCallback(patience=2, min_delta=0.3), ReduceLROnPlateau(patience=1, min_delta=0.3), CSVLogger(), GradientAccumulation(8), Noise()],
+                 fit=fit(6), learner=dict(dropout=0.2)),
+    noise=Case(cbs=lambda: [Noise()]),
+    twice=Case(cbs=lambda: [Twice()]),
+    window=Case(cbs=lambda: [Window()], fit=fit(3)),
+    look=Case(cbs=lambda: [Look()], learner=dict(dropout=0.2)),
+    short=Case(cbs=lambda: [ShortEpochCallback(0.7)], fit=one_cycle(4)),
+    frozen=Case(before=lambda learn: learn.freeze(), fit=fit(3, slice(1e-3, 1e-2))),
+    slices=Case(fit=one_cycle(3, slice(1e-3, 1e-2))),
+    unvalidated=Case(fit=lambda learn, cbs: [None for _ in [learn.no_valid().__enter__()] if learn.fit_one_cycle(3, 1e-2, cbs=cbs)]),
+    further=Case(fit=further, learner=dict(dropout=0.2)),
+    plain=Case(make=plain, fit=one_cycle(4), cbs=lambda: [SaveModelCallback(), CSVLogger()]),
+    two_monitors=Case(cbs=lambda: [SaveModelCallback(monitor='accuracy'), EarlyStoppingCallback(patience=1, min_delta=5.)], fit=fit(4)),
+)
+
+
+# How it is killed
+
+class At(Callback):
+    "Does something at the `n`-th `event` of a kind, while training or validating"
+    def __init__(self, event, n, action, order=900, valid=False):
+        self._n,self._action,self._valid,self.order = n,action,valid,order
+        setattr(self, event, self._hit)
+        self._batch = event.split('_')[-1] in ('batch', 'pred', 'loss', 'backward', 'step')
+    def _hit(self):
+        if self._batch and self.training == self._valid: return
+        self._n -= 1
+        if self._n == 0: ACTIONS[self._action](self.learn)
+
+
+def die(learn):
+    if w := getattr(learn.checkpoint, 'writer', None): w.wait(10)
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(10)
+
+def throw(e): raise e
+def send(*sigs):
+    for s in sigs: os.kill(os.getpid(), s)
+
+ACTIONS = dict(die=die, wait=lambda learn: time.sleep(60), int=lambda learn: send(signal.SIGINT), int2=lambda learn: send(signal.SIGINT, signal.SIGINT),
+               term=lambda learn: send(signal.SIGTERM), error=lambda learn: throw(RuntimeError('thrown')), interrupt=lambda learn: throw(KeyboardInterrupt()))
+
+
+def go(name, d, *at, ckpt=CKPT, seed=SEED, threads=None):
+    if threads: torch.set_num_threads(threads)
+    kills.train(CASES[name], d, ckpt, [At(*o) for o in at], seed)
+
+
+@pytest.fixture(scope='module')
+def clean():
+    c = kills.Clean()
+    yield c
+    c.close()
+
+
+@pytest.fixture(scope='module')
+def alone(clean, tmp_path_factory):
+    "The folder of the run that nobody touched"
+    top = tmp_path_factory.mktemp('alone')
+    def _alone(name):
+        if not (top/name).exists():
+            (top/name).mkdir()
+            if name == 'append': (top/name/'history.csv').write_text('old,0\n')
+            assert clean.run(top/f'{name}.log', go, name, top/name, ckpt=None) == 0, (top/f'{name}.log').read_text()
+        return top/name
+    return _alone
+
+
+@pytest.fixture
+def run(clean, alone, tmp_path):
+    "A run by name in `run.d`; every call is a process, which is what is asked for at `at`"
+    class Run:
+        d,log = tmp_path/'r',tmp_path/'log'
+        def start(self, name, *at, f=go, **kwargs):
+            self.name = name
+            return clean.start(self.log, f, name, self.d, *at, **kwargs)
+        def __call__(self, name, *at, rc=0, **kwargs):
+            got = self.start(name, *at, **kwargs).wait(60)
+            assert got == rc, self.text
+            return self
+        @property
+        def text(self): return self.log.read_text()
+        @property
+        def steps(self): return [m['step'] for m in RunFolder(self.d/'run').checkpoints()]
+        @property
+        def resumes(self): return RunFolder(self.d/'run').resumes()
+        def same(self):
+            assert differences(alone(self.name), self.d) == []
+            assert 'Warning' not in self.text and 'Traceback' not in self.text, self.text
+            return True
+    return Run()
+
+
+DIE = ('before_batch', 18, 'die'),('before_batch', 14, 'die') # the second time counted from where the first left off
+
+@pytest.mark.parametrize('name', [o for o in CASES if o not in ('further', 'plain', 'append', 'best', 'accuracy', 'short', 'minutes', 'two_monitors')])
+def test_killed_twice_and_the_same(run, name):
+    "In the middle of the second and of the third epoch"
+    for o in DIE: run(name, o, rc=-9)
+    run(name).same()
+    assert run.resumes == [16, 28] and run.steps[0] in (42, 45, 56, 84)
+
+
+PLACES = dict(before_the_run=(('before_fit', 1, 'die'), None), at_once=(('before_epoch', 1, 'die'), 0), before_the_first_save=(('before_batch', 4, 'die'), 0), in_a_step=(('after_backward', 21, 'die'), 20),
+              end_of_training=(('after_train', 1, 'die'), 12), in_validation=(('after_pred', 2, 'die', 900, True), 12), between_epochs=(('after_epoch', 1, 'die', 2000), 12), next_epoch=(('before_epoch', 2, 'die'), 12),
+              first_batch=(('after_batch', 15, 'die'), 12), last_step=(('after_batch', 42, 'die', 2000), 40), last_validation=(('before_validate', 3, 'die'), 40), after_fit=(('after_fit', 1, 'die'), 40),
+              finished=(('after_fit', 1, 'die', 2000), 42))
+
+@pytest.mark.parametrize('place', PLACES)
+def test_killed_anywhere(run, place):
+    at,step = PLACES[place]
+    run('lstm', at, rc=-9)
+    assert newest_step(run.d/'run') == step
+    run('lstm').same()
+    assert run.resumes == ([] if step in (None, 42) else [step])
+
+
+@pytest.mark.parametrize('step,at', [(14, ('after_epoch', 1, 'die')), (42, ('before_validate', 3, 'die'))])
+def test_killed_with_all_batches_of_an_epoch_done(run, step, at):
+    run('lstm', at, rc=-9, ckpt=dict(steps=7))
+    run('lstm', ckpt=dict(steps=7)).same()
+    assert run.resumes == [step]
+
+
+def test_killed_again_and_again(run):
+    n = 0
+    while newest_step(run.d/'run') != 40:
+        run('several' if n < 0 else 'lstm', ('before_batch', 6, 'die'), rc=-9)
+        n += 1
+    run('lstm').same()
+    assert n == 10 and run.resumes == list(range(4, 41, 4))
+
+
+@pytest.mark.parametrize('name', ['best', 'accuracy'])
+def test_the_best_model_is_there_after_the_loss_of_a_machine(run, name):
+    run(name, ('before_batch', 33, 'die'), rc=-9)
+    shutil.rmtree(run.d/'models')
+    run(name, ('before_batch', 3, 'die'), rc=-9)
+    shutil.rmtree(run.d/'models')
+    run(name).same()
+    shutil.rmtree(run.d/'models')
+    run(name).same() # finished
+
+
+def test_the_best_model_of_the_epoch_that_stops_the_fit(run):
+    run('two_monitors', DIE[0], rc=-9)
+    run('two_monitors').same()
+    assert run.steps[0] == 28
+    shutil.rmtree(run.d/'models')
+    run('two_monitors').same()
+
+
+def test_log_is_appended_to(run):
+    run.d.mkdir()
+    (run.d/'history.csv').write_text('old,0\n')
+    run('append', ('before_batch', 9, 'die'), rc=-9)
+    run('append', ('before_batch', 9, 'die'), rc=-9)
+    run('append').same()
+    lines = (run.d/'history.csv').read_text().splitlines()
+    assert len(lines) == 5 and lines[0] == 'old,0' and lines[1].startswith('epoch,')
+
+
+def test_short_epochs(run):
+    for n in 15, 15: run('short', ('before_batch', n, 'die'), rc=-9)
+    run('short').same()
+
+
+@pytest.mark.parametrize('n', [5, 20])
+def test_minutes(run, n):
+    "Killed while the steps are timed, and after"
+    run('minutes', ('before_batch', n, 'die'), rc=-9)
+    run('minutes').same()
+    assert run.steps[0] == 45 and run.resumes == [n-n%4 - 4*(n%4 == 0)]
+
+
+@pytest.mark.parametrize('n', [2, 25])
+def test_further_fits_under_one_name(run, n):
+    "Killed in the first, second and third of three fits"
+    run('further', ('before_batch', 6, 'die'), rc=-9)
+    run('further', ('before_batch', N-4 + n, 'die'), rc=-9)
+    assert RunFolder(run.d/'run').finished and not RunFolder(run.d/'run/2').finished
+    run('further', ('before_batch', 28-(n-1)//4*4 + 6, 'die'), rc=-9)
+    assert RunFolder(run.d/'run/2').finished and not RunFolder(run.d/'run/3').finished
+    run('further').same()
+    assert [RunFolder(run.d/'run'/o).newest()['step'] for o in ('.', '2', '3')] == [14, 28, 14] and not (run.d/'run/4').exists()
+    run('further').same()
+
+
+def test_another_number_of_threads(run):
+    run('lstm', DIE[0], rc=-9)
+    run('lstm', threads=2).same()
+
+
+def test_another_learner_goes_on_at_epoch_ends(run):
+    run('plain', ('before_batch', 18, 'die'), rc=-9)
+    assert run.steps == [14, 0]
+    shutil.rmtree(run.d/'models')
+    run('plain', ('after_pred', 2, 'die', 900, True), rc=-9)
+    run('plain').same()
+    assert run.resumes == [14, 14] and run.steps[0] == 56
+    run('plain').same()
+
+
+# Seeds and settings
+
+def small(d, text, seed=None, cbs=None, bs=4, seq_len=16, **kwargs):
+    dls = CharDataLoaders.from_text(text, bs=bs, seq_len=seq_len, seed=seed, path=d, device='cpu')
+    learn = char_learner(dls, cbs=cbs, **{**dict(n_hid=16, emb_sz=8, head_sz=0, precision='fp32'), **kwargs})
+    learn.logger = lambda log: None
+    return learn.remove_cbs(learn.progress)
+
+
+@pytest.fixture
+def short(text): return text[:1000]
+
+
+@pytest.fixture
+def begun(short, tmp_path):
+    "A run of two epochs that ended in an error at step 10, and a function that tries to go on with it"
+    d = tmp_path/'r'
+    with pytest.raises(RuntimeError): small(d, short, 5).fit(2, 1e-2, cbs=[Checkpoint(d, steps=4, quiet=True), At('before_batch', 11, 'error')])
+    def _try(text=short, seed=None, n_epoch=2, lr=1e-2, wd=None, cbs=None, fit='fit', ckpt={}, **kwargs):
+        learn = small(d, text, seed, **kwargs)
+        getattr(learn, fit)(n_epoch, lr, wd=wd, cbs=[*(cbs or []), Checkpoint(d, **ckpt)])
+        return learn
+    _try.d = d
+    return _try
+
+
+CHANGES = {'the text': dict(text='one byte'), 'the vocabulary': dict(text='a letter'), 'n_hid 16 -> 12': dict(n_hid=12), 'bs 4 -> 5': dict(bs=5), 'seq_len 16 -> 8': dict(seq_len=8),
+           'n_epoch 2 -> 3': dict(n_epoch=3), r'lr \[0.01\S* 0.01\S* 0.01\] -> \[0.02': dict(lr=2e-2), r'wd .*0.5': dict(wd=0.5), 'n_layers 1 -> 2': dict(n_layers=2), 'dropout 0.0 -> 0.3': dict(dropout=0.3),
+           'arch lstm -> gru': dict(arch='gru'), 'the schedule of lr': dict(fit='fit_one_cycle'), 'GradientAccumulation none -> ': dict(cbs=[GradientAccumulation(8)]), 'seed 5 -> 6': dict(seed=6),
+           'opt muon -> adamw': dict(opt_func=AdamW), 'clip': dict(clip=0.1)}
+
+@pytest.mark.parametrize('what', CHANGES)
+def test_changes_are_refused_by_name(begun, short, what):
+    kwargs = dict(CHANGES[what])
+    if 'text' in kwargs: kwargs['text'] = {'one byte': short[:500] + ('e' if short[500] != 'e' else 'a') + short[501:], 'a letter': short + 'ß'*9}[kwargs['text']]
+    before = {o.name: o.read_bytes() for o in begun.d.iterdir()}
+    with pytest.raises(RunError, match=f'other settings.*{what}.*allow_changes=True'): begun(**kwargs)
+    assert {o.name: o.read_bytes() for o in begun.d.iterdir()} == before
+    assert not charrnn_fa.process.Lock.held
+    begun() # as it was begun
+
+
+@pytest.mark.parametrize('what', ['the text', 'bs 4 -> 5', 'seq_len 16 -> 8', 'n_epoch 2 -> 3', 'lr', 'wd .*0.5', 'dropout 0.0 -> 0.3', 'the schedule of lr', 'GradientAccumulation none -> ', 'seed 5 -> 6'])
+def test_changes_that_are_allowed(begun, short, what, capsys):
+    kwargs = dict(next(v for k,v in CHANGES.items() if k.startswith(what)))
+    if 'text' in kwargs: kwargs['text'] = short[:500] + ('e' if short[500] != 'e' else 'a') + short[501:]
+    learn = begun(**kwargs, ckpt=dict(allow_changes=True))
+    assert re.search(f'goes on with these.*{what}', capsys.readouterr().out)
+    assert len(learn.recorder.lrs) == len(learn.recorder.losses) == learn.n_epoch*len(learn.dls.train) or 'bs' in kwargs or 'seq_len' in kwargs
+    if 'lr' in kwargs: assert learn.recorder.lrs[7] == 1e-2 and learn.recorder.lrs[8:] == [2e-2]*20
+    if 'wd' in kwargs: assert {h['wd'] for h in learn.opt.hypers} == {0.5}
+
+
+def test_weights_of_another_shape_cannot_be_allowed(begun):
+    with pytest.raises(RunError, match='other shapes'): begun(n_hid=12, ckpt=dict(allow_changes=True))
+    assert not charrnn_fa.process.Lock.held
+
+
+def test_the_same_seed_may_be_given_again(begun): assert begun(seed=5).seed == begun(seed=None).seed == 5
+
+
+def test_from_a_gpu_to_a_cpu(short, tmp_path, monkeypatch, capsys):
+    "The states of a GPU's generators and fp16's scaler are left; what is no longer exact is said"
+    real,rng = charrnn_fa.checkpoint.capture,charrnn_fa.state.rng_state
+    def capture(*args):
+        ts,m = real(*args)
+        m['env'].update(device='cuda', gpu='Tesla T4', deterministic=True, torch='2.11.0+cu128')
+        return ts,m
+    with monkeypatch.context() as patch:
+        patch.setattr(charrnn_fa.checkpoint, 'capture', capture)
+        patch.setattr(charrnn_fa.state, 'rng_state', lambda: dict(rng(), cuda=[torch.ones(16, dtype=torch.uint8)]*2))
+        learn = small(tmp_path, short, 5)
+        learn.scaler = torch.amp.GradScaler('cpu', enabled=False)
+        with pytest.raises(RuntimeError): learn.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4), At('before_batch', 11, 'error')])
+    learn = small(tmp_path, short)
+    learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r'))
+    said = next(l for l in capsys.readouterr().out.splitlines() if l.startswith('No longer exact'))
+    assert 'device cuda -> cpu' in said and 'gpu Tesla T4 -> None' in said and 'torch 2.11.0+cu128 -> ' in said
+    assert len(learn.recorder.losses) == 28
+
+
+# Signals
+
+def interrupted(name, d, *at, step=0, ckpt=CKPT):
+    "Ctrl-C, then the same Learner is used for something else, then the same call goes on"
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    d.mkdir()
+    set_generators(SEED)
+    learn,case = kills.learner(CASES[name], d, SEED),CASES[name]
+    try: case.fit(learn, [kills.Seen(d/'batches'), *case.cbs(), *(At(*o) for o in at), Checkpoint(d/'run', quiet=True, **ckpt)])
+    except KeyboardInterrupt: print('interrupted')
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers and not charrnn_fa.process.Lock.held
+    assert newest_step(d/'run') == step, newest_step(d/'run')
+    learn.fit(1, 1e-2)
+    learn.generate(n=5)
+    case.fit(learn, [kills.Seen(d/'batches'), *case.cbs(), Checkpoint(d/'run', quiet=True, **ckpt)])
+    leave(learn, d)
+
+
+@pytest.mark.parametrize('at,step', [(('before_batch', 19, 'int'), 19), (('after_batch', 19, 'int', 1), 19), (('before_batch', 19, 'int2'), 16), (('after_pred', 1, 'int', 0, True), 14), (('after_epoch', 1, 'int'), 15),
+                                     (('before_fit', 1, 'int', 2000), 1), (('after_epoch', 3, 'int'), 42), (('after_fit', 1, 'int'), 42)])
+def test_ctrl_c(run, at, step):
+    "Saved, raised, usable, and the same call goes on; a second one stops at once"
+    run('lstm', at, f=interrupted, step=step, ckpt=dict(steps=16))
+    assert 'interrupted' in run.text
+    run.same()
+
+
+@pytest.mark.parametrize('at,step', [(('before_batch', 19, 'term'), 19), (('after_pred', 1, 'term', 0, True), 14), (('after_epoch', 3, 'term'), 42), (('after_fit', 1, 'term'), 42)])
+def test_sigterm(run, at, step):
+    "Saved, then the process ends as it would have"
+    run('lstm', at, rc=-signal.SIGTERM, ckpt=dict(steps=1000))
+    assert newest_step(run.d/'run') == step
+    run('lstm', ckpt=dict(steps=1000)).same()
+
+
+def own_handler(name, d, *at):
+    got = []
+    signal.signal(signal.SIGTERM, lambda s, frame: got.append(s))
+    try: go(name, d, *at)
+    except KeyboardInterrupt: assert got == [signal.SIGTERM]
+
+
+def test_a_handler_of_ones_own_gets_the_signal(run):
+    run('lstm', ('before_batch', 19, 'term'), f=own_handler)
+    assert newest_step(run.d/'run') == 19
+    run('lstm').same()
+
+
+class Slow(Callback):
+    "20 steps a second"
+    def after_batch(self): time.sleep(0.05)
+
+
+def slow(name, d): kills.train(CASES[name], d, dict(minutes=60), [Slow()])
+
+
+def test_sigterm_and_two_and_a_half_seconds_later_sigkill(run):
+    p = run.start('lstm', f=slow)
+    while not (run.d/'batches').exists() or len((run.d/'batches').read_text().splitlines()) < 5: time.sleep(0.01)
+    began = time.monotonic()
+    p.kill(signal.SIGTERM)
+    while not newest_step(run.d/'run'): time.sleep(0.01)
+    assert time.monotonic()-began < 1
+    assert p.wait(2.5) == -signal.SIGTERM
+    run('lstm', ckpt=dict(minutes=60)).same()
+    assert run.resumes[0] >= 5
+
+
+def in_a_thread(name, d, *at):
+    t = threading.Thread(target=go, args=(name, d, *at))
+    t.start()
+    t.join()
+
+
+def test_a_fit_in_another_thread(run):
+    "Where Python allows no signal handlers"
+    run('lstm', DIE[0], f=in_a_thread, rc=-9)
+    run('lstm', f=in_a_thread).same()
+
+
+# Errors
+
+@pytest.fixture(scope='module')
+def reference(tmp_path_factory):
+    from charrnn_fa.corpus import load_corpus
+    learn = small(tmp_path_factory.mktemp('ref'), load_corpus('pydocs')[:1000], 5, dropout=0.2)
+    learn.fit(2, 1e-2)
+    return learn
+
+
+EVENTS = [o for o in vars(event) if o.startswith(('before_', 'after_')) and o != 'after_create']
+
+@pytest.mark.parametrize('action', ['error', 'interrupt'])
+@pytest.mark.parametrize('order', [900, 2000])
+def test_an_error_in_any_event(short, tmp_path, same, reference, action, order):
+    "The Learner is as good as before, lock and handlers are free, and the run goes on"
+    handlers,threads = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],threading.active_count()
+    error,bad = dict(error=RuntimeError, interrupt=KeyboardInterrupt)[action],[]
+    for o in EVENTS:
+        if order == 2000 and not o.endswith(('_fit', '_epoch', '_train', 'after_batch')): continue
+        d,kind,cbs = tmp_path/o,o.split('_')[-1],[]
+        d.mkdir()
+        if 'cancel' in o:
+            class Cancel(Callback):
+                def __init__(self): setattr(self, 'before_epoch' if kind == 'fit' else f'before_{kind}', self._cancel)
+                def _cancel(self): raise getattr(core, f"Cancel{dict(validate='Valid').get(kind, kind.title())}Exception")
+            cbs = [Cancel()]
+        learn = small(d, short, 5, dropout=0.2)
+        logger,n_cbs = learn.logger,len(learn.cbs)
+        n = 10 if o.endswith(('_batch', '_pred', '_loss', '_backward', '_step')) and 'cancel' not in o else 1
+        with pytest.raises(error): learn.fit(2, 1e-2, cbs=[At(o, n, action, order), *cbs, CSVLogger(), Checkpoint(d/'run', steps=4, quiet=True)])
+        why = [w for w,wrong in dict(lock=charrnn_fa.process.Lock.held, handlers=[signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] != handlers, logger=learn.logger is not logger,
+                                     callbacks=len(learn.cbs) != n_cbs, grads=any(p.grad is not None for p in learn.model.parameters()),
+                                     finished=RunFolder.is_run(d/'run') and RunFolder(d/'run').finished != (o == 'after_fit' and order == 2000)).items() if wrong]
+        learn.fit(1, 1e-3)
+        if len(learn.recorder.losses) != 14: why.append('fit')
+        again = small(d, short, None if RunFolder.is_run(d/'run') else 5, dropout=0.2)
+        again.fit(2, 1e-2, cbs=Checkpoint(d/'run', steps=4, quiet=True))
+        if not cbs and not same(again, reference): why.append('resumed')
+        if not RunFolder(d/'run').finished: why.append('not finished')
+        if why: bad.append((o, why))
+    assert not bad
+    end = time.monotonic()+5
+    while threading.active_count() > threads and time.monotonic() < end: time.sleep(0.01)
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize('o', ['before_batch', 'after_epoch', 'before_validate', 'after_fit', 'before_epoch'])
+def test_an_error_in_another_learner(tmp_path, o):
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    learn = plain(tmp_path)
+    learn.remove_cbs(learn.progress)
+    with learn.no_logging():
+        with pytest.raises(RuntimeError): learn.fit(3, 1e-2, cbs=[At(o, 20 if 'batch' in o else 1, 'error'), Checkpoint(tmp_path/'r', steps=1, quiet=True)])
+        assert not charrnn_fa.process.Lock.held and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers and '_with_events' not in vars(learn)
+        learn.fit(1, 1e-2)
+        learn.fit(3, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
+    assert RunFolder(tmp_path/'r').finished and len(learn.recorder.values) == 3
+
+
+def test_a_checkpoint_that_cannot_be_taken_does_not_stop_training(short, tmp_path, monkeypatch):
+    learn,real,n = small(tmp_path, short, 5),charrnn_fa.checkpoint.capture,[]
+    def capture(*args):
+        n.append(0)
+        if len(n) in (2, 3, 4): raise ValueError('nothing doing')
+        return real(*args)
+    monkeypatch.setattr(charrnn_fa.checkpoint, 'capture', capture)
+    with pytest.warns(RunWarning, match='nothing doing.*training goes on') as w: learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=10, quiet=True))
+    assert len(learn.recorder.losses) == 28 and RunFolder(tmp_path/'r').finished and sum(issubclass(o.category, RunWarning) for o in w) == 1
+
+
+def test_nothing_happens_without_a_fit(short, tmp_path):
+    learn = small(tmp_path, short, 5, cbs=Checkpoint(tmp_path/'r', steps=4, quiet=True))
+    learn.lr_find(num_it=5, show_plot=False)
+    learn.validate(); learn.get_preds(); learn.summary(); learn.predict('The')
+    assert not (tmp_path/'r').exists() and not charrnn_fa.process.Lock.held
+    learn.fit(1, 1e-3)
+    learn.validate(); learn.get_preds(); learn.lr_find(num_it=5, show_plot=False)
+    assert RunFolder(tmp_path/'r').newest()['step'] == 14
+
+
+def test_a_finished_run_trains_nothing(short, tmp_path, same, capsys):
+    a = small(tmp_path, short, 5)
+    a.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r'))
+    b,seen = small(tmp_path, short),At('before_batch', 1, 'error')
+    b.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r'), seen])
+    assert same(a, b) and a.recorder.values == b.recorder.values and torch.equal(torch.stack(a.recorder.losses), torch.stack(b.recorder.losses)) and b.steps_done == 28
+    assert a.generate('The', n=50, seed=2) == b.generate('The', n=50, seed=2)
+    assert 'nothing is trained' in capsys.readouterr().out
+
+
+# Two processes
+
+def with_children(name, d, *at):
+    "Two children live on: one that inherits every open file, and a fork"
+    pids = [subprocess.Popen(['sleep', '60'], close_fds=False).pid]
+    class Fork(Callback):
+        order = 899
+        def before_batch(self):
+            if self.train_iter == 8:
+                if not (pid := os.fork()): time.sleep(60); os._exit(0)
+                (d/'children').write_text(f'{pids[0]} {pid}')
+    kills.train(CASES[name], d, CKPT, [Fork(), *(At(*o) for o in at)])
+
+
+def test_two_processes_and_the_children_of_a_dead_one(run):
+    p = run.start('lstm', ('before_batch', 10, 'wait'), f=with_children)
+    while not (run.d/'children').exists(): time.sleep(0.01)
+    pids = [int(o) for o in (run.d/'children').read_text().split()]
+    try:
+        run('lstm', rc=1)
+        assert 'Another process on this machine trains the run' in run.text
+        p.kill()
+        assert p.wait() == -9
+        for o in pids: os.kill(o, 0) # they live
+        run.log.unlink()
+        run('lstm').same()
+        assert run.resumes[0] in (4, 8)
+    finally:
+        for o in pids: os.kill(o, signal.SIGKILL)
+
+
+# Keeping a callback's lists
+
+def test_lists_that_move_are_kept_as_they_are():
+    "Only one that has grown is taken from the last time"
+    for change in (lambda v: (v.pop(0), v.append(v[3]*2)), lambda v: v.__setitem__(7, v[0]), lambda v: v.append(v[4]+1), lambda v: v.clear(), lambda v: v.insert(3, v[2]+1)):
+        for make in float, lambda o: torch.as_tensor(o, dtype=torch.float64):
+            k,v = Keeper(),[make(i/3) for i in range(50)]
+            k.json(v, 'v')
+            change(v)
+            assert from_json(k.json(v, 'v'), k.tensors) == v
+
+
+# The command
+
+TINY = '--n-hid 16 --emb-sz 8 --head-sz 8 --bs 4 --seq-len 16 --precision fp32'.split()
+
+def charrnn(*args): sys.exit(main(list(map(str, args))))
+
+
+def test_the_command(clean, tmp_path):
+    "A real process for SIGKILL, forks for the others"
+    def args(d): return 'train', 'count', '--run', tmp_path/d, '--steps', 300, '--save-steps', 10, '--seed', 3, '--quiet', *TINY
+    def fork(*args): return clean.start(tmp_path/'log', charrnn, *args)
+    p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', *map(str, args('r'))], stdout=subprocess.DEVNULL, stderr=open(tmp_path/'log', 'w'))
+    assert fork(*args('alone')).wait() == 0
+    for sig,status in (signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, -15):
+        first = newest_step(tmp_path/'r') or 0
+        while (newest_step(tmp_path/'r') or 0) < first+20: time.sleep(0.005)
+        os.kill(p.pid, sig)
+        assert p.wait(20) == status and 'Traceback' not in (tmp_path/'log').read_text(), (tmp_path/'log').read_text()
+        p = fork(*args('r'))
+    assert p.wait() == 0, p.log.read_text()
+    infos = []
+    for o in 'r', 'alone':
+        assert clean.run(tmp_path/f'{o}.json', charrnn, 'info', tmp_path/o, '--json') == 0
+        infos.append(json.loads((tmp_path/f'{o}.json').read_text()))
+    assert infos[0]['weights_sha256'] == infos[1]['weights_sha256'] and infos[0]['step'] == infos[1]['step'] == 300
+    assert len(infos[0]['resumes']) == 3 and infos[0]['resumes'] == sorted(infos[0]['resumes']) and infos[1]['resumes'] == []
+    assert clean.run(tmp_path/'log', charrnn, *args('r')) == 0 and 'is finished after 300 steps' in (tmp_path/'log').read_text()
+
+
+# At random, and at every call
+
+def test_random_kills_and_every_call_of_a_save():
+    p = subprocess.run([sys.executable, kills.__file__, '--forks', '20', '--fresh', '0'], capture_output=True, text=True, timeout=600)
+    assert p.returncode == 0, p.stdout + p.stderr
+    rows = {l.split('  ')[0]: [int(o) for o in re.findall(r' (\d+)', l.partition('  ')[2])] for l in p.stdout.splitlines() if l.startswith(('forks', 'every'))}
+    for n,_,_,runs,lost,differ in rows.values(): assert n >= 20 and runs and lost == differ == 0, p.stdout
+    assert set(rows) == {'forks'} | ({'every call of a save'} if not inject.missing() else set())

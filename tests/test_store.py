@@ -1,0 +1,890 @@
+"Checkpoints on a Drive that dies, hangs, fills up, lies and forgets: training goes on, to the same weights, with one warning for each outage"
+import ctypes
+import errno
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import faultfs
+import pytest
+import torch
+from fastai.callback.core import Callback
+from faultfs import DriveMount
+
+from charrnn_fa import mirror, place, store
+from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.corpus import CharRNNError
+from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.files import RunError, RunWarning, pack_json
+from charrnn_fa.folder import RunFolder, owner_name, owner_record
+from charrnn_fa.learner import char_learner
+from charrnn_fa.mirror import Mirror
+from charrnn_fa.remote import Remote
+from charrnn_fa.store import MountStore, NoAnswer, StoreError, abandoned, follow, mount_of, mounts
+
+needs_fuse = pytest.mark.skipif(bool(faultfs.missing()), reason=faultfs.missing() or 'works')
+
+
+# Training on a Drive
+
+@pytest.fixture(scope='module')
+def fresh(text):
+    "Learners as a new process would make them, but for the seed"
+    def _fresh(seed=5, n=2000):
+        dls = CharDataLoaders.from_text(text[:n], bs=4, seq_len=16, seed=seed, device='cpu')
+        learn = char_learner(dls, n_hid=16, emb_sz=8, head_sz=0, dropout=0.2, precision='fp32')
+        learn.logger = lambda log: None
+        return learn.remove_cbs(learn.progress)
+    return _fresh
+
+
+@pytest.fixture(scope='module')
+def alone(fresh):
+    "The same run, with nothing that could fail"
+    learn = fresh()
+    learn.fit_one_cycle(2, 1e-2)
+    return learn
+
+
+class At(Callback):
+    "Call functions after training steps, in front of the checkpoint"
+    order,run_valid = 999,False
+    def __init__(self, fs): self.fs = fs
+    def after_batch(self):
+        if f := self.fs.get(self.learn.steps_done): f(self.learn.checkpoint)
+
+
+@pytest.fixture
+def fit(fresh, alone, home):
+    "Train to the end, with functions of the checkpoint at some steps; `told` are the warnings. It must end as if alone."
+    def _fit(where, at=(), seed=5, n_epoch=2, **kwargs):
+        learn = fresh(seed)
+        with warnings.catch_warnings(record=True) as ws:
+            warnings.simplefilter('always')
+            learn.ckpt = Checkpoint(where, **{**dict(steps=10, wait=20), **kwargs})
+            learn.fit_one_cycle(n_epoch, 1e-2, cbs=[learn.ckpt, At(dict(at))])
+        learn.told = [str(w.message) for w in ws if issubclass(w.category, RunWarning)]
+        if n_epoch == 2:
+            assert all(torch.equal(p, q) for p,q in zip(alone.model.parameters(), learn.model.parameters(), strict=True))
+            assert torch.equal(torch.stack(alone.recorder.losses), torch.stack(learn.recorder.losses))
+        return learn
+    return _fit
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    monkeypatch.setattr(Mirror, 'first_retry', 0.05)
+    monkeypatch.setattr(MountStore, 'beat', 0.3)
+    monkeypatch.setattr(place, 'silent', 1)
+    yield
+    store._waiting.clear()
+
+
+@pytest.fixture
+def drive(tmp_path, request):
+    if faultfs.missing(): pytest.skip(faultfs.missing())
+    with DriveMount(tmp_path) as d:
+        (d.backing/'MyDrive').mkdir()
+        d.where,d.there = f'{d.mountpoint}/MyDrive/runs/bard',d.backing/'MyDrive/runs/bard'
+        yield d
+
+
+def until(f, seconds=20, what='it'):
+    end = time.monotonic()+seconds
+    while not (res := f()):
+        if time.monotonic() > end: raise TimeoutError(f'{what} did not come about')
+        time.sleep(0.02)
+    return res
+
+
+def settle(ckpt):
+    assert ckpt.writer.wait(20)
+    until(lambda: ckpt.mirror.worker.job is None and ckpt.mirror.pending is None and not ckpt.mirror.worker.busy, what='the copy')
+
+
+def trouble(ckpt): until(lambda: ckpt.mirror.trouble, what='the trouble')
+
+
+def then(*fs):
+    def _f(ckpt):
+        for f in fs: f(ckpt)
+    return _f
+
+
+def doing(f, *args, **kwargs): return lambda ckpt: f(*args, **kwargs)
+
+
+def steps(there):
+    "Steps of the checkpoints in a folder, newest first, all of which are whole"
+    run = RunFolder(there)
+    cs = run.checkpoints()
+    for m in cs: run.read(m)
+    assert not run.damaged, run.damaged
+    return [m['step'] for m in cs]
+
+
+def tidy(there, keep=3):
+    "Nothing but a run: settings, text, one owner, and at most `keep` whole checkpoints, of which the newest is the end"
+    names,n = sorted(os.listdir(there)),len(steps(there))
+    assert sorted(o.split('-')[0] for o in names) == ['owner', 'run.json', *['step']*(2*n), 'text'], names
+    assert 1 <= n <= keep and RunFolder(there).newest()['finished'], names
+    assert all((there/o).stat().st_size for o in names)
+
+
+def machine(home, f, log=None):
+    "A process of its own with a `CHARRNN_HOME` of its own, in which `f` runs; its id"
+    sys.stdout.flush(); sys.stderr.flush()
+    pid = os.fork()
+    if pid: return pid
+    status = 1
+    try:
+        os.environ['CHARRNN_HOME'] = str(home)
+        if log:
+            fd = os.open(log, os.O_WRONLY|os.O_CREAT|os.O_APPEND)
+            os.dup2(fd, 1); os.dup2(fd, 2)
+            sys.stdout,sys.stderr = os.fdopen(1, 'w', buffering=1, closefd=False),os.fdopen(2, 'w', buffering=1, closefd=False)
+        f()
+        status = 0
+    except BaseException: traceback.print_exc()
+    finally: os._exit(status)
+
+
+def ended(pid): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def die(ckpt): os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def lost(drive, fit, tmp_path, monkeypatch):
+    "A machine trains for a while and is lost; this one is another"
+    def _lost(step=35, *fs, at=(), **kwargs):
+        pid = machine(tmp_path/'lost', lambda: fit(drive.where, {**dict.fromkeys((15, 25), settle), **dict(at), step: then(*(fs or [settle]), die)}, **kwargs))
+        assert ended(pid) == -signal.SIGKILL
+        shutil.rmtree(tmp_path/'lost', ignore_errors=True)
+    return _lost
+
+
+# Gone
+
+def test_all_is_well(drive, fit, capsys):
+    learn = fit(drive.where)
+    assert not learn.told and set(learn.ckpt.states().values()) <= {'local', 'mounted'} and 'cannot be told' in capsys.readouterr().out
+    tidy(drive.there)
+    assert drive.calls()['rename'] == 0                                             # nothing depends on what a rename is there
+    assert fit(drive.where, seed=None).told == []                                   # finished: loaded
+    tidy(drive.there)
+
+
+def test_mount_dies_and_comes_back(drive, fit, capsys):
+    "errno 107 in mid-run, then a new mount on the same place"
+    learn = fit(drive.where, {15: then(settle, doing(drive.kill)), 25: trouble, 45: doing(drive.remount)})
+    assert len(learn.told) == 1 and 'Transport endpoint is not connected' in learn.told[0] and 'training goes on' in learn.told[0], learn.told
+    assert 'is back' in capsys.readouterr().out
+    tidy(drive.there)
+
+
+def test_mount_gone_and_its_place_is_a_local_folder(drive, fit, capsys):
+    "`umount -l`: what is written below would die with the machine"
+    def gone(ckpt):
+        settle(ckpt)
+        drive.kill()
+        drive.unmount()
+        for _ in range(2): os.makedirs(drive.mountpoint, exist_ok=True)              # no proof of anything
+    learn = fit(drive.where, {15: gone}, wait=1)
+    assert len(learn.told) == 1 and 'is not mounted' in learn.told[0]
+    assert os.listdir(drive.mountpoint) == [] and 'not in' in capsys.readouterr().out
+    drive.remount()
+    assert steps(drive.there) == [10, 0]
+    again = fit(drive.where, seed=None)                                             # the same cell again: what is missing is copied
+    assert not again.told and RunFolder(drive.there).newest()['finished']
+
+
+def test_mount_gone_and_somebody_made_the_folder(drive, fit):
+    def gone(ckpt):
+        settle(ckpt)
+        drive.kill()
+        drive.unmount()
+        os.makedirs(drive.where)
+    learn = fit(drive.where, {15: gone}, wait=1)
+    assert len(learn.told) == 1 and os.listdir(drive.where) == []
+    shutil.rmtree(f'{drive.mountpoint}/MyDrive')
+
+
+def test_another_kind_of_mount_in_its_place(drive, fit):
+    def other(ckpt):
+        settle(ckpt)
+        drive.kill()
+        drive.unmount()
+        subprocess.run(['mount', '-t', 'tmpfs', 'none', drive.mountpoint], check=True)
+        os.makedirs(drive.where)
+    try: learn = fit(drive.where, {15: other}, wait=1)
+    finally: subprocess.run(['umount', drive.mountpoint])
+    assert len(learn.told) == 1 and 'is not mounted' in learn.told[0]
+
+
+def test_never_mounted(tmp_path, fit, monkeypatch, home):
+    at = tmp_path/'drive'
+    monkeypatch.setattr(store, '_drives', (str(at),))
+    with pytest.raises(StoreError, match='is not mounted; or go on without it with local=True'): fit(f'{at}/MyDrive/run')
+    assert not at.exists() and not [o for o in home.rglob('*') if o.is_file()]
+    learn = fit(f'{at}/MyDrive/run', local=True, wait=1)
+    assert len(learn.told) == 1 and 'is not mounted' in learn.told[0] and not at.exists()
+    assert set(learn.ckpt.states().values()) == {'local'}
+
+
+def test_mounted_late(tmp_path, fit, monkeypatch):
+    "local=True, and a mount by hand during training"
+    if faultfs.missing(): pytest.skip(faultfs.missing())
+    monkeypatch.setattr(store, '_drives', (str(tmp_path/'drive'),))
+    drives = []
+    def mount(ckpt):
+        drives.append(DriveMount(tmp_path))
+        (drives[0].backing/'MyDrive').mkdir()
+    try:
+        learn = fit(tmp_path/'drive/MyDrive/run', {25: mount}, local=True)
+        assert len(learn.told) == 1 and RunFolder(tmp_path/'backing/MyDrive/run').newest()['finished']
+    finally:
+        for o in drives: o.close()
+
+
+def test_drive_without_its_folder_is_not_empty(drive, fit):
+    "A root that shows no `MyDrive` yet: neither made, nor taken for a Drive that lost the run"
+    fit(drive.where)
+    (drive.backing/'MyDrive').rename(drive.backing/'hidden')
+    with pytest.raises(StoreError, match='has no MyDrive'): fit(drive.where)
+    assert os.listdir(drive.backing) == ['hidden']
+
+
+def test_current_directory_on_the_dead_mount(drive, fit, tmp_path, monkeypatch):
+    before = os.getcwd()
+    try:
+        os.chdir(drive.mountpoint/'MyDrive')
+        learn = fit(drive.where, {15: then(settle, doing(drive.kill))}, wait=1)
+        assert len(learn.told) == 1
+        fit(tmp_path/'elsewhere')
+        assert steps(tmp_path/'elsewhere')[0]
+        with pytest.raises(StoreError, match='os.chdir'): Checkpoint('relative')
+    finally: os.chdir(before)
+
+
+# Hangs
+
+@needs_fuse
+@pytest.mark.parametrize('op', ['write', 'create', 'getattr', 'fsync', 'readdir', 'unlink', 'open', 'getxattr'])
+def test_mount_hangs(drive, fit, op, monkeypatch):
+    "Training goes on, the end waits for `wait` seconds, and the copy follows if the mount wakes up"
+    monkeypatch.setattr(Mirror, 'patience', 0.2)
+    t = []
+    def last(ckpt): t.append(time.monotonic())
+    def hang(ckpt):
+        settle(ckpt)
+        drive.control(delay={op: 60})
+    learn = fit(drive.where, {15: hang, 25: lambda _: time.sleep(0.5), 56: last}, wait=1)
+    assert time.monotonic()-t[0] < 6
+    assert len(learn.told) <= 1 and all('no answer for' in o for o in learn.told)
+    worker = learn.ckpt.mirror.worker
+    if op != 'getxattr': assert len(learn.told) == 1 and worker.is_alive()
+    drive.control()
+    worker.join(20)
+    assert not worker.is_alive()                                                    # what was begun is brought to its end, and the thread goes
+    assert steps(drive.there)[0] > 10
+
+
+def test_hangs_and_wakes_up(drive, fit, monkeypatch, capsys):
+    monkeypatch.setattr(Mirror, 'patience', 0.2)
+    def hang(ckpt):
+        settle(ckpt)
+        drive.control(delay=dict(write=60))
+        time.sleep(0.1)
+    learn = fit(drive.where, {15: hang, 25: lambda _: time.sleep(0.5), 35: trouble, 45: doing(drive.control)})
+    assert len(learn.told) == 1 and 'no answer for' in learn.told[0] and 'is back' in capsys.readouterr().out
+    tidy(drive.there)
+
+
+def test_hangs_at_the_start_and_threads_do_not_pile_up(drive, fit):
+    fit(drive.where)
+    before = threading.active_count()
+    drive.control(delay=dict(create=60, getattr=60, opendir=60))
+    for i in range(6):
+        t = time.monotonic()
+        with pytest.raises(NoAnswer, match='has not answered .*local=True'): fit(drive.where, wait=0.3)
+        assert time.monotonic()-t < 3
+    for i in range(3): assert len(fit(drive.where.replace('bard', f'new{i}'), local=True, wait=0.3).told) == 1
+    assert threading.active_count()-before <= 4 and len(abandoned(MountStore(drive.where))) <= 4
+    drive.control()
+    until(lambda: not abandoned(MountStore(drive.where)), what='an end of all threads')
+    assert not fit(drive.where).told
+
+
+def test_process_comes_to_its_end(drive, fit, tmp_path, monkeypatch):
+    "A process with a call that hangs is done; Linux keeps a zombie of it until the call ends"
+    monkeypatch.setattr(Mirror, 'patience', 0.2)
+    done = tmp_path/'done'
+    def run():
+        fit(drive.where, {15: then(settle, doing(drive.control, delay=dict(write=60)))}, wait=1)
+        done.write_text('yes')
+    pid = machine(tmp_path/'other', run)
+    until(done.exists, 30, 'the end of fit')
+    state = lambda: next((o.split()[1] for o in Path(f'/proc/{pid}/status').read_text().splitlines() if o.startswith('State')), 'X')
+    until(lambda: state() in 'ZX', 5, 'the end of the process')
+    drive.control()
+    assert ended(pid) == 0
+
+
+# Slow
+
+def test_slow_mount(drive, fit, monkeypatch):
+    "The newest wins, those in between are left out, nothing piles up, and it is no outage"
+    seen = []
+    def look(ckpt): seen.append((threading.active_count(), len(os.listdir(drive.there)), set(ckpt.states().values())))
+    drive.control(kbps=60)
+    learn = fit(drive.where, {o: then(look, lambda _: time.sleep(0.05)) for o in range(12, 57, 2)}, steps=4, wait=20)
+    assert not learn.told, learn.told
+    threads,files,states = zip(*seen)
+    assert max(threads)-threads[0] <= 1 and max(files) <= 12 and any('local' in o for o in states)
+    copied = [o for o in learn.ckpt.mirror.state]
+    assert RunFolder(drive.there).newest()['finished'] and len(copied) <= 3
+    assert drive.calls()['create'] < 40
+
+
+def test_local_rotation_leaves_what_is_being_copied(drive, fit):
+    "A copy that takes longer than `keep` saves"
+    drive.control(kbps=30)
+    learn = fit(drive.where, {o: lambda _: time.sleep(0.02) for o in range(56)}, steps=1, keep=2, wait=30)
+    assert not learn.told, learn.told
+    assert RunFolder(drive.there).newest()['finished']
+
+
+def test_uploads_that_lag_behind(drive, fit, tmp_path, capsys):
+    "Nothing is deleted before a newer one is uploaded, and what waits does not pile up"
+    drive.control(uncommitted=0.01, ids=True)
+    seen = []
+    def stuck(ckpt):
+        settle(ckpt)
+        seen.append(steps(drive.there)[0])
+        drive.control(uncommitted=True, ids=True)
+    def wait(ckpt):
+        ckpt.writer.wait(20)
+        until(lambda: ckpt.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted', what='the copy')
+        seen.append(steps(drive.there))
+    learn = fit(drive.where, {15: stuck, **dict.fromkeys(range(21, 56, 4), wait)}, steps=4, wait=1)
+    assert not learn.told and 'not uploaded yet' in capsys.readouterr().out
+    old = seen[0]
+    assert all(old in o for o in seen[1:]) and max(map(len, seen[1:])) <= 7, seen
+    assert steps(drive.there)[0] == 58
+
+
+def test_uploaded_is_said_after_proof_only(drive, fit, tmp_path, capsys):
+    drive.control(uncommitted=0.6, ids=True, cloud=tmp_path/'cloud')
+    seen = []
+    def look(ckpt):
+        for o,s in ckpt.states().items():
+            there = tmp_path/'cloud/MyDrive/runs/bard'/o
+            if s == 'uploaded': assert there.stat().st_size == (drive.there/o).stat().st_size
+            seen.append(s)
+    learn = fit(drive.where, {o: then(look, lambda _: time.sleep(0.05)) for o in range(11, 57)})
+    assert 'uploaded.' in capsys.readouterr().out and {'mounted', 'uploaded'} <= set(seen) and not learn.told
+    tidy(drive.there)
+
+
+def test_machine_lost_before_the_upload(drive, fit, lost, tmp_path):
+    "The newest that was uploaded is where another machine goes on; the cache of this one is gone"
+    drive.control(uncommitted=0.05, cloud=tmp_path/'cloud')
+    (tmp_path/'cloud').mkdir()
+    slow = lambda ckpt: (settle(ckpt), drive.control(uncommitted=True, cloud=tmp_path/'cloud'))
+    wait = lambda ckpt: until(lambda: ckpt.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted')
+    lost(45, wait, at={25: slow})
+    assert steps(drive.there)[0] == 40
+    drive.control()
+    drive.remount(tmp_path/'cloud')
+    there = tmp_path/'cloud/MyDrive/runs/bard'
+    assert steps(there)[0] == 20
+    learn = fit(drive.where, seed=None)
+    assert RunFolder(there).resumes() == [20] and not learn.told
+    tidy(there)
+
+
+# I/O errors
+
+@needs_fuse
+@pytest.mark.parametrize('op', ['create', 'write', 'flush', 'fsync', 'read', 'open', 'getattr', 'opendir', 'unlink', 'truncate'])
+def test_input_output_error(drive, fit, op, tmp_path):
+    "errno 5 for a while: tried again, one warning at most, all is there in the end, and nothing else"
+    drive.control(trash=tmp_path/'trash')
+    def hurt(ckpt):
+        settle(ckpt)
+        drive.control(errno={op: [5, 2, 12]}, trash=tmp_path/'trash')
+    learn = fit(drive.where, {15: hurt, **dict.fromkeys((25, 35), lambda _: time.sleep(0.3)), 45: doing(drive.control, trash=tmp_path/'trash')})
+    assert len(learn.told) <= 1 and all('Input/output error' in o for o in learn.told), learn.told
+    tidy(drive.there)
+    assert not sum(o.stat().st_size for o in (tmp_path/'trash').iterdir())
+
+
+def test_read_error_falls_back(drive, fit, lost):
+    lost(35)
+    assert steps(drive.there) == [30, 20, 10]
+    drive.control(errno=dict(read=5), match='*step-00000030-*.safetensors')
+    learn = fit(drive.where, seed=None)
+    assert len(learn.told) == 1 and 'Input/output error' in learn.told[0] and 'step 20 is used' in learn.told[0], learn.told
+    drive.control()
+    assert RunFolder(drive.there).resumes() == [20] and RunFolder(drive.there).newest()['finished']
+
+
+def test_folder_that_cannot_be_listed(drive, fit, lost):
+    "Names that are known are tried instead: copies, rotation and a resume on the same machine need no listing"
+    learn = fit(drive.where, {15: then(settle, doing(drive.control, errno=dict(readdir=5))), 35: settle})
+    assert not learn.told, learn.told
+    assert len(steps(drive.there)) == 3 and RunFolder(drive.there).newest()['finished']
+    assert len([o for o in os.listdir(drive.there) if o.startswith('owner-')]) <= 2
+    assert not fit(drive.where).told
+    shutil.rmtree(os.environ['CHARRNN_HOME'])
+    with pytest.raises(CharRNNError, match='cannot be listed'): fit(drive.where, seed=None)
+    drive.control()
+    assert not fit(drive.where, seed=None).told
+
+
+# Full
+
+@needs_fuse
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize('op', ['write', 'flush', 'create'])
+def test_drive_is_full(drive, fit, op, number, tmp_path):
+    "No half file stays, nothing goes to the trash, training goes on, and the copy follows when there is room"
+    seen = []
+    drive.control(trash=tmp_path/'trash')
+    def look(ckpt):
+        trouble(ckpt)
+        seen.extend(steps(drive.there))
+        assert not [o for o in drive.there.glob('step-*') if RunFolder(drive.there).checkpoints()[0]['step'] < int(o.name[5:13])]
+        drive.control(trash=tmp_path/'trash')
+    learn = fit(drive.where, {15: then(settle, doing(drive.control, errno={op: [number, 3]}, trash=tmp_path/'trash')), 45: look})
+    assert len(learn.told) == 1 and os.strerror(number) in learn.told[0] and seen, learn.told
+    tidy(drive.there)
+    assert not sum(o.stat().st_size for o in (tmp_path/'trash').iterdir())
+
+
+@contextmanager
+def small(at, kilobytes):
+    "A disk of that size"
+    if sys.platform != 'linux' or os.geteuid(): pytest.skip('mounting needs root on Linux')
+    Path(at).mkdir(parents=True, exist_ok=True)
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'none', at], capture_output=True).returncode: pytest.skip('tmpfs cannot be mounted here')
+    try: yield Path(at)
+    finally: subprocess.run(['umount', '-l', at])
+
+
+@pytest.fixture
+def size(fit, tmp_path):
+    "Kilobytes of the largest checkpoint, and of what is beside them"
+    fit(tmp_path/'measured')
+    kb = lambda pattern: [-(-o.stat().st_size//4096)*4 for o in (tmp_path/'measured').glob(pattern)]
+    res = max(kb('step-*.safetensors')),sum(kb('run.json')+kb('text-*'))
+    shutil.rmtree(tmp_path/'measured')
+    return res
+
+
+def test_old_ones_make_room_in_drive(tmp_path, fit, size):
+    "Room for three, although keep=5: two whole ones stay, the newest gets in"
+    if faultfs.missing(): pytest.skip(faultfs.missing())
+    data,rest = size
+    with small(tmp_path/'backing', 3*(data+4) + rest + data//2 + 12), DriveMount(tmp_path) as drive:
+        (drive.backing/'MyDrive').mkdir()
+        learn = fit(f'{drive.mountpoint}/MyDrive/run', {o: settle for o in range(11, 56, 4)}, steps=4, keep=5)
+        there = drive.backing/'MyDrive/run'
+        assert not learn.told, learn.told
+        assert RunFolder(there).newest()['finished'] and 2 <= len(steps(there)) <= 3
+        assert not [o for o in os.listdir(there) if o.startswith('step-') and not (there/o).stat().st_size]
+
+
+def test_local_disk_is_full(tmp_path, fit, size):
+    "A run on a small local disk: room is made, or one warning and no half file"
+    data,rest = size
+    with small(tmp_path/'disk', 3*(data+4) + rest + data//2 + 16) as d:
+        learn = fit(d/'run', steps=4, keep=9)
+        assert not learn.told and RunFolder(d/'run').newest()['finished']
+        shutil.rmtree(d/'run')
+        def fill(ckpt):
+            ckpt.writer.wait(20)
+            with suppress(OSError), open(d/'other', 'wb') as f:
+                while True: f.write(bytes(4096))
+        learn = fit(d/'run', {15: fill, 45: lambda _: (d/'other').unlink()}, keep=2)
+        assert len(learn.told) == 1 and 'No space left' in learn.told[0] and 'training goes on' in learn.told[0], learn.told
+        assert RunFolder(d/'run').newest()['finished'] and not [o for o in os.listdir(d/'run') if o.startswith('.step')]
+
+
+def test_cache_is_full_and_drive_is_not(drive, tmp_path, fit, size, monkeypatch):
+    data,rest = size
+    with small(tmp_path/'disk', 3*(data+4) + rest + data//2 + 24) as d:
+        monkeypatch.setenv('CHARRNN_HOME', str(d))
+        def fill(ckpt):
+            settle(ckpt)
+            with suppress(OSError), open(d/'other', 'wb') as f:
+                while True: f.write(bytes(4096))
+        learn = fit(drive.where, {15: fill, 45: lambda _: (d/'other').unlink()}, keep=2)
+        assert len(learn.told) == 1 and 'No space left' in learn.told[0] and str(d) in learn.told[0], learn.told
+        tidy(drive.there, 2)
+        gc.collect()
+
+
+# Lies
+
+def test_files_arrive_empty(drive, fit):
+    "A quota of operations: no error, and 0 bytes"
+    learn = fit(drive.where, {15: then(settle, doing(drive.control, zero=True)), 35: then(trouble, doing(drive.control))})
+    assert len(learn.told) == 1 and 'damaged or empty' in learn.told[0] and 'quota' in learn.told[0], learn.told
+    tidy(drive.there)
+
+
+@needs_fuse
+@pytest.mark.parametrize('answers', [{}, dict(uncommitted=0.6)])
+def test_files_become_empty(drive, fit, answers):
+    "They were proven, and are empty a moment later: what was there before stays, and there is one warning"
+    before,now = [],[]
+    def start(ckpt):
+        settle(ckpt)
+        before.extend(steps(drive.there))
+        drive.backing.joinpath('MyDrive').rename(drive.backing/'x'); drive.kill()   # files written before keep what they hold
+        drive.remount()
+        drive.backing.joinpath('x').rename(drive.backing/'MyDrive')
+        drive.control(zero=0.1, **answers)
+    def look(ckpt):
+        time.sleep(1)
+        run = RunFolder(drive.there)
+        now.extend(m['step'] for m in run.checkpoints() if not _damaged(run, m))
+    learn = fit(drive.where, {25: start, 35: look, 45: look, 52: doing(drive.control)})
+    assert len([o for o in learn.told if 'quota' in o]) == 1 and len(learn.told) <= 2, learn.told
+    assert before[0] in now and set(now) & set(before)
+    assert RunFolder(drive.there).newest()['finished']
+
+
+def _damaged(run, m):
+    try: run.read(m)
+    except RunError: return True
+
+
+def test_settings_that_became_empty_are_written_anew(drive, fit):
+    def empty(ckpt):
+        settle(ckpt)
+        os.truncate(drive.there/'run.json', 0)
+    learn = fit(drive.where, {25: empty})
+    assert not learn.told
+    tidy(drive.there)
+
+
+def test_nothing_goes_to_the_trash(drive, fit, tmp_path):
+    drive.control(trash=tmp_path/'trash')
+    fit(drive.where, dict.fromkeys(range(11, 56, 4), settle), steps=4)
+    gone = list((tmp_path/'trash').iterdir())
+    assert len(gone) > 20 and not sum(o.stat().st_size for o in gone)
+    tidy(drive.there)
+
+
+def test_duplicates(drive, fit, lost, monkeypatch, tmp_path):
+    "`name (1).ext` beside the file or instead of it, empty ones too"
+    lost(35)
+    for i,o in enumerate(sorted(drive.there.iterdir())):
+        stray = o.with_name(f'{o.stem} (1){o.suffix}')
+        if o.name == 'run.json': stray.write_bytes(b'')
+        elif i % 2: o.rename(stray)
+        else: shutil.copy(o, stray)
+    m = next(drive.there.glob('step-00000030-*.safetensors'))                       # the upload was tried twice, and came through once
+    shutil.copy(m, m.with_name(m.name.replace('(1)', '').replace(' ', '').replace('.safetensors', ' (2).safetensors')))
+    m.write_bytes(b'')
+    learn = fit(drive.where, seed=None)
+    assert RunFolder(drive.there).resumes() == [30] and not learn.told, learn.told
+    names = [o for o in os.listdir(drive.there) if '(' in o and o.startswith('step-')]
+    assert RunFolder(drive.there).newest()['finished'] and not [o for o in names if '-00000010-' in o], names
+
+
+@needs_fuse
+@pytest.mark.parametrize('fault', [dict(duplicates=True), dict(torn_rename=0.3)])
+def test_odd_renames(drive, fit, fault):
+    "A store needs no rename; a folder on a disk whose rename is not atomic is never without a whole checkpoint"
+    drive.control(**fault)
+    assert not fit(drive.where).told and drive.calls()['rename'] == 0
+    tidy(drive.there)
+
+
+def test_listing_and_contents_that_are_old(drive, fit, lost):
+    "What another machine did is seen late; what this one did is known, but not listed"
+    drive.control(stale=1.5)
+    os.listdir(drive.mountpoint/'MyDrive')
+    lost(35)
+    drive.control(stale=1.5)
+    learn = fit(drive.where, {o: lambda _: time.sleep(0.05) for o in range(60)}, seed=None)
+    assert not learn.told, learn.told
+    drive.control()
+    run = RunFolder(drive.there)
+    assert run.newest()['finished'] and run.resumes()[0] in (20, 30) and len(steps(drive.there)) <= 6
+
+
+def test_newest_is_found_through_the_owner(drive, fit, lost, monkeypatch):
+    "A listing without the newest manifest"
+    lost(35)
+    names = MountStore.names
+    monkeypatch.setattr(MountStore, 'names', lambda self: [o for o in names(self) if not o.startswith('step-00000030')])
+    assert not fit(drive.where, seed=None).told
+    assert RunFolder(drive.there).resumes() == [30]
+
+
+# Not allowed
+
+@needs_fuse
+@pytest.mark.parametrize('fault,why', [(dict(readonly=True), 'it is read-only'), (dict(errno=dict(create=13, mkdir=13)), 'the right to write')])
+def test_not_allowed_to_write(drive, fit, fault, why):
+    drive.control(**fault)
+    with pytest.raises(StoreError, match=f'cannot be written to .*{why}.*local=True'): fit(drive.where)
+    learn = fit(drive.where, local=True, wait=0.5)
+    assert len(learn.told) == 1 and why in learn.told[0] and os.listdir(drive.backing/'MyDrive') == []
+    drive.control()
+    assert not fit(drive.where, seed=None).told                                     # writable by now: it follows
+    assert RunFolder(drive.there).newest()['finished']
+
+
+def test_remounted_read_only(drive, fit):
+    "By the system's own `mount -o remount`, in mid-run and at the start"
+    remount = lambda how: subprocess.run(['mount', '-i', '-o', f'remount,{how}', drive.mountpoint], check=True, capture_output=True)
+    try: remount('rw')
+    except subprocess.CalledProcessError: pytest.skip('FUSE cannot be mounted anew here')
+    learn = fit(drive.where, {15: then(settle, doing(remount, 'ro')), 25: trouble, 45: doing(remount, 'rw')})
+    assert len(learn.told) == 1 and 'Read-only file system' in learn.told[0]
+    tidy(drive.there)
+    remount('ro')
+    with pytest.raises(StoreError, match='it is read-only'): fit(drive.where.replace('bard', 'other'))
+
+
+@needs_fuse
+def test_not_the_owner_of_the_folder(drive, fit, tmp_path):
+    "Mode 0555, as another user"
+    os.chmod(drive.backing/'MyDrive', 0o555)
+    (tmp_path/'home2').mkdir()
+    log = tmp_path/'log'
+    for o in tmp_path,*tmp_path.parents[:2]: os.chmod(o, os.stat(o).st_mode|0o11)
+    os.chmod(tmp_path/'home2', 0o777)
+    log.touch()
+    def run():
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        fit(drive.where)
+    assert ended(machine(tmp_path/'home2', run, log)) == 1
+    last = log.read_text().strip().splitlines()[-1]
+    assert 'StoreError' in last and 'the right to write' in last and 'local=True' in last, last
+
+
+def test_holds_other_things(drive, fit):
+    drive.there.mkdir(parents=True)
+    (drive.there/'thesis.tex').write_text('x')
+    for local in False, True:
+        with pytest.raises(StoreError, match='holds other things'): fit(drive.where, local=local)
+    assert os.listdir(drive.there) == ['thesis.tex']
+
+
+# Two runtimes
+
+def test_two_on_one_machine(drive, fit, tmp_path, monkeypatch):
+    go = tmp_path/'go'
+    pid = machine(os.environ['CHARRNN_HOME'], lambda: fit(drive.where, {15: then(settle, lambda _: until(go.exists))}))
+    try:
+        until(lambda: (drive.there/'run.json').exists(), what='the run')
+        with pytest.raises(RunError, match='Another process on this machine'): fit(drive.where)
+    finally: go.touch()
+    assert ended(pid) == 0
+    tidy(drive.there)
+
+
+@needs_fuse
+@pytest.mark.parametrize('stale', [0, 0.6])
+def test_two_machines(drive, fit, tmp_path, stale):
+    "The second is refused while the first is alive; a silent one is overridden, and keeps its copies to itself from then on"
+    drive.control(stale=stale)
+    log = tmp_path/'log'
+    slow = {o: lambda _: time.sleep(0.1) for o in range(11, 57)}
+    pid = machine(tmp_path/'a', lambda: print(fit(drive.where, slow, wait=2).told), log)
+    try:
+        until(lambda: (drive.there/'run.json').exists(), what='the run')
+        with pytest.raises(RunError, match='is being trained on another machine'): fit(drive.where, seed=None)
+        os.kill(pid, signal.SIGSTOP)
+        learn = fit(drive.where, seed=None)
+        assert not learn.told
+        newest,names = RunFolder(drive.there).newest(),sorted(os.listdir(drive.there))
+        assert newest['finished'] and newest['generation'] == 1
+        os.kill(pid, signal.SIGCONT)
+        assert ended(pid) == 0, log.read_text()
+        pid = None
+    finally:
+        if pid: os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+    assert 'another process has taken over' in log.read_text() or stale
+    now = RunFolder(drive.there)
+    assert now.newest() == newest and now.owner()['generation'] == 1
+    if not stale: assert sorted(os.listdir(drive.there)) == names
+
+
+def test_owner_lives_through_a_long_copy(drive, fit, tmp_path):
+    "Signs of life during a copy that takes longer than the silence after which one is taken for dead"
+    go = tmp_path/'go'
+    pid = machine(tmp_path/'a', lambda: fit(drive.where, {15: then(settle, doing(drive.control, kbps=3)), 22: lambda _: until(go.exists, 30)}, wait=0.1))
+    try:
+        until(lambda: drive.there.is_dir() and any(o.name.startswith('step-00000020') for o in drive.there.iterdir()), what='the copy')
+        time.sleep(1)
+        with pytest.raises(RunError, match='is being trained on another machine'): fit(drive.where, seed=None)
+    finally:
+        drive.control()
+        go.touch()
+    assert ended(pid) == 0
+
+
+def test_two_that_begin_at_once(drive, fit, tmp_path):
+    "Both find an empty folder: the settings of the first to bring them stay, the other keeps to itself"
+    log = tmp_path/'log'
+    settle_own = lambda ckpt: ckpt.writer.wait(20)
+    drive.control(delay=dict(fsync=0.3))
+    pid = machine(tmp_path/'a', lambda: print(fit(drive.where, {5: lambda _: time.sleep(1)}).told), log)
+    learn = fit(drive.where, {5: lambda _: time.sleep(1)})
+    assert ended(pid) == 0, log.read_text()
+    both = ' '.join(learn.told) + log.read_text()
+    drive.control()
+    run = RunFolder(drive.there)
+    assert both.count('another run') == 1 and run.newest()['finished'], both
+
+
+def test_owner_whose_record_cannot_be_read(drive, fit, lost):
+    "It was replaced a moment ago, or is empty: somebody is there all the same"
+    lost(35)
+    run = RunFolder(drive.there)
+    o = run.owner()
+    (drive.there/owner_name(dict(o, beat=o['beat']+1))).touch()
+    t = time.monotonic()
+    assert not fit(drive.where, seed=None).told and time.monotonic()-t > 0.8
+    tidy(drive.there)
+
+
+def test_old_owner_does_not_remove_the_new_one(drive, fit):
+    "Its sign of life at the end of a long copy comes after the takeover"
+    def taken(ckpt):
+        settle(ckpt)
+        m = ckpt.mirror
+        other = owner_record(ckpt.folder.id, 'deadbeef', 1, [10], beat=1)
+        m.store.write(owner_name(other), [pack_json(other)])
+        m._beat()
+    learn = fit(drive.where, {15: taken})
+    assert len(learn.told) == 1 and 'taken over' in learn.told[0]
+    assert RunFolder(drive.there).owner()['token'] == 'deadbeef' and steps(drive.there) == [10, 0]
+
+
+# Clocks, kills, damage
+
+def test_clocks_that_jump(drive, fit, lost, monkeypatch):
+    "Order comes from generation and step: times are reversed, and the clock is a day off"
+    lost(35)
+    for i,o in enumerate(sorted(drive.there.iterdir())): os.utime(o, (10**9-i, 10**9-i))
+    real,shift = time.time,[-86400]
+    for o in place.time,mirror.time: monkeypatch.setattr(o, 'time', lambda: real()+shift[0])
+    t = time.monotonic()
+    learn = fit(drive.where, {40: lambda _: shift.__setitem__(0, 86400)}, seed=None)
+    assert time.monotonic()-t < 9 and not learn.told
+    assert RunFolder(drive.there).resumes() == [30]
+    tidy(drive.there)
+
+
+def test_killed_between_data_and_manifest(drive, fit, lost, monkeypatch):
+    write = MountStore.write
+    def deadly(self, name, pieces):
+        if name.startswith('step-00000030') and name.endswith('.json'): die(None)
+        write(self, name, pieces)
+    monkeypatch.setattr(MountStore, 'write', deadly)
+    lost(56)
+    monkeypatch.setattr(MountStore, 'write', write)
+    (orphan,) = [o for o in os.listdir(drive.there) if '00000030' in o]
+    learn = fit(drive.where, seed=None)
+    assert not learn.told and RunFolder(drive.there).resumes() == [20] and orphan not in os.listdir(drive.there)
+    tidy(drive.there)
+
+
+@needs_fuse
+@pytest.mark.parametrize('how', ['truncated', 'flipped', 'empty', 'html', 'missing'])
+@pytest.mark.parametrize('which', ['safetensors', 'json'])
+def test_damaged_in_the_store(drive, fit, lost, which, how):
+    "The one before is used, and it is said why"
+    lost(35)
+    (f,) = drive.there.glob(f'step-00000030-*.{which}')
+    b = f.read_bytes()
+    if how == 'missing': f.unlink()
+    else: f.write_bytes(dict(truncated=b[:len(b)//2], flipped=b[:99]+bytes([b[99]^1])+b[100:], empty=b'', html=b'<!doctype html><title>Sign in</title>')[how])
+    learn = fit(drive.where, seed=None)
+    silent = (which,how) == ('json', 'missing')                                     # a checkpoint that never came about
+    assert len(learn.told) == (not silent) and all(f.stem in o and 'step 20 is used' in o for o in learn.told), learn.told
+    assert RunFolder(drive.there).resumes() == [20] and RunFolder(drive.there).newest()['finished']
+
+
+def test_damaged_here_and_whole_in_the_store(drive, fit, tmp_path, capsys):
+    pid = machine(os.environ['CHARRNN_HOME'], lambda: fit(drive.where, {35: then(settle, die)}))
+    ended(pid)
+    (f,) = Path(os.environ['CHARRNN_HOME']).rglob('step-00000030-*.safetensors')
+    f.write_bytes(b'')
+    fit(drive.where, seed=None)
+    assert RunFolder(drive.there).resumes() == [30]
+
+
+# The table of mounts
+
+def test_places_with_odd_names(tmp_path, fit):
+    if faultfs.missing(): pytest.skip(faultfs.missing())
+    odd = tmp_path/'my näme\t\u2028#\\040'
+    odd.mkdir()
+    with DriveMount(odd) as drive:
+        assert mount_of(drive.mountpoint/'x') == (str(drive.mountpoint), 'fuse.drive')
+        (drive.backing/'MyDrive').mkdir()
+        assert not fit(f'{drive.mountpoint}/MyDrive/run').told
+        tidy(drive.backing/'MyDrive/run')
+
+
+def test_link_to_drive(drive, fit, tmp_path):
+    "`ln -s /content/drive/MyDrive /mydrive`, before and after the mount died: never a local path"
+    link = tmp_path/'mydrive'
+    link.symlink_to(drive.mountpoint/'MyDrive')
+    assert not fit(link/'runs/bard').told
+    tidy(drive.there)
+    drive.control(delay=dict(getattr=60))
+    t = time.monotonic()
+    assert follow(link/'runs/x') == f'{drive.mountpoint}/MyDrive/runs/x' and time.monotonic()-t < 2
+    drive.control()
+    drive.kill()
+    with pytest.raises(StoreError, match='not connected'): fit(link/'runs/x', wait=5)
+
+
+def test_table_of_mounts_in_a_namespace_of_its_own(tmp_path):
+    "`unshare -m`: a covered mount is none"
+    if sys.platform != 'linux' or os.geteuid(): pytest.skip('mounting needs root on Linux')
+    code = '''if True:
+        import os, subprocess, sys
+        from charrnn_fa.store import *
+        at = sys.argv[1]
+        def mount(kind, where): subprocess.run(['mount', '-t', kind, 'none', where], check=True)
+        os.makedirs(f'{at}/a/b')
+        assert mount_of(f'{at}/a/b/c') == (None, None) and f'{at}/a/b' not in mounts()
+        mount('tmpfs', f'{at}/a/b')
+        kind,dev = mounts()[f'{at}/a/b']
+        assert kind == 'tmpfs' and dev == os.stat(f'{at}/a/b').st_dev and mount_of(f'{at}/a/b/c') == (None, None)
+        s = MountStore.__new__(MountStore)
+        s.where,s.mountpoint,s.kind,s.parts = f'{at}/a/b/MyDrive/r',f'{at}/a/b','tmpfs',['MyDrive', 'r']
+        s.write('x', [b'1'])
+        mount('tmpfs', f'{at}/a')
+        os.makedirs(f'{at}/a/b/MyDrive/r')
+        for f in s.names, lambda: s.write('y', [b'2']), lambda: s.size('x'):
+            try: f()
+            except StoreError: pass
+            else: assert False
+        assert os.listdir(f'{at}/a/b/MyDrive/r') == []
+        '''
+    if subprocess.run(['unshare', '-m', 'true'], capture_output=True).returncode: pytest.skip('no mount namespaces here')
+    r = subprocess.run(['unshare', '-m', sys.executable, '-c', code, tmp_path], capture_output=True, text=True, timeout=60)
+    assert r.returncode == 0, r.stderr
