@@ -77,7 +77,8 @@ class Checkpoint(Callback):
 
     def _begin(self):
         mine,fit = learner_settings(self.learn, **(self.info or {})),fit_settings(self.learn)
-        for k in range(vars(self.learn).get('_fits', {}).get(self.where, 1), 10_000):
+        behind = vars(self.learn).get('_fits', {}).get(self.where, 0)
+        for k in range(max(1, behind), 10_000):
             self.k = k
             self.place = Place(self.where if k == 1 else f"{self.where.rstrip('/')}/{k}", self.wait, self.local, self.say, self.storage_options)
             self.folder = self.place.folder
@@ -88,7 +89,7 @@ class Checkpoint(Callback):
                 raise RunError(f"No checkpoint of {self.place} can be used ({self.place.damage or 'there is none'}); give another name, or remove the folder to train anew.")
             m,state = found
             if m['finished'] and ds: # a further fit under the same name goes on from here
-                self.after = m,state
+                if k > behind: self.after = m,state # else the Learner has come from there, and may have been changed since
                 self.place.close()
                 continue
             self._check(ds)

@@ -53,6 +53,7 @@ def take_json(j, ts:dict):
     if type(j) is int and abs(j) >= 2**63 or isinstance(j, list): raise ValueError
     if not isinstance(j, dict): return j
     (kind,v), = j.items()
+    if kind in ('dict', 'list', 'tuple', 'L') and type(v) is not list: raise ValueError
     if kind == 'float': return float(v)
     if kind == 'tensor': return ts.pop(v).clone()
     if kind == 'array': return ts.pop(v).numpy().copy()

@@ -36,10 +36,11 @@ class Mirror:
     ):
         self.folder,self.store,self.record,self.keep,self.max_bytes = folder,store,record,keep,max_bytes
         self.say,self.pause,self.news,self.trouble = say,pause,news,trouble
-        self.state,self.said,self.mine = mirrored(folder.path),set(),set() # states by data file; names that are proven; data files that this process has copied
-        self.litter,self.orphans = set(),None # names that are to go; and those that an earlier process left, when the first copy is safe
+        self.state,self.said,self.mine = mirrored(folder.path),{},set() # states by data file; (size, SHA-256) of what is proven; data files that this process has copied
+        self.pending,self.waiting,self.latest = None,[],None # to be copied; copied, but perhaps not uploaded; given last
+        self.litter,self.orphans,self.signs = set(),None,set() # names that are to go; left by an earlier process; of our signs of life
         self.known,self.fenced,self.emptied,self.late = bool(self.state),False,False,False
-        self.tries,self.again,self.pending,self.latest,self.beaten = 0,0.,None,None,None
+        self.tries,self.again,self.beaten = 0,0.,None
         self.moved = time.monotonic()
         self.worker = Worker(self._do, self._idle, 0.5, self._goodbye)
 
@@ -51,14 +52,14 @@ class Mirror:
         self.worker.give(m)
 
     def needs(self)->set:
-        "Data files that are being copied or wait for it"
+        "Data files that are still to be copied"
         return {m['file'] for m in (self.latest, self.pending) if m}
 
     def wait(self, seconds:float)->bool:
         "Wait for the copies and, where that can be known, their upload; whether it came about in time"
         end,self.again = time.monotonic()+seconds,0
         while (left := end-time.monotonic()) > 0:
-            if self.worker.wait(left) and (self.fenced or self.pending is None): return True
+            if self.worker.wait(left) and (self.fenced or not self.pending and not self.waiting): return True
             time.sleep(min(0.1, max(0, left)))
         self._notice_hang(0.9*seconds)
         self.late = True
@@ -107,7 +108,7 @@ class Mirror:
 
     def _idle(self):
         if self.fenced or self.trouble and time.monotonic() < self.again: return
-        if not self._copied(): return self._do(self.pending)
+        if self.pending: return self._do(self.pending)
         try: self._settle()
         except Exception as e: return self._failed(e)
         due = self.beaten is not None and time.monotonic()-self.beaten >= self.store.beat
@@ -116,10 +117,6 @@ class Mirror:
             self._fence()
             self._beat()
             if not self.emptied: self._well(f"{self.store} is back.")
-
-    def _copied(self):
-        m = self.pending
-        return m is None or self.state.get(m['file']) in states[1:] and m['file'] in self.said
 
     def _goodbye(self):
         if self.fenced or self.beaten is None or self.trouble: return
@@ -145,7 +142,8 @@ class Mirror:
         self._put('run.json')
         self.known = True
         self.mine.add(m['file'])
-        self._note(m, 'mounted')
+        self._note(m['file'], 'mounted')
+        self.pending,self.waiting = None,[*(o for o in self.waiting if o['file'] != m['file']), m]
         self.record['newest'] = manifest
         self._beat()
 
@@ -155,15 +153,16 @@ class Mirror:
 
     def _put(self, name, size=None, sha256=None):
         "Copy a file unless it is there, and prove that it is"
-        path = self.folder.path/name
-        if size is None or sha256 is None: size,sha256 = path.stat().st_size,None
-        there = self.store.size(name)
-        if there != size or name not in self.said and not self._proven(name, size, sha256, path):
+        path,there = self.folder.path/name,self.store.size(name)
+        if size is None: size = path.stat().st_size
+        if there == size and name in self.said: return
+        if sha256 is None: sha256 = self._sha(self._paced(path))
+        if there != size or not self._proven(name, size, sha256):
             self.litter.add(name)
             if there is not None: self.store.remove(name) # what an earlier try left
             self.store.write(name, self._paced(path))
-            if not self._proven(name, size, sha256, path): raise StoreError(f"{name} arrived damaged or empty; its quota may be used up")
-        self.said.add(name)
+            if not self._proven(name, size, sha256): raise StoreError(f"{name} arrived damaged or empty; its quota may be used up")
+        self.said[name] = size,sha256
         self.litter.discard(name)
 
     def _paced(self, path):
@@ -180,13 +179,11 @@ class Mirror:
                 with suppress(Exception): self._beat()
             t = time.perf_counter()
 
-    def _proven(self, name, size, sha256=None, path=None):
+    def _proven(self, name, size, sha256):
         "Whether the store has `name` with its size and contents"
         self.moved = time.monotonic()
         if self.store.size(name) != size: return False
-        if not self.store.slow: return True # object stores check what they take
-        if sha256 is None: sha256 = self._sha(self._paced(path))
-        return self._sha(self._slowly(self.store.pieces(name))) == sha256
+        return not self.store.slow or self._sha(self._slowly(self.store.pieces(name))) == sha256
 
     def _sha(self, pieces):
         h = hashlib.sha256()
@@ -194,21 +191,26 @@ class Mirror:
         return h.hexdigest()
 
     def _settle(self)->bool:
-        "Has the pending checkpoint been uploaded? Then older ones may go; False if not"
-        m = self.pending
-        if m is None or not self._copied(): return True
-        names = m['file'],manifest_name(m['file'])
-        answers = [self.store.uploaded(o) for o in names]
-        self.moved = time.monotonic()
-        if False in answers: return False # asked again when idle
-        path = self.folder.path/names[1]
-        if not self._proven(names[0], m['size'], m['file_sha256']) or not self._proven(names[1], path.stat().st_size, None, path):
-            self.said,self.emptied = self.said-set(names),True
-            raise StoreError(f"{m['file']} has lost its contents there; its quota may be used up")
-        if all(answers): self._note(m, 'uploaded')
-        self.pending = None
-        self._rotate(m)
-        return True
+        "Which of the copies has been uploaded? What is older than that may go; False if the newest has not"
+        for m in self.waiting[::-1]:
+            names = m['file'],manifest_name(m['file'])
+            answers = [self.store.uploaded(o) for o in names]
+            self.moved = time.monotonic()
+            if False in answers: continue # asked again when idle
+            if not all(self._proven(o, *self.said[o]) for o in names): self._lost(m)
+            if all(answers): self._note(m['file'], 'uploaded')
+            self.waiting = self.waiting[self.waiting.index(m)+1:]
+            self._rotate(m)
+            break
+        return not self.waiting
+
+    def _lost(self, m):
+        "A copy that was proven is damaged: the newest is to be copied again"
+        self.waiting.remove(m)
+        self.emptied = True
+        for o in m['file'],manifest_name(m['file']): self.said.pop(o, None)
+        if m == self.latest: self.pending = m
+        raise StoreError(f"{m['file']} has lost its contents there; its quota may be used up")
 
     def _look(self):
         "What is in the store, and its whole checkpoints, newest first"
@@ -216,29 +218,34 @@ class Mirror:
         return remote,[m for m in remote.manifests() if remote.has(m)]
 
     def _rotate(self, m):
-        "Now that `m` is safe: remove old checkpoints and what is of no use"
+        "Now that `m` is safe: remove what is older and too much, and what is of no use"
         remote,cs = self._look()
-        if not cs or cs[0]['file'] != m['file']: return # another process is ahead of this one
-        lost = sorted(self.mine - {c['file'] for c in cs}) if remote.listed else []
+        files = [c['file'] for c in cs]
+        if m['file'] not in files: return
+        at = files.index(m['file'])
+        if any(o not in self.mine for o in files[:at]): return # another process is ahead of this one
+        lost = sorted(self.mine-set(files)) if remote.listed else []
         self.emptied = bool(lost)
         if lost: self._complain(f'{lost[0]} has lost its contents there; its quota may be used up')
         else: self._well(f"{self.store} keeps what it takes again.")
-        for o in [*lost, *(c['file'] for c in old_ones(cs, self.keep, self.max_bytes))]: self._drop(o, remote.names)
-        self.litter |= self.orphans - {m['file']}
+        for o in [*lost, *(c['file'] for c in old_ones(cs, self.keep, self.max_bytes) if c in cs[at+1:])]: self._drop(o, remote.names)
+        self.litter |= self.orphans
         self.orphans = set()
         self._sweep()
-        self._note(m, self.state[m['file']])
+        self._note(m['file'], self.state[m['file']])
 
     def _drop(self, file, names):
         self.state.pop(file, None)
         self.mine.discard(file)
+        self.waiting = [o for o in self.waiting if o['file'] != file]
         self.litter |= set(checkpoint_names(file, names))
 
     def _thin(self):
-        "Uploads lag behind: what is neither the newest nor the next to be uploaded would only pile up"
-        remote,cs = self._look()
-        late = [c['file'] for c in cs if c['file'] in self.state and self.store.uploaded(c['file']) is False]
-        for o in late[self.keep-1:-1]: self._drop(o, remote.names)
+        "Uploads lag behind: what is neither among the newest nor the next to be uploaded would only pile up"
+        late = [m['file'] for m in self.waiting[::-1]]
+        if len(late) <= self.keep: return
+        names = self._look()[0].names
+        for o in late[self.keep-1:-1]: self._drop(o, names)
         self._sweep()
 
     def _make_room(self, m)->bool:
@@ -256,10 +263,10 @@ class Mirror:
             with suppress(Exception):
                 self.store.remove(o)
                 self.litter.discard(o)
-                self.said.discard(o)
+                self.said.pop(o, None)
 
-    def _note(self, m, state):
-        self.state[m['file']] = state
+    def _note(self, file, state):
+        self.state[file] = state
         with suppress(RunError): write_whole(self.folder.path/'.mirror', pack_json(dict(store=str(self.store), state=self.state)))
 
     def _fence(self):
@@ -267,7 +274,8 @@ class Mirror:
         try: remote = Remote(self.store, ['run.json'])
         except RunError:
             if not self.known: self._stop(f"{self.store} holds a run with damaged settings")
-            return self.said.discard('run.json') # ours, and written anew
+            self.said.pop('run.json', None) # ours, and written anew
+            return
         if self.orphans is None: self.orphans = {*orphans(remote.names), *(o for o in remote.names if o.startswith('.probe-'))}
         if remote.settings is None: return
         if remote.id != self.folder.id: self._stop(f"{self.store} holds another run by now")
@@ -280,18 +288,18 @@ class Mirror:
         raise StoreError(why)
 
     def _beat(self):
-        "A sign of life under a new name; the last one goes, at first also those of earlier generations"
-        old = {owner_name(self.record)}
-        self.record.update(beat=self.record['beat']+1, time=time.time())
+        "A sign of life under a new name; older ones go, at first also those of earlier generations"
         if self.beaten is None:
-            with suppress(Exception): old |= {o for o in pick(self.store.names(), 'owner') if unread_owner('', o)['generation'] < self.record['generation']}
-        self.store.write(owner_name(self.record), [pack_json(self.record)])
+            with suppress(Exception): self.signs |= {o for o in pick(self.store.names(), 'owner') if unread_owner('', o)['generation'] < self.record['generation']}
+        self.record.update(beat=self.record['beat']+1, time=time.time())
+        name = owner_name(self.record)
+        self.signs.add(name)
+        self.store.write(name, [pack_json(self.record)])
         self.beaten = self.moved = time.monotonic()
-        for o in old:
-            self.litter.add(o) # in case that it cannot be removed now
+        for o in self.signs-{name}:
             with suppress(Exception):
                 self.store.remove(o)
-                self.litter.discard(o)
+                self.signs.discard(o)
 
 def mirrored(path)->dict:
     "Which checkpoints of a run folder have been copied, and how far: names to states"

@@ -126,11 +126,8 @@ class Place:
 
     def newest(self)->tuple:
         "(manifest, (tensors, JSON)) of the newest checkpoint, here or in the store, that is whole; or None"
-        here,there = self.folder.checkpoints(),[]
-        if self.remote and self.remote.settings:
-            try: there = self._ask(self.remote.manifests)
-            except (StoreError, OSError) as e: self.folder.damaged[self.where] = str(e)
-            self.folder.damaged.update(self.remote.damaged)
+        here = self.folder.checkpoints()
+        there = self._manifests(bool(here)) if self.remote and self.remote.settings else []
         for m in newest_first([*there, *here]):
             for fetch in [False, True] if m in here else [True]: # if the one here is damaged, that in the store may be whole
                 if fetch and m not in there: continue
@@ -143,6 +140,20 @@ class Place:
                 except (CharRNNError, OSError) as e:
                     self.folder.damaged[m['file']] = str(e)
                     if isinstance(e, NoAnswer): there = [] # it would take as long for each
+
+    def _manifests(self, enough):
+        "Those in the store; what another machine wrote may take a while to appear"
+        end = time.monotonic() + min(self.wait, 10)
+        while True:
+            try: there = self._ask(self.remote.manifests)
+            except (StoreError, OSError) as e:
+                there = []
+                self.folder.damaged[self.where] = str(e)
+            self.folder.damaged.update(self.remote.damaged)
+            if there or enough or self.folder.damaged: return there
+            if time.monotonic() > end: raise RunError(f"{self.where} holds a run, but shows no checkpoint; what another machine wrote can take minutes to appear, so try again later, or give another name.")
+            time.sleep(0.5)
+            self.remote = self._ask(lambda: Remote(self.store, self.remote.names))
 
     @property
     def damage(self)->str:

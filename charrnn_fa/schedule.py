@@ -63,4 +63,7 @@ class Budget(Callback):
         return done + max(0, int((60*self.minutes - sum(self.seconds))/np.median(self.seconds)))
 
     def state_dict(self): return dict(n_steps=self.n_steps, seconds=self.seconds, lr_max=list(self.lr_max))
-    def load_state_dict(self, d): self.n_steps,self.seconds,self.lr_max = d['n_steps'],d['seconds'],d['lr_max']
+    def load_state_dict(self, d):
+        n,s,lr = d['n_steps'],d['seconds'],d['lr_max']
+        if not (n is None or type(n) is int and 0 < n < 2**62) or not all(type(o) in (int, float) for o in [*s, *lr]) or len(lr) != len(self.lr_max): raise ValueError("This is no state of a Budget.")
+        self.n_steps,self.seconds,self.lr_max = n,s,lr

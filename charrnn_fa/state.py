@@ -144,7 +144,7 @@ class State:
     ):
         self.learn,self.path = learn,path
         with damage(path):
-            self.at,self.env = tuple(meta['at']),dict(meta['env'])
+            self.at,self.env = tuple(meta['at']),{**meta['env']}
             self.weights,rest = ({k:t for k,t in tensors.items() if k.startswith('train/') == o} for o in (False, True))
             dec = lambda j: take_json(j, rest)
             if not same_tensors(weights(learn.model), self.weights): raise RunError(f"{path} holds weights of other shapes than this model has; make the Learner as it was made for the run.")
@@ -183,7 +183,7 @@ class State:
             if opt is not None: _check_opt(learn.opt, opt)
         for n,d in self.cbs.items():
             if (cb := cbs.get(n)) is None: continue
-            if hasattr(type(cb), 'load_state_dict'): copy(cb).load_state_dict(d)
+            if hasattr(type(cb), 'load_state_dict'): _try_on_copy(cb, d)
             else: self.cbs[n] = {k:_checked(vars(cb), k, v) for k,v in d.items() if _may_set(learn, cb, k)}
         self.metrics = [{k:_checked(vars(o), k, v) for k,v in d.items() if k in vars(o) and is_plain(vars(o)[k])} for o,d in zip(_metrics(learn), self.metrics)]
 
@@ -257,6 +257,12 @@ def _checked(now, k, v):
     "`v` as attribute `k` of what has the attributes `now`"
     if k in now and not fits(v, now[k]): raise ValueError
     return in_type_of(v, now.get(k))
+
+def _try_on_copy(cb, d):
+    "Let a copy of a callback find out whether it can load `d`"
+    try: twin = copy(cb)
+    except Exception: return # it cannot be copied; then it is seen when it is loaded
+    twin.load_state_dict(d)
 
 def _alike(a, b):
     "Whether the same keys hold the same kinds"

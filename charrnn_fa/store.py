@@ -120,7 +120,8 @@ class MountStore:
                 with suppress(OSError): self._remove(name, d)
                 raise
     def _remove(self, name, d):
-        os.close(os.open(name, os.O_WRONLY|os.O_TRUNC, dir_fd=d))
+        fd = os.open(name, os.O_WRONLY|os.O_TRUNC, dir_fd=d)
+        with suppress(OSError): os.close(fd)
         os.unlink(name, dir_fd=d)
     def remove(self, name):
         "Empty a file, then remove it, so that the trash gets no bytes"

@@ -330,8 +330,9 @@ class DriveMount:
         os.replace(tmp, self.file)
 
     def mounted(self):
-        where = str(self.mountpoint).replace(' ', r'\040')
-        return any(o.split()[4] == where and ' - fuse.drive ' in o for o in Path('/proc/self/mountinfo').read_text().splitlines())
+        where = os.fsencode(self.mountpoint)
+        for o in b'\\', b' ', b'\t', b'\n': where = where.replace(o, b'\\%03o' % ord(o))
+        return any(o.split(b' ')[4:5] == [where] and b' - fuse.drive ' in o for o in Path('/proc/self/mountinfo').read_bytes().split(b'\n'))
 
     def remount(self, backing=None):
         "Mount (again), perhaps what another folder holds"

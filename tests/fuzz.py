@@ -34,8 +34,8 @@ from charrnn_fa.folder import RunFolder
 from charrnn_fa.runs import Run, load_run, weights_sha256
 from charrnn_fa.state import Keeper, State, from_json, named_callbacks
 
-SECONDS,MEMORY = 20,2**31           # of a trial; what a child may take beyond what it starts with
-TEXT = ''.join(random.Random(0).choice('the rain in Spain, stays mainly; ') for _ in range(1500))
+SECONDS,MEMORY = 20,2**30           # of a trial; what a child may take beyond what it starts with
+TEXT = ''.join(random.Random(0).choices('the rain in Spain, stays mainly; ', k=1500))
 CANARY = 'canary-outside-the-folder'
 
 
@@ -43,7 +43,7 @@ CANARY = 'canary-outside-the-folder'
 
 def nested(n, kind):
     res = 1
-    for _ in range(n): res = {kind: res} if kind else [res]
+    for _ in range(n): res = {kind: [res]} if kind else [res]
     return res
 
 NAMES = ['__class__', '__dict__', '__init__', 'learn', 'model', 'opt', 'dls', 'cbs', 'run', 'order', 'name', 'path', 'file', 'state_dict', 'load_state_dict', 'before_batch', 'after_batch',

@@ -244,6 +244,10 @@ def fresh(name, d):
 class Count(Counter):
     "Kills, runs and what became of them"
     def __init__(self, kind): super().__init__(); self.kind,self.bad = kind,[]
+    def killed(self, step):
+        "One more; `step` of the newest checkpoint, from which the next process goes on"
+        self['kills'] += 1
+        self['no run yet' if step is None else 'at step 0' if step == 0 else 'further on'] += 1
     def check(self, alone, d, failed=None):
         self['runs'] += 1
         if failed: what,why = 'lost',failed
@@ -268,17 +272,14 @@ def random_kills(n, kind, top, rng, bar):
         name,d,failed = rng.choice(list(alone)),top/f"{kind}-{count['runs']}",None
         d.mkdir()
         while True:
-            p,moment,before = start(name, d),rng.uniform(0, 1.05*seconds[name]),newest_step(d/'run')
-            rc = wait(p, moment)
+            p = start(name, d)
+            rc = wait(p, rng.uniform(0, 1.05*seconds[name]))
             if rc is None:
                 p.kill(); p.wait(10)
-                count['kills'] += 1
-                count['started'] += before is None
-                count['resumed'] += bool(before)
+                count.killed(newest_step(d/'run'))
                 bar.update()
             else:
                 if rc: failed = f"status {rc}: {Path(f'{d}.log').read_text().strip().splitlines()[-1:]}"
-                count['finished by resuming'] += bool(before)
                 break
         count.check(alone[name], d, failed)
     return count
@@ -295,50 +296,48 @@ def newest_step(run):
     return RunFolder(run).newest()['step'] if RunFolder.is_run(run) else None
 
 
-class Gate(Callback):
-    "From step `n` on, every call counts"
-    order = 999
-    def __init__(self, n): self._n = n
-    def after_batch(self):
-        if self.training and self.train_iter == self._n: gate()
+class Between(Callback):
+    "Calls `f` where the save of step `n` is about to begin, or has been done; step 0 is that in `before_fit`"
+    def __init__(self, n, f, order):
+        self._n,self._f,self.order = n,f,order
+        setattr(self, 'after_batch' if n else 'before_fit', self._call)
+    def _call(self):
+        if not self._n or self.training and self.train_iter == self._n: self._f()
+    def leave(self):
+        self.learn.checkpoint.writer.wait(30)
+        os._exit(0)
 
 
-class Writes(Callback):
-    "Wait for the save of step `n`, then leave at once"
-    order = 1001
-    def __init__(self, n): self._n = n
-    def after_batch(self):
-        if self.training and self.train_iter == self._n:
-            self.learn.checkpoint.writer.wait(30)
-            os._exit(0)
+def about(n): return Between(n, gate, 999)
+def done(n):
+    cb = Between(n, None, 1001)
+    cb._f = cb.leave
+    return cb
 
 
-def every_call(name, top, bar, calls=(*CALLS, 'truncate'), n=12):
-    "SIGKILL at every file system call between the batch at which a save is due and its end"
-    count,alone,begun = Count('every call of a save'),top/f'alone-{name}',top/'begun'
+def every_call(kind, name, n, top, bar):
+    "SIGKILL at every file system call of the save of step `n`"
+    count,d,alone,begun = Count(f'every call of {kind}'),top/'every',top/f'alone-{name}',top/'begun'
     if not (alone/'result.json').exists(): assert Child(lambda: train(CASES[name], alone), f'{alone}.log').wait() == 0
-    d = top/'every'
+    if n: assert Child(lambda: train(CASES[name], begun, CKPT, [done(n-CKPT['steps'])]), f'{begun}.log').wait() == 0
     def one():
-        shutil.copytree(begun, d, dirs_exist_ok=True)
-        train(CASES[name], d, CKPT, [Gate(n), Writes(n)])
-    def leave_begun(): train(CASES[name], begun, CKPT, [Writes(n-CKPT['steps'])])
-    if not begun.exists(): assert Child(leave_begun, f'{begun}.log').wait() == 0
-    for call,i,rc,hit in at_every_call(one, syscalls=calls, gate=True):
-        before,failed = newest_step(d/'run'),None
-        count['kills'] += hit
-        count['started'] += before is None
-        count['resumed'] += bool(before)
+        if n: shutil.copytree(begun, d, dirs_exist_ok=True)
+        train(CASES[name], d, CKPT, [about(n), done(n)])
+    for call,i,rc,hit in at_every_call(one, syscalls=(*CALLS, 'truncate', ('mkdir', 'mkdirat')), gate=True):
+        failed = None
+        if hit: count.killed(newest_step(d/'run'))
         if rc != (-9 if hit else 0): failed = f'status {rc} at {call} {i}'
         elif rc := Child(lambda: train(CASES[name], d, CKPT), f'{d}.log').wait(): failed = f"status {rc} after {call} {i}: {Path(f'{d}.log').read_text().strip().splitlines()[-1:]}"
+        n_bad = len(count.bad)
         count.check(alone, d, failed)
-        shutil.rmtree(d, ignore_errors=True)
+        if len(count.bad) > n_bad: d.rename(top/f'every-{n}-{n_bad}')
         bar.update()
     return count
 
 
 def table(counts):
-    rows = [('kills of', 'kills', 'before the first save', 'resumed past step 0', 'runs', 'lost', 'differ')]
-    rows += [(c.kind, *(f'{c[k]:,}' for k in ('kills', 'started', 'resumed', 'runs', 'lost', 'differ'))) for c in counts]
+    keys = 'kills','no run yet','at step 0','further on','runs','lost','differ'
+    rows = [('SIGKILL', *(f'resumed {k}' if k[:2] in ('at', 'fu') else k for k in keys)), *((c.kind, *(f'{c[k]:,}' for k in keys)) for c in counts)]
     ws = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     return '\n'.join('  '.join(o.ljust(w) if i == 0 else o.rjust(w) for i,(o,w) in enumerate(zip(r, ws))) for r in rows)
 
@@ -359,7 +358,7 @@ def main():
         for kind,n in ('forks', args.forks), ('fresh', args.fresh):
             if n: counts.append(random_kills(n, kind, top, rng, bar))
         if missing(): print(f'calls of a save are left out: {missing()}')
-        else: counts.append(every_call('best', top, bar))
+        else: counts += [every_call(*o, top, bar) for o in (('a save', 'best', 12), ('the first save', 'lstm', 0))]
     print(table(counts), f'{time.monotonic()-began:.0f} s', sep='\n')
     bad = [o for c in counts for o in c.bad]
     for o in bad: print(o)

@@ -11,6 +11,7 @@ import sys
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import torch
 from fastai.callback.all import Callback, CSVLogger, EarlyStoppingCallback, GradientAccumulation, SaveModelCallback
@@ -24,11 +25,11 @@ from charrnn_fa.state import environment
 shapes = dict(finished=dict(arch='gru', n_hid=12, emb_sz=12, head_sz=0, tie=True), unfinished=dict(arch='lstm', n_hid=12, emb_sz=6, head_sz=8, dropout=0.2))
 
 
-class Count(Callback):
+class Tally(Callback):
     "A callback of somebody's own, with plain attributes"
     def before_fit(self): self.seen,self.last = 0,[]
     def after_batch(self):
-        if self.training: self.seen,self.last = self.seen+1,[self.iter, float(self.loss)]
+        if self.training: self.seen,self.last = self.seen+1,[self.iter, self.loss.item()]
 
 
 class Kill(Callback):
@@ -48,7 +49,7 @@ def learner(text, path, kind='unfinished', seed=None, **kwargs):
     return learn.remove_cbs(learn.progress)
 
 
-def extras(): return [GradientAccumulation(8), SaveModelCallback(), EarlyStoppingCallback(patience=9), CSVLogger(), Count()]
+def extras(): return [GradientAccumulation(8), SaveModelCallback(), EarlyStoppingCallback(patience=9), CSVLogger(), Tally()]
 
 
 def fit(learn, where, kind='unfinished', cbs=(), **kwargs):
@@ -82,7 +83,7 @@ def make_golden(d):
     d.mkdir(parents=True)
     text = (Path(__file__).parents[1]/'LICENSE').read_text()[:2500]
     (d/'text.txt').write_text(text)
-    with tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings(), redirect_stdout(open(os.devnull, 'w')):
+    with tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings(), redirect_stdout(open(os.devnull, 'w')), mock.patch('socket.gethostname', lambda: 'a-machine'):
         warnings.simplefilter('ignore')
         make_runs(d, text, Path(tmp))
         shutil.copytree(d/'unfinished', f'{tmp}/copy')

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from fastai.losses import MSELossFlat
 from fastai.metrics import mae
+from fastai.optimizer import OptimWrapper, ranger
 from torch import nn
 
 import charrnn_fa.checkpoint
@@ -37,7 +39,7 @@ from charrnn_fa.learner import char_learner
 from charrnn_fa.optim import AdamW
 from charrnn_fa.runs import Run
 from charrnn_fa.state import Keeper, from_json
-from kills import CKPT, SEED, Case, Noise, differences, leave, newest_step, set_generators
+from kills import CKPT, SEED, Case, Noise, differences, digest, leave, newest_step, set_generators
 
 N = 14 # batches of an epoch
 
@@ -93,6 +95,9 @@ def further(learn, cbs):
     learn.fit(2, 1e-3, cbs=cbs)
     learn.fit_one_cycle(1, 1e-2, cbs=cbs)
 
+def unvalidated(learn, cbs):
+    with learn.no_valid(): learn.fit_one_cycle(3, 1e-2, cbs=cbs)
+
 def one_cycle(n, lr=1e-2): return lambda learn, cbs: learn.fit_one_cycle(n, lr, cbs=cbs)
 def fit(n, lr=1e-2): return lambda learn, cbs: learn.fit(n, lr, cbs=cbs)
 
@@ -123,9 +128,16 @@ CASES = dict(
     short=Case(cbs=lambda: [ShortEpochCallback(0.7)], fit=one_cycle(4)),
     frozen=Case(before=lambda learn: learn.freeze(), fit=fit(3, slice(1e-3, 1e-2))),
     slices=Case(fit=one_cycle(3, slice(1e-3, 1e-2))),
-    unvalidated=Case(fit=lambda learn, cbs: [None for _ in [learn.no_valid().__enter__()] if learn.fit_one_cycle(3, 1e-2, cbs=cbs)]),
+    unvalidated=Case(fit=unvalidated),
+    ranger=Case(learner=dict(opt_func=ranger)),
+    wrapped=Case(learner=dict(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW))),
+    sgdr=Case(fit=lambda learn, cbs: learn.fit_sgdr(2, 1, lr_max=1e-2, cbs=cbs)),
+    pretrained=Case(before=lambda learn: (learn.fit(1, 1e-2), learn.lr_find(num_it=6, show_plot=False)), learner=dict(dropout=0.2)),
+    between=Case(fit=lambda learn, cbs: between(learn, cbs), learner=dict(dropout=0.2)),
+    tuned=Case(fit=lambda learn, cbs: learn.fine_tune(2, 1e-2, cbs=cbs)),
     further=Case(fit=further, learner=dict(dropout=0.2)),
     plain=Case(make=plain, fit=one_cycle(4), cbs=lambda: [SaveModelCallback(), CSVLogger()]),
+    plain_best=Case(make=plain, fit=fit(4), cbs=lambda: [SaveModelCallback()]),
     two_monitors=Case(cbs=lambda: [SaveModelCallback(monitor='accuracy'), EarlyStoppingCallback(patience=1, min_delta=5.)], fit=fit(4)),
 )
 
@@ -209,7 +221,7 @@ def run(clean, alone, tmp_path):
 
 DIE = ('before_batch', 18, 'die'),('before_batch', 14, 'die') # the second time counted from where the first left off
 
-@pytest.mark.parametrize('name', [o for o in CASES if o not in ('further', 'plain', 'append', 'best', 'accuracy', 'short', 'minutes', 'two_monitors')])
+@pytest.mark.parametrize('name', [o for o in CASES if o not in ('further', 'between', 'tuned', 'plain', 'plain_best', 'append', 'best', 'accuracy', 'short', 'minutes', 'two_monitors')])
 def test_killed_twice_and_the_same(run, name):
     "In the middle of the second and of the third epoch"
     for o in DIE: run(name, o, rc=-9)
@@ -241,7 +253,7 @@ def test_killed_with_all_batches_of_an_epoch_done(run, step, at):
 def test_killed_again_and_again(run):
     n = 0
     while newest_step(run.d/'run') != 40:
-        run('several' if n < 0 else 'lstm', ('before_batch', 6, 'die'), rc=-9)
+        run('lstm', ('before_batch', 6, 'die'), rc=-9)
         n += 1
     run('lstm').same()
     assert n == 10 and run.resumes == list(range(4, 41, 4))
@@ -300,6 +312,34 @@ def test_further_fits_under_one_name(run, n):
     run('further').same()
     assert [RunFolder(run.d/'run'/o).newest()['step'] for o in ('.', '2', '3')] == [14, 28, 14] and not (run.d/'run/4').exists()
     run('further').same()
+
+
+def test_fine_tune(run):
+    "Two fits: of the last layer, and of all"
+    for n in 9, N-8 + 11: run('tuned', ('before_batch', n, 'die'), rc=-9)
+    assert [newest_step(run.d/'run'/o) for o in ('.', '2')] == [14, 8]
+    run('tuned').same()
+
+
+def between(learn, cbs):
+    learn.fit_one_cycle(1, 1e-2, cbs=cbs)
+    learn.fit(1, 1e-2)
+    learn.fit(2, 1e-3, cbs=cbs)
+
+
+def test_what_was_done_between_two_fits_stays(run):
+    run('between', ('before_batch', N + 9, 'die'), rc=-9)
+    run('between').same()
+    assert RunFolder(run.d/'run/2').resumes() == [8]
+
+
+def test_a_fresh_learner_goes_on_from_the_last_fit(short, tmp_path, same):
+    "Which it has not seen: weights, optimiser, memory and random numbers come from there"
+    a,b = small(tmp_path, short, 5, dropout=0.2),small(tmp_path, short, dropout=0.2)
+    a.fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r'))
+    a.fit(2, 1e-3)
+    b.fit(2, 1e-3, cbs=Checkpoint(tmp_path/'r'))
+    assert same(a, b) and digest(a.opt.state_dict()) == digest(b.opt.state_dict()) and a.steps_done == b.steps_done == 42
 
 
 def test_another_number_of_threads(run):
@@ -411,7 +451,7 @@ def interrupted(name, d, *at, step=0, ckpt=CKPT):
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers and not charrnn_fa.process.Lock.held
     assert newest_step(d/'run') == step, newest_step(d/'run')
     learn.fit(1, 1e-2)
-    learn.generate(n=5)
+    if not case.make: learn.generate(n=5)
     case.fit(learn, [kills.Seen(d/'batches'), *case.cbs(), Checkpoint(d/'run', quiet=True, **ckpt)])
     leave(learn, d)
 
@@ -422,6 +462,11 @@ def test_ctrl_c(run, at, step):
     "Saved, raised, usable, and the same call goes on; a second one stops at once"
     run('lstm', at, f=interrupted, step=step, ckpt=dict(steps=16))
     assert 'interrupted' in run.text
+    run.same()
+
+
+def test_ctrl_c_in_another_learner(run):
+    run('plain_best', ('before_batch', 33, 'int'), f=interrupted, step=28)
     run.same()
 
 
@@ -646,6 +691,6 @@ def test_the_command(clean, tmp_path):
 def test_random_kills_and_every_call_of_a_save():
     p = subprocess.run([sys.executable, kills.__file__, '--forks', '20', '--fresh', '0'], capture_output=True, text=True, timeout=600)
     assert p.returncode == 0, p.stdout + p.stderr
-    rows = {l.split('  ')[0]: [int(o) for o in re.findall(r' (\d+)', l.partition('  ')[2])] for l in p.stdout.splitlines() if l.startswith(('forks', 'every'))}
-    for n,_,_,runs,lost,differ in rows.values(): assert n >= 20 and runs and lost == differ == 0, p.stdout
+    rows = {l[:20].strip(): [int(o) for o in re.findall(r' ([\d,]+)', l[20:])] for l in p.stdout.splitlines() if l.startswith(('forks', 'every'))}
+    for n,_,_,further,runs,lost,differ in rows.values(): assert n >= 20 and further and runs and lost == differ == 0, p.stdout
     assert set(rows) == {'forks'} | ({'every call of a save'} if not inject.missing() else set())

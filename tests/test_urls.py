@@ -222,8 +222,9 @@ def test_other_urls(scheme, memory, fresh, same, tmp_path, home):
 
 
 @pytest.mark.parametrize('how', ['killed', 'hangs'])
-def test_the_server_goes_away_and_comes_back(how, s3, url, fresh, same, home, capfd):
+def test_the_server_goes_away_and_comes_back(how, s3, url, fresh, same, home, monkeypatch, capfd):
     "Training goes on, one warning, and the copy follows"
+    monkeypatch.setattr('s3fs.core.S3FileSystem.retries', 1)                          # it would try for half a minute
     options = {**s3.options, 'config_kwargs': {**s3.options['config_kwargs'], 'read_timeout': 1}}
     alone = fresh()
     alone.fit_one_cycle(3, 1e-2)
@@ -245,6 +246,7 @@ def test_the_server_goes_away_and_comes_back(how, s3, url, fresh, same, home, ca
     assert m['finished'] and learn.ckpt.states()[m['file']] == 'uploaded'
 
 
+@pytest.mark.filterwarnings('ignore::charrnn_fa.files.RunWarning')
 def test_a_server_that_was_emptied_gets_everything_again(s3, url, fresh, same, home, tmp_path, monkeypatch):
     def lost(learn):
         settle(learn)
@@ -253,6 +255,24 @@ def test_a_server_that_was_emptied_gets_everything_again(s3, url, fresh, same, h
     learn = fit(fresh(), url, [At(lost, 25)], **s3.options)
     monkeypatch.setenv('CHARRNN_HOME', str(tmp_path/'other'))
     assert same(learn, fit(fresh(None), url, **s3.options))
+
+
+def test_a_slow_store_gets_whole_copies(memory, fresh, home, tmp_path):
+    "What is being copied stays on this machine until that is done, however many saves come in between"
+    import fsspec
+    class Slow(fsspec.implementations.memory.MemoryFileSystem):
+        protocol = 'slowmem'
+        def open(self, path, mode='rb', **kwargs):
+            if 'w' in mode: time.sleep(0.15)
+            return super().open(path, mode, **kwargs)
+    fsspec.register_implementation('slowmem', Slow, clobber=True)
+    url = f'slowmem://{tmp_path.name}/run'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', RunWarning)
+        learn = fit(fresh(), url, [At(lambda l: l.ckpt.writer.wait(20), *range(1, 999))], steps=2, keep=2)
+    cs = Remote(UrlStore(url)).manifests()
+    assert cs[0]['finished'] and len(cs) == 2
+    assert len(RunFolder(learn.ckpt.place.path).checkpoints()) <= 4
 
 
 def test_a_server_that_is_away_at_the_end_does_not_hold_up_fit(s3, url, fresh, home):

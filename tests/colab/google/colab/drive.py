@@ -11,7 +11,7 @@ __all__ = ['flush_and_unmount', 'mount']
 
 def _mounts():
     "Mount points and types; a dead mount is listed too, although nothing can be read there"
-    rows = [line.split() for line in Path('/proc/self/mountinfo').read_text().splitlines()]
+    rows = [line.split(' ') for line in Path('/proc/self/mountinfo').read_text().split('\n') if line] # names may hold what `splitlines` takes for a line's end
     return {r[4]: r[r.index('-')+1] for r in rows}
 
 

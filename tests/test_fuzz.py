@@ -1,0 +1,231 @@
+"Damaged and hostile files: some hundred mutations (tests/fuzz.py makes as many as are wanted), and each thing that they found"
+import hashlib
+import json
+import os
+import pickle
+import random
+import struct
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+
+pytest.importorskip('resource')                                                      # fuzz.py limits memory with it
+import fuzz
+from make_golden import extras, fit, learner, make_runs
+
+from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.corpus import CharRNNError
+from charrnn_fa.files import RunError, digest, pack, pack_json
+from charrnn_fa.folder import RunFolder
+from charrnn_fa.keep import from_json
+from charrnn_fa.runs import Run, load_run
+from charrnn_fa.state import State
+
+
+def test_mutations(capsys):
+    rep = fuzz.fuzz(400, seed=random.randrange(10**9), chunk=200)
+    rep.show()
+    assert sum(rep.counts.values()) == 400 and not rep.findings, capsys.readouterr().out
+    assert len({k for k,_ in rep.counts}) >= 2 and sum(n for (_,o),n in rep.counts.items() if o == 'loaded') > 40
+
+
+def test_the_fuzzer_finds_something(monkeypatch, tmp_path):
+    "A library that lets everything pass is found out"
+    from charrnn_fa import state
+    monkeypatch.setattr(state, 'check_rng', lambda d: None)
+    monkeypatch.setattr(state, '_may_set', lambda learn, cb, k: True)
+    assert fuzz.fuzz(400, chunk=400).findings
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory): return fuzz.Base(tmp_path_factory.mktemp('base'))
+
+
+@pytest.fixture
+def folder(base):
+    "The files of a run, to be changed: `folder('finished')`"
+    def _folder(which):
+        base.write(base.files[which])
+        return base.run
+    return _folder
+
+
+def reseal(path, **changes):
+    d = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({**d, 'sha256': digest(d)}))
+
+
+def test_settings_name_no_file_outside(folder):
+    "Neither read nor, which would be worse, copied to a store"
+    path = folder('finished')/'run.json'
+    text = json.loads(path.read_text())['text']
+    outside = folder('finished').parent/fuzz.CANARY
+    for name in f'../{fuzz.CANARY}', str(outside), '/etc/passwd', 'text-0123456789abcdef.safetensors/../x', 'run.json':
+        reseal(path, text={**text, 'file': name})
+        with pytest.raises(RunError, match='run.json is damaged'): RunFolder(path.parent)
+
+
+@pytest.mark.parametrize('change', [dict(text=None), dict(preset=[]), dict(vocab='x'), dict(fit=3), dict(fit=[1]), dict(id=5), dict(info=None), dict(format='x'*10_000), dict(format=True), dict(kind=7)])
+def test_settings_of_other_kinds(folder, base, change):
+    path = folder('unfinished')/'run.json'
+    reseal(path, **change)
+    with pytest.raises(RunError): Run(path.parent).info()
+    with pytest.raises(RunError) as e: fit(learner(fuzz.TEXT, base.dir/'scratch'), path.parent)
+    assert len(str(e.value)) < 500
+
+
+@pytest.mark.parametrize('change', [dict(n_hid=10**6), dict(n_layers=10**9), dict(emb_sz=10**9), dict(head_sz=10**7), dict(n_hid=10**30), dict(n_hid=-1), dict(arch='x'), dict(dropout=float('nan'))])
+def test_settings_ask_for_no_memory(folder, change):
+    path = folder('finished')/'run.json'
+    reseal(path, preset={**json.loads(path.read_text())['preset'], **change})
+    for f in lambda: Run(path.parent).info(), lambda: Run(path.parent).load_model(), lambda: Run(path.parent).learner(), lambda: load_run(path.parent):
+        with pytest.raises(RunError): f()
+    for o in path.parent.glob('step-*'): o.unlink()                                  # without a checkpoint too
+    with pytest.raises(RunError): Run(path.parent).info()
+
+
+@pytest.mark.parametrize('f', [lambda t: t[:1], lambda t: t.double(), lambda t: t.to(torch.int32), lambda t: t[None]], ids=['shape', 'float64', 'int32', 'dimension'])
+def test_weights_are_not_converted(folder, f):
+    "`copy_` would broadcast one row to all, and turn any type into another"
+    run = Run(folder('finished'))
+    m,ts,_ = run.newest_good()
+    run.save({**ts, 'decoder.bias': f(ts['decoder.bias'])}, {}, step=10**6, epoch=1, finished=True)
+    with pytest.raises(RunError, match='other weights'): run.load_model()
+
+
+def test_text_is_checked(folder):
+    run = Run(folder('finished'))
+    file = run.path/run.settings['text']['file']
+    train,valid = run.ids('train'),run.ids('valid')
+    for bad in dict(train=train+200, valid=valid), dict(train=train.float(), valid=valid), dict(train=train[None], valid=valid), dict(train=train[:-1], valid=valid), dict(train=train):
+        file.write_bytes(b''.join(pack(bad)))
+        reseal(run.path/'run.json', text={**run.settings['text'], 'size': file.stat().st_size, 'sha256': hashlib.sha256(file.read_bytes()).hexdigest()})
+        with pytest.raises(RunError): load_run(run.path)
+
+
+@pytest.mark.parametrize('change', [dict(size=-1), dict(step=-5), dict(step=10**400), dict(generation=-1), dict(resumes=[-1]), dict(epoch=2.5), dict(format=True), dict(format='1'), dict(file='../x')])
+def test_manifests_are_checked(folder, change):
+    "Those that are no good do not count"
+    run = Run(folder('finished'))
+    name = run.newest()['file'].replace('.safetensors', '.json')
+    reseal(run.path/name, **change)
+    assert name not in [m['file'] for m in run.checkpoints()] and 'damaged' in run.damaged[name]
+
+
+@pytest.mark.parametrize('change', [dict(host='\x1b[2Jx'), dict(host='x'*10_000), dict(generation=-1), dict(beat='1'), dict(time=float('nan')), dict(resumes=[None])])
+def test_owner_records_are_checked(folder, change):
+    run = Run(folder('unfinished'))
+    reseal(next(run.path.glob('owner-*')), **change)
+    assert run.owner() is None
+
+
+def in_fit(base, f, cbs=()):
+    "Call `f(learn)` where checkpoints are restored: in the `before_fit` of a fit"
+    class Done(Exception): pass
+    class Now(Callback):
+        order = 1001
+        def before_fit(self):
+            f(self.learn)
+            raise Done('done')
+    learn = learner(fuzz.TEXT, base.dir/'scratch', seed=3)
+    with pytest.raises(Done): learn.fit_one_cycle(3, 1e-2, cbs=[*extras(), Now(), *cbs])
+    return learn
+
+
+def hostile(base, change):
+    meta = json.loads(base.meta)
+    change(meta)
+    return meta
+
+
+def attrs(name): return lambda m, **kwargs: m['cbs'][name]['attrs'].update(kwargs)
+
+
+@pytest.mark.parametrize('change', [
+    lambda m: m['rng'].update(dict=[o if o[0] != 'numpy' else ['numpy', {'tuple': [*o[1]['tuple'][:2], 10**6, 0, 0.0]}] for o in m['rng']['dict']]),    # NumPy would read other memory
+    lambda m: m['rng'].update(dict=m['rng']['dict'][1:]),
+    lambda m: m.update(at=[1.5, 2]), lambda m: m.update(at=['0', '1']), lambda m: m.update(at=[-1, 0]), lambda m: m.update(at=[10**400, 0]),
+    lambda m: m.update(elapsed='x'), lambda m: m.update(elapsed=float('nan')), lambda m: m.update(base=10**6), lambda m: m.update(env={'gpu': 'x'*10_000}), lambda m: m.update(env=[['a', 1]]),
+    lambda m: m.update(opt={'dict': []}), lambda m: m.update(opt=None), lambda m: m['learn'].update(seed=-1), lambda m: m['learn'].update(carried={'tuple': []}), lambda m: m['learn'].pop('steps_done'),
+    lambda m: m['learn'].update(smooth_loss='x'), lambda m: m['learn'].update(epoch=None), lambda m: m['loaders'].pop(), lambda m: m.update(loaders=[{'dict': [['seed', 1], ['epoch', 0], ['batch', 10**9]]}]*2),
+    lambda m: m.update(csv={'CSVLogger#0': '\ud800'}), lambda m: m.update(csv={'CSVLogger#0': 5}), lambda m: m.update(best={'dict': [['SaveModelCallback#0', {'tuple': [{'dict': []}, None]}]]}),
+    lambda m: attrs('Recorder#0')(m, losses='x'), lambda m: attrs('SaveModelCallback#0')(m, best={'list': []}), lambda m: attrs('Tally#0')(m, seen={'dict': []}),
+    lambda m: m['metrics'][-1].update(count='x'), lambda m: m.update(cbs={**m['cbs'], 'Recorder#0': {'attrs': {'lrs': {'list': [[1]]}}}}),
+    lambda m: attrs('Tally#0')(m, last=fuzz.nested(900, 'list')), lambda m: attrs('Tally#0')(m, seen=2**63),
+    lambda m: attrs('Tally#0')(m, last={'list': [{'tensor': next(k for k in [m['learn']['smooth_loss']['tensor']])}]*1000}),                            # a small file that asks for much memory
+])
+def test_hostile_state_changes_nothing(base, change):
+    meta = hostile(base, change)
+    def check(learn):
+        before = [{**vars(o)} for o in learn.cbs],[p.clone() for p in learn.model.parameters()],torch.get_rng_state(),random.getstate()
+        with pytest.raises(RunError, match='damaged'): State(learn, base.tensors, meta, 'x')
+        assert all(vars(o).keys() == b.keys() and all(vars(o)[k] is b[k] for k in b) for o,b in zip(learn.cbs, before[0]))
+        assert all(torch.equal(p, q) for p,q in zip(learn.model.parameters(), before[1])) and torch.equal(torch.get_rng_state(), before[2]) and random.getstate() == before[3]
+    in_fit(base, check)
+
+
+@pytest.mark.parametrize('name', ['learn', 'model', 'opt', 'dls', 'path', 'run', 'order', 'name', '__class__', '_x', 'before_batch', 'state_dict', 'load_state_dict', 'loss_func', 'recorder', 'fname', 'comp', 'file'])
+def test_no_attribute_but_plain_state(base, name):
+    "What a file holds under such a name is left out"
+    meta = hostile(base, lambda m: [d['attrs'].update({name: 7}) for d in m['cbs'].values() if 'attrs' in d])
+    def check(learn):
+        before = {id(o): {**vars(o)} for o in learn.cbs}
+        State(learn, base.tensors, meta, 'x').restore()
+        for o in learn.cbs:
+            if name in before[id(o)] or hasattr(learn, name) or hasattr(type(o), name): assert vars(o).get(name) is before[id(o)].get(name)
+        assert learn.tally.seen > 0
+    in_fit(base, check)
+
+
+def test_functions_of_metrics_stay(base):
+    meta = hostile(base, lambda m: [d.update(func=7, __class__=7, name='x') for d in m['metrics']])
+    def check(learn):
+        before = [{**vars(o)} for o in learn.metrics]
+        State(learn, base.tensors, meta, 'x').restore()
+        for o,b in zip(learn.metrics, before): assert vars(o).get('func') is b.get('func') and vars(o).keys() == b.keys()
+    in_fit(base, check)
+
+
+def test_a_sequence_keeps_its_kind(base):
+    meta = hostile(base, lambda m: attrs('Recorder#0')(m, losses={'tuple': [1.0]}, values={'list': []}))
+    def check(learn):
+        State(learn, base.tensors, meta, 'x').restore()
+        assert learn.recorder.losses == [1.0] and type(learn.recorder.losses) is list
+    in_fit(base, check)
+
+
+def test_optimizer_state_is_checked(base):
+    key = next(k for k in base.tensors if k.startswith('train/opt') and base.tensors[k].ndim == 2)
+    for t in base.tensors[key].long(), base.tensors[key][:1], base.tensors[key][None], torch.zeros(()):
+        def check(learn):
+            with pytest.raises(RunError): State(learn, {**base.tensors, key: t}, json.loads(base.meta), 'x')
+        in_fit(base, check)
+
+
+def test_tensors_are_given_once():
+    with pytest.raises(KeyError): from_json({'list': [{'tensor': 'a'}, {'tensor': 'a'}]}, dict(a=torch.ones(2)))
+    with pytest.raises(ValueError): from_json({'scalars': 'a'}, dict(a=torch.zeros(10, dtype=torch.uint8)))
+
+
+def test_a_callback_that_counts_higher_still_comes_back(base):
+    "Attributes may be of another type than at the start, if they are numbers"
+    class Mean(Callback):
+        total,n = 0,0
+        def after_batch(self): self.total,self.n = self.total+self.loss.detach(),self.n+1
+    meta = hostile(base, lambda m: m['cbs'].update({'Mean#0': {'attrs': {'total': {'tensor': 'train/cb/Mean#0/total'}, 'n': 7, 'new': 'text'}}}))
+    mean = Mean()
+    in_fit(base, lambda learn: State(learn, {**base.tensors, 'train/cb/Mean#0/total': torch.tensor(3.)}, meta, 'x').restore(), [mean])
+    assert (float(mean.total), mean.n, mean.new) == (3., 7, 'text')
+
+
+@pytest.mark.parametrize('change', [dict(n_steps='x'), dict(n_steps=0), dict(n_steps=True), dict(seconds=['x']), dict(lr_max=[]), dict(lr_max=None), dict(lr_max=['x', 'y'])])
+def test_a_budget_from_a_file(change):
+    from charrnn_fa.schedule import Budget
+    b = Budget(20, lr=[1e-3, 1e-2])
+    b.before_fit()
+    d = b.state_dict()
+    with pytest.raises((ValueError, TypeError)): b.load_state_dict({**d, **change})
+    b.load_state_dict({**d, 'n_steps': 7})
+    assert b.n_steps == 7
