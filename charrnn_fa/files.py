@@ -117,9 +117,9 @@ def damage(path):
     "Turn whatever a damaged file can cause into one sentence"
     try: yield
     except RunError: raise
-    except CharRNNError as e: raise RunError(f"{path} is damaged ({str(e).split(';')[0].rstrip('.')}); restore it from a copy, or train anew into another folder.") from None
+    except CharRNNError as e: raise RunError(f"{path} is damaged ({str(e).split(';')[0].rstrip('.')[:200]}); restore it from a copy, or train anew into another folder.") from None
     except FileNotFoundError: raise RunError(f"{path} is missing; restore the run folder from a copy, or train anew into another one.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError, SafetensorError, RecursionError, struct.error) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, RuntimeError, OverflowError, SafetensorError, RecursionError, struct.error) as e:
         raise RunError(f"{path} is damaged ({type(e).__name__}); restore it from a copy, or train anew into another folder.") from None
 
 def check_json(b:bytes, path)->dict:

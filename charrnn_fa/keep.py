@@ -7,7 +7,9 @@ __all__ = ['Keeper', 'from_json', 'take_json', 'is_plain', 'fits', 'in_type_of',
 
 # %% ../nbs/05c_keep.ipynb #e9612dcb
 import json, math, operator, random
+from collections import deque
 from fastai.basics import *
+from .files import _names as storable
 
 # %% ../nbs/05c_keep.ipynb #0a24a40b
 class Keeper:
@@ -16,18 +18,23 @@ class Keeper:
 
     def json(self, v, key:str):
         "`v` as JSON; its tensors go to `self.tensors` under names that begin with `key`"
+        try: return self._json(v, key)
+        except RecursionError: raise TypeError('what holds itself is not kept') from None
+
+    def _json(self, v, key):
         if isinstance(v, np.generic): v = v.item()
         if v is None or type(v) in (bool, str) or type(v) is int and abs(v) < 2**63: return v
         if type(v) is float: return v if math.isfinite(v) else {'float':str(v)}
         if isinstance(v, Tensor): return self._keep(v, key, 'tensor')
         if isinstance(v, np.ndarray): return self._keep(torch.from_numpy(v), key, 'array')
-        if isinstance(v, dict): return {'dict':[[self.json(k, key), self.json(o, f'{key}/{i}')] for i,(k,o) in enumerate(v.items())]}
-        if isinstance(v, (list, tuple, L)):
-            if type(v) is list and len(v) > 32 and (c := self._column(v, key)) is not None: return c
-            return {type(v).__name__:[self.json(o, f'{key}/{i}') for i,o in enumerate(v)]}
+        if isinstance(v, dict): return {'dict':[[self._json(k, key), self._json(o, f'{key}/{i}')] for i,(k,o) in enumerate(v.items())]}
+        if type(v) is list and len(v) > 32 and (c := self._column(v, key)) is not None: return c
+        kind,extra = 'tuple' if type(v) is torch.Size else type(v).__name__, [v.maxlen] if type(v) is deque else []
+        if type(v) in (list, tuple, torch.Size, L, deque, set): return {kind:[*extra, *(self._json(o, f'{key}/{i}') for i,o in enumerate(v))]}
         raise TypeError(f'{type(v).__name__} is not kept')
 
     def _keep(self, t, key, kind):
+        if t.dtype not in storable or t.layout != torch.strided: raise TypeError(f'{t.dtype} is not kept')
         self.tensors[key] = t.detach().as_subclass(Tensor).to('cpu', copy=True).contiguous()
         return {kind:key}
 
@@ -53,14 +60,15 @@ def take_json(j, ts:dict):
     if type(j) is int and abs(j) >= 2**63 or isinstance(j, list): raise ValueError
     if not isinstance(j, dict): return j
     (kind,v), = j.items()
-    if kind in ('dict', 'list', 'tuple', 'L') and type(v) is not list: raise ValueError
+    if kind in ('dict', 'list', 'tuple', 'L', 'deque', 'set') and type(v) is not list: raise ValueError
     if kind == 'float': return float(v)
     if kind == 'tensor': return ts.pop(v).clone()
     if kind == 'array': return ts.pop(v).numpy().copy()
     if kind == 'floats': return _one_dim(ts.pop(v)).tolist()
     if kind == 'scalars': return list(_one_dim(ts.pop(v)).clone().unbind())
     if kind == 'dict': return {take_json(k, ts):take_json(o, ts) for k,o in v}
-    return {'list':list, 'tuple':tuple, 'L':L}[kind]([take_json(o, ts) for o in v])
+    v = [take_json(o, ts) for o in v]
+    return deque(v[1:], v[0]) if kind == 'deque' else {'list':list, 'tuple':tuple, 'L':L, 'set':set}[kind](v)
 
 def _one_dim(t):
     if t.ndim != 1 or not t.is_floating_point(): raise ValueError
@@ -73,14 +81,19 @@ def is_plain(v)->bool:
     except TypeError: return False
     return True
 
-def _kind(v): return next((i for i,o in enumerate([str, (list, tuple, L), dict, (bool, int, float, np.generic, np.ndarray, Tensor)]) if isinstance(v, o)), None)
+def _kind(v): return next((i for i,o in enumerate([str, (list, tuple, L, deque), dict, set, (bool, int, float, np.generic, np.ndarray, Tensor)]) if isinstance(v, o)), None)
 
 def fits(new, old)->bool:
     "Whether a value from a file may stand where `old` is"
     return is_plain(old) and (new is None or old is None or _kind(new) == _kind(old))
 
 def in_type_of(new, old):
-    "A sequence as the kind of sequence that `old` is; all else as it is"
+    "A sequence or a dict as the kind of either that `old` is; all else as it is"
+    if isinstance(old, dict) and type(old) is not dict and isinstance(new, dict):
+        old = copy(old) # a defaultdict keeps its default
+        old.clear()
+        old.update(new)
+        return old
     return type(old)(new) if type(old) in (list, tuple, L) and isinstance(new, (list, tuple, L)) else new
 
 def same_tensors(a:dict, b:dict)->bool:

@@ -136,9 +136,9 @@ class Mirror:
         for o in self._static(): self._put(o)
         self._put(m['file'], m['size'], m['file_sha256'])
         self.litter.add(m['file']) # unless its manifest follows
+        self._fence() # that may have taken long
         self._put(manifest)
         self.litter.discard(m['file'])
-        if 'run.json' not in self.said: self._fence() # somebody else may have put one there meanwhile
         self._put('run.json')
         self.known = True
         self.mine.add(m['file'])
@@ -158,12 +158,22 @@ class Mirror:
         if there == size and name in self.said: return
         if sha256 is None: sha256 = self._sha(self._paced(path))
         if there != size or not self._proven(name, size, sha256):
-            self.litter.add(name)
-            if there is not None: self.store.remove(name) # what an earlier try left
-            self.store.write(name, self._paced(path))
-            if not self._proven(name, size, sha256): raise StoreError(f"{name} arrived damaged or empty; its quota may be used up")
+            if there is not None:
+                if name == 'run.json' and self._strange(): self._stop(f"{self.store} holds another run by now")
+                self.store.remove(name) # what an earlier try left
+            self._write(name, path)
+            if not self._proven(name, size, sha256): raise StoreError(f"{name} arrived damaged or empty, as if a quota were used up")
         self.said[name] = size,sha256
         self.litter.discard(name)
+
+    def _write(self, name, path):
+        self.litter.add(name)
+        try: self.store.write(name, self._paced(path))
+        except FileExistsError: # somebody else's
+            self.litter.discard(name)
+            raise
+
+    def _strange(self): return not self.known and 'run.json' not in self.litter # settings that this run did not write
 
     def _paced(self, path):
         with open(path, 'rb') as f: yield from self._slowly(iter(lambda: f.read(piece), b''))
@@ -210,7 +220,7 @@ class Mirror:
         self.emptied = True
         for o in m['file'],manifest_name(m['file']): self.said.pop(o, None)
         if m == self.latest: self.pending = m
-        raise StoreError(f"{m['file']} has lost its contents there; its quota may be used up")
+        raise StoreError(f"{m['file']} has lost its contents there, as if a quota were used up")
 
     def _look(self):
         "What is in the store, and its whole checkpoints, newest first"
@@ -226,7 +236,7 @@ class Mirror:
         if any(o not in self.mine for o in files[:at]): return # another process is ahead of this one
         lost = sorted(self.mine-set(files)) if remote.listed else []
         self.emptied = bool(lost)
-        if lost: self._complain(f'{lost[0]} has lost its contents there; its quota may be used up')
+        if lost: self._complain(f'{lost[0]} has lost its contents there, as if a quota were used up')
         else: self._well(f"{self.store} keeps what it takes again.")
         for o in [*lost, *(c['file'] for c in old_ones(cs, self.keep, self.max_bytes) if c in cs[at+1:])]: self._drop(o, remote.names)
         self.litter |= self.orphans
@@ -273,17 +283,21 @@ class Mirror:
         self.moved = time.monotonic()
         try: remote = Remote(self.store, ['run.json'])
         except RunError:
-            if not self.known: self._stop(f"{self.store} holds a run with damaged settings")
+            if self._strange(): self._stop(f"{self.store} holds a run with damaged settings")
             self.said.pop('run.json', None) # ours, and written anew
             return
         if self.orphans is None: self.orphans = {*orphans(remote.names), *(o for o in remote.names if o.startswith('.probe-'))}
         if remote.settings is None: return
-        if remote.id != self.folder.id: self._stop(f"{self.store} holds another run by now")
+        if remote.id != self.folder.id:
+            for o in [*self.mine, *self._static()]: self._drop(o, remote.names)
+            self._stop(f"{self.store} holds another run by now")
         o = remote.owner()
         if o and o['generation'] >= self.record['generation'] and o['token'] != self.record['token']: self._stop(f"another process has taken over the run in {self.store}")
 
     def _stop(self, why):
         self.fenced = True
+        self.litter |= self.signs
+        self._sweep()
         self.say(f"{why}: this one goes on, but keeps its checkpoints in {self.folder.path} only.")
         raise StoreError(why)
 

@@ -101,7 +101,7 @@ class Place:
 
     def _wait_for_owner(self):
         "Another machine may be at work on it: wait until it has been silent for long enough"
-        o,mine = self._ask(self.remote.owner),self.folder.owner() if RunFolder.is_run(self.path) else None
+        o,mine = self._owner(),self.folder.owner() if RunFolder.is_run(self.path) else None
         if o is None or o['released'] or mine and mine['token'] == o['token']: return
         limit = max(silent, 3*self.store.beat)
         left = max(0, min(limit, limit-(time.time()-o['time'])))
@@ -113,6 +113,14 @@ class Place:
             if now and (now['generation'], now['beat']) > (o['generation'], o['beat']) and not now['released']:
                 raise RunError(f"{self.where} is being trained on another machine ({now['host']}); stop it there, or give another name.")
         self.remote = self._ask(lambda: Remote(self.store, self.remote.names))
+
+    def _owner(self):
+        "Of the run in the store. There is always one, so if none is seen, the listing is old"
+        end = time.monotonic() + min(self.wait, 10)
+        while (o := self._ask(self.remote.owner)) is None and self.remote.listed and time.monotonic() < end:
+            time.sleep(0.5)
+            self.remote = self._ask(lambda: Remote(self.store, self.remote.names))
+        return o
 
     def last_owner(self)->dict:
         "The record of the process that took the run up last, here or in the store; or None"

@@ -31,7 +31,7 @@ def list_names(store, known=(), tries:int=3)->tuple: # (names, whether the listi
         except CharRNNError: raise
         except Exception as e:
             why = e
-            time.sleep(0.2*2**i)
+            if i < tries-1: time.sleep(0.2*2**i)
     with suppress(Exception): return [o for o in known if store.size(o) is not None],False
     raise StoreError(f"{store} cannot be listed ({reason(why)}); {remedy(why)}.") from None
 

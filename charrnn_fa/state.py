@@ -267,8 +267,8 @@ def _try_on_copy(cb, d):
 def _alike(a, b):
     "Whether the same keys hold the same kinds"
     if isinstance(b, dict): return isinstance(a, dict) and a.keys() == b.keys() and all(_alike(a[k], b[k]) for k in b)
-    if isinstance(b, (list, tuple)): return isinstance(a, (list, tuple)) and len(a) == len(b) and all(map(_alike, a, b))
-    return fits(a, b) and isinstance(a, (int, float)) == isinstance(b, (int, float))
+    if isinstance(b, (list, tuple, L)): return isinstance(a, (list, tuple, L)) and len(a) == len(b) and all(map(_alike, a, b))
+    return fits(a, b) and (a is None) == (b is None) and isinstance(a, (int, float)) == isinstance(b, (int, float))
 
 def _check_opt(opt, sd):
     "Raise a `ValueError` or the like unless `sd` can be the state of the optimiser `opt`"

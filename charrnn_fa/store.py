@@ -245,7 +245,7 @@ def probe(store):
     name = f'.probe-{secrets.token_hex(4)}'
     try:
         store.write(name, [b'probe'])
-        if b''.join(store.pieces(name)) != b'probe': raise StoreError(f"{store} keeps no data; its quota may be used up.")
+        if b''.join(store.pieces(name)) != b'probe': raise StoreError(f"{store} keeps no data, as if a quota were used up.")
         store.remove(name)
     except CharRNNError: raise
     except Exception as e: raise StoreError(f"{store} cannot be written to ({reason(e)}); {remedy(e)}.") from None

@@ -8,9 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter, defaultdict, deque, namedtuple
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,7 +36,6 @@ from charrnn_fa.files import RunError, RunWarning
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.learner import char_learner
 from charrnn_fa.optim import AdamW
-from charrnn_fa.runs import Run
 from charrnn_fa.state import Keeper, from_json
 from kills import CKPT, SEED, Case, Noise, differences, digest, leave, newest_step, set_generators
 
@@ -90,6 +88,24 @@ class Twice(Callback):
         for p in self.model.parameters(): p.grad.add_(1e-3*self.epochs + 1e-4*self.trains)
 
 
+Pair = namedtuple('Pair', 'a b')
+
+class Odd(Callback):
+    "Counts in containers of many kinds; holds things that nobody can keep"
+    def __init__(self): self.ring,self.letters,self.counts,self.rows = deque([1.], maxlen=5),set(),Counter(),defaultdict(list)
+    def before_fit(self): self.me,self.pair,self.file,self.wave = [self],Pair(1, 2),open(os.devnull),torch.ones(2, dtype=torch.complex64)
+    def before_step(self):
+        self.shape = self.x.shape
+        self.me.append(self.me)
+        self.ring.append(len(self.ring)+self.ring[-1]/2)
+        c = self.x[0,0].item()
+        self.letters.add(c)
+        self.counts[c] += 1
+        self.rows[c%5].append(self.train_iter)
+        g = sum(self.ring) + len(self.letters) + max(self.counts.values()) + len(self.rows[c%5]) + self.shape[1]
+        for p in self.model.parameters(): p.grad.add_(1e-4*g)
+
+
 def further(learn, cbs):
     learn.fit_one_cycle(1, 1e-2, cbs=cbs)
     learn.fit(2, 1e-3, cbs=cbs)
@@ -119,9 +135,10 @@ CASES = dict(
     plateau=Case(cbs=lambda: [ReduceLROnPlateau(patience=1, factor=3, min_delta=0.5)], fit=fit(4)),
     csv=Case(cbs=lambda: [CSVLogger()]),
     append=Case(cbs=lambda: [CSVLogger(append=True)]),
-    several=Case(cbs=lambda: [SaveModelCallback(), EarlyStoppingCallback(patience=2, min_delta=0.3), ReduceLROnPlateau(patience=1, min_delta=0.3), CSVLogger(), GradientAccumulation(8), Noise()],
-                 fit=fit(6), learner=dict(dropout=0.2)),
+    several=Case(cbs=lambda: [SaveModelCallback(), EarlyStoppingCallback(patience=2, min_delta=0.3), ReduceLROnPlateau(patience=1, min_delta=0.3), CSVLogger(),
+                              GradientAccumulation(8), Noise()], fit=fit(6), learner=dict(dropout=0.2)),
     noise=Case(cbs=lambda: [Noise()]),
+    odd=Case(cbs=lambda: [Odd()]),
     twice=Case(cbs=lambda: [Twice()]),
     window=Case(cbs=lambda: [Window()], fit=fit(3)),
     look=Case(cbs=lambda: [Look()], learner=dict(dropout=0.2)),
@@ -130,7 +147,6 @@ CASES = dict(
     slices=Case(fit=one_cycle(3, slice(1e-3, 1e-2))),
     unvalidated=Case(fit=unvalidated),
     ranger=Case(learner=dict(opt_func=ranger)),
-    wrapped=Case(learner=dict(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW))),
     sgdr=Case(fit=lambda learn, cbs: learn.fit_sgdr(2, 1, lr_max=1e-2, cbs=cbs)),
     pretrained=Case(before=lambda learn: (learn.fit(1, 1e-2), learn.lr_find(num_it=6, show_plot=False)), learner=dict(dropout=0.2)),
     between=Case(fit=lambda learn, cbs: between(learn, cbs), learner=dict(dropout=0.2)),
@@ -229,10 +245,12 @@ def test_killed_twice_and_the_same(run, name):
     assert run.resumes == [16, 28] and run.steps[0] in (42, 45, 56, 84)
 
 
-PLACES = dict(before_the_run=(('before_fit', 1, 'die'), None), at_once=(('before_epoch', 1, 'die'), 0), before_the_first_save=(('before_batch', 4, 'die'), 0), in_a_step=(('after_backward', 21, 'die'), 20),
-              end_of_training=(('after_train', 1, 'die'), 12), in_validation=(('after_pred', 2, 'die', 900, True), 12), between_epochs=(('after_epoch', 1, 'die', 2000), 12), next_epoch=(('before_epoch', 2, 'die'), 12),
-              first_batch=(('after_batch', 15, 'die'), 12), last_step=(('after_batch', 42, 'die', 2000), 40), last_validation=(('before_validate', 3, 'die'), 40), after_fit=(('after_fit', 1, 'die'), 40),
-              finished=(('after_fit', 1, 'die', 2000), 42))
+PLACES = { # where, and the step from which the next process goes on
+    'before the run': (('before_fit', 1, 'die'), None), 'at once': (('before_epoch', 1, 'die'), 0), 'before the first save': (('before_batch', 4, 'die'), 0),
+    'in a step': (('after_backward', 21, 'die'), 20), 'end of training': (('after_train', 1, 'die'), 12), 'in validation': (('after_pred', 2, 'die', 900, True), 12),
+    'between epochs': (('after_epoch', 1, 'die', 2000), 12), 'next epoch': (('before_epoch', 2, 'die'), 12), 'first batch': (('after_batch', 15, 'die'), 12),
+    'last step': (('after_batch', 42, 'die', 2000), 40), 'last validation': (('before_validate', 3, 'die'), 40), 'after_fit': (('after_fit', 1, 'die'), 40),
+    'finished': (('after_fit', 1, 'die', 2000), 42)}
 
 @pytest.mark.parametrize('place', PLACES)
 def test_killed_anywhere(run, place):
@@ -342,6 +360,17 @@ def test_a_fresh_learner_goes_on_from_the_last_fit(short, tmp_path, same):
     assert same(a, b) and digest(a.opt.state_dict()) == digest(b.opt.state_dict()) and a.steps_done == b.steps_done == 42
 
 
+def test_an_optimiser_of_pytorch(short, tmp_path, same):
+    "Not in forks: PyTorch imports its compiler for one, which takes seconds"
+    def fresh(seed=None): return small(tmp_path, short, seed, opt_func=partial(OptimWrapper, opt=torch.optim.AdamW))
+    alone = fresh(5)
+    alone.fit_one_cycle(2, 1e-2)
+    with pytest.raises(RuntimeError): fresh(5).fit_one_cycle(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), At('before_batch', 19, 'error')])
+    again = fresh()
+    again.fit_one_cycle(2, 1e-2, cbs=Checkpoint(tmp_path/'r'))
+    assert same(alone, again) and digest(alone.opt.state_dict()) == digest(again.opt.state_dict()) and RunFolder(tmp_path/'r').resumes() == [16]
+
+
 def test_another_number_of_threads(run):
     run('lstm', DIE[0], rc=-9)
     run('lstm', threads=2).same()
@@ -383,10 +412,12 @@ def begun(short, tmp_path):
     return _try
 
 
-CHANGES = {'the text': dict(text='one byte'), 'the vocabulary': dict(text='a letter'), 'n_hid 16 -> 12': dict(n_hid=12), 'bs 4 -> 5': dict(bs=5), 'seq_len 16 -> 8': dict(seq_len=8),
-           'n_epoch 2 -> 3': dict(n_epoch=3), r'lr \[0.01\S* 0.01\S* 0.01\] -> \[0.02': dict(lr=2e-2), r'wd .*0.5': dict(wd=0.5), 'n_layers 1 -> 2': dict(n_layers=2), 'dropout 0.0 -> 0.3': dict(dropout=0.3),
-           'arch lstm -> gru': dict(arch='gru'), 'the schedule of lr': dict(fit='fit_one_cycle'), 'GradientAccumulation none -> ': dict(cbs=[GradientAccumulation(8)]), 'seed 5 -> 6': dict(seed=6),
-           'opt muon -> adamw': dict(opt_func=AdamW), 'clip': dict(clip=0.1)}
+CHANGES = {
+    'the text': dict(text='one byte'), 'the vocabulary': dict(text='a letter'), 'n_hid 16 -> 12': dict(n_hid=12), 'n_layers 1 -> 2': dict(n_layers=2),
+    'arch lstm -> gru': dict(arch='gru'), 'bs 4 -> 5': dict(bs=5), 'seq_len 16 -> 8': dict(seq_len=8), 'n_epoch 2 -> 3': dict(n_epoch=3),
+    r'lr \[0.01\S* 0.01\S* 0.01\] -> \[0.02': dict(lr=2e-2), 'the schedule of lr': dict(fit='fit_one_cycle'), r'wd .*0.5': dict(wd=0.5),
+    'dropout 0.0 -> 0.3': dict(dropout=0.3), 'clip': dict(clip=0.1), 'seed 5 -> 6': dict(seed=6), 'opt muon -> adamw': dict(opt_func=AdamW),
+    'GradientAccumulation none -> ': dict(cbs=[GradientAccumulation(8)])}
 
 @pytest.mark.parametrize('what', CHANGES)
 def test_changes_are_refused_by_name(begun, short, what):
@@ -399,7 +430,8 @@ def test_changes_are_refused_by_name(begun, short, what):
     begun() # as it was begun
 
 
-@pytest.mark.parametrize('what', ['the text', 'bs 4 -> 5', 'seq_len 16 -> 8', 'n_epoch 2 -> 3', 'lr', 'wd .*0.5', 'dropout 0.0 -> 0.3', 'the schedule of lr', 'GradientAccumulation none -> ', 'seed 5 -> 6'])
+@pytest.mark.parametrize('what', ['the text', 'bs 4 -> 5', 'seq_len 16 -> 8', 'n_epoch 2 -> 3', 'lr', 'wd .*0.5', 'dropout 0.0 -> 0.3', 'the schedule of lr',
+                                  'GradientAccumulation none -> ', 'seed 5 -> 6'])
 def test_changes_that_are_allowed(begun, short, what, capsys):
     kwargs = dict(next(v for k,v in CHANGES.items() if k.startswith(what)))
     if 'text' in kwargs: kwargs['text'] = short[:500] + ('e' if short[500] != 'e' else 'a') + short[501:]
@@ -456,8 +488,9 @@ def interrupted(name, d, *at, step=0, ckpt=CKPT):
     leave(learn, d)
 
 
-@pytest.mark.parametrize('at,step', [(('before_batch', 19, 'int'), 19), (('after_batch', 19, 'int', 1), 19), (('before_batch', 19, 'int2'), 16), (('after_pred', 1, 'int', 0, True), 14), (('after_epoch', 1, 'int'), 15),
-                                     (('before_fit', 1, 'int', 2000), 1), (('after_epoch', 3, 'int'), 42), (('after_fit', 1, 'int'), 42)])
+@pytest.mark.parametrize('at,step', [(('before_batch', 19, 'int'), 19), (('after_batch', 19, 'int', 1), 19), (('before_batch', 19, 'int2'), 16),
+                                     (('after_pred', 1, 'int', 0, True), 14), (('after_epoch', 1, 'int'), 15), (('before_fit', 1, 'int', 2000), 1),
+                                     (('after_epoch', 3, 'int'), 42), (('after_fit', 1, 'int'), 42)])
 def test_ctrl_c(run, at, step):
     "Saved, raised, usable, and the same call goes on; a second one stops at once"
     run('lstm', at, f=interrupted, step=step, ckpt=dict(steps=16))
@@ -501,11 +534,10 @@ def slow(name, d): kills.train(CASES[name], d, dict(minutes=60), [Slow()])
 
 def test_sigterm_and_two_and_a_half_seconds_later_sigkill(run):
     p = run.start('lstm', f=slow)
-    while not (run.d/'batches').exists() or len((run.d/'batches').read_text().splitlines()) < 5: time.sleep(0.01)
+    while not (run.d/'batches').exists() or len((run.d/'batches').read_text().splitlines()) < 5: assert p.wait(0.01) is None, run.text
     began = time.monotonic()
     p.kill(signal.SIGTERM)
-    while not newest_step(run.d/'run'): time.sleep(0.01)
-    assert time.monotonic()-began < 1
+    while not newest_step(run.d/'run'): assert time.monotonic()-began < 1
     assert p.wait(2.5) == -signal.SIGTERM
     run('lstm', ckpt=dict(minutes=60)).same()
     assert run.resumes[0] >= 5
@@ -554,8 +586,8 @@ def test_an_error_in_any_event(short, tmp_path, same, reference, action, order):
         logger,n_cbs = learn.logger,len(learn.cbs)
         n = 10 if o.endswith(('_batch', '_pred', '_loss', '_backward', '_step')) and 'cancel' not in o else 1
         with pytest.raises(error): learn.fit(2, 1e-2, cbs=[At(o, n, action, order), *cbs, CSVLogger(), Checkpoint(d/'run', steps=4, quiet=True)])
-        why = [w for w,wrong in dict(lock=charrnn_fa.process.Lock.held, handlers=[signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] != handlers, logger=learn.logger is not logger,
-                                     callbacks=len(learn.cbs) != n_cbs, grads=any(p.grad is not None for p in learn.model.parameters()),
+        why = [w for w,wrong in dict(lock=charrnn_fa.process.Lock.held, handlers=[signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] != handlers,
+                                     logger=learn.logger is not logger, callbacks=len(learn.cbs) != n_cbs, grads=any(p.grad is not None for p in learn.model.parameters()),
                                      finished=RunFolder.is_run(d/'run') and RunFolder(d/'run').finished != (o == 'after_fit' and order == 2000)).items() if wrong]
         learn.fit(1, 1e-3)
         if len(learn.recorder.losses) != 14: why.append('fit')
@@ -577,7 +609,8 @@ def test_an_error_in_another_learner(tmp_path, o):
     learn.remove_cbs(learn.progress)
     with learn.no_logging():
         with pytest.raises(RuntimeError): learn.fit(3, 1e-2, cbs=[At(o, 20 if 'batch' in o else 1, 'error'), Checkpoint(tmp_path/'r', steps=1, quiet=True)])
-        assert not charrnn_fa.process.Lock.held and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers and '_with_events' not in vars(learn)
+        assert not charrnn_fa.process.Lock.held and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+        assert not {'_with_events', '_call_one'} & set(vars(learn))
         learn.fit(1, 1e-2)
         learn.fit(3, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
     assert RunFolder(tmp_path/'r').finished and len(learn.recorder.values) == 3
@@ -609,7 +642,7 @@ def test_a_finished_run_trains_nothing(short, tmp_path, same, capsys):
     a.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r'))
     b,seen = small(tmp_path, short),At('before_batch', 1, 'error')
     b.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r'), seen])
-    assert same(a, b) and a.recorder.values == b.recorder.values and torch.equal(torch.stack(a.recorder.losses), torch.stack(b.recorder.losses)) and b.steps_done == 28
+    assert same(a, b) and a.recorder.values == b.recorder.values and digest(a.recorder.losses) == digest(b.recorder.losses) and b.steps_done == 28
     assert a.generate('The', n=50, seed=2) == b.generate('The', n=50, seed=2)
     assert 'nothing is trained' in capsys.readouterr().out
 
@@ -630,7 +663,7 @@ def with_children(name, d, *at):
 
 def test_two_processes_and_the_children_of_a_dead_one(run):
     p = run.start('lstm', ('before_batch', 10, 'wait'), f=with_children)
-    while not (run.d/'children').exists(): time.sleep(0.01)
+    while not (run.d/'children').exists(): assert p.wait(0.01) is None, run.text
     pids = [int(o) for o in (run.d/'children').read_text().split()]
     try:
         run('lstm', rc=1)
@@ -666,24 +699,25 @@ def charrnn(*args): sys.exit(main(list(map(str, args))))
 
 def test_the_command(clean, tmp_path):
     "A real process for SIGKILL, forks for the others"
-    def args(d): return 'train', 'count', '--run', tmp_path/d, '--steps', 300, '--save-steps', 10, '--seed', 3, '--quiet', *TINY
+    def args(d): return 'train', 'count', '--run', tmp_path/d, '--steps', 500, '--save-steps', 10, '--seed', 3, '--quiet', *TINY
     def fork(*args): return clean.start(tmp_path/'log', charrnn, *args)
     p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', *map(str, args('r'))], stdout=subprocess.DEVNULL, stderr=open(tmp_path/'log', 'w'))
-    assert fork(*args('alone')).wait() == 0
     for sig,status in (signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, -15):
         first = newest_step(tmp_path/'r') or 0
-        while (newest_step(tmp_path/'r') or 0) < first+20: time.sleep(0.005)
+        while (newest_step(tmp_path/'r') or 0) < first+20:
+            assert kills.wait(p, 0.005) is None, (tmp_path/'log').read_text()
         os.kill(p.pid, sig)
         assert p.wait(20) == status and 'Traceback' not in (tmp_path/'log').read_text(), (tmp_path/'log').read_text()
         p = fork(*args('r'))
     assert p.wait() == 0, p.log.read_text()
+    assert fork(*args('alone')).wait() == 0
     infos = []
     for o in 'r', 'alone':
         assert clean.run(tmp_path/f'{o}.json', charrnn, 'info', tmp_path/o, '--json') == 0
         infos.append(json.loads((tmp_path/f'{o}.json').read_text()))
-    assert infos[0]['weights_sha256'] == infos[1]['weights_sha256'] and infos[0]['step'] == infos[1]['step'] == 300
+    assert infos[0]['weights_sha256'] == infos[1]['weights_sha256'] and infos[0]['step'] == infos[1]['step'] == 500
     assert len(infos[0]['resumes']) == 3 and infos[0]['resumes'] == sorted(infos[0]['resumes']) and infos[1]['resumes'] == []
-    assert clean.run(tmp_path/'log', charrnn, *args('r')) == 0 and 'is finished after 300 steps' in (tmp_path/'log').read_text()
+    assert clean.run(tmp_path/'log', charrnn, *args('r')) == 0 and 'is finished after 500 steps' in (tmp_path/'log').read_text()
 
 
 # At random, and at every call
@@ -692,5 +726,5 @@ def test_random_kills_and_every_call_of_a_save():
     p = subprocess.run([sys.executable, kills.__file__, '--forks', '20', '--fresh', '0'], capture_output=True, text=True, timeout=600)
     assert p.returncode == 0, p.stdout + p.stderr
     rows = {l[:20].strip(): [int(o) for o in re.findall(r' ([\d,]+)', l[20:])] for l in p.stdout.splitlines() if l.startswith(('forks', 'every'))}
-    for n,_,_,further,runs,lost,differ in rows.values(): assert n >= 20 and further and runs and lost == differ == 0, p.stdout
-    assert set(rows) == {'forks'} | ({'every call of a save'} if not inject.missing() else set())
+    for kind,(n,_,_,further,runs,lost,differ) in rows.items(): assert n >= 20 and runs and lost == differ == 0 and (further or kind.endswith('fi')), p.stdout
+    assert set(rows) == {'forks'} | (set() if inject.missing() else {'every call of a save', 'every call of the fi'})

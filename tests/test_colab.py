@@ -111,6 +111,9 @@ def test_has_frontend(fake, monkeypatch):
 
 # A call that ends
 
+def _id(o): return getattr(o, '__name__', str(o)) # the same in every process
+
+
 @pytest.mark.parametrize('f', [sleep, spin, swallow])
 def test_deadline_in_the_main_thread(f):
     t0,n = time.monotonic(),threading.active_count()
@@ -277,7 +280,7 @@ def test_never_mounted_in_a_script():
     (AssertionError(), 'delete runtime'),
     (None, 'Nobody allowed'),                                              # no answer is no error there
     (sleep, 'not there in time'), (spin, 'not there in time'), (swallow, 'not there in time'),
-], ids=str)
+], ids=_id)
 def test_mount_refused(fake, tmp_path, capfd, error, remedy):
     m,t0 = fake(mount=error),time.monotonic()
     assert remedy in refused(mount_drive, tmp_path/'drive', timeout=0.3, wait=0)
@@ -290,7 +293,7 @@ def test_ctrl_c_is_no_refusal(fake, tmp_path):
     with pytest.raises(KeyboardInterrupt): mount_drive(tmp_path/'drive', wait=0)
 
 
-@pytest.mark.parametrize('error', [None, sleep, MessageError('late')], ids=str)
+@pytest.mark.parametrize('error', [None, sleep, MessageError('late')], ids=_id)
 def test_mounted_in_the_end(fake, monkeypatch, error):
     "The list of mounts has the last word, whatever the call said"
     m = fake(mount=error)
@@ -339,7 +342,7 @@ def test_threads_do_not_ask(fake, tmp_path):
     (AttributeError(TOKEN), 'environment variable A_KEY', True),
     ('', 'no secret A_KEY', True), (None, 'no secret A_KEY', True),
     (sleep, 'environment variable A_KEY', True), (swallow, 'environment variable A_KEY', True),
-], ids=str)
+], ids=_id)
 def test_secret_not_given(fake, monkeypatch, capfd, error, remedy, optional):
     monkeypatch.delenv('A_KEY', raising=False)
     monkeypatch.setattr(colab, 'call_with_deadline', lambda f, seconds, *args: call_with_deadline(f, min(seconds, 0.2), *args))

@@ -82,6 +82,10 @@ def test_settings_ask_for_no_memory(folder, change):
     reseal(path, preset={**json.loads(path.read_text())['preset'], **change})
     for f in lambda: Run(path.parent).info(), lambda: Run(path.parent).load_model(), lambda: Run(path.parent).learner(), lambda: load_run(path.parent):
         with pytest.raises(RunError): f()
+    reseal(path, preset={**json.loads(path.read_text())['preset'], 'arch': 'x'*100_000})
+    with pytest.raises(RunError) as e: Run(path.parent)
+    assert len(str(e.value)) < 1000
+    reseal(path, preset={**json.loads(path.read_text())['preset'], 'arch': 'gru', **change})
     for o in path.parent.glob('step-*'): o.unlink()                                  # without a checkpoint too
     with pytest.raises(RunError): Run(path.parent).info()
 
@@ -148,7 +152,8 @@ def attrs(name): return lambda m, **kwargs: m['cbs'][name]['attrs'].update(kwarg
     lambda m: m['rng'].update(dict=m['rng']['dict'][1:]),
     lambda m: m.update(at=[1.5, 2]), lambda m: m.update(at=['0', '1']), lambda m: m.update(at=[-1, 0]), lambda m: m.update(at=[10**400, 0]),
     lambda m: m.update(elapsed='x'), lambda m: m.update(elapsed=float('nan')), lambda m: m.update(base=10**6), lambda m: m.update(env={'gpu': 'x'*10_000}), lambda m: m.update(env=[['a', 1]]),
-    lambda m: m.update(opt={'dict': []}), lambda m: m.update(opt=None), lambda m: m['learn'].update(seed=-1), lambda m: m['learn'].update(carried={'tuple': []}), lambda m: m['learn'].pop('steps_done'),
+    lambda m: m.update(opt={'dict': []}), lambda m: m.update(opt=None), lambda m: m['opt']['dict'].__setitem__(1, ['hypers', None]), lambda m: m['opt']['dict'][1][1]['L'].pop(),
+    lambda m: m['opt']['dict'][1][1]['L'][0]['dict'][0].__setitem__(1, 'x'), lambda m: m['learn'].update(seed=-1), lambda m: m['learn'].update(carried={'tuple': []}), lambda m: m['learn'].pop('steps_done'),
     lambda m: m['learn'].update(smooth_loss='x'), lambda m: m['learn'].update(epoch=None), lambda m: m['loaders'].pop(), lambda m: m.update(loaders=[{'dict': [['seed', 1], ['epoch', 0], ['batch', 10**9]]}]*2),
     lambda m: m.update(csv={'CSVLogger#0': '\ud800'}), lambda m: m.update(csv={'CSVLogger#0': 5}), lambda m: m.update(best={'dict': [['SaveModelCallback#0', {'tuple': [{'dict': []}, None]}]]}),
     lambda m: attrs('Recorder#0')(m, losses='x'), lambda m: attrs('SaveModelCallback#0')(m, best={'list': []}), lambda m: attrs('Tally#0')(m, seen={'dict': []}),
