@@ -13,10 +13,10 @@ META := settings.ini pyproject.toml setup.py
 demo: .venv/.package
 	@$(BIN)/charrnn demo --run runs/demo
 
-# One thread each: the notebooks are small, and two run at a time.
+# One thread each: models are small here, and two processes run at a time.
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-colab:
 	@PYTHON313="$(PYTHON313)" PIP_FLAGS="$(PIP_FLAGS)" OMP_NUM_THREADS=1 $(PYTHON) tests/colab/run.py
@@ -24,6 +24,7 @@ test-colab:
 bench: .venv/.package
 	$(BIN)/python benchmarks/fit_overhead.py
 	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/save_overhead.py
 
 # README.md from the stored outputs of nbs/index.ipynb
 readme: .venv/.dev
