@@ -350,7 +350,7 @@ class Checkpoint(Callback):
 
     def states(self)->dict:
         "Checkpoints and where they are safe: 'local', 'mounted' or 'uploaded'"
-        done = self.mirror.state if self.mirror else {}
+        done = mirrored(self.folder.path)
         return {m['file']:done.get(m['file'], 'local') for m in self.folder.checkpoints()}
 
     def _clean_up(self, seconds=10):
