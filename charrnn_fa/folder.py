@@ -59,7 +59,9 @@ def check_settings(s:dict):
     "`ValueError` and the like if settings are of other kinds than those of a run"
     kinds = dict(id=str, info=dict, text=dict, kind=str, preset=dict, vocab=dict, fit=dict, model=dict)
     if type(s['format']) is not int or any(type(s[k]) is not t for k,t in kinds.items() if k in s or k in ('id', 'info')): raise ValueError
-    if 'file' not in (t := s.get('text', {})): return
+    t = s.get('text', {})
+    if 'ids_sha256' in t and not (is_count(t['n_train']) and is_count(t['n_valid'])): raise ValueError
+    if 'file' not in t: return
     if not re.fullmatch(r'text-[0-9a-f]{16}\.safetensors', t['file']) or not is_count(t['size']) or type(t['sha256']) is not str: raise ValueError # no path to elsewhere
 
 def pick(names, kind)->list:

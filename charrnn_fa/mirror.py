@@ -119,6 +119,7 @@ class Mirror:
             if not self.emptied: self._well(f"{self.store} is back.")
 
     def _goodbye(self):
+        if self.late and self.pending: self._do(self.pending) # nobody waits any more: once again
         if self.fenced or self.beaten is None or self.trouble: return
         self.record['released'] = True
         with suppress(Exception): self._beat()

@@ -206,35 +206,37 @@ def mutate_folder(rng, files):
 def mutate(rng, files):
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         if files and names(files, '', '.json') and names(files, 'step-', '.safetensors'):
-            with suppress(RecursionError):                                           # json cannot write what is nested twice
+            with suppress(RecursionError, OverflowError):                            # json cannot write what is nested twice
                 rng.choices([mutate_raw, mutate_sealed, mutate_meta, mutate_tensors, mutate_folder], [2, 3, 3, 3, 1])[0](rng, files)
 
 def mutate_state(rng, tensors, meta):
     "The same for what has been read"
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        r,k = rng.random(),rng.choice(list(tensors))
-        if r < 0.45:
-            with suppress(RecursionError): mutate_json(rng, meta, list(tensors))
-        elif r < 0.65 and isinstance(meta.get('cbs'), dict) and meta['cbs'] and isinstance(meta.get('metrics'), list) and isinstance(meta.get('learn'), dict):
-            with suppress(AttributeError, TypeError, KeyError): add_attrs(rng, meta, list(tensors))
-        else:
-            t = tensors[k]
-            what = rng.choice('dtype flat extra scalar empty nan huge random drop rename add swap long'.split())
-            if what == 'dtype': tensors[k] = t.to(rng.choice([torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool, torch.bfloat16]))
-            elif what == 'flat': tensors[k] = t.reshape(-1)
-            elif what == 'extra': tensors[k] = t[None] if rng.random() < 0.5 else t[...,None]
-            elif what == 'scalar': tensors[k] = torch.ones((), dtype=t.dtype)
-            elif what == 'empty': tensors[k] = t.reshape(-1)[:0]
-            elif what == 'nan' and t.is_floating_point(): tensors[k] = torch.full_like(t, rng.choice([float('nan'), float('inf'), 1e38]))
-            elif what == 'huge' and not t.is_floating_point() and t.dtype != torch.bool: tensors[k] = torch.full_like(t, torch.iinfo(t.dtype).max)
-            elif what == 'random': tensors[k] = torch.frombuffer(bytearray(rng.randbytes(max(1, t.nbytes))), dtype=torch.uint8)[:t.nbytes].view(t.dtype).reshape(t.shape) if t.ndim and t.numel() and t.dtype != torch.bool else t
-            elif what == 'drop': tensors.pop(k) if len(tensors) > 1 else None
-            elif what == 'rename': tensors[rng.choice(NAMES)] = tensors.pop(k)
-            elif what == 'add': tensors[rng.choice(NAMES)] = t
-            elif what == 'swap':
-                q = rng.choice(list(tensors))
-                tensors[k],tensors[q] = tensors[q],tensors[k]
-            elif what == 'long': tensors[k] = torch.zeros(200_000, dtype=t.dtype)
+        with suppress(RecursionError, RuntimeError, OverflowError): _mutate_state(rng, tensors, meta)   # a value that json or a type cannot hold
+
+def _mutate_state(rng, tensors, meta):
+    r,k = rng.random(),rng.choice(list(tensors))
+    if r < 0.45: mutate_json(rng, meta, list(tensors))
+    elif r < 0.65 and isinstance(meta.get('cbs'), dict) and meta['cbs'] and isinstance(meta.get('metrics'), list) and isinstance(meta.get('learn'), dict):
+        with suppress(AttributeError, TypeError, KeyError): add_attrs(rng, meta, list(tensors))
+    else:
+        t = tensors[k]
+        what = rng.choice('dtype flat extra scalar empty nan huge random drop rename add swap long'.split())
+        if what == 'dtype': tensors[k] = t.to(rng.choice([torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool, torch.bfloat16]))
+        elif what == 'flat': tensors[k] = t.reshape(-1)
+        elif what == 'extra': tensors[k] = t[None] if rng.random() < 0.5 else t[...,None]
+        elif what == 'scalar': tensors[k] = torch.ones((), dtype=t.dtype)
+        elif what == 'empty': tensors[k] = t.reshape(-1)[:0]
+        elif what == 'nan' and t.is_floating_point(): tensors[k] = torch.full_like(t, rng.choice([float('nan'), float('inf'), 1e38]))
+        elif what == 'huge' and not t.is_floating_point() and t.dtype != torch.bool: tensors[k] = torch.full_like(t, torch.iinfo(t.dtype).max)
+        elif what == 'random': tensors[k] = torch.frombuffer(bytearray(rng.randbytes(max(1, t.nbytes))), dtype=torch.uint8)[:t.nbytes].view(t.dtype).reshape(t.shape) if t.ndim and t.numel() and t.dtype != torch.bool else t
+        elif what == 'drop': tensors.pop(k) if len(tensors) > 1 else None
+        elif what == 'rename': tensors[rng.choice(NAMES)] = tensors.pop(k)
+        elif what == 'add': tensors[rng.choice(NAMES)] = t
+        elif what == 'swap':
+            q = rng.choice(list(tensors))
+            tensors[k],tensors[q] = tensors[q],tensors[k]
+        elif what == 'long': tensors[k] = torch.zeros(200_000, dtype=t.dtype)
 
 
 # What must not happen

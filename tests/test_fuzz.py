@@ -67,7 +67,7 @@ def test_settings_name_no_file_outside(folder):
         with pytest.raises(RunError, match='run.json is damaged'): RunFolder(path.parent)
 
 
-@pytest.mark.parametrize('change', [dict(text=None), dict(preset=[]), dict(vocab='x'), dict(fit=3), dict(fit=[1]), dict(id=5), dict(info=None), dict(format='x'*10_000), dict(format=True), dict(kind=7)])
+@pytest.mark.parametrize('change', [dict(text=None), dict(text={'ids_sha256': 'x'}), dict(preset=[]), dict(vocab='x'), dict(fit=3), dict(fit=[1]), dict(id=5), dict(info=None), dict(format='x'*10_000), dict(format=True), dict(kind=7)])
 def test_settings_of_other_kinds(folder, base, change):
     path = folder('unfinished')/'run.json'
     reseal(path, **change)

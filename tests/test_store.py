@@ -296,7 +296,7 @@ def test_mount_hangs(drive, fit, op, monkeypatch):
     drive.control()
     worker.join(20)
     assert not worker.is_alive()                                                    # what was begun is brought to its end, and the thread goes
-    assert steps(drive.there)[0] > 10
+    assert steps(drive.there)[0] > 10, (learn.ckpt.mirror.trouble, learn.ckpt.mirror.pending, sorted(os.listdir(drive.there)))
 
 
 def test_hangs_and_wakes_up(drive, fit, monkeypatch, capsys):
@@ -358,11 +358,13 @@ def test_slow_mount(drive, fit, monkeypatch):
 
 def test_local_rotation_leaves_what_is_being_copied(drive, fit):
     "A copy that takes longer than `keep` saves"
-    drive.control(kbps=50)
-    seen = []
-    at = {o: lambda _: time.sleep(0.06) for o in range(57)}
-    learn = fit(drive.where, {**at, 57: lambda _: seen.extend(m['step'] for m in RunFolder(drive.there).checkpoints())}, steps=1, keep=2, wait=30)
-    assert not learn.told and max(seen) > 0, (learn.told, seen)
+    drive.control(kbps=80)
+    def look(ckpt):
+        time.sleep(0.02)
+        m = ckpt.mirror.pending
+        assert m is None or (ckpt.folder.path/m['file']).stat().st_size == m['size'] or ckpt.mirror.pending is not m
+    learn = fit(drive.where, {o: look for o in range(58)}, steps=1, keep=2, wait=30)
+    assert not learn.told, learn.told
     assert RunFolder(drive.there).newest()['finished']
 
 
@@ -403,7 +405,7 @@ def test_machine_lost_before_the_upload(drive, fit, lost, tmp_path):
     drive.control(uncommitted=0.05, cloud=tmp_path/'cloud')
     (tmp_path/'cloud').mkdir()
     slow = lambda ckpt: (settle(ckpt), drive.control(uncommitted=True, cloud=tmp_path/'cloud'))
-    wait = lambda ckpt: until(lambda: ckpt.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted')
+    wait = lambda ckpt: ckpt.writer.wait(20) and until(lambda: ckpt.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted')
     lost(45, wait, at={25: slow})
     assert steps(drive.there)[0] == 40
     drive.control()
@@ -434,7 +436,7 @@ def test_input_output_error(drive, fit, op, tmp_path):
 def test_read_error_falls_back(drive, fit, lost):
     lost(35)
     assert steps(drive.there) == [30, 20, 10]
-    drive.control(errno=dict(read=5), match='*step-00000030-*.safetensors')
+    drive.control(errno=dict(read=5), match='*' + RunFolder(drive.there).newest()['file']) # the run saves step 30 again, under another name
     learn = fit(drive.where, seed=None)
     assert len(learn.told) == 1 and 'Input/output error' in learn.told[0] and 'step 20 is used' in learn.told[0], learn.told
     drive.control()
@@ -684,7 +686,7 @@ def test_not_the_owner_of_the_folder(drive, fit, tmp_path):
     os.chmod(drive.backing/'MyDrive', 0o555)
     (tmp_path/'home2').mkdir()
     log = tmp_path/'log'
-    for o in tmp_path,*tmp_path.parents[:2]: os.chmod(o, os.stat(o).st_mode|0o11)
+    for o in tmp_path,*tmp_path.parents[:3]: os.chmod(o, os.stat(o).st_mode|0o11)
     os.chmod(tmp_path/'home2', 0o777)
     log.touch()
     def run():
