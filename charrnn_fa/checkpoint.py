@@ -6,14 +6,16 @@
 __all__ = ['Checkpoint']
 
 # %% ../nbs/08_checkpoint.ipynb #0dfa9052
-import errno, os, secrets, time, warnings
+import errno, json, os, secrets, time, warnings
 from collections import deque
 from contextlib import suppress
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from .corpus import CharRNNError
 from .files import *
+from .files import _names as storable
 from .folder import *
+from .loop import begin_bars
 from .place import Place
 from .precision import check_precision
 from .process import Signals
@@ -44,13 +46,19 @@ class Checkpoint(Callback):
         **storage_options # For fsspec, such as a token; never stored
     ):
         for k,v,low in ('minutes', minutes, 0), ('steps', steps, 1), ('keep', keep, 2):
-            if v is not None and not (isinstance(v, (int, float)) and v >= low): raise CharRNNError(f"{k} is {v!r}, but it must be at least {low}.")
+            if not (v is None and k != 'keep' or isinstance(v, (int, float)) and v >= low): raise CharRNNError(f"{k} is {v!r}, but it must be at least {low}.")
+        if minutes is steps is None: raise CharRNNError("minutes and steps are both None; say how often to save.")
+        if not isinstance(where, (str, os.PathLike)): raise CharRNNError(f"A run cannot be kept in {where!r}; give a path or a URL.")
         self.where = str(where) if '://' in str(where) else local_path(where)
         self.max_bytes = float('inf') if max_mb is None else 1e6*max_mb
         store_attr('minutes,steps,keep,wait,local,allow_changes,results,info,quiet,storage_options')
         self.active,self.told,self.news = False,deque(),deque()
 
-    def __repr__(self): return f'{type(self).__name__}({UrlStore.__str__(self)})'
+    def __getstate__(self): # an exported Learner takes no threads and locks along
+        own = 'where','minutes','steps','keep','max_bytes','wait','local','allow_changes','results','info','quiet','storage_options'
+        return {**{k:vars(self)[k] for k in own}, 'active':False, 'told':deque(), 'news':deque()}
+
+    def __repr__(self): return f'{type(self).__name__}({shown(self.where)})'
 
     def __call__(self, event_name):
         "As fastai's, but an error for people stays one sentence"
@@ -64,8 +72,9 @@ class Checkpoint(Callback):
         if self._looking(): return
         self.active = True
         self.keeper,self.token,self.exact_start = Keeper(),secrets.token_hex(4),is_char(self.learn)
-        self.place = self.after = self.guarded = self.signals = self.writer = self.mirror = self.state = self.held = self.trouble = None
-        self.hurry,self.best,self.noted,self.elapsed,self.base,self.saved_step = False,{},{},0.,0,0
+        self.place = self.after = self.guarded = self.signals = self.writer = self.mirror = self.state = self.held = self.trouble = self.untidy = None
+        self.followed = []
+        self.hurry,self.best,self.changed,self.elapsed,self.base,self.saved_step = False,{},None,0.,0,0
         try: self._begin()
         except BaseException:
             self._clean_up()
@@ -84,15 +93,17 @@ class Checkpoint(Callback):
             self.folder = self.place.folder
             if not self.folder: return self._start(mine, fit, k)
             self._check([*differences(self.folder.settings, mine), *self._other_seed()])
-            ds = fit_differences(self.folder.settings.get('fit'), fit)
             if (found := self.place.newest()) is None:
                 raise RunError(f"No checkpoint of {self.place} can be used ({self.place.damage or 'there is none'}); give another name, or remove the folder to train anew.")
             m,state = found
+            self.begun = state[1]['fit'] if type(state[1].get('fit')) is dict else self.folder.settings.get('fit') # the first are changes that were allowed
+            ds = fit_differences(self.begun, fit)
             if m['finished'] and ds: # a further fit under the same name goes on from here
-                if k > behind: self.after = m,state # else the Learner has come from there, and may have been changed since
+                if k > behind: self.after = m,state,same_optimiser(self.begun, fit) # else the Learner has come from there, and may have been changed since
                 self.place.close()
                 continue
             self._check(ds)
+            if fit_differences(self.folder.settings.get('fit'), fit): self.changed = json.loads(json.dumps(fit))
             return self._finished(m, state) if m['finished'] else self._resume(m, state, fit)
 
     def _check(self, ds):
@@ -112,25 +123,36 @@ class Checkpoint(Callback):
         if self.exact_start: self.base = self.learn.steps_done
         self.folder = (Run if mine['kind'] == 'char' else RunFolder)(self.place.path, dict(mine, fit=fit))
         self.generation,self.resumes,self.ended = 0,[],self.learn.n_epoch == 0
-        ts,meta = self._capture((0, 0))
+        ts,meta = self._first_capture()
         text = kept_text(self.learn) if mine['kind'] == 'char' else {}
         self.folder.create(text, lambda: self.folder.save(ts, meta, step=0, epoch=0), sum(t.nbytes for t in ts.values()))
         self.say(f"A new run, kept in {self.place}; a checkpoint every {f'{self.steps:,} steps' if self.steps else f'{self.minutes:g} minutes'}" + ("" if self.exact_start else ", at epoch ends") + ".")
+        if lost := not_kept(self.learn, (Checkpoint,)): self.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
         self._work()
         if self.mirror: self.mirror.give(self.folder.newest())
 
-    def _continue_from(self, m, state):
+    def _first_capture(self):
+        try:
+            ts,meta = self._capture(self.learn._first if self.exact_start else (0, 0))
+            if bad := {str(t.dtype) for t in ts.values()} - set(map(str, storable)): raise TypeError(f"tensors of type {', '.join(sorted(bad))} are not kept")
+            return ts,meta
+        except CharRNNError: raise
+        except (TypeError, ValueError, RuntimeError) as e: raise RunError(f"This Learner cannot be kept ({reason(e)}); fit it without Checkpoint.") from None
+
+    def _continue_from(self, m, state, same_opt):
         keep = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in self.learn.opt.hypers]
-        State(self.learn, *state, m['file']).restore((Checkpoint,), history=False)
+        State(self.learn, *state, m['file'], same_opt).restore((Checkpoint,), history=False)
         for h,o in zip(self.learn.opt.hypers, keep): h.update(o)
 
     def _finished(self, m, state):
         self._load(m, state)
+        self.folder.tidy()
         self.ended = None # nothing to be saved
         self._count()
         self.say(f"{self.place} is finished ({m['step']:,} steps): its weights and history are loaded, nothing is trained. To train further, call fit with other arguments: that goes on as {self._next_name()}.")
         self._catch_up(m)
-        raise CancelFitException()
+        if self.exact_start: self.learn.start_at(max(1, self.learn.n_epoch)) # all epochs are done
+        else: self._guard(self.learn.n_epoch)
 
     def _catch_up(self, m):
         "Copy the end of a run that ended while its store was away"
@@ -160,11 +182,10 @@ class Checkpoint(Callback):
         with damage(m['file']): self.elapsed,self.base = float(meta['elapsed']),int(meta['base'])
         if self.exact_start: changes += self._precision(self.state.learn_attrs['precision'])
         for k,new in (fit or {}).get('hypers', {}).items(): # changes that are allowed
-            if new != self.folder.settings['fit']['hypers'].get(k):
+            if new != dict(self.begun.get('hypers') or {}).get(k, new):
                 for h,v in zip(self.state.opt.get('hypers', []), new): h[k] = v
-        self.state.restore((Checkpoint,))
+        self.state.restore((Checkpoint,), longer_log=m['finished'])
         self.best = self.state.best or {}
-        self.noted = {n:cb.best for n,cb in named_callbacks(self.learn, (Checkpoint,)).items() if n in self.best}
         if changes and not m['finished']: self.say(f"No longer exact to the bit: {', '.join(changes)}.")
 
     def _precision(self, precision):
@@ -184,7 +205,9 @@ class Checkpoint(Callback):
         self.folder.take(self.token, self.generation, self.resumes)
         self.folder.tidy()
         if self.exact_start: self.learn.start_at(epoch, batch)
-        else: self.learn.epoch = epoch-1
+        else:
+            self.learn.epoch = epoch-1
+            if epoch: begin_bars(self.learn)
         self.ended,self.saved_step = epoch >= self.learn.n_epoch,m['step']
         self.say(f"{self.place} goes on after step {m['step']:,}" + (f" (epoch {epoch+1} of {self.learn.n_epoch})" if self.learn.n_epoch > 1 else '') + ('' if self.exact_start else ', where an epoch ended: another Learner than ours cannot start within one') + '.')
         self._work()
@@ -198,6 +221,8 @@ class Checkpoint(Callback):
             self.mirror = Mirror(self.folder, self.place.store, owner_record(self.folder.id, self.token, self.generation, self.resumes), self.keep, self.max_bytes,
                                  self.told.append, self._pause, self.news.append, self.place.trouble)
         self.began = self.saved = time.perf_counter()
+        for n,cb in named_callbacks(self.learn, (Checkpoint,)).items():
+            if isinstance(cb, SaveModelCallback) and not cb.every_epoch: self._follow(n, cb)
         self._guard(self.state.at[0] if self.state else 0)
         self.signals = Signals()
 
@@ -229,7 +254,7 @@ class Checkpoint(Callback):
 
     def _capture(self, at):
         ts,meta = capture(self.learn, at, self.keeper, (Checkpoint,), self.best)
-        return ts,dict(meta, base=self.base, elapsed=self.seconds())
+        return ts,dict(meta, base=self.base, elapsed=self.seconds(), **({'fit':self.changed} if self.changed else {}))
 
     def seconds(self)->float:
         "How long the run has trained, in all processes"
@@ -240,12 +265,12 @@ class Checkpoint(Callback):
         return time.perf_counter()-self.saved >= 60*self.minutes
 
     def _snapshot(self, at, **fields):
-        self.saved,step = time.perf_counter(),self._steps()
-        self.saved_step = step
+        step = self._steps()
         return (*self._capture(at), dict(step=step, epoch=step//max(1, len(self.dls.train)), generation=self.generation, resumes=self.resumes, **fields))
 
     def _save(self, at):
         "Leave a copy for the writer; whatever goes wrong, training goes on"
+        self.saved,self.saved_step = time.perf_counter(),self._steps()
         if job := self._try(at): self.writer.give(job)
 
     def _try(self, at, **fields):
@@ -253,7 +278,7 @@ class Checkpoint(Callback):
         except Exception as e: self._complain(f"A checkpoint could not be taken ({reason(e)})", e)
 
     def _complain(self, what, e):
-        if not self.trouble: self.told.append(f"{what}: training goes on, and the next save is tried again.")
+        if not self.trouble: self.told.append(f"{what}: " + ("the end of the run is not stored." if self.ended else "training goes on, and the next save is tried again."))
         self.trouble = e
 
     def _write(self, job):
@@ -267,12 +292,17 @@ class Checkpoint(Callback):
                 m = self.folder.save(ts, meta, self._pause, **fields)
         except Exception as e: return self._complain(str(e).split(';')[0], e)
         self.trouble = None
-        try: self.folder.rotate(self.keep, self.max_bytes, self.mirror.needs() if self.mirror else (), self._pause)
-        except Exception as e: return self._complain(str(e).split(';')[0], e)
         if self.mirror: self.mirror.give(m)
+        try: self.folder.rotate(self.keep, self.max_bytes, self.mirror.needs() if self.mirror else (), self._pause)
+        except Exception as e:
+            if not self.untidy: self.told.append(f"Old checkpoints in {self.folder.path} stay ({reason(e)}): training goes on, and so do new ones.")
+            self.untidy = e
+        else: self.untidy = None
 
     def _tell(self):
-        while self.told: warnings.warn(self.told.popleft(), RunWarning)
+        while self.told:
+            try: warnings.warn(self.told.popleft(), RunWarning)
+            except RunWarning as e: print(e) # warnings are errors here, but this is none
         while self.news: self.say(self.news.popleft())
 
     def after_batch(self):
@@ -292,16 +322,20 @@ class Checkpoint(Callback):
             self.state = None
 
     def _epoch_done(self):
-        self._note_best()
         self.held = None
         if self.epoch+1 >= self.n_epoch: self.ended = True
-        elif not self.exact_start and self._due(): self._save((self.epoch+1, 0))
+        elif not self.exact_start:
+            if self._due(): self._save((self.epoch+1, 0))
+            else: self.held = self._try((self.epoch+1, 0)) # should the next epoch be interrupted
 
-    def _note_best(self):
-        "What `SaveModelCallback` has just put into its file"
-        for n,cb in named_callbacks(self.learn, (Checkpoint,)).items():
-            if isinstance(cb, SaveModelCallback) and not cb.every_epoch and getattr(cb, 'new_best', False) and self.noted.get(n) != cb.best:
-                self.best[n],self.noted[n] = saved_best(self.learn, cb),cb.best
+    def _follow(self, name, cb):
+        "Copy what `SaveModelCallback` puts into its file, when it does"
+        def _save(fname):
+            type(cb)._save(cb, fname)
+            try: self.best[name] = saved_best(self.learn, cb)
+            except Exception as e: self._complain(f"The best model could not be copied ({reason(e)})", e)
+        vars(cb)['_save'] = _save
+        self.followed.append(cb)
 
     def _stop(self):
         "Save what can be saved, and let the signal through"
@@ -316,7 +350,6 @@ class Checkpoint(Callback):
     # The end
     def after_cancel_fit(self):
         if not self.active: return
-        self._note_best() # the epoch may have ended with this
         if self.ended is False: self.ended = True
 
     def after_fit(self):
@@ -332,9 +365,10 @@ class Checkpoint(Callback):
     def _save_end(self):
         self.hurry = True
         res = self.results(self.learn) if self.results else {}
+        if not all(map(is_number, res.values())): raise CharRNNError(f"results gave {res}, but what is kept with a run are numbers; let it give a dict of those.")
         if job := self._try((self.n_epoch, 0), finished=True, **res): self.writer.give(job)
         self.writer.wait(600)
-        if self.mirror: self.mirror.wait(self.wait)
+        if self.mirror: self.mirror.wait(self.wait, lambda: self.signals.got) # a signal ends the wait, not the copying
         self._tell()
         if self.trouble: return
         self._count()
@@ -359,6 +393,7 @@ class Checkpoint(Callback):
         if self.signals: self.signals.restore()
         for k in '_with_events','_call_one':
             if self.guarded: vars(self.guarded).pop(k, None)
+        for cb in self.followed: vars(cb).pop('_save', None)
         try:
             if self.writer:
                 self.hurry = True

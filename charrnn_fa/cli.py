@@ -52,10 +52,10 @@ def parser()->argparse.ArgumentParser:
     n.add_argument('--epochs', type=int, help='how often to read the training text')
     n.add_argument('--steps', type=int, help='batches to train on')
     t.add_argument('--seed', type=int, help='fixes weights, cuts and dropout (default: drawn and shown)')
-    t.add_argument('--valid-pct', type=float, default=0.1, help='share of the end that is kept for validation (default: 0.1)')
+    t.add_argument('--valid-pct', type=float, help='share of the end that is kept for validation (default: 0.1)')
     t.add_argument('--from', dest='source', metavar='DIR', help='start from the weights of another run; its vocabulary is extended')
     t.add_argument('--precision', choices=('fp32', 'bf16', 'fp16'), help='default: the fastest of the device')
-    t.add_argument('--encoding', default='utf-8', help='of the files (default: utf-8)')
+    t.add_argument('--encoding', help='of the files (default: utf-8)')
     v = t.add_mutually_exclusive_group()
     v.add_argument('--save-minutes', type=float, metavar='M', help='between checkpoints (default: 1)')
     v.add_argument('--save-steps', type=int, metavar='N', help='between checkpoints')
@@ -144,11 +144,17 @@ def train(args):
     if args.seed is not None: check_seed(args.seed)
     if args.save_minutes is not None and not args.save_minutes >= 0: raise CharRNNError(f"--save-minutes is {args.save_minutes}, but it cannot be below 0.")
     if args.save_steps is not None and args.save_steps < 1: raise CharRNNError(f"--save-steps is {args.save_steps}, but it must be at least 1.")
+    if '://' in args.run: raise CharRNNError(f"--run is {args.run}, but it is a folder; a URL is for Checkpoint in Python.")
     if _is_run(args.run): return _train_again(args, out)
     if args.corpus is None: raise CharRNNError(f"There is no run in {args.run} yet, so say what to train on: charrnn train CORPUS --run {args.run}")
     return _train_new(args, preset, began, out)
 
 def _is_run(path): return (Path(path)/'run.json').exists()
+
+def _check_answers(path, seconds=15):
+    "Refuse a folder on a mount that hangs"
+    from charrnn_fa.store import mount_of, with_deadline
+    if mount_of(path)[0]: with_deadline(lambda: Path(path).exists(), seconds, path)
 
 def _train_again(args, out):
     "Nothing for a finished run; an unfinished one goes on"
@@ -162,7 +168,7 @@ def _train_again(args, out):
             print(str(e).split(';')[0] + '; the run goes on from the checkpoint before.', file=out)
         else: return _tell_finished(args, run, c, out)
     _same_settings(args, run)
-    learn = run.learner(text=None if 'file' in run.settings['text'] else load_corpus(args.corpus or info['corpus'], encoding=args.encoding))
+    learn = run.learner(text=None if 'file' in run.settings['text'] else load_corpus(args.corpus or info['corpus'], encoding=args.encoding or info.get('encoding', 'utf-8')))
     return _fit(args, learn, dict(n_steps=info.get('n_steps'), minutes=info.get('minutes')), info, began, out)
 
 def _tell_finished(args, run, c, out):
@@ -178,15 +184,28 @@ def _tell_finished(args, run, c, out):
 def _same_settings(args, run):
     "Refuse settings that differ from those that an unfinished run was begun with"
     info = run.settings['info']
-    begun = dict(asdict(run.preset), seed=run.settings['seed'], corpus=info.get('corpus'), steps=info.get('n_steps'), minutes=info.get('minutes'))
-    differ = [f"{k} {begun[k]}" for k in begun if getattr(args, k, None) is not None and getattr(args, k) != begun[k]]
+    begun = dict(asdict(run.preset), seed=run.settings['seed'], precision=run.settings['precision'], source=info.get('from'), steps=None if 'epochs' in info else info.get('n_steps'),
+                 **{k:info.get(k) for k in ('corpus', 'valid_pct', 'encoding', 'minutes', 'epochs', 'preset')})
+    differ = [f"{k} {begun[k]}" if begun[k] is not None else f"no {k}" for k in begun if getattr(args, k, None) is not None and getattr(args, k) != begun[k]]
     if differ: raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}; leave these out to go on with it, or give another folder.")
+    if args.corpus is not None and Path(args.corpus).is_file() and _other_text(args, run):
+        raise CharRNNError(f"{args.corpus} has changed since {args.run} was begun; leave it out to go on with the text as it was, or give another folder.")
+
+def _other_text(args, run):
+    "Whether the file that a run was begun with holds other text by now"
+    from charrnn_fa.data import split_text
+    from charrnn_fa.runs import ids_sha256
+    info = run.settings['info']
+    try: ids = [run.vocab.encode(o) for o in split_text(load_corpus(args.corpus, encoding=info.get('encoding', 'utf-8')), info.get('valid_pct', 0.1))]
+    except CharRNNError: return True # characters that it had not
+    return ids_sha256(*ids) != run.settings['text']['ids_sha256']
 
 def _train_new(args, preset, began, out):
     from charrnn_fa.runs import Run
     Run.check_free(args.run)
     source = Run(args.source) if args.source else None
-    text = load_corpus(args.corpus, encoding=args.encoding, progress=not args.quiet)
+    encoding,valid_pct = args.encoding or 'utf-8',0.1 if args.valid_pct is None else args.valid_pct
+    text = load_corpus(args.corpus, encoding=encoding, progress=not args.quiet)
     from charrnn_fa.data import CharDataLoaders, CharVocab
     from charrnn_fa.learner import char_learner
     vocab = None
@@ -195,12 +214,13 @@ def _train_new(args, preset, began, out):
         if given: raise CharRNNError(f"--from takes the model of {args.source} as it is, so leave out {', '.join('--'+k.replace('_', '-') for k in sorted(given))}.")
         preset,vocab = get_preset(args.preset, **{**{f.name:getattr(args, f.name) for f in fields(Preset) if f.name != 'measured'}, **source.preset.model}),CharVocab(
             [*source.vocab, *CharVocab.from_text(text)], unk=source.vocab.unk)
-    dls = CharDataLoaders.from_text(text, valid_pct=args.valid_pct, seed=args.seed, vocab=vocab, **preset.dls)
+    dls = CharDataLoaders.from_text(text, valid_pct=valid_pct, seed=args.seed, vocab=vocab, **preset.dls)
     learn = char_learner(dls, preset=preset, precision=args.precision)
     if source: learn.start_from(source.load_model(), source.vocab)
     n_steps = args.steps or (args.epochs and args.epochs*len(dls.train))
     budget = dict(n_steps=n_steps, minutes=None if n_steps else preset.minutes)
-    return _fit(args, learn, budget, dict(corpus=args.corpus, valid_pct=args.valid_pct, **budget, **({'from':args.source} if source else {})), began, out)
+    return _fit(args, learn, budget, dict(corpus=args.corpus, valid_pct=valid_pct, encoding=encoding, preset=args.preset or next(iter(presets)), **budget,
+                                     **({'epochs':args.epochs} if args.epochs else {}), **({'from':args.source} if source else {})), began, out)
 
 def _fit(args, learn, budget, info, began, out):
     "Train with checkpoints, measure, tell"
@@ -264,15 +284,24 @@ def evaluate(args):
                             + ('one stream' if r['context'] == 'carry' else f"windows of {r['context']}"))
     return r
 
-_where = dict(local='on this machine', mounted='copied to the store', uploaded='uploaded')
+_where = dict(local='on this machine', mounted='in the mount, not known to be uploaded', uploaded='uploaded')
+
+def _states(path, files)->dict:
+    "How safe the checkpoints of a run folder are: one on a mount is asked, one on this machine's disk knows of its copies"
+    from charrnn_fa.folder import manifest_name
+    from charrnn_fa.mirror import mirrored
+    from charrnn_fa.store import get_store
+    store,copied = get_store(path),mirrored(path)
+    if store is None: return {o:copied.get(o, 'local') for o in files}
+    return {o:'uploaded' if store.uploaded(o) and store.uploaded(manifest_name(o)) else 'mounted' for o in files}
 
 def info(args):
     "`charrnn info`"
     from charrnn_fa.runs import Run
-    from charrnn_fa.mirror import mirrored
     run = Run(args.run)
-    d,copied = run.info(),mirrored(args.run)
-    for c in d['checkpoints']: c['state'] = copied.get(c['file'], 'local')
+    d = run.info()
+    states = _states(args.run, [c['file'] for c in d['checkpoints']])
+    for c in d['checkpoints']: c['state'] = states[c['file']]
     if not args.json:
         s,p = run.settings,run.preset
         state = f"finished after {d['step']:,} steps" if d['finished'] else f"not finished, {d['step']:,} steps stored"
@@ -325,6 +354,7 @@ def main(
         warnings.showwarning = lambda m, category, *_: say(f'note: {m}') if category.__module__.startswith('charrnn_fa.') else None
         warnings.filterwarnings('always', module=r'charrnn_fa\.') # for all, matplotlib would tell what others deprecate
         try:
+            _check_answers(args.run)
             with contextlib.redirect_stdout(sys.stderr) if getattr(args, 'json', False) else contextlib.nullcontext(): res = _commands[args.command](args)
             if getattr(args, 'json', False): print(json.dumps(res))
             return 0

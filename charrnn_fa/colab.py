@@ -7,7 +7,7 @@ __all__ = ['ColabError', 'on_colab', 'has_frontend', 'call_with_deadline', 'moun
            'runtime', 'runtime_line', 'DriveCheckpoint']
 
 # %% ../nbs/09_colab.ipynb #87cc1060
-import os, platform, re, shutil, signal, sys, threading, time, warnings
+import errno, os, platform, re, shutil, signal, sys, threading, time, warnings
 from importlib.metadata import version
 from pathlib import Path
 import torch
@@ -15,18 +15,16 @@ from .checkpoint import Checkpoint
 from .corpus import CharRNNError
 from .files import RunWarning
 from .precision import best_precision
-from .store import mounts
+from . import store
 
 # %% ../nbs/09_colab.ipynb #c64a2ac6
 class ColabError(CharRNNError): "Something that Colab did not give; its text says the remedy, in one sentence"
 
 # %% ../nbs/09_colab.ipynb #1f9ea4c4
-_hostname = Path('/var/colab/hostname')
-
 def on_colab()->bool:
     "Is this a virtual machine that Colab hosts?"
     other = os.environ.get('VERTEX_PRODUCT') == 'COLAB_ENTERPRISE' or 'KAGGLE_KERNEL_RUN_TYPE' in os.environ
-    return not other and _hostname.exists()
+    return not other and store._hostname.exists()
 
 def _colab(name):
     "The module `google.colab.<name>`, or None where there is none"
@@ -83,7 +81,7 @@ def mount_type(
     path, # Absolute
 )->str: # None if nothing is mounted there
     "Type of the file system that is mounted at `path`, without touching it"
-    return mounts().get(os.path.normpath(path), (None,))[0]
+    return store.mounts().get(os.path.normpath(path), (None,))[0]
 
 def drive_mounted(mountpoint='/content/drive')->bool:
     "Is Google Drive mounted at `mountpoint`, dead or alive?"
@@ -121,20 +119,27 @@ def _appears(mountpoint, wait):
         time.sleep(min(0.5, max(0, end-time.monotonic())))
     return True
 
+def _dead(mountpoint):
+    "Has the process behind a mounted Drive ended? One that hangs may come back"
+    try: store.with_deadline(lambda: os.stat(mountpoint), 10, mountpoint)
+    except OSError as e: return e.errno == errno.ENOTCONN
+    except store.StoreError: pass
+    return False
+
 def mount_drive(
     mountpoint='/content/drive', # Absolute path
     timeout:float=180, # Seconds for permission and mounting
     wait:float=10, # Seconds that Colab itself may take to mount it before the page is asked
 )->Path: # The folder in it that holds one's own files
-    "Mount Google Drive if it is not mounted, asking at most once"
+    "Mount Google Drive if it is not mounted or has died, asking at most once"
     at = os.path.normpath(mountpoint)
-    if _appears(at, wait if on_colab() else 0): return Path(at)/'MyDrive'
-    drive,said = _colab('drive'),'nothing'
+    there,drive,said = _appears(at, wait if on_colab() else 0),_colab('drive'),'nothing'
+    if there and (drive is None or not _dead(at)): return Path(at)/'MyDrive'
     if drive is None: raise ColabError("There is no Google Drive to mount outside Colab; give a local path instead.")
     if not _in_main_thread(): raise ColabError("Drive can only be mounted from the main thread; mount it in a cell of its own before training.")
     try: call_with_deadline(drive.mount, timeout, at, timeout_ms=1000*max(1, int(timeout*2/3)))
     except Exception as e: said = f'{type(e).__name__}: {e}'
-    if drive_mounted(at): return Path(at)/'MyDrive'
+    if drive_mounted(at) and not _dead(at): return Path(at)/'MyDrive'
     raise ColabError(_mount_remedy(said, at))
 
 # %% ../nbs/09_colab.ipynb #9b5dad28

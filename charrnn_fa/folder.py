@@ -19,6 +19,10 @@ _kinds = dict(run=str, file=str, size=int, file_sha256=str, step=int, epoch=int,
 _manifest = re.compile(r'(step-\d{8,}-[0-9a-f]{8})(?: ?\(\d+\))?\.json')
 _data = re.compile(r'(step-\d{8,}-[0-9a-f]{8})(?: ?\(\d+\))?\.safetensors')
 _owner = re.compile(r'owner-(\d{6,})-([0-9a-f]{8})(?:-(\d+))?(?: ?\(\d+\))?\.json')
+_run = re.compile(r'run(?: ?\(\d+\))?\.json')
+_text = re.compile(r'text-[0-9a-f]{16}(?: ?\(\d+\))?\.safetensors')
+_temporary = re.compile(r'\.(?:(?:step-|text-|owner-)[0-9a-f-]+\.(?:json|safetensors)|run\.json|\.mirror)\.[0-9a-f]{8}')
+_of_others = {'.ipynb_checkpoints', '.DS_Store', 'desktop.ini', 'Thumbs.db'} # what systems put into any folder
 
 def is_number(v)->bool:
     "An int or a finite float, and no bool"
@@ -109,7 +113,7 @@ class RunFolder:
         if above != path and not (above.is_dir() and os.access(above, os.W_OK)):
             raise RunError(f"The folder {path} cannot be made in {above}; give another one for the run.")
         if path.exists() and not path.is_dir(): raise RunError(f"{path} is a file; give a folder for the run.")
-        if path.is_dir() and not all(_leftover(o.name) for o in path.iterdir()): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
+        if path.is_dir() and not all(_leftover(o.name) or o.name in _of_others for o in path.iterdir()): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
 
     def create(self,
         text:dict=None, # Tensors of the text to keep
@@ -120,8 +124,7 @@ class RunFolder:
         self.check_free(self.path)
         try: self.path.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise RunError(f"The folder {self.path} cannot be made ({e.strerror}); give another one for the run.") from None
-        for o in self.path.iterdir():
-            if _leftover(o.name) and o.name != '.lock': o.unlink(missing_ok=True)
+        self._clear()
         need = 1.1*(need + sum(t.nbytes for t in (text or {}).values())) + 20_000
         if (free := shutil.disk_usage(self.path).free) < need:
             raise RunError(f"No space left in {self.path}: {need/1e6:.1f} MB are needed and {free/1e6:.1f} MB are free; free some space and try again.")
@@ -134,9 +137,13 @@ class RunFolder:
             try: write_whole(self.path/'run.json', pack_json(self.settings))
             except TypeError as e: raise RunError(f"The settings of a run are kept as JSON, but {e}; give texts and numbers.") from None
         except BaseException:
-            for o in self.path.iterdir():
-                if _leftover(o.name) and o.name != '.lock': o.unlink(missing_ok=True)
+            self._clear()
             raise
+
+    def _clear(self):
+        "Remove what there is of a run before its `run.json`"
+        for o in self.names():
+            if _leftover(o) and o != '.lock': remove_file(self.path/o)
 
     def save(self,
         tensors:dict, # Weights, and under `train/` what going on needs
@@ -161,7 +168,7 @@ class RunFolder:
 
     def _valid(self, kind, check):
         for o in pick(self.names(), kind):
-            try: yield check((self.path/o).read_bytes(), self.path/o, self.id)
+            try: yield check(read_small(self.path/o), self.path/o, self.id)
             except RunError as e: self.damaged[o] = str(e)
             except FileNotFoundError: pass # removed by the process that trains
             except OSError as e: self.damaged[o] = f"{self.path/o} cannot be read ({e.strerror})."
@@ -210,7 +217,7 @@ class RunFolder:
     def tidy(self):
         "Remove what killed processes left: temporary files, and data that never got a manifest"
         names = self.names()
-        for o in [*orphans(names), *(o for o in names if o.startswith(('.step-', '.text-', '.run.json', '.owner-')))]: remove_file(self.path/o)
+        for o in [*orphans(names), *filter(_temporary.fullmatch, names)]: remove_file(self.path/o)
 
     def rotate(self,
         keep:int, # Checkpoints that stay
@@ -220,7 +227,7 @@ class RunFolder:
     ):
         "Remove old checkpoints, manifest first, after the newest was read back"
         names,cs = self.names(),self.checkpoints()
-        if not (old := old_ones(cs, keep, max_bytes)): return
+        if not (old := old_ones(cs, keep, max_bytes, beginning=False)): return
         newest = self.path/next(o for o in data_names(cs[0]['file'], names) if o in names)
         if sha256_pieces(paced(read_pieces(newest), pause)) != cs[0]['file_sha256']: raise RunError(f"{newest} did not arrive whole on the disk; check the disk.")
         for m in old:
@@ -256,13 +263,17 @@ class RunFolder:
         damaged = dict(self.damaged)
         return dict(step=new['step'], epoch=new['epoch'], finished=new['finished'], resumes=self.resumes(), checkpoints=files, damaged=damaged)
 
-def _leftover(name): return name.startswith(('.', 'text-', 'step-00000000-', 'owner-')) # of a process that was killed before run.json was written
+def _leftover(name): # of a process that was killed before run.json was written
+    return name in ('.lock', '.mirror') or bool(_temporary.fullmatch(name) or _text.fullmatch(name) or _owner.fullmatch(name)
+                                                or name.startswith('step-00000000-') and (_manifest.fullmatch(name) or _data.fullmatch(name)))
 
-def is_ours(name): return _leftover(name) or name == 'run.json' or name.startswith('step-') or name.isdigit() # a further fit has a number
+def is_ours(name)->bool:
+    "Whether a file of this name can be in a run folder, here or in a store"
+    return name in _of_others or name.isdigit() or name.startswith('.probe-') or _leftover(name) or any(o.fullmatch(name) for o in (_run, _manifest, _data)) # a further fit has a number
 
-def old_ones(cs, keep, max_bytes=math.inf)->list:
-    "Which of the manifests `cs`, newest first, are to go; a finished run needs no beginning"
-    if cs and cs[0]['finished'] and cs[-1]['step'] == 0 and len(cs) > 1: return old_ones(cs[:-1], keep, max_bytes) + cs[-1:]
+def old_ones(cs, keep, max_bytes=math.inf, beginning=True)->list:
+    "Which of the manifests `cs`, newest first, are to go; if it need not stay, the beginning of a finished run too"
+    if not beginning and len(cs) > 1 and cs[0]['finished'] and cs[-1]['step'] == 0: return old_ones(cs[:-1], keep, max_bytes) + cs[-1:]
     stay,total = 0,0
     for m in cs:
         total += m['size']

@@ -22,11 +22,13 @@ class Keeper:
         except RecursionError: raise TypeError('what holds itself is not kept') from None
 
     def _json(self, v, key):
-        if isinstance(v, np.generic): v = v.item()
+        if isinstance(v, (np.float64, np.int64, np.bool_, np.str_)): v = v.item()
+        if isinstance(v, np.number): return self._keep_array(np.asarray(v), key, 'number') # of its own precision
         if v is None or type(v) in (bool, str) or type(v) is int and abs(v) < 2**63: return v
         if type(v) is float: return v if math.isfinite(v) else {'float':str(v)}
+        if isinstance(v, nn.Parameter): raise TypeError('a weight of a model is not kept') # a copy would not be that weight
         if isinstance(v, Tensor): return self._keep(v, key, 'tensor')
-        if isinstance(v, np.ndarray): return self._keep(torch.from_numpy(v), key, 'array')
+        if isinstance(v, np.ndarray): return self._keep_array(v, key, 'array')
         if isinstance(v, dict): return {'dict':[[self._json(k, key), self._json(o, f'{key}/{i}')] for i,(k,o) in enumerate(v.items())]}
         if type(v) is list and len(v) > 32 and (c := self._column(v, key)) is not None: return c
         kind,extra = 'tuple' if type(v) is torch.Size else type(v).__name__, [v.maxlen] if type(v) is deque else []
@@ -38,18 +40,29 @@ class Keeper:
         self.tensors[key] = t.detach().as_subclass(Tensor).to('cpu', copy=True).contiguous()
         return {kind:key}
 
+    def _keep_array(self, v, key, kind):
+        try: t = torch.from_numpy(np.array(v, dtype=v.dtype.newbyteorder('='), order='C')) # not backwards, and in this machine's order of bytes
+        except ValueError as e: raise TypeError(str(e)) from None
+        return self._keep(t, key, kind)
+
     def _column(self, v, key):
         "A list of floats or of scalar tensors as one tensor, or None; only what is new since the last time is converted"
-        old,kind,known = self.columns.get(key, ((), None, None))
-        if len(old) > len(v) or not all(map(operator.is_, old, v)): kind,known = None,None # not the same list, or it has moved
+        old,was,kind,known = self.columns.get(key, ((), (), None, None))
+        now = _changes(v)
+        if len(old) > len(v) or not all(map(operator.is_, old, v)) or now[:len(was)] != was: kind,known = None,None # not the same list, or it has moved, or a tensor has changed
         new = v[0 if kind is None else len(known):]
-        if kind in (None, 'floats') and all(isinstance(o, float) for o in new): kind,new = 'floats',torch.tensor(new, dtype=torch.float64)
-        elif kind in (None, 'scalars') and all(isinstance(o, Tensor) and o.ndim == 0 for o in new):
+        dtype = getattr(v[0] if known is None else known, 'dtype', None)
+        if kind in (None, 'floats') and all(type(o) is float for o in new): kind,new = 'floats',torch.tensor(new, dtype=torch.float64)
+        elif kind in (None, 'scalars') and all(isinstance(o, Tensor) and not isinstance(o, nn.Parameter) and o.ndim == 0 and o.dtype == dtype and o.is_floating_point() for o in new):
             kind,new = 'scalars',torch.stack([o.detach().as_subclass(Tensor) for o in new]).cpu() if new else known[:0]
         else: return None
         self.tensors[key] = new if known is None else torch.cat([known, new])
-        self.columns[key] = list(v),kind,self.tensors[key]
+        self.columns[key] = list(v),now,kind,self.tensors[key]
         return {kind:key}
+
+def _changes(v):
+    "How often each tensor of a list has been changed in place"
+    return [o._version if isinstance(o, Tensor) and not o.is_inference() else 0 for o in v] if isinstance(v[0], Tensor) else []
 
 def from_json(j, ts:dict):
     "The value that `Keeper.json` turned into `j` and tensors `ts`"
@@ -64,6 +77,7 @@ def take_json(j, ts:dict):
     if kind == 'float': return float(v)
     if kind == 'tensor': return ts.pop(v).clone()
     if kind == 'array': return ts.pop(v).numpy().copy()
+    if kind == 'number': return _no_dim(ts.pop(v)).numpy()[()]
     if kind == 'floats': return _one_dim(ts.pop(v)).tolist()
     if kind == 'scalars': return list(_one_dim(ts.pop(v)).clone().unbind())
     if kind == 'dict': return {take_json(k, ts):take_json(o, ts) for k,o in v}
@@ -72,6 +86,10 @@ def take_json(j, ts:dict):
 
 def _one_dim(t):
     if t.ndim != 1 or not t.is_floating_point(): raise ValueError
+    return t
+
+def _no_dim(t):
+    if t.ndim: raise ValueError
     return t
 
 # %% ../nbs/05c_keep.ipynb #99a4a8aa

@@ -55,13 +55,13 @@ class Mirror:
         "Data files that are still to be copied"
         return {m['file'] for m in (self.latest, self.pending) if m}
 
-    def wait(self, seconds:float)->bool:
-        "Wait for the copies and, where that can be known, their upload; whether it came about in time"
+    def wait(self, seconds:float, stop=lambda: False)->bool:
+        "Wait for the copies and, where that can be known, their upload, or until `stop()`; whether it came about in time"
         end,self.again = time.monotonic()+seconds,0
-        while (left := end-time.monotonic()) > 0:
-            if self.worker.wait(left) and (self.fenced or not self.pending and not self.waiting): return True
+        while (left := end-time.monotonic()) > 0 and not stop():
+            if self.worker.wait(min(0.5, left)) and (self.fenced or not self.pending and not self.waiting): return True
             time.sleep(min(0.1, max(0, left)))
-        self._notice_hang(0.9*seconds)
+        if left <= 0: self._notice_hang(0.9*seconds)
         self.late = True
         return False
 
@@ -225,7 +225,7 @@ class Mirror:
 
     def _look(self):
         "What is in the store, and its whole checkpoints, newest first"
-        remote = Remote(self.store, ['run.json', *map(manifest_name, self.state)])
+        remote = Remote(self.store, ['run.json', *map(manifest_name, self.state)], self.folder.id)
         return remote,[m for m in remote.manifests() if remote.has(m)]
 
     def _rotate(self, m):
@@ -282,13 +282,12 @@ class Mirror:
 
     def _fence(self):
         self.moved = time.monotonic()
-        try: remote = Remote(self.store, ['run.json'])
-        except RunError:
+        remote = Remote(self.store, ['run.json'], self.folder.id)
+        if remote.broken:
             if self._strange(): self._stop(f"{self.store} holds a run with damaged settings")
             self.said.pop('run.json', None) # ours, and written anew
-            return
         if self.orphans is None: self.orphans = {*orphans(remote.names), *(o for o in remote.names if o.startswith('.probe-'))}
-        if remote.settings is None: return
+        if remote.settings is None and not remote.broken: return
         if remote.id != self.folder.id:
             for o in [*self.mine, *self._static()]: self._drop(o, remote.names)
             self._stop(f"{self.store} holds another run by now")

@@ -18,7 +18,7 @@ from .process import Lock
 from .store import *
 
 # %% ../nbs/07d_place.ipynb #6199ebcd
-silent = 180 # seconds after which the owner of a run in a store is taken for dead
+silent = 180 # seconds after which the owner of a run in a store is taken for dead; if they are few times as many, only after a look at it
 
 class Place:
     "The folder of a run on this machine, and its store"
@@ -31,7 +31,7 @@ class Place:
     ):
         self.wait,self.local,self.say = wait,local,say
         self.folder = self.remote = self.lock = self.trouble = None
-        self.store = get_store(where, **(options or {}))
+        self.store = with_deadline(lambda: get_store(where, **(options or {})), wait, shown(where))
         self.where = str(self.store or where)
         self.path = Path(local_path(where)) if self.store is None else charrnn_home()/'runs'/_slug(self.where)
         if self.store is None and not RunFolder.is_run(self.path): RunFolder.check_free(self.path)
@@ -64,13 +64,13 @@ class Place:
             self.folder = here
             return
         if here is None: self._clear()
-        self._look()
+        self._look(here)
         there = self.remote and self.remote.settings
-        if here and not self.trouble and (there['id'] != here.id if there else bool(mirrored(self.path))):
-            self._set_aside()
+        if here and not self.trouble and not self.remote.broken and (there['id'] != here.id if there else bool(mirrored(self.path))):
+            self._set_aside('another run' if there else 'no run any more')
             here = None
         self.folder = here or (RunFolder(self.path, there) if there else None)
-        if there: self._wait_for_owner()
+        if there or self.remote and self.remote.broken: self._wait_for_owner()
 
     def _clear(self):
         "Remove what a killed process left in our own cache"
@@ -79,12 +79,16 @@ class Place:
 
     def _ask(self, f, seconds=None): return with_deadline(f, seconds or self.wait, self.store)
 
-    def _look(self):
+    def _remote(self, known): return self._ask(lambda: Remote(self.store, known, self.run_id))
+
+    def _look(self, here):
         "Read the store"
-        known = ['run.json', *map(manifest_name, mirrored(self.path))]
+        known,self.run_id = ['run.json', *map(manifest_name, mirrored(self.path))],here and here.id
         try:
             self._ask(lambda: probe(self.store))
-            self.remote = self._ask(lambda: Remote(self.store, known))
+            self.remote = self._remote(known)
+            if here and mirrored(self.path): self._look_again(known)
+            if self.remote.broken and not here: raise RunError(self.remote.broken)
         except (StoreError, RunError, OSError) as e:
             if not self.local: raise StoreError(f"{str(e).rstrip('.')}; or go on without it with local=True.") from None
             self.trouble = str(e)
@@ -93,38 +97,46 @@ class Place:
         if self.remote.settings is None and not all(is_ours(o) for o in self.remote.names):
             raise StoreError(f"{self.where} holds other things and is not a run; give a new or empty folder.")
 
-    def _set_aside(self):
+    def _look_again(self, known):
+        "One look that finds nothing where a run was copied to is not trusted"
+        end = time.monotonic() + min(self.wait, 10)
+        while self.remote.settings is None and not self.remote.broken and time.monotonic() < end:
+            time.sleep(0.5)
+            self.remote = self._remote(known)
+
+    def _set_aside(self, there):
         self.lock.free()
         old = next(o for i in range(1, 10_000) if not (o := self.path.with_name(f'{self.path.name}.old{i}')).exists())
         self.path.rename(old)
         self._lock()
+        warnings.warn(f"{self.where} holds {there}, so that counts; the run that was kept on this machine lies in {old}.", RunWarning)
 
     def _wait_for_owner(self):
         "Another machine may be at work on it: wait until it has been silent for long enough"
         o,mine = self._owner(),self.folder.owner() if RunFolder.is_run(self.path) else None
         if o is None or o['released'] or mine and mine['token'] == o['token']: return
-        limit = max(silent, 3*self.store.beat)
-        left = max(0, min(limit, limit-(time.time()-o['time'])))
+        limit,ago = max(silent, 3*self.store.beat),time.time()-o['time']
+        left = min(limit, max(limit-ago, 1.25*self.store.beat if ago < 5*limit else 0)) # its clock may be slow, or what is seen here old
         if left > 1: self.say(f"{self.where} was in use on another machine ({o['host']}) a moment ago; waiting up to {left:.0f} seconds to see whether it still is.")
         end = time.monotonic()+left
         while time.monotonic() < end:
             time.sleep(min(5, max(0.1, end-time.monotonic())))
-            now = self._ask(lambda: Remote(self.store, ['run.json', *(owner_name(dict(o, beat=o['beat']+i)) for i in range(1, 5))]).owner()) # a listing can be old
+            now = self._ask(lambda: Remote(self.store, ['run.json', *(owner_name(dict(o, beat=o['beat']+i)) for i in range(1, 5))], self.run_id).owner()) # a listing can be old
             if now and (now['generation'], now['beat']) > (o['generation'], o['beat']) and not now['released']:
                 raise RunError(f"{self.where} is being trained on another machine ({now['host']}); stop it there, or give another name.")
-        self.remote = self._ask(lambda: Remote(self.store, self.remote.names))
+        self.remote = self._remote(self.remote.names)
 
     def _owner(self):
         "Of the run in the store. There is always one, so if none is seen, the listing is old"
         end = time.monotonic() + min(self.wait, 10)
         while (o := self._ask(self.remote.owner)) is None and self.remote.listed and time.monotonic() < end:
             time.sleep(0.5)
-            self.remote = self._ask(lambda: Remote(self.store, self.remote.names))
+            self.remote = self._remote(self.remote.names)
         return o
 
     def last_owner(self)->dict:
         "The record of the process that took the run up last, here or in the store; or None"
-        return newest_owner(o for o in (self.folder.owner(), self._ask(self.remote.owner) if self.remote and self.remote.settings else None) if o)
+        return newest_owner(o for o in (self.folder.owner(), self._ask(self.remote.owner) if self.remote and (self.remote.settings or self.remote.broken) else None) if o)
 
     def has(self, m)->bool:
         "Whether checkpoint `m` is where it should be: in the store, if there is one that can be asked"
@@ -135,7 +147,7 @@ class Place:
     def newest(self)->tuple:
         "(manifest, (tensors, JSON)) of the newest checkpoint, here or in the store, that is whole; or None"
         here = self.folder.checkpoints()
-        there = self._manifests(bool(here)) if self.remote and self.remote.settings else []
+        there = self._manifests(bool(here)) if self.remote and (self.remote.settings or self.remote.broken) else []
         for m in newest_first([*there, *here]):
             for fetch in [False, True] if m in here else [True]: # if the one here is damaged, that in the store may be whole
                 if fetch and m not in there: continue
@@ -161,7 +173,7 @@ class Place:
             if there or enough or self.folder.damaged: return there
             if time.monotonic() > end: raise RunError(f"{self.where} holds a run, but shows no checkpoint; what another machine wrote can take minutes to appear, so try again later, or give another name.")
             time.sleep(0.5)
-            self.remote = self._ask(lambda: Remote(self.store, self.remote.names))
+            self.remote = self._remote(self.remote.names)
 
     @property
     def damage(self)->str:

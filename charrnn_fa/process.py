@@ -13,20 +13,24 @@ from .files import RunError
 # %% ../nbs/07c_process.ipynb #d7c3afdf
 class Lock:
     "Held by one process; gone with it"
-    held = {} # files that this process has locked: closing any descriptor of such a file would free it
+    held = {} # files that this process has locked, each with its descriptor (closing any one of such a file would free it) and the thread that trains
     def __init__(self, path):
         self.file = str(path)
         try: import fcntl
         except ImportError: return # no such lock on this system
-        if self.file in Lock.held: os.close(Lock.held.pop(self.file)) # a fit of this process that ended in an error
+        me = threading.current_thread()
+        if self.file in Lock.held:
+            if Lock.held[self.file][1] is not me and Lock.held[self.file][1].is_alive():
+                raise RunError(f"Another thread of this process trains the run in {Path(path).parent}; wait for it, or give another name.")
+            self.free() # a fit of this thread that ended in an error
         fd = os.open(self.file, os.O_RDWR|os.O_CREAT|os.O_CLOEXEC, 0o644)
         try: fcntl.lockf(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
         except OSError:
             os.close(fd)
             raise RunError(f"Another process on this machine trains the run in {Path(path).parent}; wait for it, stop it, or give another name.") from None
-        Lock.held[self.file] = fd
+        Lock.held[self.file] = fd,me
     def free(self):
-        if self.file in Lock.held: os.close(Lock.held.pop(self.file))
+        if self.file in Lock.held: os.close(Lock.held.pop(self.file)[0])
 
 # %% ../nbs/07c_process.ipynb #6c25c91c
 class Signals:

@@ -14,10 +14,16 @@ from .folder import *
 from .store import *
 
 # %% ../nbs/07a_remote.ipynb #f998488d
-def read_all(store, name, tries:int=3)->bytes:
-    "The contents of a file in a store, or None if it is not there"
+def read_all(store, name, most=None, tries:int=3)->bytes:
+    "The contents of a file in a store, or None if it is not there; one of more than `most` bytes, by default what a JSON file can have, is none of ours"
+    most = most_json if most is None else most
     for i in range(tries):
-        try: return b''.join(store.pieces(name))
+        try:
+            res = bytearray()
+            for b in store.pieces(name):
+                if len(res)+len(b) > most: raise RunError(f"{store}/{name} is damaged (it has more than {most:,} bytes); restore it from a copy.")
+                res += b
+            return bytes(res)
         except FileNotFoundError: return None
         except CharRNNError: raise
         except Exception as e:
@@ -40,12 +46,26 @@ class Remote:
     def __init__(self,
         store, # Where to look
         known=(), # Names that may be there
+        run_id:str=None, # Of the run that should be there
     ):
         self.store,self.damaged = store,{}
         self.names,self.listed = list_names(store, known)
-        b = read_all(store, 'run.json') if 'run.json' in self.names or not self.listed else None
-        self.settings = check_json(b, f'{store}/run.json') if b is not None else None
-        self.id = self.settings and self.settings.get('id')
+        self.settings,self.id = None,run_id
+        for o in data_names('run.json', self.names):
+            if self.settings is None and (o in self.names or not self.listed): self._read_settings(o)
+
+    def _read_settings(self, name):
+        try: b = read_all(self.store, name)
+        except RunError as e: b,self.damaged[name] = None,str(e)
+        if b is None: return
+        try: self.settings = check_json(b, f'{self.store}/{name}')
+        except RunError as e: self.damaged[name] = str(e)
+        else: self.id = self.settings.get('id')
+
+    @property
+    def broken(self)->str:
+        "Why the settings that are there cannot be read, or None"
+        return None if self.settings else next((v for k,v in self.damaged.items() if k in data_names('run.json', self.names)), None)
 
     def owner(self)->dict:
         "The record of the process that took the run up last; of one that cannot be read, what its name says"
@@ -53,10 +73,14 @@ class Remote:
 
     def _owner(self, name):
         with suppress(StoreError):
-            if b := read_all(self.store, name):
+            if b := self._small(name):
                 with suppress(RunError): return check_owner(b, name, self.id)
                 return None # somebody else's, or nonsense
         return unread_owner(self.id, name)
+
+    def _small(self, name):
+        try: return read_all(self.store, name)
+        except RunError: return b'nonsense'
 
     def manifests(self)->list:
         "Newest first; those that are no good are noted in `damaged`"
@@ -79,7 +103,7 @@ class Remote:
         why = StoreError(f"{m['file']} is not in {self.store}.")
         for o in data_names(m['file'], self.names):
             try:
-                if (b := read_all(self.store, o)) is None: continue
+                if (b := read_all(self.store, o, m['size'])) is None: continue
                 check_bytes(b, m['size'], m['file_sha256'], f'{self.store}/{o}')
             except CharRNNError as e: why = e
             else:

@@ -18,6 +18,7 @@ from .folder import *
 from .keep import same_tensors
 from .learner import CharLearner, char_learner
 from .models import CharRNN, count_params
+from .precision import precisions
 from .presets import Preset
 
 # %% ../nbs/06_runs.ipynb #43ea1df8
@@ -75,7 +76,7 @@ class Run(RunFolder):
         with damage(self.path/'run.json'):
             if s['kind'] != 'char': raise RunError(f"{path} is a run of a Learner that charrnn_fa did not make; make that Learner again and fit it with Checkpoint('{path}').")
             kinds = dict(text=dict, vocab=dict, preset=dict, seed=int, precision=str)
-            if any(type(s[k]) is not t for k,t in kinds.items()) or any(type(s['text'][k]) is not int for k in ('n_train', 'n_valid')): raise ValueError
+            if any(type(s[k]) is not t for k,t in kinds.items()) or s['precision'] not in precisions or any(type(s['text'][k]) is not int for k in ('n_train', 'n_valid')): raise ValueError
             if not is_number(s['info'].get('valid_pct', 0)) or not is_count(s['seed']): raise ValueError
             self.vocab,self.preset = CharVocab.from_json(json.dumps(s['vocab'])),Preset(**s['preset'])
             if self.preset.n_layers > 1000: raise ValueError # a model that takes for ever to make

@@ -29,7 +29,7 @@ class Tally(Callback):
     "A callback of somebody's own, with plain attributes"
     def before_fit(self): self.seen,self.last = 0,[]
     def after_batch(self):
-        if self.training: self.seen,self.last = self.seen+1,[self.iter, self.loss.item()]
+        if self.training: self.seen,self.last = (self.seen+1 if type(self.seen) is int else 1),[self.iter, self.loss.item()] # a file may have put anything plain there
 
 
 class Kill(Callback):

@@ -35,7 +35,7 @@ def test_the_fuzzer_finds_something(monkeypatch, tmp_path):
     "A library that lets everything pass is found out"
     from charrnn_fa import state
     monkeypatch.setattr(state, 'check_rng', lambda d: None)
-    monkeypatch.setattr(state, '_may_set', lambda learn, cb, k: True)
+    monkeypatch.setattr(state, '_may_set', lambda learn, cb, k, v: True)
     assert fuzz.fuzz(400, chunk=400).findings
 
 
@@ -156,7 +156,7 @@ def attrs(name): return lambda m, **kwargs: m['cbs'][name]['attrs'].update(kwarg
     lambda m: m['opt']['dict'][1][1]['L'][0]['dict'][0].__setitem__(1, 'x'), lambda m: m['learn'].update(seed=-1), lambda m: m['learn'].update(carried={'tuple': []}), lambda m: m['learn'].pop('steps_done'),
     lambda m: m['learn'].update(smooth_loss='x'), lambda m: m['learn'].update(epoch=None), lambda m: m['loaders'].pop(), lambda m: m.update(loaders=[{'dict': [['seed', 1], ['epoch', 0], ['batch', 10**9]]}]*2),
     lambda m: m.update(csv={'CSVLogger#0': '\ud800'}), lambda m: m.update(csv={'CSVLogger#0': 5}), lambda m: m.update(best={'dict': [['SaveModelCallback#0', {'tuple': [{'dict': []}, None]}]]}),
-    lambda m: attrs('Recorder#0')(m, losses='x'), lambda m: attrs('SaveModelCallback#0')(m, best={'list': []}), lambda m: attrs('Tally#0')(m, seen={'dict': []}),
+    lambda m: attrs('Recorder#0')(m, losses='x'), lambda m: attrs('SaveModelCallback#0')(m, best={'list': []}),
     lambda m: m['metrics'][-1].update(count='x'), lambda m: m.update(cbs={**m['cbs'], 'Recorder#0': {'attrs': {'lrs': {'list': [[1]]}}}}),
     lambda m: attrs('Tally#0')(m, last=fuzz.nested(900, 'list')), lambda m: attrs('Tally#0')(m, seen=2**63),
     lambda m: attrs('Tally#0')(m, last={'list': [{'tensor': next(k for k in [m['learn']['smooth_loss']['tensor']])}]*1000}),                            # a small file that asks for much memory
@@ -223,6 +223,16 @@ def test_a_callback_that_counts_higher_still_comes_back(base):
     mean = Mean()
     in_fit(base, lambda learn: State(learn, {**base.tensors, 'train/cb/Mean#0/total': torch.tensor(3.)}, meta, 'x').restore(), [mean])
     assert (float(mean.total), mean.n, mean.new) == (3., 7, 'text')
+
+
+def test_a_callback_of_ones_own_may_change_kinds(base):
+    "Such as one that begins with an empty text and has counts in the end; whether it is switched off comes back too"
+    class Odd(Callback):
+        def __init__(self): self.best,self.parts = '',[]
+    odd,later = Odd(),{'attrs': {'best': 2.5, 'parts': {'tensor': 'train/cb/Odd#0/parts'}, 'run': False}}
+    meta = hostile(base, lambda m: m['cbs'].update({'Odd#0': later}))
+    in_fit(base, lambda learn: State(learn, {**base.tensors, 'train/cb/Odd#0/parts': torch.ones(2)}, meta, 'x').restore(), [odd])
+    assert (odd.best, odd.parts.tolist(), odd.run) == (2.5, [1, 1], False)
 
 
 @pytest.mark.parametrize('change', [dict(n_steps='x'), dict(n_steps=0), dict(n_steps=True), dict(seconds=['x']), dict(lr_max=[]), dict(lr_max=None), dict(lr_max=['x', 'y'])])
