@@ -6,9 +6,7 @@
 __all__ = ['Checkpoint']
 
 # %% ../nbs/08_checkpoint.ipynb #0dfa9052
-import errno, json, os, secrets, time, warnings
-from collections import deque
-from contextlib import suppress
+import json, os, secrets, time
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from .corpus import CharRNNError
@@ -18,14 +16,15 @@ from .folder import *
 from .loop import begin_bars
 from .place import Place
 from .precision import check_precision
+from .guard import Guard
 from .process import Signals
+from .restore import *
 from .runs import *
 from .settings import *
 from .state import *
 from .store import *
 from .mirror import *
-from .remote import *
-from .worker import *
+from .saver import Saver
 
 # %% ../nbs/08_checkpoint.ipynb #365a99dd
 class Checkpoint(Callback):
@@ -52,11 +51,11 @@ class Checkpoint(Callback):
         self.where = str(where) if '://' in str(where) else local_path(where)
         self.max_bytes = float('inf') if max_mb is None else 1e6*max_mb
         store_attr('minutes,steps,keep,wait,local,allow_changes,results,info,quiet,storage_options')
-        self.active,self.told,self.news = False,deque(),deque()
+        self.active = False
 
     def __getstate__(self): # an exported Learner takes no threads and locks along
         own = 'where','minutes','steps','keep','max_bytes','wait','local','allow_changes','results','info','quiet','storage_options'
-        return {**{k:vars(self)[k] for k in own}, 'active':False, 'told':deque(), 'news':deque()}
+        return {**{k:vars(self)[k] for k in own}, 'active':False}
 
     def __repr__(self): return f'{type(self).__name__}({shown(self.where)})'
 
@@ -72,9 +71,8 @@ class Checkpoint(Callback):
         if self._looking(): return
         self.active = True
         self.keeper,self.token,self.exact_start = Keeper(),secrets.token_hex(4),is_char(self.learn)
-        self.place = self.after = self.guarded = self.signals = self.writer = self.mirror = self.state = self.held = self.trouble = self.untidy = None
-        self.followed = []
-        self.hurry,self.best,self.changed,self.elapsed,self.base,self.saved_step = False,{},None,0.,0,0
+        self.place = self.after = self.guard = self.signals = self.saver = self.state = self.held = None
+        self.best,self.changed,self.elapsed,self.base,self.saved_step = {},None,0.,0,0
         try: self._begin()
         except BaseException:
             self._clean_up()
@@ -128,8 +126,7 @@ class Checkpoint(Callback):
         self.folder.create(text, lambda: self.folder.save(ts, meta, step=0, epoch=0), sum(t.nbytes for t in ts.values()))
         self.say(f"A new run, kept in {self.place}; a checkpoint every {f'{self.steps:,} steps' if self.steps else f'{self.minutes:g} minutes'}" + ("" if self.exact_start else ", at epoch ends") + ".")
         if lost := not_kept(self.learn, (Checkpoint,)): self.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
-        self._work()
-        if self.mirror: self.mirror.give(self.folder.newest())
+        self._work(self.folder.newest())
 
     def _first_capture(self):
         try:
@@ -152,17 +149,18 @@ class Checkpoint(Callback):
         self.say(f"{self.place} is finished ({m['step']:,} steps): its weights and history are loaded, nothing is trained. To train further, call fit with other arguments: that goes on as {self._next_name()}.")
         self._catch_up(m)
         if self.exact_start: self.learn.start_at(max(1, self.learn.n_epoch)) # all epochs are done
-        else: self._guard(self.learn.n_epoch)
+        else: self._stand_guard(self.learn.n_epoch)
 
     def _catch_up(self, m):
         "Copy the end of a run that ended while its store was away"
         if self.place.has(m): return
-        last,self.hurry = self.place.last_owner() or m,True
-        self.mirror = Mirror(self.folder, self.place.store, owner_record(self.folder.id, self.token, last['generation']+1, last['resumes']), self.keep, self.max_bytes,
-                             self.told.append, self._pause, self.news.append)
-        self.mirror.give(m)
-        self.mirror.wait(self.wait)
-        self._tell()
+        last = self.place.last_owner() or m
+        self._save_as(last['generation']+1, last['resumes'])
+        self.saver.mirror.give(m)
+        self.saver.finish(self.wait)
+
+    def _save_as(self, generation, resumes):
+        self.saver = Saver(self.folder, self.place.store, owner_record(self.folder.id, self.token, generation, resumes), self.keep, self.max_bytes, self.say, self.place.trouble)
 
     def _count(self):
         "How many fits under this name the Learner has behind it: one like the first may come again"
@@ -210,46 +208,22 @@ class Checkpoint(Callback):
             if epoch: begin_bars(self.learn)
         self.ended,self.saved_step = epoch >= self.learn.n_epoch,m['step']
         self.say(f"{self.place} goes on after step {m['step']:,}" + (f" (epoch {epoch+1} of {self.learn.n_epoch})" if self.learn.n_epoch > 1 else '') + ('' if self.exact_start else ', where an epoch ended: another Learner than ours cannot start within one') + '.')
-        self._work()
-        if self.mirror: self.mirror.give(m)
+        self._work(m)
 
-    def _work(self):
-        "Start the threads, and note signals"
+    def _work(self, m):
+        "Start the threads, and note signals; checkpoint `m` is there already"
         if self.generation == 0: self.folder.take(self.token, 0, [])
-        self.writer = Worker(self._write)
-        if self.place.store is not None:
-            self.mirror = Mirror(self.folder, self.place.store, owner_record(self.folder.id, self.token, self.generation, self.resumes), self.keep, self.max_bytes,
-                                 self.told.append, self._pause, self.news.append, self.place.trouble)
+        self._save_as(self.generation, self.resumes)
+        if self.saver.mirror: self.saver.mirror.give(m)
         self.began = self.saved = time.perf_counter()
+        self._stand_guard(self.state.at[0] if self.state else 0)
         for n,cb in named_callbacks(self.learn, (Checkpoint,)).items():
-            if isinstance(cb, SaveModelCallback) and not cb.every_epoch: self._follow(n, cb)
-        self._guard(self.state.at[0] if self.state else 0)
+            if isinstance(cb, SaveModelCallback) and not cb.every_epoch: self.guard.follow(cb, partial(self._copy_best, n, cb))
         self.signals = Signals()
 
-    def _guard(self, epoch):
-        "Stand around the epochs and events of a fit: another Learner's leaves out the first ones, and fastai tells no callback of an error"
-        learn,with_events,call_one = self.learn,self.learn._with_events,self.learn._call_one
-        def _with_events(f, event_type, ex, final=noop):
-            if event_type != 'epoch': return with_events(f, event_type, ex, final)
-            if learn.epoch < epoch: return
-            try: with_events(f, event_type, ex, final)
-            except CancelFitException: raise
-            except BaseException:
-                self.after_error()
-                raise
-            self._epoch_done()
-        def _call_one(event_name):
-            try: call_one(event_name)
-            except CancelFitException: raise
-            except BaseException:
-                if event_name in ('after_cancel_fit', 'after_fit'): self.after_error()
-                raise
-        learn._with_events,self.guarded = _with_events,learn
-        if not self.exact_start: learn._call_one = _call_one
+    def _stand_guard(self, first): self.guard = Guard(self.learn, first, self._epoch_done, self.after_error, self.exact_start)
 
     # Saving
-    def _pause(self): return 0 if self.hurry else 4
-
     def _steps(self): return self.learn.steps_done-self.base if self.exact_start else (getattr(self.learn, 'epoch', -1)+1)*len(self.dls.train)
 
     def _capture(self, at):
@@ -258,7 +232,7 @@ class Checkpoint(Callback):
 
     def seconds(self)->float:
         "How long the run has trained, in all processes"
-        return self.elapsed + (time.perf_counter()-self.began if self.writer else 0.)
+        return self.elapsed + (time.perf_counter()-self.began if self.signals else 0.)
 
     def _due(self):
         if self.steps: return self._steps()//self.steps > self.saved_step//self.steps
@@ -271,43 +245,15 @@ class Checkpoint(Callback):
     def _save(self, at):
         "Leave a copy for the writer; whatever goes wrong, training goes on"
         self.saved,self.saved_step = time.perf_counter(),self._steps()
-        if job := self._try(at): self.writer.give(job)
+        if job := self._try(at): self.saver.give(job)
 
     def _try(self, at, **fields):
         try: return self._snapshot(at, **fields)
-        except Exception as e: self._complain(f"A checkpoint could not be taken ({reason(e)})", e)
-
-    def _complain(self, what, e):
-        if not self.trouble: self.told.append(f"{what}: " + ("the end of the run is not stored." if self.ended else "training goes on, and the next save is tried again."))
-        self.trouble = e
-
-    def _write(self, job):
-        "In the writer's thread: to this machine's disk, then off to the store"
-        ts,meta,fields = job
-        try:
-            try: m = self.folder.save(ts, meta, self._pause, **fields)
-            except RunError as e:
-                if not isinstance(e.__cause__, OSError) or e.__cause__.errno not in (errno.ENOSPC, errno.EDQUOT): raise
-                self.folder.rotate(2) # an old checkpoint makes room
-                m = self.folder.save(ts, meta, self._pause, **fields)
-        except Exception as e: return self._complain(str(e).split(';')[0], e)
-        self.trouble = None
-        if self.mirror: self.mirror.give(m)
-        try: self.folder.rotate(self.keep, self.max_bytes, self.mirror.needs() if self.mirror else (), self._pause)
-        except Exception as e:
-            if not self.untidy: self.told.append(f"Old checkpoints in {self.folder.path} stay ({reason(e)}): training goes on, and so do new ones.")
-            self.untidy = e
-        else: self.untidy = None
-
-    def _tell(self):
-        while self.told:
-            try: warnings.warn(self.told.popleft(), RunWarning)
-            except RunWarning as e: print(e) # warnings are errors here, but this is none
-        while self.news: self.say(self.news.popleft())
+        except Exception as e: self.saver.complain(f"A checkpoint could not be taken ({reason(e)})", e)
 
     def after_batch(self):
         if not self.active: return
-        if self.told or self.news: self._tell()
+        self.saver.tell()
         if not (self.training and self.exact_start): return self._stop() if self.signals.got else None
         at = self.epoch,self.iter+1
         if self.signals.got:
@@ -328,21 +274,15 @@ class Checkpoint(Callback):
             if self._due(): self._save((self.epoch+1, 0))
             else: self.held = self._try((self.epoch+1, 0)) # should the next epoch be interrupted
 
-    def _follow(self, name, cb):
-        "Copy what `SaveModelCallback` puts into its file, when it does"
-        def _save(fname):
-            type(cb)._save(cb, fname)
-            try: self.best[name] = saved_best(self.learn, cb)
-            except Exception as e: self._complain(f"The best model could not be copied ({reason(e)})", e)
-        vars(cb)['_save'] = _save
-        self.followed.append(cb)
+    def _copy_best(self, name, cb):
+        "What `SaveModelCallback` has just put into its file"
+        try: self.best[name] = saved_best(self.learn, cb)
+        except Exception as e: self.saver.complain(f"The best model could not be copied ({reason(e)})", e)
 
     def _stop(self):
         "Save what can be saved, and let the signal through"
-        self.hurry = True
-        if self.held: self.writer.give(self.held)
-        self.writer.wait(60)
-        self._tell()
+        if self.held: self.saver.give(self.held)
+        self.saver.finish()
         self.say(f"Stopped; the run in {self.place} goes on when the same fit is called again.")
         self._clean_up(3)
         raise KeyboardInterrupt # the old handler came back
@@ -354,6 +294,7 @@ class Checkpoint(Callback):
 
     def after_fit(self):
         if not self.active or self._looking(): return
+        if self.ended is None and not self.exact_start: self.learn.epoch = self.state.learn_attrs.get('epoch', self.learn.epoch) # which the loop has counted up
         try:
             if self.ended: self._save_end()
         finally: self._clean_up()
@@ -363,24 +304,15 @@ class Checkpoint(Callback):
         if self.active: self._clean_up()
 
     def _save_end(self):
-        self.hurry = True
+        self.saver.final = True
         res = self.results(self.learn) if self.results else {}
         if not all(map(is_number, res.values())): raise CharRNNError(f"results gave {res}, but what is kept with a run are numbers; let it give a dict of those.")
-        if job := self._try((self.n_epoch, 0), finished=True, **res): self.writer.give(job)
-        self.writer.wait(600)
-        if self.mirror: self.mirror.wait(self.wait, lambda: self.signals.got) # a signal ends the wait, not the copying
-        self._tell()
-        if self.trouble: return
+        if job := self._try((self.n_epoch, 0), finished=True, **res): self.saver.give(job)
+        self.saver.finish(self.wait, lambda: self.signals.got) # a signal ends the wait, not the copying
+        if self.saver.trouble: return
         self._count()
         m = self.folder.newest()
-        done = ['on this machine']
-        if self.mirror: done += {'uploaded':[f'in {self.place}, uploaded'], 'mounted':[f'in {self.place}, ' + ('not uploaded yet' if self._lags(m) else 'whether it is uploaded cannot be told')]}.get(
-            self.mirror.state.get(m['file']), [f'not in {self.place} yet'])
-        self.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {', '.join(done)}.")
-
-    def _lags(self, m):
-        with suppress(Exception): return with_deadline(lambda: self.place.store.uploaded(m['file']) is False, min(5, self.wait), self.place.store)
-        return True
+        self.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {self.saver.where_safe(m, self.place, min(5, self.wait))}.")
 
     def states(self)->dict:
         "Checkpoints and where they are safe: 'local', 'mounted' or 'uploaded'"
@@ -391,15 +323,9 @@ class Checkpoint(Callback):
         "Threads, signals, lock: as if there had been no fit"
         self.active = False
         if self.signals: self.signals.restore()
-        for k in '_with_events','_call_one':
-            if self.guarded: vars(self.guarded).pop(k, None)
-        for cb in self.followed: vars(cb).pop('_save', None)
+        if self.guard: self.guard.remove()
         try:
-            if self.writer:
-                self.hurry = True
-                self.writer.wait(60)
-                self.writer.close()
-            if self.mirror: self.mirror.close(seconds)
+            if self.saver: self.saver.close(seconds)
         finally:
             if self.place: self.place.close()
         if self.signals: self.signals.deliver() # one that came too late to stop anything, too

@@ -151,7 +151,7 @@ def train(args):
 
 def _is_run(path): return (Path(path)/'run.json').exists()
 
-def _check_answers(path, seconds=15):
+def _check_answers(path, seconds=10):
     "Refuse a folder on a mount that hangs"
     from charrnn_fa.store import mount_of, with_deadline
     if mount_of(path)[0]: with_deadline(lambda: Path(path).exists(), seconds, path)
@@ -238,7 +238,7 @@ def _fit(args, learn, budget, info, began, out):
         return res
     ckpt = Checkpoint(args.run, minutes=1 if args.save_minutes is None else args.save_minutes, steps=args.save_steps, results=results, info=info)
     with learn.no_logging(), learn.no_valid(): n = learn.fit_steps(**budget, cbs=[_reporter(out, args.quiet), ckpt])
-    if ckpt.trouble: raise CharRNNError(f"The result could not be stored: {str(ckpt.trouble)}")
+    if ckpt.saver.trouble: raise CharRNNError(f"The result could not be stored: {str(ckpt.saver.trouble)}")
     if not args.quiet: print('\n' + _indent(learn.generate(n=300, seed=0)) + '\n', file=out)
     print(f"{n:,} steps in {_time(res['seconds'])} ({res['chars_per_s']:,.0f} characters/s); validation {_loss(res['nats'])} per character\n"
           f"kept in {args.run}; let it write with: charrnn sample {shlex.quote(args.run)}" + " --prompt 'The '"*(set('The ') <= set(learn.vocab)), file=out)

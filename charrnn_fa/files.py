@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['piece', 'most_json', 'RunError', 'RunWarning', 'pack', 'unpack', 'write_whole', 'paced', 'read_pieces',
-           'sha256_pieces', 'sync_folder', 'remove_file', 'digest', 'damage', 'check_json', 'read_json', 'read_small',
-           'pack_json', 'check_bytes', 'read_tensors']
+           'sha256_pieces', 'sync_folder', 'digest', 'damage', 'check_json', 'read_json', 'read_small', 'pack_json',
+           'check_bytes', 'read_tensors']
 
 # %% ../nbs/05a_files.ipynb #343ef933
-import errno, hashlib, json, os, secrets, stat, struct, time
-from contextlib import contextmanager, suppress
+import errno, hashlib, json, os, secrets, struct, time
+from contextlib import contextmanager
 from pathlib import Path
 import torch
 from safetensors import SafetensorError
@@ -101,19 +101,6 @@ def sync_folder(path):
     except OSError as e:
         if e.errno not in (errno.EINVAL, errno.ENOTSUP): raise
     finally: os.close(fd)
-
-def remove_file(
-    path, # A file, or a link, which alone then goes
-    dir_fd:int=None, # Folder that `path` is relative to
-):
-    "Empty a file, then remove it: a Drive would keep its bytes in the trash for 30 days"
-    try:
-        s = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-        if stat.S_ISREG(s.st_mode) and s.st_nlink < 2: # what has another name stays whole under that
-            fd = os.open(path, os.O_WRONLY|os.O_TRUNC|getattr(os, 'O_NOFOLLOW', 0), dir_fd=dir_fd)
-            with suppress(OSError): os.close(fd)
-        os.unlink(path, dir_fd=dir_fd)
-    except FileNotFoundError: pass
 
 # %% ../nbs/05a_files.ipynb #591d8bbe
 def digest(d:dict)->str:

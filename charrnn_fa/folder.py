@@ -143,7 +143,7 @@ class RunFolder:
     def _clear(self):
         "Remove what there is of a run before its `run.json`"
         for o in self.names():
-            if _leftover(o) and o != '.lock': remove_file(self.path/o)
+            if _leftover(o) and o != '.lock': (self.path/o).unlink(missing_ok=True)
 
     def save(self,
         tensors:dict, # Weights, and under `train/` what going on needs
@@ -212,12 +212,13 @@ class RunFolder:
         name = owner_name(r)
         write_whole(self.path/name, pack_json(r))
         for o in pick(self.names(), 'owner'):
-            if o != name: remove_file(self.path/o)
+            if o != name: (self.path/o).unlink(missing_ok=True)
 
     def tidy(self):
-        "Remove what killed processes left: temporary files, and data that never got a manifest"
+        "Remove what killed processes left: temporary files, empty manifests, and data without one"
         names = self.names()
-        for o in [*orphans(names), *filter(_temporary.fullmatch, names)]: remove_file(self.path/o)
+        empty = [o for o in pick(names, 'manifest') if not (self.path/o).stat().st_size]
+        for o in [*empty, *orphans(set(names)-set(empty)), *filter(_temporary.fullmatch, names)]: (self.path/o).unlink(missing_ok=True)
 
     def rotate(self,
         keep:int, # Checkpoints that stay
@@ -231,7 +232,7 @@ class RunFolder:
         newest = self.path/next(o for o in data_names(cs[0]['file'], names) if o in names)
         if sha256_pieces(paced(read_pieces(newest), pause)) != cs[0]['file_sha256']: raise RunError(f"{newest} did not arrive whole on the disk; check the disk.")
         for m in old:
-            for o in [] if m['file'] in but else checkpoint_names(m['file'], names): remove_file(self.path/o)
+            for o in [] if m['file'] in but else checkpoint_names(m['file'], names): (self.path/o).unlink(missing_ok=True)
 
     def resumes(self)->list:
         "Steps at which a process took the run up again"

@@ -286,7 +286,9 @@ class Mirror:
         if remote.broken:
             if self._strange(): self._stop(f"{self.store} holds a run with damaged settings")
             self.said.pop('run.json', None) # ours, and written anew
-        if self.orphans is None: self.orphans = {*orphans(remote.names), *(o for o in remote.names if o.startswith('.probe-'))}
+        if self.orphans is None:
+            empty = {o for o in pick(remote.names, 'manifest') if self.store.size(o) == 0} # a removal that was cut short
+            self.orphans = {*empty, *orphans(set(remote.names)-empty), *(o for o in remote.names if o.startswith('.probe-'))}
         if remote.settings is None and not remote.broken: return
         if remote.id != self.folder.id:
             for o in [*self.mine, *self._static()]: self._drop(o, remote.names)

@@ -155,7 +155,7 @@ class Place:
                     if fetch: self._ask(lambda: self.remote.fetch(m, self.folder), max(600, self.wait))
                     found = self.folder.read(m)
                     if not RunFolder.is_run(self.path): write_whole(self.path/'run.json', pack_json(self.folder.settings))
-                    if self.damage: warnings.warn(f"{self.damage}; the checkpoint of step {m['step']:,} is used.", RunWarning)
+                    if why := self._damage(m['step']): warnings.warn(f"{why}; the checkpoint of step {m['step']:,} is used.", RunWarning)
                     return m,found
                 except (CharRNNError, OSError) as e:
                     self.folder.damaged[m['file']] = str(e)
@@ -175,9 +175,14 @@ class Place:
             time.sleep(0.5)
             self.remote = self._remote(self.remote.names)
 
+    def _damage(self, step):
+        "What is damaged and would have been newer than `step`"
+        old = lambda name: (m := re.match(r'step-(\d+)-', name)) and int(m[1]) < step
+        return next((v.split(';')[0].rstrip('.') for k,v in self.folder.damaged.items() if not old(k)), '')
+
     @property
     def damage(self)->str:
         "What is damaged, or nothing"
-        return next((o.split(';')[0].rstrip('.') for o in self.folder.damaged.values()), '')
+        return self._damage(0)
 
 def _slug(where): return re.sub(r'[^\w.-]+', '-', where).strip('-')[-60:] + '-' + hashlib.sha256(where.encode()).hexdigest()[:8]

@@ -32,7 +32,8 @@ from charrnn_fa.corpus import CharRNNError
 from charrnn_fa.files import digest
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.runs import Run, load_run, weights_sha256
-from charrnn_fa.state import Keeper, State, from_json, named_callbacks
+from charrnn_fa.restore import State
+from charrnn_fa.state import Keeper, from_json, named_callbacks
 
 SECONDS,MEMORY = 20,2**30           # of a trial; what a child may take beyond what it starts with
 TEXT = ''.join(random.Random(0).choices('the rain in Spain, stays mainly; ', k=1500))
@@ -133,7 +134,7 @@ def mend(files, data):
     "Let the manifest of file `data`, or the settings, describe what is in it now"
     b = files[data]
     where = 'run.json' if data.startswith('text-') else data.replace('.safetensors', '.json')
-    with suppress(KeyError, ValueError, TypeError):
+    with suppress(KeyError, ValueError, TypeError, AttributeError):                  # it may hold no object by now
         d = json.loads(files[where])
         if data.startswith('text-'): d['text'].update(size=len(b), sha256=hashlib.sha256(b).hexdigest())
         else: d.update(size=len(b), file_sha256=hashlib.sha256(b).hexdigest())

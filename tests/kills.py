@@ -304,7 +304,7 @@ class Between(Callback):
     def _call(self):
         if not self._n or self.training and self.train_iter == self._n: self._f()
     def leave(self):
-        self.learn.checkpoint.writer.wait(30)
+        self.learn.checkpoint.saver.writer.wait(30)
         os._exit(0)
 
 

@@ -38,7 +38,7 @@ class Kill(Callback):
     def __init__(self, n): self.n = n
     def before_batch(self):
         if self.training and self.train_iter == self.n:
-            self.learn.checkpoint.writer.wait(30)
+            self.learn.checkpoint.saver.writer.wait(30)
             os.kill(os.getpid(), signal.SIGKILL)
 
 

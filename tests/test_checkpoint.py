@@ -173,7 +173,7 @@ class At(Callback):
 
 
 def die(learn):
-    if w := getattr(learn.checkpoint, 'writer', None): w.wait(10)
+    if s := getattr(learn.checkpoint, 'saver', None): s.writer.wait(10)
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(10)
 

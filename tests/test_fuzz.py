@@ -21,7 +21,7 @@ from charrnn_fa.files import RunError, digest, pack, pack_json
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.keep import from_json
 from charrnn_fa.runs import Run, load_run
-from charrnn_fa.state import State
+from charrnn_fa.restore import State
 
 
 def test_mutations(capsys):
@@ -33,9 +33,9 @@ def test_mutations(capsys):
 
 def test_the_fuzzer_finds_something(monkeypatch, tmp_path):
     "A library that lets everything pass is found out"
-    from charrnn_fa import state
-    monkeypatch.setattr(state, 'check_rng', lambda d: None)
-    monkeypatch.setattr(state, '_may_set', lambda learn, cb, k, v: True)
+    from charrnn_fa import restore
+    monkeypatch.setattr(restore, 'check_rng', lambda d: None)
+    monkeypatch.setattr(restore, '_may_set', lambda learn, cb, k, v: True)
     assert fuzz.fuzz(400, chunk=400).findings
 
 

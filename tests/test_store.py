@@ -105,11 +105,11 @@ def until(f, seconds=20, what='it'):
 
 
 def settle(ckpt):
-    assert ckpt.writer.wait(20)
-    until(lambda: ckpt.mirror.worker.job is None and ckpt.mirror.pending is None and not ckpt.mirror.worker.busy, what='the copy')
+    assert ckpt.saver.writer.wait(20)
+    until(lambda: ckpt.saver.mirror.worker.job is None and ckpt.saver.mirror.pending is None and not ckpt.saver.mirror.worker.busy, what='the copy')
 
 
-def trouble(ckpt): until(lambda: ckpt.mirror.trouble, what='the trouble')
+def trouble(ckpt): until(lambda: ckpt.saver.mirror.trouble, what='the trouble')
 
 
 def then(*fs):
@@ -291,12 +291,12 @@ def test_mount_hangs(drive, fit, op, monkeypatch):
     learn = fit(drive.where, {15: hang, 25: lambda _: time.sleep(0.5), 56: last}, wait=1)
     assert time.monotonic()-t[0] < 6
     assert len(learn.told) <= 1 and all('no answer for' in o for o in learn.told)
-    worker = learn.ckpt.mirror.worker
+    worker = learn.ckpt.saver.mirror.worker
     if op != 'getxattr': assert len(learn.told) == 1 and worker.is_alive()
     drive.control()
     worker.join(20)
     assert not worker.is_alive()                                                    # what was begun is brought to its end, and the thread goes
-    assert steps(drive.there)[0] > 10, (learn.ckpt.mirror.trouble, learn.ckpt.mirror.pending, sorted(os.listdir(drive.there)))
+    assert steps(drive.there)[0] > 10, (learn.ckpt.saver.mirror.trouble, learn.ckpt.saver.mirror.pending, sorted(os.listdir(drive.there)))
 
 
 def test_hangs_and_wakes_up(drive, fit, monkeypatch, capsys):
@@ -351,7 +351,7 @@ def test_slow_mount(drive, fit, monkeypatch):
     assert not learn.told, learn.told
     threads,files,states = zip(*seen)
     assert max(threads)-threads[0] <= 1 and max(files) <= 12 and any('local' in o for o in states)
-    copied = [o for o in learn.ckpt.mirror.state]
+    copied = [o for o in learn.ckpt.saver.mirror.state]
     assert RunFolder(drive.there).newest()['finished'] and len(copied) <= 3
     assert drive.calls()['create'] < 40
 
@@ -361,8 +361,8 @@ def test_local_rotation_leaves_what_is_being_copied(drive, fit):
     drive.control(kbps=80)
     def look(ckpt):
         time.sleep(0.02)
-        m = ckpt.mirror.pending
-        assert m is None or (ckpt.folder.path/m['file']).stat().st_size == m['size'] or ckpt.mirror.pending is not m
+        m = ckpt.saver.mirror.pending
+        assert m is None or (ckpt.folder.path/m['file']).stat().st_size == m['size'] or ckpt.saver.mirror.pending is not m
     learn = fit(drive.where, {o: look for o in range(58)}, steps=1, keep=2, wait=30)
     assert not learn.told, learn.told
     assert RunFolder(drive.there).newest()['finished']
@@ -377,8 +377,8 @@ def test_uploads_that_lag_behind(drive, fit, tmp_path, capsys):
         seen.append(steps(drive.there)[0])
         drive.control(uncommitted=True, ids=True)
     def wait(ckpt):
-        ckpt.writer.wait(20)
-        until(lambda: ckpt.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted', what='the copy')
+        ckpt.saver.writer.wait(20)
+        until(lambda: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted', what='the copy')
         seen.append(steps(drive.there))
     learn = fit(drive.where, {15: stuck, **dict.fromkeys(range(21, 56, 4), wait)}, steps=4, wait=1)
     assert not learn.told and 'not uploaded yet' in capsys.readouterr().out
@@ -404,17 +404,18 @@ def test_machine_lost_before_the_upload(drive, fit, lost, tmp_path):
     "The newest that was uploaded is where another machine goes on; the cache of this one is gone"
     drive.control(uncommitted=0.05, cloud=tmp_path/'cloud')
     (tmp_path/'cloud').mkdir()
-    slow = lambda ckpt: (settle(ckpt), drive.control(uncommitted=True, cloud=tmp_path/'cloud'))
-    wait = lambda ckpt: ckpt.writer.wait(20) and until(lambda: ckpt.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted')
+    there = lambda ckpt: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'uploaded'
+    slow = lambda ckpt: (settle(ckpt), until(lambda: there(ckpt)), drive.control(uncommitted=True, cloud=tmp_path/'cloud'))
+    wait = lambda ckpt: ckpt.saver.writer.wait(20) and until(lambda: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted')
     lost(45, wait, at={25: slow})
     assert steps(drive.there)[0] == 40
     drive.control()
     drive.remount(tmp_path/'cloud')
-    there = tmp_path/'cloud/MyDrive/runs/bard'
-    assert steps(there)[0] == 20
+    cloud = tmp_path/'cloud/MyDrive/runs/bard'
+    assert steps(cloud)[0] == 20
     learn = fit(drive.where, seed=None, wait=2)
-    assert RunFolder(there).resumes() == [20] and not learn.told
-    tidy(there)
+    assert RunFolder(cloud).resumes() == [20] and not learn.told
+    tidy(cloud)
 
 
 # I/O errors
@@ -517,7 +518,7 @@ def test_local_disk_is_full(tmp_path, fit, size):
         assert not learn.told and RunFolder(d/'run').newest()['finished']
         shutil.rmtree(d/'run')
         def fill(ckpt):
-            ckpt.writer.wait(20)
+            ckpt.saver.writer.wait(20)
             with suppress(OSError), open(d/'other', 'wb') as f:
                 while True: f.write(bytes(4096))
         learn = fit(d/'run', {15: fill, 45: lambda _: (d/'other').unlink()}, keep=2)
@@ -789,7 +790,7 @@ def test_old_owner_does_not_remove_the_new_one(drive, fit):
     "Its sign of life at the end of a long copy comes after the takeover"
     def taken(ckpt):
         settle(ckpt)
-        m = ckpt.mirror
+        m = ckpt.saver.mirror
         other = owner_record(ckpt.folder.id, 'deadbeef', 1, [10], beat=1)
         m.store.write(owner_name(other), [pack_json(other)])
         m._beat()

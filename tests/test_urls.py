@@ -135,7 +135,7 @@ def until(f, seconds=30, what='it'):
 
 def settle(learn):
     ckpt = learn.checkpoint
-    assert ckpt.writer.wait(20) and (ckpt.mirror is None or ckpt.mirror.wait(20))
+    assert ckpt.saver.writer.wait(20) and (ckpt.saver.mirror is None or ckpt.saver.mirror.wait(20))
 
 
 def killed(learn):
@@ -233,7 +233,7 @@ def test_the_server_goes_away_and_comes_back(how, s3, url, fresh, same, home, mo
         settle(learn)
         s3.stop() if how == 'killed' else os.kill(s3.process.pid, signal.SIGSTOP)
     def back(learn):
-        until(lambda: learn.checkpoint.mirror.trouble, 60, 'the trouble')
+        until(lambda: learn.checkpoint.saver.mirror.trouble, 60, 'the trouble')
         seen['states'] = set(learn.checkpoint.states().values())
         s3.start() if how == 'killed' else os.kill(s3.process.pid, signal.SIGCONT)
     with warnings.catch_warnings(record=True) as ws:
@@ -269,7 +269,7 @@ def test_a_slow_store_gets_whole_copies(memory, fresh, home, tmp_path):
     url = f'slowmem://{tmp_path.name}/run'
     with warnings.catch_warnings():
         warnings.simplefilter('error', RunWarning)
-        learn = fit(fresh(), url, [At(lambda l: l.ckpt.writer.wait(20), *range(1, 999))], steps=2, keep=2)
+        learn = fit(fresh(), url, [At(lambda l: l.ckpt.saver.writer.wait(20), *range(1, 999))], steps=2, keep=2)
     cs = Remote(UrlStore(url)).manifests()
     assert cs[0]['finished'] and len(cs) == 2
     assert len(RunFolder(learn.ckpt.place.path).checkpoints()) <= 4
