@@ -116,7 +116,7 @@ class Place:
         o,mine = self._owner(),self.folder.owner() if RunFolder.is_run(self.path) else None
         if o is None or o['released'] or mine and mine['token'] == o['token']: return
         limit,ago = max(silent, 3*self.store.beat),time.time()-o['time']
-        left = min(limit, max(limit-ago, 1.25*self.store.beat if ago < 5*limit else 0)) # its clock may be slow, or what is seen here old
+        left = min(limit, max(limit-ago, 1.25*self.store.beat+1 if ago < 5*limit else 0)) # its clock may be slow, or what is seen here old
         if left > 1: self.say(f"{self.where} was in use on another machine ({o['host']}) a moment ago; waiting up to {left:.0f} seconds to see whether it still is.")
         end = time.monotonic()+left
         while time.monotonic() < end:

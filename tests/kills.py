@@ -317,14 +317,19 @@ def done(n):
 
 BRIEF = Case(lambda learn, cbs: learn.fit_one_cycle(1, 1e-2, cbs=cbs), lambda: [CSVLogger(), SaveModelCallback()], dict(dropout=0.2))
 
+def brief(d, n, *cbs):
+    "A process of a short run that ends when the save of step `n` is done"
+    train(BRIEF, d, CKPT, [*cbs, done(n)])
+
+
 def every_call(kind, n, top, bar):
     "SIGKILL at every file system call of the save of step `n`"
     count,d,alone,begun = Count(f'every call of {kind}'),top/'every',top/'alone',top/'begun'
     if not alone.exists(): assert Child(lambda: train(BRIEF, alone), f'{alone}.log').wait() == 0
-    if n: assert Child(lambda: train(BRIEF, begun, CKPT, [done(n-CKPT['steps'])]), f'{begun}.log').wait() == 0
+    if n: assert Child(lambda: brief(begun, n-CKPT['steps']), f'{begun}.log').wait() == 0
     def one():
         if n: shutil.copytree(begun, d, dirs_exist_ok=True)
-        train(BRIEF, d, CKPT, [about(n), done(n)])
+        brief(d, n, about(n))
     for call,i,rc,hit in at_every_call(one, syscalls=(*CALLS, 'truncate', ('mkdir', 'mkdirat')), gate=True):
         failed = None
         if hit: count.killed(newest_step(d/'run'))

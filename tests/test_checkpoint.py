@@ -8,19 +8,24 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import Counter, defaultdict, deque, namedtuple
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from fastai.callback.all import CSVLogger, EarlyStoppingCallback, GradientAccumulation, ReduceLROnPlateau, SaveModelCallback, ShortEpochCallback
+from fastai.callback.all import (CSVLogger, EarlyStoppingCallback, GradientAccumulation, MixUp, ProgressCallback, ReduceLROnPlateau, SaveModelCallback,
+                                 ShortEpochCallback, ShowGraphCallback)
 from fastai.callback import core
 from fastai.callback.core import Callback, event
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.learner import Learner
-from fastai.losses import MSELossFlat
+from fastai.learner import AvgMetric, Learner, Metric, load_learner
+from fastai.losses import CrossEntropyLossFlat, MSELossFlat
 from fastai.metrics import mae
 from fastai.optimizer import OptimWrapper, ranger
+from fastcore.foundation import L
 from torch import nn
 
 import charrnn_fa.checkpoint
@@ -31,11 +36,14 @@ import inject
 import kills
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.cli import main
+from charrnn_fa.corpus import CharRNNError
 from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.evaluate import CharLoss
 from charrnn_fa.files import RunError, RunWarning
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.learner import char_learner
-from charrnn_fa.optim import AdamW
+from charrnn_fa.loop import CharProgress
+from charrnn_fa.optim import AdamW, Muon
 from charrnn_fa.state import Keeper, from_json
 from kills import CKPT, SEED, Case, Noise, differences, digest, leave, newest_step, set_generators
 
@@ -106,6 +114,52 @@ class Odd(Callback):
         for p in self.model.parameters(): p.grad.add_(1e-4*g)
 
 
+class Shifting(Callback):
+    "Its attributes change their kinds, are changed in place and between epochs, and some are the model's own"
+    def __init__(self): self.best,self.parts,self.right,self.later = '',[],[],0
+    def before_fit(self):
+        self.steps,self.marks,self.size = [],dict(n=0),np.float32(1)
+        self.weights,self.sums = list(self.model.parameters()),[torch.zeros(()) for _ in range(40)]
+    def before_epoch(self): self.steps.append(self.epoch)
+    def before_train(self): self.marks['n'] += 1
+    def before_step(self):
+        if not self.best: self.best = 0.
+        self.best,self.size,n = self.best + self.loss.item(),self.size*np.float32(1.01),self.train_iter
+        self.parts = torch.full((3,), float(n))
+        self.right.append(torch.tensor(n%3))
+        self.back = np.arange(4)[::-1]
+        self.sums[n%40] += n
+        g = self.best + float(self.size) + sum(self.steps) + self.marks['n'] + sum(self.right).item() + self.parts.sum().item() + sum(self.sums).item() + self.back[0]
+        for p in self.weights: p.grad.add_(1e-5*g)
+        if n == 10: self.later = [1, 2]
+
+
+class Leaves(Callback):
+    "Switches itself off"
+    def before_step(self):
+        for p in self.model.parameters(): p.grad.add_(1e-3)
+        if self.train_iter == 9: self.run = False
+
+
+def train_metrics(learn):
+    "Measures the training part too, by a function and by a metric that keeps what it has across epochs"
+    class Sum(Metric):
+        def reset(self): self.n = getattr(self, 'n', 0.)
+        def accumulate(self, learn): self.n += learn.loss.item()
+        @property
+        def value(self): return self.n
+    learn.metrics = L([*learn.metrics, AvgMetric(lambda x, y: x.sum()), Sum()])
+    learn.recorder.train_metrics = True
+
+
+def texts(d):
+    "A Learner of fastai over its own loader for language models, which shuffles the order that it had before"
+    from fastai.text.data import LMDataLoader
+    docs = [torch.randint(0, 9, (20+i,), generator=torch.Generator().manual_seed(i)) for i in range(12)]
+    dls = DataLoaders(LMDataLoader(docs, bs=2, seq_len=10, shuffle=True), LMDataLoader(docs[:3], bs=2, seq_len=10), path=d)
+    return Learner(dls, nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9)), loss_func=CrossEntropyLossFlat())
+
+
 def further(learn, cbs):
     learn.fit_one_cycle(1, 1e-2, cbs=cbs)
     learn.fit(2, 1e-3, cbs=cbs)
@@ -154,6 +208,16 @@ CASES = dict(
     further=Case(fit=further, learner=dict(dropout=0.2)),
     plain=Case(make=plain, fit=one_cycle(4), cbs=lambda: [SaveModelCallback(), CSVLogger()]),
     plain_best=Case(make=plain, fit=fit(4), cbs=lambda: [SaveModelCallback()]),
+    bar=Case(before=lambda learn: learn.add_cb(CharProgress()), learner=dict(dropout=0.2)),
+    plain_bar=Case(make=plain, before=lambda learn: learn.add_cb(ProgressCallback()), fit=one_cycle(4)),
+    graph=Case(before=lambda learn: learn.add_cb(CharProgress()), cbs=lambda: [ShowGraphCallback()]),
+    shifting=Case(cbs=lambda: [Shifting()]),
+    leaves=Case(cbs=lambda: [Leaves()]),
+    metrics=Case(before=train_metrics),
+    texts=Case(make=texts, fit=one_cycle(4)),
+    late=Case(fit=lambda learn, cbs: learn.start_at(1).fit(3, 1e-2, cbs=cbs), learner=dict(dropout=0.2)),
+    lowered=Case(cbs=lambda: [SaveModelCallback(with_opt=True), ReduceLROnPlateau(patience=1, factor=3, min_delta=0.5)], fit=fit(4)),
+    mixed=Case(make=plain, cbs=lambda: [MixUp()], fit=fit(3)),
     two_monitors=Case(cbs=lambda: [SaveModelCallback(monitor='accuracy'), EarlyStoppingCallback(patience=1, min_delta=5.)], fit=fit(4)),
 )
 
@@ -237,7 +301,7 @@ def run(clean, alone, tmp_path):
 
 DIE = ('before_batch', 18, 'die'),('before_batch', 14, 'die') # the second time counted from where the first left off
 
-@pytest.mark.parametrize('name', [o for o in CASES if o not in ('further', 'between', 'tuned', 'plain', 'plain_best', 'append', 'best', 'accuracy', 'short', 'minutes', 'two_monitors')])
+@pytest.mark.parametrize('name', [o for o in CASES if o not in ('further', 'between', 'tuned', 'plain', 'plain_best', 'append', 'best', 'accuracy', 'short', 'minutes', 'two_monitors', 'plain_bar', 'texts', 'late', 'lowered', 'mixed')])
 def test_killed_twice_and_the_same(run, name):
     "In the middle of the second and of the third epoch"
     for o in DIE: run(name, o, rc=-9)
@@ -386,6 +450,185 @@ def test_another_learner_goes_on_at_epoch_ends(run):
     run('plain').same()
 
 
+@pytest.mark.parametrize('name', ['plain_bar', 'texts', 'mixed'])
+def test_other_learners(run, name):
+    "Killed in a later epoch, and called again when finished"
+    run(name, ('before_epoch', 3, 'die'), rc=-9)
+    for _ in range(2): assert run(name).same()
+
+
+@pytest.mark.parametrize('name', ['bar', 'late', 'lowered'])
+def test_finished_and_called_again(run, name):
+    run(name, ('before_batch', 3, 'die'), rc=-9)
+    for _ in range(2): assert run(name).same()
+
+
+def test_half_precision_of_fastai(tmp_path, text):
+    "Its callback has thrown its scaler away when the end is saved"
+    for f in Learner.to_fp16,Learner.to_bf16,Learner.to_fp32:
+        for _ in range(2):
+            learn = f(plain(tmp_path))
+            learn.remove_cbs(learn.progress)
+            with warnings.catch_warnings(), learn.no_logging():
+                warnings.simplefilter('ignore')
+                learn.fit(1, 1e-2, cbs=(ckpt := Checkpoint(tmp_path/f.__name__, quiet=True)))
+            assert RunFolder(ckpt.where).finished and not ckpt.saver.trouble if ckpt.saver else True
+
+
+def test_saves_are_due_by_the_clock_in_epochs_of_any_length(short, tmp_path, monkeypatch):
+    "A step takes a second, an epoch fourteen: a save every twenty seconds comes every twenty steps"
+    learn,saved = small(tmp_path, short, 5),[]
+    monkeypatch.setattr(charrnn_fa.checkpoint, 'time', SimpleNamespace(perf_counter=lambda: learn.steps_done))
+    class Note(Callback):
+        order = 1001
+        def after_batch(self):
+            if self.training and self.checkpoint.saved == self.steps_done: saved.append(self.steps_done)
+    learn.fit(5, 1e-2, cbs=[Checkpoint(tmp_path/'r', minutes=20/60, keep=9, quiet=True), Note()])
+    assert saved == [20, 40, 60] and [m['step'] for m in RunFolder(tmp_path/'r').checkpoints()] == [70, 60, 40, 20]
+
+
+def test_an_interrupt_in_another_learner_saves_the_last_epoch(tmp_path):
+    "Though no save was due"
+    class Stop(Callback):
+        def before_batch(self):
+            if self.training and self.train_iter == 33: send(signal.SIGINT)
+    learn = plain(tmp_path)
+    learn.remove_cbs(learn.progress)
+    with pytest.raises(KeyboardInterrupt), learn.no_logging(): learn.fit(4, 1e-2, cbs=[Checkpoint(tmp_path/'r', minutes=60, quiet=True), Stop()])
+    assert RunFolder(tmp_path/'r').newest()['step'] == 28
+
+
+def test_what_is_not_kept_is_said(short, tmp_path, capsys):
+    class Mine(Callback):
+        def before_fit(self): self.seen,self.opened,self._hidden = [],open(os.devnull),open(os.devnull)
+        def after_fit(self): self.opened.close(); self._hidden.close()
+    small(tmp_path, short, 5).fit(1, 1e-2, cbs=[Mine(), Checkpoint(tmp_path/'r')])
+    assert re.search(r'Not kept of callbacks.*: Mine\.opened\.$', capsys.readouterr().out, re.M)
+
+
+@pytest.mark.parametrize('change,what', [(lambda l: l.model.register_buffer('wave', torch.zeros(2, dtype=torch.complex64)), 'complex64'),
+                                         (lambda l: l.add_cb(type('Own', (Callback,), dict(state_dict=lambda self: {'g': torch.Generator()}, load_state_dict=lambda self, d: None))()), 'state of Own')])
+def test_what_cannot_be_kept_is_told_at_once(tmp_path, change, what):
+    learn = plain(tmp_path)
+    learn.remove_cbs(learn.progress)
+    change(learn)
+    with pytest.raises(RunError, match=what): learn.fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
+    assert not (tmp_path/'r').exists() and not charrnn_fa.process.Lock.held
+
+
+@pytest.mark.parametrize('args', [dict(where=None), dict(where=3), dict(minutes=None), dict(minutes=-1), dict(steps=0), dict(keep=1), dict(keep=None)])
+def test_mistakes_in_arguments(args):
+    with pytest.raises(CharRNNError): Checkpoint(**{'where': 'r', **args})
+
+
+def test_results_are_numbers(short, tmp_path):
+    with pytest.raises(CharRNNError, match='numbers'): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', results=lambda learn: {'a': 'text'}, quiet=True))
+    assert not RunFolder(tmp_path/'r').finished and not charrnn_fa.process.Lock.held
+
+
+def test_an_exported_learner_takes_no_threads_along(short, tmp_path):
+    learn = small(tmp_path, short, 5, cbs=[Checkpoint(tmp_path/'r', quiet=True)])
+    learn.fit(1, 1e-2)
+    del learn.logger
+    learn.export('all.pkl')
+    assert load_learner(tmp_path/'all.pkl').checkpoint.where == str(tmp_path/'r')
+
+
+def test_a_log_that_others_have_written_on_stays(short, tmp_path):
+    "The finished run is called again: its lines are there, those after them too"
+    again = lambda: small(tmp_path, short, 5).fit(1, 1e-2, cbs=[CSVLogger(append=True), Checkpoint(tmp_path/'r', quiet=True)])
+    again()
+    log = tmp_path/'history.csv'
+    log.write_text(both := log.read_text() + 'another fit,1,2\n')
+    again()
+    assert log.read_text() == both
+
+
+def test_a_manifest_that_was_being_removed(short, tmp_path):
+    "Emptied and not gone: an older one is no reason for a warning, and goes"
+    again = lambda: small(tmp_path, short).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=10, quiet=True))
+    small(tmp_path, short, 5).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=10, quiet=True))
+    old, = (tmp_path/'r').glob('step-00000010-*.json')
+    old.write_bytes(b'')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        again()
+    assert not list((tmp_path/'r').glob('step-00000010-*'))
+
+
+def test_files_that_are_not_ours_stay(short, tmp_path):
+    "Whatever they are called: the folder counts as taken. What a killed process left is cleared"
+    names = ['text-notes.md', 'owner-manual.txt', '.env', '.gitignore', 'step-by-step.json', 'text-0123456789abcdef.txt']
+    for o in names:
+        d = tmp_path/o.replace('.', '')
+        d.mkdir()
+        (d/o).write_text('mine')
+        with pytest.raises(RunError, match='holds other things'): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(d, quiet=True))
+        assert (d/o).read_text() == 'mine'
+    d = tmp_path/'left'
+    d.mkdir()
+    for o in 'text-0123456789abcdef.safetensors', 'step-00000000-01234567.safetensors', '.run.json.01234567', '.lock': (d/o).write_text('half')
+    small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(d, quiet=True))
+    assert len(os.listdir(d)) == 6 and RunFolder(d).finished                          # settings, text, owner, lock, a checkpoint of two files
+
+
+def test_copies_by_hard_links_stay_whole(short, tmp_path):
+    "`cp -al` is a backup: old checkpoints that go do not take its contents along"
+    learn,d = small(tmp_path, short, 5),tmp_path/'r'
+    class Copy(Callback):
+        order = 1001
+        def after_batch(self):
+            if self.training and self.train_iter == 12:
+                self.checkpoint.saver.writer.wait(10)
+                shutil.copytree(d, tmp_path/'copy', copy_function=os.link)
+    learn.fit(3, 1e-2, cbs=[Checkpoint(d, steps=4, keep=2, quiet=True), Copy()])
+    copy = RunFolder(tmp_path/'copy')
+    assert copy.newest()['step'] == 12 and len(copy.checkpoints()) == 2 and all(copy.read(m) for m in copy.checkpoints())
+
+
+def test_two_threads_of_one_process(short, tmp_path):
+    "The second is refused"
+    go,said = threading.Event(),[]
+    class Wait(Callback):
+        def before_batch(self): go.wait(20)
+    one = threading.Thread(target=lambda: small(tmp_path, short, 5).fit(1, 1e-2, cbs=[Checkpoint(tmp_path/'r', quiet=True), Wait()]))
+    one.start()
+    while not RunFolder.is_run(tmp_path/'r') or not charrnn_fa.process.Lock.held: time.sleep(0.01)
+    try:
+        with pytest.raises(RunError, match='Another thread'): small(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
+    finally:
+        go.set()
+        one.join()
+    assert RunFolder(tmp_path/'r').finished
+
+
+def test_warnings_that_are_errors(short, tmp_path, monkeypatch, capsys):
+    "Training does not die of a checkpoint, even then"
+    monkeypatch.setattr(RunFolder, 'rotate', lambda *args, **kwargs: throw(PermissionError(1, 'Operation not permitted')))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        small(tmp_path, short, 5).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4))
+    assert capsys.readouterr().out.count('Operation not permitted') == 1 and len(RunFolder(tmp_path/'r').checkpoints()) > 3 and RunFolder(tmp_path/'r').finished
+
+
+@pytest.mark.skipif(bool(inject.missing()), reason=inject.missing() or 'works')
+@pytest.mark.parametrize('error', ['EIO', 'ENOSPC', 'EDQUOT'])
+def test_an_error_in_every_call_of_a_save(clean, tmp_path, error):
+    "The local disk fails once, at each call in turn: what has a manifest has its data, nothing is left about, and the end is there"
+    top,n = tmp_path,0
+    assert clean.run(top/'log', kills.brief, top/'begun', 8) == 0
+    def one():
+        shutil.copytree(top/'begun', top/'d')
+        kills.brief(top/'d', 12, kills.about(12))
+    for call,i,rc,hit in inject.at_every_call(one, action=f'error={error}', syscalls=('openat', 'write', 'fsync', 'rename', 'close'), gate=True):
+        run,n = RunFolder(top/'d/run'),n+hit
+        whole = [m for m in run.checkpoints() if run.read(m)]
+        assert rc == 0 and len(whole) >= 2 and not run.damaged and not [o for o in run.names() if o.startswith('.step')], (call, i, rc)
+        assert len([o for o in run.names() if o.startswith('step')]) == 2*len(whole), (call, i)
+        shutil.rmtree(top/'d')
+    assert n > 10
+
+
 # Seeds and settings
 
 def small(d, text, seed=None, cbs=None, bs=4, seq_len=16, **kwargs):
@@ -412,11 +655,13 @@ def begun(short, tmp_path):
     return _try
 
 
+class Other(CharLoss): pass
+
 CHANGES = {
     'the text': dict(text='one byte'), 'the vocabulary': dict(text='a letter'), 'n_hid 16 -> 12': dict(n_hid=12), 'n_layers 1 -> 2': dict(n_layers=2),
     'arch lstm -> gru': dict(arch='gru'), 'bs 4 -> 5': dict(bs=5), 'seq_len 16 -> 8': dict(seq_len=8), 'n_epoch 2 -> 3': dict(n_epoch=3),
     r'lr \[0.01\S* 0.01\S* 0.01\] -> \[0.02': dict(lr=2e-2), 'the schedule of lr': dict(fit='fit_one_cycle'), r'wd .*0.5': dict(wd=0.5),
-    'dropout 0.0 -> 0.3': dict(dropout=0.3), 'clip': dict(clip=0.1), 'seed 5 -> 6': dict(seed=6), 'opt muon -> adamw': dict(opt_func=AdamW),
+    'dropout 0.0 -> 0.3': dict(dropout=0.3), 'clip': dict(clip=0.1), 'seed 5 -> 6': dict(seed=6), 'opt muon -> adamw': dict(opt_func=AdamW), 'loss CharLoss -> Other': dict(loss_func=Other()), 'muon_ratio': dict(opt_func=partial(Muon, muon_ratio=3.)),
     'GradientAccumulation none -> ': dict(cbs=[GradientAccumulation(8)])}
 
 @pytest.mark.parametrize('what', CHANGES)

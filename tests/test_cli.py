@@ -1,11 +1,13 @@
 "The command: what it prints, its exit status, and one sentence for each mistake"
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import faultfs
 import pytest
 
 from charrnn_fa.cli import main
@@ -94,6 +96,63 @@ def test_unfinished_run_goes_on_by_itself(call, tmp_path):
     assert status == 0 and json.loads(out)['steps'] == 200
     subprocess.run([*args[:5], '--run', str(tmp_path/'alone'), *args[7:]], check=True, capture_output=True)
     assert json.loads(call('info', d, '--json')[1])['weights_sha256'] == json.loads(call('info', tmp_path/'alone', '--json')[1])['weights_sha256']
+
+
+@pytest.mark.parametrize('args,said', [(['--epochs', 8], 'epochs 4'), (['--valid-pct', 0.2], 'valid_pct 0.1'), (['--precision', 'bf16'], 'precision fp32'), (['--preset', 't4-hour'], 'preset cpu-minute'),
+                                       (['--from', '{run}'], 'no source'), (['--encoding', 'latin-1'], 'encoding utf-8'), (['--minutes', 3], 'no minutes'), (['--steps', 9], 'no steps'), (['--n-hid', 9], 'n_hid 16')])
+def test_settings_of_an_unfinished_run_are_not_ignored(call, begun, run, args, said):
+    status,out,err = call('train', begun.text, '--run', begun.d, *(str(o).format(run=run) for o in args))
+    assert status == 1 and out == '' and err.count('\n') == 1 and f'was begun with {said};' in err
+
+
+@pytest.fixture(scope='module')
+def begun(tmp_path_factory):
+    "A run over a file that has not come to its end"
+    from types import SimpleNamespace
+    d = tmp_path_factory.mktemp('begun')
+    (d/'t.txt').write_text('abcd'*100)
+    from charrnn_fa.cli import main
+    assert main(list(map(str, ['train', d/'t.txt', '--run', d/'r', '--epochs', 4, '--save-steps', 5, '--quiet', '--precision', 'fp32', *TINY]))) == 0
+    last = max((d/'r').glob('step-*.json'))
+    last.unlink()                                                                    # as if killed before the end
+    return SimpleNamespace(d=d/'r', text=d/'t.txt')
+
+
+def test_text_that_has_changed_is_refused(call, begun, tmp_path):
+    d = tmp_path/'r'
+    shutil.copytree(begun.d, d)
+    for change in 'abca', 'abcx':
+        text = begun.text.read_text()
+        try:
+            begun.text.write_text(text[:-4] + change)
+            status,_,err = call('train', begun.text, '--run', d)
+        finally: begun.text.write_text(text)
+        assert status == 1 and err.count('\n') == 1 and 'has changed' in err
+    assert call('train', begun.text, '--run', d, '--quiet')[0] == 0
+
+
+def test_a_url_is_no_folder(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status,_,err = call('train', 'count', '--run', 's3://bucket/run')
+    assert status == 1 and err.count('\n') == 1 and 'Checkpoint' in err and os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(bool(faultfs.missing()), reason=faultfs.missing() or 'works')
+def test_a_run_on_a_mount(call, run, tmp_path):
+    "`info` says how far the files have come; a mount that hangs is given up after ten seconds"
+    with faultfs.DriveMount(tmp_path) as drive:
+        d = drive.mountpoint/'MyDrive/r'
+        shutil.copytree(run, d)
+        states = lambda: {c['state'] for c in json.loads(call('info', d, '--json')[1])['checkpoints']}
+        assert states() == {'mounted'}
+        drive.control(uncommitted=0)
+        assert states() == {'uploaded'}
+        drive.control(uncommitted=True)
+        (d/'owner-000009-01234567-0.json').touch()
+        drive.control(delay=dict(getattr=30))
+        p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', 'info', str(d)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try: assert 'has not answered for 10 seconds' in p.stderr.readline()
+        finally: p.kill()
 
 
 def test_from_another_run_with_more_symbols(call, run, tmp_path):
@@ -216,7 +275,6 @@ def test_mistakes_get_one_sentence(call, tmp_path, run, args, says):
 
 @pytest.mark.parametrize('part', ['run.json', 'safetensors', 'json'])
 def test_damaged_run(call, tmp_path, run, part):
-    import shutil
     d = tmp_path/'r'
     shutil.copytree(run, d)
     file = d/'run.json' if part == 'run.json' else next(d.glob(f'step-*.{part}'))

@@ -11,6 +11,7 @@ import time
 import types
 from pathlib import Path
 
+import faultfs
 import pytest
 import torch
 
@@ -307,6 +308,19 @@ def test_mounted_already(fake, monkeypatch):
     monkeypatch.setattr(colab, 'drive_mounted', lambda at: True)
     for _ in range(3): assert mount_drive() == Path('/content/drive/MyDrive')
     assert m.asked == []
+
+
+@pytest.mark.skipif(bool(faultfs.missing()), reason=faultfs.missing() or 'works')
+def test_a_drive_that_died_is_mounted_anew(fake, tmp_path):
+    "Its process is gone, the mount is not, and every look fails with errno 107: `drive.mount` is asked, and clears that away"
+    with faultfs.DriveMount(tmp_path) as drive:
+        (drive.backing/'MyDrive').mkdir()
+        m = fake(mount=lambda *args, **kwargs: drive.remount())
+        assert mount_drive(drive.mountpoint) == drive.mountpoint/'MyDrive' and m.asked == []
+        drive.kill()
+        with pytest.raises(OSError, match='107'): os.listdir(drive.mountpoint)
+        assert mount_drive(drive.mountpoint) == drive.mountpoint/'MyDrive' and len(m.asked) == 1
+        assert os.listdir(drive.mountpoint) == ['MyDrive']
 
 
 def test_side_bar_mount_comes_late(fake, monkeypatch):

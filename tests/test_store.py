@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import faultfs
+import inject
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -159,6 +160,12 @@ def machine(home, f, log=None):
 def ended(pid): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def spoil(f, how):
+    b = f.read_bytes()
+    if how == 'missing': f.unlink()
+    else: f.write_bytes(dict(truncated=b[:len(b)//2], flipped=b[:99]+bytes([b[99]^1])+b[100:], empty=b'', html=b'<!doctype html><title>Sign in</title>')[how])
+
+
 def die(ckpt): os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -238,6 +245,14 @@ def test_never_mounted(tmp_path, fit, monkeypatch, home):
     learn = fit(f'{at}/MyDrive/run', local=True, wait=1)
     assert len(learn.told) == 1 and 'is not mounted' in learn.told[0] and not at.exists()
     assert set(learn.ckpt.states().values()) == {'local'}
+
+
+def test_a_drive_that_was_mounted_elsewhere(tmp_path, fit, monkeypatch):
+    "On Colab a folder MyDrive belongs to a mount, wherever it is"
+    (tmp_path/'hostname').touch()
+    monkeypatch.setattr(store, '_hostname', tmp_path/'hostname')
+    with pytest.raises(CharRNNError, match='is not mounted'): fit(tmp_path/'gdrive/MyDrive/run')
+    assert not (tmp_path/'gdrive').exists()
 
 
 def test_mounted_late(tmp_path, fit, monkeypatch):
@@ -356,6 +371,22 @@ def test_slow_mount(drive, fit, monkeypatch):
     assert drive.calls()['create'] < 40
 
 
+def test_old_ones_here_that_cannot_go_do_not_hold_up_the_copies(drive, fit, monkeypatch):
+    real = RunFolder.rotate
+    def rotate(self, *args, **kwargs):
+        if str(drive.mountpoint) not in str(self.path): raise PermissionError(1, 'Operation not permitted')
+        return real(self, *args, **kwargs)
+    monkeypatch.setattr(RunFolder, 'rotate', rotate)
+    learn = fit(drive.where)
+    assert len(learn.told) == 1 and 'Operation not permitted' in learn.told[0] and RunFolder(drive.there).finished
+
+
+def test_two_checkpoints_stay_in_drive(drive, fit):
+    "Of a finished run too, where it cannot be told whether the last one has been uploaded"
+    fit(drive.where, steps=None, minutes=60)
+    assert steps(drive.there) == [58, 0]
+
+
 def test_local_rotation_leaves_what_is_being_copied(drive, fit):
     "A copy that takes longer than `keep` saves"
     drive.control(kbps=80)
@@ -416,6 +447,36 @@ def test_machine_lost_before_the_upload(drive, fit, lost, tmp_path):
     learn = fit(drive.where, seed=None, wait=2)
     assert RunFolder(cloud).resumes() == [20] and not learn.told
     tidy(cloud)
+
+
+def test_an_attribute_that_cannot_be_read_proves_nothing(drive, fit):
+    "Errors in passing while uploads are stuck: what the cloud has stays in the mount too"
+    kept = []
+    def blip(ckpt):
+        settle(ckpt)
+        drive.control(uncommitted=True, errno=dict(getxattr=5))
+        time.sleep(1)
+        kept.append(steps(drive.there))
+    drive.control(uncommitted=0.05)
+    def stuck(ckpt):
+        settle(ckpt)
+        until(lambda: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'uploaded')
+        drive.control(uncommitted=True)
+    fit(drive.where, {12: stuck, **{o: settle for o in (22, 32, 42)}, 45: blip, 47: doing(drive.control, uncommitted=True)}, keep=2, wait=1)
+    assert 10 in kept[0] and 10 in steps(drive.there), kept
+
+
+@needs_fuse
+@pytest.mark.parametrize('answers,uploaded', [({}, None), (dict(uncommitted=False), True), (dict(uncommitted=True), False)])
+def test_what_the_attributes_say(drive, answers, uploaded):
+    s = MountStore(f'{drive.mountpoint}/MyDrive/x')
+    drive.control(**answers)
+    s.write('a', [b'x'])
+    assert s.uploaded('a') is uploaded
+    drive.control(errno=dict(getxattr=5))
+    assert not s.uploaded('a')
+    drive.control()
+    if uploaded is not None: assert s.uploaded('a') is False                          # it has answered before, so it owes an answer
 
 
 # I/O errors
@@ -747,6 +808,19 @@ def test_two_machines(drive, fit, tmp_path, stale):
     if not stale: assert {o for o in os.listdir(drive.there) if o not in names and '00000020' not in o} == set()
 
 
+def test_an_owner_whose_clock_is_slow(drive, fit, tmp_path, monkeypatch):
+    "Four times as long ago as it takes to be dead, by its own clock, but alive: seen by its signs"
+    slow,real = {o: lambda _: time.sleep(0.1) for o in range(12, 58)},time.time
+    def owner():
+        mirror.time.time = lambda: real()-4
+        fit(drive.where, slow)
+    pid = machine(tmp_path/'a', owner, tmp_path/'log')
+    until(lambda: (drive.there/'run.json').exists() and len(steps(drive.there)) > 1)
+    with pytest.raises(RunError, match='trained on another machine'): fit(drive.where, seed=None)
+    assert ended(pid) == 0, (tmp_path/'log').read_text()
+    assert RunFolder(drive.there).resumes() == []
+
+
 def test_owner_lives_through_a_long_copy(drive, fit, tmp_path, monkeypatch):
     "Signs of life during a copy that takes longer than the silence after which one is taken for dead"
     go = tmp_path/'go'
@@ -829,19 +903,102 @@ def test_killed_between_data_and_manifest(drive, fit, lost, monkeypatch):
 
 
 @needs_fuse
+@pytest.mark.skipif(bool(inject.missing()), reason=inject.missing() or 'works')
+@pytest.mark.parametrize('call,every', [('fsync', 3), ('write', 11), ('unlinkat', 3), ('openat', 43)])
+def test_killed_at_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeypatch, call, every):
+    "SIGKILL in the thread that copies, while two saves and a rotation arrive in Drive; another machine goes on from what is there"
+    class Copied(Callback):
+        order = 1001
+        def after_batch(self):
+            if not self.training or self.train_iter%10: return
+            settle(self.checkpoint)
+            if self.train_iter == 20: inject.gate()
+            if self.train_iter == 40: os._exit(0)
+    def train(home, *cbs):
+        os.environ['CHARRNN_HOME'] = str(home)
+        learn = fresh(5 if cbs else None)
+        learn.fit_one_cycle(2, 1e-2, cbs=[*cbs, Checkpoint(drive.where, steps=10, keep=2, wait=20, quiet=True)])
+        return learn
+    first,kills = 1,0
+    while True:
+        for o in tmp_path/'lost',tmp_path/'found',drive.there: shutil.rmtree(o, ignore_errors=True)
+        rc,hit = inject.run_with_fault(lambda: train(tmp_path/'lost', Copied()), call, first, 'signal=SIGKILL', gate=True)
+        if not hit: break
+        assert rc == -signal.SIGKILL
+        kills,first = kills+1,first+every
+        monkeypatch.setenv('CHARRNN_HOME', str(tmp_path/'found'))
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', RunWarning)
+            learn = train(tmp_path/'found')
+        assert all(torch.equal(p, q) for p,q in zip(alone.model.parameters(), learn.model.parameters(), strict=True)), (call, first)
+        tidy(drive.there, keep=2)
+    assert kills > 1
+
+
+@pytest.mark.parametrize('how', ['truncated', 'flipped', 'empty', 'html', 'missing'])
+@pytest.mark.parametrize('which', ['safetensors', 'json'])
+def test_damaged_here(fit, tmp_path, which, how):
+    "A run on this machine's disk: the checkpoint before is used, and that is said"
+    def stop(ckpt):
+        assert ckpt.saver.writer.wait(20)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fit(tmp_path/'r', {45: stop})
+    spoil(next((tmp_path/'r').glob(f'step-00000040-*.{which}')), how)
+    learn = fit(tmp_path/'r', seed=None)
+    assert RunFolder(tmp_path/'r').resumes() == [30] and len(learn.told) == (which+how != 'jsonmissing'), learn.told
+    assert all('step 30 is used' in o for o in learn.told)
+
+
+@needs_fuse
 @pytest.mark.parametrize('how', ['truncated', 'flipped', 'empty', 'html', 'missing'])
 @pytest.mark.parametrize('which', ['safetensors', 'json'])
 def test_damaged_in_the_store(drive, fit, lost, which, how):
     "The one before is used, and it is said why"
     lost(35)
     (f,) = drive.there.glob(f'step-00000030-*.{which}')
-    b = f.read_bytes()
-    if how == 'missing': f.unlink()
-    else: f.write_bytes(dict(truncated=b[:len(b)//2], flipped=b[:99]+bytes([b[99]^1])+b[100:], empty=b'', html=b'<!doctype html><title>Sign in</title>')[how])
+    spoil(f, how)
     learn = fit(drive.where, seed=None)
     silent = (which,how) == ('json', 'missing')                                     # a checkpoint that never came about
     assert len(learn.told) == (not silent) and all(f.stem in o and 'step 20 is used' in o for o in learn.told), learn.told
     assert RunFolder(drive.there).resumes() == [20] and RunFolder(drive.there).newest()['finished']
+
+
+def test_settings_lost_in_the_store_and_whole_here(drive, fit, tmp_path):
+    "Of no bytes, or under the name that Drive gives to a second file: the run goes on and they are written anew"
+    def stop(ckpt):
+        settle(ckpt)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fit(drive.where, {25: stop})
+    (drive.there/'run.json').write_bytes(b'')
+    with pytest.raises(KeyboardInterrupt): fit(drive.where, {35: stop}, seed=None)
+    assert RunFolder(drive.there).resumes() == [20]
+    (drive.there/'run.json').rename(drive.there/'run (1).json')
+    assert not fit(drive.where, seed=None).told
+    assert RunFolder(drive.there).resumes() == [20, 30] and RunFolder(drive.there).finished
+
+
+def test_settings_under_another_name_on_another_machine(drive, fit, lost):
+    lost(35)
+    (drive.there/'run.json').rename(drive.there/'run (1).json')
+    assert not fit(drive.where, seed=None).told
+    assert RunFolder(drive.there).resumes() == [30] and RunFolder(drive.there).finished
+
+
+def test_one_look_at_an_empty_drive_is_not_trusted(drive, fit, monkeypatch):
+    "Listings and contents come late: the run that was copied there is waited for. If it is gone for good, that is said"
+    def stop(ckpt):
+        settle(ckpt)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fit(drive.where, {25: stop})
+    drive.there.rename(drive.backing/'away')
+    later = threading.Timer(1, lambda: (shutil.rmtree(drive.there, ignore_errors=True), (drive.backing/'away').rename(drive.there)))
+    later.start()
+    with pytest.raises(KeyboardInterrupt): fit(drive.where, {35: stop}, seed=None)
+    later.join()
+    assert RunFolder(drive.there).resumes() == [20]
+    shutil.rmtree(drive.there)
+    learn = fit(drive.where, wait=1)
+    assert len(learn.told) == 1 and 'holds no run any more' in learn.told[0] and '.old1' in learn.told[0] and RunFolder(drive.there).resumes() == []
 
 
 def test_damaged_here_and_whole_in_the_store(drive, fit, tmp_path, capsys):
