@@ -4,7 +4,7 @@ One fit in which spells with a save every ten seconds take turns with spells wit
 (at most 1 % is asked), the 99th percentile of batch times with and without (ratio at most 1.5), and how long a resume takes beyond imports (at most 3 s).
     python benchmarks/save_overhead.py [--spells 12] [--seconds 30] [--where DIR_OR_URL]
 """
-import argparse, tempfile, time
+import argparse, shutil, tempfile, time
 from statistics import mean, median
 
 import numpy as np
@@ -28,7 +28,7 @@ def learner(args):
 class Spells(Callback):
     "Lets saves be due every ten seconds, or never, in turn; notes how long each batch took, saves included"
     order = Checkpoint.order+1
-    def __init__(self, ckpt, spells, seconds): self.ckpt,self.spells,self.seconds = ckpt,spells,seconds
+    def __init__(self, ckpt, spells, seconds, copy): self.ckpt,self.spells,self.seconds,self.copy = ckpt,spells,seconds,copy
     def before_fit(self): self.times,self.saves,self.spell = {True: [], False: []},0,-3
     def after_batch(self):
         if not self.training: return
@@ -38,28 +38,40 @@ class Spells(Callback):
             self.saves += self.ckpt.saved > self.last
         if self.spell < 0 or now-self.began >= self.seconds:                         # the first batches are slow
             self.spell,self.began = self.spell+1,now
-            if self.spell == self.spells: raise CancelFitException
+            if self.spell == self.spells: self.end()
             self.ckpt.minutes = 1/6 if self.spell%2 else float('inf')
             self.ckpt.saved = now
         self.last = time.perf_counter()
+    def end(self):
+        self.ckpt.saver.writer.wait(60)
+        shutil.copytree(self.ckpt.folder.path, self.copy)                           # as a kill would leave it
+        raise CancelFitException
+
+
+class First(Callback):
+    "Ends a fit where its first batch would begin; when that was"
+    order = Checkpoint.order+1
+    def before_batch(self):
+        self.at = time.perf_counter()
+        raise CancelFitException
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--spells', type=int, default=12)
     parser.add_argument('--seconds', type=float, default=30)
-    parser.add_argument('--n-hid', type=int, default=960)
+    parser.add_argument('--n-hid', type=int, default=1008)
     parser.add_argument('--where')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as d:
         where = args.where or f'{d}/run'
         learn,ckpt = learner(args),Checkpoint(where, minutes=float('inf'), quiet=True)
-        spells = Spells(ckpt, args.spells, args.seconds)
+        spells = Spells(ckpt, args.spells, args.seconds, f'{d}/killed')
         learn.fit_steps(10**6, cbs=[ckpt, spells])
         size = ckpt.folder.newest()['size']
-        again,t = learner(args),time.perf_counter()
-        again.fit_steps(10**6, cbs=Checkpoint(where, quiet=True))                    # the run counts as finished: read, checked and restored, nothing trained
-        resume = time.perf_counter()-t
+        again,first,t = learner(args),First(),time.perf_counter()
+        again.fit_steps(10**6, cbs=[Checkpoint(f'{d}/killed', quiet=True), first])
+        resume = first.at-t
     on,off = spells.times[True],spells.times[False]
     per_save = (mean(on)-mean(off))*len(on)/spells.saves
     p = lambda ts: np.percentile(ts, 99)
@@ -67,7 +79,7 @@ def main():
           f'medians {median(on)*1e3:.0f} and {median(off)*1e3:.0f} ms\n'
           f'a save takes {per_save*1e3:.0f} ms of training: {per_save/60:.2%} at one a minute\n'
           f'99th percentile of batch times {p(on)*1e3:.0f} and {p(off)*1e3:.0f} ms, ratio {p(on)/p(off):.2f}; slowest {max(on)*1e3:.0f} and {max(off)*1e3:.0f} ms\n'
-          f'restoring {resume:.2f} s; {learn.precision}, {torch.get_num_threads()} threads, torch {torch.__version__}')
+          f'a resume takes {resume:.2f} s up to its first batch; {learn.precision}, {torch.get_num_threads()} threads, torch {torch.__version__}')
 
 
 if __name__ == '__main__': main()
