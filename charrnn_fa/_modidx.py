@@ -44,6 +44,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'charrnn_fa/checkpoint.py'),
                                        'charrnn_fa.checkpoint.Checkpoint._precision': ( 'checkpoint.html#checkpoint._precision',
                                                                                         'charrnn_fa/checkpoint.py'),
+                                       'charrnn_fa.checkpoint.Checkpoint._results': ( 'checkpoint.html#checkpoint._results',
+                                                                                      'charrnn_fa/checkpoint.py'),
                                        'charrnn_fa.checkpoint.Checkpoint._resume': ( 'checkpoint.html#checkpoint._resume',
                                                                                      'charrnn_fa/checkpoint.py'),
                                        'charrnn_fa.checkpoint.Checkpoint._save': ( 'checkpoint.html#checkpoint._save',

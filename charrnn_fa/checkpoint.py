@@ -53,9 +53,9 @@ class Checkpoint(Callback):
         store_attr('minutes,steps,keep,wait,local,allow_changes,results,info,quiet,storage_options')
         self.active = False
 
-    def __getstate__(self): # an exported Learner takes no threads and locks along
-        own = 'where','minutes','steps','keep','max_bytes','wait','local','allow_changes','results','info','quiet','storage_options'
-        return {**{k:vars(self)[k] for k in own}, 'active':False}
+    def __getstate__(self): # a copy takes no threads and locks along
+        of_fit = 'place','folder','after','guard','signals','saver','state','held','keeper','best'
+        return {**{k:None if k in of_fit else v for k,v in vars(self).items()}, 'active':False}
 
     def __repr__(self): return f'{type(self).__name__}({shown(self.where)})'
 
@@ -79,8 +79,8 @@ class Checkpoint(Callback):
             raise
 
     def _looking(self):
-        "In `lr_find`; or in `validate` or `get_preds`, which hold the Learner's lock and send the events of a fit"
-        return hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds') or self.learn.lock.locked()
+        "In `lr_find`; or in `validate` or `get_preds`, which hold the Learner's lock and send the events of a fit; or in none, as a copy"
+        return self.learn is None or hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds') or self.learn.lock.locked()
 
     def _begin(self):
         mine,fit = learner_settings(self.learn, **(self.info or {})),fit_settings(self.learn)
@@ -224,7 +224,7 @@ class Checkpoint(Callback):
     def _stand_guard(self, first): self.guard = Guard(self.learn, first, self._epoch_done, self.after_error, self.exact_start)
 
     # Saving
-    def _steps(self): return self.learn.steps_done-self.base if self.exact_start else (getattr(self.learn, 'epoch', -1)+1)*len(self.dls.train)
+    def _steps(self): return self.learn.steps_done-self.base if self.exact_start else (getattr(self.learn, 'epoch', -1)+1 if self.learn.n_epoch else 0)*len(self.dls.train)
 
     def _capture(self, at):
         ts,meta = capture(self.learn, at, self.keeper, (Checkpoint,), self.best)
@@ -252,7 +252,7 @@ class Checkpoint(Callback):
         except Exception as e: self.saver.complain(f"A checkpoint could not be taken ({reason(e)})", e)
 
     def after_batch(self):
-        if not self.active: return
+        if not self.active or self.signals is None: return # another callback's `validate` beside a finished run
         self.saver.tell()
         if not (self.training and self.exact_start): return self._stop() if self.signals.got else None
         at = self.epoch,self.iter+1
@@ -305,14 +305,24 @@ class Checkpoint(Callback):
 
     def _save_end(self):
         self.saver.final = True
-        res = self.results(self.learn) if self.results else {}
-        if not all(map(is_number, res.values())): raise CharRNNError(f"results gave {res}, but what is kept with a run are numbers; let it give a dict of those.")
+        res = self._results()
         if job := self._try((self.n_epoch, 0), finished=True, **res): self.saver.give(job)
         self.saver.finish(self.wait, lambda: self.signals.got) # a signal ends the wait, not the copying
         if self.saver.trouble: return
         self._count()
         m = self.folder.newest()
         self.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {self.saver.where_safe(m, self.place, min(5, self.wait))}.")
+
+    def _results(self):
+        "What `results` gives; should it fail, the same fit does no more than ask it again"
+        try:
+            res = {k:v.item() if isinstance(v, (np.generic, Tensor)) and not v.ndim else v for k,v in (self.results(self.learn) if self.results else {}).items()}
+            if not all(map(is_number, res.values())): raise CharRNNError(f"results gave {res}, but what is kept with a run are numbers; let it give a dict of those.")
+            return res
+        except BaseException:
+            self._save((self.n_epoch, 0))
+            self.saver.finish()
+            raise
 
     def states(self)->dict:
         "Checkpoints and where they are safe: 'local', 'mounted' or 'uploaded'"

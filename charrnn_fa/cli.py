@@ -107,7 +107,7 @@ def _same_settings(args, run):
     "Refuse settings that differ from those that an unfinished run was begun with"
     info = run.settings['info']
     begun = dict(asdict(run.preset), seed=run.settings['seed'], precision=run.settings['precision'], source=info.get('from'), steps=None if 'epochs' in info else info.get('n_steps'),
-                 **{k:info.get(k) for k in ('corpus', 'valid_pct', 'encoding', 'minutes', 'epochs', 'preset')})
+                 **{k:info.get(k) for k in ('corpus', 'valid_pct', 'minutes', *(('encoding', 'epochs', 'preset') if 'encoding' in info else ()))}) # the first runs kept less
     differ = [f"{k} {begun[k]}" if begun[k] is not None else f"no {k}" for k in begun if getattr(args, k, None) is not None and getattr(args, k) != begun[k]]
     if differ: raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}; leave these out to go on with it, or give another folder.")
     if args.corpus is not None and Path(args.corpus).is_file() and _other_text(args, run):
@@ -160,6 +160,7 @@ def _fit(args, learn, budget, info, began, out):
         return res
     ckpt = Checkpoint(args.run, minutes=1 if args.save_minutes is None else args.save_minutes, steps=args.save_steps, results=results, info=info)
     with learn.no_logging(), learn.no_valid(): n = learn.fit_steps(**budget, cbs=[_reporter(out, args.quiet), ckpt])
+    if not res: return _tell_finished(args, ckpt.folder, ckpt.folder.newest(), out) # its end had not been copied yet
     if ckpt.saver.trouble: raise CharRNNError(f"The result could not be stored: {str(ckpt.saver.trouble)}")
     if not args.quiet: print('\n' + _indent(learn.generate(n=300, seed=0)) + '\n', file=out)
     print(f"{n:,} steps in {_time(res['seconds'])} ({res['chars_per_s']:,.0f} characters/s); validation {_loss(res['nats'])} per character\n"

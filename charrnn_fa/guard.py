@@ -41,8 +41,9 @@ class Guard:
 
     def follow(self, cb:SaveModelCallback, f):
         "Call `f` whenever `cb` has saved"
+        save = cb._save # another guard may stand around it
         def _save(name):
-            type(cb)._save(cb, name)
+            save(name)
             f()
         vars(cb)['_save'] = _save
         self.followed.append(cb)

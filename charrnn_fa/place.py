@@ -136,7 +136,9 @@ class Place:
 
     def last_owner(self)->dict:
         "The record of the process that took the run up last, here or in the store; or None"
-        return newest_owner(o for o in (self.folder.owner(), self._ask(self.remote.owner) if self.remote and (self.remote.settings or self.remote.broken) else None) if o)
+        there = None
+        with suppress(StoreError, OSError): there = self._ask(self.remote.owner) if self.remote and (self.remote.settings or self.remote.broken) else None # it may have gone since
+        return newest_owner(o for o in (self.folder.owner(), there) if o)
 
     def has(self, m)->bool:
         "Whether checkpoint `m` is where it should be: in the store, if there is one that can be asked"

@@ -75,7 +75,7 @@ class State:
             if (cb := cbs.get(n)) is None: continue
             if hasattr(type(cb), 'load_state_dict'): _try_on_copy(cb, d)
             else: self.cbs[n] = {k:_checked(vars(cb), k, v, _is_known(cb)) for k,v in d.items() if _may_set(learn, cb, k, v)}
-        self.metrics = {n:{k:_checked(vars(o), k, v) for k,v in self.metrics.get(n, {}).items() if k not in vars(o) or is_plain(vars(o)[k])} for n,o in _metrics(learn).items()}
+        self.metrics = {n:{k:_checked(vars(o), k, v, _is_known(o)) for k,v in self.metrics.get(n, {}).items() if k not in vars(o) or is_plain(vars(o)[k])} for n,o in _metrics(learn).items()}
 
     def _check_char(self, base):
         a,model = self.learn_attrs,self.learn.model
@@ -125,7 +125,7 @@ class State:
             if n in self.csv and isinstance(cb, CSVLogger): self._rewrite(cb, self.csv[n], longer_log)
         for n,o in _metrics(learn).items():
             for k,v in deepcopy(self.metrics[n]).items():
-                if fits(v, vars(o)[k]) if k in vars(o) else not _is_known(o) and not hasattr(type(o), k): setattr(o, k, v) # ours and fastai's make theirs in `reset`
+                if k in vars(o) and fits(v, vars(o)[k]) or not _is_known(o) and (is_plain(vars(o)[k]) if k in vars(o) else not hasattr(type(o), k)): setattr(o, k, v) # ours and fastai's make theirs in `reset`
         for k,(ws,opt) in self.best.items(): self._save_best(named_callbacks(learn, but).get(k), ws, opt)
 
     def _load(self, ws):
@@ -152,7 +152,7 @@ class State:
 def _may_set(learn, cb, k, v)->bool:
     "Whether attribute `k` of a callback is plain state: no argument, no part of fastai's machinery, no function, and nothing that would hide the Learner's own"
     if not _is_state(cb, k) or hasattr(Callback, k) and k != 'run': return False
-    if k == 'run': return type(v) is bool
+    if k == 'run': return type(v) is bool and (k in vars(cb) or not _is_known(cb))
     return is_plain(vars(cb)[k]) if k in vars(cb) else is_plain(inspect.getattr_static(type(cb), k, None)) and not hasattr(learn, k)
 
 def _checked(now, k, v, strict=True):

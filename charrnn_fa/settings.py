@@ -24,7 +24,7 @@ def fit_settings(
     cbs = {type(cb).__name__:settings_of(cb) for cb in learn.cbs.sorted('order') if (isinstance(cb, Budget) or type(cb).__module__.startswith('fastai.callback.'))
            and type(cb).__module__.split('.')[-1] not in _shown and not isinstance(cb, ParamScheduler)}
     scheds = {n:[_plain(f(i/10)) for i in range(11)] for cb in learn.cbs if isinstance(cb, ParamScheduler) for n,f in cb.scheds.items()}
-    hypers = {n:[_plain(h[n]) for h in learn.opt.hypers] for n,v in learn.opt.hypers[0].items() if n not in scheds and n != 'mom' and isinstance(v, (int, float, np.number, list, tuple))}
+    hypers = {n:[_plain(h[n]) for h in learn.opt.hypers] for n in learn.opt.hypers[0] if n not in scheds and n != 'mom' and all(isinstance(h.get(n), (int, float, np.number, list, tuple)) for h in learn.opt.hypers)}
     return dict(n_epoch=learn.n_epoch, schedule=scheds, opt=type(learn.opt).__name__, hypers=hypers, callbacks=cbs, frozen=getattr(learn.opt, 'frozen_idx', 0),
                 steppers=[_name(o) for o in getattr(learn.opt, 'cbs', [])], loss=_name(learn.loss_func))
 

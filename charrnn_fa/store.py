@@ -147,9 +147,9 @@ class MountStore:
         return late in (None, 'false', '0', 'no') and not (where or '').startswith('local-')
 
 def _attribute(fd, name):
-    "An extended attribute as text; None where there is none, nothing if it cannot be read just now"
+    "An extended attribute as text; None where there is none or may not be, nothing if it cannot be read just now"
     try: return os.getxattr(fd, name).decode(errors='replace').strip('\0 \n').lower()
-    except OSError as e: return None if e.errno in (errno.ENODATA, errno.ENOTSUP) else ''
+    except OSError as e: return None if e.errno in (errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS) else ''
 
 # %% ../nbs/07_store.ipynb #2e850dae
 def shown(where)->str:

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections import Counter, defaultdict, deque, namedtuple
+from copy import deepcopy
 from functools import partial
 from types import SimpleNamespace
 
@@ -148,7 +149,12 @@ def train_metrics(learn):
         def accumulate(self, learn): self.n += learn.loss.item()
         @property
         def value(self): return self.n
-    learn.metrics = L([*learn.metrics, AvgMetric(lambda x, y: x.sum()), Sum()])
+    class Joined(Metric):
+        def reset(self): self.parts = []
+        def accumulate(self, learn): self.parts.append(learn.loss.detach()[None])
+        @property
+        def value(self): self.parts = torch.cat(self.parts) if isinstance(self.parts, list) else self.parts; return self.parts.mean().item()
+    learn.metrics = L([*learn.metrics, AvgMetric(lambda x, y: x.sum()), Sum(), Joined()])
     learn.recorder.train_metrics = True
 
 
@@ -522,16 +528,59 @@ def test_mistakes_in_arguments(args):
 
 
 def test_results_are_numbers(short, tmp_path):
-    with pytest.raises(CharRNNError, match='numbers'): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', results=lambda learn: {'a': 'text'}, quiet=True))
-    assert not RunFolder(tmp_path/'r').finished and not charrnn_fa.process.Lock.held
+    "Whatever they give instead, no step is trained twice"
+    for given in {'a': 'text'}, {'a': float('nan')}, {'a': np.zeros(2)}, None:
+        with pytest.raises((CharRNNError, AttributeError)): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', results=lambda learn: given, quiet=True))
+        m = RunFolder(tmp_path/'r').newest()
+        assert m['step'] == 14 and not m['finished'] and not charrnn_fa.process.Lock.held
+    seen = At('before_batch', 1, 'error')
+    small(tmp_path, short, 5).fit(1, 1e-2, cbs=[Checkpoint(tmp_path/'r', results=lambda learn: {'a': np.float32(2), 'b': torch.tensor(3), 'c': 4}, quiet=True), seen])
+    assert RunFolder(tmp_path/'r').newest()['results'] == dict(a=2, b=3, c=4) and RunFolder(tmp_path/'r').finished
 
 
 def test_an_exported_learner_takes_no_threads_along(short, tmp_path):
     learn = small(tmp_path, short, 5, cbs=[Checkpoint(tmp_path/'r', quiet=True)])
     learn.fit(1, 1e-2)
-    del learn.logger
+    learn.logger = print
     learn.export('all.pkl')
-    assert load_learner(tmp_path/'all.pkl').checkpoint.where == str(tmp_path/'r')
+    for o in load_learner(tmp_path/'all.pkl'),deepcopy(learn):
+        assert o.checkpoint.where == str(tmp_path/'r')
+        if o.dls.train.n_pairs: assert o.validate() == learn.validate()
+
+
+@pytest.mark.parametrize('ours', [True, False])
+def test_validation_beside_a_finished_run(short, tmp_path, ours):
+    class After(Callback):
+        def after_fit(self):
+            if not hasattr(self, 'gather_preds') and not self.learn.lock.locked() and not getattr(self, 'inside', False):
+                self.inside = True
+                self.seen = self.learn.validate()
+                self.inside = False
+    seen = []
+    for _ in range(2):
+        learn = small(tmp_path, short, 5) if ours else plain(tmp_path)
+        if not ours: learn.remove_cbs(learn.progress)
+        with learn.no_logging(): learn.fit(1, 1e-2, cbs=[after := After(), Checkpoint(tmp_path/'r', quiet=True)])
+        seen.append(list(after.seen))
+    assert seen[0] == seen[1]
+
+
+def test_no_epoch_is_no_step(tmp_path):
+    learn = plain(tmp_path)
+    learn.remove_cbs(learn.progress)
+    learn.fit(0, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
+    assert RunFolder(tmp_path/'r').newest()['step'] == 0 and RunFolder(tmp_path/'r').finished
+
+
+def test_two_checkpoints_of_one_fit(short, tmp_path):
+    "Both keep the best model"
+    ckpts = [Checkpoint(tmp_path/o, quiet=True) for o in 'ab']
+    best = []
+    class Note(Callback):
+        order = 1001
+        def after_epoch(self): best.append([len(o.best) for o in ckpts])
+    small(tmp_path, short, 5).fit(2, 1e-2, cbs=[SaveModelCallback(), *ckpts, Note()])
+    assert best == [[1, 1]]*2 and all(RunFolder(tmp_path/o).finished for o in 'ab')
 
 
 def test_a_log_that_others_have_written_on_stays(short, tmp_path):
@@ -627,6 +676,33 @@ def test_an_error_in_every_call_of_a_save(clean, tmp_path, error):
         assert len([o for o in run.names() if o.startswith('step')]) == 2*len(whole), (call, i)
         shutil.rmtree(top/'d')
     assert n > 10
+
+
+def test_a_budget_of_bytes(short, tmp_path):
+    "Two stay, however large they are"
+    small(tmp_path, short, 5).fit(3, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4, keep=9, max_mb=0.01, quiet=True))
+    assert len(RunFolder(tmp_path/'r').checkpoints()) == 2
+    small(tmp_path, short, 5).fit(3, 1e-2, cbs=Checkpoint(tmp_path/'q', steps=4, keep=9, max_mb=0.2, quiet=True))
+    sizes = [m['size'] for m in RunFolder(tmp_path/'q').checkpoints()]
+    assert len(sizes) > 2 and sum(sizes) <= 0.2e6
+
+
+def test_precision_is_that_of_the_run(short, tmp_path, same, capsys):
+    "Whatever the Learner that goes on was made with"
+    alone = small(tmp_path, short, 5, precision='bf16')
+    alone.fit(2, 1e-2)
+    with pytest.raises(RuntimeError): small(tmp_path, short, 5, precision='bf16').fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), At('before_batch', 11, 'error')])
+    learn = small(tmp_path, short, precision='fp32')
+    learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r'))
+    assert learn.precision == 'bf16' and same(alone, learn) and 'No longer exact' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name,now,said', [('versions', lambda: dict(charrnn_fa='0.0', torch='1.0'), 'torch .* -> 1.0'), ('_cpu', lambda: 'Abacus', 'processor .* -> Abacus')])
+def test_what_is_no_longer_exact_is_listed(begun, monkeypatch, capsys, name, now, said):
+    "Other versions, another processor: the run goes on all the same"
+    monkeypatch.setattr(charrnn_fa.state, name, now)
+    assert begun().steps_done == 28
+    assert re.search(f'No longer exact to the bit: .*{said}', capsys.readouterr().out)
 
 
 # Seeds and settings

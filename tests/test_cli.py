@@ -11,6 +11,7 @@ import faultfs
 import pytest
 
 from charrnn_fa.cli import main
+from charrnn_fa.files import pack_json, read_json
 
 TINY = '--n-hid 16 --emb-sz 8 --head-sz 8 --bs 4 --seq-len 16 --precision fp32'.split()
 
@@ -105,6 +106,29 @@ def test_settings_of_an_unfinished_run_are_not_ignored(call, begun, run, args, s
     assert status == 1 and out == '' and err.count('\n') == 1 and f'was begun with {said};' in err
 
 
+def test_a_run_of_which_less_was_kept(call, begun, tmp_path):
+    "What an earlier version did not note cannot differ"
+    d = tmp_path/'r'
+    shutil.copytree(begun.d, d)
+    s = read_json(d/'run.json')
+    s['info'] = {k: v for k,v in s['info'].items() if k in ('corpus', 'valid_pct', 'n_steps', 'minutes')}
+    (d/'run.json').write_bytes(pack_json(s))
+    assert call('train', begun.text, '--run', d, '--epochs', 4, '--encoding', 'utf-8', '--preset', 'cpu-minute', '--quiet')[0] == 0
+
+
+@pytest.mark.skipif(bool(faultfs.missing()), reason=faultfs.missing() or 'works')
+def test_the_end_was_not_copied_to_the_mount(call, tmp_path, home):
+    "Killed between the two: the next call brings it there"
+    with faultfs.DriveMount(tmp_path) as drive:
+        (drive.backing/'MyDrive').mkdir()
+        d = drive.mountpoint/'MyDrive/r'
+        assert call('train', 'count', '--run', d, '--steps', 30, '--quiet', *TINY)[0] == 0
+        for o in d.glob('step-00000030-*'): o.unlink()
+        status,out,err = call('train', 'count', '--run', d, '--quiet', '--json')
+        assert status == 0 and json.loads(out)['steps'] == 30 and json.loads(out)['finished'], err
+        assert list(d.glob('step-00000030-*.json'))
+
+
 @pytest.fixture(scope='module')
 def begun(tmp_path_factory):
     "A run over a file that has not come to its end"
@@ -129,6 +153,14 @@ def test_text_that_has_changed_is_refused(call, begun, tmp_path):
         finally: begun.text.write_text(text)
         assert status == 1 and err.count('\n') == 1 and 'has changed' in err
     assert call('train', begun.text, '--run', d, '--quiet')[0] == 0
+
+
+def test_save_minutes(call, tmp_path):
+    "None between two saves: each step is due"
+    assert call('train', 'count', '--run', tmp_path/'r', '--steps', 30, '--save-minutes', 0, '--quiet', *TINY)[0] == 0
+    assert json.loads(call('info', tmp_path/'r', '--json')[1])['checkpoints'][1]['step'] > 0
+    assert call('train', 'count', '--run', tmp_path/'q', '--steps', 30, '--save-minutes', 9, '--quiet', *TINY)[0] == 0
+    assert [c['step'] for c in json.loads(call('info', tmp_path/'q', '--json')[1])['checkpoints']] == [30]
 
 
 def test_a_url_is_no_folder(call, tmp_path, monkeypatch):

@@ -284,7 +284,17 @@ def test_tutorial(path, machine):
     nb = run_notebook(path, machine)
     outputs = [o for c in nb.cells for o in c.get('outputs', [])]
     print(f'{path.name}: {len(nb.cells)} cells, {time.time()-t:.0f} s, {len(outputs)} outputs of {len(json.dumps(outputs))/1000:.0f} kB, asked for Drive {machine.asked()} times', flush=True)
+    if path.stem == 'drive_probe': test_probe(nb)
     if machine.asked() > 1: fail(f'{path.name} asked the person at the browser for Drive {machine.asked()} times')
+
+
+def test_probe(nb):
+    "Its table answers the six questions, with what is known of this Drive: a second until a file is uploaded, signals and space untold"
+    table = ''.join(o.get('text', '') + o.get('data', {}).get('text/markdown', '') for o in nb.cells[-1].outputs)
+    rows = re.findall(r'^\| (\d)\. .*\| (.*?) \|$', table, re.M)
+    if [o for o,_ in rows] != list('123456'): fail(f'the table of the probe has other rows than six answers:\n{table}')
+    if not re.match(r'0\.0 s: id local-, uncommitted true; [12]\.\d s: id of the cloud, uncommitted false', rows[0][1]): fail(f'the probe saw otherwise than this Drive is: {rows[0][1]}')
+    if 'after fsync id local-' not in rows[1][1] or 'new contents, 1 name' not in rows[2][1] or 'not tried' not in rows[5][1]: fail(f'the probe saw otherwise than this Drive is:\n{table}')
 
 
 def test_kill(path, new_machine):
@@ -293,10 +303,11 @@ def test_kill(path, new_machine):
         test_tutorial(path, machine)
         alone = machine.runs()
     if not alone: fail(f'{path.name} left no run')
+    epoch = max(d['step']//d['epoch'] for d in alone.values())                # steps; the second kill is in a later one
     for lost in False, True:
         with new_machine() as machine:
             where = [machine.drive] if lost else [machine.drive, '/content', machine.disk]
-            if not run_notebook(path, machine, kill_when=lambda: any(machine.steps(*where))): fail(f'{path.name} came to its end before it could be killed: its short form is too short')
+            if not run_notebook(path, machine, kill_when=lambda: max(machine.steps(*where), default=0) > lost*epoch): fail(f'{path.name} came to its end before it could be killed: its short form is too short')
             what = f'{path.name}, killed after step {max(machine.steps(*where))}' + ', with only Drive left'*lost
             if lost: machine.renew()
             run_notebook(path, machine)
