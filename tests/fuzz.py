@@ -1,6 +1,6 @@
 """Damaged and hostile checkpoint files: a typed error or a correct load, whatever is in them
 
-`python tests/fuzz.py N [--seed S] [--only SEED]` mutates the files of a finished and an unfinished run N times, with checksums mended in most cases, and loads them through
+`python tests/fuzz.py N [--seed S] [--only SEED] [--files]` mutates the files of a finished and an unfinished run N times, with checksums mended in most cases, and loads them through
 `Run`, `State` and the whole `Checkpoint`. Each seed is one trial and can be repeated with --only. Trials run in children with a limit on memory and one on time.
 A finding is anything but a `CharRNNError` or a load in which the Learner's tensors are those of the file, nothing outside the folder was read or written,
 and of callbacks nothing but plain state was replaced.
@@ -393,7 +393,10 @@ def limit(seconds):
         signal.signal(signal.SIGALRM, old)
 
 
-def kind_of(seed): return random.Random(f'kind {seed}').choices(['state', 'run', 'fit'], [66, 33, 1])[0]
+SHARES = dict(state=66, run=33, fit=1)
+FILES = dict(run=97, fit=3) # what is read from files alone
+
+def kind_of(seed): return random.Random(f'kind {seed}').choices(list(SHARES), list(SHARES.values()))[0]
 
 
 class Report:
@@ -498,8 +501,10 @@ if __name__ == '__main__':
     p.add_argument('n', type=int, nargs='?', default=1000)
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--only', type=int)
+    p.add_argument('--files', action='store_true', help='mutate files in every trial')
     args = p.parse_args()
     torch.set_num_threads(1)
+    if args.files: SHARES = FILES
     rep = fuzz(1, args.only) if args.only is not None else fuzz(args.n, args.seed)
     rep.show()
     if args.only is not None:
