@@ -8,9 +8,8 @@ __all__ = ['format_version', 'is_number', 'is_count', 'check_manifest', 'newest_
            'owner_name', 'unread_owner', 'manifest_name', 'checkpoint_names']
 
 # %% ../nbs/05b_folder.ipynb #b417fc1c
-import errno, json, math, os, re, secrets, shutil, socket, time
+import math, os, re, secrets, shutil, socket, time
 from pathlib import Path
-from .corpus import CharRNNError
 from .files import *
 
 # %% ../nbs/05b_folder.ipynb #1b338dbd

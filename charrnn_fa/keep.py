@@ -6,7 +6,7 @@
 __all__ = ['deepest', 'Keeper', 'from_json', 'take_json', 'is_plain', 'fits', 'in_type_of', 'same_tensors', 'check_rng']
 
 # %% ../nbs/05c_keep.ipynb #e9612dcb
-import json, math, operator, random
+import math, operator, random
 from collections import deque
 from fastai.basics import *
 from .files import _names as storable

@@ -13,7 +13,6 @@ from copy import deepcopy
 from functools import cache
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
-from fastai.callback.tracker import SaveModelCallback
 from .data import CharDL
 from .files import *
 from .keep import *

@@ -8,7 +8,7 @@ __all__ = ['StoreError', 'parse_mounts', 'mounts', 'follow', 'mount_of', 'remove
            'remedy']
 
 # %% ../nbs/07_store.ipynb #6bd71287
-import errno, hashlib, os, re, secrets, stat, threading, time
+import errno, os, re, secrets, stat, threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from .corpus import CharRNNError

@@ -1,7 +1,5 @@
 "Shared by the tests: small texts, small Learners, a real web server"
 import threading
-import warnings
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest

@@ -353,7 +353,7 @@ def trial_state(base, rng, learn):
         for k in vars(o).keys() - before[n].keys():
             if k == 'run' and not type(o).__module__.startswith(('fastai.', 'charrnn_fa.')): continue # a callback of one's own that is switched off
             check(k in mine if o is learn else not k.startswith('_') and k not in learn_has and not hasattr(type(o), k), f'{n}.{k} was added')
-        if o is learn: check(all(vars(o)[k] is v or k in mine or k in ('model', 'opt') for k,v in before[n].items()), f'another attribute of the Learner was replaced')
+        if o is learn: check(all(vars(o)[k] is v or k in mine or k in ('model', 'opt') for k,v in before[n].items()), 'another attribute of the Learner was replaced')
     for k,p in learn.model.named_parameters(): check(body_of(p) == body_of(tensors[k]) and p.dtype == tensors[k].dtype and p.shape == tensors[k].shape, f'{k} is not what was given')
     opt = from_json(meta['opt'], dict(tensors))
     for p,s in zip((p for ps in learn.opt.param_lists for p in ps), opt['state']):

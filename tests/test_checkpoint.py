@@ -637,7 +637,7 @@ def test_copies_by_hard_links_stay_whole(short, tmp_path):
 
 def test_two_threads_of_one_process(short, tmp_path):
     "The second is refused"
-    go,said = threading.Event(),[]
+    go = threading.Event()
     class Wait(Callback):
         def before_batch(self): go.wait(20)
     one = threading.Thread(target=lambda: small(tmp_path, short, 5).fit(1, 1e-2, cbs=[Checkpoint(tmp_path/'r', quiet=True), Wait()]))

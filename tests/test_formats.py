@@ -7,10 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 from make_golden import fit, learner, values
 
-from charrnn_fa.folder import RunFolder, format_version
+from charrnn_fa.folder import format_version
 from charrnn_fa.runs import Run, load_run
 from charrnn_fa.state import environment, inexact
 

@@ -1,23 +1,17 @@
 "Damaged and hostile files: some hundred mutations (tests/fuzz.py makes as many as are wanted), and each thing that they found"
 import hashlib
 import json
-import os
-import pickle
 import random
-import struct
 
-import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
 
 pytest.importorskip('resource')                                                      # fuzz.py limits memory with it
 import fuzz
-from make_golden import extras, fit, learner, make_runs
+from make_golden import extras, fit, learner
 
-from charrnn_fa.checkpoint import Checkpoint
-from charrnn_fa.corpus import CharRNNError
-from charrnn_fa.files import RunError, digest, pack, pack_json
+from charrnn_fa.files import RunError, digest, pack
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.keep import from_json
 from charrnn_fa.runs import Run, load_run

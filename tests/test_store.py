@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from charrnn_fa.folder import RunFolder, owner_name, owner_record
 from charrnn_fa.learner import char_learner
 from charrnn_fa.mirror import Mirror
 from charrnn_fa.store import MountStore, StoreError, abandoned, follow, mount_of
+from machine import ended, machine, until
 
 needs_fuse = pytest.mark.skipif(bool(faultfs.missing()), reason=faultfs.missing() or 'works')
 
@@ -97,14 +97,6 @@ def drive(tmp_path, request):
         yield d
 
 
-def until(f, seconds=20, what='it'):
-    end = time.monotonic()+seconds
-    while not (res := f()):
-        if time.monotonic() > end: raise TimeoutError(f'{what} did not come about')
-        time.sleep(0.02)
-    return res
-
-
 def settle(ckpt):
     assert ckpt.saver.writer.wait(20)
     until(lambda: ckpt.saver.mirror.worker.job is None and ckpt.saver.mirror.pending is None and not ckpt.saver.mirror.worker.busy, what='the copy')
@@ -139,25 +131,9 @@ def tidy(there, keep=3):
     assert all((there/o).stat().st_size for o in names)
 
 
-def machine(home, f, log=None):
-    "A process of its own with a `CHARRNN_HOME` of its own, in which `f` runs; its id"
-    sys.stdout.flush(); sys.stderr.flush()
-    pid = os.fork()
-    if pid: return pid
-    status = 1
-    try:
-        os.environ['CHARRNN_HOME'] = str(home)
-        if log:
-            fd = os.open(log, os.O_WRONLY|os.O_CREAT|os.O_APPEND)
-            os.dup2(fd, 1); os.dup2(fd, 2)
-            sys.stdout,sys.stderr = os.fdopen(1, 'w', buffering=1, closefd=False),os.fdopen(2, 'w', buffering=1, closefd=False)
-        f()
-        status = 0
-    except BaseException: traceback.print_exc()
-    finally: os._exit(status)
-
-
-def ended(pid): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def stop(ckpt):
+    settle(ckpt)
+    raise KeyboardInterrupt
 
 
 def spoil(f, how):
@@ -965,9 +941,6 @@ def test_damaged_in_the_store(drive, fit, lost, which, how):
 
 def test_settings_lost_in_the_store_and_whole_here(drive, fit, tmp_path):
     "Of no bytes, or under the name that Drive gives to a second file: the run goes on and they are written anew"
-    def stop(ckpt):
-        settle(ckpt)
-        raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): fit(drive.where, {25: stop})
     (drive.there/'run.json').write_bytes(b'')
     with pytest.raises(KeyboardInterrupt): fit(drive.where, {35: stop}, seed=None)
@@ -986,9 +959,6 @@ def test_settings_under_another_name_on_another_machine(drive, fit, lost):
 
 def test_one_look_at_an_empty_drive_is_not_trusted(drive, fit, monkeypatch):
     "Listings and contents come late: the run that was copied there is waited for. If it is gone for good, that is said"
-    def stop(ckpt):
-        settle(ckpt)
-        raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): fit(drive.where, {25: stop})
     drive.there.rename(drive.backing/'away')
     later = threading.Timer(1, lambda: (shutil.rmtree(drive.there, ignore_errors=True), (drive.backing/'away').rename(drive.there)))

@@ -11,7 +11,6 @@ import time
 import traceback
 import urllib.request
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,8 +24,9 @@ from charrnn_fa.files import RunError, RunWarning
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.learner import char_learner
 from charrnn_fa.mirror import Remote
-from charrnn_fa.runs import Run, weights_sha256
+from charrnn_fa.runs import Run
 from charrnn_fa.store import StoreError, UrlStore
+from machine import ended, machine, until
 
 KEY,SECRET,PASSWORD = 'AKIAQZ7XKNOTAREALKEY','9qVerySecretIndeed/Zx31+kept+nowhere0000','p@ssw0rd:of:mine'
 
@@ -125,14 +125,6 @@ class At(Callback):
         if self.train_iter+1 in self.steps: self.f(self.learn)
 
 
-def until(f, seconds=30, what='it'):
-    end = time.monotonic()+seconds
-    while not (res := f()):
-        if time.monotonic() > end: raise TimeoutError(f'{what} did not come about')
-        time.sleep(0.05)
-    return res
-
-
 def settle(learn):
     ckpt = learn.checkpoint
     assert ckpt.saver.writer.wait(20) and (ckpt.saver.mirror is None or ckpt.saver.mirror.wait(20))
@@ -142,28 +134,6 @@ def killed(learn):
     "SIGKILL, after what was saved has been copied"
     settle(learn)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def machine(home, f, log=None):
-    "A process of its own with a `CHARRNN_HOME` of its own, in which `f` runs; its id"
-    sys.stdout.flush(); sys.stderr.flush()
-    pid = os.fork()
-    if pid: return pid
-    status = 1
-    try:
-        os.environ['CHARRNN_HOME'] = str(home)
-        if log:
-            fd = os.open(log, os.O_WRONLY|os.O_CREAT|os.O_APPEND)
-            os.dup2(fd, 1); os.dup2(fd, 2)
-            sys.stdout,sys.stderr = os.fdopen(1, 'w', buffering=1, closefd=False),os.fdopen(2, 'w', buffering=1, closefd=False)
-        warnings.showwarning = lambda message, *args, **kwargs: print(message)      # pytest keeps them to itself otherwise
-        f()
-        status = 0
-    except BaseException: traceback.print_exc()
-    finally: os._exit(status)
-
-
-def ended(pid): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def fit(learn, where, cbs=(), n_epoch=3, **kwargs):
