@@ -36,12 +36,12 @@ class Lock:
 class Signals:
     "Notes SIGINT and SIGTERM while a fit runs; in the main thread only, since Python allows no other"
     def __init__(self):
-        self.got,self.old = None,{}
+        self.got,self.old,self.was = None,{},{}
         if threading.current_thread() is not threading.main_thread(): return
         for s in signal.SIGINT,signal.SIGTERM:
             old = signal.getsignal(s)
             if old is None or s == signal.SIGINT and old is signal.SIG_IGN: continue # not Python's, or switched off
-            self.old[s] = signal.signal(s, self._note)
+            self.old[s] = self.was[s] = signal.signal(s, self._note)
     def _note(self, s, frame):
         if self.got == s == signal.SIGINT:
             self.deliver()
@@ -49,7 +49,10 @@ class Signals:
         self.got = s
     def restore(self):
         if threading.current_thread() is not threading.main_thread(): return
-        while self.old: signal.signal(*self.old.popitem())
+        while self.old:
+            s,old = self.old.popitem()
+            while isinstance(o := getattr(old, '__self__', None), Signals) and s not in o.old: old = o.was[s] # it was first to go
+            if signal.getsignal(s) == self._note: signal.signal(s, old) # else another stands in front, and will see this one gone
     def deliver(self):
         "Put the old handlers back and let them have the signal, if there was one"
         s,self.got = self.got,None

@@ -550,18 +550,18 @@ def test_an_exported_learner_takes_no_threads_along(short, tmp_path):
 
 @pytest.mark.parametrize('ours', [True, False])
 def test_validation_beside_a_finished_run(short, tmp_path, ours):
-    class After(Callback):
+    class Afterwards(Callback):
         def after_fit(self):
             if not hasattr(self, 'gather_preds') and not self.learn.lock.locked() and not getattr(self, 'inside', False):
                 self.inside = True
-                self.seen = self.learn.validate()
+                self.valid = self.learn.validate()
                 self.inside = False
     seen = []
     for _ in range(2):
         learn = small(tmp_path, short, 5) if ours else plain(tmp_path)
         if not ours: learn.remove_cbs(learn.progress)
-        with learn.no_logging(): learn.fit(1, 1e-2, cbs=[after := After(), Checkpoint(tmp_path/'r', quiet=True)])
-        seen.append(list(after.seen))
+        with learn.no_logging(): learn.fit(1, 1e-2, cbs=[probe := Afterwards(), Checkpoint(tmp_path/'r', quiet=True)])
+        seen.append(list(probe.valid))
     assert seen[0] == seen[1]
 
 
@@ -573,7 +573,8 @@ def test_no_epoch_is_no_step(tmp_path):
 
 
 def test_two_checkpoints_of_one_fit(short, tmp_path):
-    "Both keep the best model"
+    "Both keep the best model, and leave no handler of signals behind"
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     ckpts = [Checkpoint(tmp_path/o, quiet=True) for o in 'ab']
     best = []
     class Note(Callback):
@@ -581,6 +582,7 @@ def test_two_checkpoints_of_one_fit(short, tmp_path):
         def after_epoch(self): best.append([len(o.best) for o in ckpts])
     small(tmp_path, short, 5).fit(2, 1e-2, cbs=[SaveModelCallback(), *ckpts, Note()])
     assert best == [[1, 1]]*2 and all(RunFolder(tmp_path/o).finished for o in 'ab')
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_a_log_that_others_have_written_on_stays(short, tmp_path):
