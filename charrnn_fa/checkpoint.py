@@ -11,11 +11,9 @@ from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from .corpus import CharRNNError
 from .files import *
-from .files import _names as storable
 from .folder import *
 from .loop import begin_bars
 from .place import Place
-from .precision import check_precision
 from .guard import Guard
 from .process import Signals
 from .restore import *
@@ -129,10 +127,7 @@ class Checkpoint(Callback):
         self._work(self.folder.newest())
 
     def _first_capture(self):
-        try:
-            ts,meta = self._capture(self.learn._first if self.exact_start else (0, 0))
-            if bad := {str(t.dtype) for t in ts.values()} - set(map(str, storable)): raise TypeError(f"tensors of type {', '.join(sorted(bad))} are not kept")
-            return ts,meta
+        try: return self._capture(self.learn._first if self.exact_start else (0, 0))
         except CharRNNError: raise
         except (TypeError, ValueError, RuntimeError) as e: raise RunError(f"This Learner cannot be kept ({reason(e)}); fit it without Checkpoint.") from None
 
@@ -178,22 +173,13 @@ class Checkpoint(Callback):
         if type(env.get('threads')) is int and 0 < env['threads'] <= (os.cpu_count() or 1): torch.set_num_threads(env['threads'])
         changes = inexact(env, environment(self.learn))
         with damage(m['file']): self.elapsed,self.base = float(meta['elapsed']),int(meta['base'])
-        if self.exact_start: changes += self._precision(self.state.learn_attrs['precision'])
+        if self.exact_start: changes += self.state.take_precision()
         for k,new in (fit or {}).get('hypers', {}).items(): # changes that are allowed
             if new != dict(self.begun.get('hypers') or {}).get(k, new):
                 for h,v in zip(self.state.opt.get('hypers', []), new): h[k] = v
         self.state.restore((Checkpoint,), longer_log=m['finished'])
         self.best = self.state.best or {}
         if changes and not m['finished']: self.say(f"No longer exact to the bit: {', '.join(changes)}.")
-
-    def _precision(self, precision):
-        "Train on in the precision of the run, where this device has it"
-        if precision == self.learn.precision: return []
-        try: check_precision(precision, self.learn.device)
-        except CharRNNError: return [f'{precision} -> {self.learn.precision}']
-        self.learn.set_precision(precision)
-        if precision == 'fp16': self.learn.grad_scale.before_fit()
-        return []
 
     def _resume(self, m, state, fit):
         self._load(m, state, fit)

@@ -11,12 +11,14 @@ from copy import deepcopy
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
+from .corpus import CharRNNError
 from .data import CharDL
 from .files import *
 from .folder import is_count, is_number
 from .keep import *
 from .learner import CharLearner
 from .optim import AdamW
+from .precision import check_precision
 from .runs import weights
 from .state import *
 from .state import _is_known, _is_state, _metrics, _mine, _of_fit, _scaler, _shuffles_items
@@ -84,6 +86,16 @@ class State:
         if type(c) is not tuple or any(o.ndim != 3 or o.dtype != torch.float32 for o in c): raise ValueError
         if hasattr(model, 'n_states') and [(len(o), o.shape[2]) for o in c] != [(model.n_layers, model.n_hid)]*model.n_states: raise ValueError
         if len({o.shape for o in c}) > 1: raise ValueError
+
+    def take_precision(self)->list: # What is no longer exact
+        "Train on in the precision of the run, where this device has it"
+        learn,precision = self.learn,self.learn_attrs['precision']
+        if precision == learn.precision: return []
+        try: check_precision(precision, learn.device)
+        except CharRNNError: return [f'{precision} -> {learn.precision}']
+        learn.set_precision(precision)
+        if precision == 'fp16': learn.grad_scale.before_fit()
+        return []
 
     def restore(self,
         but:tuple=(), # Classes of callbacks to leave alone

@@ -15,6 +15,7 @@ from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from .data import CharDL
 from .files import *
+from .files import _names as storable
 from .keep import *
 from .learner import CharLearner
 from .runs import versions, weights
@@ -105,7 +106,9 @@ def capture(
     if _scaler(learn): m['scaler'] = J(learn.scaler.state_dict(), 'train/scaler')
     grads = {k:p.grad for k,p in learn.model.named_parameters() if p.grad is not None}
     if any(g.any() for g in grads.values()): m['grads'] = J(grads, 'train/grad')
-    return {**weights_copy(learn), **keeper.tensors},m
+    ts = {**weights_copy(learn), **keeper.tensors}
+    if bad := {str(t.dtype) for t in ts.values() if t.dtype not in storable}: raise TypeError(f"tensors of type {', '.join(sorted(bad))} are not kept")
+    return ts,m
 
 def _written(learn, cb):
     "What is in the file of a `CSVLogger`, its buffer included"
