@@ -172,7 +172,7 @@ def mutate_tensors(rng, files):
     with suppress(ValueError, struct.error, KeyError, TypeError, AttributeError):
         head,body = parse(files[data])
         if head.keys() <= {'__metadata__'}: return
-    k = rng.choice([k for k in head if k != '__metadata__'])
+        k = rng.choice([k for k in head if k != '__metadata__'])
         d,what = head[k],rng.choice('dtype shape shape rename swap bytes nan drop key'.split())
         if what == 'dtype': d['dtype'] = rng.choice(['F32', 'I32', 'U32', 'F64', 'I64', 'BF16', 'I16', 'U8', 'I8', 'BOOL', 'F16', 'F8_E4M3', 'C64'])
         elif what == 'shape': d['shape'] = rng.choice([d['shape'][::-1], [*d['shape'], 1], [1, *d['shape']], [], [0], d['shape'][:-1], [2**62, 0], [-1], [2**63, 2], [sum(d['shape'])]])

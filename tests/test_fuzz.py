@@ -19,7 +19,7 @@ from charrnn_fa.restore import State
 
 
 def test_mutations(capsys):
-    rep = fuzz.fuzz(400, seed=random.randrange(10**9), chunk=200)
+    rep = fuzz.fuzz(400, seed=7, chunk=200)
     rep.show()
     assert sum(rep.counts.values()) == 400 and not rep.findings, capsys.readouterr().out
     assert len({k for k,_ in rep.counts}) >= 2 and sum(n for (_,o),n in rep.counts.items() if o == 'loaded') > 40
