@@ -493,13 +493,23 @@ def test_saves_are_due_by_the_clock_in_epochs_of_any_length(short, tmp_path, mon
     assert saved == [20, 40, 60] and [m['step'] for m in RunFolder(tmp_path/'r').checkpoints()] == [70, 60, 40, 20]
 
 
-def test_an_interrupt_in_another_learner_saves_the_last_epoch(tmp_path):
+@pytest.fixture
+def handle():
+    "Set a handler for a test: a shell starts what is in its background with interrupts switched off"
+    old = {}
+    def _set(s, f): old[s] = signal.signal(s, f)
+    yield _set
+    for s,f in old.items(): signal.signal(s, f)
+
+
+def test_an_interrupt_in_another_learner_saves_the_last_epoch(tmp_path, handle):
     "Though no save was due"
     class Stop(Callback):
         def before_batch(self):
             if self.training and self.train_iter == 33: send(signal.SIGINT)
     learn = plain(tmp_path)
     learn.remove_cbs(learn.progress)
+    handle(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), learn.no_logging(): learn.fit(4, 1e-2, cbs=[Checkpoint(tmp_path/'r', minutes=60, quiet=True), Stop()])
     assert RunFolder(tmp_path/'r').newest()['step'] == 28
 

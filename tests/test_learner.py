@@ -223,6 +223,8 @@ def test_real_ctrl_c(tmp_path):
     "SIGINT to a process in the middle of `fit`; it goes on to validate and to write"
     code = '''
 from charrnn_fa.all import *
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler) # a shell switches interrupts off for what is in its background
 learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], seed=1), n_hid=32)
 try: learn.fit(1000, 1e-3)
 except KeyboardInterrupt: print('\\nstopped')
