@@ -12,7 +12,8 @@ from fastai.callback.tracker import SaveModelCallback
 from .corpus import CharRNNError
 from .files import *
 from .folder import *
-from .loop import begin_bars
+from .log import Log
+from .progress import begin_bars
 from .place import Place
 from .guard import Guard
 from .process import Signals
@@ -52,7 +53,7 @@ class Checkpoint(Callback):
         self.active = False
 
     def __getstate__(self): # a copy takes no threads and locks along
-        of_fit = 'place','folder','after','guard','signals','saver','state','held','keeper','best'
+        of_fit = 'log','place','folder','after','guard','signals','saver','state','held','keeper','best'
         return {**{k:None if k in of_fit else v for k,v in vars(self).items()}, 'active':False}
 
     def __repr__(self): return f'{type(self).__name__}({shown(self.where)})'
@@ -61,14 +62,11 @@ class Checkpoint(Callback):
         "As fastai's, but an error for people stays one sentence"
         if (f := getattr(type(self), event_name, None)) is not None: f(self)
 
-    def say(self, s):
-        if not self.quiet: print(s)
-
     # The beginning
     def before_fit(self):
         if self._looking(): return
         self.active = True
-        self.keeper,self.token,self.exact_start = Keeper(),secrets.token_hex(4),is_char(self.learn)
+        self.log,self.keeper,self.token,self.exact_start = Log(self.quiet),Keeper(),secrets.token_hex(4),is_char(self.learn)
         self.place = self.after = self.guard = self.signals = self.saver = self.state = self.held = None
         self.best,self.changed,self.elapsed,self.base,self.saved_step = {},None,0.,0,0
         try: self._begin()
@@ -85,7 +83,7 @@ class Checkpoint(Callback):
         behind = vars(self.learn).get('_fits', {}).get(self.where, 0)
         for k in range(max(1, behind), 10_000):
             self.k = k
-            self.place = Place(self.where if k == 1 else f"{self.where.rstrip('/')}/{k}", self.wait, self.local, self.say, self.storage_options)
+            self.place = Place(self.where if k == 1 else f"{self.where.rstrip('/')}/{k}", self.wait, self.local, self.log, self.storage_options)
             self.folder = self.place.folder
             if not self.folder: return self._start(mine, fit, k)
             self._check([*differences(self.folder.settings, mine), *self._other_seed()])
@@ -104,7 +102,7 @@ class Checkpoint(Callback):
 
     def _check(self, ds):
         if not ds: return
-        if self.allow_changes: return self.say(f"{self.place} was begun with other settings, and goes on with these: {'; '.join(ds)}.")
+        if self.allow_changes: return self.log.say(f"{self.place} was begun with other settings, and goes on with these: {'; '.join(ds)}.")
         raise RunError(f"{self.place} was begun with other settings: {'; '.join(dict.fromkeys(ds))}; restore them, give another name, or go on anyway with allow_changes=True.")
 
     def _other_seed(self):
@@ -122,8 +120,9 @@ class Checkpoint(Callback):
         ts,meta = self._first_capture()
         text = kept_text(self.learn) if mine['kind'] == 'char' else {}
         self.folder.create(text, lambda: self.folder.save(ts, meta, step=0, epoch=0), sum(t.nbytes for t in ts.values()))
-        self.say(f"A new run, kept in {self.place}; a checkpoint every {f'{self.steps:,} steps' if self.steps else f'{self.minutes:g} minutes'}" + ("" if self.exact_start else ", at epoch ends") + ".")
-        if lost := not_kept(self.learn, (Checkpoint,)): self.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
+        self.log.open(self.place.path)
+        self.log.say(f"A new run, kept in {self.place}; a checkpoint every {f'{self.steps:,} steps' if self.steps else f'{self.minutes:g} minutes'}" + ("" if self.exact_start else ", at epoch ends") + ".")
+        if lost := not_kept(self.learn, (Checkpoint,)): self.log.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
         self._work(self.folder.newest())
 
     def _first_capture(self):
@@ -141,7 +140,7 @@ class Checkpoint(Callback):
         self.folder.tidy()
         self.ended = None # nothing to be saved
         self._count()
-        self.say(f"{self.place} is finished ({m['step']:,} steps): its weights and history are loaded, nothing is trained. To train further, call fit with other arguments: that goes on as {self._next_name()}.")
+        self.log.say(f"{self.place} is finished ({m['step']:,} steps): its weights and history are loaded, nothing is trained. To train further, call fit with other arguments: that goes on as {self._next_name()}.")
         self._catch_up(m)
         if self.exact_start: self.learn.start_at(max(1, self.learn.n_epoch)) # all epochs are done
         else: self._stand_guard(self.learn.n_epoch)
@@ -155,7 +154,7 @@ class Checkpoint(Callback):
         self.saver.finish(self.wait)
 
     def _save_as(self, generation, resumes):
-        self.saver = Saver(self.folder, self.place.store, owner_record(self.folder.id, self.token, generation, resumes), self.keep, self.max_bytes, self.say, self.place.trouble)
+        self.saver = Saver(self.folder, self.place.store, owner_record(self.folder.id, self.token, generation, resumes), self.log, self.keep, self.max_bytes, self.place.trouble)
 
     def _count(self):
         "How many fits under this name the Learner has behind it: one like the first may come again"
@@ -167,6 +166,7 @@ class Checkpoint(Callback):
 
     def _load(self, m, state, fit=None):
         "Restore the Learner, and list what is no longer exact"
+        self.log.open(self.place.path)
         ts,meta = state
         self.state = State(self.learn, ts, meta, f"{self.place}/{m['file']}")
         env = self.state.env
@@ -179,7 +179,7 @@ class Checkpoint(Callback):
                 for h,v in zip(self.state.opt.get('hypers', []), new): h[k] = v
         self.state.restore((Checkpoint,), longer_log=m['finished'])
         self.best = self.state.best or {}
-        if changes and not m['finished']: self.say(f"No longer exact to the bit: {', '.join(changes)}.")
+        if changes and not m['finished']: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")
 
     def _resume(self, m, state, fit):
         self._load(m, state, fit)
@@ -193,7 +193,7 @@ class Checkpoint(Callback):
             self.learn.epoch = epoch-1
             if epoch: begin_bars(self.learn)
         self.ended,self.saved_step = epoch >= self.learn.n_epoch,m['step']
-        self.say(f"{self.place} goes on after step {m['step']:,}" + (f" (epoch {epoch+1} of {self.learn.n_epoch})" if self.learn.n_epoch > 1 else '') + ('' if self.exact_start else ', where an epoch ended: another Learner than ours cannot start within one') + '.')
+        self.log.say(f"{self.place} goes on after step {m['step']:,}" + (f" (epoch {epoch+1} of {self.learn.n_epoch})" if self.learn.n_epoch > 1 else '') + ('' if self.exact_start else ', where an epoch ended: another Learner than ours cannot start within one') + '.')
         self._work(m)
 
     def _work(self, m):
@@ -240,6 +240,7 @@ class Checkpoint(Callback):
     def after_batch(self):
         if not self.active or self.signals is None: return # another callback's `validate` beside a finished run
         self.saver.tell()
+        if self.training: self.log.batch(self.learn)
         if not (self.training and self.exact_start): return self._stop() if self.signals.got else None
         at = self.epoch,self.iter+1
         if self.signals.got:
@@ -254,6 +255,7 @@ class Checkpoint(Callback):
             self.state = None
 
     def _epoch_done(self):
+        self.log.epoch(self.learn)
         self.held = None
         if self.epoch+1 >= self.n_epoch: self.ended = True
         elif not self.exact_start:
@@ -269,7 +271,7 @@ class Checkpoint(Callback):
         "Save what can be saved, and let the signal through"
         if self.held: self.saver.give(self.held)
         self.saver.finish()
-        self.say(f"Stopped; the run in {self.place} goes on when the same fit is called again.")
+        self.log.say(f"Stopped; the run in {self.place} goes on when the same fit is called again.")
         self._clean_up(3)
         raise KeyboardInterrupt # the old handler came back
 
@@ -297,7 +299,7 @@ class Checkpoint(Callback):
         if self.saver.trouble: return
         self._count()
         m = self.folder.newest()
-        self.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {self.saver.where_safe(m, self.place, min(5, self.wait))}.")
+        self.log.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {self.saver.where_safe(m, self.place, min(5, self.wait))}.")
 
     def _results(self):
         "What `results` gives; should it fail, the same fit does no more than ask it again"
@@ -324,4 +326,5 @@ class Checkpoint(Callback):
             if self.saver: self.saver.close(seconds)
         finally:
             if self.place: self.place.close()
+            self.log.close()
         if self.signals: self.signals.deliver() # one that came too late to stop anything, too

@@ -12,46 +12,41 @@ from pathlib import Path
 from .corpus import CharRNNError, load_corpus
 from .options import parser
 from .presets import Preset, check_seed, get_preset, presets
+from .units import *
 
 # %% ../nbs/12_cli.ipynb #fed049e4
-def _loss(nats): return f'{nats:.3f} nats = {nats/0.6931471805599453:.3f} bits'
-
 def _reporter(out, quiet):
     "A callback that tells on `out` how training goes"
-    from fastai.callback.core import Callback
+    from charrnn_fa.progress import ProgressLines
     from tqdm import tqdm
 
-    class Reporter(Callback):
-        order,run_valid = 65,False
+    class Reporter(ProgressLines):
         def before_fit(self):
+            super().before_fit()
             show = not quiet and sys.stderr is not None and sys.stderr.isatty()
             self.bar = tqdm(total=None, file=sys.stderr, unit='step', dynamic_ncols=True, mininterval=0.5, leave=False) if show else None
-            self.told,self.part,self.t0,self.first = time.perf_counter(),1,time.perf_counter(),None
+            self.part = None
         def after_batch(self):
-            now,n = time.perf_counter(),self.n_iter
-            if self.first is None: self.first,self.part = self.train_iter-1,int(5*self.train_iter/n)+1
+            n,due = self.n_iter,self.pace.due(self.learn)
+            if self.part is None: self.part = int(5*self.train_iter/n)+1
             if self.bar is not None:
                 self.bar.total = n
-                if self.train_iter % 10 == 0: self.bar.set_postfix_str(_loss(self.smooth_loss.item()), refresh=False)
+                if self.train_iter % 10 == 0: self.bar.set_postfix_str(loss_text(self.smooth_loss.item()), refresh=False)
                 self.bar.update(self.train_iter-self.bar.n)
             if quiet:
-                if now-self.told > 10: self.tell()
-            elif self.train_iter >= self.part*n/5 and self.train_iter < n and now-self.t0 > 5:
+                if due: self.tell()
+            elif self.train_iter >= self.part*n/5 and self.train_iter < n and time.perf_counter()-self.pace.began > 5:
                 self.part = int(5*self.train_iter/n) + 1
                 self.tell()
         def tell(self):
-            now = time.perf_counter()
-            self.told,left = now,(now-self.t0)*(self.n_iter-self.train_iter)/(self.train_iter-self.first)
-            line = f'step {self.train_iter:,} of {self.n_iter:,}   {_loss(self.smooth_loss.item())}   {_time(left)} left'
+            line = self.pace.line(self.learn)
             if not quiet: line += '\n' + _indent(self.learn.generate(n=150, seed=0)) + '\n'
             tqdm.write(line, file=out) if self.bar is not None else print(line, file=out, flush=True)
+        def after_epoch(self): pass # there is one
         def after_fit(self):
             if self.bar is not None: self.bar.close()
-        def state_dict(self): return {} # nothing of it is to come back with a run
-        def load_state_dict(self, d): pass
-    return Reporter()
+    return Reporter(10)
 
-def _time(s): return f'{s:.0f} s' if s < 90 else f'{s/60:.0f} min' if s < 5400 else f'{s/3600:.1f} h'
 def _indent(text, by='    '): return '\n'.join((by+o).rstrip() for o in text.strip().splitlines())
 
 # %% ../nbs/12_cli.ipynb #ac246db4
@@ -99,7 +94,7 @@ def _tell_finished(args, run, c, out):
         from charrnn_fa.evaluate import evaluate_ids
         res.update({k:v for k,v in evaluate_ids(run.load_model(), run.ids()).items() if k in ('nats', 'bits')})
     res.update(c['results'])
-    print(f"{args.run} is finished after {c['step']:,} steps ({_loss(res['nats'])}); to train further, start a new run from it: "
+    print(f"{args.run} is finished after {c['step']:,} steps ({loss_text(res['nats'])}); to train further, start a new run from it: "
           f"charrnn train CORPUS --run OTHER --from {shlex.quote(args.run)}", file=out)
     return dict(res, finished=True)
 
@@ -163,7 +158,7 @@ def _fit(args, learn, budget, info, began, out):
     if not res: return _tell_finished(args, ckpt.folder, ckpt.folder.newest(), out) # its end had not been copied yet
     if ckpt.saver.trouble: raise CharRNNError(f"The result could not be stored: {str(ckpt.saver.trouble)}")
     if not args.quiet: print('\n' + _indent(learn.generate(n=300, seed=0)) + '\n', file=out)
-    print(f"{n:,} steps in {_time(res['seconds'])} ({res['chars_per_s']:,.0f} characters/s); validation {_loss(res['nats'])} per character\n"
+    print(f"{n:,} steps in {time_text(res['seconds'])} ({res['chars_per_s']:,.0f} characters/s); validation {loss_text(res['nats'])} per character\n"
           f"kept in {args.run}; let it write with: charrnn sample {shlex.quote(args.run)}" + " --prompt 'The '"*(set('The ') <= set(learn.vocab)), file=out)
     return dict(res, steps=n, finished=True)
 
@@ -203,7 +198,7 @@ def evaluate(args):
         except CharRNNError as e: raise CharRNNError(str(e).split(';')[0] + '; leave them out with --skip-unknown.') from None
     else: ids = torch.cat([run.ids('train'), run.ids('valid')]) if args.whole else run.ids('valid')
     r = evaluate_ids(run.load_model(), ids, args.context, progress=_bar())
-    if not args.json: print(f"{_loss(r['nats'])} per character, perplexity {r['perplexity']:.2f}, {r['accuracy']:.1%} of {r['n_chars']:,} characters right, "
+    if not args.json: print(f"{loss_text(r['nats'])} per character, perplexity {r['perplexity']:.2f}, {r['accuracy']:.1%} of {r['n_chars']:,} characters right, "
                             + ('one stream' if r['context'] == 'carry' else f"windows of {r['context']}"))
     return r
 
@@ -232,7 +227,7 @@ def info(args):
               f"  {p.arch}, {p.n_layers} x {p.n_hid}, {d['n_params']:,} parameters, {d['vocab_size']} symbols, {s['precision']}, seed {s['seed']}\n"
               f"  text: {s['info'].get('corpus', 'unknown')}, {s['text']['n_train']:,} characters to train on, {s['text']['n_valid']:,} to validate"
               + ('' if 'file' in s['text'] else ', not kept'))
-        if 'nats' in run.newest()['results']: print(f"  validation: {_loss(run.newest()['results']['nats'])} per character")
+        if 'nats' in run.newest()['results']: print(f"  validation: {loss_text(run.newest()['results']['nats'])} per character")
         for c in d['checkpoints']: print(f"  step {c['step']:>9,}  {c['size']/1e6:7.1f} MB  {'whole' if c['verified'] else 'DAMAGED'}, {_where[c['state']]}")
         for o in d['damaged'].values(): print(f'  {o}')
         print(f"  weights: SHA-256 {d['weights_sha256'][:16]}...")

@@ -6,7 +6,7 @@
 __all__ = ['states', 'Mirror', 'mirrored']
 
 # %% ../nbs/07b_mirror.ipynb #fbb5435c
-import errno, hashlib, random, time
+import errno, math, random, time
 from contextlib import suppress
 from pathlib import Path
 from .corpus import CharRNNError
@@ -22,16 +22,16 @@ _full = errno.ENOSPC,errno.EDQUOT
 
 class Mirror:
     "Keeps the newest checkpoints of a run folder in a store"
-    first_retry,patience = 2,60 # seconds until a copy is tried again; without a sign of life of the store
+    first_retry,patience,slow = 2,60,10 # seconds until a copy is tried again; without a sign of life of the store; that a copy takes if the store is slow
     def __init__(self,
         folder, # `RunFolder` on this machine
         store, # Where the copies go
         record:dict, # `owner_record` of this process
         keep:int=3, # Checkpoints in the store
-        max_bytes:float=float('inf'), # And fewer, but two, if they have more
+        max_bytes:float=math.inf, # And fewer, but two, if they have more
         say=print, # Told about trouble, from the thread
         pause=lambda: 0, # See `write_whole`
-        news=lambda s: None, # Told that trouble is over
+        news=lambda s: None, # Told what is no trouble
         trouble:str=None, # What has been told already
     ):
         self.folder,self.store,self.record,self.keep,self.max_bytes = folder,store,record,keep,max_bytes
@@ -40,7 +40,7 @@ class Mirror:
         self.pending,self.waiting,self.latest = None,[],None # to be copied; copied, but perhaps not uploaded; given last
         self.litter,self.orphans,self.signs = set(),None,set() # names that are to go; left by an earlier process; of our signs of life
         self.known,self.fenced,self.emptied,self.late = bool(self.state),False,False,False
-        self.tries,self.again,self.beaten = 0,0.,None
+        self.tries,self.again,self.beaten,self.lag_told = 0,0.,None,False
         self.moved = time.monotonic()
         self.worker = Worker(self._do, self._idle, 0.5, self._goodbye)
 
@@ -49,7 +49,7 @@ class Mirror:
         "Leave a checkpoint to be copied; one that waits is replaced"
         self._notice_hang(self.patience)
         self.latest = m
-        self.worker.give(m)
+        if self.worker.give(m) and time.monotonic()-(self.worker.busy or math.inf) > self.slow: self._tell_lag('takes copies')
 
     def needs(self)->set:
         "Data files that are still to be copied"
@@ -70,17 +70,21 @@ class Mirror:
         self.worker.close(0 if self.late and self.worker.busy is not None else seconds)
         if self.worker.is_alive(): abandoned(self.store, self.worker)
 
-    def _hangs(self, seconds):
-        busy = self.worker.busy
-        return busy is not None and time.monotonic()-max(busy, self.moved) >= seconds
-
     def _notice_hang(self, seconds):
-        if self._hangs(seconds): self._complain(f'no answer for {time.monotonic()-self.moved:.0f} seconds')
+        busy,silent = self.worker.busy,time.monotonic()-self.moved
+        if busy and min(time.monotonic()-busy, silent) >= seconds: self._complain(f'no answer for {silent:.0f} seconds')
 
     def _complain(self, why):
         if self.trouble or self.fenced: return
         self.trouble = why
         self.say(f"{self.store} does not take copies ({why}): training goes on, checkpoints stay in {self.folder.path} and follow when it is back.")
+
+    def _tell_lag(self, does):
+        "Say once how far the store is behind"
+        if self.lag_told or self.trouble or self.fenced: return
+        self.lag_told,files = True,sorted(self.state.items())
+        there,uploaded = [next((f"step {int(k.split('-')[1]):,}" for k,v in files[::-1] if v in far), 'none yet') for far in (states, states[-1:])]
+        self.news(f"{self.store} {does} more slowly than checkpoints come, so some are left out; newest there: {there}, newest uploaded: {uploaded}.")
 
     # In the thread
     def _do(self, m):
@@ -121,6 +125,7 @@ class Mirror:
     def _goodbye(self):
         if self.late and self.pending: self._do(self.pending) # nobody waits any more: once again
         if self.fenced or self.beaten is None or self.trouble: return
+        self._sweep()
         self.record['released'] = True
         with suppress(Exception): self._beat()
 
@@ -157,7 +162,7 @@ class Mirror:
         path,there = self.folder.path/name,self.store.size(name)
         if size is None: size = path.stat().st_size
         if there == size and name in self.said: return
-        if sha256 is None: sha256 = self._sha(self._paced(path))
+        if sha256 is None: sha256 = sha256_pieces(self._paced(path))
         if there != size or not self._proven(name, size, sha256):
             if there is not None:
                 if name == 'run.json' and self._strange(): self._stop(f"{self.store} holds another run by now")
@@ -194,12 +199,7 @@ class Mirror:
         "Whether the store has `name` with its size and contents"
         self.moved = time.monotonic()
         if self.store.size(name) != size: return False
-        return not self.store.slow or self._sha(self._slowly(self.store.pieces(name))) == sha256
-
-    def _sha(self, pieces):
-        h = hashlib.sha256()
-        for b in pieces: h.update(b)
-        return h.hexdigest()
+        return not self.store.slow or sha256_pieces(self._slowly(self.store.pieces(name))) == sha256
 
     def _settle(self)->bool:
         "Which of the copies has been uploaded? What is older than that may go; False if the newest has not"
@@ -210,8 +210,9 @@ class Mirror:
             if False in answers: continue # asked again when idle
             if not all(self._proven(o, *self.said[o]) for o in names): self._lost(m)
             if all(answers): self._note(m['file'], 'uploaded')
-            self.waiting = self.waiting[self.waiting.index(m)+1:]
+            done = self.waiting[:self.waiting.index(m)+1]
             self._rotate(m)
+            self.waiting = [o for o in self.waiting if o not in done]
             break
         return not self.waiting
 
@@ -256,6 +257,7 @@ class Mirror:
         late = [m['file'] for m in self.waiting[::-1]]
         if len(late) <= self.keep: return
         names = self._look()[0].names
+        self._tell_lag('uploads')
         for o in late[self.keep-1:-1]: self._drop(o, names)
         self._sweep()
 
@@ -271,6 +273,7 @@ class Mirror:
     def _sweep(self):
         "Remove what is to go, manifests before data; what cannot be removed waits for the next time"
         for o in sorted(self.litter, key=lambda o: o.endswith('.safetensors')):
+            if manifest_name(o) in self.litter-{o}: continue # a manifest that stays keeps its data
             with suppress(Exception):
                 self.store.remove(o)
                 self.litter.discard(o)

@@ -6,12 +6,13 @@
 __all__ = ['silent', 'Place']
 
 # %% ../nbs/07d_place.ipynb #ae6aac24
-import hashlib, os, re, time, warnings
+import hashlib, os, re, time
 from contextlib import suppress
 from pathlib import Path
 from .corpus import CharRNNError, charrnn_home
 from .files import *
 from .folder import *
+from .log import Log
 from .mirror import *
 from .remote import *
 from .process import Lock
@@ -26,10 +27,10 @@ class Place:
         where:str, # A path, a path on a mount, or an fsspec URL
         wait:float=60, # Longest wait for an answer of the store, in seconds
         local:bool=False, # Go on without the store if it cannot be used now
-        say=print, # Told what a person should know
+        log:Log=None, # Told what a person should know
         options:dict=None, # For fsspec
     ):
-        self.wait,self.local,self.say = wait,local,say
+        self.wait,self.local,self.log = wait,local,log or Log()
         self.folder = self.remote = self.lock = self.trouble = None
         self.store = with_deadline(lambda: get_store(where, **(options or {})), wait, shown(where))
         self.where = str(self.store or where)
@@ -52,9 +53,10 @@ class Place:
     def close(self):
         "Free the folder; remove it if nothing came of it"
         if self.lock is None: return
-        if self.made and os.listdir(self.path) == ['.lock']:
-            os.unlink(self.lock.file)
-            os.rmdir(self.path)
+        with suppress(OSError): # somebody may have removed it
+            if self.made and os.listdir(self.path) == ['.lock']:
+                os.unlink(self.lock.file)
+                os.rmdir(self.path)
         self.lock.free()
         self.lock = None
 
@@ -92,7 +94,7 @@ class Place:
         except (StoreError, RunError, OSError) as e:
             if not self.local: raise StoreError(f"{str(e).rstrip('.')}; or go on without it with local=True.") from None
             self.trouble = str(e)
-            warnings.warn(f"{str(e).rstrip('.')}; checkpoints stay in {self.path} until it can be used.", RunWarning)
+            self.log.warn(f"{str(e).rstrip('.')}; checkpoints stay in {self.path} until it can be used.")
             return
         if self.remote.settings is None and not all(is_ours(o) for o in self.remote.names):
             raise StoreError(f"{self.where} holds other things and is not a run; give a new or empty folder.")
@@ -109,7 +111,7 @@ class Place:
         old = next(o for i in range(1, 10_000) if not (o := self.path.with_name(f'{self.path.name}.old{i}')).exists())
         self.path.rename(old)
         self._lock()
-        warnings.warn(f"{self.where} holds {there}, so that counts; the run that was kept on this machine lies in {old}.", RunWarning)
+        self.log.warn(f"{self.where} holds {there}, so that counts; the run that was kept on this machine lies in {old}.")
 
     def _wait_for_owner(self):
         "Another machine may be at work on it: wait until it has been silent for long enough"
@@ -117,7 +119,7 @@ class Place:
         if o is None or o['released'] or mine and mine['token'] == o['token']: return
         limit,ago = max(silent, 3*self.store.beat),time.time()-o['time']
         left = min(limit, max(limit-ago, 1.25*self.store.beat+1 if ago < 5*limit else 0)) # its clock may be slow, or what is seen here old
-        if left > 1: self.say(f"{self.where} was in use on another machine ({o['host']}) a moment ago; waiting up to {left:.0f} seconds to see whether it still is.")
+        if left > 1: self.log.say(f"{self.where} was in use on another machine ({o['host']}) a moment ago; waiting up to {left:.0f} seconds to see whether it still is.")
         end = time.monotonic()+left
         while time.monotonic() < end:
             time.sleep(min(5, max(0.1, end-time.monotonic())))
@@ -157,7 +159,7 @@ class Place:
                     if fetch: self._ask(lambda: self.remote.fetch(m, self.folder), max(600, self.wait))
                     found = self.folder.read(m)
                     if not RunFolder.is_run(self.path): write_whole(self.path/'run.json', pack_json(self.folder.settings))
-                    if why := self._damage(m['step']): warnings.warn(f"{why}; the checkpoint of step {m['step']:,} is used.", RunWarning)
+                    if why := self._damage(m['step']): self.log.warn(f"{why}; the checkpoint of step {m['step']:,} is used.")
                     return m,found
                 except (CharRNNError, OSError) as e:
                     self.folder.damaged[m['file']] = str(e)

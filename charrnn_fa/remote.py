@@ -14,30 +14,36 @@ from .folder import *
 from .store import *
 
 # %% ../nbs/07a_remote.ipynb #f998488d
-def read_all(store, name, most=None, tries:int=3)->bytes:
-    "The contents of a file in a store, or None if it is not there; one of more than `most` bytes, by default what a JSON file can have, is none of ours"
-    most = most_json if most is None else most
+def _tried(f, tries=3):
+    "What `f` gives, tried again if a store fails"
     for i in range(tries):
-        try:
-            res = bytearray()
-            for b in store.pieces(name):
-                if len(res)+len(b) > most: raise RunError(f"{store}/{name} is damaged (it has more than {most:,} bytes); restore it from a copy.")
-                res += b
-            return bytes(res)
-        except FileNotFoundError: return None
-        except CharRNNError: raise
-        except Exception as e:
-            if i == tries-1: raise StoreError(f"{name} in {store} cannot be read ({reason(e)}); {remedy(e)}.") from None
+        try: return f()
+        except (CharRNNError, FileNotFoundError): raise
+        except Exception:
+            if i == tries-1: raise
             time.sleep(0.2*2**i)
 
-def list_names(store, known=(), tries:int=3)->tuple: # (names, whether the listing worked)
+def read_all(store, name, most=None)->bytes:
+    "The contents of a file in a store, or None if it is not there; one of more than `most` bytes, by default what a JSON file can have, is none of ours"
+    most = most_json if most is None else most
+    def read():
+        res = bytearray()
+        for b in store.pieces(name):
+            if len(res)+len(b) > most: raise RunError(f"{store}/{name} is damaged (it has more than {most:,} bytes); restore it from a copy.")
+            res += b
+        return bytes(res)
+    try: return _tried(read)
+    except FileNotFoundError: return None
+    except CharRNNError: raise
+    except Exception as e: raise StoreError(f"{name} in {store} cannot be read ({reason(e)}); {remedy(e)}.") from None
+
+def list_names(store, known=())->tuple: # (names, whether the listing worked)
     "What is in a store; where it cannot be listed, those of the `known` names that are there"
-    for i in range(tries):
-        try: return sorted({*store.names(), *(o for o in known if store.size(o) is not None)}),True
-        except CharRNNError: raise
-        except Exception as e:
-            why = e
-            if i < tries-1: time.sleep(0.2*2**i)
+    def there(o):
+        with suppress(OSError): return store.size(o) is not None
+    try: return _tried(lambda: sorted({*store.names(), *filter(there, known)})),True
+    except CharRNNError: raise
+    except Exception as e: why = e
     with suppress(Exception): return [o for o in known if store.size(o) is not None],False
     raise StoreError(f"{store} cannot be listed ({reason(why)}); {remedy(why)}.") from None
 
@@ -95,8 +101,9 @@ class Remote:
         except CharRNNError as e: self.damaged[name] = str(e)
 
     def has(self, m)->bool:
-        "Whether the data of manifest `m` are there, by their size"
-        return any(self.store.size(o) == m['size'] for o in data_names(m['file'], self.names))
+        "Whether the data of manifest `m` are there, by their size; what cannot be looked at is not"
+        with suppress(OSError): return _tried(lambda: any(self.store.size(o) == m['size'] for o in data_names(m['file'], self.names)))
+        return False
 
     def fetch(self, m, folder):
         "Copy checkpoint `m` into a run folder on this machine, verified"

@@ -6,11 +6,12 @@
 __all__ = ['Saver']
 
 # %% ../nbs/07e_saver.ipynb #422fe264
-import errno, warnings
+import errno
 from collections import deque
 from contextlib import suppress
 from .files import *
 from .folder import *
+from .log import Log
 from .mirror import *
 from .store import reason, with_deadline
 from .worker import *
@@ -22,12 +23,12 @@ class Saver:
         folder, # `RunFolder` on this machine
         store, # Where the copies go, or None
         record:dict, # `owner_record` of this process
+        log:Log, # Told what a person should know
         keep:int=3, # Checkpoints that stay
         max_bytes:float=float('inf'), # And fewer, but two, if they have more
-        say=print, # Told what is no warning
         trouble:str=None, # Of the store, if it has been told
     ):
-        self.folder,self.store,self.keep,self.max_bytes,self.say = folder,store,keep,max_bytes,say
+        self.folder,self.store,self.keep,self.max_bytes,self.log = folder,store,keep,max_bytes,log
         self.told,self.news = deque(),deque()
         self.trouble = self.untidy = None # the last save failed; old ones could not be removed
         self.hurry = self.final = False
@@ -63,10 +64,8 @@ class Saver:
 
     def tell(self):
         "Say what has come up"
-        while self.told:
-            try: warnings.warn(self.told.popleft(), RunWarning)
-            except RunWarning as e: print(e) # warnings are errors here, but this is none
-        while self.news: self.say(self.news.popleft())
+        while self.told: self.log.warn(self.told.popleft())
+        while self.news: self.log.say(self.news.popleft())
 
     def finish(self,
         seconds:float=0, # Longest wait for the store

@@ -22,11 +22,12 @@ class Worker(threading.Thread):
         self.cond,self.job,self.busy,self.closed = threading.Condition(),None,None,False
         self.start()
 
-    def give(self, job):
-        "Leave a job; one that waits is replaced"
+    def give(self, job)->bool:
+        "Leave a job; whether another one waited, which is replaced"
         with self.cond:
-            self.job = job
+            waited,self.job = self.job is not None,job
             self.cond.notify_all()
+        return waited
 
     def run(self):
         while self._step(): pass

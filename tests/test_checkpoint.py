@@ -630,7 +630,7 @@ def test_files_that_are_not_ours_stay(short, tmp_path):
     d.mkdir()
     for o in 'text-0123456789abcdef.safetensors', 'step-00000000-01234567.safetensors', '.run.json.01234567', '.lock': (d/o).write_text('half')
     small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(d, quiet=True))
-    assert len(os.listdir(d)) == 6 and RunFolder(d).finished                          # settings, text, owner, lock, a checkpoint of two files
+    assert len(os.listdir(d)) == 7 and RunFolder(d).finished                          # settings, text, owner, lock, log, a checkpoint of two files
 
 
 def test_copies_by_hard_links_stay_whole(short, tmp_path):
@@ -670,6 +670,49 @@ def test_warnings_that_are_errors(short, tmp_path, monkeypatch, capsys):
         warnings.simplefilter('error')
         small(tmp_path, short, 5).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4))
     assert capsys.readouterr().out.count('Operation not permitted') == 1 and len(RunFolder(tmp_path/'r').checkpoints()) > 3 and RunFolder(tmp_path/'r').finished
+
+
+def test_a_diary_that_kills_do_not_cut_short(run):
+    "log.txt has what each process said, with the time; the second kill comes after an epoch whose validation the third process repeats"
+    for o in DIE: run('lstm', o, rc=-9)
+    run('lstm').same()
+    times,said = zip(*(o.split('  ', 1) for o in (run.d/'run/log.txt').read_text().splitlines()))
+    times = [time.strptime(o, '%Y-%m-%d %H:%M:%S') for o in times]
+    assert times == sorted(times)
+    assert [o.split('   ')[0] for o in said if o.startswith('epoch ')] == ['epoch 1 of 3', 'epoch 2 of 3', 'epoch 2 of 3', 'epoch 3 of 3']
+    others = [o for o in said if not o.startswith(('epoch ', 'step '))]
+    want = 'A new run', 'goes on after step 16', 'goes on after step 28', 'finished after 42 steps'
+    assert all(w in o for w,o in zip(want, others, strict=True)), others
+
+
+def test_a_diary_that_cannot_be_written_stops_nothing(short, tmp_path, same):
+    "A full disk, to begin with; nobody's folder is touched by a fit that is refused"
+    alone = small(tmp_path, short, 5)
+    alone.fit(2, 1e-2)
+    first = small(tmp_path, short, 5)
+    with pytest.raises(KeyboardInterrupt): first.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), At('before_batch', 6, 'interrupt')])
+    log = tmp_path/'r/log.txt'
+    log.unlink()
+    log.symlink_to('/dev/full')
+    with pytest.raises(OSError), open(log, 'a') as f: f.write('x')
+    again = small(tmp_path, short, 5)
+    again.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4, quiet=True))
+    assert same(alone, again) and RunFolder(tmp_path/'r').finished
+    log.unlink()
+    with pytest.raises(RunError): small(tmp_path, short, 6).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4, quiet=True))
+    assert not log.exists()
+
+
+def test_a_folder_that_somebody_removes_stops_nothing(short, tmp_path, same):
+    class Remove(Callback):
+        def after_batch(self):
+            if self.training and self.train_iter == 9:
+                self.checkpoint.saver.writer.wait(10)
+                shutil.rmtree(tmp_path/'r')
+    alone,learn = small(tmp_path, short, 5),small(tmp_path, short, 5)
+    alone.fit(2, 1e-2)
+    with pytest.warns(RunWarning, match='could not be written'): learn.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), Remove()])
+    assert same(alone, learn) and not (tmp_path/'r').exists()
 
 
 @pytest.mark.skipif(bool(inject.missing()), reason=inject.missing() or 'works')

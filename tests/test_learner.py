@@ -61,6 +61,24 @@ def test_lr_find_leaves_no_trace(learn, make, dls, same):
     assert torch.equal(torch.get_rng_state(), before[3])
 
 
+def test_lines_instead_of_a_bar(dls, capsys):
+    "As many as asked for, one for each epoch, no list of numbers, and all as it was afterwards"
+    learn = char_learner(dls, n_hid=16, emb_sz=8, head_sz=0, precision='fp32')
+    n,before = len(dls.train),(learn.logger, list(map(type, learn.cbs)))
+    with learn.no_bar(0): learn.fit(2)
+    out = capsys.readouterr().out.splitlines()
+    assert [o.split('   ')[0] for o in out] == [*(f'step {i} of {2*n}' for i in range(1, n+1)), 'epoch 1 of 2', *(f'step {i} of {2*n}' for i in range(n+1, 2*n+1)), 'epoch 2 of 2']
+    assert out[-1].split('   ')[1] == f'train_loss {learn.recorder.values[-1][0]:.4g}' and out[-2].endswith('0 s left')
+    with learn.no_bar(60), learn.no_valid(): learn.fit(1)
+    assert [o.split()[0] for o in capsys.readouterr().out.splitlines()] == ['epoch']
+    with pytest.raises(ZeroDivisionError), learn.no_bar(0): learn.fit(1, cbs=Fail())
+    assert (learn.logger, list(map(type, learn.cbs))) == before
+
+
+class Fail(Callback):
+    def after_batch(self): 1/0
+
+
 def test_validation_keeps_the_state(learn):
     learn.fit(1, 1e-3)
     before = [o.clone() for o in learn.carried]

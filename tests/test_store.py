@@ -1,6 +1,7 @@
 "Checkpoints on a Drive that dies, hangs, fills up, lies and forgets: training goes on, to the same weights, with one warning for each outage"
 import errno
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import faultfs
 import inject
@@ -347,6 +349,27 @@ def test_slow_mount(drive, fit, monkeypatch):
     assert drive.calls()['create'] < 40
 
 
+def test_slow_writes_and_late_uploads(drive, fit, tmp_path, capsys, monkeypatch):
+    "Both at once: the newest wins, nothing piles up, the cloud never loses its last whole checkpoint, and how far it is behind is said once"
+    monkeypatch.setattr(Mirror, 'slow', 0.5)
+    cloud,seen = tmp_path/'cloud/MyDrive/runs/bard',[]
+    drive.control(kbps=50, uncommitted=0.5, ids=True, cloud=tmp_path/'cloud')
+    def whole(): return [m['step'] for m in RunFolder(cloud).checkpoints() if (o := cloud/m['file']).exists() and o.stat().st_size == m['size']] if RunFolder.is_run(cloud) else []
+    def look(ckpt):
+        for o,state in ckpt.states().items():
+            if state == 'uploaded': assert (cloud/o).stat().st_size == (ckpt.folder.path/o).stat().st_size
+        seen.append((threading.active_count(), len(os.listdir(drive.there)) if drive.there.exists() else 0, max(whole(), default=-1), ckpt.folder.newest()['step']))
+        time.sleep(0.15)
+    learn = fit(drive.where, dict.fromkeys(range(1, 58), look), steps=2, wait=40)
+    threads,files,uploaded,here = zip(*seen)
+    out = capsys.readouterr().out
+    assert not learn.told and out.count('more slowly than checkpoints come') == 1 and 'newest uploaded: ' in out and out.rstrip().endswith(', uploaded.')
+    assert max(threads)-threads[0] <= 1 and max(files) <= 2+2*6, seen
+    assert list(uploaded) == sorted(uploaded) and len(set(uploaded)) > 3 and max(h-u for h,u in zip(here, uploaded)) >= 4, seen
+    tidy(drive.there)
+    assert whole()[0] == 58
+
+
 def test_old_ones_here_that_cannot_go_do_not_hold_up_the_copies(drive, fit, monkeypatch):
     real = RunFolder.rotate
     def rotate(self, *args, **kwargs):
@@ -469,6 +492,42 @@ def test_input_output_error(drive, fit, op, tmp_path):
     assert len(learn.told) <= 1 and all('Input/output error' in o for o in learn.told), learn.told
     tidy(drive.there)
     assert not sum(o.stat().st_size for o in (tmp_path/'trash').iterdir())
+
+
+CALLS = ('openat', 7), ('write', 3), ('fsync', 2), ('close', 9), ('read', 17), ('newfstatat', 9), ('unlinkat', 2)     # which ones; by hand, all
+
+@needs_fuse
+@pytest.mark.skipif(bool(inject.missing()), reason=inject.missing() or 'works')
+@pytest.mark.parametrize('error,calls', [('EIO', CALLS), ('ENOSPC', CALLS[:4]), ('EDQUOT', CALLS[:4])])
+def test_an_error_in_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeypatch, error, calls):
+    "A call that the copy of one checkpoint makes on Drive fails, once or from then on; the same calls on the local disk work"
+    monkeypatch.setattr('charrnn_fa.folder.secrets', SimpleNamespace(token_hex=lambda n: '0'*2*n))          # names that can be given to strace
+    files = [f'step-00000020-{"0"*8}{o}' for o in ('.safetensors', '.json')]
+    def train():
+        os.environ['CHARRNN_HOME'] = str(tmp_path/'home')
+        with warnings.catch_warnings(record=True) as ws:
+            warnings.simplefilter('always')
+            learn = fresh(5)
+            cbs = [At({15: then(settle, lambda _: inject.gate()), **dict.fromkeys((25, 35), lambda _: time.sleep(0.2))}), Checkpoint(drive.where, steps=10, wait=20, quiet=True)]
+            learn.fit_one_cycle(2, 1e-2, cbs=cbs)
+        told = [str(w.message) for w in ws if issubclass(w.category, RunWarning)]
+        why = os.strerror(getattr(errno, error)),f'{files[0]} has lost its contents'                              # as it looks if it can never be read again
+        assert len(told) <= 2 and all(sum(o in t for t in told) <= 1 for o in why) and all(any(o in t for o in why) for t in told), told
+        assert all(torch.equal(p, q) for p,q in zip(alone.model.parameters(), learn.model.parameters(), strict=True))
+    hits = 0
+    for call,every in calls:
+        for more in '', '+':
+            for i in itertools.count(1, every):
+                for o in tmp_path/'home',drive.there: shutil.rmtree(o, ignore_errors=True)
+                rc,hit = inject.run_with_fault(train, call, f'{i}{more}', f'error={error}', gate=True, path=[*(f'{drive.where}/{o}' for o in files), *files])
+                assert rc == 0, (call, i, more)
+                data,manifest = [drive.there/o for o in files]
+                if more and not (manifest.exists() and manifest.stat().st_size):                                             # what can never be removed may stay, but does not count
+                    for o in data,manifest: o.unlink(missing_ok=True)
+                tidy(drive.there, 4 if more else 3)
+                hits += hit
+                if not hit: break
+    assert hits > 5
 
 
 def test_read_error_falls_back(drive, fit, lost):
@@ -670,6 +729,33 @@ def test_no_rename_replaces_anything(fit, tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'fsync', _sync)
     fit(tmp_path/'run')
     assert calls.count('rename') > 10 and calls == ['sync', 'rename', 'sync']*calls.count('rename')
+
+
+@needs_fuse
+def test_killed_within_a_rename_that_is_not_atomic(drive, fresh, alone, tmp_path):
+    "The cache of this machine lies on a disk whose rename removes the target, waits, and only then puts the new file there"
+    (tmp_path/'disk').mkdir()
+    with DriveMount(tmp_path/'disk', torn_rename=60) as disk:
+        def train(seed=5):
+            learn = fresh(seed)
+            learn.fit_one_cycle(2, 1e-2, cbs=[At({o: settle for o in range(15, 58, 10)}), Checkpoint(drive.where, steps=10, wait=20, quiet=True)])
+            return learn
+        pid,runs = machine(disk.mountpoint/'home', train, tmp_path/'log'),disk.backing/'home/runs'
+        notes = lambda: [o.name for o in runs.glob('*/.*') if '.mirror' in o.name]
+        until(lambda: (calls := disk.calls()['rename']) and time.sleep(0.2) is None and disk.calls()['rename'] == calls and notes() and '.mirror' not in notes(), what='a rename that hangs')
+        os.kill(pid, signal.SIGKILL)
+        disk.kill()                                                                 # Linux lets a process go only when its call is over
+        assert ended(pid) == -signal.SIGKILL, (tmp_path/'log').read_text()
+        assert notes() and '.mirror' not in notes()
+        disk.control()
+        disk.remount()
+        with pytest.MonkeyPatch.context() as m, warnings.catch_warnings():
+            m.setenv('CHARRNN_HOME', str(disk.mountpoint/'home'))
+            warnings.simplefilter('error', RunWarning)
+            learn = train(None)
+        assert all(torch.equal(p, q) for p,q in zip(alone.model.parameters(), learn.model.parameters(), strict=True))
+        assert RunFolder(drive.there).resumes()[0] >= 10 and '.mirror' in notes()
+    tidy(drive.there)
 
 
 def test_listing_and_contents_that_are_old(drive, fit, lost):
