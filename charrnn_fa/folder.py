@@ -132,9 +132,10 @@ class RunFolder:
                 name = f'text-{secrets.token_hex(8)}.safetensors'
                 size,sha256 = write_whole(self.path/name, pack(text))
                 self.settings['text'].update(file=name, size=size, sha256=sha256)
-            if first: first()
-            try: write_whole(self.path/'run.json', pack_json(self.settings))
+            try: settings = pack_json(self.settings)
             except TypeError as e: raise RunError(f"The settings of a run are kept as JSON, but {e}; give texts and numbers.") from None
+            if first: first()
+            write_whole(self.path/'run.json', settings)
         except BaseException:
             self._clear()
             raise
@@ -152,7 +153,7 @@ class RunFolder:
     )->dict: # The manifest
         "Store a checkpoint: data first, manifest last"
         name = f'step-{step:08d}-{secrets.token_hex(4)}'
-        size,sha256 = write_whole(self.path/f'{name}.safetensors', pack(tensors, meta), pause)
+        size,sha256 = write_whole(self.path/f'{name}.safetensors', pack(tensors, {**meta, 'settings':self.settings}), pause)
         m = dict(format=format_version, run=self.id, file=f'{name}.safetensors', size=size, file_sha256=sha256, step=step, epoch=epoch, finished=finished,
                  generation=generation, resumes=list(resumes), results=results)
         try: write_whole(self.path/f'{name}.json', pack_json(m))

@@ -90,6 +90,7 @@ class Place:
             self._ask(lambda: probe(self.store))
             self.remote = self._remote(known)
             if here and mirrored(self.path): self._look_again(known)
+            if self.remote.settings is None and not (here and self.remote.broken): self._recover()
             if self.remote.broken and not here: raise RunError(self.remote.broken)
         except (StoreError, RunError, OSError) as e:
             if not self.local: raise StoreError(f"{str(e).rstrip('.')}; or go on without it with local=True.") from None
@@ -105,6 +106,11 @@ class Place:
         while self.remote.settings is None and not self.remote.broken and time.monotonic() < end:
             time.sleep(0.5)
             self.remote = self._remote(known)
+
+    def _recover(self):
+        if not pick(self.remote.names, 'manifest'): return
+        self._ask(self.remote.recover, max(600, self.wait))
+        if self.remote.settings: self.log.warn(f"{self.where}/run.json was lost or damaged; it has been written anew from a checkpoint.")
 
     def _set_aside(self, there):
         self.lock.free()

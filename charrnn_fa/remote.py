@@ -107,14 +107,38 @@ class Remote:
 
     def fetch(self, m, folder):
         "Copy checkpoint `m` into a run folder on this machine, verified"
+        write_whole(folder.path/m['file'], self._data(m))
+        write_whole(folder.path/manifest_name(m['file']), pack_json(dict(m, format=format_version)))
+
+    def _data(self, m):
+        "The file that belongs to manifest `m`, verified"
         why = StoreError(f"{m['file']} is not in {self.store}.")
         for o in data_names(m['file'], self.names):
             try:
                 if (b := read_all(self.store, o, m['size'])) is None: continue
                 check_bytes(b, m['size'], m['file_sha256'], f'{self.store}/{o}')
+                return b
             except CharRNNError as e: why = e
-            else:
-                write_whole(folder.path/m['file'], b)
-                write_whole(folder.path/manifest_name(m['file']), pack_json(dict(m, format=format_version)))
-                return
         raise why
+
+    def recover(self):
+        "Settings that are lost are taken from the newest checkpoint that is whole and has them, and written anew"
+        for m in newest_first(m for m in map(self._manifest_of_any, pick(self.names, 'manifest')) if m):
+            with suppress(CharRNNError):
+                self.settings,self.id = self._settings_in(m),m['run']
+                for o in self.damaged.keys() & set(data_names('run.json', self.names)):
+                    self.damaged.pop(o)
+                    self.store.remove(o)
+                with suppress(FileExistsError): self.store.write('run.json', [pack_json(self.settings)]) # it was only seen late
+                return
+
+    def _manifest_of_any(self, name):
+        with suppress(CharRNNError), damage(name):
+            if b := read_all(self.store, name): return check_manifest(b, name, check_json(b, name)['run'])
+
+    def _settings_in(self, m):
+        with damage(m['file']):
+            s = unpack(self._data(m))[1]['settings']
+            check_settings(s)
+            if s['id'] != m['run']: raise ValueError
+            return s

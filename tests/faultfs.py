@@ -154,13 +154,14 @@ class DriveFS(Operations):
         except OSError: return f'{os.lstat(real).st_ino:032x}'
         return new
 
-    def due(self, path):
+    def due(self, path, faults):
         "Whether all of `path` had its time to be uploaded"
-        u = self.faults.get('uncommitted')
+        u = faults.get('uncommitted')
         return u is not True and self.now()-self.written.get(path, -1e9) >= (u or 0)
 
     def committed(self, path):
-        if not self.faults.get('cloud') or path not in self.written: return path not in self.written or self.due(path)
+        faults = self.faults
+        if not faults.get('cloud') or path not in self.written: return path not in self.written or self.due(path, faults)
         return self.uploaded.get(path, (None,))[0] == self.written[path]
 
     def background(self):
@@ -170,7 +171,8 @@ class DriveFS(Operations):
             except OSError: pass     # something went while it was looked at: next time
 
     def background_step(self):
-        zero,cloud = self.faults.get('zero'), self.faults.get('cloud')
+        faults = self.faults     # once: they may change meanwhile
+        zero,cloud = faults.get('zero'), faults.get('cloud')
         if zero and zero is not True:
             for path,t in list(self.written.items()):
                 if self.now()-t >= zero and self.exists(path) and self.real(path).is_file(): os.truncate(self.real(path), 0)
@@ -182,7 +184,7 @@ class DriveFS(Operations):
             to,t,st = Path(cloud)/path[1:], self.written.get(path), o.lstat()
             if o.is_dir(): to.mkdir(parents=True, exist_ok=True)
             sig = t,st.st_size,st.st_mtime_ns,st.st_ino
-            if o.is_dir() or not self.due(path) or self.uploaded.get(path) == sig: continue
+            if o.is_dir() or not self.due(path, faults) or self.uploaded.get(path) == sig: continue
             if any(h.path == path and h.writing for h in list(self.opened.values())): continue
             self.id(path)
             tmp = f'{cloud}.{uuid.uuid4().hex}'

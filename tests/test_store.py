@@ -1036,6 +1036,21 @@ def test_settings_lost_in_the_store_and_whole_here(drive, fit, tmp_path):
     assert RunFolder(drive.there).resumes() == [20, 30] and RunFolder(drive.there).finished
 
 
+@needs_fuse
+@pytest.mark.parametrize('how', ['missing', 'empty', 'truncated', 'flipped', 'html'])
+def test_settings_lost_in_the_store_and_no_copy_here(drive, fit, lost, how):
+    "Each checkpoint has them too; what is not whole is not asked"
+    lost(35)
+    was = (drive.there/'run.json').read_bytes()
+    spoil(drive.there/'run.json', how)
+    (newest,) = drive.there.glob('step-00000030-*.safetensors')
+    spoil(newest, 'flipped')
+    learn = fit(drive.where, seed=None)
+    assert len(learn.told) == 2 and 'written anew from a checkpoint' in learn.told[0] and 'step 20 is used' in learn.told[1], learn.told
+    assert (drive.there/'run.json').read_bytes() == was and RunFolder(drive.there).resumes() == [20]
+    assert not fit(drive.where, seed=None).told and RunFolder(drive.there).finished
+
+
 def test_settings_under_another_name_on_another_machine(drive, fit, lost):
     lost(35)
     (drive.there/'run.json').rename(drive.there/'run (1).json')
