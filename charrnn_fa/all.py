@@ -14,6 +14,7 @@ from .evaluate import *
 from .precision import *
 from .presets import *
 from .schedule import *
+from .progress import *
 from .loop import *
 from .learner import *
 from .files import RunError, RunWarning

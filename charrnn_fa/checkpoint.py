@@ -13,7 +13,7 @@ from .corpus import CharRNNError
 from .files import *
 from .folder import *
 from .log import Log
-from .progress import begin_bars
+from .progress import begin_bars, in_fit
 from .place import Place
 from .guard import Guard
 from .process import Signals
@@ -74,9 +74,7 @@ class Checkpoint(Callback):
             self._clean_up()
             raise
 
-    def _looking(self):
-        "In `lr_find`; or in `validate` or `get_preds`, which hold the Learner's lock and send the events of a fit; or in none, as a copy"
-        return self.learn is None or hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds') or self.learn.lock.locked()
+    def _looking(self): return self.learn is None or not in_fit(self.learn) # a copy has no Learner
 
     def _begin(self):
         mine,fit = learner_settings(self.learn, **(self.info or {})),fit_settings(self.learn)
@@ -121,7 +119,7 @@ class Checkpoint(Callback):
         text = kept_text(self.learn) if mine['kind'] == 'char' else {}
         self.folder.create(text, lambda: self.folder.save(ts, meta, step=0, epoch=0), sum(t.nbytes for t in ts.values()))
         self.log.open(self.place.path)
-        self.log.say(f"A new run, kept in {self.place}; a checkpoint every {f'{self.steps:,} steps' if self.steps else f'{self.minutes:g} minutes'}" + ("" if self.exact_start else ", at epoch ends") + ".")
+        self.log.say(f"A new run, kept in {self.place}; a checkpoint every {f'{self.steps:,} steps' if self.steps else f'{self.minutes:g} minutes'}" + ("" if self.exact_start else ", at epoch ends") + (f"; a log is in {self.place.path/'log.txt'}" if self.place.store else "") + ".")
         if lost := not_kept(self.learn, (Checkpoint,)): self.log.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
         self._work(self.folder.newest())
 

@@ -45,7 +45,7 @@ def _reporter(out, quiet):
         def after_epoch(self): pass # there is one
         def after_fit(self):
             if self.bar is not None: self.bar.close()
-    return Reporter(10)
+    return Reporter()
 
 def _indent(text, by='    '): return '\n'.join((by+o).rstrip() for o in text.strip().splitlines())
 

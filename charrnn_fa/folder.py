@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['format_version', 'is_number', 'is_count', 'check_manifest', 'newest_first', 'newest_owner', 'check_owner',
            'check_settings', 'pick', 'orphans', 'data_names', 'RunFolder', 'is_ours', 'old_ones', 'owner_record',
-           'owner_name', 'unread_owner', 'manifest_name', 'checkpoint_names']
+           'owner_name', 'unread_owner', 'manifest_name', 'data_name', 'checkpoint_names']
 
 # %% ../nbs/05b_folder.ipynb #b417fc1c
 import math, os, re, secrets, shutil, socket, time
@@ -270,7 +270,7 @@ def _leftover(name): # of a process that was killed before run.json was written
 
 def is_ours(name)->bool:
     "Whether a file of this name can be in a run folder, here or in a store"
-    return name in _of_others or name.isdigit() or name.startswith('.probe-') or _leftover(name) or any(o.fullmatch(name) for o in (_run, _manifest, _data)) # a further fit has a number
+    return name in (*_of_others, 'log.txt') or name.isdigit() or name.startswith('.probe-') or _leftover(name) or any(o.fullmatch(name) for o in (_run, _manifest, _data)) # a further fit has a number
 
 def old_ones(cs, keep, max_bytes=math.inf, beginning=True)->list:
     "Which of the manifests `cs`, newest first, are to go; if it need not stay, the beginning of a finished run too"
@@ -294,6 +294,10 @@ def unread_owner(run_id, name)->dict:
     return dict(owner_record(run_id, m[2], int(m[1]), [], int(m[3] or 0)), host='name unknown')
 
 def manifest_name(file)->str: return Path(file).stem + '.json'
+
+def data_name(manifest)->str:
+    "The data file of a manifest, whatever Drive has made of its name"
+    return _manifest.fullmatch(manifest)[1] + '.safetensors'
 
 def checkpoint_names(file, names)->list:
     "All files of a checkpoint, manifests first, with what Drive may have made of them"

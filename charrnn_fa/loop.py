@@ -189,10 +189,10 @@ class CharLearner(Learner):
         seconds:float=None, # Between lines that say how far it is, instead; default: none
     ):
         "A `with` in which `fit` shows no bar"
-        bars,lines = self._grab_cbs(ProgressCallback),[] if seconds is None else [ProgressLines(seconds)]
+        bars,lines = self._grab_cbs((ProgressCallback, ProgressLines)),[] if seconds is None else [ProgressLines(seconds)]
         self.remove_cbs(bars).add_cbs(lines)
         try:
-            with replacing(self, logger=noop if lines else self.logger): yield self
+            with replacing(self, **dict(logger=noop) if lines else {}): yield self
         finally: self.remove_cbs(lines).add_cbs(bars)
     def no_valid(self):
         "A `with` in which `fit` does not validate"
@@ -260,7 +260,7 @@ class CharLearner(Learner):
     @contextmanager
     def untouched(self, history=False):
         "Put carried state, loader, random numbers and mode of the model back afterwards; with `history` what the recorder has, too"
-        rec = {k:list(v) for k,v in vars(self.recorder).items() if k in ('lrs', 'iters', 'losses', 'values')} if history and hasattr(self, 'recorder') else {}
+        rec = {k:copy(v) for k,v in vars(self.recorder).items() if k in ('lrs', 'iters', 'losses', 'values', 'log')} if history and hasattr(self, 'recorder') else {}
         dl,modes = self.dls.train,[(m, m.training) for m in self.model.modules()]
         place,rng = {k:v for k,v in vars(dl).items() if k in ('seed', 'epoch', '_pos', '_start')},torch.get_rng_state()
         mine = {k:vars(self)[k] for k in ('carried', 'training', 'chars_seen', 'steps_done', 'run_epoch', *_of_batch) if k in vars(self)}

@@ -49,7 +49,7 @@ class Mirror:
         "Leave a checkpoint to be copied; one that waits is replaced"
         self._notice_hang(self.patience)
         self.latest = m
-        if self.worker.give(m) and time.monotonic()-(self.worker.busy or math.inf) > self.slow: self._tell_lag('takes copies')
+        if self.worker.give(m) and time.monotonic()-(self.worker.busy or math.inf) > self.slow: self._tell_lag('Copies to')
 
     def needs(self)->set:
         "Data files that are still to be copied"
@@ -79,12 +79,13 @@ class Mirror:
         self.trouble = why
         self.say(f"{self.store} does not take copies ({why}): training goes on, checkpoints stay in {self.folder.path} and follow when it is back.")
 
-    def _tell_lag(self, does):
+    def _tell_lag(self, what):
         "Say once how far the store is behind"
         if self.lag_told or self.trouble or self.fenced: return
         self.lag_told,files = True,sorted(self.state.items())
         there,uploaded = [next((f"step {int(k.split('-')[1]):,}" for k,v in files[::-1] if v in far), 'none yet') for far in (states, states[-1:])]
-        self.news(f"{self.store} {does} more slowly than checkpoints come, so some are left out; newest there: {there}, newest uploaded: {uploaded}.")
+        known = getattr(self.store, 'answers', True) # whether it tells about uploads
+        self.news(f"{what} {self.store} take longer than it takes to the next checkpoint, so some are left out; newest there: {there}" + f", newest uploaded: {uploaded}"*known + ".")
 
     # In the thread
     def _do(self, m):
@@ -227,7 +228,7 @@ class Mirror:
     def _look(self):
         "What is in the store, and its whole checkpoints, newest first"
         remote = Remote(self.store, ['run.json', *map(manifest_name, self.state)], self.folder.id)
-        return remote,[m for m in remote.manifests() if remote.has(m)]
+        return remote,remote.whole()
 
     def _rotate(self, m):
         "Now that `m` is safe: remove what is older and too much, and what is of no use"
@@ -236,7 +237,7 @@ class Mirror:
         if m['file'] not in files: return
         at = files.index(m['file'])
         if any(o not in self.mine for o in files[:at]): return # another process is ahead of this one
-        lost = sorted(self.mine-set(files)) if remote.listed else []
+        lost = sorted(self.mine-set(files)-remote.unsure) if remote.listed else []
         self.emptied = bool(lost)
         if lost: self._complain(f'{lost[0]} has lost its contents there, as if a quota were used up')
         else: self._well(f"{self.store} keeps what it takes again.")
@@ -257,7 +258,7 @@ class Mirror:
         late = [m['file'] for m in self.waiting[::-1]]
         if len(late) <= self.keep: return
         names = self._look()[0].names
-        self._tell_lag('uploads')
+        self._tell_lag('Uploads from')
         for o in late[self.keep-1:-1]: self._drop(o, names)
         self._sweep()
 

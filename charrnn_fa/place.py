@@ -91,7 +91,9 @@ class Place:
             self.remote = self._remote(known)
             if here and mirrored(self.path): self._look_again(known)
             if self.remote.settings is None and not (here and self.remote.broken): self._recover()
-            if self.remote.broken and not here: raise RunError(self.remote.broken)
+            if self.remote.broken and not here:
+                again = "; or remove it, and it is written anew from a checkpoint" if pick(self.remote.names, 'manifest') else ''
+                raise RunError(self.remote.broken.rstrip('.') + again)
         except (StoreError, RunError, OSError) as e:
             if not self.local: raise StoreError(f"{str(e).rstrip('.')}; or go on without it with local=True.") from None
             self.trouble = str(e)
@@ -109,8 +111,7 @@ class Place:
 
     def _recover(self):
         if not pick(self.remote.names, 'manifest'): return
-        self._ask(self.remote.recover, max(600, self.wait))
-        if self.remote.settings: self.log.warn(f"{self.where}/run.json was lost or damaged; it has been written anew from a checkpoint.")
+        if self._ask(self.remote.recover, max(600, self.wait)): self.log.warn(f"{self.where}/run.json was lost; it has been written anew from a checkpoint.")
 
     def _set_aside(self, there):
         self.lock.free()

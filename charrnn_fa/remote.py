@@ -14,7 +14,7 @@ from .folder import *
 from .store import *
 
 # %% ../nbs/07a_remote.ipynb #f998488d
-def _tried(f, tries=3):
+def _retrying(f, tries=3):
     "What `f` gives, tried again if a store fails"
     for i in range(tries):
         try: return f()
@@ -32,7 +32,7 @@ def read_all(store, name, most=None)->bytes:
             if len(res)+len(b) > most: raise RunError(f"{store}/{name} is damaged (it has more than {most:,} bytes); restore it from a copy.")
             res += b
         return bytes(res)
-    try: return _tried(read)
+    try: return _retrying(read)
     except FileNotFoundError: return None
     except CharRNNError: raise
     except Exception as e: raise StoreError(f"{name} in {store} cannot be read ({reason(e)}); {remedy(e)}.") from None
@@ -41,7 +41,8 @@ def list_names(store, known=())->tuple: # (names, whether the listing worked)
     "What is in a store; where it cannot be listed, those of the `known` names that are there"
     def there(o):
         with suppress(OSError): return store.size(o) is not None
-    try: return _tried(lambda: sorted({*store.names(), *filter(there, known)})),True
+        return True # reading it will tell
+    try: return _retrying(lambda: sorted({*store.names(), *filter(there, known)})),True
     except CharRNNError: raise
     except Exception as e: why = e
     with suppress(Exception): return [o for o in known if store.size(o) is not None],False
@@ -54,7 +55,7 @@ class Remote:
         known=(), # Names that may be there
         run_id:str=None, # Of the run that should be there
     ):
-        self.store,self.damaged = store,{}
+        self.store,self.damaged,self.unsure = store,{},set() # `unsure`: data files of checkpoints that could not be looked at
         self.names,self.listed = list_names(store, known)
         self.settings,self.id = None,run_id
         for o in data_names('run.json', self.names):
@@ -98,12 +99,18 @@ class Remote:
 
     def _manifest(self, name):
         try: return check_manifest(b, f'{self.store}/{name}', self.id) if (b := read_all(self.store, name)) is not None else None
-        except CharRNNError as e: self.damaged[name] = str(e)
+        except CharRNNError as e:
+            self.damaged[name] = str(e)
+            if isinstance(e, StoreError): self.unsure.add(data_name(name))
+
+    def whole(self)->list:
+        "Manifests of the checkpoints whose data are there, newest first"
+        return [m for m in self.manifests() if self.has(m)]
 
     def has(self, m)->bool:
-        "Whether the data of manifest `m` are there, by their size; what cannot be looked at is not"
-        with suppress(OSError): return _tried(lambda: any(self.store.size(o) == m['size'] for o in data_names(m['file'], self.names)))
-        return False
+        "Whether the data of manifest `m` are there, by their size; None if they cannot be looked at"
+        with suppress(OSError): return _retrying(lambda: any(self.store.size(o) == m['size'] for o in data_names(m['file'], self.names)))
+        self.unsure.add(m['file'])
 
     def fetch(self, m, folder):
         "Copy checkpoint `m` into a run folder on this machine, verified"
@@ -121,24 +128,34 @@ class Remote:
             except CharRNNError as e: why = e
         raise why
 
-    def recover(self):
-        "Settings that are lost are taken from the newest checkpoint that is whole and has them, and written anew"
-        for m in newest_first(m for m in map(self._manifest_of_any, pick(self.names, 'manifest')) if m):
-            with suppress(CharRNNError):
-                self.settings,self.id = self._settings_in(m),m['run']
-                for o in self.damaged.keys() & set(data_names('run.json', self.names)):
-                    self.damaged.pop(o)
-                    self.store.remove(o)
-                with suppress(FileExistsError): self.store.write('run.json', [pack_json(self.settings)]) # it was only seen late
-                return
+    def recover(self)->bool:
+        "Write settings that are missing or empty anew, from the newest whole checkpoint; whether that was done. Those of two runs decide nothing"
+        ms = [m for m in map(self._manifest_of_any, pick(self.names, 'manifest')) if m and self.id in (None, m['run'])]
+        if self.settings or len({m['run'] for m in ms}) != 1 or not all(map(is_ours, self.names)): return False
+        s = next((s for m in newest_first(ms) if (s := self._settings_in(m))), None)
+        return s is not None and self._write_settings(s)
+
+    def _write_settings(self, s):
+        name,done = 'run.json',False
+        try:
+            if (size := self.store.size(name)): return False # a person may want what is in it
+            if size == 0: self.store.remove(name)
+            with suppress(FileExistsError): # it was only seen late
+                self.store.write(name, [pack_json(s)])
+                self.settings,self.id,done = s,s['id'],True
+        except CharRNNError: raise
+        except Exception as e: raise StoreError(f"{name} in {self.store} cannot be written ({reason(e)}); {remedy(e)}.") from None
+        self.damaged.pop(name, None)
+        if name not in self.names: self.names.append(name)
+        if not done: self._read_settings(name)
+        return done
 
     def _manifest_of_any(self, name):
         with suppress(CharRNNError), damage(name):
             if b := read_all(self.store, name): return check_manifest(b, name, check_json(b, name)['run'])
 
     def _settings_in(self, m):
-        with damage(m['file']):
+        with suppress(CharRNNError), damage(m['file']):
             s = unpack(self._data(m))[1]['settings']
             check_settings(s)
-            if s['id'] != m['run']: raise ValueError
-            return s
+            if s['id'] == m['run']: return s

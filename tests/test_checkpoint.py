@@ -672,7 +672,7 @@ def test_warnings_that_are_errors(short, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count('Operation not permitted') == 1 and len(RunFolder(tmp_path/'r').checkpoints()) > 3 and RunFolder(tmp_path/'r').finished
 
 
-def test_a_diary_that_kills_do_not_cut_short(run):
+def test_a_log_that_kills_do_not_cut_short(run):
     "log.txt has what each process said, with the time; the second kill comes after an epoch whose validation the third process repeats"
     for o in DIE: run('lstm', o, rc=-9)
     run('lstm').same()
@@ -685,7 +685,7 @@ def test_a_diary_that_kills_do_not_cut_short(run):
     assert all(w in o for w,o in zip(want, others, strict=True)), others
 
 
-def test_a_diary_that_cannot_be_written_stops_nothing(short, tmp_path, same):
+def test_a_log_that_cannot_be_written_stops_nothing(short, tmp_path, same):
     "A full disk, to begin with; nobody's folder is touched by a fit that is refused"
     alone = small(tmp_path, short, 5)
     alone.fit(2, 1e-2)

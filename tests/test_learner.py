@@ -67,12 +67,28 @@ def test_lines_instead_of_a_bar(dls, capsys):
     n,before = len(dls.train),(learn.logger, list(map(type, learn.cbs)))
     with learn.no_bar(0): learn.fit(2)
     out = capsys.readouterr().out.splitlines()
-    assert [o.split('   ')[0] for o in out] == [*(f'step {i} of {2*n}' for i in range(1, n+1)), 'epoch 1 of 2', *(f'step {i} of {2*n}' for i in range(n+1, 2*n+1)), 'epoch 2 of 2']
+    assert [o.split('   ')[0] for o in out] == [*(f'step {i} of {2*n}' for i in range(2, n+1)), 'epoch 1 of 2', *(f'step {i} of {2*n}' for i in range(n+1, 2*n+1)), 'epoch 2 of 2']
     assert out[-1].split('   ')[1] == f'train_loss {learn.recorder.values[-1][0]:.4g}' and out[-2].endswith('0 s left')
     with learn.no_bar(60), learn.no_valid(): learn.fit(1)
     assert [o.split()[0] for o in capsys.readouterr().out.splitlines()] == ['epoch']
     with pytest.raises(ZeroDivisionError), learn.no_bar(0): learn.fit(1, cbs=Fail())
     assert (learn.logger, list(map(type, learn.cbs))) == before
+    with learn.no_bar(0):
+        learn.validate(); learn.get_preds(); learn.lr_find(num_it=3, show_plot=False)
+        with learn.no_bar(): learn.fit(1)
+    assert 'step' not in (out := capsys.readouterr().out) and 'epoch' not in out
+
+
+def test_lines_are_right_beside_a_validation_in_each_epoch(dls, capsys):
+    learn = char_learner(dls, n_hid=16, emb_sz=8, head_sz=0, precision='fp32')
+    class Look(Callback):
+        def after_batch(self):
+            if self.training and self.iter == 3: self.learn.validate()
+    with learn.no_bar(0): learn.fit(2, cbs=Look())
+    out,n = capsys.readouterr().out.splitlines(),len(dls.train)
+    assert len(out) == 2*n-1 + 2 and [o.split('   ')[0] for o in out if o.startswith('epoch')] == ['epoch 1 of 2', 'epoch 2 of 2']
+    for o,vs in zip([o for o in out if o.startswith('epoch')], learn.recorder.values):
+        assert [i.split(' ')[1] for i in o.split('   ')[1:-1]] == [f'{v:.4g}' for v in vs] and len(vs) == 5
 
 
 class Fail(Callback):

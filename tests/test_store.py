@@ -29,6 +29,7 @@ from charrnn_fa.files import RunError, RunWarning, pack_json
 from charrnn_fa.folder import RunFolder, owner_name, owner_record
 from charrnn_fa.learner import char_learner
 from charrnn_fa.mirror import Mirror
+from charrnn_fa.place import Place
 from charrnn_fa.store import MountStore, StoreError, abandoned, follow, mount_of
 from machine import ended, machine, until
 
@@ -363,7 +364,7 @@ def test_slow_writes_and_late_uploads(drive, fit, tmp_path, capsys, monkeypatch)
     learn = fit(drive.where, dict.fromkeys(range(1, 58), look), steps=2, wait=40)
     threads,files,uploaded,here = zip(*seen)
     out = capsys.readouterr().out
-    assert not learn.told and out.count('more slowly than checkpoints come') == 1 and 'newest uploaded: ' in out and out.rstrip().endswith(', uploaded.')
+    assert not learn.told and out.count('take longer than it takes to the next checkpoint') == 1 and 'newest there: ' in out and out.rstrip().endswith(', uploaded.')
     assert max(threads)-threads[0] <= 1 and max(files) <= 2+2*6, seen
     assert list(uploaded) == sorted(uploaded) and len(set(uploaded)) > 3 and max(h-u for h,u in zip(here, uploaded)) >= 4, seen
     tidy(drive.there)
@@ -511,10 +512,8 @@ def test_an_error_in_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeyp
             cbs = [At({15: then(settle, lambda _: inject.gate()), **dict.fromkeys((25, 35), lambda _: time.sleep(0.2))}), Checkpoint(drive.where, steps=10, wait=20, quiet=True)]
             learn.fit_one_cycle(2, 1e-2, cbs=cbs)
         told = [str(w.message) for w in ws if issubclass(w.category, RunWarning)]
-        why = os.strerror(getattr(errno, error)),f'{files[0]} has lost its contents'                              # as it looks if it can never be read again
-        assert len(told) <= 2 and all(sum(o in t for t in told) <= 1 for o in why) and all(any(o in t for o in why) for t in told), told
+        assert len(told) <= 1 and all(os.strerror(getattr(errno, error)) in o for o in told), told
         assert all(torch.equal(p, q) for p,q in zip(alone.model.parameters(), learn.model.parameters(), strict=True))
-    hits = 0
     for call,every in calls:
         for more in '', '+':
             for i in itertools.count(1, every):
@@ -525,9 +524,8 @@ def test_an_error_in_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeyp
                 if more and not (manifest.exists() and manifest.stat().st_size):                                             # what can never be removed may stay, but does not count
                     for o in data,manifest: o.unlink(missing_ok=True)
                 tidy(drive.there, 4 if more else 3)
-                hits += hit
                 if not hit: break
-    assert hits > 5
+            assert i > 1, f'there is no {call}'
 
 
 def test_read_error_falls_back(drive, fit, lost):
@@ -565,7 +563,8 @@ def test_drive_is_full(drive, fit, op, number, tmp_path):
     def look(ckpt):
         trouble(ckpt)
         seen.extend(steps(drive.there))
-        if op != 'flush': assert not [o for o in drive.there.glob('step-*') if RunFolder(drive.there).checkpoints()[0]['step'] < int(o.name[5:13])]
+        newest = RunFolder(drive.there).checkpoints()[0]['step']
+        if op != 'flush': until(lambda: not [o for o in drive.there.glob('step-*') if newest < int(o.name[5:13])], what='a moment between two tries')
         drive.control(trash=tmp_path/'trash')
     learn = fit(drive.where, {15: then(settle, doing(drive.control, errno={op: [number, 3]}, trash=tmp_path/'trash')), 45: look})
     assert len(learn.told) == 1 and os.strerror(number) in learn.told[0] and seen, learn.told
@@ -1037,7 +1036,7 @@ def test_settings_lost_in_the_store_and_whole_here(drive, fit, tmp_path):
 
 
 @needs_fuse
-@pytest.mark.parametrize('how', ['missing', 'empty', 'truncated', 'flipped', 'html'])
+@pytest.mark.parametrize('how', ['missing', 'empty'])
 def test_settings_lost_in_the_store_and_no_copy_here(drive, fit, lost, how):
     "Each checkpoint has them too; what is not whole is not asked"
     lost(35)
@@ -1049,6 +1048,72 @@ def test_settings_lost_in_the_store_and_no_copy_here(drive, fit, lost, how):
     assert len(learn.told) == 2 and 'written anew from a checkpoint' in learn.told[0] and 'step 20 is used' in learn.told[1], learn.told
     assert (drive.there/'run.json').read_bytes() == was and RunFolder(drive.there).resumes() == [20]
     assert not fit(drive.where, seed=None).told and RunFolder(drive.there).finished
+
+
+@needs_fuse
+@pytest.mark.parametrize('how', ['truncated', 'flipped', 'html'])
+def test_settings_that_hold_something_are_a_persons_to_remove(drive, fit, lost, how):
+    lost(35)
+    spoil(drive.there/'run.json', how)
+    is_now = (drive.there/'run.json').read_bytes()
+    with pytest.raises(StoreError, match='or remove it, and it is written anew from a checkpoint'): fit(drive.where, seed=None)
+    assert (drive.there/'run.json').read_bytes() == is_now
+    (drive.there/'run.json').unlink()
+    assert 'written anew' in fit(drive.where, seed=None).told[0] and RunFolder(drive.there).resumes() == [30]
+
+
+def test_settings_are_not_taken_from_another_run(drive, fit, tmp_path):
+    "Checkpoints of two runs, of a later generation in one; on the machine of one of them its own count, elsewhere none do"
+    with pytest.raises(KeyboardInterrupt): fit(drive.where+'2', {25: stop})
+    with pytest.raises(KeyboardInterrupt): fit(drive.where+'2', {35: stop}, seed=None)
+    with pytest.raises(KeyboardInterrupt): fit(drive.where, {25: stop})
+    for o in drive.there.with_name('bard2').glob('step-*'): shutil.copy(o, drive.there)
+    (drive.there/'run.json').unlink()
+    before = sorted(os.listdir(drive.there))
+    elsewhere = machine(tmp_path/'other', lambda: Place(drive.where, 20).close())
+    assert ended(elsewhere) == 0 and sorted(os.listdir(drive.there)) == before
+    learn = fit(drive.where, seed=None)
+    assert 'written anew' in learn.told[0] and all('belongs to another run' in o for o in learn.told[1:]) and RunFolder(drive.there).resumes() == [20]
+    assert not [o for o in (tmp_path/'home/runs').iterdir() if '.old' in o.name]
+
+
+def test_settings_are_not_written_beside_other_things(drive, fit, lost):
+    lost(35)
+    (drive.there/'run.json').unlink()
+    (drive.there/'notes.txt').write_text('mine')
+    before = sorted(os.listdir(drive.there))
+    with pytest.raises(StoreError, match='holds other things'): fit(drive.where, seed=None)
+    assert sorted(os.listdir(drive.there)) == before
+    (drive.there/'notes.txt').unlink()
+    (drive.there/'log.txt').write_text('copied along by hand')
+    fit(drive.where, seed=None)
+    assert RunFolder(drive.there).resumes() == [30] and (drive.there/'log.txt').read_text() == 'copied along by hand'
+
+
+def test_settings_that_were_lost_and_a_listing_that_is_old(drive, fit, lost):
+    "What was written a moment ago is not listed yet, while the owner that was killed is waited for"
+    lost(35)
+    (drive.there/'run.json').unlink()
+    drive.control(stale=3)
+    os.listdir(drive.mountpoint/'MyDrive/runs/bard')
+    learn = fit(drive.where, seed=None)
+    assert 'written anew' in learn.told[0] and RunFolder(drive.there).resumes() == [30]
+
+
+def test_a_file_that_cannot_be_read_for_a_while_is_not_lost(drive, fit):
+    "Nor any other of the older ones; a false alarm would remove them"
+    drive.control(uncommitted=0.01, ids=True)
+    def hurt(ckpt):
+        settle(ckpt)
+        drive.control(uncommitted=0.01, ids=True, errno=dict(getattr=5, open=5), match='*/step-000000[12]0-*')
+    def heal(ckpt):
+        settle(ckpt)
+        until(lambda: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'uploaded')
+        assert steps(drive.there) == [30, 20, 10, 0]                                # 0 is the second that is known to be whole
+        drive.control(uncommitted=0.01, ids=True)
+    learn = fit(drive.where, {15: settle, 25: hurt, 35: heal})
+    assert not learn.told, learn.told
+    tidy(drive.there)
 
 
 def test_settings_under_another_name_on_another_machine(drive, fit, lost):
