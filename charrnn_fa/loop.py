@@ -260,7 +260,7 @@ class CharLearner(Learner):
     @contextmanager
     def untouched(self, history=False):
         "Put carried state, loader, random numbers and mode of the model back afterwards; with `history` what the recorder has, too"
-        rec = {k:copy(v) for k,v in vars(self.recorder).items() if k in ('lrs', 'iters', 'losses', 'values', 'log')} if history and hasattr(self, 'recorder') else {}
+        rec = {k:copy(v) for k,v in vars(self.recorder).items() if k in ('lrs', 'iters', 'losses', 'values', 'log', 'smooth_loss', 'start_epoch')} if history and hasattr(self, 'recorder') else {}
         dl,modes = self.dls.train,[(m, m.training) for m in self.model.modules()]
         place,rng = {k:v for k,v in vars(dl).items() if k in ('seed', 'epoch', '_pos', '_start')},torch.get_rng_state()
         mine = {k:vars(self)[k] for k in ('carried', 'training', 'chars_seen', 'steps_done', 'run_epoch', *_of_batch) if k in vars(self)}
@@ -270,4 +270,4 @@ class CharLearner(Learner):
             vars(dl).update(place)
             torch.set_rng_state(rng)
             for m,t in modes: m.training = t
-            for k,v in rec.items(): setattr(self.recorder, k, v)
+            if rec: vars(self.recorder).update(rec) # as attributes fastai would warn of their names

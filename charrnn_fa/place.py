@@ -92,15 +92,17 @@ class Place:
             if here and mirrored(self.path): self._look_again(known)
             if self.remote.settings is None and not (here and self.remote.broken): self._recover()
             if self.remote.broken and not here:
-                again = "; or remove it, and it is written anew from a checkpoint" if pick(self.remote.names, 'manifest') else ''
+                again = "; or remove it, and it is written anew from a checkpoint" if pick(self.remote.names, 'manifest') and all(map(is_ours, self.remote.names)) else ''
                 raise RunError(self.remote.broken.rstrip('.') + again)
         except (StoreError, RunError, OSError) as e:
             if not self.local: raise StoreError(f"{str(e).rstrip('.')}; or go on without it with local=True.") from None
             self.trouble = str(e)
             self.log.warn(f"{str(e).rstrip('.')}; checkpoints stay in {self.path} until it can be used.")
             return
-        if self.remote.settings is None and not all(is_ours(o) for o in self.remote.names):
+        if self.remote.settings is None and not all(map(is_ours, self.remote.names)):
             raise StoreError(f"{self.where} holds other things and is not a run; give a new or empty folder.")
+        if self.remote.settings is None and not self.remote.broken and (not here or mirrored(self.path)) and pick(self.remote.names, 'manifest'):
+            raise StoreError(f"{self.where} holds checkpoints but no run.json, and it cannot be written anew from them now; try again later, restore it, or give another name.")
 
     def _look_again(self, known):
         "One look that finds nothing where a run was copied to is not trusted"

@@ -41,7 +41,7 @@ def list_names(store, known=())->tuple: # (names, whether the listing worked)
     "What is in a store; where it cannot be listed, those of the `known` names that are there"
     def there(o):
         with suppress(OSError): return store.size(o) is not None
-        return True # reading it will tell
+        return not pick([o], 'owner') # reading it will tell; of an owner the name alone would count
     try: return _retrying(lambda: sorted({*store.names(), *filter(there, known)})),True
     except CharRNNError: raise
     except Exception as e: why = e
@@ -109,8 +109,9 @@ class Remote:
 
     def has(self, m)->bool:
         "Whether the data of manifest `m` are there, by their size; None if they cannot be looked at"
-        with suppress(OSError): return _retrying(lambda: any(self.store.size(o) == m['size'] for o in data_names(m['file'], self.names)))
-        self.unsure.add(m['file'])
+        try: return _retrying(lambda: any(self.store.size(o) == m['size'] for o in data_names(m['file'], self.names)))
+        except CharRNNError: raise # the whole store is away
+        except Exception: self.unsure.add(m['file'])
 
     def fetch(self, m, folder):
         "Copy checkpoint `m` into a run folder on this machine, verified"

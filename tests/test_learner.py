@@ -89,6 +89,9 @@ def test_lines_are_right_beside_a_validation_in_each_epoch(dls, capsys):
     assert len(out) == 2*n-1 + 2 and [o.split('   ')[0] for o in out if o.startswith('epoch')] == ['epoch 1 of 2', 'epoch 2 of 2']
     for o,vs in zip([o for o in out if o.startswith('epoch')], learn.recorder.values):
         assert [i.split(' ')[1] for i in o.split('   ')[1:-1]] == [f'{v:.4g}' for v in vs] and len(vs) == 5
+    alone = char_learner(dls, n_hid=16, emb_sz=8, head_sz=0, precision='fp32')
+    with alone.no_bar(), alone.no_logging(): alone.fit(2)
+    assert list(learn.recorder.values) == list(alone.recorder.values) and list(learn.recorder.iters) == list(alone.recorder.iters)
 
 
 class Fail(Callback):

@@ -921,6 +921,15 @@ def test_owner_whose_record_cannot_be_read(drive, fit, lost):
     tidy(drive.there)
 
 
+def test_a_look_that_fails_is_no_sign_of_life(drive, fit, lost):
+    "The names that a living owner would leave next are asked for, and once the answer is an error"
+    lost(35)
+    (owner,) = [o for o in os.listdir(drive.there) if o.startswith('owner-')]
+    stem,beat = owner.removesuffix('.json').rsplit('-', 1)
+    drive.control(errno=dict(getattr=5), match=f'*/{stem}-{int(beat)+1}.json')
+    assert not fit(drive.where, seed=None).told and RunFolder(drive.there).resumes() == [30]
+
+
 def test_old_owner_does_not_remove_the_new_one(drive, fit):
     "Its sign of life at the end of a long copy comes after the takeover"
     def taken(ckpt):
@@ -1070,11 +1079,29 @@ def test_settings_are_not_taken_from_another_run(drive, fit, tmp_path):
     for o in drive.there.with_name('bard2').glob('step-*'): shutil.copy(o, drive.there)
     (drive.there/'run.json').unlink()
     before = sorted(os.listdir(drive.there))
-    elsewhere = machine(tmp_path/'other', lambda: Place(drive.where, 20).close())
-    assert ended(elsewhere) == 0 and sorted(os.listdir(drive.there)) == before
+    def elsewhere():
+        with pytest.raises(StoreError, match='holds checkpoints but no run.json'): Place(drive.where, 20)
+    assert ended(machine(tmp_path/'other', elsewhere)) == 0 and sorted(os.listdir(drive.there)) == before
     learn = fit(drive.where, seed=None)
     assert 'written anew' in learn.told[0] and all('belongs to another run' in o for o in learn.told[1:]) and RunFolder(drive.there).resumes() == [20]
     assert not [o for o in (tmp_path/'home/runs').iterdir() if '.old' in o.name]
+
+
+@needs_fuse
+@pytest.mark.parametrize('match', ['*.json', '*.safetensors'])
+@pytest.mark.parametrize('here', [True, False])
+def test_settings_lost_and_checkpoints_out_of_reach(drive, fit, lost, match, here):
+    "No new run begins over them, and what is on this machine stays where it is; a minute later all is well"
+    if here:
+        with pytest.raises(KeyboardInterrupt): fit(drive.where, {35: stop})
+    else: lost(35)
+    (drive.there/'run.json').unlink()
+    before = sorted(os.listdir(drive.there))
+    drive.control(errno=dict(open=[5, 0]), match=f'/MyDrive/runs/bard/step-{match}')
+    with pytest.raises(StoreError, match='holds checkpoints but no run.json'): fit(drive.where, seed=None)
+    assert sorted(os.listdir(drive.there)) == before
+    drive.control()
+    assert 'written anew' in fit(drive.where, seed=None).told[0] and RunFolder(drive.there).resumes() == [30]
 
 
 def test_settings_are_not_written_beside_other_things(drive, fit, lost):

@@ -379,3 +379,26 @@ def test_keys_are_kept_nowhere(s3, url, fresh, home, tmp_path, capfd):
             assert not [o for o in (KEY, SECRET, PASSWORD) if o.encode() in b]
         shown = repr(ckpt) + str(learn.cbs) + ''.join(capfd.readouterr())
         assert not [o for o in (KEY, SECRET, PASSWORD) if o in shown], shown
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_missing(tmp_path):
+    "Whatever a back end raises; a store that is away as a whole is an error"
+    class Odd(UrlStore):
+        error,bad = None,''
+        def size(self, name):
+            if name == self.bad: raise self.error
+            return super().size(name)
+    run,s = RunFolder(tmp_path/'r', dict(info={}, text={})),Odd('memory://odd/r')
+    run.create(None, lambda: run.save(dict(w=torch.zeros(2)), {}, step=0, epoch=0))
+    m,new = run.newest(),run.save(dict(w=torch.ones(2)), {}, step=5, epoch=0)
+    for o in run.names(): s.write(o, [(run.path/o).read_bytes()])
+    s.bad = m['file']
+    for s.error in RuntimeError('503'), OSError(5, 'Input/output error'), ConnectionError():
+        remote = Remote(s)
+        assert remote.whole() == [new] and remote.has(m) is None and remote.unsure == {m['file']}
+    s.error = StoreError('is not mounted')
+    with pytest.raises(StoreError): Remote(s).whole()
+    s.bad = ''
+    s.remove(m['file'])
+    remote = Remote(s)
+    assert remote.has(m) is False and not remote.unsure
