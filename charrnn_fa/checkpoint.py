@@ -24,6 +24,7 @@ from .state import *
 from .store import *
 from .mirror import *
 from .saver import Saver
+from .units import every
 
 # %% ../nbs/08_checkpoint.ipynb #365a99dd
 class Checkpoint(Callback):
@@ -119,7 +120,7 @@ class Checkpoint(Callback):
         text = kept_text(self.learn) if mine['kind'] == 'char' else {}
         self.folder.create(text, lambda: self.folder.save(ts, meta, step=0, epoch=0), sum(t.nbytes for t in ts.values()))
         self.log.open(self.place.path)
-        self.log.say(f"A new run, kept in {self.place}; a checkpoint every {f'{self.steps:,} steps' if self.steps else f'{self.minutes:g} minutes'}" + ("" if self.exact_start else ", at epoch ends") + (f"; a log is in {self.place.path/'log.txt'}" if self.place.store else "") + ".")
+        self.log.say(f"A new run, kept in {self.place}; a checkpoint {every(self.steps, 'step') if self.steps else every(self.minutes, 'minute')}" + ("" if self.exact_start else ", at epoch ends") + (f"; a log is in {self.place.path/'log.txt'}" if self.place.store else "") + ".")
         if lost := not_kept(self.learn, (Checkpoint,)): self.log.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
         self._work(self.folder.newest())
 
