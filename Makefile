@@ -31,7 +31,7 @@ readme: .venv/.dev
 	$(BIN)/python tests/readme.py > README.md.new && mv README.md.new README.md
 
 docs: .venv/.dev
-	$(BIN)/jupyter nbconvert --to html --output-dir _docs nbs/*.ipynb
+	$(BIN)/python tests/docs.py _docs
 
 .venv/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; name one with: make PYTHON=python3.12"; exit 1; }

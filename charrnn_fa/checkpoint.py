@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint']
 
 # %% ../nbs/08_checkpoint.ipynb #0dfa9052
-import json, os, secrets, time
+import json, numbers, os, secrets, time
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from .corpus import CharRNNError
@@ -36,7 +36,7 @@ class Checkpoint(Callback):
         steps:int=None, # Between saves, instead of `minutes`
         keep:int=3, # Checkpoints that stay, at least 2
         max_mb:float=None, # Fewer, but two, if they have more
-        wait:float=60, # Longest wait for the store at the end of `fit`, in seconds
+        wait:float=60, # Longest wait for the store, in seconds: for the copies at the end of `fit`, and for each answer at its start (there at least ten)
         local:bool=False, # Go on without the store if it cannot be used at the start
         allow_changes:bool=False, # Go on although settings have changed
         results=None, # Called with the Learner at the end; a dict of numbers that is kept with the finished run
@@ -44,13 +44,16 @@ class Checkpoint(Callback):
         quiet:bool=False, # Say nothing but warnings
         **storage_options # For fsspec, such as a token; never stored
     ):
-        for k,v,low in ('minutes', minutes, 0), ('steps', steps, 1), ('keep', keep, 2):
-            if not (v is None and k != 'keep' or isinstance(v, (int, float)) and v >= low): raise CharRNNError(f"{k} is {v!r}, but it must be at least {low}.")
+        for k,v,low,kind,optional in [('minutes', minutes, 0, numbers.Real, True), ('steps', steps, 1, numbers.Integral, True), ('keep', keep, 2, numbers.Integral, False),
+                                      ('max_mb', max_mb, 0, numbers.Real, True), ('wait', wait, 0, numbers.Real, False)]:
+            if optional and v is None: continue
+            if isinstance(v, bool) or not (isinstance(v, kind) and v >= low): raise CharRNNError(f"{k} is {v!r}, but it must be a {'whole ' if kind is numbers.Integral else ''}number, {low} or more.")
         if minutes is steps is None: raise CharRNNError("minutes and steps are both None; say how often to save.")
         if not isinstance(where, (str, os.PathLike)): raise CharRNNError(f"A run cannot be kept in {where!r}; give a path or a URL.")
         self.where = str(where) if '://' in str(where) else local_path(where)
         self.max_bytes = float('inf') if max_mb is None else 1e6*max_mb
-        store_attr('minutes,steps,keep,wait,local,allow_changes,results,info,quiet,storage_options')
+        self.wait = min(wait, 1e9) # as long as one likes, but no thread can wait for ever
+        store_attr('minutes,steps,keep,local,allow_changes,results,info,quiet,storage_options')
         self.active = False
 
     def __getstate__(self): # a copy takes no threads and locks along
@@ -69,7 +72,7 @@ class Checkpoint(Callback):
         self.active = True
         self.log,self.keeper,self.token,self.exact_start = Log(self.quiet),Keeper(),secrets.token_hex(4),is_char(self.learn)
         self.place = self.after = self.guard = self.signals = self.saver = self.state = self.held = None
-        self.best,self.changed,self.elapsed,self.base,self.saved_step = {},None,0.,0,0
+        self.best,self.changed,self.elapsed,self.began,self.base,self.saved_step = {},None,0.,None,0,0
         try: self._begin()
         except BaseException:
             self._clean_up()
@@ -113,6 +116,7 @@ class Checkpoint(Callback):
     def _start(self, mine, fit, k):
         "A new run; a further one under the same name begins where the last ended"
         if self.after: self._continue_from(*self.after)
+        self.after = None
         if self.exact_start: self.base = self.learn.steps_done
         self.folder = (Run if mine['kind'] == 'char' else RunFolder)(self.place.path, dict(mine, fit=fit))
         self.generation,self.resumes,self.ended = 0,[],self.learn.n_epoch == 0
@@ -136,6 +140,7 @@ class Checkpoint(Callback):
 
     def _finished(self, m, state):
         self._load(m, state)
+        self.end_epoch,self.state = self.state.learn_attrs.get('epoch'),None
         self.folder.tidy()
         self.ended = None # nothing to be saved
         self._count()
@@ -202,11 +207,12 @@ class Checkpoint(Callback):
         if self.saver.mirror: self.saver.mirror.give(m)
         self.began = self.saved = time.perf_counter()
         self._stand_guard(self.state.at[0] if self.state else 0)
+        if self.state and not self.state.at[1]: self.state = None # all of it is in the Learner; only within an epoch it is wanted once more
         for n,cb in named_callbacks(self.learn, (Checkpoint,)).items():
             if isinstance(cb, SaveModelCallback) and not cb.every_epoch: self.guard.follow(cb, partial(self._copy_best, n, cb))
         self.signals = Signals()
 
-    def _stand_guard(self, first): self.guard = Guard(self.learn, first, self._epoch_done, self.after_error, self.exact_start)
+    def _stand_guard(self, first): self.guard = Guard(self.learn, first, self._epoch_done, self.after_error, self.exact_start, self.order)
 
     # Saving
     def _steps(self): return self.learn.steps_done-self.base if self.exact_start else (getattr(self.learn, 'epoch', -1)+1 if self.learn.n_epoch else 0)*len(self.dls.train)
@@ -217,7 +223,7 @@ class Checkpoint(Callback):
 
     def seconds(self)->float:
         "How long the run has trained, in all processes"
-        return self.elapsed + (time.perf_counter()-self.began if self.signals else 0.)
+        return self.elapsed + (0. if self.began is None else time.perf_counter()-self.began)
 
     def _due(self):
         if self.steps: return self._steps()//self.steps > self.saved_step//self.steps
@@ -281,7 +287,7 @@ class Checkpoint(Callback):
 
     def after_fit(self):
         if not self.active or self._looking(): return
-        if self.ended is None and not self.exact_start: self.learn.epoch = self.state.learn_attrs.get('epoch', self.learn.epoch) # which the loop has counted up
+        if self.ended is None and not self.exact_start and self.end_epoch is not None: self.learn.epoch = self.end_epoch # which the loop has counted up
         try:
             if self.ended: self._save_end()
         finally: self._clean_up()
@@ -319,6 +325,7 @@ class Checkpoint(Callback):
     def _clean_up(self, seconds=10):
         "Threads, signals, lock: as if there had been no fit"
         self.active = False
+        self.elapsed,self.began,self.state,self.after,self.held = self.seconds(),None,None,None,None
         if self.signals: self.signals.restore()
         if self.guard: self.guard.remove()
         try:

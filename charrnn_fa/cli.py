@@ -211,7 +211,11 @@ def _states(path, files)->dict:
     from charrnn_fa.store import get_store
     store,copied = get_store(path),mirrored(path)
     if store is None: return {o:copied.get(o, 'local') for o in files}
-    return {o:'uploaded' if store.uploaded(o) and store.uploaded(manifest_name(o)) else 'mounted' for o in files}
+    def state(o):
+        with contextlib.suppress(CharRNNError, OSError): # it went just now, or has another name there
+            if store.uploaded(o) and store.uploaded(manifest_name(o)): return 'uploaded'
+        return 'mounted'
+    return {o:state(o) for o in files}
 
 def info(args):
     "`charrnn info`"

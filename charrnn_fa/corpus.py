@@ -137,7 +137,9 @@ def corpus_files(
     raise CorpusError(f"'{what}' is no file, folder, glob with a match, link, or one of {', '.join(corpus_names)}; check the spelling.")
 
 def _head(path, n=65_536):
-    with open(path, 'rb') as f: return f.read(n)
+    try:
+        with open(path, 'rb') as f: return f.read(n)
+    except OSError as e: raise CorpusError(f"{path} cannot be read ({e.strerror}); check its permissions, or leave it out.") from None
 
 # %% ../nbs/00_corpus.ipynb #cf195c56
 corpus_names = ('pydocs', 'stdlib', 'shakespeare', 'count', 'count:0121', 'count:5') # `count:` takes any pattern or period

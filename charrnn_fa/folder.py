@@ -112,7 +112,9 @@ class RunFolder:
         if above != path and not (above.is_dir() and os.access(above, os.W_OK)):
             raise RunError(f"The folder {path} cannot be made in {above}; give another one for the run.")
         if path.exists() and not path.is_dir(): raise RunError(f"{path} is a file; give a folder for the run.")
-        if path.is_dir() and not all(_leftover(o.name) or o.name in _of_others for o in path.iterdir()): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
+        names = [o.name for o in path.iterdir()] if path.is_dir() else []
+        if not all(map(_leftover, pick(names, 'manifest'))) and not (path/'run.json').exists() and all(map(is_ours, names)): raise RunError(f"{path} holds checkpoints but no run.json; restore it from a copy, or give another name.")
+        if not all(_leftover(o) or o in _of_others for o in names): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
 
     def create(self,
         text:dict=None, # Tensors of the text to keep
@@ -229,7 +231,8 @@ class RunFolder:
         "Remove old checkpoints, manifest first, after the newest was read back"
         names,cs = self.names(),self.checkpoints()
         if not (old := old_ones(cs, keep, max_bytes, beginning=False)): return
-        newest = self.path/next(o for o in data_names(cs[0]['file'], names) if o in names)
+        newest = self.path/next((o for o in data_names(cs[0]['file'], names) if o in names), cs[0]['file'])
+        if not newest.exists(): raise RunError(f"{newest} is missing; restore it from a copy, or let the next checkpoint take its place.")
         if sha256_pieces(paced(read_pieces(newest), pause)) != cs[0]['file_sha256']: raise RunError(f"{newest} did not arrive whole on the disk; check the disk.")
         for m in old:
             for o in [] if m['file'] in but else checkpoint_names(m['file'], names): (self.path/o).unlink(missing_ok=True)

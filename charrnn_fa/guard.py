@@ -6,10 +6,20 @@
 __all__ = ['Guard']
 
 # %% ../nbs/07f_guard.ipynb #3f6ca8c2
+from contextlib import contextmanager
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 
 # %% ../nbs/07f_guard.ipynb #f5d13b0f
+@contextmanager
+def _telling(f):
+    "Call `f` if an error is on its way out"
+    try: yield
+    except CancelFitException: raise
+    except BaseException:
+        f()
+        raise
+
 class Guard:
     "Leaves out the first epochs of a fit, and tells of the end of each epoch, of errors, and of best models"
     def __init__(self,
@@ -18,26 +28,36 @@ class Guard:
         after_epoch, # Called when an epoch is over
         after_error, # Called when an error is on its way out
         own:bool, # A `CharLearner`, which begins anywhere, and tells of errors in the events of a fit itself
+        order:float=0, # Of the callback that is in its `before_fit`; later ones have theirs before them
     ):
-        self.learn,self.followed = learn,[]
+        self.learn,self.followed,self.starting = learn,[],[]
         with_events,call_one = learn._with_events,learn._call_one
         def _with_events(f, event_type, ex, final=noop):
             if event_type != 'epoch': return with_events(f, event_type, ex, final)
+            self._started()
             if learn.epoch < first: return
-            try: with_events(f, event_type, ex, final)
-            except CancelFitException: raise
-            except BaseException:
-                after_error()
-                raise
+            with _telling(after_error): with_events(f, event_type, ex, final)
             after_epoch()
         def _call_one(event_name):
-            try: call_one(event_name)
-            except CancelFitException: raise
-            except BaseException:
-                if event_name in ('after_cancel_fit', 'after_fit'): after_error()
-                raise
+            with _telling(after_error if event_name in ('after_cancel_fit', 'after_fit') else noop): call_one(event_name)
         learn._with_events = _with_events
-        if not own: learn._call_one = _call_one
+        if own: return
+        learn._call_one = _call_one
+        for cb in learn.cbs:
+            if cb.order > order and (f := getattr(cb, 'before_fit', None)): self._watch(cb, f, after_error)
+
+    def _watch(self, cb, f, after_error):
+        def before_fit():
+            with _telling(after_error): f()
+        self.starting.append((cb, vars(cb).get('before_fit')))
+        vars(cb)['before_fit'] = before_fit
+
+    def _started(self):
+        "All have had their `before_fit`"
+        while self.starting:
+            cb,had = self.starting.pop()
+            if had: vars(cb)['before_fit'] = had
+            else: del vars(cb)['before_fit']
 
     def follow(self, cb:SaveModelCallback, f):
         "Call `f` whenever `cb` has saved"
@@ -49,5 +69,7 @@ class Guard:
         self.followed.append(cb)
 
     def remove(self):
+        "Bring the replaced methods back"
+        self._started()
         for k in '_with_events','_call_one': vars(self.learn).pop(k, None)
         for cb in self.followed: vars(cb).pop('_save', None)

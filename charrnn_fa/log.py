@@ -41,8 +41,9 @@ class Log:
         self.note(s)
 
     def warn(self, s):
+        "Warn, as often as it comes up: `warnings.warn` would show the same words once"
         self.note(s)
-        try: warnings.warn(s, RunWarning)
+        try: warnings.warn_explicit(s, RunWarning, 'charrnn_fa', 1, module=__name__)
         except RunWarning as e: print(e) # warnings are errors here, but this is none
 
     def batch(self, learn):

@@ -182,8 +182,7 @@ class Mirror:
 
     def _strange(self): return not self.known and 'run.json' not in self.litter # settings that this run did not write
 
-    def _paced(self, path):
-        with open(path, 'rb') as f: yield from self._slowly(iter(lambda: f.read(piece), b''))
+    def _paced(self, path): return self._slowly(read_pieces(path))
 
     def _slowly(self, pieces):
         "One after the other, with pauses and signs of life"
@@ -206,10 +205,11 @@ class Mirror:
         "Which of the copies has been uploaded? What is older than that may go; False if the newest has not"
         for m in self.waiting[::-1]:
             names = m['file'],manifest_name(m['file'])
-            answers = [self.store.uploaded(o) for o in names]
+            try: answers = [self.store.uploaded(o) for o in names]
+            except FileNotFoundError: self._lost(m, 'is no longer there')
             self.moved = time.monotonic()
             if False in answers: continue # asked again when idle
-            if not all(self._proven(o, *self.said[o]) for o in names): self._lost(m)
+            if not all(self._proven(o, *self.said[o]) for o in names): self._lost(m, 'has lost its contents there, as if a quota were used up')
             if all(answers): self._note(m['file'], 'uploaded')
             done = self.waiting[:self.waiting.index(m)+1]
             self._rotate(m)
@@ -217,13 +217,13 @@ class Mirror:
             break
         return not self.waiting
 
-    def _lost(self, m):
-        "A copy that was proven is damaged: the newest is to be copied again"
+    def _lost(self, m, why):
+        "A copy that was proven is damaged or gone: the newest is to be copied again"
         self.waiting.remove(m)
         self.emptied = True
         for o in m['file'],manifest_name(m['file']): self.said.pop(o, None)
         if m == self.latest: self.pending = m
-        raise StoreError(f"{m['file']} has lost its contents there, as if a quota were used up")
+        raise StoreError(f"{m['file']} {why}")
 
     def _look(self):
         "What is in the store, and its whole checkpoints, newest first"

@@ -43,6 +43,7 @@ from charrnn_fa.evaluate import CharLoss
 from charrnn_fa.files import RunError, RunWarning
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.learner import char_learner
+from charrnn_fa.log import Log
 from charrnn_fa.loop import CharProgress
 from charrnn_fa.optim import AdamW, Muon
 from charrnn_fa.state import Keeper, from_json
@@ -978,18 +979,57 @@ def test_an_error_in_any_event(short, tmp_path, same, reference, action, order):
     assert threading.active_count() == threads
 
 
-@pytest.mark.parametrize('o', ['before_batch', 'after_epoch', 'before_validate', 'after_fit', 'before_epoch'])
-def test_an_error_in_another_learner(tmp_path, o):
+@pytest.mark.parametrize('order', [900, 2000])
+@pytest.mark.parametrize('o', ['before_fit', 'before_batch', 'after_epoch', 'before_validate', 'after_fit', 'before_epoch'])
+def test_an_error_in_another_learner(tmp_path, o, order):
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     learn = plain(tmp_path)
     learn.remove_cbs(learn.progress)
     with learn.no_logging():
-        with pytest.raises(RuntimeError): learn.fit(3, 1e-2, cbs=[At(o, 20 if 'batch' in o else 1, 'error'), Checkpoint(tmp_path/'r', steps=1, quiet=True)])
+        at = At(o, 20 if 'batch' in o else 1, 'error', order)
+        with pytest.raises(RuntimeError): learn.fit(3, 1e-2, cbs=[at, Checkpoint(tmp_path/'r', steps=1, quiet=True)])
         assert not charrnn_fa.process.Lock.held and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
-        assert not {'_with_events', '_call_one'} & set(vars(learn))
+        assert not {'_with_events', '_call_one'} & set(vars(learn)) and getattr(at, o) == at._hit and ('before_fit' in vars(at)) == (o == 'before_fit')
         learn.fit(1, 1e-2)
         learn.fit(3, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
     assert RunFolder(tmp_path/'r').finished and len(learn.recorder.values) == 3
+
+
+def test_no_wait_at_the_end(short, tmp_path):
+    "Says nothing about the start, where a disk needs a moment too"
+    for i in range(5): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(tmp_path/f'r{i}', wait=0, quiet=True))
+    assert all(RunFolder(tmp_path/f'r{i}').finished for i in range(5))
+
+
+@pytest.mark.parametrize('bad', [dict(minutes=-1), dict(minutes=True), dict(steps=0), dict(keep=1), dict(keep=None), dict(max_mb='x'), dict(max_mb=-1), dict(wait=-1), dict(wait=None),
+                                 dict(minutes=float('nan')), dict(minutes=None)])
+def test_arguments_that_make_no_sense(tmp_path, bad):
+    with pytest.raises(CharRNNError, match=next(iter(bad))): Checkpoint(tmp_path, **bad)
+
+
+@pytest.mark.parametrize('make', [lambda d, text: small(d, text, 5), lambda d, text: plain(d)])
+def test_what_was_loaded_is_not_kept_in_memory(short, tmp_path, make):
+    "A resume where an epoch begins, and a further fit, hold no second copy of weights and optimiser state while they train"
+    held = []
+    class Look(Callback):
+        order = 2000
+        def before_batch(self): held.append((self.checkpoint.state, self.checkpoint.after))
+    def fit(n, lr, *cbs):
+        learn = make(tmp_path, short)
+        learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
+        with learn.no_logging(): learn.fit(n, lr, cbs=[*cbs, Checkpoint(tmp_path/'r', steps=1, quiet=True)])
+    with pytest.raises(RuntimeError): fit(2, 1e-2, At('before_epoch', 2, 'error'))
+    fit(2, 1e-2, Look())
+    fit(1, 1e-3, Look())
+    assert held and set(held) == {(None, None)}
+
+
+def test_how_long_a_run_has_trained(short, tmp_path):
+    learn,ckpt = small(tmp_path, short, 5),Checkpoint(tmp_path/'r', quiet=True)
+    learn.fit(1, 1e-2, cbs=ckpt)
+    t = ckpt.seconds()
+    time.sleep(0.01)
+    assert ckpt.seconds() == t > 0
 
 
 def test_a_checkpoint_that_cannot_be_taken_does_not_stop_training(short, tmp_path, monkeypatch):
@@ -1001,6 +1041,19 @@ def test_a_checkpoint_that_cannot_be_taken_does_not_stop_training(short, tmp_pat
     monkeypatch.setattr(charrnn_fa.checkpoint, 'capture', capture)
     with pytest.warns(RunWarning, match='nothing doing.*training goes on') as w: learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=10, quiet=True))
     assert len(learn.recorder.losses) == 28 and RunFolder(tmp_path/'r').finished and sum(issubclass(o.category, RunWarning) for o in w) == 1
+
+
+def test_the_same_trouble_is_told_each_time(tmp_path, monkeypatch):
+    "Python's own filter shows a warning of the same words once for each line of code"
+    seen = []
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        warnings.simplefilter('default')
+        monkeypatch.setattr(warnings, 'showwarning', lambda m, *_: seen.append(str(m)))
+        for o in Log(), Log(quiet=True): o.warn('gone'); o.warn('gone')
+        warnings.simplefilter('ignore')
+        Log().warn('gone')
+    assert seen == ['gone']*4
 
 
 def test_nothing_happens_without_a_fit(short, tmp_path):

@@ -3,10 +3,13 @@ import gzip
 import hashlib
 import os
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 import types
 import warnings
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -299,6 +302,16 @@ def test_oddities_are_reported_and_kept(tmp_path, sample, notes):
         warnings.simplefilter('always')
         assert read_text(p) == sample
     assert len([o for o in w if o.category is TextWarning]) == notes
+
+
+def test_file_that_may_not_be_read():
+    with tempfile.TemporaryDirectory() as d: # root may read anything, and the folders of pytest are for root alone
+        for o in 'ab': Path(d, f'{o}.txt').write_text('text')
+        Path(d).chmod(0o755)
+        Path(d, 'b.txt').chmod(0)
+        code = f"import os\nfrom charrnn_fa.corpus import *\nos.geteuid() or os.setresuid(65534, 65534, 65534)\ntry: load_corpus({d!r})\nexcept CorpusError as e: print(e)"
+        r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert 'b.txt cannot be read (Permission denied)' in r.stdout, r.stderr
 
 
 def test_folder_without_text(tmp_path):

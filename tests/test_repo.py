@@ -3,7 +3,9 @@ import re
 import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -22,7 +24,6 @@ def test_notebooks_and_modules_are_in_step_and_clean(tmp_path):
 
 
 def test_readme_is_what_the_notebook_gives():
-    sys.path.insert(0, str(root/'tests'))
     from readme import render
     assert (root/'README.md').read_text(encoding='utf-8') == render()
 
@@ -55,3 +56,17 @@ def test_light_modules_stay_light(module):
 def test_learner_import_stays_light():
     code = 'import sys; from charrnn_fa import learner; bad = {"spacy", "gdown", "nbdev", "charrnn_fa.cli"} & set(sys.modules); assert not bad, bad'
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_pages_lead_to_pages(tmp_path):
+    "Read with a parser of its own: no link of the documentation is dead"
+    from docs import build
+    class Links(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            if tag == 'a' and (href := dict(attrs).get('href')): links.append((page, href))
+    build(tmp_path)
+    links = []
+    for page in tmp_path.rglob('*.html'): Links().feed(page.read_text(encoding='utf-8'))
+    near = [(page, unquote(href.split('#')[0])) for page,href in links if not re.match(r'\w+:|#', href)]
+    assert len(near) > 40 and [o for o in near if not (o[0].parent/o[1]).is_file()] == []
+    assert (tmp_path/'tutorials/shakespeare.html').exists()

@@ -161,3 +161,16 @@ def test_what_cannot_be_kept(learn, tmp_path):
     with pytest.raises(RunError, match='JSON'): save_run(learn, tmp_path/'r', x=torch.ones(2))
     learn.model.decoder = torch.nn.Linear(16, 3)
     with pytest.raises(RunError, match='char_learner'): save_run(learn, tmp_path/'q')
+
+
+def test_rotation_without_the_newest(run):
+    "Somebody has removed its data: nothing goes, and the sentence says why"
+    for s in 1020, 1030, 1040: newest = run.save({'w':torch.ones(2)}, {}, step=s, epoch=1)
+    (run.path/newest['file']).unlink()
+    with pytest.raises(RunError, match='step-00001040.* is missing'): run.rotate(2)
+    assert len(run.checkpoints()) == 4
+
+
+def test_settings_that_were_lost(run):
+    (run.path/'run.json').unlink()
+    with pytest.raises(RunError, match='holds checkpoints but no run.json.*restore'): run.check_free(run.path)

@@ -21,7 +21,7 @@ import torch
 from fastai.callback.core import Callback
 from faultfs import DriveMount
 
-from charrnn_fa import mirror, place, store
+from charrnn_fa import files, mirror, place, store
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.corpus import CharRNNError
 from charrnn_fa.data import CharDataLoaders
@@ -87,6 +87,7 @@ def hasty(monkeypatch):
     monkeypatch.setattr(Mirror, 'first_retry', 0.05)
     monkeypatch.setattr(MountStore, 'beat', 0.3)
     monkeypatch.setattr(place, 'silent', 1)
+    monkeypatch.setattr(place, 'patience', 0.1)
     yield
     store._waiting.clear()
 
@@ -103,6 +104,12 @@ def drive(tmp_path, request):
 def settle(ckpt):
     assert ckpt.saver.writer.wait(20)
     until(lambda: ckpt.saver.mirror.worker.job is None and ckpt.saver.mirror.pending is None and not ckpt.saver.mirror.worker.busy, what='the copy')
+
+
+def copied(ckpt):
+    "Or in trouble: so that none of the copies is left out"
+    m = ckpt.saver.mirror
+    until(lambda: m.trouble or ckpt.saver.writer.wait(0) and not (m.worker.job or m.worker.busy or m.pending), what='the copy')
 
 
 def trouble(ckpt): until(lambda: ckpt.saver.mirror.trouble, what='the trouble')
@@ -509,7 +516,7 @@ def test_an_error_in_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeyp
         with warnings.catch_warnings(record=True) as ws:
             warnings.simplefilter('always')
             learn = fresh(5)
-            cbs = [At({15: then(settle, lambda _: inject.gate()), **dict.fromkeys((25, 35), lambda _: time.sleep(0.2))}), Checkpoint(drive.where, steps=10, wait=20, quiet=True)]
+            cbs = [At({15: then(settle, lambda _: inject.gate()), **dict.fromkeys((25, 35, 45), then(copied, lambda _: time.sleep(0.2)))}), Checkpoint(drive.where, steps=10, wait=20, quiet=True)]
             learn.fit_one_cycle(2, 1e-2, cbs=cbs)
         told = [str(w.message) for w in ws if issubclass(w.category, RunWarning)]
         assert len(told) <= 1 and all(os.strerror(getattr(errno, error)) in o for o in told), told
@@ -669,6 +676,21 @@ def test_files_become_empty(drive, fit, answers):
 def _damaged(run, m):
     try: run.read(m)
     except RunError: return True
+
+
+@needs_fuse
+@pytest.mark.parametrize('which', ['.safetensors', '.json'])
+def test_a_copy_that_goes_before_it_is_uploaded(drive, fit, which):
+    "Somebody removes the newest file while the cloud does not have it yet: it is copied again"
+    drive.control(uncommitted=True)
+    def gone(ckpt):
+        (drive.there/ckpt.saver.mirror.record['newest']).with_suffix(which).unlink()
+        until(lambda: ckpt.saver.mirror.trouble, what='the trouble')
+        until(lambda: not ckpt.saver.mirror.pending, what='the second copy')
+        assert steps(drive.there)[0] == 50
+    learn = fit(drive.where, {55: then(settle, gone, doing(drive.control))})
+    assert len(learn.told) == 1 and 'is no longer there' in learn.told[0], learn.told
+    tidy(drive.there)
 
 
 def test_settings_that_became_empty_are_written_anew(drive, fit):
@@ -885,7 +907,7 @@ def test_an_owner_whose_clock_is_slow(drive, fit, tmp_path, monkeypatch):
 def test_owner_lives_through_a_long_copy(drive, fit, tmp_path, monkeypatch):
     "Signs of life during a copy that takes longer than the silence after which one is taken for dead"
     go = tmp_path/'go'
-    monkeypatch.setattr(mirror, 'piece', 4000)
+    monkeypatch.setattr(files, 'piece', 4000)
     pid = machine(tmp_path/'a', lambda: fit(drive.where, {15: then(settle, doing(drive.control, kbps=30)), 22: lambda _: until(go.exists, 30)}, n_hid=80))
     try:
         until(lambda: drive.there.is_dir() and any(o.name.startswith('step-00000020') for o in drive.there.iterdir()), what='the copy')
@@ -928,6 +950,22 @@ def test_a_look_that_fails_is_no_sign_of_life(drive, fit, lost):
     stem,beat = owner.removesuffix('.json').rsplit('-', 1)
     drive.control(errno=dict(getattr=5), match=f'*/{stem}-{int(beat)+1}.json')
     assert not fit(drive.where, seed=None).told and RunFolder(drive.there).resumes() == [30]
+
+
+def test_going_on_without_a_drive_whose_owner_cannot_be_asked(drive, fit, lost, monkeypatch):
+    "It dies between the first look and the question whether its owner, another machine, lives"
+    with pytest.raises(KeyboardInterrupt): fit(drive.where, {25: stop})
+    lost(45)
+    real = Place._wait_for_owner
+    def wait(self):
+        drive.kill()
+        return real(self)
+    monkeypatch.setattr(Place, '_wait_for_owner', wait)
+    with pytest.raises(StoreError, match='local=True'): fit(drive.where)
+    drive.remount()
+    learn = fit(drive.where, local=True)
+    assert len(learn.told) == 1, learn.told
+    assert learn.ckpt.folder.resumes() == [20] and learn.ckpt.folder.finished
 
 
 def test_old_owner_does_not_remove_the_new_one(drive, fit):
