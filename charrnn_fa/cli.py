@@ -7,7 +7,7 @@ __all__ = ['train', 'sample', 'evaluate', 'info', 'demo', 'main']
 
 # %% ../nbs/12_cli.ipynb #afe1735c
 import contextlib, json, math, os, shlex, sys, time, warnings
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from .corpus import CharRNNError, load_corpus
 from .options import parser
@@ -129,8 +129,7 @@ def _train_new(args, preset, began, out):
     if source:
         given = {k for k in preset.model if getattr(args, k, None) is not None}
         if given: raise CharRNNError(f"--from takes the model of {args.source} as it is, so leave out {', '.join('--'+k.replace('_', '-') for k in sorted(given))}.")
-        preset,vocab = get_preset(args.preset, **{**{f.name:getattr(args, f.name) for f in fields(Preset) if f.name != 'measured'}, **source.preset.model}),CharVocab(
-            [*source.vocab, *CharVocab.from_text(text)], unk=source.vocab.unk)
+        preset,vocab = replace(preset, measured='unmeasured', **source.preset.model),CharVocab([*source.vocab, *CharVocab.from_text(text)], unk=source.vocab.unk)
     dls = CharDataLoaders.from_text(text, valid_pct=valid_pct, seed=args.seed, vocab=vocab, **preset.dls)
     learn = char_learner(dls, preset=preset, precision=args.precision)
     if source: learn.start_from(source.load_model(), source.vocab)

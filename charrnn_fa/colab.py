@@ -46,35 +46,23 @@ def call_with_deadline(
     *args, **kwargs
 ): # What `f` returns
     "Call `f`, but not for longer than `seconds`"
-    if not hasattr(signal, 'SIGALRM') or threading.current_thread() is not threading.main_thread():
-        return _call_in_thread(f, seconds, args, kwargs)
+    call = _with_alarm if hasattr(signal, 'SIGALRM') and threading.current_thread() is threading.main_thread() else store.in_thread
+    try: return call(lambda: f(*args, **kwargs), seconds)
+    except (_Late, store.Late): raise TimeoutError(f"no answer in {seconds:g} s") from None
+
+def _with_alarm(f, seconds):
     def stop(*_): raise _Late
     began,(left,again) = time.monotonic(),signal.setitimer(signal.ITIMER_REAL, 0)
     old = signal.signal(signal.SIGALRM, stop)
     try:
         try:
             signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), 1)
-            return f(*args, **kwargs)
+            return f()
         finally: signal.setitimer(signal.ITIMER_REAL, 0)
-    except _Late: raise TimeoutError(f"no answer in {seconds:g} s") from None
     finally: # the alarm may have come in the `finally` above, so once more
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL if old is None else old)
         if left: signal.setitimer(signal.ITIMER_REAL, max(1e-3, left - (time.monotonic()-began)), again)
-
-# %% ../nbs/09_colab.ipynb #79da7058
-def _call_in_thread(f, seconds, args, kwargs):
-    res = []
-    def run():
-        try: res.append((f(*args, **kwargs), None))
-        except BaseException as e: res.append((None, e))
-    t = threading.Thread(target=run, daemon=True) # does not hold up the end of the process
-    t.start()
-    t.join(seconds)
-    if not res: raise TimeoutError(f"no answer in {seconds:g} s")
-    value,error = res[0]
-    if error is not None: raise error
-    return value
 
 # %% ../nbs/09_colab.ipynb #8f3ee855
 def mount_type(

@@ -9,7 +9,7 @@ __all__ = ['deepest', 'Keeper', 'from_json', 'take_json', 'is_plain', 'fits', 'i
 import math, operator, random
 from collections import deque
 from fastai.basics import *
-from .files import _names as storable
+from .files import storable
 
 # %% ../nbs/05c_keep.ipynb #0a24a40b
 class Keeper:

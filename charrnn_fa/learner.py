@@ -20,7 +20,7 @@ from .presets import *
 from .schedule import *
 from .loop import *
 from dataclasses import replace
-import math, secrets
+import secrets
 
 # %% ../nbs/05_learner.ipynb #a0a89bb3
 _all_ = ['CharLearner']

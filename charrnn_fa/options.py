@@ -20,7 +20,7 @@ def _flag(s):
     if s not in ('yes', 'no'): raise ValueError
     return s == 'yes'
 _flag.__name__ = "'yes' or 'no'"
-_field_types = {'int':int, 'float':float, 'str':str, 'bool':_flag, int:int, float:float, str:str, bool:_flag}
+_field_types = {int:int, float:float, str:str, bool:_flag}
 
 def _add_preset_options(p):
     g = p.add_argument_group('settings that beat the preset')

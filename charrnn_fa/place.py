@@ -9,6 +9,7 @@ __all__ = ['patience', 'silent', 'Place']
 import hashlib, os, re, time
 from contextlib import suppress
 from pathlib import Path
+from fastcore.basics import patch
 from .corpus import CharRNNError, charrnn_home
 from .files import *
 from .folder import *
@@ -61,149 +62,169 @@ class Place:
         self.lock.free()
         self.lock = None
 
-    def _settle(self):
-        here = RunFolder(self.path) if RunFolder.is_run(self.path) else None
-        if self.store is None:
-            self.folder = here
-            return
-        if here is None: self._clear()
-        self._look(here)
-        there = self.remote and self.remote.settings
-        if here and not self.trouble and not self.remote.broken and (there['id'] != here.id if there else bool(mirrored(self.path))):
-            self._set_aside('another run' if there else 'no run any more')
-            here = None
-        self.folder = here or (RunFolder(self.path, there) if there else None)
-        if there or self.remote and self.remote.broken:
-            try: self._wait_for_owner()
-            except (StoreError, OSError) as e:
-                if here is None: raise # what is trained there is not to be begun anew
-                self._without_store(e)
+# %% ../nbs/07d_place.ipynb #b0dfad4d
+@patch
+def _settle(self:Place):
+    here = RunFolder(self.path) if RunFolder.is_run(self.path) else None
+    if self.store is None:
+        self.folder = here
+        return
+    if here is None: self._clear()
+    self._look(here)
+    there = self.remote and self.remote.settings
+    if here and not self.trouble and not self.remote.broken and (there['id'] != here.id if there else bool(mirrored(self.path))):
+        self._set_aside('another run' if there else 'no run any more')
+        here = None
+    self.folder = here or (RunFolder(self.path, there) if there else None)
+    if there or self.remote and self.remote.broken:
+        try: self._wait_for_owner()
+        except (StoreError, OSError) as e:
+            if here is None: raise # what is trained there is not to be begun anew
+            self._without_store(e)
 
-    def _clear(self):
-        "Remove what a killed process left in our own cache"
-        for o in self.path.iterdir():
-            if o.name != '.lock' and o.is_file(): o.unlink()
+@patch
+def _clear(self:Place):
+    "Remove what a killed process left in our own cache"
+    for o in self.path.iterdir():
+        if o.name != '.lock' and o.is_file(): o.unlink()
 
-    def _ask(self, f, seconds=None): return with_deadline(f, seconds or self.wait, self.store)
+@patch
+def _ask(self:Place, f, seconds=None): return with_deadline(f, seconds or self.wait, self.store)
 
-    def _remote(self, known): return self._ask(lambda: Remote(self.store, known, self.run_id))
+@patch
+def _remote(self:Place, known): return self._ask(lambda: Remote(self.store, known, self.run_id))
 
-    def _look(self, here):
-        "Read the store"
-        known,self.run_id = ['run.json', *map(manifest_name, mirrored(self.path))],here and here.id
-        try:
-            self._ask(lambda: probe(self.store))
-            self.remote = self._remote(known)
-            if here and mirrored(self.path): self._look_again(known)
-            if self.remote.settings is None and not (here and self.remote.broken): self._recover()
-            if self.remote.broken and not here:
-                again = "; or remove it, and it is written anew from a checkpoint" if pick(self.remote.names, 'manifest') and all(map(is_ours, self.remote.names)) else ''
-                raise RunError(self.remote.broken.rstrip('.') + again)
-        except (StoreError, RunError, OSError) as e: return self._without_store(e)
-        if self.remote.settings is None and not all(map(is_ours, self.remote.names)):
-            raise StoreError(f"{self.where} holds other things and is not a run; give a new or empty folder.")
-        if self.remote.settings is None and not self.remote.broken and (not here or mirrored(self.path)) and pick(self.remote.names, 'manifest'):
-            raise StoreError(f"{self.where} holds checkpoints but no run.json, and it cannot be written anew from them now; try again later, restore it, or give another name.")
+@patch
+def _look(self:Place, here):
+    "Read the store"
+    known,self.run_id = ['run.json', *map(manifest_name, mirrored(self.path))],here and here.id
+    try:
+        self._ask(lambda: probe(self.store))
+        self.remote = self._remote(known)
+        if here and mirrored(self.path): self._look_again(known)
+        if self.remote.settings is None and not (here and self.remote.broken): self._recover()
+        if self.remote.broken and not here:
+            again = "; or remove it, and it is written anew from a checkpoint" if pick(self.remote.names, 'manifest') and all(map(is_ours, self.remote.names)) else ''
+            raise RunError(self.remote.broken.rstrip('.') + again)
+    except (StoreError, RunError, OSError) as e: return self._without_store(e)
+    if self.remote.settings is None and not all(map(is_ours, self.remote.names)):
+        raise StoreError(f"{self.where} holds other things and is not a run; give a new or empty folder.")
+    if self.remote.settings is None and not self.remote.broken and (not here or mirrored(self.path)) and pick(self.remote.names, 'manifest'):
+        raise StoreError(f"{self.where} holds checkpoints but no run.json, and it cannot be written anew from them now; try again later, restore it, or give another name.")
 
-    def _without_store(self, e):
-        why = str(e).rstrip('.')
-        if not self.local: raise StoreError(f"{why}; or go on without it with local=True.") from None
-        self.remote,self.trouble = None,str(e)
-        self.log.warn(f"{why}; checkpoints stay in {self.path} until it can be used.")
+@patch
+def _without_store(self:Place, e):
+    why = str(e).rstrip('.')
+    if not self.local: raise StoreError(f"{why}; or go on without it with local=True.") from None
+    self.remote,self.trouble = None,str(e)
+    self.log.warn(f"{why}; checkpoints stay in {self.path} until it can be used.")
 
-    def _look_again(self, known):
-        "One look that finds nothing where a run was copied to is not trusted"
-        end = time.monotonic() + min(self.wait, 10)
-        while self.remote.settings is None and not self.remote.broken and time.monotonic() < end:
-            time.sleep(0.5)
-            self.remote = self._remote(known)
+@patch
+def _look_again(self:Place, known):
+    "One look that finds nothing where a run was copied to is not trusted"
+    end = time.monotonic() + min(self.wait, 10)
+    while self.remote.settings is None and not self.remote.broken and time.monotonic() < end:
+        time.sleep(0.5)
+        self.remote = self._remote(known)
 
-    def _recover(self):
-        if not pick(self.remote.names, 'manifest'): return
-        if self._ask(self.remote.recover, max(600, self.wait)): self.log.warn(f"{self.where}/run.json was lost; it has been written anew from a checkpoint.")
+@patch
+def _recover(self:Place):
+    if not pick(self.remote.names, 'manifest'): return
+    if self._ask(self.remote.recover, max(600, self.wait)): self.log.warn(f"{self.where}/run.json was lost; it has been written anew from a checkpoint.")
 
-    def _set_aside(self, there):
-        self.lock.free()
-        old = next(o for i in range(1, 10_000) if not (o := self.path.with_name(f'{self.path.name}.old{i}')).exists())
-        self.path.rename(old)
-        self._lock()
-        self.log.warn(f"{self.where} holds {there}, so that counts; the run that was kept on this machine lies in {old}.")
+@patch
+def _set_aside(self:Place, there):
+    self.lock.free()
+    old = next(o for i in range(1, 10_000) if not (o := self.path.with_name(f'{self.path.name}.old{i}')).exists())
+    self.path.rename(old)
+    self._lock()
+    self.log.warn(f"{self.where} holds {there}, so that counts; the run that was kept on this machine lies in {old}.")
 
-    def _wait_for_owner(self):
-        "Another machine may be at work on it: wait until it has been silent for long enough"
-        o,mine = self._owner(),self.folder.owner() if RunFolder.is_run(self.path) else None
-        if o is None or o['released'] or mine and mine['token'] == o['token']: return
-        limit,ago = max(silent, 3*self.store.beat),time.time()-o['time']
-        left = min(limit, max(limit-ago, 1.25*self.store.beat+1 if ago < 5*limit else 0)) # its clock may be slow, or what is seen here old
-        if left > 1: self.log.say(f"{self.where} was in use on another machine ({o['host']}) a moment ago; waiting up to {left:.0f} seconds to see whether it still is.")
-        end = time.monotonic()+left
-        while time.monotonic() < end:
-            time.sleep(min(5, max(0.1, end-time.monotonic())))
-            now = self._ask(lambda: Remote(self.store, ['run.json', *(owner_name(dict(o, beat=o['beat']+i)) for i in range(1, 5))], self.run_id).owner()) # a listing can be old
-            if now and (now['generation'], now['beat']) > (o['generation'], o['beat']) and not now['released']:
-                raise RunError(f"{self.where} is being trained on another machine ({now['host']}); stop it there, or give another name.")
+# %% ../nbs/07d_place.ipynb #3629cd68
+@patch
+def _wait_for_owner(self:Place):
+    "Another machine may be at work on it: wait until it has been silent for long enough"
+    o,mine = self._owner(),self.folder.owner() if RunFolder.is_run(self.path) else None
+    if o is None or o['released'] or mine and mine['token'] == o['token']: return
+    limit,ago = max(silent, 3*self.store.beat),time.time()-o['time']
+    left = min(limit, max(limit-ago, 1.25*self.store.beat+1 if ago < 5*limit else 0)) # its clock may be slow, or what is seen here old
+    if left > 1: self.log.say(f"{self.where} was in use on another machine ({o['host']}) a moment ago; waiting up to {left:.0f} seconds to see whether it still is.")
+    end = time.monotonic()+left
+    while time.monotonic() < end:
+        time.sleep(min(5, max(0.1, end-time.monotonic())))
+        now = self._ask(lambda: Remote(self.store, ['run.json', *(owner_name(dict(o, beat=o['beat']+i)) for i in range(1, 5))], self.run_id).owner()) # a listing can be old
+        if now and (now['generation'], now['beat']) > (o['generation'], o['beat']) and not now['released']:
+            raise RunError(f"{self.where} is being trained on another machine ({now['host']}); stop it there, or give another name.")
+    self.remote = self._remote(self.remote.names)
+
+@patch
+def _owner(self:Place):
+    "Of the run in the store. There is always one, so if none is seen, the listing is old"
+    end = time.monotonic() + min(self.wait, 10)
+    while (o := self._ask(self.remote.owner)) is None and self.remote.listed and time.monotonic() < end:
+        time.sleep(0.5)
         self.remote = self._remote(self.remote.names)
+    return o
 
-    def _owner(self):
-        "Of the run in the store. There is always one, so if none is seen, the listing is old"
-        end = time.monotonic() + min(self.wait, 10)
-        while (o := self._ask(self.remote.owner)) is None and self.remote.listed and time.monotonic() < end:
+@patch
+def last_owner(self:Place)->dict:
+    "The record of the process that took the run up last, here or in the store; or None"
+    there = None
+    with suppress(StoreError, OSError): there = self._ask(self.remote.owner) if self.remote and (self.remote.settings or self.remote.broken) else None # it may have gone since
+    return newest_owner(o for o in (self.folder.owner(), there) if o)
+
+# %% ../nbs/07d_place.ipynb #f1c5285a
+@patch
+def has(self:Place, m)->bool:
+    "Whether checkpoint `m` is where it should be: in the store, if there is one that can be asked"
+    if self.store is None or self.trouble: return True
+    try: return m in self._ask(self.remote.whole)
+    except (StoreError, OSError): return True
+
+@patch
+def newest(self:Place)->tuple:
+    "(manifest, (tensors, JSON)) of the newest checkpoint, here or in the store, that is whole; or None"
+    here = self.folder.checkpoints()
+    there = self._manifests(bool(here)) if self.remote and (self.remote.settings or self.remote.broken) else []
+    for m in newest_first([*there, *here]):
+        for fetch in [False, True] if m in here else [True]: # if the one here is damaged, that in the store may be whole
+            if fetch and m not in there: continue
+            try:
+                if fetch: self._ask(lambda: self.remote.fetch(m, self.folder), max(600, self.wait))
+                found = self.folder.read(m)
+                if not RunFolder.is_run(self.path): write_whole(self.path/'run.json', pack_json(self.folder.settings))
+                if why := self._damage(m['step']): self.log.warn(f"{why}; the checkpoint of step {m['step']:,} is used.")
+                return m,found
+            except (CharRNNError, OSError) as e:
+                self.folder.damaged[m['file']] = str(e)
+                if isinstance(e, NoAnswer): there = [] # it would take as long for each
+
+@patch
+def _manifests(self:Place, enough):
+    "Those in the store; what another machine wrote may take a while to appear"
+    end = time.monotonic() + min(self.wait, 10)
+    while True:
+        try:
+            there = self._ask(self.remote.manifests)
+            self.folder.damaged.update(self.remote.damaged)
+            if there or enough or self.folder.damaged: return there
+            if time.monotonic() > end: raise RunError(f"{self.where} holds a run, but shows no checkpoint; what another machine wrote can take minutes to appear, so try again later, or give another name.")
             time.sleep(0.5)
             self.remote = self._remote(self.remote.names)
-        return o
+        except (StoreError, OSError) as e:
+            self.folder.damaged[self.where] = str(e)
+            return []
 
-    def last_owner(self)->dict:
-        "The record of the process that took the run up last, here or in the store; or None"
-        there = None
-        with suppress(StoreError, OSError): there = self._ask(self.remote.owner) if self.remote and (self.remote.settings or self.remote.broken) else None # it may have gone since
-        return newest_owner(o for o in (self.folder.owner(), there) if o)
+@patch
+def _damage(self:Place, step):
+    "What is damaged and would have been newer than `step`"
+    old = lambda name: (m := re.match(r'step-(\d+)-', name)) and int(m[1]) < step
+    return next((v.split(';')[0].rstrip('.') for k,v in self.folder.damaged.items() if not old(k)), '')
 
-    def has(self, m)->bool:
-        "Whether checkpoint `m` is where it should be: in the store, if there is one that can be asked"
-        if self.store is None or self.trouble: return True
-        try: return m in self._ask(self.remote.whole)
-        except (StoreError, OSError): return True
+@patch(as_prop=True)
+def damage(self:Place)->str:
+    "What is damaged, or nothing"
+    return self._damage(0)
 
-    def newest(self)->tuple:
-        "(manifest, (tensors, JSON)) of the newest checkpoint, here or in the store, that is whole; or None"
-        here = self.folder.checkpoints()
-        there = self._manifests(bool(here)) if self.remote and (self.remote.settings or self.remote.broken) else []
-        for m in newest_first([*there, *here]):
-            for fetch in [False, True] if m in here else [True]: # if the one here is damaged, that in the store may be whole
-                if fetch and m not in there: continue
-                try:
-                    if fetch: self._ask(lambda: self.remote.fetch(m, self.folder), max(600, self.wait))
-                    found = self.folder.read(m)
-                    if not RunFolder.is_run(self.path): write_whole(self.path/'run.json', pack_json(self.folder.settings))
-                    if why := self._damage(m['step']): self.log.warn(f"{why}; the checkpoint of step {m['step']:,} is used.")
-                    return m,found
-                except (CharRNNError, OSError) as e:
-                    self.folder.damaged[m['file']] = str(e)
-                    if isinstance(e, NoAnswer): there = [] # it would take as long for each
-
-    def _manifests(self, enough):
-        "Those in the store; what another machine wrote may take a while to appear"
-        end = time.monotonic() + min(self.wait, 10)
-        while True:
-            try:
-                there = self._ask(self.remote.manifests)
-                self.folder.damaged.update(self.remote.damaged)
-                if there or enough or self.folder.damaged: return there
-                if time.monotonic() > end: raise RunError(f"{self.where} holds a run, but shows no checkpoint; what another machine wrote can take minutes to appear, so try again later, or give another name.")
-                time.sleep(0.5)
-                self.remote = self._remote(self.remote.names)
-            except (StoreError, OSError) as e:
-                self.folder.damaged[self.where] = str(e)
-                return []
-
-    def _damage(self, step):
-        "What is damaged and would have been newer than `step`"
-        old = lambda name: (m := re.match(r'step-(\d+)-', name)) and int(m[1]) < step
-        return next((v.split(';')[0].rstrip('.') for k,v in self.folder.damaged.items() if not old(k)), '')
-
-    @property
-    def damage(self)->str:
-        "What is damaged, or nothing"
-        return self._damage(0)
-
+# %% ../nbs/07d_place.ipynb #f48440ce
 def _slug(where): return re.sub(r'[^\w.-]+', '-', where).strip('-')[-60:] + '-' + hashlib.sha256(where.encode()).hexdigest()[:8]

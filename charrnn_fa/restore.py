@@ -21,7 +21,6 @@ from .optim import AdamW
 from .precision import check_precision
 from .runs import weights
 from .state import *
-from .state import _is_known, _is_state, _metrics, _mine, _of_fit, _scaler, _shuffles_items
 
 # %% ../nbs/06c_restore.ipynb #376c8722
 class State:
@@ -40,131 +39,144 @@ class State:
             dec = lambda j: take_json(j, rest)
             if not same_tensors(weights(learn.model), self.weights): raise RunError(f"{path} holds weights of other shapes than this model has; make the Learner as it was made for the run.")
             self.opt,self.loaders,self.rng,self.best = dec(meta['opt']),[dec(o) for o in meta['loaders']],dec(meta['rng']),dec(meta['best'])
-            self.learn_attrs = {k:dec(v) for k,v in meta['learn'].items() if k in _mine}
+            self.learn_attrs = {k:dec(v) for k,v in meta['learn'].items() if k in attrs_of_run}
             self.cbs = {n:{k:dec(v) for k,v in d['attrs'].items()} if 'attrs' in d else dec(d) for n,d in meta['cbs'].items()}
-            self.metrics = dict(zip(meta.get('metric_names', _metrics(learn)), [{k:dec(v) for k,v in d.items()} for d in meta['metrics']]))
+            self.metrics = dict(zip(meta.get('metric_names', named_metrics(learn)), [{k:dec(v) for k,v in d.items()} for d in meta['metrics']]))
             self.csv,self.scaler,self.grads = dict(meta['csv']),dec(meta.get('scaler')),dec(meta.get('grads')) or {}
             if not all(is_number(meta.get(k, 0)) and meta.get(k, 0) >= 0 for k in ('elapsed', 'base')): raise ValueError
             self._check()
             if isinstance(learn, CharLearner): self._check_char(meta.get('base', 0))
 
-    def _check(self):
-        "Raise a `ValueError` or the like if anything does not fit"
-        learn = self.learn
-        if len(self.at) != 2 or not all(map(is_count, self.at)): raise ValueError
-        if len(self.env) > 50 or any(len(f'{k}{v}') > 300 or not f'{k}{v}'.isprintable() for k,v in self.env.items()): raise ValueError # they are shown to people
-        a = self.learn_attrs
-        if any(not is_count(a[k]) for k in ('epoch', 'train_iter', 'run_epoch', 'steps_done', 'chars_seen', 'seed') if k in a): raise ValueError
-        if not all(fits(a.get(k), o) for k,o in dict(pct_train=0., smooth_loss=0., final_record=L(), precision='').items()): raise ValueError
-        if 'smooth_loss' in a and torch.as_tensor(a['smooth_loss']).ndim: raise ValueError
-        check_rng(self.rng)
-        if self.with_opt: _check_opt(learn.opt, self.opt)
-        if len(self.loaders) != len(learn.dls.loaders): raise ValueError
-        for dl,d in zip(learn.dls.loaders, self.loaders):
-            if isinstance(dl, CharDL) and (not all(is_count(d[k]) for k in ('seed', 'epoch', 'batch')) or d['batch'] > len(dl)): raise ValueError
-            if not isinstance(dl, CharDL) and 'rng' in d: random.Random().setstate(d['rng'])
-            if 'order' in d and _shuffles_items(dl) and sorted(d['order'].tolist()) != sorted(dl.items.idxs): raise ValueError
-        ps = dict(learn.model.named_parameters())
-        if not same_tensors(self.grads, {k:ps[k] for k in self.grads}): raise ValueError
-        if _scaler(learn) and self.scaler and not _alike(self.scaler, learn.scaler.state_dict()): raise ValueError
-        for v in self.csv.values(): v.encode()
-        cbs = named_callbacks(learn)
-        self.best = {k:v for k,v in (self.best or {}).items() if isinstance(cbs.get(k), SaveModelCallback)}
-        for ws,opt in self.best.values():
-            if not same_tensors(ws, self.weights): raise ValueError
-            if opt is not None and self.with_opt: _check_opt(learn.opt, opt)
-        for n,d in self.cbs.items():
-            if (cb := cbs.get(n)) is None: continue
-            if hasattr(type(cb), 'load_state_dict'): _try_on_copy(cb, d)
-            else: self.cbs[n] = {k:_checked(vars(cb), k, v, _is_known(cb)) for k,v in d.items() if _may_set(learn, cb, k, v)}
-        self.metrics = {n:{k:_checked(vars(o), k, v, _is_known(o)) for k,v in self.metrics.get(n, {}).items() if k not in vars(o) or is_plain(vars(o)[k])} for n,o in _metrics(learn).items()}
+# %% ../nbs/06c_restore.ipynb #1c912a6c
+@patch
+def _check(self:State):
+    "Raise a `ValueError` or the like if anything does not fit"
+    learn = self.learn
+    if len(self.at) != 2 or not all(map(is_count, self.at)): raise ValueError
+    if len(self.env) > 50 or any(len(f'{k}{v}') > 300 or not f'{k}{v}'.isprintable() for k,v in self.env.items()): raise ValueError # they are shown to people
+    a = self.learn_attrs
+    if any(not is_count(a[k]) for k in ('epoch', 'train_iter', 'run_epoch', 'steps_done', 'chars_seen', 'seed') if k in a): raise ValueError
+    if not all(fits(a.get(k), o) for k,o in dict(pct_train=0., smooth_loss=0., final_record=L(), precision='').items()): raise ValueError
+    if 'smooth_loss' in a and torch.as_tensor(a['smooth_loss']).ndim: raise ValueError
+    check_rng(self.rng)
+    if self.with_opt: _check_opt(learn.opt, self.opt)
+    if len(self.loaders) != len(learn.dls.loaders): raise ValueError
+    for dl,d in zip(learn.dls.loaders, self.loaders):
+        if isinstance(dl, CharDL) and (not all(is_count(d[k]) for k in ('seed', 'epoch', 'batch')) or d['batch'] > len(dl)): raise ValueError
+        if not isinstance(dl, CharDL) and 'rng' in d: random.Random().setstate(d['rng'])
+        if 'order' in d and shuffles_items(dl) and sorted(d['order'].tolist()) != sorted(dl.items.idxs): raise ValueError
+    ps = dict(learn.model.named_parameters())
+    if not same_tensors(self.grads, {k:ps[k] for k in self.grads}): raise ValueError
+    if scaler_of(learn) and self.scaler and not _alike(self.scaler, learn.scaler.state_dict()): raise ValueError
+    for v in self.csv.values(): v.encode()
+    cbs = named_callbacks(learn)
+    self.best = {k:v for k,v in (self.best or {}).items() if isinstance(cbs.get(k), SaveModelCallback)}
+    for ws,opt in self.best.values():
+        if not same_tensors(ws, self.weights): raise ValueError
+        if opt is not None and self.with_opt: _check_opt(learn.opt, opt)
+    for n,d in self.cbs.items():
+        if (cb := cbs.get(n)) is None: continue
+        if hasattr(type(cb), 'load_state_dict'): _try_on_copy(cb, d)
+        else: self.cbs[n] = {k:_checked(vars(cb), k, v, is_known(cb)) for k,v in d.items() if _may_set(learn, cb, k, v)}
+    self.metrics = {n:{k:_checked(vars(o), k, v, is_known(o)) for k,v in self.metrics.get(n, {}).items() if k not in vars(o) or is_plain(vars(o)[k])} for n,o in named_metrics(learn).items()}
 
-    def _check_char(self, base):
-        a,model = self.learn_attrs,self.learn.model
-        if not {'run_epoch', 'steps_done', 'chars_seen', 'seed', 'precision'} <= a.keys() or type(a['precision']) is not str or base > a['steps_done']: raise ValueError
-        if (c := a.get('carried')) is None: return
-        if type(c) is not tuple or any(o.ndim != 3 or o.dtype != torch.float32 for o in c): raise ValueError
-        if hasattr(model, 'n_states') and [(len(o), o.shape[2]) for o in c] != [(model.n_layers, model.n_hid)]*model.n_states: raise ValueError
-        if len({o.shape for o in c}) > 1: raise ValueError
+@patch
+def _check_char(self:State, base):
+    a,model = self.learn_attrs,self.learn.model
+    if not {'run_epoch', 'steps_done', 'chars_seen', 'seed', 'precision'} <= a.keys() or type(a['precision']) is not str or base > a['steps_done']: raise ValueError
+    if (c := a.get('carried')) is None: return
+    if type(c) is not tuple or any(o.ndim != 3 or o.dtype != torch.float32 for o in c): raise ValueError
+    if hasattr(model, 'n_states') and [(len(o), o.shape[2]) for o in c] != [(model.n_layers, model.n_hid)]*model.n_states: raise ValueError
+    if len({o.shape for o in c}) > 1: raise ValueError
 
-    def take_precision(self)->list: # What is no longer exact
-        "Train on in the precision of the run, where this device has it"
-        learn,precision = self.learn,self.learn_attrs['precision']
-        if precision == learn.precision: return []
-        try: check_precision(precision, learn.device)
-        except CharRNNError: return [f'{precision} -> {learn.precision}']
-        learn.set_precision(precision)
-        if precision == 'fp16': learn.grad_scale.before_fit()
-        return []
+# %% ../nbs/06c_restore.ipynb #ccfdb106
+@patch
+def take_precision(self:State)->list: # What is no longer exact
+    "Train on in the precision of the run, where this device has it"
+    learn,precision = self.learn,self.learn_attrs['precision']
+    if precision == learn.precision: return []
+    try: check_precision(precision, learn.device)
+    except CharRNNError: return [f'{precision} -> {learn.precision}']
+    learn.set_precision(precision)
+    if precision == 'fp16': learn.grad_scale.before_fit()
+    return []
 
-    def restore(self,
-        but:tuple=(), # Classes of callbacks to leave alone
-        history:bool=True, # Callbacks and metrics too
-        longer_log:bool=False, # Leave what a log has beyond the end of this run
-    ):
-        "Make the Learner what it was; may be done again"
-        with damage(self.path): self._restore(but, history, longer_log)
+@patch
+def restore(self:State,
+    but:tuple=(), # Classes of callbacks to leave alone
+    history:bool=True, # Callbacks and metrics too
+    longer_log:bool=False, # Leave what a log has beyond the end of this run
+):
+    "Make the Learner what it was; may be done again"
+    with damage(self.path): self._restore(but, history, longer_log)
 
-    def _restore(self, but, history, longer_log):
-        learn,device = self.learn,next(self.learn.model.parameters()).device
-        put = lambda o: to_device(o, device)
-        if history: self._history(but, longer_log)
-        for k,v in deepcopy(self.learn_attrs).items():
-            if k != 'precision' and (history or k not in _of_fit): setattr(learn, k, put(v) if k == 'carried' else v)
-        for dl,d in zip(learn.dls.loaders, self.loaders):
-            if isinstance(dl, CharDL): dl.load_state_dict(d)
-            else: self._place(dl, d)
-        self._load(self.weights)
-        if self.with_opt: learn.opt.load_state_dict(_opt_to(self.opt, device))
-        for k,p in learn.model.named_parameters(): p.grad = put(self.grads[k]) if k in self.grads else None
-        if _scaler(learn) and self.scaler: learn.scaler.load_state_dict(self.scaler)
-        set_rng_state(self.rng)
+@patch
+def _restore(self:State, but, history, longer_log):
+    learn,device = self.learn,next(self.learn.model.parameters()).device
+    put = lambda o: to_device(o, device)
+    if history: self._history(but, longer_log)
+    for k,v in deepcopy(self.learn_attrs).items():
+        if k != 'precision' and (history or k not in attrs_of_fit): setattr(learn, k, put(v) if k == 'carried' else v)
+    for dl,d in zip(learn.dls.loaders, self.loaders):
+        if isinstance(dl, CharDL): dl.load_state_dict(d)
+        else: self._place(dl, d)
+    self._load(self.weights)
+    if self.with_opt: learn.opt.load_state_dict(_opt_to(self.opt, device))
+    for k,p in learn.model.named_parameters(): p.grad = put(self.grads[k]) if k in self.grads else None
+    if scaler_of(learn) and self.scaler: learn.scaler.load_state_dict(self.scaler)
+    set_rng_state(self.rng)
 
-    def _place(self, dl, d):
-        if 'rng' in d: dl.rng.setstate(d['rng'])
-        if 'order' in d and _shuffles_items(dl):
-            for i,o in enumerate(d['order'].tolist()): dl.items.idxs[i] = o # `lens` shares them
-            dl.make_chunks()
+@patch
+def _place(self:State, dl, d):
+    if 'rng' in d: dl.rng.setstate(d['rng'])
+    if 'order' in d and shuffles_items(dl):
+        for i,o in enumerate(d['order'].tolist()): dl.items.idxs[i] = o # `lens` shares them
+        dl.make_chunks()
 
-    def _history(self, but, longer_log):
-        "Callbacks and metrics"
-        learn = self.learn
-        for n,cb in named_callbacks(learn, but).items():
-            if n not in self.cbs: continue
-            if hasattr(type(cb), 'load_state_dict'): cb.load_state_dict(self.cbs[n])
-            else:
-                for k,v in deepcopy(self.cbs[n]).items(): setattr(cb, k, v)
-            if n in self.csv and isinstance(cb, CSVLogger): self._rewrite(cb, self.csv[n], longer_log)
-        for n,o in _metrics(learn).items():
-            for k,v in deepcopy(self.metrics[n]).items():
-                if k in vars(o) and fits(v, vars(o)[k]) or not _is_known(o) and (is_plain(vars(o)[k]) if k in vars(o) else not hasattr(type(o), k)): setattr(o, k, v) # ours and fastai's make theirs in `reset`
-        for k,(ws,opt) in self.best.items(): self._save_best(named_callbacks(learn, but).get(k), ws, opt)
+@patch
+def _history(self:State, but, longer_log):
+    "Callbacks and metrics"
+    learn = self.learn
+    for n,cb in named_callbacks(learn, but).items():
+        if n not in self.cbs: continue
+        if hasattr(type(cb), 'load_state_dict'): cb.load_state_dict(self.cbs[n])
+        else:
+            for k,v in deepcopy(self.cbs[n]).items(): setattr(cb, k, v)
+        if n in self.csv and isinstance(cb, CSVLogger): self._rewrite(cb, self.csv[n], longer_log)
+    for n,o in named_metrics(learn).items():
+        for k,v in deepcopy(self.metrics[n]).items():
+            if k in vars(o) and fits(v, vars(o)[k]) or not is_known(o) and (is_plain(vars(o)[k]) if k in vars(o) else not hasattr(type(o), k)): setattr(o, k, v) # ours and fastai's make theirs in `reset`
+    for k,(ws,opt) in self.best.items(): self._save_best(named_callbacks(learn, but).get(k), ws, opt)
 
-    def _load(self, ws):
-        with torch.no_grad():
-            for k,p in [*self.learn.model.named_parameters(), *self.learn.model.named_buffers()]: p.copy_(ws[k])
+@patch
+def _load(self:State, ws):
+    with torch.no_grad():
+        for k,p in [*self.learn.model.named_parameters(), *self.learn.model.named_buffers()]: p.copy_(ws[k])
 
-    def _rewrite(self, cb, text, longer):
-        cb.file.flush()
-        if longer and (now := (self.learn.path/cb.fname).read_text()).startswith(text):
-            text = now.removesuffix(','.join(cb.recorder.metric_names) + '\n') # which it writes at the beginning of each fit
-        cb.file.seek(0)
-        cb.file.truncate()
-        cb.file.write(text)
-        cb.file.flush()
+@patch
+def _rewrite(self:State, cb, text, longer):
+    cb.file.flush()
+    if longer and (now := (self.learn.path/cb.fname).read_text()).startswith(text):
+        text = now.removesuffix(','.join(cb.recorder.metric_names) + '\n') # which it writes at the beginning of each fit
+    cb.file.seek(0)
+    cb.file.truncate()
+    cb.file.write(text)
+    cb.file.flush()
 
-    def _save_best(self, cb, ws, opt):
-        "Write the file of `SaveModelCallback` anew, with fastai's own `save`"
-        if cb is None: return
-        learn = self.learn
-        self._load(ws)
-        if opt: learn.opt.load_state_dict(_opt_to(opt, next(learn.model.parameters()).device))
-        cb.last_saved_path = learn.save(cb.fname, with_opt=cb.with_opt)
+@patch
+def _save_best(self:State, cb, ws, opt):
+    "Write the file of `SaveModelCallback` anew, with fastai's own `save`"
+    if cb is None: return
+    learn = self.learn
+    self._load(ws)
+    if opt: learn.opt.load_state_dict(_opt_to(opt, next(learn.model.parameters()).device))
+    cb.last_saved_path = learn.save(cb.fname, with_opt=cb.with_opt)
 
+# %% ../nbs/06c_restore.ipynb #7244b6c7
 def _may_set(learn, cb, k, v)->bool:
     "Whether attribute `k` of a callback is plain state: no argument, no part of fastai's machinery, no function, and nothing that would hide the Learner's own"
-    if not _is_state(cb, k) or hasattr(Callback, k) and k != 'run': return False
-    if k == 'run': return type(v) is bool and (k in vars(cb) or not _is_known(cb))
+    if not is_state(cb, k) or hasattr(Callback, k) and k != 'run': return False
+    if k == 'run': return type(v) is bool and (k in vars(cb) or not is_known(cb))
     return is_plain(vars(cb)[k]) if k in vars(cb) else is_plain(inspect.getattr_static(type(cb), k, None)) and not hasattr(learn, k)
 
 def _checked(now, k, v, strict=True):

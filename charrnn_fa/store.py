@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['StoreError', 'parse_mounts', 'mounts', 'follow', 'mount_of', 'remove_emptied', 'MountStore', 'shown', 'UrlStore',
-           'get_store', 'local_path', 'NoAnswer', 'abandoned', 'check_answers', 'with_deadline', 'probe', 'reason',
-           'remedy']
+           'get_store', 'local_path', 'NoAnswer', 'abandoned', 'check_answers', 'Late', 'in_thread', 'with_deadline',
+           'probe', 'reason', 'remedy']
 
 # %% ../nbs/07_store.ipynb #6bd71287
 import errno, os, re, secrets, stat, threading
@@ -82,7 +82,6 @@ class MountStore:
         if self.mountpoint is None: raise StoreError(f"{self.where} is not on a mounted drive; mount it first, or give a local path.")
         self.parts = [o for o in self.where[len(self.mountpoint):].split('/') if o]
     def __str__(self): return self.where
-    def sub(self, name): return type(self)(os.path.join(self.where, name))
 
     @contextmanager
     def _folder(self, make=False):
@@ -171,7 +170,6 @@ class UrlStore:
             if scheme not in fsspec.available_protocols(): raise StoreError(_install(scheme, fsspec.__version__)) from None
             raise StoreError(f"{self} cannot be used ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}); check the URL.") from None
     def __str__(self): return shown(self.where)
-    def sub(self, name): return type(self)(f'{self.where}/{name}', **self.options)
     def _at(self, name): return f'{self.root}/{name}'
 
     def names(self)->list:
@@ -236,13 +234,13 @@ def check_answers(store):
     "Refuse a place that owes too many answers"
     if len(abandoned(store)) >= _most: raise NoAnswer(f"{store} has not answered for a long time; mount it again, or give another place.")
 
-def with_deadline(
+class Late(TimeoutError): "A call in a `thread` that has not come back in time"
+
+def in_thread(
     f, # What to do
     seconds:float, # How long to wait
-    store='It', # Whom it asks: a store or a name
 ):
-    "What `f` gives, or `NoAnswer` if it takes longer than `seconds`"
-    check_answers(store)
+    "What `f` gives or raises in a thread of its own, which does not hold up the end of the process; `Late` if that takes longer than `seconds`"
     res = []
     def run():
         try: res.append((f(), None))
@@ -251,10 +249,23 @@ def with_deadline(
     t.start()
     t.join(seconds)
     if not res:
-        abandoned(store, t)
-        raise NoAnswer(f"{store} has not answered for {seconds:g} seconds; mount it again, or give another place.")
+        e = Late(f'no answer in {seconds:g} s')
+        e.thread = t
+        raise e
     if res[0][1] is not None: raise res[0][1]
     return res[0][0]
+
+def with_deadline(
+    f, # What to do
+    seconds:float, # How long to wait
+    store='It', # Whom it asks: a store or a name
+):
+    "What `f` gives, or `NoAnswer` if it takes longer than `seconds`"
+    check_answers(store)
+    try: return in_thread(f, seconds)
+    except Late as e:
+        abandoned(store, e.thread)
+        raise NoAnswer(f"{store} has not answered for {seconds:g} seconds; mount it again, or give another place.") from None
 
 def probe(store):
     "Write, read and remove a small file: is the store usable?"

@@ -23,7 +23,7 @@ from charrnn_fa.data import CharDataLoaders
 from charrnn_fa.files import RunError, RunWarning
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.learner import char_learner
-from charrnn_fa.mirror import Remote
+from charrnn_fa.remote import Remote
 from charrnn_fa.runs import Run
 from charrnn_fa.store import StoreError, UrlStore
 from machine import ended, machine, until
@@ -168,7 +168,7 @@ def test_the_machine_is_lost_and_the_bucket_brings_the_run_back(s3, url, fresh, 
     assert same(alone, third)
     more = fit(third, where, n_epoch=1, **s3.options)
     alone.fit_one_cycle(1, 1e-2)
-    assert same(alone, more) and Remote(store.sub('2')).manifests()[0]['finished']
+    assert same(alone, more) and Remote(UrlStore(f'{where}/2', **s3.options)).manifests()[0]['finished']
 
 
 @pytest.mark.parametrize('scheme', ['memory', 'file'])
