@@ -11,6 +11,7 @@ from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from .corpus import CharRNNError
 from .files import *
+from .records import *
 from .folder import *
 from .log import Log
 from .progress import begin_bars, in_fit
@@ -171,16 +172,10 @@ class Checkpoint(Callback):
     def _load(self, m, state, fit=None):
         "Restore the Learner, and list what is no longer exact"
         self.log.open(self.place.path)
-        ts,meta = state
-        self.state = State(self.learn, ts, meta, f"{self.place}/{m['file']}")
-        env = self.state.env
-        if type(env.get('threads')) is int and 0 < env['threads'] <= (os.cpu_count() or 1): torch.set_num_threads(env['threads'])
-        changes = inexact(env, environment(self.learn))
+        self.state,meta = State(self.learn, *state, f"{self.place}/{m['file']}"),state[1]
         with damage(m['file']): self.elapsed,self.base = float(meta['elapsed']),int(meta['base'])
-        if self.exact_start: changes += self.state.take_precision()
-        for k,new in (fit or {}).get('hypers', {}).items(): # changes that are allowed
-            if new != dict(self.begun.get('hypers') or {}).get(k, new):
-                for h,v in zip(self.state.opt.get('hypers', []), new): h[k] = v
+        changes = self.state.take_environment()
+        if fit: self.state.take_hypers(dict(self.begun.get('hypers') or {}), fit.get('hypers', {})) # changes that are allowed
         self.state.restore((Checkpoint,), longer_log=m['finished'])
         self.best = self.state.best or {}
         if changes and not m['finished']: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")

@@ -205,7 +205,7 @@ _where = dict(local='on this machine', mounted='in the mount, not known to be up
 
 def _states(path, files)->dict:
     "How safe the checkpoints of a run folder are: one on a mount is asked, one on this machine's disk knows of its copies"
-    from charrnn_fa.folder import manifest_name
+    from charrnn_fa.records import manifest_name
     from charrnn_fa.mirror import mirrored
     from charrnn_fa.store import get_store
     store,copied = get_store(path),mirrored(path)

@@ -112,7 +112,10 @@ class CharDL(TfmdDL):
         p = starts[:,None] + torch.arange(at, at+n)
         return (p + rotation(self.seed, epoch, self.n_pairs)) % self.n_pairs if self.shuffle else p
 
-    def batch(self, epoch:int, i:int)->tuple:
+    def batch(self,
+        epoch:int, # Of the whole run
+        i:int, # From 0 on
+    )->tuple:
         "Batch `i` of `epoch`: inputs and targets, each (rows, steps) of `int64`"
         p = self.pairs(epoch, i).to(self.ids.device)
         return self.after_batch((self.ids[p].long(), self.ids[p+1].long()))
@@ -127,7 +130,9 @@ class CharDL(TfmdDL):
         self.after_iter()
 
     @property
-    def at_start(self): return self._pos == 1 # the batch just given is the first of its epoch
+    def at_start(self):
+        "Whether the batch just given is the first of its epoch"
+        return self._pos == 1
     def next_epoch(self):
         "Leave the rest of this epoch"
         self.epoch,self._pos = self.epoch+1,0
@@ -161,17 +166,32 @@ class CharDL(TfmdDL):
         "The rows of batch `b` as strings"
         return L(tuple(self.vocab.textify(t) for t in row) for row in zip(*(o[:max_n] for o in self.decode(tuple(b)))))
 
-    def show_batch(self, b=None, max_n:int=4, width:int=60, show:bool=True, **kwargs):
+    def show_batch(self,
+        b=None, # Default: the first of this epoch
+        max_n:int=4, # Rows
+        width:int=60, # Characters of a cell
+        show:bool=True, # Else give the rows back
+        **kwargs
+    ):
         "Inputs and targets of some rows, line ends and spaces made visible"
         rows = self.decode_batch(self.one_batch() if b is None else b, max_n)
         if not show: return rows
         show_table(['text', 'target'][:len(rows[0])], rows, width)
-    def show_results(self, b, out, max_n:int=4, width:int=60, **kwargs):
+    def show_results(self,
+        b, # Inputs and targets
+        out, # Ids of the predictions
+        max_n:int=4, # Rows
+        width:int=60, # Characters of a cell
+        **kwargs
+    ):
         "Inputs, targets and the most likely characters of some rows"
         show_table(['text', 'target', 'prediction'], self.decode_batch((*b, *L(out)), max_n), width)
 
 # %% ../nbs/01_data.ipynb #f8b9cb38
-def visible(s:str, width:int=60)->str:
+def visible(
+    s:str, # Any text
+    width:int=60, # Longest result, in characters
+)->str:
     "`s` on one line, with line ends and tabs made visible"
     s = s.translate({10:'↵', 13:'␍', 9:'⇥', 0:'␀'})
     return s if len(s) <= width else s[:width-1] + '…'
@@ -292,9 +312,14 @@ class CharDataLoaders(DataLoaders):
         return dls
 
     @property
-    def seed(self): return self.train.seed
+    def seed(self):
+        "Of the cuts into streams"
+        return self.train.seed
 
-def split_files(files, valid_pct=0.1)->tuple:
+def split_files(
+    files, # In their order
+    valid_pct=0.1, # Share of the bytes
+)->tuple: # (indices for training, indices for validation)
     "The last of `files` that hold at least `valid_pct` of the bytes are the validation part"
     try: sizes = [Path(o).stat().st_size for o in files]
     except OSError as e: raise CharRNNError(f"{e.filename} cannot be read ({e.strerror}); check the name.") from None

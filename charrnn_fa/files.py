@@ -75,7 +75,10 @@ def write_whole(
                        + ("free some space" if e.errno in (errno.ENOSPC, errno.EDQUOT) else "check the folder") + " and try again.") from e
     return n,h.hexdigest()
 
-def paced(pieces, pause=lambda: 0):
+def paced(
+    pieces, # Any iterable
+    pause=lambda: 0, # Called after each piece; how many times as long to sleep
+):
     "The same pieces; after each, sleep `pause()` times as long as the work on it took"
     for b in pieces:
         t = time.perf_counter()
@@ -138,12 +141,21 @@ def pack_json(d:dict)->bytes:
     "A JSON object with its checksum"
     return (json.dumps({**d, 'sha256':digest(d)}, indent=1, sort_keys=True)+'\n').encode()
 
-def check_bytes(b:bytes, size:int, sha256:str, path):
+def check_bytes(
+    b:bytes, # What was read
+    size:int, # In bytes
+    sha256:str, # In hex
+    path, # For messages
+):
     "Refuse `b` unless size and SHA-256 fit"
     if len(b) != size: raise RunError(f"{path} has {len(b):,} bytes instead of {size:,}; restore it from a copy.")
     if hashlib.sha256(b).hexdigest() != sha256: raise RunError(f"{path} does not have the contents that were written (SHA-256); restore it from a copy.")
 
-def read_tensors(path, size:int, sha256:str)->tuple:
+def read_tensors(
+    path, # A safetensors file
+    size:int, # In bytes
+    sha256:str, # In hex
+)->tuple: # ({name: tensor}, JSON)
     "The tensors and the JSON in `path`, if size and SHA-256 fit"
     with damage(path):
         if Path(path).stat().st_size != size: raise RunError(f"{path} has {Path(path).stat().st_size:,} bytes instead of {size:,}; restore it from a copy.")

@@ -28,12 +28,21 @@ _all_ = ['CharLearner']
 # %% ../nbs/05_learner.ipynb #bfc6cc70
 @patch
 @delegates(Learner.get_preds)
-def get_preds(self:CharLearner, ds_idx=1, dl=None, cbs=None, **kwargs):
+def get_preds(self:CharLearner,
+    ds_idx=1, # Of the loaders: 0 for training, 1 for validation
+    dl=None, # A loader instead
+    cbs=None, # For this call only
+    **kwargs
+):
     "Predictions and targets, one row per character in the order of the text"
     with self.untouched(history=True): return Learner.get_preds(self, ds_idx, dl, cbs=L(cbs)+OneRowPerChar(), **kwargs)
 
 @patch
-def validate(self:CharLearner, ds_idx=1, dl=None, cbs=None):
+def validate(self:CharLearner,
+    ds_idx=1, # Of the loaders: 0 for training, 1 for validation
+    dl=None, # A loader instead
+    cbs=None, # For this call only
+): # Loss and metrics
     "Loss and metrics over `dl`, every character the same"
     with self.untouched(history=True): return Learner.validate(self, ds_idx, dl, cbs)
 
@@ -49,7 +58,13 @@ def predict(self:CharLearner,
     return self.vocab[int(i)],i,probs
 
 @patch
-def show_results(self:CharLearner, ds_idx=1, dl=None, max_n=4, shuffle=False, **kwargs):
+def show_results(self:CharLearner,
+    ds_idx=1, # Of the loaders: 0 for training, 1 for validation
+    dl=None, # A loader instead
+    max_n=4, # Rows
+    shuffle=False, # Has no effect: the text has an order
+    **kwargs # See `CharDL.show_results`
+):
     "Some rows of text, what followed, and what the model would have put"
     dl = dl or self.dls[ds_idx]
     b = dl.one_batch()
@@ -94,13 +109,21 @@ def summary(self:CharLearner):
 # %% ../nbs/05_learner.ipynb #0285e665
 @patch
 @delegates(_generate.generate, but='model,vocab')
-def generate(self:CharLearner, prompt:str='', n:int=300, **kwargs):
+def generate(self:CharLearner,
+    prompt:str='', # Comes first in the result
+    n:int=300, # New characters
+    **kwargs # Temperature and the like
+):
     "Continue `prompt` by `n` characters; a string, or with `bs` a list of strings"
     return _generate.generate(self.model, self.vocab, prompt, n, **kwargs)
 
 @patch
 @delegates(_generate.stream, but='model,vocab')
-def stream(self:CharLearner, prompt:str='', n:int=300, **kwargs):
+def stream(self:CharLearner,
+    prompt:str='', # Not in the result
+    n:int=300, # New characters
+    **kwargs # Temperature and the like
+):
     "New text after `prompt`, piece by piece as it is made"
     return _generate.stream(self.model, self.vocab, prompt, n, **kwargs)
 

@@ -140,7 +140,15 @@ class CharLearner(Learner):
                 if p.ndim < 2: self.opt.state[p]['do_wd'] = False
     def _bn_bias_state(self, with_bias): return L()
 
-    def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0, start_batch=0):
+    def fit(self,
+        n_epoch, # Epochs in all
+        lr=None, # Highest rate, default that of the Learner
+        wd=None, # Weight decay, default that of the optimiser
+        cbs=None, # For this fit only
+        reset_opt=False, # Make a fresh optimiser
+        start_epoch=0, # Leave out the epochs before
+        start_batch=0, # Leave out the batches before, in that epoch
+    ):
         "Fit for `n_epoch` epochs, from batch `start_batch` of epoch `start_epoch` on; an interrupt leaves the Learner as usable as an end"
         if start_epoch or start_batch: self._first = start_epoch,start_batch
         logger,all_cbs = self.logger,[*self.cbs, *(cbs := L(cbs))]
@@ -153,7 +161,10 @@ class CharLearner(Learner):
             for cb in all_cbs: getattr(cb, 'after_error', noop)()
             raise
 
-    def start_at(self, epoch:int=0, batch:int=0):
+    def start_at(self,
+        epoch:int=0, # From 0 on
+        batch:int=0, # Of that epoch, from 0 on
+    ):
         "Let the next `fit` of any kind start at `batch` of `epoch`"
         self._first = epoch,batch
         return self
@@ -258,7 +269,9 @@ class CharLearner(Learner):
         if self.training and len(self.yb): self._do_grad_opt()
 
     @contextmanager
-    def untouched(self, history=False):
+    def untouched(self,
+        history=False, # The recorder too
+    ):
         "Put carried state, loader, random numbers and mode of the model back afterwards; with `history` what the recorder has, too"
         rec = {k:copy(v) for k,v in vars(self.recorder).items() if k in ('lrs', 'iters', 'losses', 'values', 'log', 'smooth_loss', 'start_epoch')} if history and hasattr(self, 'recorder') else {}
         dl,modes = self.dls.train,[(m, m.training) for m in self.model.modules()]

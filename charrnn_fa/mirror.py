@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from .corpus import CharRNNError
 from .files import *
+from .records import *
 from .folder import *
 from .remote import *
 from .store import *

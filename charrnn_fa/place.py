@@ -12,6 +12,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from .corpus import CharRNNError, charrnn_home
 from .files import *
+from .records import *
 from .folder import *
 from .log import Log
 from .mirror import *
@@ -146,16 +147,24 @@ def _wait_for_owner(self:Place):
     "Another machine may be at work on it: wait until it has been silent for long enough"
     o,mine = self._owner(),self.folder.owner() if RunFolder.is_run(self.path) else None
     if o is None or o['released'] or mine and mine['token'] == o['token']: return
-    limit,ago = max(silent, 3*self.store.beat),time.time()-o['time']
-    left = min(limit, max(limit-ago, 1.25*self.store.beat+1 if ago < 5*limit else 0)) # its clock may be slow, or what is seen here old
+    left,late = self._silence(o),False
     if left > 1: self.log.say(f"{self.where} was in use on another machine ({o['host']}) a moment ago; waiting up to {left:.0f} seconds to see whether it still is.")
     end = time.monotonic()+left
     while time.monotonic() < end:
         time.sleep(min(5, max(0.1, end-time.monotonic())))
         now = self._ask(lambda: Remote(self.store, ['run.json', *(owner_name(dict(o, beat=o['beat']+i)) for i in range(1, 5))], self.run_id).owner()) # a listing can be old
         if now and (now['generation'], now['beat']) > (o['generation'], o['beat']) and not now['released']:
+            if not late: # its last one may only be seen now
+                late,o,end = True,now,time.monotonic()+self._silence(now)
+                continue
             raise RunError(f"{self.where} is being trained on another machine ({now['host']}); stop it there, or give another name.")
     self.remote = self._remote(self.remote.names)
+
+@patch
+def _silence(self:Place, o):
+    "How long the owner `o` must be silent from now on; its clock may be slow, or what is seen here old"
+    limit,ago = max(silent, 3*self.store.beat),time.time()-o['time']
+    return min(limit, max(limit-ago, 1.25*self.store.beat+1 if ago < 5*limit else 0))
 
 @patch
 def _owner(self:Place):

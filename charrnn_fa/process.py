@@ -30,6 +30,7 @@ class Lock:
             raise RunError(f"Another process on this machine trains the run in {Path(path).parent}; wait for it, stop it, or give another name.") from None
         Lock.held[self.file] = fd,me
     def free(self):
+        "Let another process have it"
         if self.file in Lock.held: os.close(Lock.held.pop(self.file)[0])
 
 # %% ../nbs/07c_process.ipynb #6c25c91c
@@ -48,6 +49,7 @@ class Signals:
             raise KeyboardInterrupt # the old handler came back
         self.got = s
     def restore(self):
+        "Put the old handlers back"
         if threading.current_thread() is not threading.main_thread(): return
         while self.old:
             s,old = self.old.popitem()

@@ -44,6 +44,7 @@ class Pace:
         return time.perf_counter()-self.told >= self.seconds
 
     def line(self, learn)->str:
+        "Steps, loss and time left"
         self.told = now = time.perf_counter()
         done,n = learn.train_iter,learn.n_iter*learn.n_epoch
         loss = float(learn.smooth_loss if hasattr(learn, 'smooth_loss') else learn.loss)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from fastcore.basics import patch
 from .corpus import CharRNNError
 from .files import *
+from .records import *
 from .folder import *
 from .store import *
 

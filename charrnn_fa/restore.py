@@ -6,7 +6,7 @@
 __all__ = ['State']
 
 # %% ../nbs/06c_restore.ipynb #5079f4e0
-import inspect, random
+import inspect, os, random
 from copy import deepcopy
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
@@ -14,7 +14,7 @@ from fastai.callback.tracker import SaveModelCallback
 from .corpus import CharRNNError
 from .data import CharDL
 from .files import *
-from .folder import is_count, is_number
+from .records import is_count, is_number
 from .keep import *
 from .learner import CharLearner
 from .optim import AdamW
@@ -91,8 +91,15 @@ def _check_char(self:State, base):
 
 # %% ../nbs/06c_restore.ipynb #ccfdb106
 @patch
-def take_precision(self:State)->list: # What is no longer exact
-    "Train on in the precision of the run, where this device has it"
+def take_environment(self:State)->list: # What is no longer exact
+    "Train on with the threads and in the precision of the run, where this machine has them"
+    threads = self.env.get('threads')
+    if type(threads) is int and 0 < threads <= (os.cpu_count() or 1): torch.set_num_threads(threads)
+    res = inexact(self.env, environment(self.learn))
+    return res + self._take_precision() if isinstance(self.learn, CharLearner) else res
+
+@patch
+def _take_precision(self:State):
     learn,precision = self.learn,self.learn_attrs['precision']
     if precision == learn.precision: return []
     try: check_precision(precision, learn.device)
@@ -100,6 +107,16 @@ def take_precision(self:State)->list: # What is no longer exact
     learn.set_precision(precision)
     if precision == 'fp16': learn.grad_scale.before_fit()
     return []
+
+@patch
+def take_hypers(self:State,
+    old:dict, # Name to one value for each parameter group, as the run was begun
+    new:dict, # As they are asked for now
+):
+    "Give the optimiser those hyper-parameters that are asked for otherwise than before"
+    for k,vs in new.items():
+        if vs != old.get(k, vs):
+            for h,v in zip(self.opt.get('hypers', []), vs): h[k] = v
 
 @patch
 def restore(self:State,

@@ -14,6 +14,7 @@ from importlib.metadata import version
 import torch
 from .data import CharDataLoaders, CharVocab, split_text
 from .files import *
+from .records import *
 from .folder import *
 from .keep import same_tensors
 from .learner import CharLearner, char_learner
@@ -114,6 +115,7 @@ class Run(RunFolder):
         if p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz) > most: raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored; restore it from a copy.")
 
     def ids(self, part='valid'):
+        "The stored text as ids of the vocabulary, checked"
         t,s = super().ids(part),self.settings['text']
         with damage(self.path/s['file']):
             if t.ndim != 1 or t.is_floating_point() or len(t) != s[f'n_{part}'] or len(t) and not 0 <= int(t.min()) <= int(t.max()) < len(self.vocab): raise ValueError
@@ -130,13 +132,17 @@ class Run(RunFolder):
         dls = CharDataLoaders.from_documents([train, valid], [[0], [1]], vocab=self.vocab, seed=self.settings['seed'], device=device, **self.preset.dls)
         return char_learner(dls, preset=self.preset, precision=self.settings['precision'] if _has(self.settings['precision'], dls.device) else None)
 
-    def load(self, device=None, text=None)->CharLearner:
+    def load(self,
+        device=None, # Default: the GPU if there is one
+        text=None, # The text of the run, if it was too long to be kept
+    )->CharLearner:
         "The same with the weights of the run, if there are some"
         learn = self.learner(device, text)
         if self.checkpoints(): learn.model.load_state_dict(self.load_model(learn.device).state_dict())
         return learn
 
     def info(self)->dict:
+        "What the run is, verified, with its size"
         d = super().info()
         model = self.load_model() if d['checkpoints'] else None
         return dict(d, weights_sha256=model and weights_sha256(model), n_params=count_params(model or self._fresh()), vocab_size=len(self.vocab))

@@ -10,6 +10,7 @@ import errno
 from collections import deque
 from contextlib import suppress
 from .files import *
+from .records import *
 from .folder import *
 from .log import Log
 from .mirror import *
@@ -37,7 +38,9 @@ class Saver:
 
     def _pause(self): return 0 if self.hurry else 4
 
-    def give(self, job): self.writer.give(job)
+    def give(self, job):
+        "Leave a snapshot to be written; one that waits is replaced"
+        self.writer.give(job)
 
     def complain(self, what, e):
         "Something could not be saved"
@@ -77,7 +80,11 @@ class Saver:
         if self.mirror and seconds: self.mirror.wait(seconds, stop)
         self.tell()
 
-    def where_safe(self, m, place, seconds=5)->str:
+    def where_safe(self,
+        m, # A manifest
+        place, # For the message
+        seconds=5, # Longest wait for an answer
+    )->str:
         "How far checkpoint `m` has come; the store gets `seconds` for its answer"
         here = 'on this machine'
         if not self.mirror: return here

@@ -65,7 +65,10 @@ def differences(
     "In what a Learner differs from the one of a run"
     return _diff(_part(a), json.loads(json.dumps(_part(b))))
 
-def fit_differences(a, b)->list:
+def fit_differences(
+    a, # `fit_settings` of the run
+    b, # Of this call
+)->list:
     "In what a fit differs from that of a run, as far as that has been kept"
     b = json.loads(json.dumps(b))
     if a:

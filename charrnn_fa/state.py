@@ -39,7 +39,10 @@ def _cpu():
             if l.startswith('model name'): return l.split(':')[1].strip()
     return platform.processor() or platform.machine()
 
-def inexact(then:dict, now:dict)->list:
+def inexact(
+    then:dict, # `environment` of the run
+    now:dict, # Of this process
+)->list:
     "Why the bits may come out differently from now on"
     res = [f'{k} {then.get(k)} -> {now.get(k)}' for k in dict.fromkeys([*then, *now]) if then.get(k) != now.get(k) and k != 'deterministic' and not (k == 'processor' and now.get('gpu'))]
     if now.get('gpu') and not (then.get('deterministic') and now.get('deterministic')): res.append('a GPU without torch.use_deterministic_algorithms(True)')
@@ -118,7 +121,9 @@ def saved_best(learn, cb):
     "What a `SaveModelCallback` has just saved: weights and, if it saves that, the optimiser's state"
     return weights_copy(learn),deepcopy(learn.opt.state_dict()) if cb.with_opt else None
 
-def weights_copy(learn): return {k:t.clone() for k,t in weights(learn.model).items()}
+def weights_copy(learn):
+    "Parameters and buffers by name, copied to memory"
+    return {k:t.clone() for k,t in weights(learn.model).items()}
 
 def scaler_of(learn): return getattr(learn, 'scaler', None) # fastai sets it to None when a fit ends
 

@@ -173,24 +173,31 @@ class UrlStore:
     def _at(self, name): return f'{self.root}/{name}'
 
     def names(self)->list:
+        "What is in the folder; nothing if it is not there"
         self.fs.invalidate_cache()
         try: return sorted(o['name'].rstrip('/').split('/')[-1] for o in self.fs.ls(self.root, detail=True))
         except FileNotFoundError: return []
     def size(self, name)->int:
+        "Bytes, or None if it is not there"
         self.fs.invalidate_cache()
         try: return self.fs.info(self._at(name))['size']
         except FileNotFoundError: return None
     def pieces(self, name, n=1<<20):
+        "The contents, piece by piece"
         with self.fs.open(self._at(name), 'rb') as f:
             while b := f.read(n): yield b
     def write(self, name, pieces):
+        "A new file; with most of these stores it appears whole or not at all"
         if not self.flat:
             with suppress(FileExistsError, NotImplementedError): self.fs.makedirs(self.root, exist_ok=True)
         with self.fs.open(self._at(name), 'wb') as f:
             for b in pieces: f.write(b)
     def remove(self, name):
+        "Remove a file, if it is there"
         with suppress(FileNotFoundError): self.fs.rm_file(self._at(name))
-    def uploaded(self, name)->bool: return self.size(name) is not None
+    def uploaded(self, name)->bool:
+        "What is there is in the cloud"
+        return self.size(name) is not None
 
 def _install(scheme, version):
     same = {'s3':'s3fs', 's3a':'s3fs', 'gs':'gcsfs', 'gcs':'gcsfs'} # released together with fsspec, under the same number

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from make_golden import fit, learner, values
 
-from charrnn_fa.folder import format_version
+from charrnn_fa.records import format_version
 from charrnn_fa.runs import Run, load_run
 from charrnn_fa.state import environment, inexact
 

@@ -26,10 +26,11 @@ from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.corpus import CharRNNError
 from charrnn_fa.data import CharDataLoaders
 from charrnn_fa.files import RunError, RunWarning, pack_json
-from charrnn_fa.folder import RunFolder, owner_name, owner_record
+from charrnn_fa.folder import RunFolder
 from charrnn_fa.learner import char_learner
 from charrnn_fa.mirror import Mirror
 from charrnn_fa.place import Place
+from charrnn_fa.records import owner_name, owner_record
 from charrnn_fa.store import MountStore, StoreError, abandoned, follow, mount_of
 from machine import ended, machine, until
 
@@ -941,6 +942,20 @@ def test_owner_whose_record_cannot_be_read(drive, fit, lost):
     t = time.monotonic()
     assert not fit(drive.where, seed=None).told and time.monotonic()-t > 0.8
     tidy(drive.there)
+
+
+def test_a_last_sign_of_life_that_is_seen_late(drive, fit, lost, monkeypatch):
+    "It came before the owner died, and says no more than that"
+    monkeypatch.setattr(MountStore, 'beat', 0.9)
+    lost(35)
+    run = RunFolder(drive.there)
+    o = run.owner()
+    (drive.there/owner_name(o)).unlink()
+    (drive.there/owner_name(dict(o, beat=o['beat']-1))).write_bytes(pack_json(dict(o, beat=o['beat']-1)))
+    late = threading.Timer(1.5, (drive.there/owner_name(o)).write_bytes, [pack_json(o)])
+    late.start()
+    assert not fit(drive.where, seed=None).told and run.resumes() == [30]
+    late.join()
 
 
 def test_a_look_that_fails_is_no_sign_of_life(drive, fit, lost):
