@@ -117,7 +117,6 @@ class Checkpoint(Callback):
     def _start(self, mine, fit, k):
         "A new run; a further one under the same name begins where the last ended"
         if self.after: self._continue_from(*self.after)
-        self.after = None
         if self.exact_start: self.base = self.learn.steps_done
         self.folder = (Run if mine['kind'] == 'char' else RunFolder)(self.place.path, dict(mine, fit=fit))
         self.generation,self.resumes,self.ended = 0,[],self.learn.n_epoch == 0
@@ -202,7 +201,7 @@ class Checkpoint(Callback):
         if self.saver.mirror: self.saver.mirror.give(m)
         self.began = self.saved = time.perf_counter()
         self._stand_guard(self.state.at[0] if self.state else 0)
-        if self.state and not self.state.at[1]: self.state = None # all of it is in the Learner; only within an epoch it is wanted once more
+        self.after,self.state = None,self.state if self.state and self.state.at[1] else None # all of it is in the Learner; only within an epoch it is wanted once more
         for n,cb in named_callbacks(self.learn, (Checkpoint,)).items():
             if isinstance(cb, SaveModelCallback) and not cb.every_epoch: self.guard.follow(cb, partial(self._copy_best, n, cb))
         self.signals = Signals()
