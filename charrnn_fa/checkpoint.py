@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint']
 
 # %% ../nbs/08_checkpoint.ipynb #0dfa9052
-import json, numbers, os, secrets, time
+import json, os, secrets, time
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from .corpus import CharRNNError
@@ -45,13 +45,13 @@ class Checkpoint(Callback):
         quiet:bool=False, # Say nothing but warnings
         **storage_options # For fsspec, such as a token; never stored
     ):
-        for k,v,low,kind,optional in [('minutes', minutes, 0, numbers.Real, True), ('steps', steps, 1, numbers.Integral, True), ('keep', keep, 2, numbers.Integral, False),
-                                      ('max_mb', max_mb, 0, numbers.Real, True), ('wait', wait, 0, numbers.Real, False)]:
-            if optional and v is None: continue
-            if isinstance(v, bool) or not (isinstance(v, kind) and v >= low): raise CharRNNError(f"{k} is {v!r}, but it must be a {'whole ' if kind is numbers.Integral else ''}number, {low} or more.")
+        for k,v in dict(minutes=minutes, max_mb=max_mb, wait=wait).items(): check_number(k, v, 0, optional=k != 'wait')
+        for k,v,low in ('steps', steps, 1), ('keep', keep, 2): check_number(k, v, low, whole=True, optional=k == 'steps')
         if minutes is steps is None: raise CharRNNError("minutes and steps are both None; say how often to save.")
         if not isinstance(where, (str, os.PathLike)): raise CharRNNError(f"A run cannot be kept in {where!r}; give a path or a URL.")
         self.where = str(where) if '://' in str(where) else local_path(where)
+        if storage_options and '://' not in self.where: raise TypeError(f"Checkpoint for a path has no argument {', '.join(storage_options)}; its own are minutes, steps, keep, max_mb, wait, local, allow_changes, results, info, quiet.")
+        if not (results is None or callable(results)): raise CharRNNError(f"results is {results!r}, but it must be a function of the Learner.")
         self.max_bytes = float('inf') if max_mb is None else 1e6*max_mb
         self.wait = min(wait, 1e9) # as long as one likes, but no thread can wait for ever
         store_attr('minutes,steps,keep,local,allow_changes,results,info,quiet,storage_options')
@@ -173,7 +173,7 @@ class Checkpoint(Callback):
         self.log.open(self.place.path)
         self.state,meta = State(self.learn, *state, f"{self.place}/{m['file']}"),state[1]
         with damage(m['file']): self.elapsed,self.base = float(meta['elapsed']),int(meta['base'])
-        changes = self.state.take_environment()
+        changes = self.state.take_environment(self.log.say)
         if fit: self.state.take_hypers(dict(self.begun.get('hypers') or {}), fit.get('hypers', {})) # changes that are allowed
         self.state.restore((Checkpoint,), longer_log=m['finished'])
         self.best = self.state.best or {}
@@ -276,8 +276,7 @@ class Checkpoint(Callback):
 
     # The end
     def after_cancel_fit(self):
-        if not self.active: return
-        if self.ended is False: self.ended = True
+        if self.active and self.ended is False: self.ended = True
 
     def after_fit(self):
         if not self.active or self._looking(): return

@@ -84,6 +84,7 @@ def _train_again(args, out):
             if len(run.checkpoints()) == 1: raise
             print(str(e).split(';')[0] + '; the run goes on from the checkpoint before.', file=out)
         else: return _tell_finished(args, run, c, out)
+    if info.get('minutes') is info.get('n_steps') is None: raise CharRNNError(f"{args.run} was begun in Python; go on with it by the same call of fit there, or give another folder.")
     _same_settings(args, run)
     learn = run.learner(text=None if 'file' in run.settings['text'] else load_corpus(args.corpus or info['corpus'], encoding=args.encoding or info.get('encoding', 'utf-8')))
     return _fit(args, learn, dict(n_steps=info.get('n_steps'), minutes=info.get('minutes')), info, began, out)

@@ -190,7 +190,7 @@ class DriveCheckpoint(Checkpoint):
         **kwargs # See `Checkpoint`
     ):
         parts = str(name).strip().split('/')
-        if '' in parts or '..' in parts or '.' in parts or ':' in str(name): raise ColabError(f"{name!r} cannot be the name of a run; give one such as 'my-run', which becomes a folder.")
+        if not isinstance(name, str) or '' in parts or '..' in parts or '.' in parts or ':' in str(name): raise ColabError(f"{name!r} cannot be the name of a run; give one such as 'my-run', which becomes a folder.")
         super().__init__(_drive_folder(parts, local), minutes, local=local, **kwargs)
 
 def _drive_folder(parts, local):

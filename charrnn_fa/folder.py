@@ -22,7 +22,7 @@ class RunFolder:
         if settings is not None: self.settings = {'id':secrets.token_hex(8), 'format':format_version, **settings}
         else:
             if not self.path.exists(): raise RunError(f"There is no folder {path}; check the name, or make a run with: charrnn train CORPUS --run {path}")
-            if not self.is_run(path): raise RunError(f"{path} is not a run (it has no run.json); give the folder that was --run.")
+            if not self.is_run(path): raise RunError(_settings_lost(path) or f"{path} is not a run (it has no run.json); give the folder that was --run.")
             self.settings = read_json(self.path/'run.json')
         with damage(self.path/'run.json'):
             check_settings(self.settings)
@@ -33,20 +33,20 @@ class RunFolder:
     @staticmethod
     def is_run(path)->bool:
         "Whether there are settings in a folder"
-        return (Path(path)/'run.json').is_file()
+        try: return (Path(path)/'run.json').is_file()
+        except (OSError, ValueError): return False # no name that a file can have, or out of reach
 
     @staticmethod
     def check_free(path):
         "Refuse a folder in which something else is, or that cannot be made"
         path = Path(path)
         try: above = next(o for o in [path, *path.absolute().parents] if o.exists())
-        except OSError as e: raise RunError(f"The folder {path} cannot be reached ({e.strerror}); give another one for the run.") from None
+        except (OSError, ValueError) as e: raise RunError(f"The folder {str(path)[:200]!r} cannot be reached ({getattr(e, 'strerror', None) or e}); give another one for the run.") from None
         if above != path and not (above.is_dir() and os.access(above, os.W_OK)):
             raise RunError(f"The folder {path} cannot be made in {above}; give another one for the run.")
         if path.exists() and not path.is_dir(): raise RunError(f"{path} is a file; give a folder for the run.")
-        names = [o.name for o in path.iterdir()] if path.is_dir() else []
-        if not all(map(is_leftover, pick(names, 'manifest'))) and not (path/'run.json').exists() and all(map(is_ours, names)): raise RunError(f"{path} holds checkpoints but no run.json; restore it from a copy, or give another name.")
-        if not all(is_leftover(o) or o in of_systems for o in names): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
+        if why := _settings_lost(path): raise RunError(why)
+        if path.is_dir() and not all(is_leftover(o.name) or o.name in of_systems for o in path.iterdir()): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
 
     def create(self,
         text:dict=None, # Tensors of the text to keep
@@ -117,7 +117,7 @@ class RunFolder:
         "The newest manifest"
         if cs := self.checkpoints(): return cs[0]
         if self.damaged: raise RunError(next(iter(self.damaged.values())))
-        raise RunError(f"The run in {self.path} has stored no weights yet; train it to its end with: charrnn train --run {self.path}")
+        raise RunError(f"The run in {self.path} has no checkpoint any more; restore its step-… files from a copy, or remove the folder to train anew.")
 
     @property
     def finished(self)->bool:
@@ -185,7 +185,7 @@ class RunFolder:
     def info(self)->dict:
         "What the run is, verified"
         cs = self.checkpoints()
-        if not cs and self.damaged: self.newest()
+        if not cs: self.newest()
         files = []
         for c in cs:
             try: self.read(c)
@@ -200,3 +200,9 @@ class RunFolder:
         new = good[0] if good else dict(step=0, epoch=0, finished=False)
         damaged = dict(self.damaged)
         return dict(step=new['step'], epoch=new['epoch'], finished=new['finished'], resumes=self.resumes(), checkpoints=files, damaged=damaged)
+
+def _settings_lost(path):
+    "What to say of a folder that holds checkpoints of a run, and nothing else, but no settings; else nothing"
+    names = os.listdir(path) if os.path.isdir(path) else []
+    if 'run.json' in names or all(map(is_leftover, pick(names, 'manifest'))) or not all(map(is_ours, names)): return ''
+    return f"{path} holds checkpoints but no run.json; restore it from a copy, or give another folder."

@@ -129,7 +129,7 @@ class CharLearner(Learner):
     def _call_one(self, event_name):
         if event_name not in inner_events: return super()._call_one(event_name)
         if event_name not in self._listeners:
-            self._listeners[event_name] = [cb for cb in self.cbs.sorted('order') if hasattr(type(cb), event_name) or event_name in vars(cb)]
+            self._listeners[event_name] = [cb for cb in self.cbs.sorted('order') if hasattr(cb, event_name) or type(cb).__call__ is not Callback.__call__]
         for cb in self._listeners[event_name]: cb(event_name)
 
     # The loop
@@ -158,7 +158,8 @@ class CharLearner(Learner):
             self.logger,self._first = logger,(0, 0)
             self._end_cleanup()
             if self.opt: self.opt.zero_grad()
-            for cb in all_cbs: getattr(cb, 'after_error', noop)()
+            for cb in all_cbs:
+                if isinstance(cb, Callback): getattr(cb, 'after_error', noop)() # a class is none yet
             raise
 
     def start_at(self,

@@ -49,7 +49,7 @@ class Place:
     def _lock(self):
         self.made = not self.path.exists()
         try: self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise RunError(f"The folder {self.path} cannot be made ({e.strerror}); give another one for the run.") from None
+        except OSError as e: raise RunError(f"The folder {self.path} cannot be made ({e.strerror}); " + ("let CHARRNN_HOME name one that can be written to." if self.store else "give another one for the run.")) from None
         try: self.lock = Lock(self.path/'.lock')
         except OSError as e: raise RunError(f"{self.path} cannot be written to ({e.strerror}); {remedy(e)}.") from None
 

@@ -91,19 +91,22 @@ def _check_char(self:State, base):
 
 # %% ../nbs/06c_restore.ipynb #ccfdb106
 @patch
-def take_environment(self:State)->list: # What is no longer exact
+def take_environment(self:State,
+    say=noop, # Told of a precision that is not the Learner's own
+)->list: # What is no longer exact
     "Train on with the threads and in the precision of the run, where this machine has them"
     threads = self.env.get('threads')
     if type(threads) is int and 0 < threads <= (os.cpu_count() or 1): torch.set_num_threads(threads)
     res = inexact(self.env, environment(self.learn))
-    return res + self._take_precision() if isinstance(self.learn, CharLearner) else res
+    return res + self._take_precision(say) if isinstance(self.learn, CharLearner) else res
 
 @patch
-def _take_precision(self:State):
+def _take_precision(self:State, say):
     learn,precision = self.learn,self.learn_attrs['precision']
     if precision == learn.precision: return []
     try: check_precision(precision, learn.device)
     except CharRNNError: return [f'{precision} -> {learn.precision}']
+    say(f"The run was begun in {precision} and keeps to it: this Learner's {learn.precision} is not used.")
     learn.set_precision(precision)
     if precision == 'fp16': learn.grad_scale.before_fit()
     return []

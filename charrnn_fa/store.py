@@ -217,6 +217,7 @@ def get_store(where, **storage_options):
 def local_path(where)->str:
     "An absolute path; one that is absolute already needs no current directory, which may lie on a mount that died"
     path = os.path.expanduser(re.sub(r'^(file|local)://', '', str(where)))
+    if '\0' in path: raise StoreError(f"{path!r} has a null character, which no name can have; give another one.")
     try: return os.path.abspath(path)
     except OSError as e: raise StoreError(f"The current directory cannot be reached ({e.strerror}); change to another one with os.chdir('/'), or give an absolute path.") from None
 

@@ -1007,6 +1007,30 @@ def test_arguments_that_make_no_sense(tmp_path, bad):
     with pytest.raises(CharRNNError, match=next(iter(bad))): Checkpoint(tmp_path, **bad)
 
 
+def test_arguments_that_nobody_takes(tmp_path):
+    "A path has no options to pass on, so that a misspelt name is not lost"
+    with pytest.raises(TypeError, match='no argument step;.* steps'): Checkpoint(tmp_path, step=10)
+    with pytest.raises(CharRNNError, match='results'): Checkpoint(tmp_path, results=3)
+    Checkpoint('s3://bucket/run', key='id', secret='word')
+
+
+@pytest.mark.parametrize('where', ['x'*300, 'a\0b'])
+def test_names_that_no_folder_can_have(short, tmp_path, where):
+    with pytest.raises(CharRNNError, match='cannot be (made|reached)|null'): small(tmp_path, short, 5).fit(1, cbs=Checkpoint(tmp_path/where, quiet=True))
+
+
+def test_the_class_instead_of_a_callback(short, tmp_path):
+    with pytest.raises(TypeError, match="'where'"): small(tmp_path, short, 5).fit(1, cbs=Checkpoint)
+
+
+def test_another_precision_is_said(short, tmp_path, capsys):
+    "The run keeps its own"
+    small(tmp_path, short, 5, precision='bf16').fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r'))
+    learn = small(tmp_path, short, 5, precision='fp32')
+    learn.fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r'))
+    assert learn.precision == 'bf16' and "begun in bf16 and keeps to it: this Learner's fp32" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('make', [lambda d, text: small(d, text, 5), lambda d, text: plain(d)])
 def test_what_was_loaded_is_not_kept_in_memory(short, tmp_path, make):
     "A resume where an epoch begins, and a further fit, hold no second copy of weights and optimiser state while they train"

@@ -8,7 +8,9 @@ import time
 
 import faultfs
 import pytest
+from fastai.callback.core import Callback
 
+from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.cli import main
 from charrnn_fa.files import pack_json, read_json
 
@@ -139,6 +141,15 @@ def begun(tmp_path_factory):
     last = max((d/'r').glob('step-*.json'))
     last.unlink()                                                                    # as if killed before the end
     return SimpleNamespace(d=d/'r', text=d/'t.txt')
+
+
+def test_an_unfinished_run_from_python(call, make, tmp_path):
+    "The command line does not know what it was to become"
+    class Stop(Callback):
+        def after_batch(self): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): make(n_hid=8, emb_sz=8, head_sz=0).fit(2, 1e-2, cbs=[Stop(), Checkpoint(tmp_path/'r', quiet=True)])
+    code,out,err = call('train', '--run', tmp_path/'r')
+    assert code == 1 and 'begun in Python' in err and len(err.splitlines()) == 1
 
 
 def test_text_that_has_changed_is_refused(call, begun, tmp_path):

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import Counter
 from copy import deepcopy
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -505,3 +507,25 @@ def test_grad_scale_skips_overflow(make):
     b.add_cb(GradScale())
     a.fit(1, 1e-3, cbs=na); b.fit(1, 1e-3, cbs=nb)
     assert nb.norms[0] == pytest.approx(na.norms[0], rel=1e-4)
+
+
+def test_callbacks_of_every_make_are_asked(make):
+    "In `__call__`, in the class, in the object, and through `__getattr__`: as often as by fastai's own loop"
+    class Called(Callback):
+        def __init__(self): self.n = Counter()
+        def __call__(self, event_name): self.n[event_name] += 1
+    class Own(Callback):
+        def __init__(self):
+            self.n = Counter()
+            for o in events: setattr(self, o, partial(self.n.update, [o]))
+    class Looked(Callback):
+        def __init__(self): self.n = Counter()
+        def __getattr__(self, k):
+            if k in events: return partial(self.n.update, [k])
+            return super().__getattr__(k)
+    events = ['before_fit', 'before_batch', 'after_pred', 'after_loss', 'before_backward', 'before_step', 'after_step', 'after_batch', 'after_epoch']
+    cbs = [Called(), Own(), Looked()]
+    learn = make()
+    learn.fit(1, 1e-3, cbs=cbs)
+    n,m = len(learn.dls.train),len(learn.dls.valid)
+    for cb in cbs: assert [cb.n[o] for o in events] == [1, n+m, n+m, n+m, n, n, n, n+m, 1], (cb, cb.n)

@@ -173,4 +173,11 @@ def test_rotation_without_the_newest(run):
 
 def test_settings_that_were_lost(run):
     (run.path/'run.json').unlink()
-    with pytest.raises(RunError, match='holds checkpoints but no run.json.*restore'): run.check_free(run.path)
+    for f in run.check_free, Run:
+        with pytest.raises(RunError, match='holds checkpoints but no run.json.*restore'): f(run.path)
+
+
+def test_checkpoints_that_were_lost(run):
+    for o in run.path.glob('step-*'): o.unlink()
+    for f in run.newest, run.info:
+        with pytest.raises(RunError, match='no checkpoint any more; restore'): f()
