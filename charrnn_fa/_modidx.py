@@ -259,6 +259,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'charrnn_fa.folder.RunFolder.save': ('folder.html#runfolder.save', 'charrnn_fa/folder.py'),
                                    'charrnn_fa.folder.RunFolder.take': ('folder.html#runfolder.take', 'charrnn_fa/folder.py'),
                                    'charrnn_fa.folder.RunFolder.tidy': ('folder.html#runfolder.tidy', 'charrnn_fa/folder.py'),
+                                   'charrnn_fa.folder._listed': ('folder.html#_listed', 'charrnn_fa/folder.py'),
                                    'charrnn_fa.folder._settings_lost': ('folder.html#_settings_lost', 'charrnn_fa/folder.py')},
             'charrnn_fa.generate': { 'charrnn_fa.generate.Uniforms': ('generate.html#uniforms', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate.Uniforms.__call__': ('generate.html#uniforms.__call__', 'charrnn_fa/generate.py'),

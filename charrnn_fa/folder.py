@@ -46,7 +46,7 @@ class RunFolder:
             raise RunError(f"The folder {path} cannot be made in {above}; give another one for the run.")
         if path.exists() and not path.is_dir(): raise RunError(f"{path} is a file; give a folder for the run.")
         if why := _settings_lost(path): raise RunError(why)
-        if path.is_dir() and not all(is_leftover(o.name) or o.name in of_systems for o in path.iterdir()): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
+        if path.is_dir() and not all(is_leftover(o) or o in of_systems for o in _listed(path)): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
 
     def create(self,
         text:dict=None, # Tensors of the text to keep
@@ -98,8 +98,7 @@ class RunFolder:
 
     def names(self)->list:
         "What is in the folder, sorted"
-        try: return sorted(os.listdir(self.path))
-        except OSError as e: raise RunError(f"{self.path} cannot be listed ({e.strerror}); check the folder.") from None
+        return _listed(self.path)
 
     def _valid(self, kind, check):
         for o in pick(self.names(), kind):
@@ -201,8 +200,12 @@ class RunFolder:
         damaged = dict(self.damaged)
         return dict(step=new['step'], epoch=new['epoch'], finished=new['finished'], resumes=self.resumes(), checkpoints=files, damaged=damaged)
 
+def _listed(path):
+    try: return sorted(os.listdir(path))
+    except OSError as e: raise RunError(f"{path} cannot be listed ({e.strerror}); check the folder.") from None
+
 def _settings_lost(path):
     "What to say of a folder that holds checkpoints of a run, and nothing else, but no settings; else nothing"
-    names = os.listdir(path) if os.path.isdir(path) else []
+    names = _listed(path) if os.path.isdir(path) else []
     if 'run.json' in names or all(map(is_leftover, pick(names, 'manifest'))) or not all(map(is_ours, names)): return ''
     return f"{path} holds checkpoints but no run.json; restore it from a copy, or give another folder."

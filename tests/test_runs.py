@@ -5,6 +5,9 @@ import pickle
 import random
 import struct
 import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -181,3 +184,12 @@ def test_checkpoints_that_were_lost(run):
     for o in run.path.glob('step-*'): o.unlink()
     for f in run.newest, run.info:
         with pytest.raises(RunError, match='no checkpoint any more; restore'): f()
+
+
+def test_a_folder_that_may_not_be_listed():
+    with tempfile.TemporaryDirectory() as d:
+        (Path(d)/'r').mkdir(mode=0o300)
+        Path(d).chmod(0o755)
+        code = f"import os\nfrom charrnn_fa.runs import *\nfrom charrnn_fa.files import RunError\nos.geteuid() or os.setresuid(65534, 65534, 65534)\nfor f in Run, Run.check_free:\n    try: f({d!r}+'/r')\n    except RunError as e: print(e)"
+        r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert r.stdout.count('cannot be listed (Permission denied)') == 2, r.stdout + r.stderr
