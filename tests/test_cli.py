@@ -118,16 +118,18 @@ def test_a_run_of_which_less_was_kept(call, begun, tmp_path):
 
 
 @pytest.mark.skipif(bool(faultfs.missing()), reason=faultfs.missing() or 'works')
-def test_the_end_was_not_copied_to_the_mount(call, tmp_path, home):
-    "Killed between the two: the next call brings it there"
+@pytest.mark.parametrize('how', ['missing', 'empty'])
+def test_the_end_is_not_on_the_mount(call, tmp_path, home, how):
+    "Killed before it was copied, or emptied there later: the next call brings it there"
     with faultfs.DriveMount(tmp_path) as drive:
         (drive.backing/'MyDrive').mkdir()
         d = drive.mountpoint/'MyDrive/r'
         assert call('train', 'count', '--run', d, '--steps', 30, '--quiet', *TINY)[0] == 0
-        for o in d.glob('step-00000030-*'): o.unlink()
+        for o in d.glob('step-00000030-*' if how == 'missing' else 'step-00000030-*.safetensors'): o.unlink() if how == 'missing' else os.truncate(o, 0)
         status,out,err = call('train', 'count', '--run', d, '--quiet', '--json')
         assert status == 0 and json.loads(out)['steps'] == 30 and json.loads(out)['finished'], err
-        assert list(d.glob('step-00000030-*.json'))
+        (c,*_) = json.loads(call('info', d, '--json')[1])['checkpoints']
+        assert c['step'] == 30 and c['verified']
 
 
 @pytest.fixture(scope='module')
@@ -189,6 +191,9 @@ def test_a_run_on_a_mount(call, run, tmp_path):
         assert states() == {'mounted'}
         drive.control(uncommitted=0)
         assert states() == {'uploaded'}
+        (data,) = [o for o in d.glob('step-*.safetensors') if '00000000' not in o.name[:13]]
+        data.rename(data.with_stem(f'{data.stem} (1)'))                                 # as Drive may do; what it has is not asked for by another name
+        assert 'mounted' in states()
         drive.control(uncommitted=True)
         (d/'owner-000009-01234567-0.json').touch()
         drive.control(delay=dict(getattr=30))
