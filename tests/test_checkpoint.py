@@ -37,6 +37,7 @@ import inject
 import kills
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.cli import main
+from charrnn_fa.colab import ColabError, DriveCheckpoint
 from charrnn_fa.corpus import CharRNNError
 from charrnn_fa.data import CharDataLoaders
 from charrnn_fa.evaluate import CharLoss
@@ -1017,6 +1018,16 @@ def test_arguments_that_nobody_takes(tmp_path):
 @pytest.mark.parametrize('where', ['x'*300, 'a\0b'])
 def test_names_that_no_folder_can_have(short, tmp_path, where):
     with pytest.raises(CharRNNError, match='cannot be (made|reached)|null'): small(tmp_path, short, 5).fit(1, cbs=Checkpoint(tmp_path/where, quiet=True))
+
+
+def test_names_that_are_none():
+    with pytest.raises(ColabError, match='None cannot be the name'): DriveCheckpoint(None)
+
+
+def test_no_room_for_copies_on_this_machine(short, tmp_path, monkeypatch):
+    (tmp_path/'file').touch()
+    monkeypatch.setenv('CHARRNN_HOME', str(tmp_path/'file/home'))
+    with pytest.raises(RunError, match='let CHARRNN_HOME name one'): small(tmp_path, short, 5).fit(1, cbs=Checkpoint('memory://no-room/r', quiet=True))
 
 
 def test_the_class_instead_of_a_callback(short, tmp_path):
