@@ -4,6 +4,7 @@ from fastai.callback.progress import *
 from fastai.callback.schedule import *
 from fastai.callback.tracker import *
 from fastai.callback.training import *
+from .core import *
 from .corpus import *
 from .vocab import *
 from .data import *
@@ -11,8 +12,8 @@ from .models import *
 from .optim import *
 from .generate import *
 from .evaluate import *
-from .precision import *
 from .presets import *
+from .precision import *
 from .schedule import *
 from .progress import *
 from .loop import *

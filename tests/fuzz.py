@@ -28,12 +28,13 @@ import torch
 from fastai.callback.core import Callback
 from make_golden import extras, fit, learner, make_runs
 
-from charrnn_fa.corpus import CharRNNError
+from charrnn_fa.core import CharRNNError
 from charrnn_fa.files import digest
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.runs import Run, load_run, weights_sha256
 from charrnn_fa.restore import State
-from charrnn_fa.state import Keeper, from_json, named_callbacks
+from charrnn_fa.keep import Keeper, from_json
+from charrnn_fa.state import named_callbacks
 
 SECONDS,MEMORY = 20,2**30           # of a trial; what a child may take beyond what it starts with
 TEXT = ''.join(random.Random(0).choices('the rain in Spain, stays mainly; ', k=1500))

@@ -38,16 +38,16 @@ import kills
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.cli import main
 from charrnn_fa.colab import ColabError, DriveCheckpoint
-from charrnn_fa.corpus import CharRNNError
+from charrnn_fa.core import CharRNNError
 from charrnn_fa.data import CharDataLoaders
 from charrnn_fa.evaluate import CharLoss
 from charrnn_fa.files import RunError, RunWarning
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.learner import char_learner
 from charrnn_fa.log import Log
-from charrnn_fa.loop import CharProgress
+from charrnn_fa.progress import CharProgress
 from charrnn_fa.optim import AdamW, Muon
-from charrnn_fa.state import Keeper, from_json
+from charrnn_fa.keep import Keeper, from_json
 from kills import CKPT, SEED, Case, Noise, differences, digest, leave, newest_step, set_generators
 
 N = 14 # batches of an epoch

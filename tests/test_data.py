@@ -9,8 +9,9 @@ from fastai.data.block import DataBlock
 from fastai.data.transforms import FuncSplitter, get_text_files
 
 from charrnn_fa import vocab
-from charrnn_fa.corpus import CharRNNError
-from charrnn_fa.data import CharBlock, CharDataLoaders, CharDL, CharVocab, VocabError
+from charrnn_fa.core import CharRNNError
+from charrnn_fa.vocab import CharVocab, VocabError
+from charrnn_fa.data import CharBlock, CharDataLoaders, CharDL
 
 SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 

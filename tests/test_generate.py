@@ -8,8 +8,8 @@ import torch
 from fastcore.docments import docments
 from scipy.stats import chisquare
 
-from charrnn_fa.corpus import CharRNNError
-from charrnn_fa.data import CharVocab
+from charrnn_fa.core import CharRNNError
+from charrnn_fa.vocab import CharVocab
 from charrnn_fa.generate import generate, next_probs, sample_ids, stream
 from charrnn_fa.models import CharRNN
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from charrnn_fa.corpus import CharRNNError
+from charrnn_fa.core import CharRNNError
 from charrnn_fa.models import CharRNN, archs, char_splitter, count_params
 
 
