@@ -9,8 +9,8 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 
-from charrnn_fa.corpus import load_corpus
-from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
 from charrnn_fa.precision import precisions
 

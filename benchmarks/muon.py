@@ -7,8 +7,8 @@ from statistics import median
 
 import torch
 
-from charrnn_fa.corpus import load_corpus
-from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
 from charrnn_fa.models import char_splitter, gate_matrices
 from charrnn_fa.optim import AdamW, Muon, mark_gates

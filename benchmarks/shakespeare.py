@@ -9,7 +9,7 @@ import argparse, json, os, platform, subprocess, sys, tempfile
 from pathlib import Path
 from statistics import median
 
-from charrnn_fa.corpus import load_corpus
+from charrnn_fa.text.corpus import load_corpus
 
 
 def charrnn(*args):

@@ -5,9 +5,12 @@ from fastai.callback.schedule import *
 from fastai.callback.tracker import *
 from fastai.callback.training import *
 from .core import *
-from .corpus import *
-from .vocab import *
-from .data import *
+from .text.read import *
+from .text.download import *
+from .text.corpus import *
+from .text.vocab import *
+from .text.streams import *
+from .text.data import *
 from .models import *
 from .optim import *
 from .generate import *

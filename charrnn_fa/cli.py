@@ -10,7 +10,7 @@ import contextlib, json, math, os, shlex, sys, time, warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from .core import CharRNNError, loss_text, time_text
-from .corpus import load_corpus
+from .text.corpus import load_corpus
 from .presets import Preset, check_seed, get_preset, presets
 from .options import parser
 
@@ -112,7 +112,7 @@ def _same_settings(args, run):
 
 def _other_text(args, run):
     "Whether the file that a run was begun with holds other text by now"
-    from charrnn_fa.data import split_text
+    from charrnn_fa.text.data import split_text
     from charrnn_fa.runs import ids_sha256
     info = run.settings['info']
     try: ids = [run.vocab.encode(o) for o in split_text(load_corpus(args.corpus, encoding=info.get('encoding', 'utf-8')), info.get('valid_pct', 0.1))]
@@ -125,8 +125,8 @@ def _train_new(args, preset, began, out):
     source = Run(args.source) if args.source else None
     encoding,valid_pct = args.encoding or 'utf-8',0.1 if args.valid_pct is None else args.valid_pct
     text = load_corpus(args.corpus, encoding=encoding, progress=not args.quiet)
-    from charrnn_fa.data import CharDataLoaders
-    from charrnn_fa.vocab import CharVocab
+    from charrnn_fa.text.data import CharDataLoaders
+    from charrnn_fa.text.vocab import CharVocab
     from charrnn_fa.learner import char_learner
     vocab = None
     if source:
@@ -194,7 +194,7 @@ def evaluate(args):
     if args.corpus is not None:
         text = load_corpus(args.corpus, encoding=args.encoding)
         if not args.whole:
-            from charrnn_fa.data import split_text
+            from charrnn_fa.text.data import split_text
             text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
         try: ids = run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
         except CharRNNError as e: raise CharRNNError(str(e).split(';')[0] + '; leave them out with --skip-unknown.') from None

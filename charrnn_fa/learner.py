@@ -13,7 +13,7 @@ from . import generate as _generate
 from dataclasses import replace
 import secrets
 from .core import CharRNNError
-from .vocab import CharVocab
+from .text.vocab import CharVocab
 from .models import CharRNN, count_params
 from .optim import AdamW, Muon
 from .generate import evaluating, prime, step_model

@@ -12,7 +12,7 @@ from contextlib import suppress
 from fastai.callback.tracker import TrackerCallback
 import math, warnings
 from .core import CharRNNError
-from .data import CharDL, rotation
+from .text.streams import CharDL, rotation
 from .optim import Muon, mark_gates
 from .evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity
 from .presets import Preset

@@ -12,7 +12,7 @@ from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
 from .core import CharRNNError, is_count, is_number
-from .data import CharDL
+from .text.streams import CharDL
 from .optim import AdamW
 from .precision import check_precision
 from .loop import CharLearner

@@ -13,8 +13,8 @@ from functools import cache
 from importlib.metadata import version
 import torch
 from .core import is_count, is_number
-from .vocab import CharVocab
-from .data import CharDataLoaders, split_text
+from .text.vocab import CharVocab
+from .text.data import CharDataLoaders, split_text
 from .models import CharRNN, count_params
 from .presets import Preset
 from .precision import precisions

@@ -8,7 +8,7 @@ __all__ = ['fit_settings', 'same_optimiser', 'is_char', 'learner_settings', 'dif
 # %% ../nbs/39_settings.ipynb #24d8728e
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
-from .data import CharDL
+from .text.streams import CharDL
 from .schedule import Budget
 from .loop import CharLearner
 from .runs import char_settings, versions

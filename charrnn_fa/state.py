@@ -14,7 +14,7 @@ from copy import deepcopy
 from functools import cache
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
-from .data import CharDL
+from .text.streams import CharDL
 from .loop import CharLearner
 from .files import RunError, storable
 from .keep import Keeper, from_json, is_plain

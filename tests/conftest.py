@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from charrnn_fa.corpus import load_corpus
-from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
 
 torch.set_num_threads(1)

@@ -17,7 +17,7 @@ import torch
 from fastai.callback.all import Callback, CSVLogger, EarlyStoppingCallback, GradientAccumulation, SaveModelCallback
 
 from charrnn_fa.checkpoint import Checkpoint
-from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
 from charrnn_fa.runs import Run, load_run, weights_sha256
 from charrnn_fa.state import environment

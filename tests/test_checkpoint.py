@@ -39,7 +39,7 @@ from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.cli import main
 from charrnn_fa.colab import ColabError, DriveCheckpoint
 from charrnn_fa.core import CharRNNError
-from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.evaluate import CharLoss
 from charrnn_fa.files import RunError, RunWarning
 from charrnn_fa.folder import RunFolder
@@ -937,7 +937,7 @@ def test_a_fit_in_another_thread(run):
 
 @pytest.fixture(scope='module')
 def reference(tmp_path_factory):
-    from charrnn_fa.corpus import load_corpus
+    from charrnn_fa.text.corpus import load_corpus
     learn = small(tmp_path_factory.mktemp('ref'), load_corpus('pydocs')[:1000], 5, dropout=0.2)
     learn.fit(2, 1e-2)
     return learn

@@ -15,8 +15,11 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from charrnn_fa import corpus
-from charrnn_fa.corpus import CorpusError, TextWarning, download, load_corpus, read_text
+import charrnn_fa.text.corpus
+import charrnn_fa.text.download
+from charrnn_fa.text.read import CorpusError, TextWarning, read_text
+from charrnn_fa.text.download import download
+from charrnn_fa.text.corpus import load_corpus
 
 BODY = ('To be, or not to be\n'*100).encode()
 
@@ -153,7 +156,7 @@ def stall(handler, body=BODY, **headers):
 
 
 def test_stalled_download(server, home, monkeypatch):
-    monkeypatch.setattr(corpus, '_patience', (4, 0.2))
+    monkeypatch.setattr(charrnn_fa.text.download, '_patience', (4, 0.2))
     server.answers['/a.txt'] = stall
     with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
     assert len(server.asked) == 3
@@ -181,7 +184,7 @@ def test_refused_connection(home):
 def test_file_put_there_by_hand(home, monkeypatch):
     home.mkdir()
     (home/'from my stick.txt').write_bytes(BODY)
-    monkeypatch.setattr(corpus, 'shakespeare', dict(url='http://127.0.0.1:9/x', size=len(BODY), sha256=hashlib.sha256(BODY).hexdigest()))
+    monkeypatch.setattr(charrnn_fa.text.corpus, 'shakespeare', dict(url='http://127.0.0.1:9/x', size=len(BODY), sha256=hashlib.sha256(BODY).hexdigest()))
     assert load_corpus('shakespeare') == BODY.decode()
 
 
@@ -225,7 +228,7 @@ def test_drive_refuses(home, monkeypatch, fails):
 
 @pytest.mark.parametrize('version', [5, 6])
 def test_stalled_drive(server, home, monkeypatch, version):
-    monkeypatch.setattr(corpus, '_patience', (4, 0.2))
+    monkeypatch.setattr(charrnn_fa.text.download, '_patience', (4, 0.2))
     server.answers['/a.txt'] = stall
     fake_gdown(monkeypatch, version, url=f'{server.url}/a.txt')
     request = requests.Session.request
@@ -265,7 +268,7 @@ def test_real_gdown(drive, home):
 
 
 def test_real_gdown_stalls(drive, home, monkeypatch):
-    monkeypatch.setattr(corpus, '_patience', (4, 0.2))
+    monkeypatch.setattr(charrnn_fa.text.download, '_patience', (4, 0.2))
     drive.answers['/uc'] = lambda h: stall(h, **FILE)
     with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(ID, progress=False)
     assert len(drive.asked) == 3 and list(home.iterdir()) == []
@@ -278,7 +281,7 @@ def test_real_gdown_cut_short(drive, home):
 
 
 def test_real_gdown_before_an_answer(drive, home, monkeypatch):
-    monkeypatch.setattr(corpus, '_patience', (4, 0.2))
+    monkeypatch.setattr(charrnn_fa.text.download, '_patience', (4, 0.2))
     drive.answers['/uc'] = lambda h: time.sleep(3)
     with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(ID, progress=False)
 
@@ -309,7 +312,7 @@ def test_file_that_may_not_be_read():
         for o in 'ab': Path(d, f'{o}.txt').write_text('text')
         Path(d).chmod(0o755)
         Path(d, 'b.txt').chmod(0)
-        code = f"import os\nfrom charrnn_fa.corpus import *\nos.geteuid() or os.setresuid(65534, 65534, 65534)\ntry: load_corpus({d!r})\nexcept CorpusError as e: print(e)"
+        code = f"import os\nfrom charrnn_fa.text.read import *\nfrom charrnn_fa.text.corpus import *\nos.geteuid() or os.setresuid(65534, 65534, 65534)\ntry: load_corpus({d!r})\nexcept CorpusError as e: print(e)"
         r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert 'b.txt cannot be read (Permission denied)' in r.stdout, r.stderr
 

@@ -8,10 +8,11 @@ import torch
 from fastai.data.block import DataBlock
 from fastai.data.transforms import FuncSplitter, get_text_files
 
-from charrnn_fa import vocab
+from charrnn_fa.text import vocab
 from charrnn_fa.core import CharRNNError
-from charrnn_fa.vocab import CharVocab, VocabError
-from charrnn_fa.data import CharBlock, CharDataLoaders, CharDL
+from charrnn_fa.text.vocab import CharVocab, VocabError
+from charrnn_fa.text.streams import CharDL
+from charrnn_fa.text.data import CharBlock, CharDataLoaders
 
 SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 

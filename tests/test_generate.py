@@ -9,7 +9,7 @@ from fastcore.docments import docments
 from scipy.stats import chisquare
 
 from charrnn_fa.core import CharRNNError
-from charrnn_fa.vocab import CharVocab
+from charrnn_fa.text.vocab import CharVocab
 from charrnn_fa.generate import generate, next_probs, sample_ids, stream
 from charrnn_fa.models import CharRNN
 

@@ -14,8 +14,8 @@ import torch
 from fastai.callback.core import Callback
 
 from charrnn_fa.checkpoint import Checkpoint
-from charrnn_fa.corpus import load_corpus
-from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.learner import char_learner
 

@@ -18,8 +18,8 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner, load_learner
 
 from charrnn_fa.core import CharRNNError
-from charrnn_fa.vocab import CharVocab
-from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.text.vocab import CharVocab
+from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.evaluate import CharLoss
 from charrnn_fa.learner import char_learner
 from charrnn_fa.optim import AdamW

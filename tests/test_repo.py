@@ -64,7 +64,7 @@ def test_metadata_is_stated_once():
     assert metadata('charrnn_fa')['Summary'] == settings['description']
 
 
-@pytest.mark.parametrize('module', ['core', 'corpus', 'presets', 'options', 'cli'])
+@pytest.mark.parametrize('module', ['core', 'text.corpus', 'presets', 'options', 'cli'])
 def test_light_modules_stay_light(module):
     "--help and a mistyped option are answered without PyTorch"
     code = f'import sys, charrnn_fa.{module}; assert "torch" not in sys.modules and "fastai" not in sys.modules'

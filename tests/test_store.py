@@ -24,7 +24,7 @@ from faultfs import DriveMount
 from charrnn_fa import files, mirror, place, store
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.core import CharRNNError
-from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.files import RunError, RunWarning, pack_json
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.learner import char_learner

@@ -19,7 +19,7 @@ from fastai.callback.core import Callback
 from charrnn_fa import place
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.core import CharRNNError
-from charrnn_fa.data import CharDataLoaders
+from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.files import RunError, RunWarning
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.learner import char_learner
