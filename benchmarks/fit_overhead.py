@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
-from charrnn_fa.precision import precisions
+from charrnn_fa.callback.precision import precisions
 
 
 def bare_epoch(learn):

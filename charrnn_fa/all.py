@@ -16,9 +16,9 @@ from .optim import *
 from .generate import *
 from .evaluate import *
 from .presets import *
-from .precision import *
-from .schedule import *
-from .progress import *
+from .callback.precision import *
+from .callback.schedule import *
+from .callback.progress import *
 from .loop import *
 from .learner import *
 from .files import RunError, RunWarning

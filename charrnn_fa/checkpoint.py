@@ -10,7 +10,7 @@ import json, os, secrets, time
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from .core import CharRNNError, check_number, every, is_number, reason
-from .progress import begin_bars, in_fit
+from .callback.progress import begin_bars, in_fit
 from .files import RunError, damage
 from .records import owner_record
 from .folder import RunFolder

@@ -17,7 +17,7 @@ from .options import parser
 # %% ../nbs/91_cli.ipynb #fed049e4
 def _reporter(out, quiet):
     "A callback that tells on `out` how training goes"
-    from charrnn_fa.progress import ProgressLines
+    from charrnn_fa.callback.progress import ProgressLines
     from tqdm import tqdm
 
     class Reporter(ProgressLines):

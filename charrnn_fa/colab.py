@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from . import store
 from .core import CharRNNError
-from .precision import best_precision
+from .callback.precision import best_precision
 from .files import RunWarning
 from .checkpoint import Checkpoint
 

@@ -19,7 +19,7 @@ from .optim import AdamW, Muon
 from .generate import evaluating, prime, step_model
 from .evaluate import evaluate_ids
 from .presets import Preset, check_seed, get_preset
-from .schedule import Budget
+from .callback.schedule import Budget
 from .loop import CharLearner, OneRowPerChar, Steps, replacing
 
 # %% ../nbs/25_learner.ipynb #a0a89bb3

@@ -9,7 +9,7 @@ __all__ = ['Log']
 import time, warnings
 from contextlib import suppress
 from pathlib import Path
-from .progress import Pace, epoch_line
+from .callback.progress import Pace, epoch_line
 from .files import RunWarning
 
 # %% ../nbs/37_log.ipynb #916a8a04

@@ -16,9 +16,9 @@ from .text.streams import CharDL, rotation
 from .optim import Muon, mark_gates
 from .evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity
 from .presets import Preset
-from .precision import GradScale, check_precision, precisions
-from .schedule import Budget
-from .progress import CharProgress, ProgressLines, begin_bars
+from .callback.precision import GradScale, check_precision, precisions
+from .callback.schedule import Budget
+from .callback.progress import CharProgress, ProgressLines, begin_bars
 
 # %% ../nbs/24_loop.ipynb #9e687f21
 class OneRowPerChar(Callback):

@@ -14,7 +14,7 @@ from fastai.callback.tracker import SaveModelCallback
 from .core import CharRNNError, is_count, is_number
 from .text.streams import CharDL
 from .optim import AdamW
-from .precision import check_precision
+from .callback.precision import check_precision
 from .loop import CharLearner
 from .files import RunError, damage
 from .keep import check_rng, fits, in_type_of, is_plain, same_tensors, take_json

@@ -17,7 +17,7 @@ from .text.vocab import CharVocab
 from .text.data import CharDataLoaders, split_text
 from .models import CharRNN, count_params
 from .presets import Preset
-from .precision import precisions
+from .callback.precision import precisions
 from .loop import CharLearner
 from .learner import char_learner
 from .files import RunError, RunWarning, damage

@@ -9,7 +9,7 @@ __all__ = ['fit_settings', 'same_optimiser', 'is_char', 'learner_settings', 'dif
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from .text.streams import CharDL
-from .schedule import Budget
+from .callback.schedule import Budget
 from .loop import CharLearner
 from .runs import char_settings, versions
 from .state import settings_of

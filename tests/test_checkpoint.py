@@ -31,7 +31,7 @@ from torch import nn
 
 import charrnn_fa.checkpoint
 import charrnn_fa.process
-import charrnn_fa.schedule
+import charrnn_fa.callback.schedule
 import charrnn_fa.state
 import inject
 import kills
@@ -45,7 +45,7 @@ from charrnn_fa.files import RunError, RunWarning
 from charrnn_fa.folder import RunFolder
 from charrnn_fa.learner import char_learner
 from charrnn_fa.log import Log
-from charrnn_fa.progress import CharProgress
+from charrnn_fa.callback.progress import CharProgress
 from charrnn_fa.optim import AdamW, Muon
 from charrnn_fa.keep import Keeper, from_json
 from kills import CKPT, SEED, Case, Noise, differences, digest, leave, newest_step, set_generators
@@ -188,7 +188,7 @@ CASES = dict(
     bf16=Case(learner=dict(precision='bf16', dropout=0.2, n_layers=2)),
     reset=Case(learner=dict(reset_pct=0.3)),
     steps=Case(learner=dict(dropout=0.2, reset_pct=0.2), fit=lambda learn, cbs: learn.fit_steps(45, cbs=cbs)),
-    minutes=Case(before=lambda learn: setattr(charrnn_fa.schedule, 'time', Clock()), fit=lambda learn, cbs: learn.fit_steps(minutes=0.455/60, cbs=cbs)),
+    minutes=Case(before=lambda learn: setattr(charrnn_fa.callback.schedule, 'time', Clock()), fit=lambda learn, cbs: learn.fit_steps(minutes=0.455/60, cbs=cbs)),
     accumulate=Case(cbs=lambda: [GradientAccumulation(12)]),
     best=Case(cbs=lambda: [SaveModelCallback(with_opt=True)], fit=one_cycle(3, 3e-1)),
     accuracy=Case(cbs=lambda: [SaveModelCallback(monitor='accuracy', fname='other')]),

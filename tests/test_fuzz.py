@@ -231,7 +231,7 @@ def test_a_callback_of_ones_own_may_change_kinds(base):
 
 @pytest.mark.parametrize('change', [dict(n_steps='x'), dict(n_steps=0), dict(n_steps=True), dict(seconds=['x']), dict(lr_max=[]), dict(lr_max=None), dict(lr_max=['x', 'y'])])
 def test_a_budget_from_a_file(change):
-    from charrnn_fa.schedule import Budget
+    from charrnn_fa.callback.schedule import Budget
     b = Budget(20, lr=[1e-3, 1e-2])
     b.before_fit()
     d = b.state_dict()

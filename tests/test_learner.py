@@ -499,7 +499,7 @@ def test_start_from_another_shape_is_refused_and_changes_nothing(learn, make, ot
 
 def test_grad_scale_skips_overflow(make):
     "fp16's callback, run on the CPU: scaled and unscaled gradients give the weights of a run without it"
-    from charrnn_fa.precision import GradScale
+    from charrnn_fa.callback.precision import GradScale
     class Norm(Callback):
         order = GradientClip.order+1
         def before_fit(self): self.norms = []
