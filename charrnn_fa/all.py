@@ -21,8 +21,8 @@ from .callback.schedule import *
 from .callback.progress import *
 from .loop import *
 from .learner import *
-from .files import RunError, RunWarning
-from .runs import Run, load_run, save_run, weights_sha256
+from .run.files import RunError, RunWarning
+from .run.model import Run, load_run, save_run, weights_sha256
 from .store import StoreError
 from .checkpoint import Checkpoint
 from .colab import *

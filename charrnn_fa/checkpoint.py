@@ -11,11 +11,11 @@ from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from .core import CharRNNError, check_number, every, is_number, reason
 from .callback.progress import begin_bars, in_fit
-from .files import RunError, damage
-from .records import owner_record
-from .folder import RunFolder
+from .run.files import RunError, damage
+from .run.records import owner_record
+from .run.folder import RunFolder
 from .keep import Keeper
-from .runs import Run, kept_text
+from .run.model import Run, kept_text
 from .process import Signals
 from .log import Log
 from .state import capture, named_callbacks, not_kept, saved_best

@@ -75,8 +75,8 @@ def _check_answers(path, seconds=10):
 
 def _train_again(args, out):
     "Nothing for a finished run; an unfinished one goes on"
-    from charrnn_fa.runs import Run
-    from charrnn_fa.files import RunError
+    from charrnn_fa.run.model import Run
+    from charrnn_fa.run.files import RunError
     began,run = time.perf_counter(),Run(args.run)
     info,c = run.settings['info'],run.newest()
     if c['finished']:
@@ -113,14 +113,14 @@ def _same_settings(args, run):
 def _other_text(args, run):
     "Whether the file that a run was begun with holds other text by now"
     from charrnn_fa.text.data import split_text
-    from charrnn_fa.runs import ids_sha256
+    from charrnn_fa.run.model import ids_sha256
     info = run.settings['info']
     try: ids = [run.vocab.encode(o) for o in split_text(load_corpus(args.corpus, encoding=info.get('encoding', 'utf-8')), info.get('valid_pct', 0.1))]
     except CharRNNError: return True # characters that it had not
     return ids_sha256(*ids) != run.settings['text']['ids_sha256']
 
 def _train_new(args, preset, began, out):
-    from charrnn_fa.runs import Run
+    from charrnn_fa.run.model import Run
     Run.check_free(args.run)
     source = Run(args.source) if args.source else None
     encoding,valid_pct = args.encoding or 'utf-8',0.1 if args.valid_pct is None else args.valid_pct
@@ -177,7 +177,7 @@ def sample(args):
     if args.seed is not None: check_seed(args.seed)
     check_sampling(args.temperature, args.top_k, args.top_p, args.min_p)
     if args.n < 0: raise CharRNNError(f"-n is {args.n}, but a number of characters cannot be below 0.")
-    from charrnn_fa.runs import Run
+    from charrnn_fa.run.model import Run
     run = Run(args.run)
     pieces = stream(run.load_model(), run.vocab, args.prompt, args.n, args.temperature, args.top_k, args.top_p, args.min_p, args.stop, args.seed)
     first = next(pieces, '')       # an error comes before anything is printed
@@ -187,7 +187,7 @@ def sample(args):
 
 def evaluate(args):
     "`charrnn eval`"
-    from charrnn_fa.runs import Run
+    from charrnn_fa.run.model import Run
     from charrnn_fa.evaluate import evaluate_ids
     import torch
     run = Run(args.run)
@@ -208,7 +208,7 @@ _where = dict(local='on this machine', mounted='in the mount, not known to be up
 
 def _states(path, files)->dict:
     "How safe the checkpoints of a run folder are: one on a mount is asked, one on this machine's disk knows of its copies"
-    from charrnn_fa.records import manifest_name
+    from charrnn_fa.run.records import manifest_name
     from charrnn_fa.mirror import mirrored
     from charrnn_fa.store import get_store
     store,copied = get_store(path),mirrored(path)
@@ -221,7 +221,7 @@ def _states(path, files)->dict:
 
 def info(args):
     "`charrnn info`"
-    from charrnn_fa.runs import Run
+    from charrnn_fa.run.model import Run
     run = Run(args.run)
     d = run.info()
     states = _states(args.run, [c['file'] for c in d['checkpoints']])
@@ -248,7 +248,7 @@ def demo(args):
         train(parser().parse_args(['train', 'pydocs', '--run', args.run, '--seed', '42', '--dropout', '0.2'])) # a text as short as this is read a dozen times in a minute
         print()
     else: print(f"{args.run} is trained already; delete the folder to see it learn again.\n")
-    from charrnn_fa.runs import Run
+    from charrnn_fa.run.model import Run
     run = Run(args.run)
     model = run.load_model()
     from charrnn_fa.generate import generate
@@ -259,7 +259,7 @@ def demo(args):
           f'       charrnn train YOUR.txt --run runs/mine')
 
 def _finished(path):
-    from charrnn_fa.runs import Run
+    from charrnn_fa.run.model import Run
     return Run(path).finished
 
 # %% ../nbs/91_cli.ipynb #769d3068

@@ -14,7 +14,7 @@ import torch
 from . import store
 from .core import CharRNNError
 from .callback.precision import best_precision
-from .files import RunWarning
+from .run.files import RunWarning
 from .checkpoint import Checkpoint
 
 # %% ../nbs/80_colab.ipynb #c64a2ac6

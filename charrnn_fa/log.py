@@ -10,7 +10,7 @@ import time, warnings
 from contextlib import suppress
 from pathlib import Path
 from .callback.progress import Pace, epoch_line
-from .files import RunWarning
+from .run.files import RunWarning
 
 # %% ../nbs/37_log.ipynb #916a8a04
 class Log:

@@ -10,8 +10,8 @@ import errno, math, random, time
 from contextlib import suppress
 from pathlib import Path
 from .core import CharRNNError, reason
-from .files import RunError, pack_json, read_json, read_pieces, sha256_pieces, write_whole
-from .records import checkpoint_names, manifest_name, old_ones, orphans, owner_name, pick, unread_owner
+from .run.files import RunError, pack_json, read_json, read_pieces, sha256_pieces, write_whole
+from .run.records import checkpoint_names, manifest_name, old_ones, orphans, owner_name, pick, unread_owner
 from .worker import Worker
 from .store import StoreError, abandoned, check_answers
 from .remote import Remote

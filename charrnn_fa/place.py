@@ -11,10 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch
 from .core import CharRNNError, charrnn_home, remedy
-from .files import RunError, pack_json, write_whole
-from .records import is_ours, manifest_name, newest_first, newest_owner, owner_name, pick
-from .folder import RunFolder
-from .process import Lock
+from .run.files import RunError, pack_json, write_whole
+from .run.records import is_ours, manifest_name, newest_first, newest_owner, owner_name, pick
+from .run.folder import Lock, RunFolder
 from .log import Log
 from .store import NoAnswer, StoreError, get_store, local_path, probe, shown, with_deadline
 from .remote import Remote

@@ -10,8 +10,8 @@ import time
 from contextlib import suppress
 from fastcore.basics import patch
 from .core import CharRNNError, reason, remedy
-from .files import RunError, check_bytes, check_json, damage, most_json, pack_json, unpack, write_whole
-from .records import check_manifest, check_owner, check_settings, data_name, data_names, format_version, is_ours, manifest_name, newest_first, newest_owner, pick, unread_owner
+from .run.files import RunError, check_bytes, check_json, damage, most_json, pack_json, unpack, write_whole
+from .run.records import check_manifest, check_owner, check_settings, data_name, data_names, format_version, is_ours, manifest_name, newest_first, newest_owner, pick, unread_owner
 from .store import StoreError
 
 # %% ../nbs/63_remote.ipynb #f998488d

@@ -16,9 +16,9 @@ from .text.streams import CharDL
 from .optim import AdamW
 from .callback.precision import check_precision
 from .loop import CharLearner
-from .files import RunError, damage
-from .keep import check_rng, fits, in_type_of, is_plain, same_tensors, take_json
-from .runs import weights
+from .run.files import RunError, damage, same_tensors
+from .keep import check_rng, fits, in_type_of, is_plain, take_json
+from .run.model import weights
 from .state import attrs_of_fit, attrs_of_run, environment, inexact, is_known, is_state, named_callbacks, named_metrics, scaler_of, set_rng_state, shuffles_items
 
 # %% ../nbs/39a_restore.ipynb #376c8722

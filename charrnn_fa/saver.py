@@ -10,7 +10,7 @@ import errno
 from collections import deque
 from contextlib import suppress
 from .core import reason
-from .files import RunError
+from .run.files import RunError
 from .worker import Worker
 from .log import Log
 from .store import with_deadline

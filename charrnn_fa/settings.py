@@ -11,7 +11,7 @@ from fastai.callback.schedule import ParamScheduler
 from .text.streams import CharDL
 from .callback.schedule import Budget
 from .loop import CharLearner
-from .runs import char_settings, versions
+from .run.model import char_settings, versions
 from .state import settings_of
 
 # %% ../nbs/39_settings.ipynb #5c8e947e

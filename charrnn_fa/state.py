@@ -16,9 +16,9 @@ from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from .text.streams import CharDL
 from .loop import CharLearner
-from .files import RunError, storable
+from .run.files import RunError, storable
 from .keep import Keeper, from_json, is_plain
-from .runs import versions, weights
+from .run.model import versions, weights
 
 # %% ../nbs/38_state.ipynb #5a034062
 _all_ = ['Keeper', 'from_json']

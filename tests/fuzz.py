@@ -29,9 +29,9 @@ from fastai.callback.core import Callback
 from make_golden import extras, fit, learner, make_runs
 
 from charrnn_fa.core import CharRNNError
-from charrnn_fa.files import digest
-from charrnn_fa.folder import RunFolder
-from charrnn_fa.runs import Run, load_run, weights_sha256
+from charrnn_fa.run.files import digest
+from charrnn_fa.run.folder import RunFolder
+from charrnn_fa.run.model import Run, load_run, weights_sha256
 from charrnn_fa.restore import State
 from charrnn_fa.keep import Keeper, from_json
 from charrnn_fa.state import named_callbacks

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
-from charrnn_fa.folder import RunFolder
+from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.learner import char_learner
 from inject import CALLS, at_every_call, gate, missing
 

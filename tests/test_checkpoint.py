@@ -30,7 +30,7 @@ from fastcore.foundation import L
 from torch import nn
 
 import charrnn_fa.checkpoint
-import charrnn_fa.process
+import charrnn_fa.run.folder
 import charrnn_fa.callback.schedule
 import charrnn_fa.state
 import inject
@@ -41,8 +41,8 @@ from charrnn_fa.colab import ColabError, DriveCheckpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.evaluate import CharLoss
-from charrnn_fa.files import RunError, RunWarning
-from charrnn_fa.folder import RunFolder
+from charrnn_fa.run.files import RunError, RunWarning
+from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.learner import char_learner
 from charrnn_fa.log import Log
 from charrnn_fa.callback.progress import CharProgress
@@ -531,7 +531,7 @@ def test_what_cannot_be_kept_is_told_at_once(tmp_path, change, what):
     learn.remove_cbs(learn.progress)
     change(learn)
     with pytest.raises(RunError, match=what): learn.fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
-    assert not (tmp_path/'r').exists() and not charrnn_fa.process.Lock.held
+    assert not (tmp_path/'r').exists() and not charrnn_fa.run.folder.Lock.held
 
 
 @pytest.mark.parametrize('args', [dict(where=None), dict(where=3), dict(minutes=None), dict(minutes=-1), dict(steps=0), dict(keep=1), dict(keep=None)])
@@ -544,7 +544,7 @@ def test_results_are_numbers(short, tmp_path):
     for given in {'a': 'text'}, {'a': float('nan')}, {'a': np.zeros(2)}, None:
         with pytest.raises((CharRNNError, AttributeError)): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', results=lambda learn: given, quiet=True))
         m = RunFolder(tmp_path/'r').newest()
-        assert m['step'] == 14 and not m['finished'] and not charrnn_fa.process.Lock.held
+        assert m['step'] == 14 and not m['finished'] and not charrnn_fa.run.folder.Lock.held
     seen = At('before_batch', 1, 'error')
     small(tmp_path, short, 5).fit(1, 1e-2, cbs=[Checkpoint(tmp_path/'r', results=lambda learn: {'a': np.float32(2), 'b': torch.tensor(3), 'c': 4}, quiet=True), seen])
     assert RunFolder(tmp_path/'r').newest()['results'] == dict(a=2, b=3, c=4) and RunFolder(tmp_path/'r').finished
@@ -656,7 +656,7 @@ def test_two_threads_of_one_process(short, tmp_path):
         def before_batch(self): go.wait(20)
     one = threading.Thread(target=lambda: small(tmp_path, short, 5).fit(1, 1e-2, cbs=[Checkpoint(tmp_path/'r', quiet=True), Wait()]))
     one.start()
-    while not RunFolder.is_run(tmp_path/'r') or not charrnn_fa.process.Lock.held: time.sleep(0.01)
+    while not RunFolder.is_run(tmp_path/'r') or not charrnn_fa.run.folder.Lock.held: time.sleep(0.01)
     try:
         with pytest.raises(RunError, match='Another thread'): small(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
     finally:
@@ -804,7 +804,7 @@ def test_changes_are_refused_by_name(begun, short, what):
     before = {o.name: o.read_bytes() for o in begun.d.iterdir()}
     with pytest.raises(RunError, match=f'other settings.*{what}.*allow_changes=True'): begun(**kwargs)
     assert {o.name: o.read_bytes() for o in begun.d.iterdir()} == before
-    assert not charrnn_fa.process.Lock.held
+    assert not charrnn_fa.run.folder.Lock.held
     begun() # as it was begun
 
 
@@ -822,7 +822,7 @@ def test_changes_that_are_allowed(begun, short, what, capsys):
 
 def test_weights_of_another_shape_cannot_be_allowed(begun):
     with pytest.raises(RunError, match='other shapes'): begun(n_hid=12, ckpt=dict(allow_changes=True))
-    assert not charrnn_fa.process.Lock.held
+    assert not charrnn_fa.run.folder.Lock.held
 
 
 def test_the_same_seed_may_be_given_again(begun): assert begun(seed=5).seed == begun(seed=None).seed == 5
@@ -858,7 +858,7 @@ def interrupted(name, d, *at, step=0, ckpt=CKPT):
     learn,case = kills.learner(CASES[name], d, SEED),CASES[name]
     try: case.fit(learn, [kills.Seen(d/'batches'), *case.cbs(), *(At(*o) for o in at), Checkpoint(d/'run', quiet=True, **ckpt)])
     except KeyboardInterrupt: print('interrupted')
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers and not charrnn_fa.process.Lock.held
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers and not charrnn_fa.run.folder.Lock.held
     assert newest_step(d/'run') == step, newest_step(d/'run')
     learn.fit(1, 1e-2)
     if not case.make: learn.generate(n=5)
@@ -964,7 +964,7 @@ def test_an_error_in_any_event(short, tmp_path, same, reference, action, order):
         logger,n_cbs = learn.logger,len(learn.cbs)
         n = 10 if o.endswith(('_batch', '_pred', '_loss', '_backward', '_step')) and 'cancel' not in o else 1
         with pytest.raises(error): learn.fit(2, 1e-2, cbs=[At(o, n, action, order), *cbs, CSVLogger(), Checkpoint(d/'run', steps=4, quiet=True)])
-        why = [w for w,wrong in dict(lock=charrnn_fa.process.Lock.held, handlers=[signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] != handlers,
+        why = [w for w,wrong in dict(lock=charrnn_fa.run.folder.Lock.held, handlers=[signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] != handlers,
                                      logger=learn.logger is not logger, callbacks=len(learn.cbs) != n_cbs, grads=any(p.grad is not None for p in learn.model.parameters()),
                                      finished=RunFolder.is_run(d/'run') and RunFolder(d/'run').finished != (o == 'after_fit' and order == 2000)).items() if wrong]
         learn.fit(1, 1e-3)
@@ -989,7 +989,7 @@ def test_an_error_in_another_learner(tmp_path, o, order):
     with learn.no_logging():
         at = At(o, 20 if 'batch' in o else 1, 'error', order)
         with pytest.raises(RuntimeError): learn.fit(3, 1e-2, cbs=[at, Checkpoint(tmp_path/'r', steps=1, quiet=True)])
-        assert not charrnn_fa.process.Lock.held and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+        assert not charrnn_fa.run.folder.Lock.held and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
         assert not {'_with_events', '_call_one'} & set(vars(learn)) and getattr(at, o) == at._hit and ('before_fit' in vars(at)) == (o == 'before_fit')
         learn.fit(1, 1e-2)
         learn.fit(3, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
@@ -1095,7 +1095,7 @@ def test_nothing_happens_without_a_fit(short, tmp_path):
     learn = small(tmp_path, short, 5, cbs=Checkpoint(tmp_path/'r', steps=4, quiet=True))
     learn.lr_find(num_it=5, show_plot=False)
     learn.validate(); learn.get_preds(); learn.summary(); learn.predict('The')
-    assert not (tmp_path/'r').exists() and not charrnn_fa.process.Lock.held
+    assert not (tmp_path/'r').exists() and not charrnn_fa.run.folder.Lock.held
     learn.fit(1, 1e-3)
     learn.validate(); learn.get_preds(); learn.lr_find(num_it=5, show_plot=False)
     assert RunFolder(tmp_path/'r').newest()['step'] == 14

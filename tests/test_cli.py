@@ -12,7 +12,7 @@ from fastai.callback.core import Callback
 
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.cli import main
-from charrnn_fa.files import pack_json, read_json
+from charrnn_fa.run.files import pack_json, read_json
 
 TINY = '--n-hid 16 --emb-sz 8 --head-sz 8 --bs 4 --seq-len 16 --precision fp32'.split()
 
@@ -226,7 +226,7 @@ def test_interrupted_fine_tuning_starts_from_the_other_run(call, run, tmp_path):
 
 
 def test_long_text_goes_on_too(call, tmp_path, monkeypatch):
-    from charrnn_fa import runs
+    from charrnn_fa.run import model as runs
     monkeypatch.setattr(runs, 'most_text', 100)
     d = tmp_path/'r'
     real = runs.Run.save

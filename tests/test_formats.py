@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from make_golden import fit, learner, values
 
-from charrnn_fa.records import format_version
-from charrnn_fa.runs import Run, load_run
+from charrnn_fa.run.records import format_version
+from charrnn_fa.run.model import Run, load_run
 from charrnn_fa.state import environment, inexact
 
 data = Path(__file__).parent/'data'

@@ -11,10 +11,10 @@ pytest.importorskip('resource')                                                 
 import fuzz
 from make_golden import extras, fit, learner
 
-from charrnn_fa.files import RunError, digest, pack
-from charrnn_fa.folder import RunFolder
+from charrnn_fa.run.files import RunError, digest, pack
+from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.keep import from_json
-from charrnn_fa.runs import Run, load_run
+from charrnn_fa.run.model import Run, load_run
 from charrnn_fa.restore import State
 
 

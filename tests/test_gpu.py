@@ -16,7 +16,7 @@ from fastai.callback.core import Callback
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
-from charrnn_fa.folder import RunFolder
+from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.learner import char_learner
 
 gpu = lambda *args: pytest.param(*args, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here'))

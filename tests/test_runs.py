@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from charrnn_fa.files import RunError, write_whole
-from charrnn_fa.runs import Run, load_run, save_run, weights_sha256
+from charrnn_fa.run.files import RunError, write_whole
+from charrnn_fa.run.model import Run, load_run, save_run, weights_sha256
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_every_damage_is_a_run_error(run):
 
 def test_hostile_settings(run):
     "A settings file with a right checksum and wrong contents"
-    from charrnn_fa.files import digest
+    from charrnn_fa.run.files import digest
     f = run.path/'run.json'
     d = json.loads(f.read_text())
     for k,v in dict(format=99, preset={'nope': 1}, vocab={'points': 'abc'}, text=None).items():
@@ -114,7 +114,7 @@ def test_folders_that_are_not_free(learn, tmp_path):
 
 
 def test_long_text_is_not_kept(learn, tmp_path, monkeypatch):
-    from charrnn_fa import runs
+    from charrnn_fa.run import model as runs
     monkeypatch.setattr(runs, 'most_text', 100)
     run = save_run(learn, tmp_path/'run')
     assert not list(run.path.glob('text-*')) and run.load_model() is not None
@@ -153,7 +153,7 @@ def test_killed_before_the_settings(learn, tmp_path):
 
 @pytest.mark.parametrize('change', [dict(file=None), dict(size='1'), dict(step='x'), dict(step=True), dict(results=None), dict(results={'nats': 'x'}), dict(finished=1)])
 def test_hostile_manifest(run, change):
-    from charrnn_fa.files import digest
+    from charrnn_fa.run.files import digest
     f = next(run.path.glob('step-*.json'))
     bad = {**json.loads(f.read_text()), **change}
     f.write_text(json.dumps({**bad, 'sha256': digest(bad)}))
@@ -190,6 +190,6 @@ def test_a_folder_that_may_not_be_listed():
     with tempfile.TemporaryDirectory() as d:
         (Path(d)/'r').mkdir(mode=0o300)
         Path(d).chmod(0o755)
-        code = f"import os\nfrom charrnn_fa.runs import *\nfrom charrnn_fa.files import RunError\nos.geteuid() or os.setresuid(65534, 65534, 65534)\nfor f in Run, Run.check_free:\n    try: f({d!r}+'/r')\n    except RunError as e: print(e)"
+        code = f"import os\nfrom charrnn_fa.run.model import *\nfrom charrnn_fa.run.files import RunError\nos.geteuid() or os.setresuid(65534, 65534, 65534)\nfor f in Run, Run.check_free:\n    try: f({d!r}+'/r')\n    except RunError as e: print(e)"
         r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert r.stdout.count('cannot be listed (Permission denied)') == 2, r.stdout + r.stderr

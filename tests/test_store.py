@@ -21,16 +21,17 @@ import torch
 from fastai.callback.core import Callback
 from faultfs import DriveMount
 
-from charrnn_fa import files, mirror, place, store
+from charrnn_fa import mirror, place, store
+from charrnn_fa.run import files
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.text.data import CharDataLoaders
-from charrnn_fa.files import RunError, RunWarning, pack_json
-from charrnn_fa.folder import RunFolder
+from charrnn_fa.run.files import RunError, RunWarning, pack_json
+from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.learner import char_learner
 from charrnn_fa.mirror import Mirror
 from charrnn_fa.place import Place
-from charrnn_fa.records import owner_name, owner_record
+from charrnn_fa.run.records import owner_name, owner_record
 from charrnn_fa.store import MountStore, StoreError, abandoned, follow, mount_of
 from machine import ended, machine, until
 
@@ -515,7 +516,7 @@ CALLS = ('openat', 7), ('write', 3), ('fsync', 2), ('close', 9), ('read', 17), (
 @pytest.mark.parametrize('error,calls', [('EIO', CALLS), ('ENOSPC', CALLS[:4]), ('EDQUOT', CALLS[:4])])
 def test_an_error_in_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeypatch, error, calls):
     "A call that the copy of one checkpoint makes on Drive fails, once or from then on; the same calls on the local disk work"
-    monkeypatch.setattr('charrnn_fa.folder.secrets', SimpleNamespace(token_hex=lambda n: '0'*2*n))          # names that can be given to strace
+    monkeypatch.setattr('charrnn_fa.run.folder.secrets', SimpleNamespace(token_hex=lambda n: '0'*2*n))          # names that can be given to strace
     files = [f'step-00000020-{"0"*8}{o}' for o in ('.safetensors', '.json')]
     def train():
         os.environ['CHARRNN_HOME'] = str(tmp_path/'home')

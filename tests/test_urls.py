@@ -20,11 +20,11 @@ from charrnn_fa import place
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.text.data import CharDataLoaders
-from charrnn_fa.files import RunError, RunWarning
-from charrnn_fa.folder import RunFolder
+from charrnn_fa.run.files import RunError, RunWarning
+from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.learner import char_learner
 from charrnn_fa.remote import Remote
-from charrnn_fa.runs import Run
+from charrnn_fa.run.model import Run
 from charrnn_fa.store import StoreError, UrlStore
 from machine import ended, machine, until
 
@@ -216,7 +216,7 @@ def test_the_server_goes_away_and_comes_back(how, s3, url, fresh, same, home, mo
     assert m['finished'] and learn.ckpt.states()[m['file']] == 'uploaded'
 
 
-@pytest.mark.filterwarnings('ignore::charrnn_fa.files.RunWarning')
+@pytest.mark.filterwarnings('ignore::charrnn_fa.run.files.RunWarning')
 def test_a_server_that_was_emptied_gets_everything_again(s3, url, fresh, same, home, tmp_path, monkeypatch):
     def lost(learn):
         settle(learn)
