@@ -23,6 +23,6 @@ from .loop import *
 from .learner import *
 from .run.files import RunError, RunWarning
 from .run.model import Run, load_run, save_run, weights_sha256
-from .store import StoreError
+from .store.mount import StoreError
 from .checkpoint import Checkpoint
 from .colab import *

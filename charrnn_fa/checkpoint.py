@@ -21,9 +21,9 @@ from .log import Log
 from .state import capture, named_callbacks, not_kept, saved_best
 from .settings import differences, fit_differences, fit_settings, is_char, learner_settings, same_optimiser
 from .restore import State
-from .store import local_path, shown
-from .mirror import mirrored
-from .place import Place
+from .store.url import local_path, shown
+from .store.mirror import mirrored
+from .store.locate import Place
 from .saver import Saver
 from .guard import Guard
 
@@ -86,7 +86,7 @@ class Checkpoint(Callback):
         behind = vars(self.learn).get('_fits', {}).get(self.where, 0)
         for k in range(max(1, behind), 10_000):
             self.k = k
-            self.place = Place(self.where if k == 1 else f"{self.where.rstrip('/')}/{k}", self.wait, self.local, self.log, self.storage_options)
+            self.place = Place(self.where if k == 1 else f"{self.where.rstrip('/')}/{k}", self.wait, self.local, self.log.say, self.log.warn, self.storage_options)
             self.folder = self.place.folder
             if not self.folder: return self._start(mine, fit, k)
             self._check([*differences(self.folder.settings, mine), *self._other_seed()])

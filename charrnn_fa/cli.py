@@ -70,7 +70,8 @@ def _is_run(path): return (Path(path)/'run.json').exists()
 
 def _check_answers(path, seconds=10):
     "Refuse a folder on a mount that hangs"
-    from charrnn_fa.store import mount_of, with_deadline
+    from charrnn_fa.store.mount import mount_of
+    from charrnn_fa.store.threads import with_deadline
     if mount_of(path)[0]: with_deadline(lambda: Path(path).exists(), seconds, path)
 
 def _train_again(args, out):
@@ -209,8 +210,8 @@ _where = dict(local='on this machine', mounted='in the mount, not known to be up
 def _states(path, files)->dict:
     "How safe the checkpoints of a run folder are: one on a mount is asked, one on this machine's disk knows of its copies"
     from charrnn_fa.run.records import manifest_name
-    from charrnn_fa.mirror import mirrored
-    from charrnn_fa.store import get_store
+    from charrnn_fa.store.mirror import mirrored
+    from charrnn_fa.store.url import get_store
     store,copied = get_store(path),mirrored(path)
     if store is None: return {o:copied.get(o, 'local') for o in files}
     def state(o):

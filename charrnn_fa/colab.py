@@ -11,10 +11,11 @@ import errno, os, platform, re, shutil, signal, sys, threading, time, warnings
 from importlib.metadata import version
 from pathlib import Path
 import torch
-from . import store
 from .core import CharRNNError
 from .callback.precision import best_precision
 from .run.files import RunWarning
+from .store.mount import StoreError, colab_hostname, mounts
+from .store.threads import Late, in_thread, with_deadline
 from .checkpoint import Checkpoint
 
 # %% ../nbs/80_colab.ipynb #c64a2ac6
@@ -24,7 +25,7 @@ class ColabError(CharRNNError): "Something that Colab did not give; its text say
 def on_colab()->bool:
     "Is this a virtual machine that Colab hosts?"
     other = os.environ.get('VERTEX_PRODUCT') == 'COLAB_ENTERPRISE' or 'KAGGLE_KERNEL_RUN_TYPE' in os.environ
-    return not other and store._hostname.exists()
+    return not other and colab_hostname.exists()
 
 def _colab(name):
     "The module `google.colab.<name>`, or None where there is none"
@@ -46,9 +47,9 @@ def call_with_deadline(
     *args, **kwargs
 ): # What `f` returns
     "Call `f`, but not for longer than `seconds`"
-    call = _with_alarm if hasattr(signal, 'SIGALRM') and threading.current_thread() is threading.main_thread() else store.in_thread
+    call = _with_alarm if hasattr(signal, 'SIGALRM') and threading.current_thread() is threading.main_thread() else in_thread
     try: return call(lambda: f(*args, **kwargs), seconds)
-    except (_Late, store.Late): raise TimeoutError(f"no answer in {seconds:g} s") from None
+    except (_Late, Late): raise TimeoutError(f"no answer in {seconds:g} s") from None
 
 def _with_alarm(f, seconds):
     def stop(*_): raise _Late
@@ -69,7 +70,7 @@ def mount_type(
     path, # Absolute
 )->str: # None if nothing is mounted there
     "Type of the file system that is mounted at `path`, without touching it"
-    return store.mounts().get(os.path.normpath(path), (None,))[0]
+    return mounts().get(os.path.normpath(path), (None,))[0]
 
 def drive_mounted(mountpoint='/content/drive')->bool:
     "Is Google Drive mounted at `mountpoint`, dead or alive?"
@@ -109,9 +110,9 @@ def _appears(mountpoint, wait):
 
 def _dead(mountpoint):
     "Has the process behind a mounted Drive ended? One that hangs may come back"
-    try: store.with_deadline(lambda: os.stat(mountpoint), 10, mountpoint)
+    try: with_deadline(lambda: os.stat(mountpoint), 10, mountpoint)
     except OSError as e: return e.errno == errno.ENOTCONN
-    except store.StoreError: pass
+    except StoreError: pass
     return False
 
 def mount_drive(

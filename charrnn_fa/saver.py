@@ -11,10 +11,9 @@ from collections import deque
 from contextlib import suppress
 from .core import reason
 from .run.files import RunError
-from .worker import Worker
 from .log import Log
-from .store import with_deadline
-from .mirror import Mirror
+from .store.threads import Worker, with_deadline
+from .store.mirror import Mirror
 
 # %% ../nbs/75_saver.ipynb #c741b590
 class Saver:

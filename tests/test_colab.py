@@ -15,9 +15,9 @@ import faultfs
 import pytest
 import torch
 
-from charrnn_fa import colab, store
+from charrnn_fa import colab
 from charrnn_fa.colab import ColabError, call_with_deadline, drive_mounted, has_frontend, mount_drive, mount_type, on_colab, runtime, runtime_line, secret
-from charrnn_fa.store import parse_mounts
+from charrnn_fa.store.mount import parse_mounts
 
 TOKEN = 'ya29.do-not-show'
 
@@ -86,7 +86,7 @@ def refused(f, *args, **kwargs):
 
 def test_on_colab(tmp_path, monkeypatch):
     for k in 'VERTEX_PRODUCT', 'KAGGLE_KERNEL_RUN_TYPE': monkeypatch.delenv(k, raising=False)
-    monkeypatch.setattr(store, '_hostname', tmp_path/'hostname')
+    monkeypatch.setattr(colab, 'colab_hostname', tmp_path/'hostname')
     monkeypatch.setenv('COLAB_RELEASE_TAG', 'release-colab')               # Kaggle sets it too
     assert not on_colab()
     (tmp_path/'hostname').touch()

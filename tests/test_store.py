@@ -21,7 +21,7 @@ import torch
 from fastai.callback.core import Callback
 from faultfs import DriveMount
 
-from charrnn_fa import mirror, place, store
+from charrnn_fa.store import locate, mirror, mount, threads
 from charrnn_fa.run import files
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.core import CharRNNError
@@ -29,10 +29,11 @@ from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.run.files import RunError, RunWarning, pack_json
 from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.learner import char_learner
-from charrnn_fa.mirror import Mirror
-from charrnn_fa.place import Place
+from charrnn_fa.store.mirror import Mirror
+from charrnn_fa.store.locate import Place
 from charrnn_fa.run.records import owner_name, owner_record
-from charrnn_fa.store import MountStore, StoreError, abandoned, follow, mount_of
+from charrnn_fa.store.mount import MountStore, StoreError, follow, mount_of
+from charrnn_fa.store.threads import abandoned
 from machine import ended, machine, until
 
 needs_fuse = pytest.mark.skipif(bool(faultfs.missing()), reason=faultfs.missing() or 'works')
@@ -88,10 +89,10 @@ def fit(fresh, alone, home):
 def hasty(monkeypatch):
     monkeypatch.setattr(Mirror, 'first_retry', 0.05)
     monkeypatch.setattr(MountStore, 'beat', 0.3)
-    monkeypatch.setattr(place, 'silent', 1)
-    monkeypatch.setattr(place, 'patience', 0.1)
+    monkeypatch.setattr(locate, 'silent', 1)
+    monkeypatch.setattr(locate, 'patience', 0.1)
     yield
-    store._waiting.clear()
+    threads._waiting.clear()
 
 
 @pytest.fixture
@@ -232,7 +233,7 @@ def test_another_kind_of_mount_in_its_place(drive, fit):
 
 def test_never_mounted(tmp_path, fit, monkeypatch, home):
     at = tmp_path/'drive'
-    monkeypatch.setattr(store, '_drives', (str(at),))
+    monkeypatch.setattr(mount, '_drives', (str(at),))
     with pytest.raises(StoreError, match='is not mounted; or go on without it with local=True'): fit(f'{at}/MyDrive/run')
     assert not at.exists() and not [o for o in home.rglob('*') if o.is_file()]
     learn = fit(f'{at}/MyDrive/run', local=True, wait=1)
@@ -243,7 +244,7 @@ def test_never_mounted(tmp_path, fit, monkeypatch, home):
 def test_a_drive_that_was_mounted_elsewhere(tmp_path, fit, monkeypatch):
     "On Colab a folder MyDrive belongs to a mount, wherever it is"
     (tmp_path/'hostname').touch()
-    monkeypatch.setattr(store, '_hostname', tmp_path/'hostname')
+    monkeypatch.setattr(mount, 'colab_hostname', tmp_path/'hostname')
     with pytest.raises(CharRNNError, match='is not mounted'): fit(tmp_path/'gdrive/MyDrive/run')
     assert not (tmp_path/'gdrive').exists()
 
@@ -251,13 +252,13 @@ def test_a_drive_that_was_mounted_elsewhere(tmp_path, fit, monkeypatch):
 def test_mounted_late(tmp_path, fit, monkeypatch):
     "local=True, and a mount by hand during training"
     if faultfs.missing(): pytest.skip(faultfs.missing())
-    monkeypatch.setattr(store, '_drives', (str(tmp_path/'drive'),))
+    monkeypatch.setattr(mount, '_drives', (str(tmp_path/'drive'),))
     drives = []
-    def mount(ckpt):
+    def mount_by_hand(ckpt):
         drives.append(DriveMount(tmp_path))
         (drives[0].backing/'MyDrive').mkdir()
     try:
-        learn = fit(tmp_path/'drive/MyDrive/run', {25: mount}, local=True)
+        learn = fit(tmp_path/'drive/MyDrive/run', {25: mount_by_hand}, local=True)
         assert len(learn.told) == 1 and RunFolder(tmp_path/'backing/MyDrive/run').newest()['finished']
     finally:
         for o in drives: o.close()
@@ -1009,7 +1010,7 @@ def test_clocks_that_jump(drive, fit, lost, monkeypatch):
     lost(35)
     for i,o in enumerate(sorted(drive.there.iterdir())): os.utime(o, (10**9-i, 10**9-i))
     real,shift = time.time,[-86400]
-    for o in place.time,mirror.time: monkeypatch.setattr(o, 'time', lambda: real()+shift[0])
+    for o in locate.time,mirror.time: monkeypatch.setattr(o, 'time', lambda: real()+shift[0])
     t = time.monotonic()
     learn = fit(drive.where, {40: lambda _: shift.__setitem__(0, 86400)}, seed=None)
     assert time.monotonic()-t < 9 and not learn.told
@@ -1264,7 +1265,7 @@ def test_table_of_mounts_in_a_namespace_of_its_own(tmp_path):
     if sys.platform != 'linux' or os.geteuid(): pytest.skip('mounting needs root on Linux')
     code = '''if True:
         import os, subprocess, sys
-        from charrnn_fa.store import *
+        from charrnn_fa.store.mount import *
         at = sys.argv[1]
         def mount(kind, where): subprocess.run(['mount', '-t', kind, 'none', where], check=True)
         os.makedirs(f'{at}/a/b')

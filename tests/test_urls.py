@@ -16,16 +16,17 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 
-from charrnn_fa import place
+from charrnn_fa.store import locate
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.run.files import RunError, RunWarning
 from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.learner import char_learner
-from charrnn_fa.remote import Remote
+from charrnn_fa.store.remote import Remote
 from charrnn_fa.run.model import Run
-from charrnn_fa.store import StoreError, UrlStore
+from charrnn_fa.store.mount import StoreError
+from charrnn_fa.store.url import UrlStore
 from machine import ended, machine, until
 
 KEY,SECRET,PASSWORD = 'AKIAQZ7XKNOTAREALKEY','9qVerySecretIndeed/Zx31+kept+nowhere0000','p@ssw0rd:of:mine'
@@ -152,7 +153,7 @@ def test_the_machine_is_lost_and_the_bucket_brings_the_run_back(s3, url, fresh, 
     assert ended(machine(tmp_path/'a', lambda: fit(fresh(), where, [At(settle, *range(5, 75, 10)), At(killed, 75)], **s3.options))) == -signal.SIGKILL
     assert steps_at(store) == [70, 60, 50]                                          # rotation: three stay
     shutil.rmtree(tmp_path/'a')
-    monkeypatch.setattr(place, 'silent', 1); monkeypatch.setattr(UrlStore, 'beat', 0.3)
+    monkeypatch.setattr(locate, 'silent', 1); monkeypatch.setattr(UrlStore, 'beat', 0.3)
     monkeypatch.setenv('CHARRNN_HOME', str(tmp_path/'b'))
     again = fit(fresh(None), where, quiet=False, **s3.options)
     out = capfd.readouterr().out
@@ -318,7 +319,7 @@ def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
     "The second is refused while the first is alive; one that is silent is overridden, and keeps its copies to itself"
     alone = fresh()
     alone.fit_one_cycle(3, 1e-2)
-    monkeypatch.setattr(place, 'silent', 2); monkeypatch.setattr(UrlStore, 'beat', 0.3)
+    monkeypatch.setattr(locate, 'silent', 2); monkeypatch.setattr(UrlStore, 'beat', 0.3)
     where,store,log = url,UrlStore(url, **s3.options),tmp_path/'log'
     slow = At(lambda l: (tmp_path/'go').exists() or time.sleep(0.2), *range(12, 10_000))
     first = machine(tmp_path/'a', lambda: fit(fresh(), where, [slow, At(settle, 20)], quiet=False, **s3.options), log)
