@@ -24,5 +24,5 @@ from .learner import *
 from .run.files import RunError, RunWarning
 from .run.model import Run, load_run, save_run, weights_sha256
 from .store.mount import StoreError
-from .checkpoint import Checkpoint
+from .checkpoint.callback import Checkpoint
 from .colab import *

@@ -29,10 +29,10 @@ from fastai.optimizer import OptimWrapper, ranger
 from fastcore.foundation import L
 from torch import nn
 
-import charrnn_fa.checkpoint
+import charrnn_fa.checkpoint.callback
 import charrnn_fa.run.folder
 import charrnn_fa.callback.schedule
-import charrnn_fa.state
+import charrnn_fa.checkpoint.capture
 import inject
 import kills
 from charrnn_fa.checkpoint import Checkpoint
@@ -44,10 +44,10 @@ from charrnn_fa.evaluate import CharLoss
 from charrnn_fa.run.files import RunError, RunWarning
 from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.learner import char_learner
-from charrnn_fa.log import Log
+from charrnn_fa.checkpoint.log import Log
 from charrnn_fa.callback.progress import CharProgress
 from charrnn_fa.optim import AdamW, Muon
-from charrnn_fa.keep import Keeper, from_json
+from charrnn_fa.checkpoint.serialize import Keeper, from_json
 from kills import CKPT, SEED, Case, Noise, differences, digest, leave, newest_step, set_generators
 
 N = 14 # batches of an epoch
@@ -486,7 +486,7 @@ def test_half_precision_of_fastai(tmp_path, text):
 def test_saves_are_due_by_the_clock_in_epochs_of_any_length(short, tmp_path, monkeypatch):
     "A step takes a second, an epoch fourteen: a save every twenty seconds comes every twenty steps"
     learn,saved = small(tmp_path, short, 5),[]
-    monkeypatch.setattr(charrnn_fa.checkpoint, 'time', SimpleNamespace(perf_counter=lambda: learn.steps_done))
+    monkeypatch.setattr(charrnn_fa.checkpoint.callback, 'time', SimpleNamespace(perf_counter=lambda: learn.steps_done))
     class Note(Callback):
         order = 1001
         def after_batch(self):
@@ -757,7 +757,7 @@ def test_precision_is_that_of_the_run(short, tmp_path, same, capsys):
 @pytest.mark.parametrize('name,now,said', [('versions', lambda: dict(charrnn_fa='0.0', torch='1.0'), 'torch .* -> 1.0'), ('_cpu', lambda: 'Abacus', 'processor .* -> Abacus')])
 def test_what_is_no_longer_exact_is_listed(begun, monkeypatch, capsys, name, now, said):
     "Other versions, another processor: the run goes on all the same"
-    monkeypatch.setattr(charrnn_fa.state, name, now)
+    monkeypatch.setattr(charrnn_fa.checkpoint.capture, name, now)
     assert begun().steps_done == 28
     assert re.search(f'No longer exact to the bit: .*{said}', capsys.readouterr().out)
 
@@ -830,14 +830,14 @@ def test_the_same_seed_may_be_given_again(begun): assert begun(seed=5).seed == b
 
 def test_from_a_gpu_to_a_cpu(short, tmp_path, monkeypatch, capsys):
     "The states of a GPU's generators and fp16's scaler are left; what is no longer exact is said"
-    real,rng = charrnn_fa.checkpoint.capture,charrnn_fa.state.rng_state
+    real,rng = charrnn_fa.checkpoint.callback.capture,charrnn_fa.checkpoint.capture.rng_state
     def capture(*args):
         ts,m = real(*args)
         m['env'].update(device='cuda', gpu='Tesla T4', deterministic=True, torch='2.11.0+cu128')
         return ts,m
     with monkeypatch.context() as patch:
-        patch.setattr(charrnn_fa.checkpoint, 'capture', capture)
-        patch.setattr(charrnn_fa.state, 'rng_state', lambda: dict(rng(), cuda=[torch.ones(16, dtype=torch.uint8)]*2))
+        patch.setattr(charrnn_fa.checkpoint.callback, 'capture', capture)
+        patch.setattr(charrnn_fa.checkpoint.capture, 'rng_state', lambda: dict(rng(), cuda=[torch.ones(16, dtype=torch.uint8)]*2))
         learn = small(tmp_path, short, 5)
         learn.scaler = torch.amp.GradScaler('cpu', enabled=False)
         with pytest.raises(RuntimeError): learn.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4), At('before_batch', 11, 'error')])
@@ -1068,12 +1068,12 @@ def test_how_long_a_run_has_trained(short, tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_taken_does_not_stop_training(short, tmp_path, monkeypatch):
-    learn,real,n = small(tmp_path, short, 5),charrnn_fa.checkpoint.capture,[]
+    learn,real,n = small(tmp_path, short, 5),charrnn_fa.checkpoint.callback.capture,[]
     def capture(*args):
         n.append(0)
         if len(n) in (2, 3, 4): raise ValueError('nothing doing')
         return real(*args)
-    monkeypatch.setattr(charrnn_fa.checkpoint, 'capture', capture)
+    monkeypatch.setattr(charrnn_fa.checkpoint.callback, 'capture', capture)
     with pytest.warns(RunWarning, match='nothing doing.*training goes on') as w: learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=10, quiet=True))
     assert len(learn.recorder.losses) == 28 and RunFolder(tmp_path/'r').finished and sum(issubclass(o.category, RunWarning) for o in w) == 1
 

@@ -13,9 +13,9 @@ from make_golden import extras, fit, learner
 
 from charrnn_fa.run.files import RunError, digest, pack
 from charrnn_fa.run.folder import RunFolder
-from charrnn_fa.keep import from_json
+from charrnn_fa.checkpoint.serialize import from_json
 from charrnn_fa.run.model import Run, load_run
-from charrnn_fa.restore import State
+from charrnn_fa.checkpoint.restore import State
 
 
 def test_mutations(capsys):
@@ -27,7 +27,7 @@ def test_mutations(capsys):
 
 def test_the_fuzzer_finds_something(monkeypatch, tmp_path):
     "A library that lets everything pass is found out"
-    from charrnn_fa import restore
+    from charrnn_fa.checkpoint import restore
     monkeypatch.setattr(restore, 'check_rng', lambda d: None)
     monkeypatch.setattr(restore, '_may_set', lambda learn, cb, k, v: True)
     assert fuzz.fuzz(400, chunk=400).findings

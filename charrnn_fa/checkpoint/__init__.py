@@ -1,0 +1,4 @@
+"A killed run comes back, to the bit"
+from .callback import Checkpoint
+
+__all__ = ['Checkpoint']

@@ -1,0 +1,115 @@
+"""How the library is built, in figures: python tests/house.py [ROOT]
+
+Cells are those that notebooks export, without the line `#| export`. A check is a call of `test_*`, `assert` or an expected failure; prose is the words of Markdown cells.
+The checkpoint side is `run`, `store`, `checkpoint` and what `core` has of them, in nodes of Python's syntax tree (`ast.expr` and `ast.stmt`), so that lines and comments cost nothing.
+"""
+import ast
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+wings = 'run', 'store', 'checkpoint'
+from_wings = {'reason', 'remedy', 'is_number', 'is_count', 'check_number', 'wait_until'}    # definitions of `core` that serve the checkpoint side
+
+
+def notebooks(root):
+    "Path and cells of each notebook that exports a module"
+    for path in sorted((root/'nbs').glob('[0-9]*.ipynb')):
+        cells = [dict(kind=o['cell_type'], source=''.join(o['source'])) for o in json.loads(path.read_text(encoding='utf-8'))['cells']]
+        if any('#| default_exp' in o['source'] for o in cells): yield path,cells
+
+
+def is_exported(cell): return cell['kind'] == 'code' and re.match(r'#\|\s*export\b', cell['source'])
+
+
+def code_of(cell): return re.sub(r'^#\|.*\n?|^[%!].*$', '', cell['source'], flags=re.M).strip('\n')
+
+
+def modules(root): return [o for o in (root/'charrnn_fa').rglob('*.py') if o.name not in ('_modidx.py', 'all.py', '__init__.py', '__main__.py')]
+
+
+def tree(path): return ast.parse(path.read_text(encoding='utf-8'))
+
+
+def nodes(node): return sum(isinstance(o, (ast.expr, ast.stmt)) for o in ast.walk(node))
+
+
+def name_of(node): return getattr(node, 'name', None)
+
+
+def side(root):
+    "Nodes of the checkpoint side"
+    n = sum(nodes(tree(o)) for o in modules(root) if o.parent.name in wings)
+    return n + sum(nodes(o) for o in tree(root/'charrnn_fa/core.py').body if name_of(o) in from_wings)
+
+
+def is_check(node):
+    name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ''
+    return isinstance(node, ast.Assert) or name.startswith('test_') or name in ('expect_fail', 'ExceptionExpected')
+
+
+def checks(cell):
+    try: return sum(map(is_check, ast.walk(ast.parse(code_of(cell)))))
+    except SyntaxError: return 0
+
+
+def quantiles(ns):
+    ns = sorted(ns)
+    return statistics.mean(ns), statistics.median(ns), ns[int(0.9*len(ns))], ns[-1]
+
+
+def functions(path): return [o for o in ast.walk(tree(path)) if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def length(node): return node.end_lineno - node.lineno + 1
+
+
+def arguments(path):
+    "(explained, all) arguments of public functions and constructors"
+    lines = path.read_text(encoding='utf-8').splitlines()
+    yes = n = 0
+    for f in functions(path):
+        if f.name.startswith('_') and f.name != '__init__': continue
+        a = f.args
+        for arg in [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, [a.vararg, a.kwarg])]:
+            if arg.arg in ('self', 'cls'): continue
+            n += 1
+            yes += '#' in lines[arg.end_lineno-1][arg.end_col_offset:]
+    return yes,n
+
+
+def house(root):
+    "Names to figures"
+    books,files = list(notebooks(root)),modules(root)
+    cells = [o for _,cs in books for o in cs]
+    exported = [o for o in cells if is_exported(o)]
+    with_blank = [len(code_of(o).splitlines()) for o in exported]
+    without = [sum(bool(l.strip()) for l in code_of(o).splitlines()) for o in exported]
+    words = sum(len(o['source'].split()) for o in cells if o['kind'] == 'markdown')
+    n_checks = sum(checks(o) for o in cells if o['kind'] == 'code' and not is_exported(o))
+    lines = [l for o in files for l in o.read_text(encoding='utf-8').splitlines() if not l.startswith(('__all__', '           '))]
+    classes = [n for o in files for n in ast.walk(tree(o)) if isinstance(n, ast.ClassDef)]
+    explained,args = map(sum, zip(*map(arguments, files)))
+    show = lambda q: ' / '.join(f'{o:.1f}' if isinstance(o, float) and o % 1 else f'{o:.0f}' for o in q)
+    return {
+        'modules directly in charrnn_fa': sum(o.parent == root/'charrnn_fa' for o in files),
+        'modules, largest in lines': f'{len(files)}, {max(len(o.read_text(encoding="utf-8").splitlines()) for o in files)}',
+        'syntax nodes of the checkpoint side': f'{side(root):,} of {sum(nodes(tree(o)) for o in files):,}',
+        'exported cells': len(exported),
+        'lines of an exported cell: mean / median / p90 / max': show(quantiles(with_blank)),
+        '  without blank lines': show(quantiles(without)),
+        'checks per exported cell': f'{n_checks/len(exported):.2f}',
+        'words of prose per exported cell': f'{words/len(exported):.0f}',
+        'classes over 120 lines': sum(length(o) > 120 for o in classes),
+        'lines over 140 / 120 characters': f'{sum(len(l) > 140 for l in lines)} / {sum(len(l) > 120 for l in lines)}',
+        'functions over 40 lines': sum(length(f) > 40 for o in files for f in functions(o)),
+        'arguments of public functions explained': f'{explained/args:.0%} of {args}',
+    }
+
+
+def table(figures): return '\n'.join(f'{k:<60} {v}' for k,v in figures.items())
+
+
+if __name__ == '__main__': print(table(house(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1]))))
