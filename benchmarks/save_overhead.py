@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from fastai.callback.core import CancelFitException, Callback
 
-from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner

@@ -406,6 +406,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'charrnn_fa.colab.runtime_line': ('colab.html#runtime_line', 'charrnn_fa/colab.py'),
                                   'charrnn_fa.colab.secret': ('colab.html#secret', 'charrnn_fa/colab.py')},
             'charrnn_fa.core': { 'charrnn_fa.core.CharRNNError': ('core.html#charrnnerror', 'charrnn_fa/core.py'),
+                                 'charrnn_fa.core.CharRNNError.__init__': ('core.html#charrnnerror.__init__', 'charrnn_fa/core.py'),
+                                 'charrnn_fa.core.CharRNNError.__str__': ('core.html#charrnnerror.__str__', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.charrnn_home': ('core.html#charrnn_home', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.check_number': ('core.html#check_number', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.every': ('core.html#every', 'charrnn_fa/core.py'),

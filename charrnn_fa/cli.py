@@ -61,9 +61,9 @@ def train(args):
     if args.seed is not None: check_seed(args.seed)
     if args.save_minutes is not None and not args.save_minutes >= 0: raise CharRNNError(f"--save-minutes is {args.save_minutes}, but it cannot be below 0.")
     if args.save_steps is not None and args.save_steps < 1: raise CharRNNError(f"--save-steps is {args.save_steps}, but it must be at least 1.")
-    if '://' in args.run: raise CharRNNError(f"--run is {args.run}, but it is a folder; a URL is for Checkpoint in Python.")
+    if '://' in args.run: raise CharRNNError(f"--run is {args.run}, but it is a folder", "a URL is for Checkpoint in Python.")
     if _is_run(args.run): return _train_again(args, out)
-    if args.corpus is None: raise CharRNNError(f"There is no run in {args.run} yet, so say what to train on: charrnn train CORPUS --run {args.run}")
+    if args.corpus is None: raise CharRNNError(f"There is no run in {args.run} yet", f"say what to train on: charrnn train CORPUS --run {args.run}")
     return _train_new(args, preset, began, out)
 
 def _is_run(path): return (Path(path)/'run.json').exists()
@@ -84,9 +84,9 @@ def _train_again(args, out):
         try: run.read(c)
         except RunError as e:
             if len(run.checkpoints()) == 1: raise
-            print(str(e).split(';')[0] + '; the run goes on from the checkpoint before.', file=out)
+            print(f'{e.what}; the run goes on from the checkpoint before.', file=out)
         else: return _tell_finished(args, run, c, out)
-    if info.get('minutes') is info.get('n_steps') is None: raise CharRNNError(f"{args.run} was begun in Python; go on with it by the same call of fit there, or give another folder.")
+    if info.get('minutes') is info.get('n_steps') is None: raise CharRNNError(f"{args.run} was begun in Python", "go on with it by the same call of fit there, or give another folder.")
     _same_settings(args, run)
     learn = run.learner(text=None if 'file' in run.settings['text'] else load_corpus(args.corpus or info['corpus'], encoding=args.encoding or info.get('encoding', 'utf-8')))
     return _fit(args, learn, dict(n_steps=info.get('n_steps'), minutes=info.get('minutes')), info, began, out)
@@ -107,9 +107,9 @@ def _same_settings(args, run):
     begun = dict(asdict(run.preset), seed=run.settings['seed'], precision=run.settings['precision'], source=info.get('from'), steps=None if 'epochs' in info else info.get('n_steps'),
                  **{k:info.get(k) for k in ('corpus', 'valid_pct', 'minutes', *(('encoding', 'epochs', 'preset') if 'encoding' in info else ()))}) # the first runs kept less
     differ = [f"{k} {begun[k]}" if begun[k] is not None else f"no {k}" for k in begun if getattr(args, k, None) is not None and getattr(args, k) != begun[k]]
-    if differ: raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}; leave these out to go on with it, or give another folder.")
+    if differ: raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}", "leave these out to go on with it, or give another folder.")
     if args.corpus is not None and Path(args.corpus).is_file() and _other_text(args, run):
-        raise CharRNNError(f"{args.corpus} has changed since {args.run} was begun; leave it out to go on with the text as it was, or give another folder.")
+        raise CharRNNError(f"{args.corpus} has changed since {args.run} was begun", "leave it out to go on with the text as it was, or give another folder.")
 
 def _other_text(args, run):
     "Whether the file that a run was begun with holds other text by now"
@@ -132,7 +132,7 @@ def _train_new(args, preset, began, out):
     vocab = None
     if source:
         given = {k for k in preset.model if getattr(args, k, None) is not None}
-        if given: raise CharRNNError(f"--from takes the model of {args.source} as it is, so leave out {', '.join('--'+k.replace('_', '-') for k in sorted(given))}.")
+        if given: raise CharRNNError(f"--from takes the model of {args.source} as it is", f"leave out {', '.join('--'+k.replace('_', '-') for k in sorted(given))}.")
         preset,vocab = replace(preset, measured='unmeasured', **source.preset.model),CharVocab([*source.vocab, *CharVocab.from_text(text)], unk=source.vocab.unk)
     dls = CharDataLoaders.from_text(text, valid_pct=valid_pct, seed=args.seed, vocab=vocab, **preset.dls)
     learn = char_learner(dls, preset=preset, precision=args.precision)
@@ -144,7 +144,7 @@ def _train_new(args, preset, began, out):
 
 def _fit(args, learn, budget, info, began, out):
     "Train with checkpoints, measure, tell"
-    from charrnn_fa.checkpoint import Checkpoint
+    from charrnn_fa.checkpoint.callback import Checkpoint
     from charrnn_fa.models import count_params
     p,dls = learn.preset,learn.dls
     print(f"{len(dls.train.ids):,} characters to train on, {len(dls.valid.ids):,} to validate, {len(learn.vocab)} symbols\n"
@@ -153,7 +153,7 @@ def _fit(args, learn, budget, info, began, out):
     res = {}
     def results(learn):
         seconds,r = ckpt.seconds(),learn.evaluate(progress=_bar())
-        if not math.isfinite(r['nats']): raise CharRNNError(f"The loss is {r['nats']}: training has gone astray; train into another folder with a lower --lr.")
+        if not math.isfinite(r['nats']): raise CharRNNError(f"The loss is {r['nats']}: training has gone astray", "train into another folder with a lower --lr.")
         res.update(nats=r['nats'], bits=r['bits'], seconds=seconds, seconds_total=time.perf_counter()-began + ckpt.elapsed, chars_per_s=learn.chars_seen/seconds)
         return res
     ckpt = Checkpoint(args.run, minutes=1 if args.save_minutes is None else args.save_minutes, steps=args.save_steps, results=results, info=info)
@@ -198,7 +198,7 @@ def evaluate(args):
             from charrnn_fa.text.data import split_text
             text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
         try: ids = run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
-        except CharRNNError as e: raise CharRNNError(str(e).split(';')[0] + '; leave them out with --skip-unknown.') from None
+        except CharRNNError as e: raise CharRNNError(e.what, 'leave them out with --skip-unknown.') from None
     else: ids = torch.cat([run.ids('train'), run.ids('valid')]) if args.whole else run.ids('valid')
     r = evaluate_ids(run.load_model(), ids, args.context, progress=_bar())
     if not args.json: print(f"{loss_text(r['nats'])} per character, perplexity {r['perplexity']:.2f}, {r['accuracy']:.1%} of {r['n_chars']:,} characters right, "

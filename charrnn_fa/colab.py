@@ -16,7 +16,7 @@ from .callback.precision import best_precision
 from .run.files import RunWarning
 from .store.mount import StoreError, colab_hostname, mounts
 from .store.threads import Late, in_thread, with_deadline
-from .checkpoint import Checkpoint
+from .checkpoint.callback import Checkpoint
 
 # %% ../nbs/80_colab.ipynb #c64a2ac6
 class ColabError(CharRNNError): "Something that Colab did not give; its text says the remedy, in one sentence"
@@ -124,8 +124,8 @@ def mount_drive(
     at = os.path.normpath(mountpoint)
     there,drive,said = _appears(at, wait if on_colab() else 0),_colab('drive'),'nothing'
     if there and (drive is None or not _dead(at)): return Path(at)/'MyDrive'
-    if drive is None: raise ColabError("There is no Google Drive to mount outside Colab; give a local path instead.")
-    if not _in_main_thread(): raise ColabError("Drive can only be mounted from the main thread; mount it in a cell of its own before training.")
+    if drive is None: raise ColabError("There is no Google Drive to mount outside Colab", "give a local path instead.")
+    if not _in_main_thread(): raise ColabError("Drive can only be mounted from the main thread", "mount it in a cell of its own before training.")
     try: call_with_deadline(drive.mount, timeout, at, timeout_ms=1000*max(1, int(timeout*2/3)))
     except Exception as e: said = f'{type(e).__name__}: {e}'
     if drive_mounted(at) and not _dead(at): return Path(at)/'MyDrive'
@@ -191,7 +191,7 @@ class DriveCheckpoint(Checkpoint):
         **kwargs # See `Checkpoint`
     ):
         parts = str(name).strip().split('/')
-        if not isinstance(name, str) or '' in parts or '..' in parts or '.' in parts or ':' in str(name): raise ColabError(f"{name!r} cannot be the name of a run; give one such as 'my-run', which becomes a folder.")
+        if not isinstance(name, str) or '' in parts or '..' in parts or '.' in parts or ':' in str(name): raise ColabError(f"{name!r} cannot be the name of a run", "give one such as 'my-run', which becomes a folder.")
         super().__init__(_drive_folder(parts, local), minutes, local=local, **kwargs)
 
 def _drive_folder(parts, local):

@@ -11,13 +11,23 @@ import errno, hashlib, math, numbers, os
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #309cffde
-class CharRNNError(ValueError): "A mistake that can be mended; its text says how, in one sentence"
+class CharRNNError(ValueError):
+    "A mistake that can be mended: what is wrong, and what to do about it"
+    def __init__(self,
+        what:str, # What is wrong
+        remedy:str='', # What can be done about it, with a full stop unless it ends in a command
+    ):
+        super().__init__(what, remedy)
+        self.what,self.remedy = what.rstrip('.'),remedy
+    def __str__(self): return f'{self.what}; {self.remedy}' if self.remedy else self.args[0]
 
 # %% ../nbs/00_core.ipynb #ae3901ba
 def reason(e)->str:
     "An error in few words"
-    s = (e.strerror if isinstance(e, OSError) else None) or (str(e).splitlines() or [''])[0][:200] or type(e).__name__
-    return s.split(';')[0].rstrip('.') if isinstance(e, CharRNNError) else s.rstrip('.')
+    if isinstance(e, CharRNNError): return e.what
+    if isinstance(e, OSError) and e.strerror: return e.strerror.rstrip('.')
+    first = (str(e).splitlines() or [''])[0][:200]
+    return first.rstrip('.') or type(e).__name__
 
 def remedy(e)->str:
     "What a person can do about an `OSError`"

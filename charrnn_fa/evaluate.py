@@ -20,7 +20,7 @@ def evaluate_ids(
     progress=False, # Show a bar; or what makes one of a list, such as `tqdm`
 )->dict: # nats, bits, perplexity, accuracy, n_chars, context
     "How well `model` predicts every character of a text but the first"
-    if len(ids) < 2: raise CharRNNError("A text of at least two characters is needed to measure a loss; give a longer one.")
+    if len(ids) < 2: raise CharRNNError("A text of at least two characters is needed to measure a loss", "give a longer one.")
     device = next(model.parameters()).device
     nats,hits,n,state = 0.,0,len(ids)-1,None
     if context != 'carry': context = _window(context)
@@ -59,7 +59,7 @@ class CharLoss(nn.Module):
         target:Tensor, # Ids, (...)
         reduction:str=None, # Instead of `self.reduction`
     )->Tensor:
-        if input.shape[:-1] != target.shape: raise CharRNNError(f"Scores of shape {tuple(input.shape)} do not fit targets of shape {tuple(target.shape)}; the "
+        if input.shape[:-1] != target.shape: raise CharRNNError(f"Scores of shape {tuple(input.shape)} do not fit targets of shape {tuple(target.shape)}", "the "
                                                                 "model should return (rows, steps, vocabulary).")
         return F.cross_entropy(input.flatten(0, -2).float(), target.flatten().long(), reduction=reduction or self.reduction)
     def activation(self, x): return x.softmax(-1)

@@ -16,10 +16,10 @@ from .core import CharRNNError
 # %% ../nbs/12_generate.ipynb #0ed35183
 def check_sampling(temperature=1., top_k=None, top_p=None, min_p=None):
     "Refuse values that mean nothing"
-    if not temperature >= 0: raise CharRNNError(f"The temperature is {temperature}, but it cannot be below 0; 0 always takes the best character, 0.8 is usual.")
-    if top_k is not None and top_k < 1: raise CharRNNError(f"top_k is {top_k}, but at least 1 character must be left; 10 is usual.")
-    if top_p is not None and not 0 < top_p <= 1: raise CharRNNError(f"top_p is {top_p}, but it is a probability above 0 and at most 1; 0.9 is usual.")
-    if min_p is not None and not 0 <= min_p <= 1: raise CharRNNError(f"min_p is {min_p}, but it is a share from 0 to 1; 0.05 is usual.")
+    if not temperature >= 0: raise CharRNNError(f"The temperature is {temperature}, but it cannot be below 0", "0 always takes the best character, 0.8 is usual.")
+    if top_k is not None and top_k < 1: raise CharRNNError(f"top_k is {top_k}, but at least 1 character must be left", "10 is usual.")
+    if top_p is not None and not 0 < top_p <= 1: raise CharRNNError(f"top_p is {top_p}, but it is a probability above 0 and at most 1", "0.9 is usual.")
+    if min_p is not None and not 0 <= min_p <= 1: raise CharRNNError(f"min_p is {min_p}, but it is a share from 0 to 1", "0.05 is usual.")
 
 def next_probs(
     logits:Tensor, # Scores in single precision; the last axis runs over the vocabulary
@@ -103,11 +103,11 @@ def prime(vocab, prompt:str)->Tensor:
     return vocab.encode(prompt or ('\n' if '\n' in vocab else vocab[0]))
 def _stops(stop):
     res = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
-    if '' in res: raise CharRNNError("An empty stop string would end every text before it begins; leave it out.")
+    if '' in res: raise CharRNNError("An empty stop string would end every text before it begins", "leave it out.")
     return res
 def _check(vocab, n, bs=1):
-    if n < 0 or bs < 1: raise CharRNNError(f"{n} characters of {bs} samples cannot be written; at least 0 of 1 are needed.")
-    if set(vocab) == {vocab.unk}: raise CharRNNError("The vocabulary has nothing but the unknown symbol; make it from a text with a lower min_freq.")
+    if n < 0 or bs < 1: raise CharRNNError(f"{n} characters of {bs} samples cannot be written", "at least 0 of 1 are needed.")
+    if set(vocab) == {vocab.unk}: raise CharRNNError("The vocabulary has nothing but the unknown symbol", "make it from a text with a lower min_freq.")
 
 def stream(
     model:nn.Module, # `logits, state = model(x, state)`

@@ -147,7 +147,7 @@ def start_from(self:CharLearner,
     sized = {'emb.weight', 'decoder.weight', 'decoder.bias'} # one row per symbol
     shapes = lambda m: {k:p.shape[1:] if k in sized else p.shape for k,p in m.named_parameters()}
     if model.arch != self.model.arch or shapes(model) != shapes(self.model) or 'emb.weight' not in shapes(model) and vocab != self.vocab:
-        raise CharRNNError("The two models differ in more than the vocabulary; give this one the arch, n_hid, n_layers, emb_sz, head_sz and tie of the one it starts "
+        raise CharRNNError("The two models differ in more than the vocabulary", "give this one the arch, n_hid, n_layers, emb_sz, head_sz and tie of the one it starts "
                            "from, and no one-hot input.")
     both = [c for c in vocab if c in self.vocab]
     old,new = vocab.encode(''.join(both)),self.vocab.encode(''.join(both))
@@ -170,7 +170,7 @@ def fit_steps(self:CharLearner,
     if n_steps is None and minutes is None: minutes = self.preset.minutes
     if self.opt is None: self.create_opt()
     self.opt.set_hyper('lr', self.lr if lr is None else lr)
-    if n_steps is not None and start >= n_steps: raise CharRNNError(f"{start} steps are done already, so there is nothing to do up to {n_steps}; give more steps.")
+    if n_steps is not None and start >= n_steps: raise CharRNNError(f"{start} steps are done already, so there is nothing to do up to {n_steps}", "give more steps.")
     budget = Budget(n_steps, minutes, [h['lr'] for h in self.opt.hypers], self.preset.warmup)
     with replacing(self, _steps=Steps(self.dls.train, budget)):
         if start: self.start_at(0, start)

@@ -213,7 +213,7 @@ class CharLearner(Learner):
     def _do_epoch_train(self):
         self.dl,dl = self._steps or self.dls.train,self.dls.train
         if len(self.dl) < max(1, self._batch): # all of an epoch may be done, but for its end
-            raise CharRNNError(f"There is no batch {self._batch} to start from: an epoch has {len(self.dl)}; start earlier, or give a longer text.")
+            raise CharRNNError(f"There is no batch {self._batch} to start from: an epoch has {len(self.dl)}", "start earlier, or give a longer text.")
         self._with_events(self.all_batches, 'train', CancelTrainException)
         if isinstance(dl, CharDL):
             if dl.state_dict()['batch']: dl.next_epoch() # left before its end
@@ -245,7 +245,7 @@ class CharLearner(Learner):
     def _go_to(self, batch):
         if isinstance(self.dl, CharDL): self.dl.load_state_dict({**self.dl.state_dict(), 'batch':batch})
         elif isinstance(self.dl, Steps): self.dl.start = batch
-        else: raise CharRNNError("Only a CharDL can start in the middle of an epoch; start at its first batch.")
+        else: raise CharRNNError("Only a CharDL can start in the middle of an epoch", "start at its first batch.")
 
     def _state_for(self, n):
         "The carried state for a batch of `n` rows: those that go on are the first"

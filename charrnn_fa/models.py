@@ -73,9 +73,9 @@ class CharRNN(nn.Module):
         tie:bool=False, # One matrix for embedding and decoder, which must then be equally wide
     ):
         super().__init__()
-        if arch not in archs: raise CharRNNError(f"There is no arch '{arch}'; take one of {', '.join(archs)}.")
+        if arch not in archs: raise CharRNNError(f"There is no arch '{arch}'", f"take one of {', '.join(archs)}.")
         if tie and emb_sz != (head_sz or n_hid):
-            raise CharRNNError(f"tie=True needs an emb_sz equal to {'head_sz' if head_sz else 'n_hid'}, but they are {emb_sz} and {head_sz or n_hid}; make them equal.")
+            raise CharRNNError(f"tie=True needs an emb_sz equal to {'head_sz' if head_sz else 'n_hid'}, but they are {emb_sz} and {head_sz or n_hid}", "make them equal.")
         layer,self.n_gates,self.n_states = archs[arch]
         self.arch,self.n_hid,self.n_layers,self.vocab_sz = arch,n_hid,n_layers,vocab_sz
         self.emb = nn.Embedding(vocab_sz, emb_sz) if emb_sz else OneHot(vocab_sz)

@@ -73,6 +73,6 @@ def get_preset(
 )->Preset:
     "The preset `name` with what is given explicitly in place of its own"
     name = name or next(iter(presets))
-    if name not in presets: raise CharRNNError(f"There is no preset '{name}'; take one of {', '.join(presets)}.")
+    if name not in presets: raise CharRNNError(f"There is no preset '{name}'", f"take one of {', '.join(presets)}.")
     kwargs = {k:v for k,v in kwargs.items() if v is not None}
     return replace(presets[name], **({'measured':'unmeasured', **kwargs} if kwargs else {}))

@@ -1,4 +1,4 @@
-"""How the library is built, in figures: python tests/house.py [ROOT]
+"""How the library is built, in figures: python tests/house.py [BEGINNING OF A NOTEBOOK'S NAME]
 
 Cells are those that notebooks export, without the line `#| export`. A check is a call of `test_*`, `assert` or an expected failure; prose is the words of Markdown cells.
 The checkpoint side is `run`, `store`, `checkpoint` and what `core` has of them, in nodes of Python's syntax tree (`ast.expr` and `ast.stmt`), so that lines and comments cost nothing.
@@ -19,6 +19,12 @@ def notebooks(root):
     for path in sorted((root/'nbs').glob('[0-9]*.ipynb')):
         cells = [dict(kind=o['cell_type'], source=''.join(o['source'])) for o in json.loads(path.read_text(encoding='utf-8'))['cells']]
         if any('#| default_exp' in o['source'] for o in cells): yield path,cells
+
+
+def exports(cells): return next(m[1] for o in cells if (m := re.search(r'#\| default_exp ([\w.]+)', o['source'])))
+
+
+def dotted(root, path): return '.'.join(path.relative_to(root/'charrnn_fa').with_suffix('').parts)
 
 
 def is_exported(cell): return cell['kind'] == 'code' and re.match(r'#\|\s*export\b', cell['source'])
@@ -80,16 +86,23 @@ def arguments(path):
     return yes,n
 
 
-def house(root):
-    "Names to figures"
-    books,files = list(notebooks(root)),modules(root)
+def written(path):
+    "Lines of a module, without the names that nbdev lists"
+    text = path.read_text(encoding='utf-8')
+    return re.sub(r'^__all__ = \[.*?\]$', '', text, count=1, flags=re.M|re.S).splitlines()
+
+
+def house(root, only=''):
+    "Names to figures; `only` restricts them to notebooks whose name begins so"
+    books = [o for o in notebooks(root) if o[0].name.startswith(only)]
+    files = [o for o in modules(root) if not only or any(exports(cells) == dotted(root, o) for _,cells in books)]
     cells = [o for _,cs in books for o in cs]
     exported = [o for o in cells if is_exported(o)]
     with_blank = [len(code_of(o).splitlines()) for o in exported]
     without = [sum(bool(l.strip()) for l in code_of(o).splitlines()) for o in exported]
     words = sum(len(o['source'].split()) for o in cells if o['kind'] == 'markdown')
     n_checks = sum(checks(o) for o in cells if o['kind'] == 'code' and not is_exported(o))
-    lines = [l for o in files for l in o.read_text(encoding='utf-8').splitlines() if not l.startswith(('__all__', '           '))]
+    lines = [l for o in files for l in written(o)]
     classes = [n for o in files for n in ast.walk(tree(o)) if isinstance(n, ast.ClassDef)]
     explained,args = map(sum, zip(*map(arguments, files)))
     show = lambda q: ' / '.join(f'{o:.1f}' if isinstance(o, float) and o % 1 else f'{o:.0f}' for o in q)
@@ -112,4 +125,4 @@ def house(root):
 def table(figures): return '\n'.join(f'{k:<60} {v}' for k,v in figures.items())
 
 
-if __name__ == '__main__': print(table(house(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1]))))
+if __name__ == '__main__': print(table(house(Path(__file__).resolve().parents[1], *sys.argv[1:])))

@@ -33,7 +33,7 @@ from fastai.callback.core import Callback
 from fastcore.foundation import L
 from tqdm import tqdm
 
-from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.run.folder import RunFolder

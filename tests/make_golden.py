@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from fastai.callback.all import Callback, CSVLogger, EarlyStoppingCallback, GradientAccumulation, SaveModelCallback
 
-from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
 from charrnn_fa.run.model import Run, load_run, weights_sha256

@@ -35,7 +35,7 @@ import charrnn_fa.callback.schedule
 import charrnn_fa.checkpoint.capture
 import inject
 import kills
-from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.cli import main
 from charrnn_fa.colab import ColabError, DriveCheckpoint
 from charrnn_fa.core import CharRNNError

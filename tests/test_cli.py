@@ -10,7 +10,7 @@ import faultfs
 import pytest
 from fastai.callback.core import Callback
 
-from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.cli import main
 from charrnn_fa.run.files import pack_json, read_json
 

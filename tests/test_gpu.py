@@ -13,7 +13,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 
-from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.run.folder import RunFolder

@@ -23,7 +23,7 @@ from faultfs import DriveMount
 
 from charrnn_fa.store import locate, mirror, mount, threads
 from charrnn_fa.run import files
-from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.run.files import RunError, RunWarning, pack_json

@@ -17,7 +17,7 @@ import torch
 from fastai.callback.core import Callback
 
 from charrnn_fa.store import locate
-from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.run.files import RunError, RunWarning

@@ -47,8 +47,8 @@ class Checkpoint(Callback):
     ):
         for k,v in dict(minutes=minutes, max_mb=max_mb, wait=wait).items(): check_number(k, v, 0, optional=k != 'wait')
         for k,v,low in ('steps', steps, 1), ('keep', keep, 2): check_number(k, v, low, whole=True, optional=k == 'steps')
-        if minutes is steps is None: raise CharRNNError("minutes and steps are both None; say how often to save.")
-        if not isinstance(where, (str, os.PathLike)): raise CharRNNError(f"A run cannot be kept in {where!r}; give a path or a URL.")
+        if minutes is steps is None: raise CharRNNError("minutes and steps are both None", "say how often to save.")
+        if not isinstance(where, (str, os.PathLike)): raise CharRNNError(f"A run cannot be kept in {where!r}", "give a path or a URL.")
         self.where = str(where) if '://' in str(where) else local_path(where)
         if storage_options and '://' not in self.where: raise TypeError(f"Checkpoint for a path has no argument {', '.join(storage_options)}; its own are minutes, steps, keep, max_mb, wait, local, allow_changes, results, info, quiet.")
         if not (results is None or callable(results)): raise CharRNNError(f"results is {results!r}, but it must be a function of the Learner.")
@@ -91,7 +91,7 @@ class Checkpoint(Callback):
             if not self.folder: return self._start(mine, fit, k)
             self._check([*differences(self.folder.settings, mine), *self._other_seed()])
             if (found := self.place.newest()) is None:
-                raise RunError(f"No checkpoint of {self.place} can be used ({self.place.damage or 'there is none'}); give another name, or remove the folder to train anew.")
+                raise RunError(f"No checkpoint of {self.place} can be used ({self.place.damage or 'there is none'})", "give another name, or remove the folder to train anew.")
             m,state = found
             self.begun = state[1]['fit'] if type(state[1].get('fit')) is dict else self.folder.settings.get('fit') # the first are changes that were allowed
             ds = fit_differences(self.begun, fit)
@@ -106,7 +106,7 @@ class Checkpoint(Callback):
     def _check(self, ds):
         if not ds: return
         if self.allow_changes: return self.log.say(f"{self.place} was begun with other settings, and goes on with these: {'; '.join(ds)}.")
-        raise RunError(f"{self.place} was begun with other settings: {'; '.join(dict.fromkeys(ds))}; restore them, give another name, or go on anyway with allow_changes=True.")
+        raise RunError(f"{self.place} was begun with other settings: {'; '.join(dict.fromkeys(ds))}", "restore them, give another name, or go on anyway with allow_changes=True.")
 
     def _other_seed(self):
         "A seed that was given, and is not that of the run; one that was drawn does not count"
@@ -131,7 +131,7 @@ class Checkpoint(Callback):
     def _first_capture(self):
         try: return self._capture(self.learn._first if self.exact_start else (0, 0))
         except CharRNNError: raise
-        except (TypeError, ValueError, RuntimeError) as e: raise RunError(f"This Learner cannot be kept ({reason(e)}); fit it without Checkpoint.") from None
+        except (TypeError, ValueError, RuntimeError) as e: raise RunError(f"This Learner cannot be kept ({reason(e)})", "fit it without Checkpoint.") from None
 
     def _continue_from(self, m, state, same_opt):
         keep = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in self.learn.opt.hypers]
@@ -303,7 +303,7 @@ class Checkpoint(Callback):
         "What `results` gives; should it fail, the same fit does no more than ask it again"
         try:
             res = {k:v.item() if isinstance(v, (np.generic, Tensor)) and not v.ndim else v for k,v in (self.results(self.learn) if self.results else {}).items()}
-            if not all(map(is_number, res.values())): raise CharRNNError(f"results gave {res}, but what is kept with a run are numbers; let it give a dict of those.")
+            if not all(map(is_number, res.values())): raise CharRNNError(f"results gave {res}, but what is kept with a run are numbers", "let it give a dict of those.")
             return res
         except BaseException:
             self._save((self.n_epoch, 0))

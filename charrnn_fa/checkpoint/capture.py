@@ -129,7 +129,7 @@ def scaler_of(learn): return getattr(learn, 'scaler', None) # fastai sets it to 
 
 def _own_state(J, cb, key):
     try: return J(cb.state_dict(), key)
-    except TypeError as e: raise RunError(f"The state of {type(cb).__name__} cannot be kept ({e}); let its state_dict give plain values and tensors.") from None
+    except TypeError as e: raise RunError(f"The state of {type(cb).__name__} cannot be kept ({e})", "let its state_dict give plain values and tensors.") from None
 
 def named_metrics(learn)->dict:
     "The metrics by names that tell two of a kind apart, and the two of the recorder"

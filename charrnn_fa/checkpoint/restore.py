@@ -36,7 +36,7 @@ class State:
             self.at,self.env = tuple(meta['at']),{**meta['env']}
             self.weights,rest = ({k:t for k,t in tensors.items() if k.startswith('train/') == o} for o in (False, True))
             dec = lambda j: take_json(j, rest)
-            if not same_tensors(weights(learn.model), self.weights): raise RunError(f"{path} holds weights of other shapes than this model has; make the Learner as it was made for the run.")
+            if not same_tensors(weights(learn.model), self.weights): raise RunError(f"{path} holds weights of other shapes than this model has", "make the Learner as it was made for the run.")
             self.opt,self.loaders,self.rng,self.best = dec(meta['opt']),[dec(o) for o in meta['loaders']],dec(meta['rng']),dec(meta['best'])
             self.learn_attrs = {k:dec(v) for k,v in meta['learn'].items() if k in attrs_of_run}
             self.cbs = {n:{k:dec(v) for k,v in d['attrs'].items()} if 'attrs' in d else dec(d) for n,d in meta['cbs'].items()}

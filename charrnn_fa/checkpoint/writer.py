@@ -54,7 +54,7 @@ class Saver:
                 if not isinstance(e.__cause__, OSError) or e.__cause__.errno not in (errno.ENOSPC, errno.EDQUOT): raise
                 self.folder.rotate(2) # an old checkpoint makes room
                 m = self.folder.save(ts, meta, self._pause, **fields)
-        except Exception as e: return self.complain(str(e).split(';')[0], e)
+        except Exception as e: return self.complain(reason(e), e)
         self.trouble = None
         if self.mirror: self.mirror.give(m)
         try: self.folder.rotate(self.keep, self.max_bytes, self.mirror.needs() if self.mirror else (), self._pause)

@@ -71,8 +71,8 @@ def write_whole(
         sync_folder(path.parent)
     except OSError as e:
         for o in left: o.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written ({e.strerror}, {n/1e6:.1f} MB); "
-                       + ("free some space" if e.errno in (errno.ENOSPC, errno.EDQUOT) else "check the folder") + " and try again.") from e
+        raise RunError(f"{path} could not be written ({e.strerror}, {n/1e6:.1f} MB)",
+                       ("free some space" if e.errno in (errno.ENOSPC, errno.EDQUOT) else "check the folder") + " and try again.") from e
     return n,h.hexdigest()
 
 def paced(
@@ -115,16 +115,16 @@ def damage(path):
     "Turn whatever a damaged file can cause into one sentence"
     try: yield
     except RunError: raise
-    except CharRNNError as e: raise RunError(f"{path} is damaged ({str(e).split(';')[0].rstrip('.')[:200]}); restore it from a copy, or train anew into another folder.") from None
-    except FileNotFoundError: raise RunError(f"{path} is missing; restore the run folder from a copy, or train anew into another one.") from None
+    except CharRNNError as e: raise RunError(f"{path} is damaged ({e.what[:200]})", "restore it from a copy, or train anew into another folder.") from None
+    except FileNotFoundError: raise RunError(f"{path} is missing", "restore the run folder from a copy, or train anew into another one.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, RuntimeError, OverflowError, SafetensorError, RecursionError, MemoryError, struct.error) as e:
-        raise RunError(f"{path} is damaged ({type(e).__name__}); restore it from a copy, or train anew into another folder.") from None
+        raise RunError(f"{path} is damaged ({type(e).__name__})", "restore it from a copy, or train anew into another folder.") from None
 
 def check_json(b:bytes, path)->dict:
     "The JSON object in `b`, if its checksum fits"
     with damage(path):
         d = json.loads(b)
-        if d['sha256'] != digest(d): raise RunError(f"{path} was changed after it was written; restore it from a copy, or train anew into another folder.")
+        if d['sha256'] != digest(d): raise RunError(f"{path} was changed after it was written", "restore it from a copy, or train anew into another folder.")
         return d
 
 def read_json(path)->dict:
@@ -134,7 +134,7 @@ def read_json(path)->dict:
 def read_small(path)->bytes:
     "The contents of a file that holds JSON; none that we wrote is larger than `most_json`"
     with open(path, 'rb') as f: b = f.read(most_json+1)
-    if len(b) > most_json: raise RunError(f"{path} is damaged (it has more than {most_json>>20} MB); restore it from a copy, or train anew into another folder.")
+    if len(b) > most_json: raise RunError(f"{path} is damaged (it has more than {most_json>>20} MB)", "restore it from a copy, or train anew into another folder.")
     return b
 
 def pack_json(d:dict)->bytes:
@@ -148,8 +148,8 @@ def check_bytes(
     path, # For messages
 ):
     "Refuse `b` unless size and SHA-256 fit"
-    if len(b) != size: raise RunError(f"{path} has {len(b):,} bytes instead of {size:,}; restore it from a copy.")
-    if hashlib.sha256(b).hexdigest() != sha256: raise RunError(f"{path} does not have the contents that were written (SHA-256); restore it from a copy.")
+    if len(b) != size: raise RunError(f"{path} has {len(b):,} bytes instead of {size:,}", "restore it from a copy.")
+    if hashlib.sha256(b).hexdigest() != sha256: raise RunError(f"{path} does not have the contents that were written (SHA-256)", "restore it from a copy.")
 
 def read_tensors(
     path, # A safetensors file
@@ -158,7 +158,7 @@ def read_tensors(
 )->tuple: # ({name: tensor}, JSON)
     "The tensors and the JSON in `path`, if size and SHA-256 fit"
     with damage(path):
-        if Path(path).stat().st_size != size: raise RunError(f"{path} has {Path(path).stat().st_size:,} bytes instead of {size:,}; restore it from a copy.")
+        if Path(path).stat().st_size != size: raise RunError(f"{path} has {Path(path).stat().st_size:,} bytes instead of {size:,}", "restore it from a copy.")
         b = Path(path).read_bytes()
         check_bytes(b, size, sha256, path)
         return unpack(b)

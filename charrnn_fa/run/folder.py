@@ -22,13 +22,13 @@ class Lock:
         me = threading.current_thread()
         if self.file in Lock.held:
             if Lock.held[self.file][1] is not me and Lock.held[self.file][1].is_alive():
-                raise RunError(f"Another thread of this process trains the run in {Path(path).parent}; wait for it, or give another name.")
+                raise RunError(f"Another thread of this process trains the run in {Path(path).parent}", "wait for it, or give another name.")
             self.free() # a fit of this thread that ended in an error
         fd = os.open(self.file, os.O_RDWR|os.O_CREAT|os.O_CLOEXEC, 0o644)
         try: fcntl.lockf(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
         except OSError:
             os.close(fd)
-            raise RunError(f"Another process on this machine trains the run in {Path(path).parent}; wait for it, stop it, or give another name.") from None
+            raise RunError(f"Another process on this machine trains the run in {Path(path).parent}", "wait for it, stop it, or give another name.") from None
         Lock.held[self.file] = fd,me
     def free(self):
         "Let another process have it"
@@ -44,13 +44,13 @@ class RunFolder:
         self.path,self.damaged = Path(path).absolute(),{}
         if settings is not None: self.settings = {'id':secrets.token_hex(8), 'format':format_version, **settings}
         else:
-            if not self.path.exists(): raise RunError(f"There is no folder {path}; check the name, or make a run with: charrnn train CORPUS --run {path}")
-            if not self.is_run(path): raise RunError(_settings_lost(path) or f"{path} is not a run (it has no run.json); give the folder that was --run.")
+            if not self.path.exists(): raise RunError(f"There is no folder {path}", f"check the name, or make a run with: charrnn train CORPUS --run {path}")
+            if not self.is_run(path): raise _settings_lost(path) or RunError(f"{path} is not a run (it has no run.json)", "give the folder that was --run.")
             self.settings = read_json(self.path/'run.json')
         with damage(self.path/'run.json'):
             check_settings(self.settings)
             if self.settings['format'] != format_version:
-                raise RunError(f"{path} has format version {self.settings['format']}, but this charrnn_fa reads version {format_version}; use the charrnn_fa that wrote it.")
+                raise RunError(f"{path} has format version {self.settings['format']}, but this charrnn_fa reads version {format_version}", "use the charrnn_fa that wrote it.")
         self.id = self.settings['id']
 
     @staticmethod
@@ -64,12 +64,12 @@ class RunFolder:
         "Refuse a folder in which something else is, or that cannot be made"
         path = Path(path)
         try: above = next(o for o in [path, *path.absolute().parents] if o.exists())
-        except (OSError, ValueError) as e: raise RunError(f"The folder {str(path)[:200]!r} cannot be reached ({getattr(e, 'strerror', None) or e}); give another one for the run.") from None
+        except (OSError, ValueError) as e: raise RunError(f"The folder {str(path)[:200]!r} cannot be reached ({getattr(e, 'strerror', None) or e})", "give another one for the run.") from None
         if above != path and not (above.is_dir() and os.access(above, os.W_OK)):
-            raise RunError(f"The folder {path} cannot be made in {above}; give another one for the run.")
-        if path.exists() and not path.is_dir(): raise RunError(f"{path} is a file; give a folder for the run.")
-        if why := _settings_lost(path): raise RunError(why)
-        if path.is_dir() and not all(is_leftover(o) or o in of_systems for o in _listed(path)): raise RunError(f"{path} holds other things and is not a run; give a new or empty folder.")
+            raise RunError(f"The folder {path} cannot be made in {above}", "give another one for the run.")
+        if path.exists() and not path.is_dir(): raise RunError(f"{path} is a file", "give a folder for the run.")
+        if e := _settings_lost(path): raise e
+        if path.is_dir() and not all(is_leftover(o) or o in of_systems for o in _listed(path)): raise RunError(f"{path} holds other things and is not a run", "give a new or empty folder.")
 
     def create(self,
         text:dict=None, # Tensors of the text to keep
@@ -79,18 +79,18 @@ class RunFolder:
         "Store a new run: text, first checkpoint, and at last the settings that make it one"
         self.check_free(self.path)
         try: self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise RunError(f"The folder {self.path} cannot be made ({e.strerror}); give another one for the run.") from None
+        except OSError as e: raise RunError(f"The folder {self.path} cannot be made ({e.strerror})", "give another one for the run.") from None
         self._clear()
         need = 1.1*(need + sum(t.nbytes for t in (text or {}).values())) + 20_000
         if (free := shutil.disk_usage(self.path).free) < need:
-            raise RunError(f"No space left in {self.path}: {need/1e6:.1f} MB are needed and {free/1e6:.1f} MB are free; free some space and try again.")
+            raise RunError(f"No space left in {self.path}: {need/1e6:.1f} MB are needed and {free/1e6:.1f} MB are free", "free some space and try again.")
         try:
             if text:
                 name = f'text-{secrets.token_hex(8)}.safetensors'
                 size,sha256 = write_whole(self.path/name, pack(text))
                 self.settings['text'].update(file=name, size=size, sha256=sha256)
             try: settings = pack_json(self.settings)
-            except TypeError as e: raise RunError(f"The settings of a run are kept as JSON, but {e}; give texts and numbers.") from None
+            except TypeError as e: raise RunError(f"The settings of a run are kept as JSON, but {e}", "give texts and numbers.") from None
             if first: first()
             write_whole(self.path/'run.json', settings)
         except BaseException:
@@ -126,9 +126,9 @@ class RunFolder:
     def _valid(self, kind, check):
         for o in pick(self.names(), kind):
             try: yield check(read_small(self.path/o), self.path/o, self.id)
-            except RunError as e: self.damaged[o] = str(e)
+            except RunError as e: self.damaged[o] = e
             except FileNotFoundError: pass # removed by the process that trains
-            except OSError as e: self.damaged[o] = f"{self.path/o} cannot be read ({e.strerror})."
+            except OSError as e: self.damaged[o] = RunError(f"{self.path/o} cannot be read ({e.strerror})", "check the disk.")
 
     def checkpoints(self)->list:
         "Manifests, newest first; a file without one does not count"
@@ -138,8 +138,8 @@ class RunFolder:
     def newest(self)->dict:
         "The newest manifest"
         if cs := self.checkpoints(): return cs[0]
-        if self.damaged: raise RunError(next(iter(self.damaged.values())))
-        raise RunError(f"The run in {self.path} has no checkpoint any more; restore its step-… files from a copy, or remove the folder to train anew.")
+        if self.damaged: raise next(iter(self.damaged.values()))
+        raise RunError(f"The run in {self.path} has no checkpoint any more", "restore its step-… files from a copy, or remove the folder to train anew.")
 
     @property
     def finished(self)->bool:
@@ -154,7 +154,7 @@ class RunFolder:
             try: return read_tensors(self.path/o, m['size'], m['file_sha256'])
             except RunError:
                 if o == found[-1]: raise
-        raise RunError(f"{self.path/m['file']} is missing; restore the run folder from a copy, or train anew into another one.")
+        raise RunError(f"{self.path/m['file']} is missing", "restore the run folder from a copy, or train anew into another one.")
 
     def owner(self)->dict:
         "The record of the process that took the run up last, or None"
@@ -188,8 +188,8 @@ class RunFolder:
         names,cs = self.names(),self.checkpoints()
         if not (old := old_ones(cs, keep, max_bytes, beginning=False)): return
         newest = self.path/next((o for o in data_names(cs[0]['file'], names) if o in names), cs[0]['file'])
-        if not newest.exists(): raise RunError(f"{newest} is missing; restore it from a copy, or let the next checkpoint take its place.")
-        if sha256_pieces(paced(read_pieces(newest), pause)) != cs[0]['file_sha256']: raise RunError(f"{newest} did not arrive whole on the disk; check the disk.")
+        if not newest.exists(): raise RunError(f"{newest} is missing", "restore it from a copy, or let the next checkpoint take its place.")
+        if sha256_pieces(paced(read_pieces(newest), pause)) != cs[0]['file_sha256']: raise RunError(f"{newest} did not arrive whole on the disk", "check the disk.")
         for m in old:
             for o in [] if m['file'] in but else checkpoint_names(m['file'], names): (self.path/o).unlink(missing_ok=True)
 
@@ -201,7 +201,7 @@ class RunFolder:
     def ids(self, part:str='valid'):
         "The stored text, `'train'` or `'valid'`, as ids"
         t = self.settings['text']
-        if 'file' not in t: raise RunError(f"The text of {self.path} was too long to be kept; give it again (--corpus).")
+        if 'file' not in t: raise RunError(f"The text of {self.path} was too long to be kept", "give it again (--corpus).")
         with damage(self.path/t['file']): return read_tensors(self.path/t['file'], t['size'], t['sha256'])[0][part]
 
     def info(self)->dict:
@@ -213,22 +213,22 @@ class RunFolder:
             try: self.read(c)
             except RunError as e:
                 if not (self.path/manifest_name(c['file'])).exists(): continue # removed by the process that trains
-                if c is cs[0] and c['finished']: raise RunError(f"{str(e).split(';')[0]}; restore it, or train from the checkpoint before with: charrnn train --run {self.path}") from None
-                self.damaged[c['file']] = str(e)
+                if c is cs[0] and c['finished']: raise RunError(e.what, f"restore it, or train from the checkpoint before with: charrnn train --run {self.path}") from None
+                self.damaged[c['file']] = e
             files.append(dict(file=c['file'], step=c['step'], size=c['size'], finished=c['finished'], verified=c['file'] not in self.damaged))
         good = [c for c in cs if c['file'] not in self.damaged]
-        if cs and not good: raise RunError(next(iter(self.damaged.values())))
+        if cs and not good: raise next(iter(self.damaged.values()))
         if 'file' in self.settings.get('text', {}): self.ids()
         new = good[0] if good else dict(step=0, epoch=0, finished=False)
-        damaged = dict(self.damaged)
+        damaged = {k:str(v) for k,v in self.damaged.items()}
         return dict(step=new['step'], epoch=new['epoch'], finished=new['finished'], resumes=self.resumes(), checkpoints=files, damaged=damaged)
 
 def _listed(path):
     try: return sorted(os.listdir(path))
-    except OSError as e: raise RunError(f"{path} cannot be listed ({e.strerror}); check the folder.") from None
+    except OSError as e: raise RunError(f"{path} cannot be listed ({e.strerror})", "check the folder.") from None
 
 def _settings_lost(path):
-    "What to say of a folder that holds checkpoints of a run, and nothing else, but no settings; else nothing"
+    "The error for a folder that holds checkpoints of a run, and nothing else, but no settings; else None"
     names = _listed(path) if os.path.isdir(path) else []
-    if 'run.json' in names or all(map(is_leftover, pick(names, 'manifest'))) or not all(map(is_ours, names)): return ''
-    return f"{path} holds checkpoints but no run.json; restore it from a copy, or give another folder."
+    if 'run.json' in names or all(map(is_leftover, pick(names, 'manifest'))) or not all(map(is_ours, names)): return None
+    return RunError(f"{path} holds checkpoints but no run.json", "restore it from a copy, or give another folder.")

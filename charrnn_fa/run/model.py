@@ -56,7 +56,7 @@ def char_settings(
     "What a run folder keeps of a Learner"
     with torch.random.fork_rng([]): expected = CharRNN(len(learn.vocab), **learn.preset.model)
     if {k:p.shape for k,p in expected.named_parameters()} != {k:p.shape for k,p in learn.model.named_parameters()}:
-        raise RunError("The model is not the one that the preset of its Learner describes, so it could not be made again; make the Learner with char_learner.")
+        raise RunError("The model is not the one that the preset of its Learner describes, so it could not be made again", "make the Learner with char_learner.")
     train,valid = learn.dls.train.ids,learn.dls.valid.ids
     info.setdefault('valid_pct', len(valid)/max(1, len(train)+len(valid)))
     return dict(kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision, vocab=json.loads(learn.vocab.to_json()),
@@ -77,7 +77,7 @@ class Run(RunFolder):
         super().__init__(path, settings)
         s = self.settings
         with damage(self.path/'run.json'):
-            if s['kind'] != 'char': raise RunError(f"{path} is a run of a Learner that charrnn_fa did not make; make that Learner again and fit it with Checkpoint('{path}').")
+            if s['kind'] != 'char': raise RunError(f"{path} is a run of a Learner that charrnn_fa did not make", f"make that Learner again and fit it with Checkpoint('{path}').")
             kinds = dict(text=dict, vocab=dict, preset=dict, seed=int, precision=str)
             if any(type(s[k]) is not t for k,t in kinds.items()) or s['precision'] not in precisions or any(type(s['text'][k]) is not int for k in ('n_train', 'n_valid')): raise ValueError
             if not is_number(s['info'].get('valid_pct', 0)) or not is_count(s['seed']): raise ValueError
@@ -92,16 +92,16 @@ class Run(RunFolder):
             except RunError as e:
                 if not (self.path/manifest_name(c['file'])).exists() and c is not cs[-1]: continue # removed by the process that trains
                 if c['finished'] and len(cs) > 1:
-                    raise RunError(f"{str(e).split(';')[0]}; restore it, or train from the checkpoint before with: charrnn train --run {self.path}") from None
+                    raise RunError(e.what, f"restore it, or train from the checkpoint before with: charrnn train --run {self.path}") from None
                 if c is cs[-1]: raise
-                warnings.warn(f"{str(e).split(';')[0]}; the checkpoint before is used.", RunWarning)
+                warnings.warn(f"{e.what}; the checkpoint before is used.", RunWarning)
 
     def load_model(self, device='cpu')->CharRNN:
         "The model with the last weights stored"
         c,ts,_ = self.newest_good()
         ts = {k:t for k,t in ts.items() if not k.startswith('train/')}
         model = self._fresh(sum(t.numel() for t in ts.values()))
-        if not same_tensors(ts, dict(model.named_parameters())): raise RunError(f"{self.path/c['file']} holds other weights than the settings of the run ask for; restore the folder from a copy.")
+        if not same_tensors(ts, dict(model.named_parameters())): raise RunError(f"{self.path/c['file']} holds other weights than the settings of the run ask for", "restore the folder from a copy.")
         with torch.no_grad():
             for k,p in model.named_parameters(): p.copy_(ts[k])
         return model.to(device)
@@ -114,7 +114,7 @@ class Run(RunFolder):
     def _check_size(self, most):
         "Refuse settings that ask for far more than `most` weights, before memory is taken for them"
         p = self.preset
-        if p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz) > most: raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored; restore it from a copy.")
+        if p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz) > most: raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored", "restore it from a copy.")
 
     def ids(self, part='valid'):
         "The stored text as ids of the vocabulary, checked"

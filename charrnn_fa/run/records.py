@@ -42,8 +42,8 @@ def check_manifest(
     with damage(path):
         if any(type(d[k]) is not t for k,t in manifest_kinds.items()) or not all(is_number(v) for v in d['results'].values()): raise ValueError
         if not all(is_count(d[k]) for k in ('size', 'step', 'epoch', 'generation')) or not all(map(is_count, d['resumes'])) or type(d['format']) is not int or not re.fullmatch(r'step-\d{8,}-[0-9a-f]{8}\.safetensors', d['file']): raise ValueError
-        if d['format'] != format_version: raise RunError(f"{path} has format version {d['format']}, but this charrnn_fa reads version {format_version}.")
-        if d['run'] != run_id: raise RunError(f"{path} belongs to another run; remove it from the folder.")
+        if d['format'] != format_version: raise RunError(f"{path} has format version {d['format']}, but this charrnn_fa reads version {format_version}", "use the charrnn_fa that wrote it.")
+        if d['run'] != run_id: raise RunError(f"{path} belongs to another run", "remove it from the folder.")
         return {k:d[k] for k in manifest_kinds}
 
 def newest_first(manifests)->list:

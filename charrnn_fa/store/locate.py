@@ -10,7 +10,7 @@ import hashlib, os, re, time
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import CharRNNError, charrnn_home, remedy
+from ..core import CharRNNError, charrnn_home, reason, remedy
 from ..run.files import RunError, pack_json, write_whole
 from ..run.records import is_ours, manifest_name, newest_first, newest_owner, owner_name, pick
 from ..run.folder import Lock, RunFolder
@@ -50,9 +50,9 @@ class Place:
     def _lock(self):
         self.made = not self.path.exists()
         try: self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise RunError(f"The folder {self.path} cannot be made ({e.strerror}); " + ("let CHARRNN_HOME name one that can be written to." if self.store else "give another one for the run.")) from None
+        except OSError as e: raise RunError(f"The folder {self.path} cannot be made ({e.strerror})", "let CHARRNN_HOME name one that can be written to." if self.store else "give another one for the run.") from None
         try: self.lock = Lock(self.path/'.lock')
-        except OSError as e: raise RunError(f"{self.path} cannot be written to ({e.strerror}); {remedy(e)}.") from None
+        except OSError as e: raise RunError(f"{self.path} cannot be written to ({e.strerror})", f"{remedy(e)}.") from None
 
     def close(self):
         "Free the folder; remove it if nothing came of it"
@@ -107,17 +107,17 @@ def _look(self:Place, here):
         if self.remote.settings is None and not (here and self.remote.broken): self._recover()
         if self.remote.broken and not here:
             again = "; or remove it, and it is written anew from a checkpoint" if pick(self.remote.names, 'manifest') and all(map(is_ours, self.remote.names)) else ''
-            raise RunError(self.remote.broken.rstrip('.') + again)
+            raise RunError(self.remote.broken.what, self.remote.broken.remedy.rstrip('.') + again)
     except (StoreError, RunError, OSError) as e: return self._without_store(e)
     if self.remote.settings is None and not all(map(is_ours, self.remote.names)):
-        raise StoreError(f"{self.where} holds other things and is not a run; give a new or empty folder.")
+        raise StoreError(f"{self.where} holds other things and is not a run", "give a new or empty folder.")
     if self.remote.settings is None and not self.remote.broken and (not here or mirrored(self.path)) and pick(self.remote.names, 'manifest'):
-        raise StoreError(f"{self.where} holds checkpoints but no run.json, and it cannot be written anew from them now; try again later, restore it, or give another name.")
+        raise StoreError(f"{self.where} holds checkpoints but no run.json, and it cannot be written anew from them now", "try again later, restore it, or give another name.")
 
 @patch
 def _without_store(self:Place, e):
-    why = str(e).rstrip('.')
-    if not self.local: raise StoreError(f"{why}; or go on without it with local=True.") from None
+    why,ways = reason(e),[getattr(e, 'remedy', '').rstrip('.'), 'or go on without it with local=True.']
+    if not self.local: raise StoreError(why, '; '.join(filter(None, ways))) from None
     self.remote,self.trouble = None,str(e)
     self.warn(f"{why}; checkpoints stay in {self.path} until it can be used.")
 
@@ -158,7 +158,7 @@ def _wait_for_owner(self:Place):
             if not late: # its last one may only be seen now
                 late,o,end = True,now,time.monotonic()+self._silence(now)
                 continue
-            raise RunError(f"{self.where} is being trained on another machine ({now['host']}); stop it there, or give another name.")
+            raise RunError(f"{self.where} is being trained on another machine ({now['host']})", "stop it there, or give another name.")
     self.remote = self._remote(self.remote.names)
 
 @patch
@@ -206,7 +206,7 @@ def newest(self:Place)->tuple:
                 if why := self._damage(m['step']): self.warn(f"{why}; the checkpoint of step {m['step']:,} is used.")
                 return m,found
             except (CharRNNError, OSError) as e:
-                self.folder.damaged[m['file']] = str(e)
+                self.folder.damaged[m['file']] = e
                 if isinstance(e, NoAnswer): there = [] # it would take as long for each
 
 @patch
@@ -218,18 +218,18 @@ def _manifests(self:Place, enough):
             there = self._ask(self.remote.manifests)
             self.folder.damaged.update(self.remote.damaged)
             if there or enough or self.folder.damaged: return there
-            if time.monotonic() > end: raise RunError(f"{self.where} holds a run, but shows no checkpoint; what another machine wrote can take minutes to appear, so try again later, or give another name.")
+            if time.monotonic() > end: raise RunError(f"{self.where} holds a run, but shows no checkpoint", "what another machine wrote can take minutes to appear, so try again later, or give another name.")
             time.sleep(0.5)
             self.remote = self._remote(self.remote.names)
         except (StoreError, OSError) as e:
-            self.folder.damaged[self.where] = str(e)
+            self.folder.damaged[self.where] = e
             return []
 
 @patch
 def _damage(self:Place, step):
     "What is damaged and would have been newer than `step`"
     old = lambda name: (m := re.match(r'step-(\d+)-', name)) and int(m[1]) < step
-    return next((v.split(';')[0].rstrip('.') for k,v in self.folder.damaged.items() if not old(k)), '')
+    return next((reason(v) for k,v in self.folder.damaged.items() if not old(k)), '')
 
 @patch(as_prop=True)
 def damage(self:Place)->str:

@@ -105,7 +105,7 @@ class Mirror:
             return
         self.tries += 1
         self.again = time.monotonic() + min(60, self.first_retry*2**(self.tries-1))*(1 if self.tries < 6 else random.uniform(0.5, 1))
-        self._complain(reason(e).rstrip('.'))
+        self._complain(reason(e))
 
     def _well(self, news):
         if self.trouble: self.news(news)

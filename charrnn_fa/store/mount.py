@@ -77,7 +77,7 @@ class MountStore:
         self.where = follow(path)
         self.mountpoint,self.kind = mount_of(self.where)
         self.answers = False # has it ever said whether something is uploaded?
-        if self.mountpoint is None: raise StoreError(f"{self.where} is not on a mounted drive; mount it first, or give a local path.")
+        if self.mountpoint is None: raise StoreError(f"{self.where} is not on a mounted drive", "mount it first, or give a local path.")
         self.parts = [o for o in self.where[len(self.mountpoint):].split('/') if o]
     def __str__(self): return self.where
 

@@ -30,13 +30,13 @@ def read_all(store, name, most=None)->bytes:
     def read():
         res = bytearray()
         for b in store.pieces(name):
-            if len(res)+len(b) > most: raise RunError(f"{store}/{name} is damaged (it has more than {most:,} bytes); restore it from a copy.")
+            if len(res)+len(b) > most: raise RunError(f"{store}/{name} is damaged (it has more than {most:,} bytes)", "restore it from a copy.")
             res += b
         return bytes(res)
     try: return _retrying(read)
     except FileNotFoundError: return None
     except CharRNNError: raise
-    except Exception as e: raise StoreError(f"{name} in {store} cannot be read ({reason(e)}); {remedy(e)}.") from None
+    except Exception as e: raise StoreError(f"{name} in {store} cannot be read ({reason(e)})", f"{remedy(e)}.") from None
 
 def _list_names(store, known=())->tuple: # (names, whether the listing worked)
     "What is in a store; where it cannot be listed, those of the `known` names that are there"
@@ -47,7 +47,7 @@ def _list_names(store, known=())->tuple: # (names, whether the listing worked)
     except CharRNNError: raise
     except Exception as e: why = e
     with suppress(Exception): return [o for o in known if store.size(o) is not None],False
-    raise StoreError(f"{store} cannot be listed ({reason(why)}); {remedy(why)}.") from None
+    raise StoreError(f"{store} cannot be listed ({reason(why)})", f"{remedy(why)}.") from None
 
 class Remote:
     "What a store holds of a run"
@@ -64,14 +64,14 @@ class Remote:
 
     def _read_settings(self, name):
         try: b = read_all(self.store, name)
-        except RunError as e: b,self.damaged[name] = None,str(e)
+        except RunError as e: b,self.damaged[name] = None,e
         if b is None: return
         try: self.settings = check_json(b, f'{self.store}/{name}')
-        except RunError as e: self.damaged[name] = str(e)
+        except RunError as e: self.damaged[name] = e
         else: self.id = self.settings.get('id')
 
     @property
-    def broken(self)->str:
+    def broken(self)->CharRNNError:
         "Why the settings that are there cannot be read, or None"
         return None if self.settings else next((v for k,v in self.damaged.items() if k in data_names('run.json', self.names)), None)
 
@@ -101,14 +101,14 @@ def manifests(self:Remote)->list:
     o = self.owner()
     if o and o['newest'] and o['newest'] not in self.names: self.names.append(o['newest']) # a listing that lags behind
     res = newest_first(m for m in map(self._manifest, pick(self.names, 'manifest')) if m)
-    if not res and not self.listed: raise StoreError(f"{self.store} cannot be listed; try again in a minute, or give another place.")
+    if not res and not self.listed: raise StoreError(f"{self.store} cannot be listed", "try again in a minute, or give another place.")
     return res
 
 @patch
 def _manifest(self:Remote, name):
     try: return check_manifest(b, f'{self.store}/{name}', self.id) if (b := read_all(self.store, name)) is not None else None
     except CharRNNError as e:
-        self.damaged[name] = str(e)
+        self.damaged[name] = e
         if isinstance(e, StoreError): self.unsure.add(data_name(name))
 
 @patch
@@ -160,7 +160,7 @@ def _write_settings(self:Remote, s):
             self.store.write(name, [pack_json(s)])
             self.settings,self.id,done = s,s['id'],True
     except CharRNNError: raise
-    except Exception as e: raise StoreError(f"{name} in {self.store} cannot be written ({reason(e)}); {remedy(e)}.") from None
+    except Exception as e: raise StoreError(f"{name} in {self.store} cannot be written ({reason(e)})", f"{remedy(e)}.") from None
     self.damaged.pop(name, None)
     if name not in self.names: self.names.append(name)
     if not done: self._read_settings(name)

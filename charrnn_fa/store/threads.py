@@ -77,7 +77,7 @@ def abandoned(
 
 def check_answers(store):
     "Refuse a place that owes too many answers"
-    if len(abandoned(store)) >= _most: raise NoAnswer(f"{store} has not answered for a long time; mount it again, or give another place.")
+    if len(abandoned(store)) >= _most: raise NoAnswer(f"{store} has not answered for a long time", "mount it again, or give another place.")
 
 class Late(TimeoutError): "A call in a `thread` that has not come back in time"
 
@@ -110,4 +110,4 @@ def with_deadline(
     try: return in_thread(f, seconds)
     except Late as e:
         abandoned(store, e.thread)
-        raise NoAnswer(f"{store} has not answered for {seconds:g} seconds; mount it again, or give another place.") from None
+        raise NoAnswer(f"{store} has not answered for {seconds:g} seconds", "mount it again, or give another place.") from None

@@ -26,10 +26,10 @@ class UrlStore:
         self.flat = scheme in ('s3', 's3a', 'gs', 'gcs', 'az', 'abfs', 'abfss', 'hf') # no folders, but buckets, which are not ours to make
         if scheme == 'hf': self.beat = 600 # a commit each; 128 an hour are allowed
         try: self.fs,self.root = fsspec.core.url_to_fs(self.where, **storage_options)
-        except ImportError: raise StoreError(_install(scheme, fsspec.__version__)) from None
+        except ImportError: raise _install(scheme, fsspec.__version__) from None
         except (ValueError, TypeError) as e:
-            if scheme not in fsspec.available_protocols(): raise StoreError(_install(scheme, fsspec.__version__)) from None
-            raise StoreError(f"{self} cannot be used ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}); check the URL.") from None
+            if scheme not in fsspec.available_protocols(): raise _install(scheme, fsspec.__version__) from None
+            raise StoreError(f"{self} cannot be used ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''})", "check the URL.") from None
     def __str__(self): return shown(self.where)
     def _at(self, name): return f'{self.root}/{name}'
 
@@ -64,8 +64,8 @@ def _install(scheme, version):
     same = {'s3':'s3fs', 's3a':'s3fs', 'gs':'gcsfs', 'gcs':'gcsfs'} # released together with fsspec, under the same number
     if scheme in same: what = f'{same[scheme]}=={version}'
     else: what = {'hf':'huggingface_hub', 'az':'adlfs', 'abfs':'adlfs', 'sftp':'paramiko', 'dropbox':'dropboxdrivefs', 'webdav':'webdav4'}.get(scheme)
-    if what is None: return f"There is no store for {scheme}:// URLs; give a path, or a URL that begins with s3://, gs:// or hf://."
-    return f"{scheme}:// needs a package that is not installed: pip install '{what}'" + (f" (the version that fits fsspec {version})." if scheme in same else ".")
+    if what is None: return StoreError(f"There is no store for {scheme}:// URLs", "give a path, or a URL that begins with s3://, gs:// or hf://.")
+    return StoreError(f"{scheme}:// needs a package that is not installed", f"pip install '{what}'" + (f" (the version that fits fsspec {version})." if scheme in same else "."))
 
 # %% ../../nbs/61_store.url.ipynb #b7a75abf
 def get_store(where, **storage_options):
@@ -78,9 +78,9 @@ def get_store(where, **storage_options):
 def local_path(where)->str:
     "An absolute path; one that is absolute already needs no current directory, which may lie on a mount that died"
     path = os.path.expanduser(re.sub(r'^(file|local)://', '', str(where)))
-    if '\0' in path: raise StoreError(f"{path!r} has a null character, which no name can have; give another one.")
+    if '\0' in path: raise StoreError(f"{path!r} has a null character, which no name can have", "give another one.")
     try: return os.path.abspath(path)
-    except OSError as e: raise StoreError(f"The current directory cannot be reached ({e.strerror}); change to another one with os.chdir('/'), or give an absolute path.") from None
+    except OSError as e: raise StoreError(f"The current directory cannot be reached ({e.strerror})", "change to another one with os.chdir('/'), or give an absolute path.") from None
 
 # %% ../../nbs/61_store.url.ipynb #a148bef4
 def probe(store):
@@ -91,4 +91,4 @@ def probe(store):
         if b''.join(store.pieces(name)) != b'probe': raise StoreError(f"{store} keeps no data, as if a quota were used up.")
         store.remove(name)
     except CharRNNError: raise
-    except Exception as e: raise StoreError(f"{store} cannot be written to ({reason(e)}); {remedy(e)}.") from None
+    except Exception as e: raise StoreError(f"{store} cannot be written to ({reason(e)})", f"{remedy(e)}.") from None

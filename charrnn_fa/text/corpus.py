@@ -41,9 +41,9 @@ def count_text(
 )->str:
     "`pattern` over and over, `n` characters long"
     if isinstance(pattern, int):
-        if not 2 <= pattern <= len(_digits): raise CorpusError(f"A period of {pattern} cannot be counted; take one from 2 to {len(_digits)}.")
+        if not 2 <= pattern <= len(_digits): raise CorpusError(f"A period of {pattern} cannot be counted", f"take one from 2 to {len(_digits)}.")
         pattern = _digits[:pattern]
-    if len(set(pattern)) < 2: raise CorpusError(f"'{pattern}' has nothing to learn; repeat at least two different symbols.")
+    if len(set(pattern)) < 2: raise CorpusError(f"'{pattern}' has nothing to learn", "repeat at least two different symbols.")
     return ''.join(islice(cycle(pattern), n))
 
 # %% ../../nbs/03_text.corpus.ipynb #07b38673
@@ -51,19 +51,19 @@ def corpus_files(
     what, # A file, a folder or a glob such as `'books/**/*.txt'`
 )->list:
     "The files that `what` stands for, sorted by path; a folder gives its text files, hidden and binary ones left out"
-    if not str(what): raise CorpusError(f"The name of the text is empty; give a file, folder, glob, link, or one of {', '.join(corpus_names)}.")
+    if not str(what): raise CorpusError("The name of the text is empty", f"give a file, folder, glob, link, or one of {', '.join(corpus_names)}.")
     try: p = Path(os.path.expanduser(what)); p.stat()
     except FileNotFoundError: pass
-    except (OSError, ValueError) as e: raise CorpusError(f"'{str(what)[:80]}' cannot be read ({getattr(e, 'strerror', None) or e}); check name and permissions.") from None
+    except (OSError, ValueError) as e: raise CorpusError(f"'{str(what)[:80]}' cannot be read ({getattr(e, 'strerror', None) or e})", "check name and permissions.") from None
     if p.is_file(): return [p]
     if p.is_dir():
         fs = sorted(o for o in p.rglob('*') if o.is_file() and not any(q.startswith('.') for q in o.relative_to(p).parts))
         fs = [o for o in fs if not is_binary(first_bytes(o))]
-        if not fs: raise CorpusError(f"The folder {p} holds no text file; give a folder, file or glob that has text in it.")
+        if not fs: raise CorpusError(f"The folder {p} holds no text file", "give a folder, file or glob that has text in it.")
         return fs
     fs = sorted(Path(o) for o in glob.glob(str(p), recursive=True) if os.path.isfile(o)) if glob.has_magic(str(p)) else []
     if fs: return fs
-    raise CorpusError(f"'{what}' is no file, folder, glob with a match, link, or one of {', '.join(corpus_names)}; check the spelling.")
+    raise CorpusError(f"'{what}' is no file, folder, glob with a match, link, or one of {', '.join(corpus_names)}", "check the spelling.")
 
 # %% ../../nbs/03_text.corpus.ipynb #cf195c56
 corpus_names = ('pydocs', 'stdlib', 'shakespeare', 'count', 'count:0121', 'count:5') # `count:` takes any pattern or period
@@ -83,7 +83,7 @@ def corpus_documents(
         if what == '0121' or what.startswith('count:'): return [count_text(_pattern(what.removeprefix('count:')))]
         if re.match(r'https?://', what, re.I): return [read_text(download(what, progress=progress), encoding)]
         if drive_id(what) and not os.path.exists(what): return [read_text(download(what, progress=progress), encoding)]
-        if re.match(r'\w+://', what): raise CorpusError(f"'{what}' is a link of a kind that cannot be read; give an http(s) or Drive link, or a path.")
+        if re.match(r'\w+://', what): raise CorpusError(f"'{what}' is a link of a kind that cannot be read", "give an http(s) or Drive link, or a path.")
     return [read_text(o, encoding) for o in corpus_files(what)]
 
 def _pattern(s): return int(s) if re.fullmatch('[1-9][0-9]*', s) else s
@@ -97,5 +97,5 @@ def load_corpus(
 )->str:
     "The text that `what` stands for, unchanged"
     text = sep.join(corpus_documents(what, encoding, progress))
-    if not text: raise CorpusError(f"'{what}' is empty; give a text with at least 64 characters.")
+    if not text: raise CorpusError(f"'{what}' is empty", "give a text with at least 64 characters.")
     return text

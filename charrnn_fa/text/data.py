@@ -62,11 +62,11 @@ def split_text(
 )->tuple: # (training part, validation part)
     "Cut `text` in two, in order"
     n = len(text)
-    if n < min_chars: raise CharRNNError(f"The text has {n} character{'s'*(n!=1)}; at least {min_chars} are needed, so give a longer one.")
-    if not 0 < valid_pct < 1: raise CharRNNError(f"valid_pct is {valid_pct}, but a share lies between 0 and 1; 0.1 is usual.")
+    if n < min_chars: raise CharRNNError(f"The text has {n} character{'s'*(n!=1)}", f"at least {min_chars} are needed, so give a longer one.")
+    if not 0 < valid_pct < 1: raise CharRNNError(f"valid_pct is {valid_pct}, but a share lies between 0 and 1", "0.1 is usual.")
     cut = int(n*(1-valid_pct) + 1e-6) # 0.9 of 100 is 90, whatever floats say
     if cut < min_train or n-cut < min_valid:
-        raise CharRNNError(f"With valid_pct={valid_pct}, {n:,} characters split into {cut:,} to train on and {n-cut:,} to validate; at least {min_train} and "
+        raise CharRNNError(f"With valid_pct={valid_pct}, {n:,} characters split into {cut:,} to train on and {n-cut:,} to validate", f"at least {min_train} and "
                            f"{min_valid} are needed, so give a longer text or another valid_pct.")
     return text[:cut],text[cut:]
 
@@ -114,7 +114,7 @@ class CharDataLoaders(DataLoaders):
     ):
         "From several files, divided by file; a single file is divided as a text"
         files = corpus_files(files) if isinstance(files, (str, Path)) else [Path(o) for o in files]
-        if not files: raise CharRNNError("There are no files; give a folder, a glob or a list of paths.")
+        if not files: raise CharRNNError("There are no files", "give a folder, a glob or a list of paths.")
         if len(files) == 1: return cls.from_text(read_text(files[0], encoding), valid_pct=valid_pct, **kwargs)
         return cls.from_documents(files, (splitter or partial(split_files, valid_pct=valid_pct))(files), sep=sep, encoding=encoding, **kwargs)
 
@@ -140,7 +140,7 @@ class CharDataLoaders(DataLoaders):
         dls.__class__ = cls
         n = [len(o.ids) for o in dls.loaders]
         if sum(n) < min_chars or n[0] < min_train or n[1] < min_valid:
-            raise CharRNNError(f"The documents have {n[0]:,} characters to train on and {n[1]:,} to validate; at least {min_chars} in all, "
+            raise CharRNNError(f"The documents have {n[0]:,} characters to train on and {n[1]:,} to validate", f"at least {min_chars} in all, "
                                f"{min_train} and {min_valid} are needed, so give more text.")
         return dls
 
@@ -155,7 +155,7 @@ def split_files(
 )->tuple: # (indices for training, indices for validation)
     "The last of `files` that hold at least `valid_pct` of the bytes are the validation part"
     try: sizes = [Path(o).stat().st_size for o in files]
-    except OSError as e: raise CharRNNError(f"{e.filename} cannot be read ({e.strerror}); check the name.") from None
+    except OSError as e: raise CharRNNError(f"{e.filename} cannot be read ({e.strerror})", "check the name.") from None
     k = len(files)-1
     while k > 1 and sum(sizes[k:]) < valid_pct*sum(sizes): k -= 1
     return list(range(k)),list(range(k, len(files)))

@@ -110,7 +110,7 @@ def download(
         got = pooch.create(path=home, base_url='', registry={tmp: known and f'sha256:{known}'}, urls={tmp: url},
                            retry_if_failed=2).fetch(tmp, downloader=get)
     except (requests.exceptions.RequestException, ValueError, OSError) as e:
-        raise CorpusError(f"Could not download {url}: {_why(e)}; {_by_hand(known, home)}") from None
+        raise CorpusError(f"Could not download {url}: {_why(e)}", f"{_by_hand(known, home)}") from None
     res = home/f'{sha256_file(got)}.txt'
     os.replace(got, res)
     tmp = home/tmp
@@ -125,7 +125,7 @@ def _noted(note):
 
 def _why(e):
     import requests
-    if isinstance(e, CorpusError): return str(e).removesuffix('.')
+    if isinstance(e, CorpusError): return e.what
     if isinstance(e, requests.exceptions.HTTPError): return f'the server answered {e.response.status_code}'
     if isinstance(e, requests.exceptions.Timeout) or 'timed out' in str(e): return 'the server did not answer in time'
     if isinstance(e, requests.exceptions.ChunkedEncodingError): return 'the connection broke before the file was whole'

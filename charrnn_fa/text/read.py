@@ -45,15 +45,15 @@ def decode_text(
     encoding:str='utf-8', # Any encoding that Python knows
 )->str:
     "The text in `b`, read strictly"
-    if encoding.lower().replace('_', '-') in ('utf-8', 'utf8') and is_binary(b): raise CorpusError(f"{name} is a binary file, not a text; give a text file.")
+    if encoding.lower().replace('_', '-') in ('utf-8', 'utf8') and is_binary(b): raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
     try: return b.decode(encoding)
     except (LookupError, ValueError) as e:
         if isinstance(e, UnicodeDecodeError) and e.object == b: return _refuse(b, name, encoding, e)
-        raise CorpusError(f"Python knows no encoding called '{encoding}'; 'utf-8' and 'cp1252' are common ones.") from None
+        raise CorpusError(f"Python knows no encoding called '{encoding}'", "'utf-8' and 'cp1252' are common ones.") from None
 
 def _refuse(b, name, encoding, e):
     guess = guess_encoding(b, e.start)
-    raise CorpusError(f"{name} is not {encoding} at byte {e.start:,} (0x{b[e.start]:02x}); it looks like {guess}, so "
+    raise CorpusError(f"{name} is not {encoding} at byte {e.start:,} (0x{b[e.start]:02x})", f"it looks like {guess}, so "
                       f"read it with encoding='{guess}' (--encoding {guess}).") from None
 
 # %% ../../nbs/01_text.read.ipynb #9e6d4971
@@ -73,8 +73,8 @@ def read_text(
     "The text in the file `path`, with a `TextWarning` for what is likely to surprise"
     path = Path(path)
     try: b = path.read_bytes()
-    except FileNotFoundError: raise CorpusError(f"There is no file {path}; check the name.") from None
-    except OSError as e: raise CorpusError(f"{path} cannot be read ({e.strerror}); check its permissions.") from None
+    except FileNotFoundError: raise CorpusError(f"There is no file {path}", "check the name.") from None
+    except OSError as e: raise CorpusError(f"{path} cannot be read ({e.strerror})", "check its permissions.") from None
     text = decode_text(b, path, encoding)
     for o in text_notes(text, path): warnings.warn(o, TextWarning, stacklevel=2)
     return text
@@ -83,4 +83,4 @@ def read_text(
 def first_bytes(path, n=65_536):
     try:
         with open(path, 'rb') as f: return f.read(n)
-    except OSError as e: raise CorpusError(f"{path} cannot be read ({e.strerror}); check its permissions, or leave it out.") from None
+    except OSError as e: raise CorpusError(f"{path} cannot be read ({e.strerror})", "check its permissions, or leave it out.") from None

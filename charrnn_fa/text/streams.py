@@ -113,7 +113,7 @@ class CharDL(TfmdDL):
 
     def one_batch(self):
         "The first batch of this epoch; the loader stays where it is"
-        if len(self) == 0: raise CharRNNError("The text of this loader has no two characters; give a longer one.")
+        if len(self) == 0: raise CharRNNError("The text of this loader has no two characters", "give a longer one.")
         return self.batch(self.epoch, 0)
 
     def state_dict(self)->dict:

@@ -50,7 +50,7 @@ class CharVocab:
         unk:str=None, # The symbol that stands for unknown characters, if there is one
     ):
         self.itos,self.unk = sorted({*chars, *([unk] if unk else [])}),unk
-        if any(len(o) != 1 for o in self.itos): raise VocabError("A vocabulary is made of single characters; give a text or a list of characters.")
+        if any(len(o) != 1 for o in self.itos): raise VocabError("A vocabulary is made of single characters", "give a text or a list of characters.")
         self.stoi = {c:i for i,c in enumerate(self.itos)}
         self._points = _codes(''.join(self.itos)).astype(np.uint32)
         self._table = np.full(max(256, int(self._points[-1])+2 if self.itos else 0), -1, dtype=np.int32) # the last entry is for all above
@@ -104,7 +104,7 @@ class CharVocab:
             unknown = unknown or ('replace' if self.unk else 'error')
             if   unknown == 'skip': ids = ids[ids >= 0]
             elif unknown == 'replace' and self.unk: ids[ids < 0] = self.stoi[self.unk]
-            else: raise VocabError(f"The vocabulary does not have {show_chars(chr(c) for c in np.unique(codes[ids < 0]).tolist())}; leave them out, "
+            else: raise VocabError(f"The vocabulary does not have {show_chars(chr(c) for c in np.unique(codes[ids < 0]).tolist())}", "leave them out, "
                                    "or encode with unknown='skip'.")
         return ids.astype(small)
 
@@ -115,7 +115,7 @@ class CharVocab:
         "The text that `ids` stand for"
         ids = np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids).reshape(-1)
         if ids.size == 0: return ''
-        if ids.min() < 0 or ids.max() >= len(self): raise VocabError(f"Ids run from 0 to {len(self)-1}, but there is a {ids.max() if ids.max() >= len(self) else ids.min()}; is this the vocabulary that made them?")
+        if ids.min() < 0 or ids.max() >= len(self): raise VocabError(f"Ids run from 0 to {len(self)-1}, but there is a {ids.max() if ids.max() >= len(self) else ids.min()}", "is this the vocabulary that made them?")
         text = self._points[ids.astype(np.int64)].tobytes().decode('utf-32-le', 'surrogatepass')
         return sep.join(text) if sep else text
 
