@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CharRNNError', 'reason', 'remedy', 'loss_text', 'time_text', 'every', 'is_number', 'is_count', 'check_number',
-           'charrnn_home', 'sha256_file']
+           'wait_until', 'charrnn_home', 'sha256_file']
 
 # %% ../nbs/00_core.ipynb #76f83df6
-import errno, hashlib, math, numbers, os
+import errno, hashlib, math, numbers, os, time
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #309cffde
@@ -75,6 +75,17 @@ def check_number(
     if optional and v is None: return
     if isinstance(v, bool) or not (isinstance(v, numbers.Integral if whole else numbers.Real) and v >= low):
         raise CharRNNError(f"{name} is {v!r}, but it must be a {'whole ' if whole else ''}number, {low} or more.")
+
+# %% ../nbs/00_core.ipynb #6b8c0d24
+def wait_until(
+    f, # Asked until it gives something true
+    seconds:float, # Longest wait
+    every:float=0.1, # Seconds between two questions
+): # What `f` gave last
+    "Ask `f` until it gives something true, for at most `seconds`"
+    end = time.monotonic()+seconds
+    while not (res := f()) and (left := end-time.monotonic()) > 0: time.sleep(min(every, left))
+    return res
 
 # %% ../nbs/00_core.ipynb #8ec26292
 def charrnn_home()->Path:

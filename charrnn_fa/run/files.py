@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['storable', 'piece', 'most_json', 'RunError', 'RunWarning', 'pack', 'unpack', 'write_whole', 'paced', 'read_pieces',
-           'sha256_pieces', 'sync_folder', 'digest', 'damage', 'check_json', 'read_json', 'read_small', 'pack_json',
-           'check_bytes', 'read_tensors', 'same_tensors']
+           'sha256_pieces', 'sync_folder', 'Folder', 'digest', 'damage', 'check_json', 'read_json', 'read_small',
+           'pack_json', 'check_bytes', 'read_tensors', 'same_tensors']
 
 # %% ../../nbs/30_run.files.ipynb #343ef933
 import errno, hashlib, json, os, secrets, struct, time
@@ -104,6 +104,46 @@ def sync_folder(path):
     except OSError as e:
         if e.errno not in (errno.EINVAL, errno.ENOTSUP): raise
     finally: os.close(fd)
+
+# %% ../../nbs/30_run.files.ipynb #b2d4fe57
+class Folder:
+    "A folder on the local disk, in the form that every store has"
+    def __init__(self,
+        path, # Where it is
+    ): self.path = Path(path)
+    def __str__(self): return str(self.path)
+
+    def names(self)->list:
+        "What is in the folder; nothing if it is not there"
+        try: return sorted(os.listdir(self.path))
+        except FileNotFoundError: return []
+
+    def size(self,
+        name:str, # Of a file
+    )->int:
+        "Bytes, or None if it is not there"
+        try: return (self.path/name).stat().st_size
+        except FileNotFoundError: return None
+
+    def pieces(self,
+        name:str, # Of a file
+    ):
+        "The contents, piece by piece"
+        return read_pieces(self.path/name)
+
+    def write(self,
+        name:str, # Of the file
+        pieces, # Bytes, or buffers one after the other
+        pause=lambda: 0, # See `write_whole`
+    )->tuple: # (bytes, their SHA-256)
+        "Write a file whole"
+        return write_whole(self.path/name, pieces, pause)
+
+    def remove(self,
+        name:str, # Of a file
+    ):
+        "Remove a file, if it is there"
+        (self.path/name).unlink(missing_ok=True)
 
 # %% ../../nbs/30_run.files.ipynb #591d8bbe
 def digest(d:dict)->str:

@@ -8,7 +8,7 @@ __all__ = ['Lock', 'RunFolder']
 # %% ../../nbs/32_run.folder.ipynb #b417fc1c
 import math, os, secrets, shutil, threading
 from pathlib import Path
-from .files import RunError, damage, paced, pack, pack_json, read_json, read_pieces, read_small, read_tensors, sha256_pieces, write_whole
+from .files import Folder, RunError, damage, paced, pack, pack_json, read_json, read_pieces, read_small, read_tensors, sha256_pieces, write_whole
 from .records import check_manifest, check_owner, check_settings, checkpoint_names, data_names, format_version, is_leftover, is_ours, manifest_kinds, manifest_name, newest_first, newest_owner, of_systems, old_ones, orphans, owner_name, owner_record, pick, temporary
 
 # %% ../../nbs/32_run.folder.ipynb #d7c3afdf
@@ -42,6 +42,8 @@ class RunFolder:
         settings:dict=None, # Of a new run that is not stored yet
     ):
         self.path,self.damaged = Path(path).absolute(),{}
+        self.store = Folder(self.path)
+        self.store = Folder(self.path)
         if settings is not None: self.settings = {'id':secrets.token_hex(8), 'format':format_version, **settings}
         else:
             if not self.path.exists(): raise RunError(f"There is no folder {path}", f"check the name, or make a run with: charrnn train CORPUS --run {path}")
