@@ -6,11 +6,11 @@
 __all__ = ['CharRNNError', 'reason', 'remedy', 'loss_text', 'time_text', 'every', 'is_number', 'is_count', 'check_number',
            'wait_until', 'charrnn_home', 'sha256_file']
 
-# %% ../nbs/00_core.ipynb #76f83df6
+# %% ../nbs/00_core.ipynb #da3503bb
 import errno, hashlib, math, numbers, os, time
 from pathlib import Path
 
-# %% ../nbs/00_core.ipynb #309cffde
+# %% ../nbs/00_core.ipynb #ae3901ba
 class CharRNNError(ValueError):
     "A mistake that can be mended: what is wrong, and what to do about it"
     def __init__(self,
@@ -18,35 +18,53 @@ class CharRNNError(ValueError):
         remedy:str='', # What can be done about it, with a full stop unless it ends in a command
     ):
         super().__init__(what, remedy)
-        self.what,self.remedy = what.rstrip('.'),remedy
+        self.what = what.rstrip('.')
+        self.remedy = remedy
     def __str__(self): return f'{self.what}; {self.remedy}' if self.remedy else self.args[0]
 
-# %% ../nbs/00_core.ipynb #ae3901ba
-def reason(e)->str:
+# %% ../nbs/00_core.ipynb #a82c0e6a
+def reason(
+    e:Exception, # Of any kind
+)->str:
     "An error in few words"
     if isinstance(e, CharRNNError): return e.what
     if isinstance(e, OSError) and e.strerror: return e.strerror.rstrip('.')
     first = (str(e).splitlines() or [''])[0][:200]
     return first.rstrip('.') or type(e).__name__
 
-def remedy(e)->str:
-    "What a person can do about an `OSError`"
-    return {errno.ENOENT:'make it, or give another place', errno.ENOSPC:'free some space', errno.EDQUOT:'free some space', errno.EROFS:'it is read-only, so mount it for writing or give another place',
-            errno.EACCES:'ask for the right to write, or give another place', errno.ENOTCONN:'mount it again'}.get(getattr(e, 'errno', None), 'check it, or give another place')
+# %% ../nbs/00_core.ipynb #7edb819c
+_remedies = {
+    errno.ENOENT:   'make it, or give another place',
+    errno.ENOSPC:   'free some space',
+    errno.EDQUOT:   'free some space',
+    errno.EROFS:    'it is read-only, so mount it for writing or give another place',
+    errno.EACCES:   'ask for the right to write, or give another place',
+    errno.ENOTCONN: 'mount it again',
+}
 
-# %% ../nbs/00_core.ipynb #a82c0e6a
+def remedy(
+    e:Exception, # What went wrong with a file or folder
+)->str:
+    "What a person can do about an `OSError`"
+    return _remedies.get(getattr(e, 'errno', None), 'check it, or give another place')
+
+# %% ../nbs/00_core.ipynb #e86fc563
 def loss_text(
     nats:float, # Per character
 )->str:
     "A loss in nats and in bits"
     return f'{nats:.3f} nats = {nats/math.log(2):.3f} bits'
 
+# %% ../nbs/00_core.ipynb #cc1ffcbc
 def time_text(
     seconds:float, # From now, or in all
 )->str:
     "A time as exact as one wants to know it"
-    return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
+    if seconds < 90: return f'{seconds:.0f} s'
+    if seconds < 5400: return f'{seconds/60:.0f} min'
+    return f'{seconds/3600:.1f} h'
 
+# %% ../nbs/00_core.ipynb #8ec26292
 def every(
     n:float, # How many of them
     unit:str, # One of them, such as 'minute'
@@ -54,16 +72,21 @@ def every(
     "How often something happens"
     return f'every {unit}' if n == 1 else f'every {n:,g} {unit}s'
 
-# %% ../nbs/00_core.ipynb #e86fc563
-def is_number(v)->bool:
+# %% ../nbs/00_core.ipynb #d62b1754
+def is_number(
+    v, # Anything that JSON can hold
+)->bool:
     "An int or a finite float, and no bool"
     return type(v) is int or type(v) is float and math.isfinite(v)
 
-def is_count(v)->bool:
+# %% ../nbs/00_core.ipynb #21aab5bf
+def is_count(
+    v, # Anything that JSON can hold
+)->bool:
     "A whole number from 0 on, of a size that can be counted up to"
     return type(v) is int and 0 <= v < 2**62
 
-# %% ../nbs/00_core.ipynb #cf11aee9
+# %% ../nbs/00_core.ipynb #34c4470b
 def check_number(
     name:str, # Of the argument
     v, # What was given
@@ -73,27 +96,31 @@ def check_number(
 ):
     "Refuse an argument that is no number from `low` on"
     if optional and v is None: return
-    if isinstance(v, bool) or not (isinstance(v, numbers.Integral if whole else numbers.Real) and v >= low):
-        raise CharRNNError(f"{name} is {v!r}, but it must be a {'whole ' if whole else ''}number, {low} or more.")
+    kind = numbers.Integral if whole else numbers.Real
+    if isinstance(v, kind) and not isinstance(v, bool) and v >= low: return
+    raise CharRNNError(f"{name} is {v!r}, but it must be a {'whole ' if whole else ''}number, {low} or more.")
 
-# %% ../nbs/00_core.ipynb #6b8c0d24
+# %% ../nbs/00_core.ipynb #7cf4f623
 def wait_until(
-    f, # Asked until it gives something true
-    seconds:float, # Longest wait
+    f, # Asked without arguments
+    seconds:float, # The most that is waited
     every:float=0.1, # Seconds between two questions
-): # What `f` gave last
-    "Ask `f` until it gives something true, for at most `seconds`"
-    end = time.monotonic()+seconds
+):
+    "Ask `f` until it gives something true, for at most `seconds`; what it gave last"
+    end = time.monotonic() + seconds
     while not (res := f()) and (left := end-time.monotonic()) > 0: time.sleep(min(every, left))
     return res
 
-# %% ../nbs/00_core.ipynb #8ec26292
-def charrnn_home()->Path:
+# %% ../nbs/00_core.ipynb #5f36e003
+def charrnn_home()->Path: # It need not exist yet
     "Where downloads are kept: `$CHARRNN_HOME`, or the user's cache folder"
-    import pooch
-    return Path(os.environ.get('CHARRNN_HOME') or pooch.os_cache('charrnn_fa')).expanduser()
+    import platformdirs
+    return Path(os.environ.get('CHARRNN_HOME') or platformdirs.user_cache_dir('charrnn_fa')).expanduser()
 
-def sha256_file(path)->str:
+# %% ../nbs/00_core.ipynb #36e1874d
+def sha256_file(
+    path, # Of a file
+)->str: # 64 hexadecimal digits
     "SHA-256 of a file's bytes, as hex"
     h = hashlib.sha256()
     with open(path, 'rb') as f:

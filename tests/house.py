@@ -118,7 +118,7 @@ def house(root, only=''):
         'classes over 120 lines': sum(length(o) > 120 for o in classes),
         'lines over 140 / 120 characters': f'{sum(len(l) > 140 for l in lines)} / {sum(len(l) > 120 for l in lines)}',
         'functions over 40 lines': sum(length(f) > 40 for o in files for f in functions(o)),
-        'arguments of public functions explained': f'{explained/args:.0%} of {args}',
+        'arguments of public functions explained': f'{explained/max(1, args):.0%} of {args}',
     }
 
 

@@ -30,6 +30,7 @@ from fastcore.foundation import L
 from torch import nn
 
 import charrnn_fa.checkpoint.callback
+import charrnn_fa.checkpoint.writer
 import charrnn_fa.run.folder
 import charrnn_fa.callback.schedule
 import charrnn_fa.checkpoint.capture
@@ -667,7 +668,7 @@ def test_two_threads_of_one_process(short, tmp_path):
 
 def test_warnings_that_are_errors(short, tmp_path, monkeypatch, capsys):
     "Training does not die of a checkpoint, even then"
-    monkeypatch.setattr(RunFolder, 'rotate', lambda *args, **kwargs: throw(PermissionError(1, 'Operation not permitted')))
+    monkeypatch.setattr(charrnn_fa.checkpoint.writer, 'rotate', lambda *args, **kwargs: throw(PermissionError(1, 'Operation not permitted')))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         small(tmp_path, short, 5).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4))

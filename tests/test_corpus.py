@@ -1,7 +1,6 @@
-"Texts from everywhere: real files, a real web server, both shapes of gdown"
+"Texts from everywhere: real files, a real web server, one that stands for Drive"
 import gzip
 import hashlib
-import os
 import socket
 import subprocess
 import sys
@@ -191,99 +190,156 @@ def test_file_put_there_by_hand(home, monkeypatch):
 ID = '1A2b3C4d5E6f7G8h9I0jKlMnOpQrStUvW'
 
 
-def fake_gdown(monkeypatch, version, body=BODY, fails=None, url=None):
-    "gdown as it is called: keywords only; 5 knows no time limit, 6 passes one on, None included; `url` is asked for the body if given"
-    def get(output, **timeout):
-        if fails == 'none': return None
-        if fails: raise fails
-        with open(f'{output}x.part', 'wb') as f:
-            f.write(b''.join(requests.session().get(url, stream=True, verify=True, **timeout).iter_content(100)) if url else body)
-        os.replace(f'{output}x.part', output)
-        return output
-    def download5(url=None, output=None, quiet=False, proxy=None, speed=None, use_cookies=True, verify=True, id=None, fuzzy=False, resume=False,
-                  format=None, user_agent=None, log_messages=None):
-        assert id == ID and not use_cookies
-        return get(output)
-    def download6(url=None, output=None, quiet=False, proxy=None, speed=None, use_cookies=True, verify=True, id=None, resume=False, format=None,
-                  user_agent=None, log_messages=None, progress=None, skip_download=False, cookies_file=None, hasher=None, timeout=None, retries=0, cancel=None):
-        assert id == ID and not use_cookies
-        return get(output, timeout=timeout)
-    m = types.ModuleType('gdown')
-    m.download = download5 if version == 5 else download6
-    monkeypatch.setitem(sys.modules, 'gdown', m)
-
-
-@pytest.mark.parametrize('version', [5, 6])
-@pytest.mark.parametrize('link', [f'https://drive.google.com/file/d/{ID}/view?usp=sharing', ID])
-def test_drive(home, monkeypatch, version, link):
-    fake_gdown(monkeypatch, version)
-    assert load_corpus(link, progress=False) == BODY.decode()
-
-
-@pytest.mark.parametrize('fails', ['none', Exception('Cannot retrieve the public link of the file.\nmore')])
-def test_drive_refuses(home, monkeypatch, fails):
-    fake_gdown(monkeypatch, 5, fails=fails)
-    with pytest.raises(CorpusError, match='Drive did not give the file.*browser'): load_corpus(ID, progress=False)
-
-
-@pytest.mark.parametrize('version', [5, 6])
-def test_stalled_drive(server, home, monkeypatch, version):
-    monkeypatch.setattr(charrnn_fa.text.download, '_patience', (4, 0.2))
-    server.answers['/a.txt'] = stall
-    fake_gdown(monkeypatch, version, url=f'{server.url}/a.txt')
-    request = requests.Session.request
-    with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(ID, progress=False)
-    assert len(server.asked) == 3 and list(home.iterdir()) == []
-    assert requests.Session.request is request                       # the limit is gone with the call
-
-
-@pytest.mark.parametrize('version', [5, 6])
-def test_drive_refuses_connections(home, monkeypatch, version):
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    fake_gdown(monkeypatch, version, url=f'http://127.0.0.1:{port}/a.txt')
-    t = time.perf_counter()
-    with pytest.raises(CorpusError, match='no connection.*browser'): load_corpus(ID, progress=False)
-    assert time.perf_counter() - t < 15
-
-
 @pytest.fixture
 def drive(server, monkeypatch):
-    "The installed gdown, with every request that it makes sent to `server`"
+    "Every request to a host of Drive is sent to `server`"
     real = requests.adapters.HTTPAdapter.send
     def to_server(self, request, **kwargs):
-        request.url = server.url + urlsplit(request.url).path
-        return real(self, request, **kwargs)
+        assert urlsplit(request.url).hostname in ('drive.google.com', 'docs.google.com', 'drive.usercontent.google.com')
+        asked,request.url = request.url,server.url + urlsplit(request.url)._replace(scheme='', netloc='').geturl()
+        try: return real(self, request, **kwargs)
+        finally: request.url = asked                                  # whose cookies these are
     monkeypatch.setattr(requests.adapters.HTTPAdapter, 'send', to_server)
     return server
 
 
 FILE = dict(Content_Type='text/plain', Content_Disposition='attachment; filename="a.txt"')
+FORM = (f'<!DOCTYPE html><html><body>\n<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">'
+        f'<input type="hidden" name="id" value="{ID}"><input type="hidden" name="export" value="download">'
+        '<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="12-34"></form></body></html>')
+LINK = f'<html>\n<a id="uc-download-link" href="/uc?export=download&amp;confirm=x1&amp;id={ID}">Download anyway</a>\n</html>'
 
 
-def test_real_gdown(drive, home):
+def page(text, **headers): return lambda h: send(h, 200, gzip.compress(text.encode()), Content_Type='text/html; charset=utf-8', Content_Encoding='gzip', **headers)
+
+
+@pytest.mark.parametrize('link', [f'https://drive.google.com/file/d/{ID}/view?usp=sharing', ID])
+def test_drive(drive, home, link):
     drive.answers['/uc'] = lambda h: send(h, 200, BODY, **FILE)
+    assert load_corpus(link, progress=False) == BODY.decode()
+    assert load_corpus(link, progress=False) == BODY.decode()
+    assert drive.asked == [f'/uc?id={ID}']
+
+
+def test_drive_compressed(drive, home):
+    drive.answers['/uc'] = lambda h: send(h, 200, gzip.compress(BODY), Content_Encoding='gzip', **FILE)
     assert load_corpus(ID, progress=False) == BODY.decode()
 
 
-def test_real_gdown_stalls(drive, home, monkeypatch):
-    monkeypatch.setattr(charrnn_fa.text.download, '_patience', (4, 0.2))
-    drive.answers['/uc'] = lambda h: stall(h, **FILE)
-    with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(ID, progress=False)
-    assert len(drive.asked) == 3 and list(home.iterdir()) == []
+def test_drive_asks_for_a_confirmation(drive, home):
+    "A large file: a page with a form, which leads to the file"
+    drive.answers['/uc'] = page(FORM)
+    drive.answers['/download'] = lambda h: send(h, 200, BODY, **FILE)
+    assert load_corpus(ID, progress=False) == BODY.decode()
+    assert drive.asked == [f'/uc?id={ID}', f'/download?id={ID}&export=download&confirm=t&uuid=12-34']
 
 
-def test_real_gdown_cut_short(drive, home):
-    drive.answers['/uc'] = lambda h: send(h, 200, BODY[:500], **{**FILE, 'Content_Length': len(BODY)})
-    with pytest.raises(CorpusError, match='whole|incomplete'): load_corpus(ID, progress=False)
+def test_drive_confirms_by_a_cookie(drive, home):
+    "The older page: a link, and a cookie that must come back with it"
+    def uc(h):
+        if 'confirm' not in h.path: return page(LINK, Set_Cookie='download_warning=x1; Domain=.google.com; Path=/')(h)
+        cookies.append(h.headers['Cookie'])
+        send(h, 200, BODY, **FILE)
+    cookies = []
+    drive.answers['/uc'] = uc
+    assert load_corpus(ID, progress=False) == BODY.decode()
+    assert cookies == ['download_warning=x1']
+
+
+def test_drive_asks_without_end(drive, home, monkeypatch):
+    monkeypatch.setattr(time, 'sleep', lambda s: None)
+    drive.answers['/uc'] = drive.answers['/download'] = page(FORM)
+    with pytest.raises(CorpusError, match='Drive did not give the file.*after another.*browser'): load_corpus(ID, progress=False)
+    assert len(drive.asked) == 3*4 and list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize('text', ['<p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently.</p>', '<html>Sign in</html>',
+                                  '<form id="download-form"></form>', '', '\0'])
+def test_drive_refuses(drive, home, monkeypatch, text):
+    monkeypatch.setattr(time, 'sleep', lambda s: None)
+    drive.answers['/uc'] = page(text)
+    with pytest.raises(CorpusError, match='Drive did not give the file.*browser'): load_corpus(ID, progress=False)
     assert list(home.iterdir()) == []
 
 
-def test_real_gdown_before_an_answer(drive, home, monkeypatch):
+def test_gdown_that_cannot_read_the_page(drive, home, monkeypatch):
+    "The function is not in gdown's documentation: one day it may be gone"
+    monkeypatch.setattr(time, 'sleep', lambda s: None)
+    monkeypatch.setitem(sys.modules, 'gdown.download', types.ModuleType('gdown.download'))
+    drive.answers['/uc'] = page(FORM)
+    with pytest.raises(CorpusError, match='version of gdown.*browser'): load_corpus(ID, progress=False)
+
+
+@pytest.mark.parametrize('status', [404, 500, 206])
+def test_drive_answers_with_an_error(drive, home, monkeypatch, status):
+    monkeypatch.setattr(time, 'sleep', lambda s: None)
+    drive.answers['/uc'] = lambda h: send(h, status, BODY, **FILE)
+    with pytest.raises(CorpusError, match=f'answered {status}.*browser'): load_corpus(ID, progress=False)
+
+
+def silent(handler): time.sleep(3)
+
+
+@pytest.mark.parametrize('answer', [lambda h: stall(h, **FILE), lambda h: stall(h, FORM.encode()*9), silent])
+@pytest.mark.parametrize('confirmed', [False, True])
+def test_stalled_drive(drive, home, monkeypatch, answer, confirmed):
+    "In the file, in a page or before any answer: each of three tries ends with the patience, whatever gdown is installed"
     monkeypatch.setattr(charrnn_fa.text.download, '_patience', (4, 0.2))
-    drive.answers['/uc'] = lambda h: time.sleep(3)
+    drive.answers['/uc'],drive.answers['/download'] = (page(FORM), answer) if confirmed else (answer, None)
+    t = time.perf_counter()
     with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(ID, progress=False)
+    assert time.perf_counter() - t < 9                                # three tries of 0.2 s and pauses of 3 s; 12 s if the server's own end were waited for
+    assert len(drive.asked) == 3*(1+confirmed) and list(home.iterdir()) == []
+
+
+def test_drive_refuses_connections(home, monkeypatch):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    real = requests.adapters.HTTPAdapter.send
+    def nowhere(self, request, **kwargs):
+        request.url = f'http://127.0.0.1:{port}/a.txt'
+        return real(self, request, **kwargs)
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, 'send', nowhere)
+    t = time.perf_counter()
+    with pytest.raises(CorpusError, match='no connection.*browser'): load_corpus(ID, progress=False)
+    assert time.perf_counter() - t < 15
+
+
+def test_drive_cut_short(drive, home):
+    drive.answers['/uc'] = lambda h: send(h, 200, BODY[:500], **{**FILE, 'Content_Length': len(BODY)})
+    with pytest.raises(CorpusError, match='before the file was whole'): load_corpus(ID, progress=False)
+    assert list(home.iterdir()) == []
+
+
+def library():
+    "What the whole process shares of requests and of what lies under it"
+    import http.client
+    import logging
+    import urllib3
+    shared = [requests, requests.api, requests.sessions, requests.Session, requests.adapters, requests.adapters.HTTPAdapter, urllib3.HTTPConnectionPool,
+              urllib3.HTTPResponse, urllib3.Timeout, http.client.HTTPConnection, http.client.HTTPResponse, socket]
+    levels = {k: o.level for k,o in logging.root.manager.loggerDict.items() if isinstance(o, logging.Logger)}
+    return [dict(vars(o)) for o in shared], socket.getdefaulttimeout(), levels
+
+
+@pytest.mark.parametrize('where', ['web', 'drive'])
+def test_libraries_stay_as_they_are(request, home, where):
+    "Seen by the server, a thread of this process, while the download waits for it: nothing is changed for others, not even for the time of a download"
+    def look(h):
+        seen.append((library(), requests.Session.request))
+        send(h, 200, BODY, **FILE)
+    seen,server,url = [],request.getfixturevalue('server'),ID
+    if where == 'drive':
+        request.getfixturevalue('drive')                              # changes `HTTPAdapter.send`: a part of what was there before
+        server.answers['/uc'],server.answers['/download'] = page(FORM),look
+    else: server.answers['/a.txt'],url = look,f'{server.url}/a.txt'
+    __import__('gdown')
+    before = library()
+    assert load_corpus(url, progress=False) == BODY.decode()
+    assert [o[1] for o in seen] == [requests.Session.request]
+    assert seen[0][0] == before == library()
+    assert requests.Session.request.__module__ == 'requests.sessions'
 
 
 @pytest.mark.parametrize('sample, encoding, at', [

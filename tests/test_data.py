@@ -140,6 +140,34 @@ def test_state_dict(dls):
     assert dl.state_dict() == other.state_dict() == dict(seed=7, epoch=1, batch=0)
 
 
+@pytest.mark.parametrize('batch', [0, 1, 5])
+def test_go_to_is_a_state_with_another_batch(dls, batch):
+    dl = dls.train
+    for _ in dl: pass
+    other = dl.new(shuffle=True)
+    other.load_state_dict({**dl.state_dict(), 'batch':batch})
+    dl.go_to(batch)
+    assert dl.state_dict() == other.state_dict() == dict(seed=7, epoch=1, batch=batch)
+    got = [x for x,_ in dl]
+    assert len(got) == len(dl)-batch and all(torch.equal(a, b) for a,(b,_) in zip(got, other, strict=True))
+    assert len(list(dl)) == len(dl)                                # the pass after it is whole again
+
+
+def test_go_to_the_end_of_an_epoch(dls):
+    dl = dls.train
+    dl.go_to(len(dl))
+    assert list(dl) == [] and dl.state_dict() == dict(seed=7, epoch=1, batch=0)
+
+
+@pytest.mark.parametrize('shuffle', [True, False])
+def test_batch_size_is_bs(shuffle):
+    "PyTorch's name for it, which fastai's loaders take; the streams must be as many as the rows"
+    ids = torch.arange(200)
+    a,b = (CharDL([(ids,)], seq_len=5, shuffle=shuffle, seed=1, **kw) for kw in (dict(bs=4), dict(batch_size=4)))
+    assert all(torch.equal(x, y) for (x,_),(y,_) in zip(a, b, strict=True))
+    with pytest.raises(CharRNNError, match='at least 1'): CharDL([(ids,)], batch_size=0)
+
+
 def test_global_random_numbers_stay(text):
     import random
     before = random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist()
@@ -191,6 +219,14 @@ def test_from_files(folder, text):
     assert dls.vocab.textify(dls.train.ids) == '§'.join(text[i*1000:(i+1)*1000] for i in range(3))
     dls = CharDataLoaders.from_files([folder/'0.txt'], bs=4, seq_len=16, device='cpu')
     assert len(dls.valid.ids) == 100
+
+
+@pytest.mark.parametrize('pct', [0, 1, 10, -.1])
+def test_share_of_files(folder, pct):
+    "A share that is none is refused for files as it is for a text"
+    with pytest.raises(CharRNNError, match='between 0 and 1'): CharDataLoaders.from_files(folder, valid_pct=pct, device='cpu')
+    dls = CharDataLoaders.from_files(folder, splitter=FuncSplitter(lambda o: o.name == '1.txt'), valid_pct=pct, bs=4, seq_len=16, device='cpu')
+    assert len(dls.valid.ids) == 1000                                # a splitter does not look at it
 
 
 def test_show_and_decode(dls, text, capsys):

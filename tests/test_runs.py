@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from charrnn_fa.run.files import RunError, write_whole
 from charrnn_fa.run.model import Run, load_run, save_run, weights_sha256
+from charrnn_fa.store.retain import rotate
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_rotation_without_the_newest(run):
     "Somebody has removed its data: nothing goes, and the sentence says why"
     for s in 1020, 1030, 1040: newest = run.save({'w':torch.ones(2)}, {}, step=s, epoch=1)
     (run.path/newest['file']).unlink()
-    with pytest.raises(RunError, match='step-00001040.* is missing'): run.rotate(2)
+    with pytest.raises(RunError, match='step-00001040.* is missing'): rotate(run, 2)
     assert len(run.checkpoints()) == 4
 
 

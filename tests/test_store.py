@@ -21,7 +21,8 @@ import torch
 from fastai.callback.core import Callback
 from faultfs import DriveMount
 
-from charrnn_fa.store import locate, mirror, mount, threads
+from charrnn_fa.checkpoint import writer
+from charrnn_fa.store import lease, locate, mount, threads
 from charrnn_fa.run import files
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.core import CharRNNError
@@ -31,7 +32,7 @@ from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.learner import char_learner
 from charrnn_fa.store.mirror import Mirror
 from charrnn_fa.store.locate import Place
-from charrnn_fa.run.records import owner_name, owner_record
+from charrnn_fa.store.lease import owner_name, owner_record
 from charrnn_fa.store.mount import MountStore, StoreError, follow, mount_of
 from charrnn_fa.store.threads import abandoned
 from machine import ended, machine, until
@@ -89,7 +90,7 @@ def fit(fresh, alone, home):
 def hasty(monkeypatch):
     monkeypatch.setattr(Mirror, 'first_retry', 0.05)
     monkeypatch.setattr(MountStore, 'beat', 0.3)
-    monkeypatch.setattr(locate, 'silent', 1)
+    monkeypatch.setattr(lease, 'silent', 1)
     monkeypatch.setattr(locate, 'patience', 0.1)
     yield
     threads._waiting.clear()
@@ -387,11 +388,8 @@ def test_slow_writes_and_late_uploads(drive, fit, tmp_path, capsys, monkeypatch)
 
 
 def test_old_ones_here_that_cannot_go_do_not_hold_up_the_copies(drive, fit, monkeypatch):
-    real = RunFolder.rotate
-    def rotate(self, *args, **kwargs):
-        if str(drive.mountpoint) not in str(self.path): raise PermissionError(1, 'Operation not permitted')
-        return real(self, *args, **kwargs)
-    monkeypatch.setattr(RunFolder, 'rotate', rotate)
+    def rotate(*args, **kwargs): raise PermissionError(1, 'Operation not permitted')
+    monkeypatch.setattr(writer, 'rotate', rotate)
     learn = fit(drive.where)
     assert len(learn.told) == 1 and 'Operation not permitted' in learn.told[0] and RunFolder(drive.there).finished
 
@@ -692,7 +690,7 @@ def test_a_copy_that_goes_before_it_is_uploaded(drive, fit, which):
     "Somebody removes the newest file while the cloud does not have it yet: it is copied again"
     drive.control(uncommitted=True)
     def gone(ckpt):
-        (drive.there/ckpt.saver.mirror.record['newest']).with_suffix(which).unlink()
+        (drive.there/ckpt.saver.mirror.lease.record['newest']).with_suffix(which).unlink()
         until(lambda: ckpt.saver.mirror.trouble, what='the trouble')
         until(lambda: not ckpt.saver.mirror.pending, what='the second copy')
         assert steps(drive.there)[0] == 50
@@ -903,7 +901,7 @@ def test_an_owner_whose_clock_is_slow(drive, fit, tmp_path, monkeypatch):
     "Four times as long ago as it takes to be dead, by its own clock, but alive: seen by its signs"
     slow,real = {o: lambda _: time.sleep(0.1) for o in range(12, 58)},time.time
     def owner():
-        mirror.time.time = lambda: real()-4
+        time.time = lambda: real()-4
         fit(drive.where, slow)
     pid = machine(tmp_path/'a', owner, tmp_path/'log')
     until(lambda: brought(drive.there))
@@ -997,7 +995,7 @@ def test_old_owner_does_not_remove_the_new_one(drive, fit):
         m = ckpt.saver.mirror
         other = owner_record(ckpt.folder.id, 'deadbeef', 1, [10], beat=1)
         m.store.write(owner_name(other), [pack_json(other)])
-        m._beat()
+        m.lease.beat()
     learn = fit(drive.where, {15: taken})
     assert len(learn.told) == 1 and 'taken over' in learn.told[0]
     assert RunFolder(drive.there).owner()['token'] == 'deadbeef' and steps(drive.there) == [10, 0]
@@ -1010,7 +1008,7 @@ def test_clocks_that_jump(drive, fit, lost, monkeypatch):
     lost(35)
     for i,o in enumerate(sorted(drive.there.iterdir())): os.utime(o, (10**9-i, 10**9-i))
     real,shift = time.time,[-86400]
-    for o in locate.time,mirror.time: monkeypatch.setattr(o, 'time', lambda: real()+shift[0])
+    monkeypatch.setattr(time, 'time', lambda: real()+shift[0])
     t = time.monotonic()
     learn = fit(drive.where, {40: lambda _: shift.__setitem__(0, 86400)}, seed=None)
     assert time.monotonic()-t < 9 and not learn.told

@@ -16,7 +16,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 
-from charrnn_fa.store import locate
+from charrnn_fa.store import lease
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.text.data import CharDataLoaders
@@ -143,7 +143,7 @@ def fit(learn, where, cbs=(), n_epoch=3, **kwargs):
     return learn
 
 
-def steps_at(store): return [m['step'] for m in Remote(store).manifests()]
+def steps_at(store): return [m['step'] for m in Remote(store).checkpoints()]
 
 
 def test_the_machine_is_lost_and_the_bucket_brings_the_run_back(s3, url, fresh, same, tmp_path, monkeypatch, capfd):
@@ -153,13 +153,13 @@ def test_the_machine_is_lost_and_the_bucket_brings_the_run_back(s3, url, fresh, 
     assert ended(machine(tmp_path/'a', lambda: fit(fresh(), where, [At(settle, *range(5, 75, 10)), At(killed, 75)], **s3.options))) == -signal.SIGKILL
     assert steps_at(store) == [70, 60, 50]                                          # rotation: three stay
     shutil.rmtree(tmp_path/'a')
-    monkeypatch.setattr(locate, 'silent', 1); monkeypatch.setattr(UrlStore, 'beat', 0.3)
+    monkeypatch.setattr(lease, 'silent', 1); monkeypatch.setattr(UrlStore, 'beat', 0.3)
     monkeypatch.setenv('CHARRNN_HOME', str(tmp_path/'b'))
     again = fit(fresh(None), where, quiet=False, **s3.options)
     out = capfd.readouterr().out
     assert 'goes on after step 70' in out and f'in {url}, uploaded' in out
     assert same(alone, again) and torch.equal(torch.stack(alone.recorder.losses), torch.stack(again.recorder.losses))
-    assert Remote(store).manifests()[0]['finished'] and len(steps_at(store)) == 3
+    assert Remote(store).checkpoints()[0]['finished'] and len(steps_at(store)) == 3
     names = store.names()
     assert len([o for o in names if o.startswith('owner-')]) == 1 and not [o for o in names if o.startswith('.')] and len(names) == 2*3+3
 
@@ -169,7 +169,7 @@ def test_the_machine_is_lost_and_the_bucket_brings_the_run_back(s3, url, fresh, 
     assert same(alone, third)
     more = fit(third, where, n_epoch=1, **s3.options)
     alone.fit_one_cycle(1, 1e-2)
-    assert same(alone, more) and Remote(UrlStore(f'{where}/2', **s3.options)).manifests()[0]['finished']
+    assert same(alone, more) and Remote(UrlStore(f'{where}/2', **s3.options)).checkpoints()[0]['finished']
 
 
 @pytest.mark.parametrize('scheme', ['memory', 'file'])
@@ -213,7 +213,7 @@ def test_the_server_goes_away_and_comes_back(how, s3, url, fresh, same, home, mo
     told = [str(w.message) for w in ws if issubclass(w.category, RunWarning)]
     assert len(told) == 1 and 'does not take copies' in told[0] and 'is back' in capfd.readouterr().out, told
     assert same(alone, learn) and 'local' in seen['states']
-    m = Remote(store).manifests()[0]
+    m = Remote(store).checkpoints()[0]
     assert m['finished'] and learn.ckpt.states()[m['file']] == 'uploaded'
 
 
@@ -241,7 +241,7 @@ def test_a_slow_store_gets_whole_copies(memory, fresh, home, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error', RunWarning)
         learn = fit(fresh(), url, [At(lambda l: l.ckpt.saver.writer.wait(20), *range(1, 999))], steps=2, keep=2)
-    cs = Remote(UrlStore(url)).manifests()
+    cs = Remote(UrlStore(url)).checkpoints()
     assert cs[0]['finished'] and len(cs) == 2
     assert len(RunFolder(learn.ckpt.place.path).checkpoints()) <= 4
 
@@ -254,9 +254,9 @@ def test_a_server_that_is_away_at_the_end_does_not_hold_up_fit(s3, url, fresh, h
     with pytest.warns(RunWarning, match='does not take copies'): fit(fresh(), url, [At(gone, 75)], wait=3, **s3.options)
     assert time.monotonic()-t < 40
     s3.start()
-    assert Remote(UrlStore(url, **s3.options)).manifests()[0]['finished'] is False
+    assert Remote(UrlStore(url, **s3.options)).checkpoints()[0]['finished'] is False
     fit(fresh(None), url, **s3.options)                                             # the same cell again
-    assert Remote(UrlStore(url, **s3.options)).manifests()[0]['finished']
+    assert Remote(UrlStore(url, **s3.options)).checkpoints()[0]['finished']
 
 
 @pytest.fixture
@@ -319,7 +319,7 @@ def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
     "The second is refused while the first is alive; one that is silent is overridden, and keeps its copies to itself"
     alone = fresh()
     alone.fit_one_cycle(3, 1e-2)
-    monkeypatch.setattr(locate, 'silent', 2); monkeypatch.setattr(UrlStore, 'beat', 0.3)
+    monkeypatch.setattr(lease, 'silent', 2); monkeypatch.setattr(UrlStore, 'beat', 0.3)
     where,store,log = url,UrlStore(url, **s3.options),tmp_path/'log'
     slow = At(lambda l: (tmp_path/'go').exists() or time.sleep(0.2), *range(12, 10_000))
     first = machine(tmp_path/'a', lambda: fit(fresh(), where, [slow, At(settle, 20)], quiet=False, **s3.options), log)
@@ -331,7 +331,7 @@ def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
         t = time.monotonic()
         second = fit(fresh(None), where, **s3.options)
         assert time.monotonic()-t > 2 and same(alone, second)
-        newest = Remote(store).manifests()[0]
+        newest = Remote(store).checkpoints()[0]
         assert newest['finished'] and newest['generation'] == 1 and newest['resumes']
         there = s3.objects(tmp_path.name)
         (tmp_path/'go').touch()
@@ -345,7 +345,7 @@ def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
     assert 'another process has taken over the run' in log.read_text()
     now = s3.objects(tmp_path.name)                                                  # at most the copy that it was busy with has come after
     assert there.items() <= now.items() and len([o for o in now.keys() - there.keys() if o.endswith('.json')]) <= 2
-    assert Remote(store).manifests()[0] == newest and Remote(store).owner()['generation'] == 1
+    assert Remote(store).checkpoints()[0] == newest and Remote(store).owner()['generation'] == 1
 
 
 def test_missing_back_end(fresh, home, monkeypatch):

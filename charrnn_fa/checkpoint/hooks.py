@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 
-# %% ../../nbs/77_checkpoint.hooks.ipynb #f5d13b0f
+# %% ../../nbs/77_checkpoint.hooks.ipynb #c2a00092
 @contextmanager
 def _telling(f):
     "Call `f` if an error is on its way out"
@@ -20,6 +20,7 @@ def _telling(f):
         f()
         raise
 
+# %% ../../nbs/77_checkpoint.hooks.ipynb #90dad192
 class Guard:
     "Leaves out the first epochs of a fit, and tells of the end of each epoch, of errors, and of best models"
     def __init__(self,
@@ -30,46 +31,64 @@ class Guard:
         own:bool, # A `CharLearner`, which begins anywhere, and tells of errors in the events of a fit itself
         order:float=0, # Of the callback that is in its `before_fit`; later ones have theirs before them
     ):
-        self.learn,self.followed,self.starting = learn,[],[]
-        with_events,call_one = learn._with_events,learn._call_one
-        def _with_events(f, event_type, ex, final=noop):
-            if event_type != 'epoch': return with_events(f, event_type, ex, final)
-            self._started()
-            if learn.epoch < first: return
-            with _telling(after_error): with_events(f, event_type, ex, final)
-            after_epoch()
-        def _call_one(event_name):
-            with _telling(after_error if event_name in ('after_cancel_fit', 'after_fit') else noop): call_one(event_name)
-        learn._with_events = _with_events
+        self.learn,self.first = learn,first
+        self.after_epoch,self.after_error = after_epoch,after_error
+        self.followed = [] # callbacks whose `_save` is replaced
+        self.starting = [] # callbacks that have their `before_fit` before them, and what stood in its place
+        self.with_events,self.call_one = learn._with_events,learn._call_one
+        learn._with_events = self._epoch_events
         if own: return
-        learn._call_one = _call_one
+        learn._call_one = self._one_event
         for cb in learn.cbs:
-            if cb.order > order and (f := getattr(cb, 'before_fit', None)): self._watch(cb, f, after_error)
+            if cb.order > order and hasattr(cb, 'before_fit'): self._watch(cb)
 
-    def _watch(self, cb, f, after_error):
-        def before_fit():
-            with _telling(after_error): f()
-        self.starting.append((cb, vars(cb).get('before_fit')))
-        vars(cb)['before_fit'] = before_fit
+# %% ../../nbs/77_checkpoint.hooks.ipynb #f22063ee
+@patch
+def _epoch_events(self:Guard, f, event_type, ex, final=noop):
+    if event_type != 'epoch': return self.with_events(f, event_type, ex, final)
+    self._started()
+    if self.learn.epoch < self.first: return
+    with _telling(self.after_error): self.with_events(f, event_type, ex, final)
+    self.after_epoch()
 
-    def _started(self):
-        "All have had their `before_fit`"
-        while self.starting:
-            cb,had = self.starting.pop()
-            if had: vars(cb)['before_fit'] = had
-            else: del vars(cb)['before_fit']
+@patch
+def _one_event(self:Guard, event_name):
+    with _telling(self.after_error if event_name in ('after_cancel_fit', 'after_fit') else noop): self.call_one(event_name)
 
-    def follow(self, cb:SaveModelCallback, f):
-        "Call `f` whenever `cb` has saved"
-        save = cb._save # another guard may stand around it
-        def _save(name):
-            save(name)
-            f()
-        vars(cb)['_save'] = _save
-        self.followed.append(cb)
+# %% ../../nbs/77_checkpoint.hooks.ipynb #071a1aa7
+@patch
+def _watch(self:Guard, cb):
+    before_fit = cb.before_fit
+    def watched():
+        with _telling(self.after_error): before_fit()
+    self.starting.append((cb, vars(cb).get('before_fit')))
+    vars(cb)['before_fit'] = watched
 
-    def remove(self):
-        "Bring the replaced methods back"
-        self._started()
-        for k in '_with_events','_call_one': vars(self.learn).pop(k, None)
-        for cb in self.followed: vars(cb).pop('_save', None)
+@patch
+def _started(self:Guard):
+    "All have had their `before_fit`"
+    while self.starting:
+        cb,had = self.starting.pop()
+        if had: vars(cb)['before_fit'] = had
+        else: del vars(cb)['before_fit']
+
+# %% ../../nbs/77_checkpoint.hooks.ipynb #03021528
+@patch
+def follow(self:Guard,
+    cb:SaveModelCallback, # In this fit
+    f, # Called whenever it has saved
+):
+    "Call `f` whenever `cb` has saved"
+    save = cb._save
+    def _save(name):
+        save(name)
+        f()
+    vars(cb)['_save'] = _save
+    self.followed.append(cb)
+
+@patch
+def remove(self:Guard):
+    "Bring the replaced methods back"
+    self._started()
+    for k in '_with_events','_call_one': vars(self.learn).pop(k, None)
+    for cb in self.followed: vars(cb).pop('_save', None)

@@ -9,10 +9,11 @@ __all__ = ['Log']
 import time, warnings
 from contextlib import suppress
 from pathlib import Path
-from ..callback.progress import Pace, epoch_line
+from fastcore.basics import patch
+from ..callback.progress import Pace, epoch_line, say
 from ..run.files import RunWarning
 
-# %% ../../nbs/74_checkpoint.log.ipynb #916a8a04
+# %% ../../nbs/74_checkpoint.log.ipynb #f45e5678
 class Log:
     "Says things, and notes them in a file"
     def __init__(self,
@@ -20,44 +21,68 @@ class Log:
         seconds:float=10, # Between lines in the file that say how far the fit is
     ):
         self.quiet,self.pace = quiet,Pace(seconds)
-        self.file,self.early = None,[] # lines from before there is a file
-
-    def open(self, folder):
-        "Append to the file in `folder` from now on; what has been noted before comes first"
-        with suppress(OSError): self.file = open(Path(folder)/'log.txt', 'a', buffering=1, encoding='utf-8', errors='replace')
-        early,self.early = self.early or [],None
-        for o in early: self._write(o)
-
-    def note(self, s):
-        "Write into the file only"
-        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {s}\n"
-        self._write(line) if self.early is None else self.early.append(line)
-
-    def _write(self, line):
-        with suppress(OSError): # a full disk must not stop a fit
-            if self.file: self.file.write(line)
-
-    def say(self, s):
-        "Print, unless `quiet`, and write into the file"
-        if not self.quiet: print(s)
-        self.note(s)
-
-    def warn(self, s):
-        "Warn, as often as it comes up: `warnings.warn` would show the same words once"
-        self.note(s)
-        try: warnings.warn_explicit(s, RunWarning, 'charrnn_fa', 1, module=__name__)
-        except RunWarning as e: print(e) # warnings are errors here, but this is none
-
-    def batch(self, learn):
-        "Note how far a fit is, if it is time"
-        if self.pace.due(learn): self.note(self.pace.line(learn))
-
-    def epoch(self, learn):
-        "Note what came out of an epoch"
-        if hasattr(learn, 'recorder'): self.note(epoch_line(learn))
-
-    def close(self):
-        "No more goes into the file"
-        if self.file:
-            with suppress(OSError): self.file.close()
         self.file = None
+        self.early = [] # lines from before there is a file
+
+@patch
+def open(self:Log,
+    folder, # In which `log.txt` is to be
+):
+    "Append to the file in `folder` from now on; what has been noted before comes first"
+    with suppress(OSError): self.file = (Path(folder)/'log.txt').open('a', buffering=1, encoding='utf-8', errors='replace')
+    early,self.early = self.early or [],None
+    for o in early: self._write(o)
+
+# %% ../../nbs/74_checkpoint.log.ipynb #e513e7b2
+@patch
+def note(self:Log,
+    s:str, # A line
+):
+    "Write into the file only"
+    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {s}\n"
+    self._write(line) if self.early is None else self.early.append(line)
+
+@patch
+def _write(self:Log, line):
+    with suppress(OSError):
+        if self.file: self.file.write(line)
+
+@patch
+def close(self:Log):
+    "No more goes into the file"
+    if self.file:
+        with suppress(OSError): self.file.close()
+    self.file = None
+
+# %% ../../nbs/74_checkpoint.log.ipynb #28ed88ba
+@patch
+def say(self:Log,
+    s:str, # A sentence
+):
+    "Print above any bar, unless `quiet`, and write into the file"
+    if not self.quiet: say(s)
+    self.note(s)
+
+@patch
+def warn(self:Log,
+    s:str, # A sentence
+):
+    "Warn, as often as it comes up, and write into the file"
+    self.note(s)
+    try: warnings.warn_explicit(s, RunWarning, 'charrnn_fa', 1, module=__name__)
+    except RunWarning as e: print(e) # warnings are errors here, but this is none
+
+# %% ../../nbs/74_checkpoint.log.ipynb #fecd6214
+@patch
+def batch(self:Log,
+    learn, # In a fit
+):
+    "Note how far a fit is, if it is time"
+    if self.pace.due(learn): self.note(self.pace.line(learn))
+
+@patch
+def epoch(self:Log,
+    learn, # At the end of an epoch
+):
+    "Note what came out of an epoch"
+    if hasattr(learn, 'recorder'): self.note(epoch_line(learn))

@@ -6,18 +6,24 @@
 __all__ = ['Saver']
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #422fe264
-import errno
 from collections import deque
 from contextlib import suppress
+from fastcore.basics import patch, store_attr
 from ..core import reason
 from ..run.files import RunError
 from ..store.threads import Worker, with_deadline
 from ..store.mirror import Mirror
+from ..store.retain import is_full, rotate
 from .log import Log
 
-# %% ../../nbs/75_checkpoint.writer.ipynb #c741b590
+# %% ../../nbs/75_checkpoint.writer.ipynb #af51258a
 class Saver:
     "Brings snapshots to a run folder and its store, and keeps what a person should be told"
+    mirror = None
+    trouble = None # why the last save failed
+    untidy = None # why old checkpoints could not be removed
+    hurry = False # is somebody waiting?
+    final = False # is it the end of the run that is being saved?
     def __init__(self,
         folder, # `RunFolder` on this machine
         store, # Where the copies go, or None
@@ -27,75 +33,108 @@ class Saver:
         max_bytes:float=float('inf'), # And fewer, but two, if they have more
         trouble:str=None, # Of the store, if it has been told
     ):
-        self.folder,self.store,self.keep,self.max_bytes,self.log = folder,store,keep,max_bytes,log
-        self.told,self.news = deque(),deque()
-        self.trouble = self.untidy = None # the last save failed; old ones could not be removed
-        self.hurry = self.final = False
+        store_attr('folder,store,log,keep,max_bytes')
+        self.told = deque() # warnings
+        self.news = deque()
         self.writer = Worker(self._write)
-        self.mirror = None if store is None else Mirror(folder, store, record, keep, max_bytes, self.told.append, self._pause, self.news.append, trouble)
+        if store: self.mirror = Mirror(folder, store, record, keep, max_bytes, self.told.append, self._pause, self.news.append, trouble)
 
     def _pause(self): return 0 if self.hurry else 4
 
-    def give(self, job):
-        "Leave a snapshot to be written; one that waits is replaced"
-        self.writer.give(job)
+# %% ../../nbs/75_checkpoint.writer.ipynb #70ff1fcf
+@patch
+def give(self:Saver,
+    job:tuple, # Tensors, what JSON can hold, and the fields of the manifest
+):
+    "Leave a snapshot to be written; one that waits is replaced"
+    self.writer.give(job)
 
-    def complain(self, what, e):
-        "Something could not be saved"
-        if not self.trouble: self.told.append(f"{what}: " + ("the end of the run is not stored." if self.final else "training goes on, and the next save is tried again."))
-        self.trouble = e
+# %% ../../nbs/75_checkpoint.writer.ipynb #85fe6364
+@patch
+def complain(self:Saver,
+    what:str, # For a person
+    e, # The error
+):
+    "Something could not be saved"
+    then = "the end of the run is not stored." if self.final else "training goes on, and the next save is tried again."
+    if not self.trouble: self.told.append(f"{what}: {then}")
+    self.trouble = e
 
-    def _write(self, job):
-        "In the writer's thread"
-        ts,meta,fields = job
-        try:
-            try: m = self.folder.save(ts, meta, self._pause, **fields)
-            except RunError as e:
-                if not isinstance(e.__cause__, OSError) or e.__cause__.errno not in (errno.ENOSPC, errno.EDQUOT): raise
-                self.folder.rotate(2) # an old checkpoint makes room
-                m = self.folder.save(ts, meta, self._pause, **fields)
-        except Exception as e: return self.complain(reason(e), e)
-        self.trouble = None
-        if self.mirror: self.mirror.give(m)
-        try: self.folder.rotate(self.keep, self.max_bytes, self.mirror.needs() if self.mirror else (), self._pause)
-        except Exception as e:
-            if not self.untidy: self.told.append(f"Old checkpoints in {self.folder.path} stay ({reason(e)}): training goes on, and so do new ones.")
-            self.untidy = e
-        else: self.untidy = None
+# %% ../../nbs/75_checkpoint.writer.ipynb #b54550e9
+@patch
+def _write(self:Saver, job):
+    try: m = self._save(*job)
+    except Exception as e: return self.complain(reason(e), e)
+    self.trouble = None
+    if self.mirror: self.mirror.give(m)
+    self._rotate()
 
-    def tell(self):
-        "Say what has come up"
-        while self.told: self.log.warn(self.told.popleft())
-        while self.news: self.log.say(self.news.popleft())
+# %% ../../nbs/75_checkpoint.writer.ipynb #07dd84a9
+@patch
+def _save(self:Saver, tensors, meta, fields):
+    save = lambda: self.folder.save(tensors, meta, self._pause, **fields)
+    try: return save()
+    except RunError as e:
+        if not is_full(e.__cause__): raise
+    rotate(self.folder, 2) # an old checkpoint makes room
+    return save()
 
-    def finish(self,
-        seconds:float=0, # Longest wait for the store
-        stop=lambda: False, # Ends it
-    ):
-        "Wait until all is where it belongs"
-        self.hurry = True
-        self.writer.wait(600)
-        if self.mirror and seconds: self.mirror.wait(seconds, stop)
-        self.tell()
+# %% ../../nbs/75_checkpoint.writer.ipynb #4160e220
+@patch
+def _rotate(self:Saver):
+    needed = self.mirror.needs() if self.mirror else ()
+    try:
+        rotate(self.folder, self.keep, self.max_bytes, needed, self._pause)
+        self.untidy = None
+    except Exception as e:
+        if not self.untidy: self.told.append(f"Old checkpoints in {self.folder.path} stay ({reason(e)}): training goes on, and so do new ones.")
+        self.untidy = e
 
-    def where_safe(self,
-        m, # A manifest
-        place, # For the message
-        seconds=5, # Longest wait for an answer
-    )->str:
-        "How far checkpoint `m` has come; the store gets `seconds` for its answer"
-        here = 'on this machine'
-        if not self.mirror: return here
-        far = {'uploaded':f'in {place}, uploaded', 'mounted':f'in {place}, ' + ('not uploaded yet' if self._lags(m, seconds) else 'whether it is uploaded cannot be told')}
-        return f"{here}, {far.get(self.mirror.state.get(m['file']), f'not in {place} yet')}"
+# %% ../../nbs/75_checkpoint.writer.ipynb #11bc48bc
+@patch
+def tell(self:Saver):
+    "Say what has come up"
+    while self.told: self.log.warn(self.told.popleft())
+    while self.news: self.log.say(self.news.popleft())
 
-    def _lags(self, m, seconds):
-        with suppress(Exception): return with_deadline(lambda: self.store.uploaded(m['file']) is False, seconds, self.store)
-        return True
+# %% ../../nbs/75_checkpoint.writer.ipynb #a5a349ee
+@patch
+def finish(self:Saver,
+    seconds:float=0, # Longest wait for the store
+    stop=lambda: False, # Ends it
+):
+    "Wait until all is where it belongs"
+    self.hurry = True
+    self.writer.wait(600)
+    if self.mirror and seconds: self.mirror.wait(seconds, stop)
+    self.tell()
 
-    def close(self, seconds=10):
-        "End the threads"
-        self.hurry = True
-        self.writer.wait(60)
-        self.writer.close()
-        if self.mirror: self.mirror.close(seconds)
+# %% ../../nbs/75_checkpoint.writer.ipynb #2e651422
+@patch
+def where_safe(self:Saver,
+    m:dict, # A manifest
+    place, # For the message
+    seconds:float=5, # Longest wait for an answer of the store
+)->str:
+    "How far checkpoint `m` has come"
+    if not self.mirror: return 'on this machine'
+    state = self.mirror.state.get(m['file'])
+    if state is None: return f'on this machine, not in {place} yet'
+    far = 'uploaded' if state == 'uploaded' else 'not uploaded yet' if self._lags(m, seconds) else 'whether it is uploaded cannot be told'
+    return f'on this machine, in {place}, {far}'
+
+@patch
+def _lags(self:Saver, m, seconds):
+    with suppress(Exception): return with_deadline(lambda: self.store.uploaded(m['file']) is False, seconds, self.store)
+    return True
+
+# %% ../../nbs/75_checkpoint.writer.ipynb #2da58f18
+@patch
+def close(self:Saver,
+    seconds:float=10, # Longest wait for the thread that copies
+):
+    "End the threads"
+    self.hurry = True
+    self.writer.wait(60)
+    self.writer.close()
+    if self.mirror: self.mirror.close(seconds)

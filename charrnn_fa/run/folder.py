@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from ..core import CharRNNError
 from .files import Folder, RunError, RunWarning, check_bytes, damage, pack, pack_json, read_all, read_json, unpack
 from .records import (check, check_record, check_version, data_names, format_version, is_leftover, is_ours, manifest_name, manifest_schema,
-                                    newest_first, newest_owner, of_systems, owner_name, owner_record, owner_schema, pick, settings_schema)
+                                    newest_first, newest_owner, of_systems, owner_schema, pick, settings_schema)
 
 # %% ../../nbs/32_run.folder.ipynb #df4c819c
 class Lock:
@@ -284,18 +284,6 @@ def resumes(self:RunFolder)->list:
     "Steps at which a process took the run up again"
     known = [*self.checkpoints()[:1], *filter(None, [self.owner()])]
     return max(known, key=lambda o: o['generation'])['resumes'] if known else []
-
-@patch
-def take(self:RunFolder,
-    token:str, # Names the process
-    generation:int, # One more than that of the last owner
-    resumes, # Steps at which the run was taken up
-):
-    "Note who works on the run now; older records go"
-    o = owner_record(self.id, token, generation, resumes)
-    self.store.write(owner_name(o), pack_json(o))
-    for name in pick(self.names(), 'owner'):
-        if name != owner_name(o): self.store.remove(name)
 
 # %% ../../nbs/32_run.folder.ipynb #5829d5e5
 @patch

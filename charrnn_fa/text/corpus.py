@@ -22,12 +22,15 @@ def pydocs_text()->str:
 # %% ../../nbs/03_text.corpus.ipynb #9499b8e0
 _not_source = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__', 'lib2to3'}
 
-def stdlib_files()->list:
+def stdlib_files()->list: # Of paths
     "The source files of the running Python's standard library, in a fixed order"
     root = Path(sysconfig.get_paths()['stdlib'])
     return sorted(o for o in root.rglob('*.py') if not _not_source & set(o.relative_to(root).parts))
 
-def read_source(path)->str:
+# %% ../../nbs/03_text.corpus.ipynb #9ca5ce43
+def read_source(
+    path, # A Python file
+)->str:
     "The text of a Python source file in the encoding that it declares"
     with open(path, 'rb') as f: encoding = tokenize.detect_encoding(f.readline)[0]
     return decode_text(Path(path).read_bytes(), path, encoding)
@@ -41,34 +44,85 @@ def count_text(
 )->str:
     "`pattern` over and over, `n` characters long"
     if isinstance(pattern, int):
-        if not 2 <= pattern <= len(_digits): raise CorpusError(f"A period of {pattern} cannot be counted", f"take one from 2 to {len(_digits)}.")
+        if not 2 <= pattern <= len(_digits):
+            raise CorpusError(f"A period of {pattern} cannot be counted", f"take one from 2 to {len(_digits)}.")
         pattern = _digits[:pattern]
-    if len(set(pattern)) < 2: raise CorpusError(f"'{pattern}' has nothing to learn", "repeat at least two different symbols.")
+    if len(set(pattern)) < 2:
+        raise CorpusError(f"'{pattern}' has nothing to learn", "repeat at least two different symbols.")
     return ''.join(islice(cycle(pattern), n))
 
-# %% ../../nbs/03_text.corpus.ipynb #07b38673
-def corpus_files(
-    what, # A file, a folder or a glob such as `'books/**/*.txt'`
-)->list:
-    "The files that `what` stands for, sorted by path; a folder gives its text files, hidden and binary ones left out"
-    if not str(what): raise CorpusError("The name of the text is empty", f"give a file, folder, glob, link, or one of {', '.join(corpus_names)}.")
-    try: p = Path(os.path.expanduser(what)); p.stat()
-    except FileNotFoundError: pass
-    except (OSError, ValueError) as e: raise CorpusError(f"'{str(what)[:80]}' cannot be read ({getattr(e, 'strerror', None) or e})", "check name and permissions.") from None
-    if p.is_file(): return [p]
-    if p.is_dir():
-        fs = sorted(o for o in p.rglob('*') if o.is_file() and not any(q.startswith('.') for q in o.relative_to(p).parts))
-        fs = [o for o in fs if not is_binary(first_bytes(o))]
-        if not fs: raise CorpusError(f"The folder {p} holds no text file", "give a folder, file or glob that has text in it.")
-        return fs
-    fs = sorted(Path(o) for o in glob.glob(str(p), recursive=True) if os.path.isfile(o)) if glob.has_magic(str(p)) else []
-    if fs: return fs
-    raise CorpusError(f"'{what}' is no file, folder, glob with a match, link, or one of {', '.join(corpus_names)}", "check the spelling.")
-
 # %% ../../nbs/03_text.corpus.ipynb #cf195c56
-corpus_names = ('pydocs', 'stdlib', 'shakespeare', 'count', 'count:0121', 'count:5') # `count:` takes any pattern or period
+corpus_names = 'pydocs', 'stdlib', 'shakespeare', 'count', 'count:0121', 'count:5'
 
 # %% ../../nbs/03_text.corpus.ipynb #eba16b73
+def _pattern(s):
+    "A pattern or a period from what follows `count:`"
+    return int(s) if re.fullmatch('[1-9][0-9]*', s) else s
+
+# %% ../../nbs/03_text.corpus.ipynb #b775f13a
+def _built_in(
+    what, # A name
+    encoding, # Of the one that is downloaded
+    progress, # Show a bar?
+): # A list of `str`, or None
+    "The documents that one of `corpus_names` stands for"
+    if what == 'pydocs': return [pydocs_text()]
+    if what == 'stdlib': return [read_source(o) for o in stdlib_files()]
+    if what == 'shakespeare': return [read_text(download(**shakespeare, progress=progress), encoding)]
+    if what == 'count': return [count_text()]
+    if what == '0121' or what.startswith('count:'): return [count_text(_pattern(what.removeprefix('count:')))]
+    return None
+
+# %% ../../nbs/03_text.corpus.ipynb #2f86dbf7
+def _as_path(what):
+    "`what` as a path, its `~` expanded; it need not exist"
+    p = Path(os.path.expanduser(what))
+    try: p.stat()
+    except FileNotFoundError: pass
+    except (OSError, ValueError) as e:
+        why = getattr(e, 'strerror', None) or e
+        raise CorpusError(f"'{str(what)[:80]}' cannot be read ({why})", "check name and permissions.") from None
+    return p
+
+# %% ../../nbs/03_text.corpus.ipynb #735640cb
+def _is_hidden(path, folder): return any(o.startswith('.') for o in path.relative_to(folder).parts)
+
+def _texts_in(folder):
+    "The text files under a folder, sorted by path"
+    files = sorted(o for o in folder.rglob('*') if o.is_file() and not _is_hidden(o, folder))
+    return [o for o in files if not is_binary(first_bytes(o))]
+
+# %% ../../nbs/03_text.corpus.ipynb #81fe0a97
+def _matches(pattern):
+    "The files that a glob names, sorted by path"
+    if not glob.has_magic(pattern): return []
+    return sorted(Path(o) for o in glob.glob(pattern, recursive=True) if os.path.isfile(o))
+
+# %% ../../nbs/03_text.corpus.ipynb #5f6d0eb2
+def corpus_files(
+    what, # A file, a folder or a glob such as `'books/**/*.txt'`
+)->list: # Of paths
+    "The files that `what` stands for, sorted by path; a folder gives its text files, hidden and binary ones left out"
+    names = ', '.join(corpus_names)
+    if not str(what):
+        raise CorpusError("The name of the text is empty", f"give a file, folder, glob, link, or one of {names}.")
+    p = _as_path(what)
+    if p.is_file(): return [p]
+    files = _texts_in(p) if p.is_dir() else _matches(str(p))
+    if files: return files
+    if p.is_dir():
+        raise CorpusError(f"The folder {p} holds no text file", "give a folder, file or glob that has text in it.")
+    raise CorpusError(f"'{what}' is no file, folder, glob with a match, link, or one of {names}", "check the spelling.")
+
+# %% ../../nbs/03_text.corpus.ipynb #32354865
+def _is_link(what):
+    "Whether `what` is to be downloaded"
+    if re.match(r'https?://', what, re.I): return True
+    if drive_id(what) and not os.path.exists(what): return True
+    if not re.match(r'\w+://', what): return False
+    raise CorpusError(f"'{what}' is a link of a kind that cannot be read", "give an http(s) or Drive link, or a path.")
+
+# %% ../../nbs/03_text.corpus.ipynb #4a9f8c2f
 def corpus_documents(
     what='pydocs', # See `load_corpus`
     encoding:str='utf-8', # Of files and downloads
@@ -76,21 +130,13 @@ def corpus_documents(
 )->list: # Of `str`
     "The documents that `what` stands for, in order"
     if isinstance(what, str):
-        if what == 'pydocs': return [pydocs_text()]
-        if what == 'stdlib': return [read_source(o) for o in stdlib_files()]
-        if what == 'shakespeare': return [read_text(download(**shakespeare, progress=progress), encoding)]
-        if what == 'count': return [count_text()]
-        if what == '0121' or what.startswith('count:'): return [count_text(_pattern(what.removeprefix('count:')))]
-        if re.match(r'https?://', what, re.I): return [read_text(download(what, progress=progress), encoding)]
-        if drive_id(what) and not os.path.exists(what): return [read_text(download(what, progress=progress), encoding)]
-        if re.match(r'\w+://', what): raise CorpusError(f"'{what}' is a link of a kind that cannot be read", "give an http(s) or Drive link, or a path.")
+        if (texts := _built_in(what, encoding, progress)) is not None: return texts
+        if _is_link(what): return [read_text(download(what, progress=progress), encoding)]
     return [read_text(o, encoding) for o in corpus_files(what)]
 
-def _pattern(s): return int(s) if re.fullmatch('[1-9][0-9]*', s) else s
-
-# %% ../../nbs/03_text.corpus.ipynb #6c0f146f
+# %% ../../nbs/03_text.corpus.ipynb #a8ac5ef6
 def load_corpus(
-    what='pydocs', # `'pydocs'`, `'stdlib'`, `'shakespeare'`, `'count'`, `'count:0121'`, `'count:5'`, a path, glob, folder, http(s) URL, Drive link or id
+    what='pydocs', # One of `corpus_names`, a path, glob, folder, http(s) URL, Drive link or id
     sep:str='', # What stands between documents
     encoding:str='utf-8', # Of files and downloads
     progress:bool=True, # Show a bar while downloading

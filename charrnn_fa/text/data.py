@@ -18,12 +18,14 @@ from .streams import CharDL
 # %% ../../nbs/06_text.data.ipynb #54d38723
 _all_ = ['CharVocab', 'VocabError']
 
-# %% ../../nbs/06_text.data.ipynb #47465659
+# %% ../../nbs/06_text.data.ipynb #11bbf6ed
 class TensorChars(TensorBase): "The ids of a text"
 
+# %% ../../nbs/06_text.data.ipynb #87a69af9
 class CharEncode(Transform):
-    "Documents (a path or a string) to ids; without a `vocab` it is made from all documents, those of the validation part included"
-    train_setup,input_types = False,(str, Path)
+    "Documents (a path or a string) to ids; without a `vocab` one is made from all of them, validation included"
+    train_setup = False
+    input_types = str,Path
     def __init__(self,
         vocab:CharVocab=None, # Default: made in `setups`
         min_freq:int=1, # See `CharVocab.from_text`
@@ -31,15 +33,18 @@ class CharEncode(Transform):
         encoding:str='utf-8', # Of files
         sep:str='', # What will stand between documents; its characters belong to the vocabulary
     ): store_attr()
-    def setups(self, items):
-        if self.vocab is not None: return
-        seps = [self.sep*self.min_freq]*(len(items) > 1)
-        self.vocab = CharVocab.from_text(chain((self._text(o) for o in items), seps), self.min_freq, self.max_size)
     def _text(self, o): return read_text(o, self.encoding) if isinstance(o, Path) else o
-    def encodes(self, o): return TensorChars(self.vocab.encode(self._text(o), dtype=id_dtype(len(self.vocab))))
-    def decodes(self, o:TensorChars): return TitledStr(self.vocab.textify(o))
+    def setups(self, items): # All documents
+        if self.vocab is not None: return
+        texts = (self._text(o) for o in items)
+        seps = [self.sep*self.min_freq]*(len(items) > 1)
+        self.vocab = CharVocab.from_text(chain(texts, seps), self.min_freq, self.max_size)
+    def encodes(self, o): # A path or a string
+        return TensorChars(self.vocab.encode(self._text(o), dtype=id_dtype(len(self.vocab))))
+    def decodes(self, o:TensorChars): # Its ids
+        return TitledStr(self.vocab.textify(o))
 
-# %% ../../nbs/06_text.data.ipynb #21b00831
+# %% ../../nbs/06_text.data.ipynb #07c710af
 def CharBlock(
     vocab:CharVocab=None, # Default: the characters of all items
     seq_len:int=64, # Steps in a batch
@@ -50,11 +55,18 @@ def CharBlock(
     encoding:str='utf-8', # Of files
 )->TransformBlock:
     "A `TransformBlock` for a text that is to be predicted character by character"
-    return TransformBlock(type_tfms=[CharEncode(vocab, min_freq, max_size, encoding, sep)], dl_type=CharDL,
-                          dls_kwargs=dict(seq_len=seq_len, seed=seed, sep=sep))
+    tfm = CharEncode(vocab, min_freq, max_size, encoding, sep)
+    return TransformBlock(type_tfms=[tfm], dl_type=CharDL, dls_kwargs=dict(seq_len=seq_len, seed=seed, sep=sep))
 
-# %% ../../nbs/06_text.data.ipynb #ccebf16f
-min_chars,min_train,min_valid = 64,32,2
+# %% ../../nbs/06_text.data.ipynb #c3569bf4
+def _check_share(valid_pct):
+    if 0 < valid_pct < 1: return
+    raise CharRNNError(f"valid_pct is {valid_pct}, but a share lies between 0 and 1", "0.1 is usual.")
+
+# %% ../../nbs/06_text.data.ipynb #e658e2e9
+min_chars = 64 # in the whole text
+min_train = 32
+min_valid = 2
 
 def split_text(
     text:str, # At least 64 characters
@@ -62,100 +74,118 @@ def split_text(
 )->tuple: # (training part, validation part)
     "Cut `text` in two, in order"
     n = len(text)
-    if n < min_chars: raise CharRNNError(f"The text has {n} character{'s'*(n!=1)}", f"at least {min_chars} are needed, so give a longer one.")
-    if not 0 < valid_pct < 1: raise CharRNNError(f"valid_pct is {valid_pct}, but a share lies between 0 and 1", "0.1 is usual.")
-    cut = int(n*(1-valid_pct) + 1e-6) # 0.9 of 100 is 90, whatever floats say
+    if n < min_chars:
+        raise CharRNNError(f"The text has {n} character{'s'*(n!=1)}",
+                           f"at least {min_chars} are needed, so give a longer one.")
+    _check_share(valid_pct)
+    cut = int(n*(1-valid_pct) + 1e-6)
     if cut < min_train or n-cut < min_valid:
-        raise CharRNNError(f"With valid_pct={valid_pct}, {n:,} characters split into {cut:,} to train on and {n-cut:,} to validate", f"at least {min_train} and "
-                           f"{min_valid} are needed, so give a longer text or another valid_pct.")
+        raise CharRNNError(
+            f"With valid_pct={valid_pct}, {n:,} characters split into {cut:,} to train on and {n-cut:,} to validate",
+            f"at least {min_train} and {min_valid} are needed, so give a longer text or another valid_pct.")
     return text[:cut],text[cut:]
 
-# %% ../../nbs/06_text.data.ipynb #ede5e472
+# %% ../../nbs/06_text.data.ipynb #a7455576
 class CharDataLoaders(DataLoaders):
     "A training and a validation `CharDL` over one text"
-    @classmethod
-    def from_text(cls,
-        text:str,
-        bs:int=32, # Number of streams
-        seq_len:int=64, # Steps in a batch
-        valid_pct:float=0.1, # Share of the end that is the validation part
-        vocab:CharVocab=None, # Default: the characters of `text`
-        min_freq:int=1, # See `CharVocab.from_text`
-        max_size:int=None, # See `CharVocab.from_text`
-        seed:int=None, # Of rotation, weights and dropout; drawn if None
-        val_bs:int=None, # Streams of the validation part, default `bs`
-        path='.', # Where the Learner saves
-        device=None, # Default: the GPU if there is one
-    ):
-        "From one string"
-        return cls.from_documents(split_text(text, valid_pct), [[0], [1]], bs=bs, seq_len=seq_len, vocab=vocab, min_freq=min_freq, max_size=max_size,
-                                  seed=seed, val_bs=val_bs, path=path, device=device)
-
-    @classmethod
-    @delegates(from_text, but='text')
-    def from_corpus(cls,
-        what='pydocs', # Anything that `load_corpus` takes
-        sep:str='', # Between documents
-        encoding:str='utf-8', # Of files and downloads
-        **kwargs
-    ):
-        "From a name, path, glob, folder, URL or Drive link"
-        return cls.from_text(load_corpus(what, sep=sep, encoding=encoding), **kwargs)
-
-    @classmethod
-    @delegates(from_text, but='text')
-    def from_files(cls,
-        files, # A folder, a glob, or a list of paths
-        splitter=None, # Divides the files, as in `DataBlock`; default: the last ones, until they hold `valid_pct` of the bytes
-        valid_pct:float=0.1, # For the default splitter
-        sep:str='', # Between documents
-        encoding:str='utf-8', # Of files
-        **kwargs
-    ):
-        "From several files, divided by file; a single file is divided as a text"
-        files = corpus_files(files) if isinstance(files, (str, Path)) else [Path(o) for o in files]
-        if not files: raise CharRNNError("There are no files", "give a folder, a glob or a list of paths.")
-        if len(files) == 1: return cls.from_text(read_text(files[0], encoding), valid_pct=valid_pct, **kwargs)
-        return cls.from_documents(files, (splitter or partial(split_files, valid_pct=valid_pct))(files), sep=sep, encoding=encoding, **kwargs)
-
-    @classmethod
-    def from_documents(cls,
-        items, # Documents: paths or strings
-        splits, # Indices of the training and of the validation documents
-        bs:int=32, # Number of streams
-        seq_len:int=64, # Steps in a batch
-        vocab:CharVocab=None, # Default: the characters of all documents
-        min_freq:int=1, # See `CharVocab.from_text`
-        max_size:int=None, # See `CharVocab.from_text`
-        seed:int=None, # Of rotation, weights and dropout; drawn if None
-        sep:str='', # Between documents
-        encoding:str='utf-8', # Of files
-        val_bs:int=None, # Streams of the validation part, default `bs`
-        path='.', # Where the Learner saves
-        device=None, # Default: the GPU if there is one
-    ):
-        "From documents that are divided already"
-        dsets = Datasets(list(items), [[CharEncode(vocab, min_freq, max_size, encoding, sep)]], splits=splits, dl_type=CharDL)
-        dls = dsets.dataloaders(bs=bs, seq_len=seq_len, seed=seed, sep=sep, val_bs=val_bs, path=path, device=device)
-        dls.__class__ = cls
-        n = [len(o.ids) for o in dls.loaders]
-        if sum(n) < min_chars or n[0] < min_train or n[1] < min_valid:
-            raise CharRNNError(f"The documents have {n[0]:,} characters to train on and {n[1]:,} to validate", f"at least {min_chars} in all, "
-                               f"{min_train} and {min_valid} are needed, so give more text.")
-        return dls
-
     @property
-    def seed(self):
+    def seed(self)->int:
         "Of the cuts into streams"
         return self.train.seed
 
+# %% ../../nbs/06_text.data.ipynb #72b779f1
+def _check_enough(n_train, n_valid):
+    if n_train+n_valid >= min_chars and n_train >= min_train and n_valid >= min_valid: return
+    raise CharRNNError(f"The documents have {n_train:,} characters to train on and {n_valid:,} to validate",
+                       f"at least {min_chars} in all, {min_train} and {min_valid} are needed, so give more text.")
+
+# %% ../../nbs/06_text.data.ipynb #3ac0c4f9
+@patch(cls_method=True)
+def from_documents(cls:CharDataLoaders,
+    items, # Documents: paths or strings
+    splits, # Indices of the training and of the validation documents
+    bs:int=32, # Number of streams
+    seq_len:int=64, # Steps in a batch
+    vocab:CharVocab=None, # Default: the characters of all documents
+    min_freq:int=1, # See `CharVocab.from_text`
+    max_size:int=None, # See `CharVocab.from_text`
+    seed:int=None, # Of rotation, weights and dropout; drawn if None
+    sep:str='', # Between documents
+    encoding:str='utf-8', # Of files
+    val_bs:int=None, # Streams of the validation part, default `bs`
+    path='.', # Where the Learner saves
+    device=None, # Default: the GPU if there is one
+):
+    "From documents that are divided already"
+    tfm = CharEncode(vocab, min_freq, max_size, encoding, sep)
+    dsets = Datasets(list(items), [[tfm]], splits=splits, dl_type=CharDL)
+    dls = dsets.dataloaders(bs=bs, seq_len=seq_len, seed=seed, sep=sep, val_bs=val_bs, path=path, device=device)
+    dls.__class__ = cls
+    _check_enough(*(len(o.ids) for o in dls.loaders))
+    return dls
+
+# %% ../../nbs/06_text.data.ipynb #17a76348
+@patch(cls_method=True)
+def from_text(cls:CharDataLoaders,
+    text:str, # At least 64 characters
+    bs:int=32, # Number of streams
+    seq_len:int=64, # Steps in a batch
+    valid_pct:float=0.1, # Share of the end that is the validation part
+    vocab:CharVocab=None, # Default: the characters of `text`
+    min_freq:int=1, # See `CharVocab.from_text`
+    max_size:int=None, # See `CharVocab.from_text`
+    seed:int=None, # Of rotation, weights and dropout; drawn if None
+    val_bs:int=None, # Streams of the validation part, default `bs`
+    path='.', # Where the Learner saves
+    device=None, # Default: the GPU if there is one
+):
+    "From one string"
+    return cls.from_documents(split_text(text, valid_pct), [[0], [1]], bs=bs, seq_len=seq_len, vocab=vocab,
+                              min_freq=min_freq, max_size=max_size, seed=seed, val_bs=val_bs, path=path, device=device)
+
+# %% ../../nbs/06_text.data.ipynb #31aa189f
+@patch(cls_method=True)
+@delegates(CharDataLoaders.from_text, but='text')
+def from_corpus(cls:CharDataLoaders,
+    what='pydocs', # Anything that `load_corpus` takes
+    sep:str='', # Between documents
+    encoding:str='utf-8', # Of files and downloads
+    **kwargs # Of `from_text`
+):
+    "From a name, path, glob, folder, URL or Drive link"
+    return cls.from_text(load_corpus(what, sep=sep, encoding=encoding), **kwargs)
+
+# %% ../../nbs/06_text.data.ipynb #f18cebce
 def split_files(
     files, # In their order
-    valid_pct=0.1, # Share of the bytes
+    valid_pct:float=0.1, # Share of the bytes
 )->tuple: # (indices for training, indices for validation)
     "The last of `files` that hold at least `valid_pct` of the bytes are the validation part"
+    _check_share(valid_pct)
     try: sizes = [Path(o).stat().st_size for o in files]
     except OSError as e: raise CharRNNError(f"{e.filename} cannot be read ({e.strerror})", "check the name.") from None
+    wanted = valid_pct*sum(sizes)
     k = len(files)-1
-    while k > 1 and sum(sizes[k:]) < valid_pct*sum(sizes): k -= 1
+    held = sum(sizes[k:])
+    while k > 1 and held < wanted:
+        k -= 1
+        held += sizes[k]
     return list(range(k)),list(range(k, len(files)))
+
+# %% ../../nbs/06_text.data.ipynb #fc019011
+@patch(cls_method=True)
+@delegates(CharDataLoaders.from_text, but='text')
+def from_files(cls:CharDataLoaders,
+    files, # A folder, a glob, or a list of paths
+    splitter=None, # Divides the files, as in `DataBlock`; default `split_files`
+    valid_pct:float=0.1, # For the default splitter: share of the bytes
+    sep:str='', # Between documents
+    encoding:str='utf-8', # Of files
+    **kwargs # Of `from_text`
+):
+    "From several files, divided by file; a single file is divided as a text"
+    files = corpus_files(files) if isinstance(files, (str, Path)) else [Path(o) for o in files]
+    if not files: raise CharRNNError("There are no files", "give a folder, a glob or a list of paths.")
+    if len(files) == 1: return cls.from_text(read_text(files[0], encoding), valid_pct=valid_pct, **kwargs)
+    splitter = splitter or partial(split_files, valid_pct=valid_pct)
+    return cls.from_documents(files, splitter(files), sep=sep, encoding=encoding, **kwargs)

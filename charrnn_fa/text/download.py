@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['shakespeare', 'find_kept', 'drive_id', 'download']
 
-# %% ../../nbs/02_text.download.ipynb #76f83df6
-import gzip, hashlib, json, os, re, zlib
+# %% ../../nbs/02_text.download.ipynb #0eb96663
+import gzip, hashlib, json, os, re, time, zlib
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
-from ..core import charrnn_home, sha256_file
+from ..core import charrnn_home, reason, sha256_file
 from .read import CorpusError, first_bytes
 
 # %% ../../nbs/02_text.download.ipynb #30437b68
@@ -21,11 +21,13 @@ def find_kept(
     "The file in `charrnn_home()` with these contents, whatever it is called"
     home = charrnn_home()
     if not home.is_dir(): return None
-    named = home/f'{sha256}.txt'
-    others = [o for o in home.iterdir() if o.is_file() and o != named and size and o.stat().st_size == size]
-    return next((o for o in [named, *others] if o.is_file() and sha256_file(o) == sha256), None)
+    files = [home/f'{sha256}.txt']
+    if size: files += [o for o in home.iterdir() if o.is_file() and o.stat().st_size == size]
+    return next((o for o in files if o.is_file() and sha256_file(o) == sha256), None)
 
 # %% ../../nbs/02_text.download.ipynb #fd01c6b7
+_drive_hosts = 'drive.google.com', 'docs.google.com', 'drive.usercontent.google.com'
+
 def drive_id(
     link:str, # A link to Google Drive, or an id
 ): # The id, or None if `link` is neither
@@ -33,61 +35,144 @@ def drive_id(
     if re.fullmatch(r'[\w-]{25,80}', link): return link
     try: u = urlsplit(link)
     except ValueError: return None
-    if u.hostname not in ('drive.google.com', 'docs.google.com', 'drive.usercontent.google.com'): return None
+    if u.hostname not in _drive_hosts: return None
     m = re.search(r'/d/([\w-]{20,})', u.path)
     return m[1] if m else parse_qs(u.query).get('id', [None])[0]
 
 # %% ../../nbs/02_text.download.ipynb #49b12bfd
-def _no_page(path, url):
+_patience = 4,30 # Seconds to wait for a connection, and for the next bytes
+
+def _session(**headers):
+    "A session of requests that takes gzip and no other compression"
+    import requests
+    res = requests.Session()
+    res.headers.update({'Accept-Encoding': 'gzip', **headers})
+    return res
+
+# %% ../../nbs/02_text.download.ipynb #a83a5119
+def _unpack(path):
+    "Replace a gzip file by its contents, if it is whole"
+    from requests.exceptions import ContentDecodingError
+    try: path.write_bytes(gzip.decompress(path.read_bytes()))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as e: raise ContentDecodingError(str(e)) from None
+
+# %% ../../nbs/02_text.download.ipynb #daa928ed
+def _fetch(session, url, out, bar):
+    "The answer to `url`; its body is in the file `out`"
+    from requests.exceptions import HTTPError
+    with session.get(url, stream=True, timeout=_patience) as r:
+        if r.status_code != 200: raise HTTPError(response=r)
+        is_packed = r.headers.get('Content-Encoding', '').lower() in ('gzip', 'x-gzip')
+        if is_packed: del r.raw.headers['Content-Encoding']
+        bar.reset(total=int(r.headers.get('Content-Length', 0)) or None)
+        with open(out, 'wb') as f:
+            for b in r.iter_content(1<<14): bar.update(f.write(b))
+    if is_packed: _unpack(out)
+    return r
+
+# %% ../../nbs/02_text.download.ipynb #246ea7c0
+def _confirmed(page):
+    "The link behind Drive's question whether one wants the file all the same"
+    try:
+        from gdown.download import get_url_from_gdrive_confirmation
+        return get_url_from_gdrive_confirmation(page)
+    except ImportError: why = "this version of gdown cannot read the page that it sent"
+    except Exception: why = "not shared with everyone, or too many accesses today"
+    raise CorpusError(f"Drive did not give the file ({why})")
+
+# %% ../../nbs/02_text.download.ipynb #62a6e2db
+_browser = ('Mozilla/5.0 (Macintosh; Intel Mac OS X 10_10_1) AppleWebKit/537.36 (KHTML, like Gecko) '
+            'Chrome/39.0.2171.95 Safari/537.36')
+
+def _from_drive(id, out, bar):
+    "The file `id` of Drive, written to `out`"
+    url = f'https://drive.google.com/uc?id={id}'
+    with _session(**{'User-Agent': _browser}) as session:
+        for _ in range(4):
+            r = _fetch(session, url, out, bar)
+            if 'Content-Disposition' in r.headers: return
+            url = _confirmed(out.read_text(encoding='utf-8', errors='replace'))
+    raise CorpusError("Drive did not give the file (it asks for one confirmation after another)")
+
+# %% ../../nbs/02_text.download.ipynb #c181bb0e
+_page = re.compile(rb'(<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(!doctype html|html|head|body)[\s>]', re.S)
+
+def _check_text(path, url):
     "Refuse an empty file, or a web page where a text was meant"
     head = first_bytes(path, 4096).lstrip(b'\xef\xbb\xbf \t\r\n').lower()
     if not head: raise CorpusError(f"{url} gave an empty file")
-    if re.match(rb'(<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(!doctype html|html|head|body)[\s>]', head, re.S) and not urlsplit(url).path.endswith(('.html', '.htm')):
+    if urlsplit(url).path.endswith(('.html', '.htm')): return
+    if _page.match(head):
         raise CorpusError(f"{url} gave a web page instead of a text (is it a preview, a login or a quota page?)")
 
-_patience = 4,30 # seconds to wait for a connection, and for the next bytes
+# %% ../../nbs/02_text.download.ipynb #8142ade7
+def _three_times(get):
+    "Call `get`, up to twice more if the network or the contents are at fault"
+    from requests.exceptions import RequestException
+    for pause in 1, 2:
+        try: return get()
+        except (RequestException, ValueError): time.sleep(pause)
+    return get()
 
-def _http(url, out, progress):
-    import pooch, requests
-    packed = False
-    def check(r, **_): # comes for every answer, redirects included
-        nonlocal packed
-        if r.ok and r.status_code != 200 and not r.is_redirect: raise requests.exceptions.HTTPError(response=r)
-        packed = r.headers.get('Content-Encoding', '').lower() in ('gzip', 'x-gzip')
-        if packed: del r.raw.headers['Content-Encoding'] # urllib3 would unpack it, and take a stream without its end for a whole one
-    def get(bar): pooch.HTTPDownloader(progressbar=bar, timeout=_patience, headers={'Accept-Encoding': 'gzip'}, hooks=dict(response=check))(url, out, None)
-    if progress:
-        from tqdm.auto import tqdm
-        with tqdm(unit='B', unit_scale=True, desc=url.rsplit('/', 1)[-1][:40], total=1, leave=False) as bar: get(bar) # pooch sets the real total
-    else: get(False)
-    if packed: _unpack(Path(out))
+# %% ../../nbs/02_text.download.ipynb #dac1cd43
+def _get(url, out, sha256, progress):
+    "Write what `url` gives to `out`, and see that it is a text, and this one"
+    from tqdm.auto import tqdm
+    name = url.rsplit('/', 1)[-1][:40]
+    with tqdm(desc=name, unit='B', unit_scale=True, leave=False, disable=not progress) as bar:
+        if id := drive_id(url): _from_drive(id, out, bar)
+        else:
+            with _session() as session: _fetch(session, url, out, bar)
+    _check_text(out, url)
+    if sha256 and sha256_file(out) != sha256: raise CorpusError("the contents do not have the expected SHA-256")
 
-def _unpack(path):
-    import requests
-    try: path.write_bytes(gzip.decompress(path.read_bytes()))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as e: raise requests.exceptions.ContentDecodingError(str(e)) from None
-
+# %% ../../nbs/02_text.download.ipynb #36f3dc10
 @contextmanager
-def _time_limit():
-    "Within, requests without a time limit get `_patience`; gdown 5 takes none, and `socket.setdefaulttimeout` does not reach requests"
-    import requests
-    real = requests.Session.request
-    def request(self, *args, timeout=None, **kwargs): return real(self, *args, timeout=timeout or _patience, **kwargs)
-    requests.Session.request = request
-    try: yield
-    finally: requests.Session.request = real
+def _part_file(home):
+    "The path of a file in `home` that is gone afterwards, if it is still there"
+    home.mkdir(parents=True, exist_ok=True)
+    part = home/f'part-{os.getpid()}-{os.urandom(4).hex()}'
+    try: yield part
+    finally: part.unlink(missing_ok=True)
 
-def _drive(id, out, progress):
-    import gdown, requests
-    try:
-        with _time_limit(): got = gdown.download(id=id, output=str(out), quiet=not progress, use_cookies=False)
-    except requests.exceptions.RequestException: raise
-    except Exception as e: raise CorpusError(f"Drive did not give the file ({str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__})") from e
-    finally:
-        for o in Path(out).parent.glob(f'{Path(out).name}*.part'): o.unlink() # gdown leaves what it had
-    if got is None: raise CorpusError("Drive did not give the file (not shared with everyone, or too many accesses today)")
+# %% ../../nbs/02_text.download.ipynb #4c80f2e9
+def _note(url): return charrnn_home()/f'link-{hashlib.sha256(url.encode()).hexdigest()[:32]}.json'
 
-# %% ../../nbs/02_text.download.ipynb #09463ec5
+def _noted(url):
+    "The checksum that was noted for a link, or None"
+    try: return str(json.loads(_note(url).read_bytes())['sha256'])
+    except (OSError, ValueError, KeyError, TypeError): return None
+
+# %% ../../nbs/02_text.download.ipynb #09837553
+def _keep(part, url):
+    "Give a finished transfer its name, and note it for the link"
+    kept = part.with_name(f'{sha256_file(part)}.txt')
+    os.replace(part, kept)
+    part.write_text(json.dumps(dict(url=url, sha256=kept.stem, size=kept.stat().st_size)))
+    os.replace(part, _note(url))
+    return kept
+
+# %% ../../nbs/02_text.download.ipynb #2a0ff625
+def _why(e):
+    "What was wrong with a download, in few words"
+    from requests import exceptions as rq
+    if isinstance(e, CorpusError): return e.what
+    if isinstance(e, rq.HTTPError): return f'the server answered {e.response.status_code}'
+    if isinstance(e, rq.Timeout) or 'timed out' in str(e): return 'the server did not answer in time'
+    if isinstance(e, rq.ChunkedEncodingError): return 'the connection broke before the file was whole'
+    if isinstance(e, rq.ContentDecodingError): return 'the compressed transfer was cut short or damaged'
+    if isinstance(e, rq.ConnectionError): return 'no connection'
+    if isinstance(e, rq.RequestException): return type(e).__name__
+    return reason(e)
+
+# %% ../../nbs/02_text.download.ipynb #85a77820
+def _by_hand(sha256, home):
+    "How to get a text without us"
+    if not sha256: return "get it with a browser and give the path of the copy."
+    known_by = f"it is recognised by its SHA-256, {sha256[:8]}…"
+    return f"get it with a browser and put it into {home} ({known_by}), or give the path of a copy."
+
+# %% ../../nbs/02_text.download.ipynb #fb63bacf
 def download(
     url:str, # http(s) link, Drive link or Drive id
     sha256:str=None, # Of the contents; checked if given
@@ -95,50 +180,18 @@ def download(
     progress:bool=True, # Show a bar
 )->Path: # The kept file
     "The file at `url`, from `charrnn_home()` if it is there already"
-    import pooch, requests
-    home,id = charrnn_home(),drive_id(url)
-    note = home/f'link-{hashlib.sha256(url.encode()).hexdigest()[:32]}.json'
-    known,sha256 = sha256,sha256 or _noted(note)
-    if sha256 and (p := find_kept(sha256, size)): return p
-    tmp = f'part-{os.getpid()}-{os.urandom(4).hex()}'
-    def get(url, out, _):
-        _drive(id, out, progress) if id else _http(url, out, progress)
-        _no_page(out, url)
-    pooch.get_logger().setLevel('ERROR')
+    known = sha256 or _noted(url)
+    home = charrnn_home()
+    if known and (kept := find_kept(known, size)): return kept
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        got = pooch.create(path=home, base_url='', registry={tmp: known and f'sha256:{known}'}, urls={tmp: url},
-                           retry_if_failed=2).fetch(tmp, downloader=get)
-    except (requests.exceptions.RequestException, ValueError, OSError) as e:
-        raise CorpusError(f"Could not download {url}: {_why(e)}", f"{_by_hand(known, home)}") from None
-    res = home/f'{sha256_file(got)}.txt'
-    os.replace(got, res)
-    tmp = home/tmp
-    tmp.write_text(json.dumps(dict(url=url, sha256=res.stem, size=res.stat().st_size)))
-    os.replace(tmp, note)
-    return res
-
-def _noted(note):
-    "The checksum that was noted for a link, or None"
-    try: return str(json.loads(note.read_bytes())['sha256'])
-    except (OSError, ValueError, KeyError, TypeError): return None
-
-def _why(e):
-    import requests
-    if isinstance(e, CorpusError): return e.what
-    if isinstance(e, requests.exceptions.HTTPError): return f'the server answered {e.response.status_code}'
-    if isinstance(e, requests.exceptions.Timeout) or 'timed out' in str(e): return 'the server did not answer in time'
-    if isinstance(e, requests.exceptions.ChunkedEncodingError): return 'the connection broke before the file was whole'
-    if isinstance(e, requests.exceptions.ContentDecodingError): return 'the compressed transfer was cut short or damaged'
-    if isinstance(e, requests.exceptions.ConnectionError): return 'no connection'
-    if isinstance(e, requests.exceptions.RequestException): return type(e).__name__
-    if isinstance(e, OSError): return e.strerror or str(e)
-    return 'the contents do not have the expected SHA-256' if 'hash' in str(e).lower() else str(e).splitlines()[0]
-
-def _by_hand(known, home):
-    if known: return f"get it with a browser and put it into {home} (it is recognised by its SHA-256, {known[:8]}…), or give the path of a copy."
-    return "get it with a browser and give the path of the copy."
+        with _part_file(home) as part:
+            _three_times(lambda: _get(url, part, sha256, progress))
+            return _keep(part, url)
+    except (OSError, ValueError) as e:
+        raise CorpusError(f"Could not download {url}: {_why(e)}", _by_hand(sha256, home)) from None
 
 # %% ../../nbs/02_text.download.ipynb #0a4f94cc
-shakespeare = dict(url='https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt', size=1_115_394,
-                   sha256='86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed')
+shakespeare = dict(
+    url='https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt',
+    size=1_115_394,
+    sha256='86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed')

@@ -10,12 +10,13 @@ import codecs, warnings
 from pathlib import Path
 from ..core import CharRNNError
 
-# %% ../../nbs/01_text.read.ipynb #ed6f6acd
+# %% ../../nbs/01_text.read.ipynb #c09f19f5
 class CorpusError(CharRNNError): "A text that could not be had"
 
+# %% ../../nbs/01_text.read.ipynb #6b60eee6
 class TextWarning(UserWarning): "Something about a text, or about how it is cut, that is worth knowing"
 
-# %% ../../nbs/01_text.read.ipynb #60356768
+# %% ../../nbs/01_text.read.ipynb #122e8354
 _encodings = 'cp1252 cp1251 koi8_r cp932 gb18030 big5 euc_kr euc_jp utf_16'.split()
 
 def guess_encoding(
@@ -29,43 +30,75 @@ def guess_encoding(
     best = from_bytes(b[max(0, at-20_000):at+20_000], cp_isolation=_encodings).best()
     return best.encoding if best else 'cp1252'
 
-def is_binary(b:bytes)->bool:
+# %% ../../nbs/01_text.read.ipynb #1aa56b73
+def _control_share(b):
+    "The share of bytes in `b` that are control characters which no text needs"
+    n = sum(b.count(c) for c in range(32) if c not in b'\t\n\v\f\r\x1b')
+    return n/max(1, len(b))
+
+# %% ../../nbs/01_text.read.ipynb #a3235b38
+def _begins_as_utf8(b):
+    "Whether `b` is UTF-8, its last character perhaps cut"
+    try: codecs.getincrementaldecoder('utf-8')().decode(b)
+    except UnicodeDecodeError: return False
+    return True
+
+# %% ../../nbs/01_text.read.ipynb #4017bc8c
+def is_binary(
+    b:bytes, # The contents of a file, or how it begins
+)->bool:
     "Whether `b` is no text: three control characters in ten, or one in twenty and not UTF-8 either"
     head = b[:65_536]
     if head[:2] in (b'\xff\xfe', b'\xfe\xff'): return False # UTF-16
-    n_ctrl = sum(head.count(c) for c in range(32) if c not in b'\t\n\v\f\r\x1b')
-    if n_ctrl > 0.05*len(head):
-        try: codecs.getincrementaldecoder('utf-8')().decode(head)
-        except UnicodeDecodeError: return True
-    return n_ctrl > 0.3*len(head)
+    share = _control_share(head)
+    return share > 0.3 or share > 0.05 and not _begins_as_utf8(head)
 
+# %% ../../nbs/01_text.read.ipynb #d7ed10b2
+def _not_in(
+    encoding, # That was tried
+    e, # The `UnicodeDecodeError` that it gave
+    name, # What to call the file
+):
+    "The `CorpusError` for a text of another encoding"
+    guess = guess_encoding(e.object, e.start)
+    what = f"{name} is not {encoding} at byte {e.start:,} (0x{e.object[e.start]:02x})"
+    return CorpusError(what, f"it looks like {guess}, so read it with encoding='{guess}' (--encoding {guess}).")
+
+# %% ../../nbs/01_text.read.ipynb #1a24f880
 def decode_text(
     b:bytes, # The contents of a file
     name, # What to call it in errors
     encoding:str='utf-8', # Any encoding that Python knows
 )->str:
     "The text in `b`, read strictly"
-    if encoding.lower().replace('_', '-') in ('utf-8', 'utf8') and is_binary(b): raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
+    is_utf8 = encoding.lower().replace('_', '-') in ('utf-8', 'utf8')
+    if is_utf8 and is_binary(b): raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
     try: return b.decode(encoding)
     except (LookupError, ValueError) as e:
-        if isinstance(e, UnicodeDecodeError) and e.object == b: return _refuse(b, name, encoding, e)
-        raise CorpusError(f"Python knows no encoding called '{encoding}'", "'utf-8' and 'cp1252' are common ones.") from None
+        if isinstance(e, UnicodeDecodeError) and e.object == b: raise _not_in(encoding, e, name) from None
+        what = f"Python knows no encoding called '{encoding}'"
+        raise CorpusError(what, "'utf-8' and 'cp1252' are common ones.") from None
 
-def _refuse(b, name, encoding, e):
-    guess = guess_encoding(b, e.start)
-    raise CorpusError(f"{name} is not {encoding} at byte {e.start:,} (0x{b[e.start]:02x})", f"it looks like {guess}, so "
-                      f"read it with encoding='{guess}' (--encoding {guess}).") from None
+# %% ../../nbs/01_text.read.ipynb #fb110d14
+_oddities = {
+    '\r\n':   "{name} has {n:,} Windows line ends (CR LF); text.replace('\\r\\n', '\\n') makes them one character.",
+    '\ufffd': "{name} has {n:,} replacement characters (U+FFFD), left by an earlier wrong decoding; "
+              "get the text anew if they matter.",
+    '\0':     "{name} has {n:,} NUL characters; is it a text?",
+}
 
-# %% ../../nbs/01_text.read.ipynb #9e6d4971
-def text_notes(text:str, name='The text')->list:
+def text_notes(
+    text:str, # Of a whole file
+    name='The text', # What to call it
+)->list: # Of `str`; empty if there is nothing to say
     "What in `text` is likely to surprise: a byte-order mark, CR LF, U+FFFD, NUL; one sentence each"
     res = []
-    if text.startswith('\ufeff'): res.append(f"{name} starts with a byte-order mark (U+FEFF); drop it with encoding='utf-8-sig' or text[1:].")
-    if n := text.count('\r\n'): res.append(f"{name} has {n:,} Windows line ends (CR LF); text.replace('\\r\\n', '\\n') makes them one character.")
-    if n := text.count('\ufffd'): res.append(f"{name} has {n:,} replacement characters (U+FFFD), left by an earlier wrong decoding; get the text anew if they matter.")
-    if n := text.count('\0'): res.append(f"{name} has {n:,} NUL characters; is it a text?")
-    return res
+    if text.startswith('\ufeff'):
+        res.append(f"{name} starts with a byte-order mark (U+FEFF); drop it with encoding='utf-8-sig' or text[1:].")
+    found = {o: text.count(o) for o in _oddities}
+    return res + [_oddities[o].format(name=name, n=n) for o,n in found.items() if n]
 
+# %% ../../nbs/01_text.read.ipynb #b7c00c29
 def read_text(
     path, # A text file
     encoding:str='utf-8', # Any encoding that Python knows
@@ -79,8 +112,13 @@ def read_text(
     for o in text_notes(text, path): warnings.warn(o, TextWarning, stacklevel=2)
     return text
 
-# %% ../../nbs/01_text.read.ipynb #c1ae3284
-def first_bytes(path, n=65_536):
+# %% ../../nbs/01_text.read.ipynb #d217a4c9
+def first_bytes(
+    path, # A file of any kind
+    n:int=65_536, # How many at most
+)->bytes:
+    "How a file begins"
     try:
         with open(path, 'rb') as f: return f.read(n)
-    except OSError as e: raise CorpusError(f"{path} cannot be read ({e.strerror})", "check its permissions, or leave it out.") from None
+    except OSError as e:
+        raise CorpusError(f"{path} cannot be read ({e.strerror})", "check its permissions, or leave it out.") from None

@@ -5,21 +5,24 @@
 # %% auto #0
 __all__ = ['rotation', 'fit_sizes', 'CharDL', 'visible', 'show_table']
 
-# %% ../../nbs/05_text.streams.ipynb #76f83df6
+# %% ../../nbs/05_text.streams.ipynb #50594d06
 from fastai.basics import *
 import hashlib, secrets, warnings
+from contextlib import contextmanager
 from ..core import CharRNNError
 from .read import TextWarning
 
-# %% ../../nbs/05_text.streams.ipynb #34d9cf8f
+# %% ../../nbs/05_text.streams.ipynb #e923a362
 def rotation(
     seed:int, # Of the run
     epoch:int, # Counted over the whole run
     n:int, # Number of pairs
 )->int: # From 0 to `n`-1
-    "Where the ring of pairs is cut in `epoch`; a hash, so that no random generator is touched and no version changes it"
-    return int.from_bytes(hashlib.sha256(f'{seed} {epoch}'.encode()).digest()[:8], 'big') % max(1, n)
+    "Where the ring of pairs is cut in `epoch`"
+    digest = hashlib.sha256(f'{seed} {epoch}'.encode()).digest()
+    return int.from_bytes(digest[:8], 'big') % max(1, n)
 
+# %% ../../nbs/05_text.streams.ipynb #dc540670
 def fit_sizes(
     n:int, # Number of pairs
     bs:int, # Streams wanted
@@ -30,11 +33,46 @@ def fit_sizes(
     seq_len = min(seq_len, max(8, n//4), n)
     return min(bs, max(1, n//seq_len)),seq_len
 
-# %% ../../nbs/05_text.streams.ipynb #f60d716a
+# %% ../../nbs/05_text.streams.ipynb #8ba29699
+def _check_sizes(bs, seq_len):
+    for k,v in dict(bs=bs, seq_len=seq_len).items():
+        if v < 1: raise CharRNNError(f"{k} is {v}, but at least 1 is needed.")
+
+def _warn_if_smaller(n_chars, wanted, used):
+    "Say that `n_chars` characters cannot fill a batch of the (bs, seq_len) that was wanted"
+    if used == wanted: return
+    warnings.warn(f"{n_chars:,} characters cannot fill batches of {wanted[0]} x {wanted[1]}; "
+                  f"bs={used[0]} and seq_len={used[1]} are used.", TextWarning)
+
+# %% ../../nbs/05_text.streams.ipynb #735897c5
+def _documents(dataset):
+    "The ids of each item, taken out of its tuple"
+    items = (dataset[i] for i in range(len(dataset)))
+    return [torch.as_tensor(o[0] if isinstance(o, tuple) else o) for o in items]
+
+def _join(dataset, sep=''):
+    "The documents of `dataset` as one tensor of ids"
+    docs = _documents(dataset)
+    if not docs: return torch.zeros(0, dtype=torch.uint8)
+    if sep and len(docs) > 1:
+        s = dataset.vocab.encode(sep)
+        docs = [part for o in docs for part in (s.to(o.dtype), o)][1:]
+    return torch.cat([o.as_subclass(Tensor) for o in docs])
+
+# %% ../../nbs/05_text.streams.ipynb #63266378
+@contextmanager
+def _python_rng_kept():
+    "Put the state of Python's random generator back afterwards"
+    state = random.getstate()
+    try: yield
+    finally: random.setstate(state)
+
+# %% ../../nbs/05_text.streams.ipynb #7fe8aa4f
 @delegates()
 class CharDL(TfmdDL):
     "A loader that reads documents as one text in `bs` parallel streams of `seq_len` steps"
-    _n_inp,_types = 1,{tuple: [Tensor, Tensor]} # what fastai would find out by drawing a batch
+    _n_inp = 1 # this and `_types` fastai would find out by drawing a batch
+    _types = {tuple: [Tensor, Tensor]}
     def __init__(self,
         dataset, # Documents as ids: `Datasets` or a list of (ids,)
         bs:int=32, # Number of streams
@@ -44,124 +82,144 @@ class CharDL(TfmdDL):
         shuffle:bool=False, # Rotate, and leave the last few pairs out (training)
         num_workers:int=0, # Accepted for fastai's sake; there is no work to share
         device=None, # Where the text and the batches are
-        **kwargs
+        **kwargs # Of `TfmdDL`
     ):
-        for k,v in dict(bs=bs, seq_len=seq_len).items():
-            if v < 1: raise CharRNNError(f"{k} is {v}, but at least 1 is needed.")
-        self.wanted,self.sep,self.seed_given = (bs, seq_len),sep,seed is not None
+        bs = ifnone(kwargs.pop('batch_size', None), bs)
+        _check_sizes(bs, seq_len)
+        self.wanted = bs,seq_len
+        self.sep = sep
+        self.seed_given = seed is not None
         self.seed = seed if self.seed_given else secrets.randbelow(2**31)
-        docs = [o[0] if isinstance(o, tuple) else o for o in (dataset[i] for i in range(len(dataset)))]
-        if sep and len(docs) > 1:
-            s = dataset.vocab.encode(sep)
-            docs = [p for o in docs for p in (s.to(o.dtype), o)][1:]
-        self.ids = torch.cat([Tensor(o).as_subclass(Tensor) for o in docs]) if docs else torch.zeros(0, dtype=torch.uint8)
+        self.ids = _join(dataset, sep)
         self.n_pairs = max(0, len(self.ids)-1)
         bs,self.seq_len = fit_sizes(self.n_pairs, bs, seq_len)
-        if shuffle and docs and (bs, self.seq_len) != self.wanted:
-            warnings.warn(f"{len(self.ids):,} characters cannot fill batches of {self.wanted[0]} x {self.wanted[1]}; bs={bs} and seq_len={self.seq_len} are used.", TextWarning)
-        rng = random.getstate() # fastai seeds a generator that is never used from the global one
-        super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, device=device, **{**kwargs, 'drop_last':False, 'n':None})
-        random.setstate(rng)
-        self.steps = self.n_pairs//bs                                # pairs in every stream
-        self.rest = 0 if shuffle else self.n_pairs - bs*self.steps   # further ones in the first
+        if shuffle: _warn_if_smaller(len(self.ids), self.wanted, (bs, self.seq_len))
+        kwargs.update(num_workers=0, drop_last=False, n=None)
+        with _python_rng_kept(): super().__init__(dataset, bs=bs, shuffle=shuffle, device=device, **kwargs)
         self.n = self.n_pairs
-        self.epoch,self._pos,self._start = 0,0,0
+        self.steps = self.n_pairs//bs
+        self.rest = 0 if shuffle else self.n_pairs - bs*self.steps
+        self.epoch = 0 # counted over the whole run
+        self._pos = 0 # the batch that comes next
+        self._start = 0 # where the next pass begins
         if self.device is not None: self.ids = self.ids.to(self.device)
 
-    def __len__(self): return -(-self.steps//self.seq_len) + (self.rest > 0)
+# %% ../../nbs/05_text.streams.ipynb #54d1e9f2
+@patch
+def __len__(self:CharDL): return -(-self.steps//self.seq_len) + (self.rest > 0)
 
-    def to(self, device):
-        super().to(device)
-        self.ids = self.ids.to(self.device)
+# %% ../../nbs/05_text.streams.ipynb #4479ea2d
+@patch
+def pairs(self:CharDL,
+    epoch:int, # Counted over the whole run
+    i:int, # Batch in the epoch
+)->Tensor: # (rows, steps); the number of the pair at each place
+    "Which pairs of the text batch `i` holds"
+    if not 0 <= i < len(self): raise IndexError(i)
+    at,n = i*self.seq_len,min(self.seq_len, self.steps - i*self.seq_len)
+    starts = torch.arange(self.bs)*self.steps + (torch.arange(self.bs) > 0)*self.rest
+    if n <= 0: starts,at,n = starts[:1],self.steps,self.rest
+    p = starts[:,None] + torch.arange(at, at+n)
+    return (p + rotation(self.seed, epoch, self.n_pairs)) % self.n_pairs if self.shuffle else p
 
-    def pairs(self,
-        epoch:int, # Counted over the whole run
-        i:int, # Batch in the epoch
-    )->Tensor: # (rows, steps); the number of the pair at each place
-        "Which pairs of the text batch `i` holds"
-        if i >= len(self) or i < 0: raise IndexError(i)
-        at,n = i*self.seq_len,min(self.seq_len, self.steps - i*self.seq_len)
-        starts = torch.arange(self.bs)*self.steps + (torch.arange(self.bs) > 0)*self.rest
-        if n <= 0: starts,at,n = starts[:1],self.steps,self.rest
-        p = starts[:,None] + torch.arange(at, at+n)
-        return (p + rotation(self.seed, epoch, self.n_pairs)) % self.n_pairs if self.shuffle else p
+# %% ../../nbs/05_text.streams.ipynb #81276e44
+@patch
+def batch(self:CharDL,
+    epoch:int, # Of the whole run
+    i:int, # From 0 on
+)->tuple: # (inputs, targets), each (rows, steps) of `int64`
+    "Batch `i` of `epoch`"
+    p = self.pairs(epoch, i).to(self.ids.device)
+    return self.after_batch((self.ids[p].long(), self.ids[p+1].long()))
 
-    def batch(self,
-        epoch:int, # Of the whole run
-        i:int, # From 0 on
-    )->tuple:
-        "Batch `i` of `epoch`: inputs and targets, each (rows, steps) of `int64`"
-        p = self.pairs(epoch, i).to(self.ids.device)
-        return self.after_batch((self.ids[p].long(), self.ids[p+1].long()))
+# %% ../../nbs/05_text.streams.ipynb #96c92edb
+@patch
+def one_batch(self:CharDL):
+    "The first batch of this epoch; the loader stays where it is"
+    if len(self) == 0: raise CharRNNError("The text of this loader has no two characters", "give a longer one.")
+    return self.batch(self.epoch, 0)
 
-    def __iter__(self):
-        self.before_iter()
-        epoch,start,self._start = self.epoch,self._start,0
-        for i in range(start, len(self)):
-            self._pos = i+1
-            yield self.batch(epoch, i)
-        self.next_epoch()
-        self.after_iter()
+# %% ../../nbs/05_text.streams.ipynb #41d2c025
+@patch
+def __iter__(self:CharDL):
+    self.before_iter()
+    epoch,start = self.epoch,self._start
+    self._start = 0
+    for i in range(start, len(self)):
+        self._pos = i+1
+        yield self.batch(epoch, i)
+    self.next_epoch()
+    self.after_iter()
 
-    @property
-    def at_start(self):
-        "Whether the batch just given is the first of its epoch"
-        return self._pos == 1
-    def next_epoch(self):
-        "Leave the rest of this epoch"
-        self.epoch,self._pos = self.epoch+1,0
+# %% ../../nbs/05_text.streams.ipynb #86f0db53
+@patch
+def next_epoch(self:CharDL):
+    "Leave the rest of this epoch"
+    self.epoch += 1
+    self._pos = 0
 
-    def one_batch(self):
-        "The first batch of this epoch; the loader stays where it is"
-        if len(self) == 0: raise CharRNNError("The text of this loader has no two characters", "give a longer one.")
-        return self.batch(self.epoch, 0)
+# %% ../../nbs/05_text.streams.ipynb #a6f6ba82
+@patch(as_prop=True)
+def at_start(self:CharDL)->bool:
+    "Whether the batch just given is the first of its epoch"
+    return self._pos == 1
 
-    def state_dict(self)->dict:
-        "Where the loader is: the batch that comes next"
-        return dict(seed=self.seed, epoch=self.epoch, batch=self._pos)
-    def load_state_dict(self, d:dict):
-        "Go on where `state_dict` was taken"
-        self.seed,self.epoch,self._start = d['seed'],d['epoch'],d['batch']
-        self._pos = self._start
+# %% ../../nbs/05_text.streams.ipynb #73af0ed0
+@patch
+def go_to(self:CharDL,
+    batch:int, # From 0 on; `len(self)` leaves only the end of the epoch
+):
+    "Let the next pass begin at `batch` of this epoch"
+    self._pos = batch
+    self._start = batch
 
-    def get_idxs(self)->list:
-        "The place in the text of every prediction, in the order in which batches give them"
-        return torch.cat([self.pairs(self.epoch, i).flatten() for i in range(len(self))]).tolist() if len(self) else []
+# %% ../../nbs/05_text.streams.ipynb #ebd49247
+@patch
+def state_dict(self:CharDL)->dict:
+    "Where the loader is: the batch that comes next"
+    return dict(seed=self.seed, epoch=self.epoch, batch=self._pos)
 
-    @delegates(TfmdDL.new)
-    def new(self, dataset=None, cls=None, **kwargs):
-        "A loader like this one for another `dataset`"
-        res = super().new(dataset, cls, **merge(dict(bs=self.wanted[0], seq_len=self.wanted[1], seed=self.seed, sep=self.sep), kwargs))
-        res.epoch = self.epoch
-        return res
+@patch
+def load_state_dict(self:CharDL,
+    d:dict, # From `state_dict`
+):
+    "Go on where `state_dict` was taken"
+    self.seed = d['seed']
+    self.epoch = d['epoch']
+    self.go_to(d['batch'])
 
-    def decode(self, b): return to_cpu(self.after_batch.decode(b))
-    def decode_batch(self, b, max_n:int=9, full:bool=True)->L:
-        "The rows of batch `b` as strings"
-        return L(tuple(self.vocab.textify(t) for t in row) for row in zip(*(o[:max_n] for o in self.decode(tuple(b)))))
+# %% ../../nbs/05_text.streams.ipynb #7efb8ae5
+@patch
+def get_idxs(self:CharDL)->list:
+    "The place in the text of every prediction, in the order in which batches give them"
+    places = [self.pairs(self.epoch, i).flatten() for i in range(len(self))]
+    return torch.cat(places).tolist() if places else []
 
-    def show_batch(self,
-        b=None, # Default: the first of this epoch
-        max_n:int=4, # Rows
-        width:int=60, # Characters of a cell
-        show:bool=True, # Else give the rows back
-        **kwargs
-    ):
-        "Inputs and targets of some rows, line ends and spaces made visible"
-        rows = self.decode_batch(self.one_batch() if b is None else b, max_n)
-        if not show: return rows
-        show_table(['text', 'target'][:len(rows[0])], rows, width)
-    def show_results(self,
-        b, # Inputs and targets
-        out, # Ids of the predictions
-        max_n:int=4, # Rows
-        width:int=60, # Characters of a cell
-        **kwargs
-    ):
-        "Inputs, targets and the most likely characters of some rows"
-        show_table(['text', 'target', 'prediction'], self.decode_batch((*b, *L(out)), max_n), width)
+# %% ../../nbs/05_text.streams.ipynb #509d1ef5
+@patch
+def to(self:CharDL,
+    device, # Where the model is
+):
+    "Put the text on `device`"
+    super(CharDL, self).to(device)
+    self.ids = self.ids.to(self.device)
 
-# %% ../../nbs/05_text.streams.ipynb #e923a362
+# %% ../../nbs/05_text.streams.ipynb #f6e0720c
+@patch
+@delegates(TfmdDL.new)
+def new(self:CharDL,
+    dataset=None, # Default: that of this one
+    cls=None, # Default: that of this one
+    **kwargs # Arguments of `CharDL` that are to differ
+):
+    "A loader like this one for another `dataset`"
+    bs,seq_len = self.wanted
+    mine = dict(bs=bs, seq_len=seq_len, seed=self.seed, sep=self.sep)
+    res = super(CharDL, self).new(dataset, cls, **merge(mine, kwargs))
+    res.epoch = self.epoch
+    return res
+
+# %% ../../nbs/05_text.streams.ipynb #029b0868
 def visible(
     s:str, # Any text
     width:int=60, # Longest result, in characters
@@ -170,6 +228,7 @@ def visible(
     s = s.translate({10:'↵', 13:'␍', 9:'⇥', 0:'␀'})
     return s if len(s) <= width else s[:width-1] + '…'
 
+# %% ../../nbs/05_text.streams.ipynb #ad74969a
 def show_table(
     names:list, # Of the columns
     rows:list, # Of tuples of strings
@@ -179,3 +238,48 @@ def show_table(
     cols = [[n, *(visible(r[i], width) for r in rows)] for i,n in enumerate(names)]
     ws = [max(map(len, c)) for c in cols]
     for line in zip(*cols): print('  '.join(o.ljust(w) for o,w in zip(line, ws)).rstrip())
+
+# %% ../../nbs/05_text.streams.ipynb #60667f7d
+@patch
+def decode(self:CharDL,
+    b, # Inputs and targets
+):
+    "`b` on the CPU, as it was before `after_batch`"
+    return to_cpu(self.after_batch.decode(b))
+
+@patch
+def decode_batch(self:CharDL,
+    b, # Tensors of ids, one row for each stream
+    max_n:int=9, # Rows at most
+    full:bool=True, # Accepted for fastai's sake
+)->L: # Of tuples, a string for each tensor
+    "The rows of batch `b` as strings"
+    tensors = self.decode(tuple(b))
+    return L(tuple(self.vocab.textify(t) for t in row) for row in zip(*(o[:max_n] for o in tensors)))
+
+# %% ../../nbs/05_text.streams.ipynb #21b1a8a1
+@patch
+def show_batch(self:CharDL,
+    b=None, # Default: the first of this epoch
+    max_n:int=4, # Rows
+    width:int=60, # Characters of a cell
+    show:bool=True, # Else give the rows back
+    **kwargs # Ignored: arguments of other `show_batch`es
+):
+    "Inputs and targets of some rows, line ends and spaces made visible"
+    rows = self.decode_batch(self.one_batch() if b is None else b, max_n)
+    if not show: return rows
+    show_table(['text', 'target'][:len(rows[0])], rows, width)
+
+# %% ../../nbs/05_text.streams.ipynb #9a0678fc
+@patch
+def show_results(self:CharDL,
+    b, # Inputs and targets
+    out, # Ids of the predictions
+    max_n:int=4, # Rows
+    width:int=60, # Characters of a cell
+    **kwargs # Ignored: arguments of other `show_results`
+):
+    "Inputs, targets and the most likely characters of some rows"
+    rows = self.decode_batch((*b, *L(out)), max_n)
+    show_table(['text', 'target', 'prediction'], rows, width)
