@@ -64,6 +64,7 @@ def _place_of(where):
     if not isinstance(where, (str, os.PathLike)): raise CharRNNError(f'A run cannot be kept in {where!r}', 'give a path or a URL.')
     return (str(where) if '://' in str(where) else local_path(where)),None
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #ba9ff4d9
 @patch
 def _check(self:Checkpoint, max_mb, wait):
     check_number('minutes', self.minutes, 0, optional=True)
@@ -75,6 +76,7 @@ def _check(self:Checkpoint, max_mb, wait):
     if not (self.results is None or callable(self.results)): raise CharRNNError(f'results is {self.results!r}', 'give a function of the Learner.')
     if self.storage_options and '://' not in self.where: raise TypeError(_unknown(self.storage_options))
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #0a3cd8c9
 def _unknown(names):
     own = 'minutes, steps, keep, max_mb, wait, local, allow_changes, results, info, quiet'
     return f"Checkpoint for a path has no argument {', '.join(names)}; its own are {own}."
@@ -107,6 +109,7 @@ def before_fit(self:Checkpoint):
         self._clean_up()
         raise
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #49edcdb2
 @patch
 def _looking(self:Checkpoint):
     "Is this `lr_find`, `validate` or the like? A copy of the callback has no Learner"
@@ -123,6 +126,7 @@ def _begin(self:Checkpoint):
     if fit_differences(found.folder.settings.get('fit'), fit): self.changed = json.loads(json.dumps(fit))
     self._finished() if found.finished else self._resume(fit)
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #66bd8573
 @patch
 def _open(self:Checkpoint, k):
     opened = self.opened if k == 1 else None
@@ -152,6 +156,7 @@ def _start(self:Checkpoint, mine, fit):
     take(self.folder, self.token, 0, [])
     self._work(self.folder.newest())
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #d7e4fed7
 @patch
 def _first_capture(self:Checkpoint):
     try: return self._capture(self.learn._first if self.exact_start else (0, 0))
@@ -177,6 +182,7 @@ def _load(self:Checkpoint):
     changes = self.state.take_environment(self.log.say)
     if changes and not m['finished']: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #a6678304
 @patch
 def _restore(self:Checkpoint, **kwargs):
     self.state.restore((Checkpoint,), **kwargs)
@@ -199,6 +205,7 @@ def _resume(self:Checkpoint, fit):
     self.log.say(resume_text(self.place, m['step'], epoch, self.learn.n_epoch, self.exact_start))
     self._work(m, epoch)
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #fdef0065
 @patch
 def _take_up(self:Checkpoint, m):
     last = max((o for o in (m, self.place.last_owner()) if o), key=lambda o: o['generation'])
@@ -207,6 +214,7 @@ def _take_up(self:Checkpoint, m):
     take(self.folder, self.token, self.generation, self.resumes)
     tidy(self.folder.store)
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #f9aecb8e
 @patch
 def _begin_at(self:Checkpoint, epoch, batch):
     if self.exact_start: return self.learn.start_at(epoch, batch)
@@ -228,6 +236,7 @@ def _finished(self:Checkpoint):
     if self.exact_start: self.learn.start_at(max(1, self.learn.n_epoch))
     else: self._stand_guard(self.learn.n_epoch)
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #4a8de374
 @patch
 def _catch_up(self:Checkpoint, m):
     last = self.place.last_owner() or m
@@ -252,6 +261,7 @@ def _work(self:Checkpoint, m, first=0):
         if isinstance(cb, SaveModelCallback) and not cb.every_epoch: self.guard.follow(cb, partial(self._copy_best, n, cb))
     self.signals = Signals()
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #69110f6f
 @patch
 def _save_as(self:Checkpoint, generation, resumes):
     owner = owner_record(self.folder.id, self.token, generation, resumes)
@@ -261,6 +271,7 @@ def _save_as(self:Checkpoint, generation, resumes):
 def _stand_guard(self:Checkpoint, first):
     self.guard = Guard(self.learn, first, self._epoch_done, self.after_error, self.exact_start, self.order)
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #ba4430a6
 @patch
 def _copy_best(self:Checkpoint, name, cb):
     "What `SaveModelCallback` has just put into its file"
@@ -281,6 +292,7 @@ def _capture(self:Checkpoint, at):
     if self.changed: meta.update(fit=self.changed)
     return ts,meta
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #000d4ee7
 @patch
 def seconds(self:Checkpoint)->float:
     "How long the run has trained, in all processes"
@@ -292,6 +304,7 @@ def _due(self:Checkpoint):
     if self.steps: return self._steps()//self.steps > self.saved_step//self.steps
     return time.perf_counter()-self.saved >= 60*self.minutes
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #6237e282
 @patch
 def _snapshot(self:Checkpoint, at, **fields):
     "A copy for the writer, or None if none can be taken"
@@ -301,6 +314,7 @@ def _snapshot(self:Checkpoint, at, **fields):
         return *self._capture(at),dict(step=step, epoch=epoch, generation=self.generation, resumes=self.resumes, **fields)
     except Exception as e: self.saver.complain(f'A checkpoint could not be taken ({reason(e)})', e)
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #d0e5f1d4
 @patch
 def _save(self:Checkpoint, at):
     self.saved,self.saved_step = time.perf_counter(),self._steps()
@@ -319,6 +333,7 @@ def after_batch(self:Checkpoint):
     if self._due(): self._save(at)
     elif self.iter+1 == self.n_iter and self.validates: self.held = self._snapshot(at)
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #f032cb02
 @patch
 def _epoch_done(self:Checkpoint):
     self.log.epoch(self.learn)
@@ -353,6 +368,7 @@ def after_fit(self:Checkpoint):
         if self.ended: self._save_end()
     finally: self._clean_up()
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #ebef7f03
 @patch
 def after_error(self:Checkpoint):
     "For a Learner that tells of errors"
@@ -371,6 +387,7 @@ def _save_end(self:Checkpoint):
     safe = self.saver.where_safe(m, self.place, min(5, self.wait))
     self.log.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {safe}.")
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #598570b9
 @patch
 def _results(self:Checkpoint):
     "What `results` gives, as numbers"
@@ -380,6 +397,7 @@ def _results(self:Checkpoint):
         self.saver.finish()
         raise
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #ab137edf
 def _as_numbers(res):
     plain = {k:v.item() if isinstance(v, (np.generic, Tensor)) and not v.ndim else v for k,v in res.items()}
     if all(map(is_number, plain.values())): return plain

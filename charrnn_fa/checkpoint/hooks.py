@@ -64,6 +64,7 @@ def _watch(self:Guard, cb):
     self.starting.append((cb, vars(cb).get('before_fit')))
     vars(cb)['before_fit'] = watched
 
+# %% ../../nbs/77_checkpoint.hooks.ipynb #4aa6db4e
 @patch
 def _started(self:Guard):
     "All have had their `before_fit`"
@@ -86,6 +87,7 @@ def follow(self:Guard,
     vars(cb)['_save'] = _save
     self.followed.append(cb)
 
+# %% ../../nbs/77_checkpoint.hooks.ipynb #2a92b88a
 @patch
 def remove(self:Guard):
     "Bring the replaced methods back"

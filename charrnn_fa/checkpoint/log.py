@@ -24,6 +24,7 @@ class Log:
         self.file = None
         self.early = [] # lines from before there is a file
 
+# %% ../../nbs/74_checkpoint.log.ipynb #9a44b8c5
 @patch
 def open(self:Log,
     folder, # In which `log.txt` is to be
@@ -47,6 +48,7 @@ def _write(self:Log, line):
     with suppress(OSError):
         if self.file: self.file.write(line)
 
+# %% ../../nbs/74_checkpoint.log.ipynb #34dd3539
 @patch
 def close(self:Log):
     "No more goes into the file"
@@ -63,6 +65,7 @@ def say(self:Log,
     if not self.quiet: say(s)
     self.note(s)
 
+# %% ../../nbs/74_checkpoint.log.ipynb #41deb0e1
 @patch
 def warn(self:Log,
     s:str, # A sentence
@@ -80,6 +83,7 @@ def batch(self:Log,
     "Note how far a fit is, if it is time"
     if self.pace.due(learn): self.note(self.pace.line(learn))
 
+# %% ../../nbs/74_checkpoint.log.ipynb #aa69a120
 @patch
 def epoch(self:Log,
     learn, # At the end of an epoch

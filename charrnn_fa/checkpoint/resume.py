@@ -19,6 +19,7 @@ def run_name(
     "The name of the `k`-th fit of a run"
     return where if k == 1 else f"{where.rstrip('/')}/{k}"
 
+# %% ../../nbs/78_checkpoint.resume.ipynb #1bb166f4
 def short_name(
     where:str, # As it was given
     k:int, # Which fit it is, from 1 on
@@ -97,6 +98,7 @@ def begin_text(
     if log: parts.append(f'a log is in {log}')
     return '; '.join(parts) + '.'
 
+# %% ../../nbs/78_checkpoint.resume.ipynb #491e5777
 def often_text(
     steps:int, # Between saves, or None
     minutes:float, # Between saves, if `steps` is None
@@ -117,6 +119,7 @@ def resume_text(
     why = '' if exact else ', where an epoch ended: another Learner than ours cannot start within one'
     return f'{place} goes on after step {step:,}{of}{why}.'
 
+# %% ../../nbs/78_checkpoint.resume.ipynb #14f8258c
 def finished_text(
     place, # Where the run is kept
     step:int, # Its last

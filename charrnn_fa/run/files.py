@@ -19,6 +19,7 @@ from ..core import CharRNNError
 
 # %% ../../nbs/30_run.files.ipynb #431aaf9a
 class RunError(CharRNNError): "A run folder that cannot be used"
+
 class RunWarning(UserWarning): "Something about a run that a person should know"
 
 # %% ../../nbs/30_run.files.ipynb #f4c98bdc
@@ -27,7 +28,9 @@ storable = {
     torch.int64:'I64', torch.int32:'I32', torch.int16:'I16', torch.int8:'I8',
     torch.uint8:'U8', torch.uint16:'U16', torch.uint32:'U32', torch.bool:'BOOL',
 }
+
 piece = 1<<20 # bytes written at a time
+
 most_json = 64<<20 # bytes of a JSON file that is read
 
 # %% ../../nbs/30_run.files.ipynb #5f0d266b
@@ -43,6 +46,7 @@ def pack(
         b = t.view(torch.uint8).numpy().data
         for i in range(0, len(b), piece): yield b[i:i+piece]
 
+# %% ../../nbs/30_run.files.ipynb #fc1f63f9
 def _head(tensors, flat, meta):
     head,at = {'__metadata__':{'json':json.dumps(meta)}},0
     for k,t in flat.items():
@@ -88,6 +92,7 @@ def read_pieces(
     with open(path, 'rb') as f:
         while b := f.read(piece): yield b
 
+# %% ../../nbs/30_run.files.ipynb #6bc1cbc8
 def sha256_pieces(
     pieces, # Of bytes
 )->str: # In hex
@@ -127,6 +132,7 @@ def write_whole(
         raise _not_written(path, e) from e
     return res
 
+# %% ../../nbs/30_run.files.ipynb #04e74cfa
 def _write(f, pieces):
     h,n = hashlib.sha256(),0
     for b in pieces:
@@ -137,6 +143,7 @@ def _write(f, pieces):
     os.fsync(f.fileno())
     return n,h.hexdigest()
 
+# %% ../../nbs/30_run.files.ipynb #5e3902ab
 def _not_written(path, e):
     mend = 'free some space' if e.errno in (errno.ENOSPC, errno.EDQUOT) else 'check the folder'
     return RunError(f'{path} could not be written ({e.strerror})', f'{mend} and try again.')
@@ -169,6 +176,7 @@ def pieces(self:Folder,
     "The contents, piece by piece"
     return read_pieces(self.path/name)
 
+# %% ../../nbs/30_run.files.ipynb #edde2d8c
 @patch
 def write(self:Folder,
     name:str, # Of the file
@@ -178,6 +186,7 @@ def write(self:Folder,
     "Write a file whole"
     return write_whole(self.path/name, pieces, pause)
 
+# %% ../../nbs/30_run.files.ipynb #03a0cac4
 @patch
 def remove(self:Folder,
     name:str, # Of a file
@@ -189,6 +198,7 @@ def remove(self:Folder,
 _by_damage = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, RuntimeError,
               OverflowError, RecursionError, MemoryError, SafetensorError, struct.error)
 
+# %% ../../nbs/30_run.files.ipynb #e56135ca
 @contextmanager
 def damage(
     path, # The file that is read in the `with`
@@ -253,6 +263,7 @@ def read_all(
         res.append(b)
     return b''.join(res)
 
+# %% ../../nbs/30_run.files.ipynb #60439e9f
 def read_json(
     path, # Of the file
 )->dict:

@@ -73,6 +73,7 @@ def record(self:RunFiles,
     except CharRNNError as e: self.damaged[name] = e
     else: return None if b is None else self.checked(name, b, schema)
 
+# %% ../../nbs/32_run.folder.ipynb #4b5c5148
 @patch
 def checked(self:RunFiles,
     name:str, # Of a file
@@ -83,6 +84,7 @@ def checked(self:RunFiles,
     try: return check_record(b, schema, f'{self.store}/{name}', self.id)
     except CharRNNError as e: self.damaged[name] = e
 
+# %% ../../nbs/32_run.folder.ipynb #e53abeee
 @patch
 def owner(self:RunFiles)->dict:
     "The record of the process that took the run up last, or None"
@@ -102,6 +104,7 @@ def has(self:RunFiles,
     "Whether the data of a checkpoint are there, by their size"
     return any(self.store.size(o) == m['size'] for o in data_names(m['file'], self.names()))
 
+# %% ../../nbs/32_run.folder.ipynb #1d11cd1d
 @patch
 def present(self:RunFiles)->list:
     "Manifests of the checkpoints whose data are there, newest first"
@@ -121,6 +124,7 @@ def data(self:RunFiles,
         except CharRNNError as e: why = e
     raise why
 
+# %% ../../nbs/32_run.folder.ipynb #106d9146
 @patch
 def read(self:RunFiles,
     m:dict, # A manifest
@@ -154,12 +158,14 @@ class RunFolder(RunFiles):
             check(self.settings, settings_schema)
         self.id = self.settings['id']
 
+# %% ../../nbs/32_run.folder.ipynb #4bce2a7d
 @patch
 def _stored(self:RunFolder, path):
     if not self.path.exists(): raise RunError(f'There is no folder {path}', f'check the name, or make a run with: charrnn train CORPUS --run {path}')
     if not self.is_run(path): raise _settings_lost(path) or RunError(f'{path} is not a run (it has no run.json)', 'give the folder that was --run.')
     return read_json(self.path/'run.json')
 
+# %% ../../nbs/32_run.folder.ipynb #e8908f46
 @patch(cls_method=True)
 def is_run(cls:RunFolder,
     path, # Of a folder
@@ -168,6 +174,7 @@ def is_run(cls:RunFolder,
     try: return (Path(path)/'run.json').is_file()
     except (OSError, ValueError): return False # no name that a file can have, or out of reach
 
+# %% ../../nbs/32_run.folder.ipynb #760ef29b
 def _settings_lost(path):
     "The error for a folder that holds checkpoints of a run, and nothing else, but no settings; else None"
     names = Folder(path).names() if os.path.isdir(path) else []
@@ -190,6 +197,7 @@ def check_free(cls:RunFolder,
     if not all(is_leftover(o) or o in of_systems for o in Folder(path).names()):
         raise RunError(f'{path} holds other things and is not a run', 'give a new or empty folder.')
 
+# %% ../../nbs/32_run.folder.ipynb #9c571213
 def _nearest(path):
     "The path itself, or the first of the folders above it that is there"
     try: return next(o for o in [path, *path.absolute().parents] if o.exists())
@@ -243,6 +251,7 @@ def create(self:RunFolder,
         self._clear()
         raise
 
+# %% ../../nbs/32_run.folder.ipynb #a7208bec
 @patch
 def _packed(self:RunFolder):
     try: return pack_json(self.settings)
@@ -260,6 +269,7 @@ def _keep_text(self:RunFolder, text):
     size,sha256 = self.store.write(file, pack(text))
     self.settings['text'].update(file=file, size=size, sha256=sha256)
 
+# %% ../../nbs/32_run.folder.ipynb #40aad8ca
 @patch
 def _clear(self:RunFolder):
     "Remove what is left of a run that never came about, but the lock"
@@ -279,6 +289,7 @@ def finished(self:RunFolder)->bool:
     "Whether the newest checkpoint is the end of the fit"
     return any(m['finished'] for m in self.checkpoints()[:1])
 
+# %% ../../nbs/32_run.folder.ipynb #a76c9ea0
 @patch
 def resumes(self:RunFolder)->list:
     "Steps at which a process took the run up again"
@@ -306,6 +317,7 @@ def newest_whole(self:RunFolder)->tuple: # (manifest, tensors by name, JSON)
     self._pass_over(cs[:cs.index(found[0])])
     return found
 
+# %% ../../nbs/32_run.folder.ipynb #47eaa955
 @patch
 def _pass_over(self:RunFolder, cs):
     for m in cs:

@@ -45,7 +45,9 @@ def check(
 
 # %% ../../nbs/31_run.records.ipynb #4d754a12
 _step = r'step-\d{8,}-[0-9a-f]{8}'
+
 _stray = r'(?: ?\(\d+\))?'
+
 name_kinds = {k:re.compile(v) for k,v in dict(
     manifest=rf'({_step}){_stray}\.json',
     data=rf'({_step}){_stray}\.safetensors',
@@ -55,6 +57,7 @@ name_kinds = {k:re.compile(v) for k,v in dict(
     temporary=r'\.(?:(?:step-|text-|owner-)[0-9a-f-]+\.(?:json|safetensors)|run\.json|\.mirror)\.[0-9a-f]{8}',
 ).items()}
 
+# %% ../../nbs/31_run.records.ipynb #9ce67b6d
 def pick(
     names, # Of files
     kind:str, # One of `name_kinds`
@@ -74,6 +77,7 @@ def is_leftover(
     kind = _kind(name)
     return name in ('.lock', '.mirror') or kind in ('temporary', 'text', 'owner') or kind in ('manifest', 'data') and name.startswith('step-00000000-')
 
+# %% ../../nbs/31_run.records.ipynb #49dbe51b
 def is_ours(
     name:str, # Of a file, or of the folder of a further fit, which is a number
 )->bool:
@@ -93,6 +97,7 @@ def data_name(
     "The data file of a manifest"
     return name_kinds['manifest'].fullmatch(manifest)[1] + '.safetensors'
 
+# %% ../../nbs/31_run.records.ipynb #2741dbe4
 def data_names(
     file:str, # As the manifest has it
     names, # What is there
@@ -101,6 +106,7 @@ def data_names(
     stray = re.compile(re.escape(Path(file).stem) + r' ?\(\d+\)' + re.escape(Path(file).suffix))
     return [file] + [o for o in names if stray.fullmatch(o)]
 
+# %% ../../nbs/31_run.records.ipynb #fc2bcd11
 def checkpoint_names(
     file:str, # The data file, as its manifest has it
     names, # What is there
@@ -120,6 +126,7 @@ def check_version(
     if d['format'] == format_version: return
     raise RunError(f"{path} has format version {d['format']}, but this charrnn_fa reads version {format_version}", 'use the charrnn_fa that wrote it.')
 
+# %% ../../nbs/31_run.records.ipynb #537ca1c1
 def check_record(
     b:bytes, # Contents of the file
     schema:dict, # `manifest_schema` or `owner_schema`
@@ -176,12 +183,14 @@ def owner_record(
     return dict(run=run_id, token=token, generation=generation, resumes=list(resumes), beat=beat, released=released, newest=newest,
                 host=socket.gethostname(), time=time.time())
 
+# %% ../../nbs/31_run.records.ipynb #75e0d9c7
 def owner_name(
     o:dict, # `owner_record`
 )->str:
     "The file of an owner record"
     return f"owner-{o['generation']:06d}-{o['token']}-{o['beat']}.json"
 
+# %% ../../nbs/31_run.records.ipynb #9b732c18
 def unread_owner(
     run_id:str, # Of the run
     name:str, # Of the file

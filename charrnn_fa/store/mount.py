@@ -29,6 +29,7 @@ def parse_mounts(
         res[os.fsdecode(where)] = os.fsdecode(fields[fields.index(b'-', 6)+1]),device
     return res
 
+# %% ../../nbs/60_store.mount.ipynb #f6e32bd0
 def mounts()->dict:
     "Mount points to (type, device number), as the kernel sees them now; empty where there is no such table"
     with suppress(OSError): return parse_mounts(Path('/proc/self/mountinfo').read_bytes())
@@ -36,12 +37,16 @@ def mounts()->dict:
 
 # %% ../../nbs/60_store.mount.ipynb #0b377d14
 _remote = re.compile(r'fuse\.|fuse$|nfs|cifs|smb|9p|ceph|glusterfs|lustre|davfs|afs')
+
 _drives = '/content/drive', '/content/gdrive'
+
 _in_drive = re.compile(r'(/.+?)/(?:MyDrive|My Drive|Shareddrives|Shared drives)(?:/|$)')
+
 colab_hostname = Path('/var/colab/hostname') # there on a machine that Colab hosts
 
 def _below(path, top): return (path + '/').startswith(top.rstrip('/') + '/')
 
+# %% ../../nbs/60_store.mount.ipynb #a91db814
 def _over(path, table):
     "(mount point, type) over an absolute path without links, or (None, None)"
     elsewhere = _in_drive.match(path) if colab_hostname.exists() else None
@@ -65,6 +70,7 @@ def follow(
         else: done,todo,links = '',os.path.normpath(os.path.join(done or '/', to)).split('/')[1:] + todo,links-1
     return os.path.normpath('/'.join([done, *todo]))
 
+# %% ../../nbs/60_store.mount.ipynb #cecf236b
 def mount_of(
     path, # Any
 )->tuple:
@@ -119,6 +125,7 @@ def names(self:MountStore)->list:
         with self._folder() as d: return sorted(os.listdir(d))
     except FileNotFoundError: return []
 
+# %% ../../nbs/60_store.mount.ipynb #54ec8710
 @patch
 def size(self:MountStore,
     name:str, # Of a file
@@ -128,6 +135,7 @@ def size(self:MountStore,
         with self._folder() as d: return os.stat(name, dir_fd=d).st_size
     except FileNotFoundError: return None
 
+# %% ../../nbs/60_store.mount.ipynb #830675fc
 @patch
 def pieces(self:MountStore,
     name:str, # Of a file
@@ -149,6 +157,7 @@ def remove_emptied(
         with suppress(OSError): os.close(fd)
     os.unlink(name, dir_fd=d)
 
+# %% ../../nbs/60_store.mount.ipynb #b7a4dc0c
 @patch
 def remove(self:MountStore,
     name:str, # Of a file
@@ -182,6 +191,7 @@ def _attribute(fd, name):
     try: return os.getxattr(fd, name).decode(errors='replace').strip('\0 \n').lower()
     except OSError as e: return None if e.errno in _no_attribute else ''
 
+# %% ../../nbs/60_store.mount.ipynb #59fbf7b8
 @patch
 def uploaded(self:MountStore,
     name:str, # Of a file

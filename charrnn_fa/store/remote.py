@@ -55,6 +55,7 @@ class Remote(RunFiles):
         "What was there when it was listed, and what is known to be there since"
         return self.listing
 
+# %% ../../nbs/63_store.remote.ipynb #2bfe6aa9
 @patch
 def _read_settings(self:Remote, name):
     try:
@@ -110,6 +111,7 @@ def has(self:Remote,
     except CharRNNError: raise # the whole store is away
     except Exception: self.unsure.add(m['file'])
 
+# %% ../../nbs/63_store.remote.ipynb #69bedc15
 @patch
 def fetch(self:Remote,
     m:dict, # A manifest
@@ -129,6 +131,7 @@ def recover(self:Remote)->bool:
     s = next((s for m,_,meta in self.whole() if (s := self._settings_of(m, meta))), None)
     return s is not None and self._write_settings(s)
 
+# %% ../../nbs/63_store.remote.ipynb #17c75050
 @patch
 def _run_of(self:Remote, name):
     "The id of the run that a manifest belongs to, or None"

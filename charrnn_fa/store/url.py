@@ -21,6 +21,7 @@ def shown(
 
 # %% ../../nbs/61_store.url.ipynb #b7a75abf
 _same_version = {'s3':'s3fs', 's3a':'s3fs', 'gs':'gcsfs', 'gcs':'gcsfs'}
+
 _packages = {'hf':'huggingface_hub', 'az':'adlfs', 'abfs':'adlfs', 'sftp':'paramiko', 'dropbox':'dropboxdrivefs', 'webdav':'webdav4'}
 
 def _not_there(scheme, version):
@@ -46,6 +47,7 @@ class UrlStore:
     def __str__(self): return shown(self.where)
     def _at(self, name): return f'{self.root}/{name}'
 
+# %% ../../nbs/61_store.url.ipynb #9b426b5b
 @patch
 def _file_system(self:UrlStore, scheme):
     import fsspec
@@ -63,6 +65,7 @@ def names(self:UrlStore)->list:
     try: return sorted(o['name'].rstrip('/').split('/')[-1] for o in self.fs.ls(self.root, detail=True))
     except FileNotFoundError: return []
 
+# %% ../../nbs/61_store.url.ipynb #7df7a9a3
 @patch
 def size(self:UrlStore,
     name:str, # Of a file
@@ -72,6 +75,7 @@ def size(self:UrlStore,
     try: return self.fs.info(self._at(name))['size']
     except FileNotFoundError: return None
 
+# %% ../../nbs/61_store.url.ipynb #68721975
 @patch
 def pieces(self:UrlStore,
     name:str, # Of a file
@@ -93,6 +97,7 @@ def write(self:UrlStore,
     with self.fs.open(self._at(name), 'wb') as f:
         for b in pieces: f.write(b)
 
+# %% ../../nbs/61_store.url.ipynb #9a6283c6
 @patch
 def remove(self:UrlStore,
     name:str, # Of a file
@@ -100,6 +105,7 @@ def remove(self:UrlStore,
     "Remove a file, if it is there"
     with suppress(FileNotFoundError): self.fs.rm_file(self._at(name))
 
+# %% ../../nbs/61_store.url.ipynb #77af2548
 @patch
 def uploaded(self:UrlStore,
     name:str, # Of a file
@@ -118,6 +124,7 @@ def local_path(
     except OSError as e:
         raise StoreError(f'The current directory cannot be reached ({e.strerror})', "change to another one with os.chdir('/'), or give an absolute path.") from None
 
+# %% ../../nbs/61_store.url.ipynb #6e39af4f
 def get_store(
     where, # A path, a path on a mount, or an fsspec URL
     **storage_options # For fsspec
