@@ -15,58 +15,59 @@ from .presets import Preset, check_seed, get_preset, presets
 from .options import parser
 
 # %% ../nbs/91_cli.ipynb #fed049e4
+def _watched()->bool:
+    "Does a person watch standard error?"
+    return sys.stderr is not None and sys.stderr.isatty()
+
+def _bar(items=None, **kwargs):
+    "A bar over `items` on standard error; without them, one that is moved by hand"
+    from tqdm import tqdm
+    return tqdm(items, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, leave=False, **kwargs)
+
+# %% ../nbs/91_cli.ipynb #ac246db4
+def _indent(text, by='    '):
+    "`text` as a block of its own"
+    return '\n'.join((by+o).rstrip() for o in text.strip().splitlines())
+
+# %% ../nbs/91_cli.ipynb #486b945c
 def _reporter(out, quiet):
     "A callback that tells on `out` how training goes"
     from charrnn_fa.callback.progress import ProgressLines
-    from tqdm import tqdm
+    if quiet: return ProgressLines(10, file=out, epochs=False)
+    sample = lambda learn: _indent(learn.generate(n=150, seed=0)) + '\n'
+    bar = _bar(unit='step', delay=1e-3) if _watched() else None
+    return ProgressLines(5, parts=5, file=out, sample=sample, bar=bar, epochs=False)
 
-    class Reporter(ProgressLines):
-        def before_fit(self):
-            super().before_fit()
-            show = not quiet and sys.stderr is not None and sys.stderr.isatty()
-            self.bar = tqdm(total=None, file=sys.stderr, unit='step', dynamic_ncols=True, mininterval=0.5, leave=False) if show else None
-            self.part = None
-        def after_batch(self):
-            n,due = self.n_iter,self.pace.due(self.learn)
-            if self.part is None: self.part = int(5*self.train_iter/n)+1
-            if self.bar is not None:
-                self.bar.total = n
-                if self.train_iter % 10 == 0: self.bar.set_postfix_str(loss_text(self.smooth_loss.item()), refresh=False)
-                self.bar.update(self.train_iter-self.bar.n)
-            if quiet:
-                if due: self.tell()
-            elif self.train_iter >= self.part*n/5 and self.train_iter < n and time.perf_counter()-self.pace.began > 5:
-                self.part = int(5*self.train_iter/n) + 1
-                self.tell()
-        def tell(self):
-            line = self.pace.line(self.learn)
-            if not quiet: line += '\n' + _indent(self.learn.generate(n=150, seed=0)) + '\n'
-            tqdm.write(line, file=out) if self.bar is not None else print(line, file=out, flush=True)
-        def after_epoch(self): pass # there is one
-        def after_fit(self):
-            if self.bar is not None: self.bar.close()
-    return Reporter()
+# %% ../nbs/91_cli.ipynb #5e8cc7b7
+def _check_length(args):
+    "Refuse a duration that is none"
+    if args.minutes is not None and not args.minutes > 0: # as `nan` is not
+        raise CharRNNError(f"--minutes is {args.minutes}, but training needs more than 0.")
+    for k in 'epochs', 'steps':
+        n = getattr(args, k)
+        if n is not None and not 1 <= n <= 10**9:
+            raise CharRNNError(f"--{k} is {n}, but it is a number from 1 to a billion.")
 
-def _indent(text, by='    '): return '\n'.join((by+o).rstrip() for o in text.strip().splitlines())
+# %% ../nbs/91_cli.ipynb #769d3068
+def _check_keeping(args):
+    "Refuse a place or an interval that cannot be"
+    if args.save_minutes is not None and not args.save_minutes >= 0:
+        raise CharRNNError(f"--save-minutes is {args.save_minutes}, but it cannot be below 0.")
+    if args.save_steps is not None and args.save_steps < 1:
+        raise CharRNNError(f"--save-steps is {args.save_steps}, but it must be at least 1.")
+    if '://' in args.run:
+        raise CharRNNError(f"--run is {args.run}, but it is a folder", "a URL is for Checkpoint in Python.")
 
-# %% ../nbs/91_cli.ipynb #ac246db4
-def train(args):
-    "`charrnn train`"
-    began = time.perf_counter()
-    out = sys.stderr if args.json else sys.stdout
-    if args.minutes is not None and not args.minutes > 0: raise CharRNNError(f"--minutes is {args.minutes}, but training needs more than 0.")
-    preset = get_preset(args.preset, **{f.name:getattr(args, f.name) for f in fields(Preset) if f.name != 'measured'})
-    for k in ('epochs', 'steps'):
-        if getattr(args, k) is not None and not 1 <= getattr(args, k) <= 10**9: raise CharRNNError(f"--{k} is {getattr(args, k)}, but it is a number from 1 to a billion.")
-    if args.seed is not None: check_seed(args.seed)
-    if args.save_minutes is not None and not args.save_minutes >= 0: raise CharRNNError(f"--save-minutes is {args.save_minutes}, but it cannot be below 0.")
-    if args.save_steps is not None and args.save_steps < 1: raise CharRNNError(f"--save-steps is {args.save_steps}, but it must be at least 1.")
-    if '://' in args.run: raise CharRNNError(f"--run is {args.run}, but it is a folder", "a URL is for Checkpoint in Python.")
-    if _is_run(args.run): return _train_again(args, out)
-    if args.corpus is None: raise CharRNNError(f"There is no run in {args.run} yet", f"say what to train on: charrnn train CORPUS --run {args.run}")
-    return _train_new(args, preset, began, out)
+# %% ../nbs/91_cli.ipynb #d10ce363
+def _asked_preset(args)->Preset:
+    "The preset of the line, with what is given explicitly in place of its own"
+    given = {f.name:getattr(args, f.name) for f in fields(Preset) if f.name != 'measured'}
+    return get_preset(args.preset, **given)
 
-def _is_run(path): return (Path(path)/'run.json').exists()
+# %% ../nbs/91_cli.ipynb #050f3228
+def _is_run(path)->bool:
+    "Are there settings of a run in this folder?"
+    return (Path(path)/'run.json').exists()
 
 def _check_answers(path, seconds=10):
     "Refuse a folder on a mount that hangs"
@@ -74,220 +75,422 @@ def _check_answers(path, seconds=10):
     from charrnn_fa.store.threads import with_deadline
     if mount_of(path)[0]: with_deadline(lambda: Path(path).exists(), seconds, path)
 
-def _train_again(args, out):
-    "Nothing for a finished run; an unfinished one goes on"
-    from charrnn_fa.run.model import Run
-    from charrnn_fa.run.files import RunError
-    began,run = time.perf_counter(),Run(args.run)
-    info,c = run.settings['info'],run.newest()
-    if c['finished']:
-        try: run.read(c)
-        except RunError as e:
-            if len(run.checkpoints()) == 1: raise
-            print(f'{e.what}; the run goes on from the checkpoint before.', file=out)
-        else: return _tell_finished(args, run, c, out)
-    if info.get('minutes') is info.get('n_steps') is None: raise CharRNNError(f"{args.run} was begun in Python", "go on with it by the same call of fit there, or give another folder.")
-    _same_settings(args, run)
-    learn = run.learner(text=None if 'file' in run.settings['text'] else load_corpus(args.corpus or info['corpus'], encoding=args.encoding or info.get('encoding', 'utf-8')))
-    return _fit(args, learn, dict(n_steps=info.get('n_steps'), minutes=info.get('minutes')), info, began, out)
-
-def _tell_finished(args, run, c, out):
+# %% ../nbs/91_cli.ipynb #f87efcba
+def _tell_finished(args, run, out)->dict:
+    "What is known of a finished run"
+    c = run.newest()
     res = dict(nats=None, bits=None, seconds=None, seconds_total=None, steps=c['step'], chars_per_s=None)
     if 'nats' not in c['results']:
         from charrnn_fa.evaluate import evaluate_ids
-        res.update({k:v for k,v in evaluate_ids(run.load_model(), run.ids()).items() if k in ('nats', 'bits')})
+        r = evaluate_ids(run.load_model(), run.ids())
+        res.update(nats=r['nats'], bits=r['bits'])
     res.update(c['results'])
-    print(f"{args.run} is finished after {c['step']:,} steps ({loss_text(res['nats'])}); to train further, start a new run from it: "
+    print(f"{args.run} is finished after {c['step']:,} steps ({loss_text(res['nats'])}); "
+          "to train further, start a new run from it: "
           f"charrnn train CORPUS --run OTHER --from {shlex.quote(args.run)}", file=out)
     return dict(res, finished=True)
 
-def _same_settings(args, run):
-    "Refuse settings that differ from those that an unfinished run was begun with"
-    info = run.settings['info']
-    begun = dict(asdict(run.preset), seed=run.settings['seed'], precision=run.settings['precision'], source=info.get('from'), steps=None if 'epochs' in info else info.get('n_steps'),
-                 **{k:info.get(k) for k in ('corpus', 'valid_pct', 'minutes', *(('encoding', 'epochs', 'preset') if 'encoding' in info else ()))}) # the first runs kept less
-    differ = [f"{k} {begun[k]}" if begun[k] is not None else f"no {k}" for k in begun if getattr(args, k, None) is not None and getattr(args, k) != begun[k]]
-    if differ: raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}", "leave these out to go on with it, or give another folder.")
-    if args.corpus is not None and Path(args.corpus).is_file() and _other_text(args, run):
-        raise CharRNNError(f"{args.corpus} has changed since {args.run} was begun", "leave it out to go on with the text as it was, or give another folder.")
+# %% ../nbs/91_cli.ipynb #ed8e0bff
+def _has_ended(run, out)->bool:
+    "Is the run finished, and can its end be read?"
+    from charrnn_fa.run.files import RunError
+    c = run.newest()
+    if not c['finished']: return False
+    try: run.read(c)
+    except RunError as e:
+        if len(run.checkpoints()) == 1: raise
+        print(f'{e.what}; the run goes on from the checkpoint before.', file=out)
+        return False
+    return True
 
-def _other_text(args, run):
-    "Whether the file that a run was begun with holds other text by now"
+# %% ../nbs/91_cli.ipynb #5537f385
+_kept = {'corpus', 'valid_pct', 'encoding', 'preset', 'n_steps', 'minutes'} # of what was asked for, see `_kept_info`
+
+def _budget_of(args, run)->dict:
+    "The length that an unfinished run was begun with"
+    info = run.settings['info']
+    budget = dict(n_steps=info.get('n_steps'), minutes=info.get('minutes'))
+    if not _kept <= set(info) or set(budget.values()) == {None}:
+        raise CharRNNError(f"{args.run} was begun in Python",
+                           "go on with it by the same call of fit there, or give another folder.")
+    return budget
+
+# %% ../nbs/91_cli.ipynb #4f2c055c
+def _begun_with(run)->dict:
+    "The options that a run was begun with, by their names in the line"
+    s = run.settings
+    info = s['info']
+    epochs = info.get('epochs')
+    asked = {k:info[k] for k in ('corpus', 'valid_pct', 'minutes', 'encoding', 'preset')}
+    return dict(asdict(run.preset), seed=s['seed'], precision=s['precision'], source=info.get('from'),
+                epochs=epochs, steps=None if epochs else info['n_steps'], **asked)
+
+# %% ../nbs/91_cli.ipynb #a39fc5b0
+def _same_settings(args, run):
+    "Refuse options that differ from those that an unfinished run was begun with"
+    from charrnn_fa.checkpoint.fingerprint import differing
+    differ = differing(begun=_begun_with(run), asked=vars(args))
+    if differ:
+        raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}",
+                           "leave these out to go on with it, or give another folder.")
+
+# %% ../nbs/91_cli.ipynb #ea9e28ee
+def _other_text(args, run)->bool:
+    "Does the file that a run was begun with hold other text by now?"
     from charrnn_fa.text.data import split_text
     from charrnn_fa.run.model import ids_sha256
     info = run.settings['info']
-    try: ids = [run.vocab.encode(o) for o in split_text(load_corpus(args.corpus, encoding=info.get('encoding', 'utf-8')), info.get('valid_pct', 0.1))]
-    except CharRNNError: return True # characters that it had not
+    try:
+        parts = split_text(load_corpus(args.corpus, encoding=info['encoding']), info['valid_pct'])
+        ids = [run.vocab.encode(o) for o in parts]
+    except CharRNNError: return True
     return ids_sha256(*ids) != run.settings['text']['ids_sha256']
 
-def _train_new(args, preset, began, out):
+def _same_text(args, run):
+    "Refuse a file that has changed since an unfinished run was begun"
+    if args.corpus is not None and Path(args.corpus).is_file() and _other_text(args, run):
+        raise CharRNNError(f"{args.corpus} has changed since {args.run} was begun",
+                           "leave it out to go on with the text as it was, or give another folder.")
+
+# %% ../nbs/91_cli.ipynb #09a0d4cf
+def _train_again(args, began, out)->dict:
+    "Nothing for a finished run; an unfinished one goes on"
     from charrnn_fa.run.model import Run
-    Run.check_free(args.run)
-    source = Run(args.source) if args.source else None
-    encoding,valid_pct = args.encoding or 'utf-8',0.1 if args.valid_pct is None else args.valid_pct
-    text = load_corpus(args.corpus, encoding=encoding, progress=not args.quiet)
+    run = Run(args.run)
+    if _has_ended(run, out): return _tell_finished(args, run, out)
+    budget = _budget_of(args, run)
+    _same_settings(args, run)
+    _same_text(args, run)
+    info = run.settings['info']
+    kept = 'file' in run.settings['text']
+    text = None if kept else load_corpus(args.corpus or info['corpus'], encoding=info['encoding'])
+    return _fit(args, run.learner(text=text), budget, info, began, out, run)
+
+# %% ../nbs/91_cli.ipynb #fbc14302
+def _with_model_of(source, preset, args)->Preset:
+    "`preset` with the model of the run `source`"
+    given = sorted('--'+k.replace('_', '-') for k in preset.model if getattr(args, k) is not None)
+    if given: raise CharRNNError(f"--from takes the model of {args.source} as it is", f"leave out {', '.join(given)}.")
+    return replace(preset, measured='unmeasured', **source.preset.model)
+
+# %% ../nbs/91_cli.ipynb #7b39fff8
+def _new_learner(args, preset, text, source=None):
+    "A Learner for `text`, with the weights of the run `source` if there is one"
     from charrnn_fa.text.data import CharDataLoaders
     from charrnn_fa.text.vocab import CharVocab
     from charrnn_fa.learner import char_learner
-    vocab = None
-    if source:
-        given = {k for k in preset.model if getattr(args, k, None) is not None}
-        if given: raise CharRNNError(f"--from takes the model of {args.source} as it is", f"leave out {', '.join('--'+k.replace('_', '-') for k in sorted(given))}.")
-        preset,vocab = replace(preset, measured='unmeasured', **source.preset.model),CharVocab([*source.vocab, *CharVocab.from_text(text)], unk=source.vocab.unk)
-    dls = CharDataLoaders.from_text(text, valid_pct=valid_pct, seed=args.seed, vocab=vocab, **preset.dls)
+    vocab = source and CharVocab([*source.vocab, *CharVocab.from_text(text)], unk=source.vocab.unk)
+    dls = CharDataLoaders.from_text(text, valid_pct=_valid_pct(args), seed=args.seed, vocab=vocab, **preset.dls)
     learn = char_learner(dls, preset=preset, precision=args.precision)
     if source: learn.start_from(source.load_model(), source.vocab)
-    n_steps = args.steps or (args.epochs and args.epochs*len(dls.train))
-    budget = dict(n_steps=n_steps, minutes=None if n_steps else preset.minutes)
-    return _fit(args, learn, budget, dict(corpus=args.corpus, valid_pct=valid_pct, encoding=encoding, preset=args.preset or next(iter(presets)), **budget,
-                                     **({'epochs':args.epochs} if args.epochs else {}), **({'from':args.source} if source else {})), began, out)
+    return learn
 
-def _fit(args, learn, budget, info, began, out):
+def _valid_pct(args)->float: return 0.1 if args.valid_pct is None else args.valid_pct
+
+def _encoding(args)->str: return args.encoding or 'utf-8'
+
+# %% ../nbs/91_cli.ipynb #c34e10cc
+def _budget(args, preset, dls)->dict:
+    "How long to train: steps, or else minutes"
+    n_steps = args.steps or (args.epochs and args.epochs*len(dls.train))
+    return dict(n_steps=n_steps, minutes=None if n_steps else preset.minutes)
+
+def _kept_info(args, budget)->dict:
+    "What was asked for, to be kept with the run"
+    preset = args.preset or next(iter(presets))
+    info = dict(corpus=args.corpus, valid_pct=_valid_pct(args), encoding=_encoding(args), preset=preset, **budget)
+    if args.epochs: info['epochs'] = args.epochs
+    if args.source: info['from'] = args.source
+    return info
+
+# %% ../nbs/91_cli.ipynb #9566163b
+def _train_new(args, preset, began, out)->dict:
+    "Begin a run"
+    from charrnn_fa.run.model import Run
+    Run.check_free(args.run)
+    source = Run(args.source) if args.source else None
+    if source: preset = _with_model_of(source, preset, args)
+    text = load_corpus(args.corpus, encoding=_encoding(args), progress=not args.quiet)
+    learn = _new_learner(args, preset, text, source)
+    budget = _budget(args, preset, learn.dls)
+    return _fit(args, learn, budget, _kept_info(args, budget), began, out)
+
+# %% ../nbs/91_cli.ipynb #296ad4ca
+def _start_text(learn)->str:
+    "What is about to be trained"
+    from charrnn_fa.models import count_params
+    dls = learn.dls
+    n_train,n_valid = len(dls.train.ids),len(dls.valid.ids)
+    text = f"{n_train:,} characters to train on, {n_valid:,} to validate, {len(learn.vocab)} symbols"
+    model = f"{learn.preset.arch} with {count_params(learn.model):,} parameters"
+    return f"{text}\n{model}, {learn.precision} on {learn.device}, seed {learn.seed}"
+
+# %% ../nbs/91_cli.ipynb #c794b31e
+def _measuring():
+    "What makes a progress bar of a list, where a person watches; else False"
+    return (lambda o: _bar(o, desc='measuring')) if _watched() else False
+
+def _measure(learn, ckpt, began)->dict:
+    "The figures of a run that has come to its end"
+    seconds = ckpt.seconds()
+    r = learn.evaluate(progress=_measuring())
+    if not math.isfinite(r['nats']):
+        raise CharRNNError(f"The loss is {r['nats']}: training has gone astray",
+                           "train into another folder with a lower --lr.")
+    return dict(nats=r['nats'], bits=r['bits'], seconds=seconds, seconds_total=time.perf_counter()-began + ckpt.elapsed,
+                chars_per_s=learn.chars_seen/seconds)
+
+# %% ../nbs/91_cli.ipynb #0fd6f882
+def _end_text(args, learn, res, n)->str:
+    "What came out, and what to do with it"
+    speed = f"{n:,} steps in {time_text(res['seconds'])} ({res['chars_per_s']:,.0f} characters/s)"
+    sample = f'charrnn sample {shlex.quote(args.run)}'
+    if set('The ') <= set(learn.vocab): sample += " --prompt 'The '"
+    loss = f"validation {loss_text(res['nats'])} per character"
+    return f"{speed}; {loss}\nkept in {args.run}; let it write with: {sample}"
+
+# %% ../nbs/91_cli.ipynb #036a2e2d
+def _fit(args, learn, budget, info, began, out, run=None)->dict:
     "Train with checkpoints, measure, tell"
     from charrnn_fa.checkpoint.callback import Checkpoint
-    from charrnn_fa.models import count_params
-    p,dls = learn.preset,learn.dls
-    print(f"{len(dls.train.ids):,} characters to train on, {len(dls.valid.ids):,} to validate, {len(learn.vocab)} symbols\n"
-          f"{p.arch} with {count_params(learn.model):,} parameters, {learn.precision} on {learn.device}, seed {learn.seed}", file=out, flush=True)
+    print(_start_text(learn), file=out, flush=True)
     learn.remove_cbs(learn.progress)
     res = {}
-    def results(learn):
-        seconds,r = ckpt.seconds(),learn.evaluate(progress=_bar())
-        if not math.isfinite(r['nats']): raise CharRNNError(f"The loss is {r['nats']}: training has gone astray", "train into another folder with a lower --lr.")
-        res.update(nats=r['nats'], bits=r['bits'], seconds=seconds, seconds_total=time.perf_counter()-began + ckpt.elapsed, chars_per_s=learn.chars_seen/seconds)
+    def _results(learn):
+        res.update(_measure(learn, ckpt, began))
         return res
-    ckpt = Checkpoint(args.run, minutes=1 if args.save_minutes is None else args.save_minutes, steps=args.save_steps, results=results, info=info)
+    minutes = 1 if args.save_minutes is None else args.save_minutes
+    ckpt = Checkpoint(run or args.run, minutes=minutes, steps=args.save_steps, results=_results, info=info)
     with learn.no_logging(), learn.no_valid(): n = learn.fit_steps(**budget, cbs=[_reporter(out, args.quiet), ckpt])
-    if not res: return _tell_finished(args, ckpt.folder, ckpt.folder.newest(), out) # its end had not been copied yet
-    if ckpt.saver.trouble: raise CharRNNError(f"The result could not be stored: {str(ckpt.saver.trouble)}")
+    if not res: return _tell_finished(args, ckpt.folder, out)
+    if ckpt.saver.trouble: raise CharRNNError(f"The result could not be stored: {ckpt.saver.trouble}")
     if not args.quiet: print('\n' + _indent(learn.generate(n=300, seed=0)) + '\n', file=out)
-    print(f"{n:,} steps in {time_text(res['seconds'])} ({res['chars_per_s']:,.0f} characters/s); validation {loss_text(res['nats'])} per character\n"
-          f"kept in {args.run}; let it write with: charrnn sample {shlex.quote(args.run)}" + " --prompt 'The '"*(set('The ') <= set(learn.vocab)), file=out)
+    print(_end_text(args, learn, res, n), file=out)
     return dict(res, steps=n, finished=True)
 
-def _bar():
-    "What makes a progress bar of a list, where a person watches; else False"
-    if sys.stderr is None or not sys.stderr.isatty(): return False
-    from tqdm import tqdm
-    return lambda o: tqdm(o, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, leave=False, desc='measuring')
+# %% ../nbs/91_cli.ipynb #0505e954
+def train(
+    args, # What the parser made of the line
+)->dict: # What `--json` prints
+    "`charrnn train`"
+    began = time.perf_counter()
+    out = sys.stderr if args.json else sys.stdout
+    _check_length(args)
+    preset = _asked_preset(args)
+    if args.seed is not None: check_seed(args.seed)
+    _check_keeping(args)
+    if _is_run(args.run): return _train_again(args, began, out)
+    if args.corpus is None:
+        raise CharRNNError(f"There is no run in {args.run} yet",
+                           f"say what to train on: charrnn train CORPUS --run {args.run}")
+    return _train_new(args, preset, began, out)
 
-# %% ../nbs/91_cli.ipynb #486b945c
-def sample(args):
-    "`charrnn sample`"
-    from charrnn_fa.generate import check_sampling, stream
+# %% ../nbs/91_cli.ipynb #406fade1
+def _check_sample(args):
+    "Refuse what cannot be drawn"
+    from charrnn_fa.generate import check_sampling
     if args.seed is not None: check_seed(args.seed)
     check_sampling(args.temperature, args.top_k, args.top_p, args.min_p)
     if args.n < 0: raise CharRNNError(f"-n is {args.n}, but a number of characters cannot be below 0.")
+
+def sample(
+    args, # What the parser made of the line
+):
+    "`charrnn sample`"
+    _check_sample(args)
+    from charrnn_fa.generate import stream
     from charrnn_fa.run.model import Run
     run = Run(args.run)
-    pieces = stream(run.load_model(), run.vocab, args.prompt, args.n, args.temperature, args.top_k, args.top_p, args.min_p, args.stop, args.seed)
-    first = next(pieces, '')       # an error comes before anything is printed
+    cuts = args.top_k, args.top_p, args.min_p
+    pieces = stream(run.load_model(), run.vocab, args.prompt, args.n, args.temperature, *cuts, args.stop, args.seed)
+    first = next(pieces, '')
     print(args.prompt + first, end='', flush=True)
     for o in pieces: print(o, end='', flush=True)
     print()
 
-def evaluate(args):
+# %% ../nbs/91_cli.ipynb #b0403274
+def _ids_asked(args, run):
+    "The text to be measured, as ids"
+    if args.corpus is None:
+        import torch
+        return torch.cat([run.ids('train'), run.ids('valid')]) if args.whole else run.ids('valid')
+    from charrnn_fa.text.data import split_text
+    text = load_corpus(args.corpus, encoding=args.encoding)
+    if not args.whole: text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
+    try: return run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
+    except CharRNNError as e: raise CharRNNError(e.what, 'leave them out with --skip-unknown.') from None
+
+# %% ../nbs/91_cli.ipynb #622ea270
+def _eval_text(r)->str:
+    "A measurement in one line"
+    how = 'one stream' if r['context'] == 'carry' else f"windows of {r['context']}"
+    right = f"{r['accuracy']:.1%} of {r['n_chars']:,} characters right"
+    return f"{loss_text(r['nats'])} per character, perplexity {r['perplexity']:.2f}, {right}, {how}"
+
+def evaluate(
+    args, # What the parser made of the line
+)->dict: # What `--json` prints
     "`charrnn eval`"
-    from charrnn_fa.run.model import Run
     from charrnn_fa.evaluate import evaluate_ids
-    import torch
+    from charrnn_fa.run.model import Run
     run = Run(args.run)
-    if args.corpus is not None:
-        text = load_corpus(args.corpus, encoding=args.encoding)
-        if not args.whole:
-            from charrnn_fa.text.data import split_text
-            text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
-        try: ids = run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
-        except CharRNNError as e: raise CharRNNError(e.what, 'leave them out with --skip-unknown.') from None
-    else: ids = torch.cat([run.ids('train'), run.ids('valid')]) if args.whole else run.ids('valid')
-    r = evaluate_ids(run.load_model(), ids, args.context, progress=_bar())
-    if not args.json: print(f"{loss_text(r['nats'])} per character, perplexity {r['perplexity']:.2f}, {r['accuracy']:.1%} of {r['n_chars']:,} characters right, "
-                            + ('one stream' if r['context'] == 'carry' else f"windows of {r['context']}"))
+    ids = _ids_asked(args, run)
+    r = evaluate_ids(run.load_model(), ids, args.context, progress=_measuring())
+    if not args.json: print(_eval_text(r))
     return r
 
+# %% ../nbs/91_cli.ipynb #c27cfec5
 _where = dict(local='on this machine', mounted='in the mount, not known to be uploaded', uploaded='uploaded')
 
-def _states(path, files)->dict:
-    "How safe the checkpoints of a run folder are: one on a mount is asked, one on this machine's disk knows of its copies"
+def _uploaded(store, file)->bool:
+    "Does the mount know that a checkpoint and its manifest are uploaded?"
     from charrnn_fa.run.records import manifest_name
+    with contextlib.suppress(CharRNNError, OSError): # it went just now, or has another name there
+        return bool(store.uploaded(file) and store.uploaded(manifest_name(file)))
+    return False
+
+def _states(path, files)->dict:
+    "How safe the checkpoints of a run folder are"
     from charrnn_fa.store.mirror import mirrored
     from charrnn_fa.store.url import get_store
     store,copied = get_store(path),mirrored(path)
     if store is None: return {o:copied.get(o, 'local') for o in files}
-    def state(o):
-        with contextlib.suppress(CharRNNError, OSError): # it went just now, or has another name there
-            if store.uploaded(o) and store.uploaded(manifest_name(o)): return 'uploaded'
-        return 'mounted'
-    return {o:state(o) for o in files}
+    return {o:'uploaded' if _uploaded(store, o) else 'mounted' for o in files}
 
-def info(args):
+# %% ../nbs/91_cli.ipynb #e13ac7e8
+def _about(run, d)->list:
+    "Lines about a run: how far it is, its model, its text, its loss"
+    s,p,results = run.settings,run.preset,run.newest()['results']
+    state = f"finished after {d['step']:,} steps" if d['finished'] else f"not finished, {d['step']:,} steps stored"
+    again = f"; taken up again after step {', '.join(map(str, d['resumes']))}" if d['resumes'] else ''
+    size = f"{p.arch}, {p.n_layers} x {p.n_hid}, {d['n_params']:,} parameters, {d['vocab_size']} symbols"
+    text = f"{s['text']['n_train']:,} characters to train on, {s['text']['n_valid']:,} to validate"
+    kept = '' if 'file' in s['text'] else ', not kept'
+    lines = [
+        f"{run.path}: {state}, {d['epoch']} epochs{again}",
+        f"  {size}, {s['precision']}, seed {s['seed']}",
+        f"  text: {s['info'].get('corpus', 'unknown')}, {text}{kept}",
+    ]
+    if 'nats' in results: lines.append(f"  validation: {loss_text(results['nats'])} per character")
+    return lines
+
+# %% ../nbs/91_cli.ipynb #fd165ffb
+def _files(d)->list:
+    "Lines about the files of a run"
+    lines = []
+    for c in d['checkpoints']:
+        whole = 'whole' if c['verified'] else 'DAMAGED'
+        lines.append(f"  step {c['step']:>9,}  {c['size']/1e6:7.1f} MB  {whole}, {_where[c['state']]}")
+    for o in d['damaged'].values(): lines.append(f'  {o}')
+    return [*lines, f"  weights: SHA-256 {d['weights_sha256'][:16]}..."]
+
+# %% ../nbs/91_cli.ipynb #5420a877
+def info(
+    args, # What the parser made of the line
+)->dict: # What `--json` prints
     "`charrnn info`"
     from charrnn_fa.run.model import Run
     run = Run(args.run)
     d = run.info()
     states = _states(args.run, [c['file'] for c in d['checkpoints']])
     for c in d['checkpoints']: c['state'] = states[c['file']]
-    if not args.json:
-        s,p = run.settings,run.preset
-        state = f"finished after {d['step']:,} steps" if d['finished'] else f"not finished, {d['step']:,} steps stored"
-        print(f"{run.path}: {state}, {d['epoch']} epochs" + (f"; taken up again after step {', '.join(map(str, d['resumes']))}" if d['resumes'] else '') + '\n'
-              f"  {p.arch}, {p.n_layers} x {p.n_hid}, {d['n_params']:,} parameters, {d['vocab_size']} symbols, {s['precision']}, seed {s['seed']}\n"
-              f"  text: {s['info'].get('corpus', 'unknown')}, {s['text']['n_train']:,} characters to train on, {s['text']['n_valid']:,} to validate"
-              + ('' if 'file' in s['text'] else ', not kept'))
-        if 'nats' in run.newest()['results']: print(f"  validation: {loss_text(run.newest()['results']['nats'])} per character")
-        for c in d['checkpoints']: print(f"  step {c['step']:>9,}  {c['size']/1e6:7.1f} MB  {'whole' if c['verified'] else 'DAMAGED'}, {_where[c['state']]}")
-        for o in d['damaged'].values(): print(f'  {o}')
-        print(f"  weights: SHA-256 {d['weights_sha256'][:16]}...")
+    if not args.json: print('\n'.join([*_about(run, d), *_files(d)]))
     return d
 
-# %% ../nbs/91_cli.ipynb #5e8cc7b7
-def demo(args):
-    "`charrnn demo`"
-    if not (_is_run(args.run) and _finished(args.run)):
-        print("A network that has never seen a letter now reads Python's own documentation for a minute.\n"
-              "It is told nothing about words: only, for each character, which one came next.\n", flush=True)
-        train(parser().parse_args(['train', 'pydocs', '--run', args.run, '--seed', '42', '--dropout', '0.2'])) # a text as short as this is read a dozen times in a minute
-        print()
-    else: print(f"{args.run} is trained already; delete the folder to see it learn again.\n")
-    from charrnn_fa.run.model import Run
-    run = Run(args.run)
-    model = run.load_model()
-    from charrnn_fa.generate import generate
-    prompt = 'The ' if set('The ') <= set(run.vocab) else ''
-    for t,what in (0.5, 'careful'), (0.8, 'lively'), (1.1, 'wild'):
-        print(f'At temperature {t} ({what}):\n\n{_indent(generate(model, run.vocab, prompt, n=250, temperature=t, seed=1))}\n')
-    print(f'Go on: charrnn sample {args.run} --prompt "A class" --temperature 0.6\n'
-          f'       charrnn train YOUR.txt --run runs/mine')
-
-def _finished(path):
+# %% ../nbs/91_cli.ipynb #d0e5d60e
+def _finished(path)->bool:
+    "Is there a run that has come to its end?"
+    if not _is_run(path): return False
     from charrnn_fa.run.model import Run
     return Run(path).finished
 
-# %% ../nbs/91_cli.ipynb #769d3068
-_commands = {'train':train, 'sample':sample, 'eval':evaluate, 'info':info, 'demo':demo}
+def _show_temperatures(path):
+    "What a run writes when it is careful, and when it is not"
+    from charrnn_fa.generate import generate
+    from charrnn_fa.run.model import Run
+    run = Run(path)
+    model = run.load_model()
+    prompt = 'The ' if set('The ') <= set(run.vocab) else ''
+    for t,what in (0.5, 'careful'), (0.8, 'lively'), (1.1, 'wild'):
+        text = generate(model, run.vocab, prompt, n=250, temperature=t, seed=1)
+        print(f'At temperature {t} ({what}):\n\n{_indent(text)}\n')
+
+# %% ../nbs/91_cli.ipynb #c01b3d87
+def demo(
+    args, # What the parser made of the line
+):
+    "`charrnn demo`"
+    if _finished(args.run): print(f"{args.run} is trained already; delete the folder to see it learn again.\n")
+    else:
+        print("A network that has never seen a letter now reads Python's own documentation for a minute.\n"
+              "It is told nothing about words: only, for each character, which one came next.\n", flush=True)
+        train(parser().parse_args(['train', 'pydocs', '--run', args.run, '--seed', '42', '--dropout', '0.2']))
+        print()
+    _show_temperatures(args.run)
+    print(f'Go on: charrnn sample {args.run} --prompt "A class" --temperature 0.6\n'
+          f'       charrnn train YOUR.txt --run runs/mine')
+
+# %% ../nbs/91_cli.ipynb #09cd4465
+def _open_streams():
+    "Let both streams take whatever is printed"
+    for name in 'stdout', 'stderr':
+        if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, 'w'))
+        with contextlib.suppress(AttributeError, ValueError): getattr(sys, name).reconfigure(errors='replace')
+
+# %% ../nbs/91_cli.ipynb #cdedee75
+def _say(s):
+    "One line on standard error, above a bar if one stands"
+    from tqdm import tqdm
+    tqdm.write(f'charrnn: {s}', file=sys.stderr)
+
+def _show_note(message, category, *_):
+    if category.__module__.startswith('charrnn_fa.'): _say(f'note: {message}')
+
+@contextlib.contextmanager
+def _notes():
+    "Warnings of this library as notes, others not at all"
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_note
+        warnings.filterwarnings('always', module=r'charrnn_fa\.') # for all, matplotlib would tell what others deprecate
+        yield
+
+# %% ../nbs/91_cli.ipynb #7675688e
+_commands = dict(train=train, sample=sample, eval=evaluate, info=info, demo=demo)
+
+def _run(args):
+    "Run the command of the line"
+    as_json = getattr(args, 'json', False)
+    _check_answers(args.run)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        res = _commands[args.command](args)
+    if as_json: print(json.dumps(res))
+
+# %% ../nbs/91_cli.ipynb #3228ebc8
+def _lacks_memory(e)->bool:
+    "Does an error say that memory has run out?"
+    return isinstance(e, MemoryError) or 'memory' in str(e)
+
+def _close_output():
+    "Let what is still to be printed go nowhere: whoever read it, such as `head`, has enough"
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 def main(
     argv:list=None, # Default: the command line
 )->int: # Exit status
     "Run a command; a mistake is answered in one sentence"
-    for name in 'stdout', 'stderr':
-        if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, 'w')) # closed by the caller
-        with contextlib.suppress(AttributeError, ValueError): getattr(sys, name).reconfigure(errors='replace') # a terminal that lacks a letter
+    _open_streams()
     args = parser().parse_args(argv)
-    say = lambda s: print(f'charrnn: {s}', file=sys.stderr)
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda m, category, *_: say(f'note: {m}') if category.__module__.startswith('charrnn_fa.') else None
-        warnings.filterwarnings('always', module=r'charrnn_fa\.') # for all, matplotlib would tell what others deprecate
+    with _notes():
         try:
-            _check_answers(args.run)
-            with contextlib.redirect_stdout(sys.stderr) if getattr(args, 'json', False) else contextlib.nullcontext(): res = _commands[args.command](args)
-            if getattr(args, 'json', False): print(json.dumps(res))
+            _run(args)
             return 0
-        except CharRNNError as e: say(e)
-        except KeyboardInterrupt: say('stopped.'); return 130
-        except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) # the reader has enough
+        except CharRNNError as e: _say(e)
+        except KeyboardInterrupt:
+            _say('stopped.')
+            return 130
+        except BrokenPipeError: _close_output()
         except (MemoryError, RuntimeError) as e:
-            if not isinstance(e, MemoryError) and 'memory' not in str(e): raise
-            say('The memory of this machine does not suffice; take a smaller text, --bs or --n-hid.')
-        except OSError as e: say(f"{e.filename or 'A file'}: {e.strerror or e}; check the disk and try again.")
+            if not _lacks_memory(e): raise
+            _say('The memory of this machine does not suffice; take a smaller text, --bs or --n-hid.')
+        except OSError as e: _say(f"{e.filename or 'A file'}: {e.strerror or e}; check the disk and try again.")
     return 1

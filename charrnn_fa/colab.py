@@ -24,82 +24,114 @@ class ColabError(CharRNNError): "Something that Colab did not give; its text say
 # %% ../nbs/80_colab.ipynb #1f9ea4c4
 def on_colab()->bool:
     "Is this a virtual machine that Colab hosts?"
-    other = os.environ.get('VERTEX_PRODUCT') == 'COLAB_ENTERPRISE' or 'KAGGLE_KERNEL_RUN_TYPE' in os.environ
-    return not other and colab_hostname.exists()
+    enterprise = os.environ.get('VERTEX_PRODUCT') == 'COLAB_ENTERPRISE'
+    kaggle = 'KAGGLE_KERNEL_RUN_TYPE' in os.environ
+    return colab_hostname.exists() and not enterprise and not kaggle
 
+# %% ../nbs/80_colab.ipynb #2a2bdc82
 def _colab(name):
     "The module `google.colab.<name>`, or None where there is none"
     try: return getattr(__import__('google.colab', fromlist=[name]), name, None)
-    except Exception: return None # an old copy of it on a machine that is not Colab fails in many ways
+    except Exception: return None
 
+# %% ../nbs/80_colab.ipynb #14fda365
 def has_frontend()->bool:
     "Is this a kernel with `google.colab`, which can ask the page?"
     ipython = sys.modules.get('IPython')
     kernel = getattr(ipython.get_ipython(), 'kernel', None) if ipython else None
     return kernel is not None and _colab('drive') is not None
 
-# %% ../nbs/80_colab.ipynb #2a2bdc82
+# %% ../nbs/80_colab.ipynb #69819a4b
+def _alarm_reaches()->bool:
+    "Would an alarm interrupt what this thread does?"
+    return hasattr(signal, 'SIGALRM') and threading.current_thread() is threading.main_thread()
+
+# %% ../nbs/80_colab.ipynb #8e5f6c98
 class _Late(BaseException): pass
 
-def call_with_deadline(
-    f, # Called with the other arguments
-    seconds:float, # After these a `TimeoutError` is raised
-    *args, **kwargs
-): # What `f` returns
-    "Call `f`, but not for longer than `seconds`"
-    call = _with_alarm if hasattr(signal, 'SIGALRM') and threading.current_thread() is threading.main_thread() else in_thread
-    try: return call(lambda: f(*args, **kwargs), seconds)
-    except (_Late, Late): raise TimeoutError(f"no answer in {seconds:g} s") from None
-
 def _with_alarm(f, seconds):
-    def stop(*_): raise _Late
-    began,(left,again) = time.monotonic(),signal.setitimer(signal.ITIMER_REAL, 0)
-    old = signal.signal(signal.SIGALRM, stop)
+    "What `f` returns, or `_Late` when the alarm rings"
+    def _stop(*_): raise _Late
+    began = time.monotonic()
+    left,again = signal.setitimer(signal.ITIMER_REAL, 0)
+    old = signal.signal(signal.SIGALRM, _stop)
     try:
         try:
             signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), 1)
             return f()
         finally: signal.setitimer(signal.ITIMER_REAL, 0)
-    finally: # the alarm may have come in the `finally` above, so once more
+    finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL if old is None else old)
         if left: signal.setitimer(signal.ITIMER_REAL, max(1e-3, left - (time.monotonic()-began)), again)
 
-# %% ../nbs/80_colab.ipynb #8f3ee855
+# %% ../nbs/80_colab.ipynb #4e3ee136
+def call_with_deadline(
+    f, # Called with the other arguments
+    seconds:float, # After these a `TimeoutError` is raised
+    *args, # For `f`
+    **kwargs # For `f`
+): # What `f` returns
+    "Call `f`, but not for longer than `seconds`"
+    call = _with_alarm if _alarm_reaches() else in_thread
+    try: return call(lambda: f(*args, **kwargs), seconds)
+    except (_Late, Late): raise TimeoutError(f"no answer in {seconds:g} s") from None
+
+# %% ../nbs/80_colab.ipynb #6cba1378
 def mount_type(
     path, # Absolute
 )->str: # None if nothing is mounted there
     "Type of the file system that is mounted at `path`, without touching it"
     return mounts().get(os.path.normpath(path), (None,))[0]
 
-def drive_mounted(mountpoint='/content/drive')->bool:
+# %% ../nbs/80_colab.ipynb #d41484f5
+def drive_mounted(
+    mountpoint='/content/drive', # Absolute path
+)->bool:
     "Is Google Drive mounted at `mountpoint`, dead or alive?"
     return mount_type(mountpoint) == 'fuse.drive'
 
-# %% ../nbs/80_colab.ipynb #d41484f5
-_page = "run the cell again and answer the question that the page asks, or press Mount Drive in the side bar (Files)"
-_again = "run the cell again, and if that does not help, choose Runtime > Disconnect and delete runtime and start over"
-_mount_remedies = { # what an error of `drive.mount` says -> the remedy
-    'credential propagation': "Drive was not allowed; run the cell again, choose the account that Colab itself uses, and let the page open windows and set cookies.",
-    'already contain files':  "There are files in {at} which were written while Drive was not mounted, and which Drive refuses to hide; "
-                              "move them away (!mv {at} {at}-local), then run the cell again.",
-    'domain policy':          "The administrator of this Google account has switched Drive off for programs; use another account, or give a local path instead.",
-    'read of root folder':    "The top folder of this Drive holds too much to be listed in time; move what lies there into folders, then run the cell again.",
-    'mountpoint must':        "Drive cannot be mounted at {at}; take /content/drive, and let no file or link be there.",
-    'NotImplementedError':    "Drive cannot be mounted on this machine; give a local path instead.",
-    'AttributeError|KeyError': "Only a notebook can ask for Drive, and this is a script beside one; mount Drive in a cell first, then start the script.",
-    'MessageError':           f"The page refused to give Drive; {_page}.",
-    'TimeoutError|TIMEOUT':   f"Drive was not there in time; {_page}.",
-    'nothing':                f"Nobody allowed Drive to be mounted; {_page}.",
-    '':                       f"Drive could not be mounted; {_again}.",
+# %% ../nbs/80_colab.ipynb #86586665
+_said_remedies = { # a piece of what an error says -> what is wrong, what to do
+    'credential propagation': (
+        "Drive was not allowed",
+        "run the cell again, choose the account that Colab itself uses, "
+        "and let the page open windows and set cookies."),
+    'already contain files': (
+        "There are files in {at} which were written while Drive was not mounted, and which Drive refuses to hide",
+        "move them away (!mv {at} {at}-local), then run the cell again."),
+    'domain policy': ("The administrator of this Google account has switched Drive off for programs",
+        "use another account, or give a local path instead."),
+    'read of root folder': ("The top folder of this Drive holds too much to be listed in time",
+        "move what lies there into folders, then run the cell again."),
+    'mountpoint must': ("Drive cannot be mounted at {at}",
+        "take /content/drive, and let no file or link be there."),
 }
 
-def _mount_remedy(said, at):
-    return next(v for k,v in _mount_remedies.items() if re.search(k, said, re.I)).format(at=at)
+# %% ../nbs/80_colab.ipynb #e0a07617
+_page = "run the cell again and answer the question that the page asks, or press Mount Drive in the side bar (Files)."
+_again = "run the cell again, and if that does not help, choose Runtime > Disconnect and delete runtime and start over."
+_class_remedies = { # the class of an error -> what is wrong, what to do
+    'NotImplementedError': ("Drive cannot be mounted on this machine", "give a local path instead."),
+    'AttributeError|KeyError': ("Only a notebook can ask for Drive, and this is a script beside one",
+        "mount Drive in a cell first, then start the script."),
+    'MessageError': ("The page refused to give Drive", _page),
+    'TimeoutError|TIMEOUT': ("Drive was not there in time", _page),
+    'nothing': ("Nobody allowed Drive to be mounted", _page),
+    '': ("Drive could not be mounted", _again),
+}
 
-def _in_main_thread(): return threading.current_thread() is threading.main_thread()
+# %% ../nbs/80_colab.ipynb #271e7f1b
+def _mount_refusal(
+    said, # The class of the error and its text
+    at, # Mount point
+)->tuple:
+    "What is wrong and what to do, after an error of `drive.mount`"
+    table = {**_said_remedies, **_class_remedies}
+    found = next(v for k,v in table.items() if re.search(k, said, re.I))
+    return tuple(o.format(at=at) for o in found)
 
-# %% ../nbs/80_colab.ipynb #7117bd8d
+# %% ../nbs/80_colab.ipynb #c9a003f9
 def _appears(mountpoint, wait):
     "Is Drive mounted, or will it be within `wait` seconds?"
     end = time.monotonic()+wait
@@ -108,12 +140,28 @@ def _appears(mountpoint, wait):
         time.sleep(min(0.5, max(0, end-time.monotonic())))
     return True
 
+# %% ../nbs/80_colab.ipynb #8ae3beff
 def _dead(mountpoint):
-    "Has the process behind a mounted Drive ended? One that hangs may come back"
+    "Has the process behind a mounted Drive ended?"
     try: with_deadline(lambda: os.stat(mountpoint), 10, mountpoint)
     except OSError as e: return e.errno == errno.ENOTCONN
     except StoreError: pass
     return False
+
+# %% ../nbs/80_colab.ipynb #661cb0a4
+def _ask(
+    drive, # The module `google.colab.drive`
+    at, # Mount point
+    timeout, # Seconds for permission and mounting
+)->str:
+    "Ask the page for Drive, once: the error with its class, or 'nothing'"
+    seconds = max(1, int(timeout*2/3))
+    try: call_with_deadline(drive.mount, timeout, at, timeout_ms=1000*seconds)
+    except Exception as e: return f'{type(e).__name__}: {e}'
+    return 'nothing'
+
+# %% ../nbs/80_colab.ipynb #09416ac1
+def _in_main_thread(): return threading.current_thread() is threading.main_thread()
 
 def mount_drive(
     mountpoint='/content/drive', # Absolute path
@@ -122,66 +170,136 @@ def mount_drive(
 )->Path: # The folder in it that holds one's own files
     "Mount Google Drive if it is not mounted or has died, asking at most once"
     at = os.path.normpath(mountpoint)
-    there,drive,said = _appears(at, wait if on_colab() else 0),_colab('drive'),'nothing'
-    if there and (drive is None or not _dead(at)): return Path(at)/'MyDrive'
+    mine = Path(at)/'MyDrive'
+    there = _appears(at, wait if on_colab() else 0)
+    drive = _colab('drive')
+    if there and (drive is None or not _dead(at)): return mine
     if drive is None: raise ColabError("There is no Google Drive to mount outside Colab", "give a local path instead.")
-    if not _in_main_thread(): raise ColabError("Drive can only be mounted from the main thread", "mount it in a cell of its own before training.")
-    try: call_with_deadline(drive.mount, timeout, at, timeout_ms=1000*max(1, int(timeout*2/3)))
-    except Exception as e: said = f'{type(e).__name__}: {e}'
-    if drive_mounted(at) and not _dead(at): return Path(at)/'MyDrive'
-    raise ColabError(_mount_remedy(said, at))
+    if not _in_main_thread():
+        raise ColabError("Drive can only be mounted from the main thread",
+                         "mount it in a cell of its own before training.")
+    said = _ask(drive, at, timeout)
+    if drive_mounted(at) and not _dead(at): return mine
+    raise ColabError(*_mount_refusal(said, at))
 
 # %% ../nbs/80_colab.ipynb #9b5dad28
-_secret_remedies = { # class of the error -> the remedy
-    'NotebookAccessError': "This notebook is not allowed to read the secret {name}; switch Notebook access on beside it, under the key symbol of the side bar.",
-    'ValueError':          "No secret can have the name {name!r}; give one without spaces.",
-    'SecretNotFoundError': "This Google account has no secret {name}; add it under the key symbol of the side bar, or set the environment variable {name}.",
-    'TimeoutException':    "The page gave no answer about the secret {name} (VS Code and terminals have no Secrets); set the environment variable {name}.",
-    'nowhere':             "There is no secret {name} here; set the environment variable {name}.",
+_secret_remedies = { # class of the error -> what is wrong, what to do
+    'NotebookAccessError': ("This notebook is not allowed to read the secret {name}",
+        "switch Notebook access on beside it, under the key symbol of the side bar."),
+    'ValueError': ("No secret can have the name {name!r}", "give one without spaces."),
+    'SecretNotFoundError': ("This Google account has no secret {name}",
+        "add it under the key symbol of the side bar, or set the environment variable {name}."),
+    'TimeoutException': ("The page gave no answer about the secret {name} (VS Code and terminals have no Secrets)",
+        "set the environment variable {name}."),
+    'nowhere': ("There is no secret {name} here", "set the environment variable {name}."),
 }
 
+# %% ../nbs/80_colab.ipynb #89a6a81e
+def _ask_secret(name)->tuple:
+    "The secret that Colab keeps, or None; and the problem, a key of `_secret_remedies`, or None"
+    userdata = _colab('userdata')
+    if userdata is None: return None,'nowhere'
+    try: value = call_with_deadline(userdata.get, 15, name)
+    except TimeoutError: return None,'TimeoutException'
+    except Exception as e: return None,type(e).__name__
+    return (value,None) if value else (None,'SecretNotFoundError')
+
+# %% ../nbs/80_colab.ipynb #abf384bc
 def secret(
     name:str, # The same in the environment and in Colab
     default=..., # Instead of an error, if there is none
 )->str: # Its value
     "A secret from the environment, else from Colab's Secrets"
     if os.environ.get(name): return os.environ[name]
-    userdata,problem = _colab('userdata'),'nowhere'
-    if userdata is not None:
-        try:
-            if value := call_with_deadline(userdata.get, 15, name): return value
-            problem = 'SecretNotFoundError' # an empty one is none
-        except TimeoutError: problem = 'TimeoutException'
-        except Exception as e: problem = type(e).__name__
-    if default is not ... and problem not in ('NotebookAccessError', 'ValueError'): return default
-    raise ColabError(_secret_remedies.get(problem, _secret_remedies['nowhere']).format(name=name))
+    value,problem = _ask_secret(name)
+    if problem is None: return value
+    mistake = problem in ('NotebookAccessError', 'ValueError')
+    if default is not ... and not mistake: return default
+    found = _secret_remedies.get(problem, _secret_remedies['nowhere'])
+    raise ColabError(*(o.format(name=name) for o in found))
 
-# %% ../nbs/80_colab.ipynb #89a6a81e
+# %% ../nbs/80_colab.ipynb #264fa3aa
 def _ram():
+    "Bytes of memory, or None if nobody says"
     try:
         import psutil
         return psutil.virtual_memory().total
     except ImportError: pass
     try: return os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
-    except (AttributeError, ValueError, OSError): return None # Windows
+    except (AttributeError, ValueError, OSError): return None
 
+# %% ../nbs/80_colab.ipynb #83457d7e
+def _cores():
+    "Processor cores that this process may use"
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+# %% ../nbs/80_colab.ipynb #6d9fd5d5
+def _gpu()->dict:
+    "The current GPU; None for all of it where there is none"
+    if not torch.cuda.is_available(): return dict(gpu=None, gpu_memory=None, capability=None)
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return dict(gpu=gpu.name, gpu_memory=gpu.total_memory, capability=(gpu.major, gpu.minor))
+
+# %% ../nbs/80_colab.ipynb #082d09bc
 def runtime()->dict:
     "What this machine and its software are"
-    gpu = torch.cuda.get_device_properties(torch.cuda.current_device()) if torch.cuda.is_available() else None
-    return dict(colab=on_colab(), gpu=gpu and gpu.name, gpu_memory=gpu and gpu.total_memory, capability=gpu and (gpu.major, gpu.minor),
-                precision=best_precision('cuda' if gpu else None), cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
-                ram=_ram(), disk_free=shutil.disk_usage(os.path.abspath(os.sep)).free,
-                python=platform.python_version(), torch=torch.__version__.split('+')[0], fastai=version('fastai'))
+    gpu = _gpu()
+    device = 'cuda' if gpu['gpu'] else None
+    disk = shutil.disk_usage(os.path.abspath(os.sep))
+    return dict(
+        colab=on_colab(),
+        **gpu,
+        precision=best_precision(device),
+        cores=_cores(),
+        ram=_ram(),
+        disk_free=disk.free,
+        python=platform.python_version(),
+        torch=torch.__version__.split('+')[0],
+        fastai=version('fastai'))
+
+# %% ../nbs/80_colab.ipynb #444b38ec
+def _gb(
+    n, # Bytes, or None
+    digits=1, # After the point
+)->str:
+    "Bytes as GB of 2³⁰ bytes"
+    return '?' if n is None else f'{n/2**30:.{digits}f}'
 
 def runtime_line()->str:
     "`runtime` in one line"
     d = runtime()
-    gb = lambda n, digits=1: '?' if n is None else f'{n/2**30:.{digits}f}'
-    gpu = f"{d['gpu']} ({gb(d['gpu_memory'])} GB, {d['precision']})" if d['gpu'] else f"no GPU ({d['precision']})"
-    return (f"{'Colab' if d['colab'] else 'Not Colab'}: {gpu}, {d['cores']} core{'s'*(d['cores']!=1)}, {gb(d['ram'])} GB RAM, {gb(d['disk_free'], 0)} GB disk free, "
-            f"Python {d['python']}, torch {d['torch']}, fastai {d['fastai']}")
+    where = 'Colab' if d['colab'] else 'Not Colab'
+    gpu = f"{d['gpu']} ({_gb(d['gpu_memory'])} GB, {d['precision']})" if d['gpu'] else f"no GPU ({d['precision']})"
+    cores = f"{d['cores']} core" + 's'*(d['cores'] != 1)
+    room = f"{_gb(d['ram'])} GB RAM, {_gb(d['disk_free'], 0)} GB disk free"
+    software = f"Python {d['python']}, torch {d['torch']}, fastai {d['fastai']}"
+    return f'{where}: {gpu}, {cores}, {room}, {software}'
 
-# %% ../nbs/80_colab.ipynb #abf384bc
+# %% ../nbs/80_colab.ipynb #dde3cc57
+def _run_folders(
+    name, # Such as 'my-run' or 'bard/second'
+)->list:
+    "The folders that the name of a run stands for"
+    parts = str(name).strip().split('/')
+    leads_out = any(o in ('', '.', '..') for o in parts)
+    if isinstance(name, str) and not leads_out and ':' not in name: return parts
+    raise ColabError(f"{name!r} cannot be the name of a run", "give one such as 'my-run', which becomes a folder.")
+
+# %% ../nbs/80_colab.ipynb #249c1777
+def _drive_folder(
+    parts, # Of the run's name
+    local, # Is it no error if Drive cannot be had?
+)->str:
+    "Where a run is kept"
+    if not on_colab(): return os.path.join('runs', *parts)
+    try: drive = mount_drive()
+    except ColabError as e:
+        if not local: raise
+        drive = Path('/content/drive/MyDrive')
+        warnings.warn(str(e), RunWarning)
+    return os.path.join(drive, 'charrnn_fa', *parts)
+
+# %% ../nbs/80_colab.ipynb #4fe045a0
 class DriveCheckpoint(Checkpoint):
     "A `Checkpoint` in the user's Drive on Colab, in a local folder elsewhere"
     def __init__(self,
@@ -190,15 +308,5 @@ class DriveCheckpoint(Checkpoint):
         local:bool=False, # Go on without Drive if it cannot be had
         **kwargs # See `Checkpoint`
     ):
-        parts = str(name).strip().split('/')
-        if not isinstance(name, str) or '' in parts or '..' in parts or '.' in parts or ':' in str(name): raise ColabError(f"{name!r} cannot be the name of a run", "give one such as 'my-run', which becomes a folder.")
-        super().__init__(_drive_folder(parts, local), minutes, local=local, **kwargs)
-
-def _drive_folder(parts, local):
-    if not on_colab(): return os.path.join('runs', *parts)
-    try: drive = mount_drive()
-    except ColabError as e:
-        if not local: raise
-        drive = Path('/content/drive/MyDrive')
-        warnings.warn(str(e), RunWarning)
-    return os.path.join(drive, 'charrnn_fa', *parts)
+        where = _drive_folder(_run_folders(name), local)
+        super().__init__(where, minutes, local=local, **kwargs)

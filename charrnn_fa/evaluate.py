@@ -12,7 +12,41 @@ from fastprogress.fastprogress import progress_bar
 from .core import CharRNNError
 from .generate import evaluating
 
-# %% ../nbs/13_evaluate.ipynb #5c86ed8e
+# %% ../nbs/13_evaluate.ipynb #25485b81
+def _window(context):
+    "Length of the windows, from what was given as context"
+    try: n = int(context)
+    except (TypeError, ValueError): n = 0
+    if n > 0: return min(n, 2**40)
+    raise CharRNNError(f"The context is '{context}', but it is either 'carry' or a number of characters such as 256.")
+
+# %% ../nbs/13_evaluate.ipynb #41d8f64f
+def _carry_batches(ids, step=4096):
+    "Pairs (x, y) of one row, in the order of the text"
+    return [(ids[None,i:i+step+1][:,:-1], ids[None,i+1:i+1+step]) for i in range(0, len(ids)-1, step)]
+
+# %% ../nbs/13_evaluate.ipynb #7b57b688
+def _window_batches(ids, n, bs=64):
+    "Pairs (x, y) of up to `bs` windows of `n` characters, then the rest"
+    k = (len(ids)-1)//n
+    x,y = ids[:k*n].view(k, n),ids[1:k*n+1].view(k, n)
+    res = list(zip(x.split(bs), y.split(bs))) if k else []
+    return res + ([(ids[None,k*n:-1], ids[None,k*n+1:])] if k*n < len(ids)-1 else [])
+
+# %% ../nbs/13_evaluate.ipynb #edc25661
+def _totals(model, batches, carry):
+    "Nats and right guesses, summed over the characters of `batches`"
+    device = next(model.parameters()).device
+    nats,hits,state = 0.,0,None
+    with evaluating(model):
+        for x,y in batches:
+            logits,state = model(x.long().to(device), state if carry else None)
+            logp,y = logits.double().log_softmax(-1),y.long().to(device)
+            nats -= logp.gather(-1, y[...,None]).sum().item()
+            hits += (logits.argmax(-1) == y).sum().item()
+    return nats,hits
+
+# %% ../nbs/13_evaluate.ipynb #47acf23b
 def evaluate_ids(
     model:nn.Module, # `logits, state = model(x, state)`
     ids:Tensor, # A text as ids, (n+1,)
@@ -20,58 +54,52 @@ def evaluate_ids(
     progress=False, # Show a bar; or what makes one of a list, such as `tqdm`
 )->dict: # nats, bits, perplexity, accuracy, n_chars, context
     "How well `model` predicts every character of a text but the first"
-    if len(ids) < 2: raise CharRNNError("A text of at least two characters is needed to measure a loss", "give a longer one.")
-    device = next(model.parameters()).device
-    nats,hits,n,state = 0.,0,len(ids)-1,None
-    if context != 'carry': context = _window(context)
-    batches = _carry_batches(ids) if context == 'carry' else _window_batches(ids, context)
-    with evaluating(model):
-        for x,y in progress(batches) if callable(progress) else progress_bar(batches, leave=False) if progress else batches:
-            logits,state = model(x.long().to(device), state if context == 'carry' else None)
-            logp,y = logits.double().log_softmax(-1),y.long().to(device)
-            nats -= logp.gather(-1, y[...,None]).sum().item()
-            hits += (logits.argmax(-1) == y).sum().item()
+    n = len(ids)-1
+    if n < 1: raise CharRNNError("A text of at least two characters is needed to measure a loss", "give a longer one.")
+    carry = context == 'carry'
+    if not carry: context = _window(context)
+    batches = _carry_batches(ids) if carry else _window_batches(ids, context)
+    if callable(progress): batches = progress(batches)
+    elif progress: batches = progress_bar(batches, leave=False)
+    nats,hits = _totals(model, batches, carry)
     nats /= n
-    return dict(nats=nats, bits=nats/math.log(2), perplexity=math.exp(min(nats, 700)), accuracy=hits/n, n_chars=n, context=context)
+    bits,perplexity = nats/math.log(2),math.exp(min(nats, 700))
+    return dict(nats=nats, bits=bits, perplexity=perplexity, accuracy=hits/n, n_chars=n, context=context)
 
-def _window(context):
-    try: n = int(context)
-    except (TypeError, ValueError): n = 0
-    if n > 0: return min(n, 2**40)
-    raise CharRNNError(f"The context is '{context}', but it is either 'carry' or a number of characters such as 256.")
-
-def _carry_batches(ids, step=4096): return [(ids[None,i:i+step+1][:,:-1], ids[None,i+1:i+1+step]) for i in range(0, len(ids)-1, step)]
-
-def _window_batches(ids, n, bs=64):
-    k = (len(ids)-1)//n
-    x,y = ids[:k*n].view(k, n),ids[1:k*n+1].view(k, n)
-    res = list(zip(x.split(bs), y.split(bs))) if k else []
-    return res + ([(ids[None,k*n:-1], ids[None,k*n+1:])] if k*n < len(ids)-1 else [])
-
-# %% ../nbs/13_evaluate.ipynb #25485b81
+# %% ../nbs/13_evaluate.ipynb #7ca2b1ec
 class CharLoss(nn.Module):
     "Cross-entropy over the last axis, in single precision; any shape (..., vocab) against (...)"
-    def __init__(self, reduction:str='mean'):
+    def __init__(self,
+        reduction:str='mean', # `'mean'`, `'sum'` or `'none'`
+    ):
         super().__init__()
         self.reduction = reduction
+
     def forward(self,
         input:Tensor, # Scores, (..., vocab)
         target:Tensor, # Ids, (...)
         reduction:str=None, # Instead of `self.reduction`
     )->Tensor:
-        if input.shape[:-1] != target.shape: raise CharRNNError(f"Scores of shape {tuple(input.shape)} do not fit targets of shape {tuple(target.shape)}", "the "
-                                                                "model should return (rows, steps, vocabulary).")
-        return F.cross_entropy(input.flatten(0, -2).float(), target.flatten().long(), reduction=reduction or self.reduction)
-    def activation(self, x): return x.softmax(-1)
-    def decodes(self, x): return x.argmax(-1)
+        if input.shape[:-1] != target.shape:
+            what = f"Scores of shape {tuple(input.shape)} do not fit targets of shape {tuple(target.shape)}"
+            raise CharRNNError(what, "the model should return (rows, steps, vocabulary).")
+        scores,ids = input.flatten(0, -2).float(),target.flatten().long()
+        return F.cross_entropy(scores, ids, reduction=reduction or self.reduction)
 
+    def activation(self, x): return x.softmax(-1) # probabilities
+    def decodes(self, x): return x.argmax(-1) # ids
+
+# %% ../nbs/13_evaluate.ipynb #db356c4d
 class AvgCharLoss(AvgLoss):
     "The loss, averaged over characters"
-    def accumulate(self, learn):
+    def accumulate(self,
+        learn:Learner, # With `yb` and `loss` of a batch
+    ):
         n = learn.yb[0].numel()
         self.total += learn.to_detach(learn.loss.mean())*n
         self.count += n
 
+# %% ../nbs/13_evaluate.ipynb #a530d4e6
 class Bits(AvgCharLoss):
     "Bits per character"
     @property
@@ -79,6 +107,7 @@ class Bits(AvgCharLoss):
     @property
     def name(self): return 'bits'
 
+# %% ../nbs/13_evaluate.ipynb #cc1499ba
 class Perplexity(AvgCharLoss):
     "e to the loss: among how many characters the model hesitates"
     @property
@@ -86,13 +115,20 @@ class Perplexity(AvgCharLoss):
     @property
     def name(self): return 'perplexity'
 
+# %% ../nbs/13_evaluate.ipynb #c12adb91
 class CharAccuracy(Metric):
     "Share of characters that the model would have put first"
-    def reset(self): self.hits,self.count = 0.,0
-    def accumulate(self, learn):
+    def reset(self):
+        self.hits = 0.
+        self.count = 0
+
+    def accumulate(self,
+        learn:Learner, # With `yb` and `pred` of a batch
+    ):
         y = learn.yb[0]
         self.hits += learn.to_detach((learn.pred.argmax(-1) == y).float().sum())
         self.count += y.numel()
+
     @property
     def value(self): return self.hits/self.count if self.count else None
     @property

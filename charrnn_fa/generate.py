@@ -9,18 +9,30 @@ __all__ = ['check_sampling', 'next_probs', 'draw', 'Uniforms', 'evaluating', 'st
 # %% ../nbs/12_generate.ipynb #ec358b77
 import secrets, torch
 from contextlib import contextmanager
+from itertools import islice
 from fastcore.meta import delegates
 from torch import nn, Tensor
 from .core import CharRNNError
 
-# %% ../nbs/12_generate.ipynb #0ed35183
-def check_sampling(temperature=1., top_k=None, top_p=None, min_p=None):
+# %% ../nbs/12_generate.ipynb #fe1c1d0a
+def check_sampling(
+    temperature:float=1., # 0 or above
+    top_k:int=None, # At least 1
+    top_p:float=None, # Above 0, at most 1
+    min_p:float=None, # From 0 to 1
+):
     "Refuse values that mean nothing"
-    if not temperature >= 0: raise CharRNNError(f"The temperature is {temperature}, but it cannot be below 0", "0 always takes the best character, 0.8 is usual.")
-    if top_k is not None and top_k < 1: raise CharRNNError(f"top_k is {top_k}, but at least 1 character must be left", "10 is usual.")
-    if top_p is not None and not 0 < top_p <= 1: raise CharRNNError(f"top_p is {top_p}, but it is a probability above 0 and at most 1", "0.9 is usual.")
-    if min_p is not None and not 0 <= min_p <= 1: raise CharRNNError(f"min_p is {min_p}, but it is a share from 0 to 1", "0.05 is usual.")
+    if not temperature >= 0:
+        raise CharRNNError(f"The temperature is {temperature}, but it cannot be below 0",
+                           "0 always takes the best character, 0.8 is usual.")
+    if top_k is not None and top_k < 1:
+        raise CharRNNError(f"top_k is {top_k}, but at least 1 character must be left", "10 is usual.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise CharRNNError(f"top_p is {top_p}, but it is a probability above 0 and at most 1", "0.9 is usual.")
+    if min_p is not None and not 0 <= min_p <= 1:
+        raise CharRNNError(f"min_p is {min_p}, but it is a share from 0 to 1", "0.05 is usual.")
 
+# %% ../nbs/12_generate.ipynb #33c5a2a7
 def next_probs(
     logits:Tensor, # Scores in single precision; the last axis runs over the vocabulary
     temperature:float=1., # 0 for the best character
@@ -42,7 +54,7 @@ def next_probs(
         p = torch.zeros_like(p).scatter(-1, i, best)
     return p/p.sum(-1, keepdim=True)
 
-# %% ../nbs/12_generate.ipynb #1eebaee0
+# %% ../nbs/12_generate.ipynb #f669e524
 def draw(
     probs:Tensor, # (rows, vocab), double
     u:Tensor, # (rows,), from 0 to 1, double
@@ -51,17 +63,28 @@ def draw(
     c = probs.cumsum(-1)
     return torch.searchsorted(c, (u*c[:,-1])[:,None], right=True)[:,0].clamp_max(probs.shape[-1]-1)
 
+# %% ../nbs/12_generate.ipynb #9933a391
 class Uniforms:
     "Random numbers for `bs` samples, each from a generator seeded with `seed` plus its number"
-    def __init__(self, seed:int, bs:int): self.gens,self.at,self.block = [torch.Generator().manual_seed(seed+i) for i in range(bs)],0,None
-    def __call__(self)->Tensor:
-        if self.at % 256 == 0: self.block = torch.stack([torch.rand(256, generator=g, dtype=torch.float64) for g in self.gens], 1)
+    def __init__(self,
+        seed:int, # Of the first sample
+        bs:int, # Samples
+    ):
+        self.gens = [torch.Generator().manual_seed(seed+i) for i in range(bs)]
+        self.at = 0
+        self.block = None # the current 256 numbers of each
+
+    def __call__(self)->Tensor: # (bs,), double
+        if self.at % 256 == 0:
+            self.block = torch.stack([torch.rand(256, generator=g, dtype=torch.float64) for g in self.gens], 1)
         self.at += 1
         return self.block[(self.at-1) % 256]
 
-# %% ../nbs/12_generate.ipynb #aabff5b5
+# %% ../nbs/12_generate.ipynb #db8f2fcc
 @contextmanager
-def evaluating(model:nn.Module):
+def evaluating(
+    model:nn.Module, # Any
+):
     "`model` in evaluation mode, without gradients and autocast; afterwards every module is as it was"
     was = [(m, m.training) for m in model.modules()]
     device = next(model.parameters()).device.type
@@ -69,15 +92,21 @@ def evaluating(model:nn.Module):
         model.eval()
         with torch.no_grad(), torch.autocast(device, enabled=False): yield model
     finally:
-        for m,t in was: m.training = t
+        for m,training in was: m.training = training
 
-def step_model(model, x, state)->tuple:
+# %% ../nbs/12_generate.ipynb #ce822085
+def step_model(
+    model:nn.Module, # `logits, state = model(x, state)`
+    x:Tensor, # Ids, (rows, steps)
+    state, # What the model gave before, or None
+)->tuple:
     "Logits after the last of the ids `x` (rows, steps), in single precision on the CPU, and the state"
     device = next(model.parameters()).device
     with evaluating(model):
         for part in x.split(1024, 1): logits,state = model(part.to(device), state)
     return logits[:,-1].float().cpu(),state
 
+# %% ../nbs/12_generate.ipynb #a03d338c
 def sample_ids(
     model:nn.Module, # `logits, state = model(x, state)`
     prompt:Tensor, # Ids, (steps,), at least one
@@ -97,18 +126,50 @@ def sample_ids(
         yield ids
         logits,state = step_model(model, ids[:,None], state)
 
-# %% ../nbs/12_generate.ipynb #9933a391
-def prime(vocab, prompt:str)->Tensor:
+# %% ../nbs/12_generate.ipynb #e8593d73
+def prime(
+    vocab, # `CharVocab` of the model
+    prompt:str, # Text, may be empty
+)->Tensor: # Ids, at least one
     "The ids to start from for `prompt`"
     return vocab.encode(prompt or ('\n' if '\n' in vocab else vocab[0]))
-def _stops(stop):
-    res = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
-    if '' in res: raise CharRNNError("An empty stop string would end every text before it begins", "leave it out.")
-    return res
-def _check(vocab, n, bs=1):
-    if n < 0 or bs < 1: raise CharRNNError(f"{n} characters of {bs} samples cannot be written", "at least 0 of 1 are needed.")
-    if set(vocab) == {vocab.unk}: raise CharRNNError("The vocabulary has nothing but the unknown symbol", "make it from a text with a lower min_freq.")
 
+# %% ../nbs/12_generate.ipynb #5b01587f
+def _check_request(vocab, n, bs):
+    if n < 0 or bs < 1:
+        raise CharRNNError(f"{n} characters of {bs} samples cannot be written", "at least 0 of 1 are needed.")
+    if set(vocab) == {vocab.unk}:
+        raise CharRNNError("The vocabulary has nothing but the unknown symbol",
+                           "make it from a text with a lower min_freq.")
+
+# %% ../nbs/12_generate.ipynb #1e08c67e
+def _stop_list(stop):
+    "The strings to stop at as a list"
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
+    if '' in stops: raise CharRNNError("An empty stop string would end every text before it begins", "leave it out.")
+    return stops
+
+# %% ../nbs/12_generate.ipynb #e6dd7c40
+def _release(tail, stops):
+    "Of `tail`, which was not shown yet: what can be shown, what is held back, and whether a stop string ends it"
+    if ended := max((len(s) for s in stops if tail.endswith(s)), default=0): return tail[:-ended],'',True
+    held = max((k for s in stops for k in range(1, len(s)) if tail.endswith(s[:k])), default=0)
+    return tail[:len(tail)-held],tail[len(tail)-held:],False
+
+# %% ../nbs/12_generate.ipynb #a3d2b18c
+def _pieces(vocab, ids, bs, stops):
+    "Pairs (number of the sample, piece of text) from `ids`, which has a (bs,) tensor per character"
+    tails,going = ['']*bs,list(range(bs))
+    for new in map(Tensor.tolist, ids):
+        for i in going[:]:
+            piece,tails[i],ended = _release(tails[i] + vocab[new[i]], stops)
+            if ended: going.remove(i)
+            if piece: yield i,piece
+        if not going: return
+    for i in going:
+        if tails[i]: yield i,tails[i]
+
+# %% ../nbs/12_generate.ipynb #34e0c58a
 def stream(
     model:nn.Module, # `logits, state = model(x, state)`
     vocab, # `CharVocab` of the model
@@ -123,23 +184,14 @@ def stream(
     bs:int=None, # Number of samples; their pieces come as pairs (i, piece)
 ):
     "New text, piece by piece as it is made"
-    _check(vocab, n, 1 if bs is None else bs)
-    stops,tails,rows = _stops(stop),['']*(bs or 1),list(range(bs or 1))
-    def piece(i, s): return s if bs is None else (i, s)
-    ids = sample_ids(model, prime(vocab, prompt), bs or 1, seed, vocab.stoi.get(vocab.unk), temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    for _,new in zip(range(n), map(Tensor.tolist, ids)):
-        for i in rows[:]:
-            tail = tails[i] + vocab[new[i]]
-            keep = max((k for s in stops for k in range(1, len(s)) if tail.endswith(s[:k])), default=0) # may become a stop
-            if ends := [len(s) for s in stops if tail.endswith(s)]:
-                tail,keep = tail[:-max(ends)],0
-                rows.remove(i)
-            if len(tail) > keep: yield piece(i, tail[:len(tail)-keep])
-            tails[i] = tail[len(tail)-keep:]
-        if not rows: return
-    for i in rows:
-        if tails[i]: yield piece(i, tails[i])
+    n_samples = 1 if bs is None else bs
+    _check_request(vocab, n, n_samples)
+    stops = _stop_list(stop)
+    sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    ids = sample_ids(model, prime(vocab, prompt), n_samples, seed, vocab.stoi.get(vocab.unk), **sampling)
+    for i,piece in _pieces(vocab, islice(ids, n), n_samples, stops): yield piece if bs is None else (i, piece)
 
+# %% ../nbs/12_generate.ipynb #888320d9
 @delegates(stream)
 def generate(
     model:nn.Module, # `logits, state = model(x, state)`
@@ -148,7 +200,7 @@ def generate(
     n:int=300, # New characters
     *,
     bs:int=None, # Number of samples
-    **kwargs
+    **kwargs # See `stream`
 )->str: # With `bs` a list of strings
     "Continue `prompt` by `n` characters"
     texts = [prompt]*(bs or 1)

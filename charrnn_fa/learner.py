@@ -25,18 +25,20 @@ from .loop import CharLearner, OneRowPerChar, Steps, replacing
 # %% ../nbs/25_learner.ipynb #a0a89bb3
 _all_ = ['CharLearner']
 
-# %% ../nbs/25_learner.ipynb #bfc6cc70
+# %% ../nbs/25_learner.ipynb #60b6cabf
 @patch
 @delegates(Learner.get_preds)
 def get_preds(self:CharLearner,
     ds_idx=1, # Of the loaders: 0 for training, 1 for validation
     dl=None, # A loader instead
     cbs=None, # For this call only
-    **kwargs
+    **kwargs # Such as `with_loss`
 ):
     "Predictions and targets, one row per character in the order of the text"
-    with self.untouched(history=True): return Learner.get_preds(self, ds_idx, dl, cbs=L(cbs)+OneRowPerChar(), **kwargs)
+    with self.untouched(history=True):
+        return Learner.get_preds(self, ds_idx, dl, cbs=L(cbs)+OneRowPerChar(), **kwargs)
 
+# %% ../nbs/25_learner.ipynb #02cce60f
 @patch
 def validate(self:CharLearner,
     ds_idx=1, # Of the loaders: 0 for training, 1 for validation
@@ -46,10 +48,11 @@ def validate(self:CharLearner,
     "Loss and metrics over `dl`, every character the same"
     with self.untouched(history=True): return Learner.validate(self, ds_idx, dl, cbs)
 
+# %% ../nbs/25_learner.ipynb #e09f039c
 @patch
 def predict(self:CharLearner,
     item:str, # Text so far
-    **kwargs
+    **kwargs # Of fastai's method; not used
 )->tuple: # (character, its id, probabilities of all)
     "The most likely next character after `item`"
     logits,_ = step_model(self.model, prime(self.vocab, item)[None], None)
@@ -57,6 +60,7 @@ def predict(self:CharLearner,
     i = probs.argmax()
     return self.vocab[int(i)],i,probs
 
+# %% ../nbs/25_learner.ipynb #f5d56d19
 @patch
 def show_results(self:CharLearner,
     ds_idx=1, # Of the loaders: 0 for training, 1 for validation
@@ -71,42 +75,70 @@ def show_results(self:CharLearner,
     with evaluating(self.model): pred = self.model(b[0].to(self.device))[0].argmax(-1)
     dl.show_results(b, pred, max_n=max_n, **kwargs)
 
+# %% ../nbs/25_learner.ipynb #1403fab9
 @patch
 @delegates(Learner.lr_find)
-def lr_find(self:CharLearner, *args, **kwargs):
+def lr_find(self:CharLearner,
+    *args, # Those of fastai's method
+    **kwargs # Likewise
+):
     "fastai's mock training; everything is as before afterwards"
     with self.untouched(): return Learner.lr_find(self, *args, **kwargs)
 
-# %% ../nbs/25_learner.ipynb #ba8c21d2
+# %% ../nbs/25_learner.ipynb #6ae03cc9
+def _parts(model):
+    "(name, module) of the parts that are worth a line"
+    def _depth(name): return 1 if name.startswith(('rnns', 'drops')) else 0
+    named = [(k,m) for k,m in model.named_modules() if k and k.count('.') == _depth(k)]
+    return [(k,m) for k,m in named if not isinstance(m, nn.ModuleList)]
+
+# %% ../nbs/25_learner.ipynb #73b7ea7f
+def _shapes(model, x):
+    "(name, module, shape of what comes out) of the parts of `model`, as they are used for the batch `x`"
+    res = []
+    def _note(name, m, i, o): res.append((name, m, (o[0] if isinstance(o, tuple) else o).shape))
+    hooks = [m.register_forward_hook(partial(_note, k)) for k,m in _parts(model)]
+    try:
+        with evaluating(model): model(x)
+    finally:
+        for h in hooks: h.remove()
+    return res
+
+# %% ../nbs/25_learner.ipynb #355750e6
+def _rows(shapes, bs):
+    "A line of the table for each part; parameters that a part before has are not counted again"
+    res,seen = [('Layer', 'Output shape', 'Parameters', 'Trainable')],set()
+    for name,m,shape in shapes:
+        ps = [p for p in m.parameters() if id(p) not in seen]
+        seen.update(map(id, ps))
+        n = sum(p.numel() for p in ps)
+        trained = str(all(p.requires_grad for p in ps)) if ps else ''
+        size = ' x '.join(map(str, (bs, *shape[1:])))
+        res.append((f'{name} ({type(m).__name__})', size, f'{n:,}' if n else '', trained))
+    return res
+
+# %% ../nbs/25_learner.ipynb #4e907ecb
+def _table(rows):
+    "Rows of strings as lines with columns; numbers to the right"
+    ws = [max(map(len, col)) for col in zip(*rows)]
+    pads = str.ljust,str.ljust,str.rjust,lambda s,w: s
+    return ['  '.join(pad(o, w) for pad,o,w in zip(pads, r, ws)).rstrip() for r in rows]
+
 @patch
 def summary(self:CharLearner):
     "Layers, shapes and parameters of the model, and what trains it"
     x = self.dls.train.one_batch()[0][:1].to(self.device)
-    rows,seen,hooks = [],set(),[]
-    def row(name, m):
-        def _hook(m, i, o):
-            ps = [p for p in m.parameters() if id(p) not in seen]
-            seen.update(map(id, ps))
-            h = o[0] if isinstance(o, tuple) else o
-            n = sum(p.numel() for p in ps)
-            rows.append((f'{name} ({type(m).__name__})', ' x '.join(map(str, (self.dls.train.bs, *h.shape[1:]))), f'{n:,}' if n else '',
-                         str(all(p.requires_grad for p in ps)) if ps else ''))
-        hooks.append(m.register_forward_hook(_hook))
-    for name,m in self.model.named_modules():
-        if name.count('.') == (1 if name.startswith(('rnns', 'drops')) else 0) and not isinstance(m, nn.ModuleList) and name: row(name, m)
-    try:
-        with evaluating(self.model): self.model(x)
-    finally:
-        for h in hooks: h.remove()
-    rows = [('Layer', 'Output shape', 'Parameters', 'Trainable'), *rows]
-    ws = [max(len(r[i]) for r in rows) for i in range(4)]
-    lines = ['  '.join((r[0].ljust(ws[0]), r[1].ljust(ws[1]), r[2].rjust(ws[2]), r[3])).rstrip() for r in rows]
-    n,trained = count_params(self.model),sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-    lines += ['', f'{n:,} parameters, {trained:,} of them trained', f'{self.precision} on {self.device}, seed {self.seed}',
-              f'{getattr(self.opt_func, "__name__", self.opt_func)}, {self.loss_func}', 'Callbacks: ' + ', '.join(map(str, self.cbs.sorted('order')))]
-    return PrettyString(f'{type(self.model).__name__} (input {self.dls.train.bs} x {x.shape[1]})\n' + '\n'.join(lines))
+    bs = self.dls.train.bs
+    trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+    lines = [f'{type(self.model).__name__} (input {bs} x {x.shape[1]})',
+             *_table(_rows(_shapes(self.model, x), bs)), '',
+             f'{count_params(self.model):,} parameters, {trained:,} of them trained',
+             f'{self.precision} on {self.device}, seed {self.seed}',
+             f'{getattr(self.opt_func, "__name__", self.opt_func)}, {self.loss_func}',
+             'Callbacks: ' + ', '.join(map(str, self.cbs.sorted('order')))]
+    return PrettyString('\n'.join(lines))
 
-# %% ../nbs/25_learner.ipynb #0285e665
+# %% ../nbs/25_learner.ipynb #fd228e54
 @patch
 @delegates(_generate.generate, but='model,vocab')
 def generate(self:CharLearner,
@@ -117,6 +149,7 @@ def generate(self:CharLearner,
     "Continue `prompt` by `n` characters; a string, or with `bs` a list of strings"
     return _generate.generate(self.model, self.vocab, prompt, n, **kwargs)
 
+# %% ../nbs/25_learner.ipynb #ff1773cd
 @patch
 @delegates(_generate.stream, but='model,vocab')
 def stream(self:CharLearner,
@@ -127,16 +160,28 @@ def stream(self:CharLearner,
     "New text after `prompt`, piece by piece as it is made"
     return _generate.stream(self.model, self.vocab, prompt, n, **kwargs)
 
+# %% ../nbs/25_learner.ipynb #1da94ebb
 @patch
 def evaluate(self:CharLearner,
     context='carry', # `'carry'` for one stream, a number for windows of that length
     text:str=None, # Default: the validation part
-    progress:bool=False, # Show a bar
+    progress:bool=False, # Show a bar; or what makes one of a list
 )->dict: # nats, bits, perplexity, accuracy, n_chars, context
     "How well the model predicts every character of a text but the first"
-    return evaluate_ids(self.model, self.dls.valid.ids if text is None else self.vocab.encode(text), context, progress)
+    ids = self.dls.valid.ids if text is None else self.vocab.encode(text)
+    return evaluate_ids(self.model, ids, context, progress)
 
-# %% ../nbs/25_learner.ipynb #0f8298c1
+# %% ../nbs/25_learner.ipynb #7e068032
+_per_symbol = 'emb.weight','decoder.weight','decoder.bias' # one row for each
+
+def _shapes_but_vocab(model):
+    "Shapes of the parameters of `model`, those of a row where there is one for each symbol"
+    return {k:p.shape[1:] if k in _per_symbol else p.shape for k,p in model.named_parameters()}
+
+def _differ_in_vocab_only(a, b):
+    return a.arch == b.arch and _shapes_but_vocab(a) == _shapes_but_vocab(b)
+
+# %% ../nbs/25_learner.ipynb #9fbe1607
 @patch
 @torch.no_grad()
 def start_from(self:CharLearner,
@@ -144,20 +189,19 @@ def start_from(self:CharLearner,
     vocab:CharVocab, # Its vocabulary
 ):
     "Take over the weights of `model`; the rows of new symbols keep their first values"
-    sized = {'emb.weight', 'decoder.weight', 'decoder.bias'} # one row per symbol
-    shapes = lambda m: {k:p.shape[1:] if k in sized else p.shape for k,p in m.named_parameters()}
-    if model.arch != self.model.arch or shapes(model) != shapes(self.model) or 'emb.weight' not in shapes(model) and vocab != self.vocab:
-        raise CharRNNError("The two models differ in more than the vocabulary", "give this one the arch, n_hid, n_layers, emb_sz, head_sz and tie of the one it starts "
-                           "from, and no one-hot input.")
-    both = [c for c in vocab if c in self.vocab]
-    old,new = vocab.encode(''.join(both)),self.vocab.encode(''.join(both))
     theirs = dict(model.named_parameters())
+    if not _differ_in_vocab_only(model, self.model) or 'emb.weight' not in theirs and vocab != self.vocab:
+        raise CharRNNError("The two models differ in more than the vocabulary",
+                           "give this one the arch, n_hid, n_layers, emb_sz, head_sz and tie of the one it starts "
+                           "from, and no one-hot input.")
+    both = ''.join(c for c in vocab if c in self.vocab)
+    old,new = vocab.encode(both),self.vocab.encode(both)
     for k,p in self.model.named_parameters():
-        if k in sized: p[new.to(p.device)] = theirs[k].to(p.device)[old.to(p.device)]
+        if k in _per_symbol: p[new.to(p.device)] = theirs[k].to(p.device)[old.to(p.device)]
         else: p.copy_(theirs[k])
     return self
 
-# %% ../nbs/25_learner.ipynb #c920ebf1
+# %% ../nbs/25_learner.ipynb #4cc66858
 @patch
 def fit_steps(self:CharLearner,
     n_steps:int=None, # Steps, or
@@ -165,19 +209,50 @@ def fit_steps(self:CharLearner,
     lr:float=None, # Highest learning rate; default that of the Learner
     start:int=0, # Steps done before, by a Learner in the same state
     cbs=None, # Further callbacks
-):
+)->int: # Steps in all
     "Train for a number of steps or minutes: a short rise of the learning rate, then a cosine to nothing"
     if n_steps is None and minutes is None: minutes = self.preset.minutes
     if self.opt is None: self.create_opt()
     self.opt.set_hyper('lr', self.lr if lr is None else lr)
-    if n_steps is not None and start >= n_steps: raise CharRNNError(f"{start} steps are done already, so there is nothing to do up to {n_steps}", "give more steps.")
+    if n_steps is not None and start >= n_steps:
+        what = f"{start} steps are done already, so there is nothing to do up to {n_steps}"
+        raise CharRNNError(what, "give more steps.")
     budget = Budget(n_steps, minutes, [h['lr'] for h in self.opt.hypers], self.preset.warmup)
     with replacing(self, _steps=Steps(self.dls.train, budget)):
         if start: self.start_at(0, start)
         self.fit(1, cbs=L(cbs)+budget)
     return budget.n_steps
 
-# %% ../nbs/25_learner.ipynb #dfce81e5
+# %% ../nbs/25_learner.ipynb #5884fbba
+def _settled(dls, preset, **given):
+    "The preset with what is given in place of its own, and with the sizes that the loader has"
+    p = preset if isinstance(preset, Preset) else get_preset(preset)
+    p = replace(p, **{k:v for k,v in given.items() if v is not None})
+    p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))
+    if given.get('tie') and given.get('emb_sz') is None: p = replace(p, emb_sz=p.head_sz or p.n_hid)
+    return p
+
+# %% ../nbs/25_learner.ipynb #f1876b1e
+def _seed_of(dls, seed):
+    "(seed, whether a person has chosen it)"
+    given = seed is not None or getattr(dls.train, 'seed_given', False)
+    if seed is None: seed = getattr(dls.train, 'seed', None)
+    if seed is None: seed = secrets.randbelow(2**31)
+    check_seed(seed)
+    return seed,given
+
+# %% ../nbs/25_learner.ipynb #1c99553a
+def _seeded_model(dls, p, seed):
+    device = torch.device(dls.device or 'cpu')
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+        torch.manual_seed(seed)
+        return CharRNN(len(dls.vocab), **p.model).to(device)
+
+# %% ../nbs/25_learner.ipynb #518401c8
+def _opt_func(p):
+    return {'muon':partial(Muon, muon_ratio=p.muon_ratio, ns_steps=p.ns_steps), 'adamw':AdamW}[p.opt]
+
+# %% ../nbs/25_learner.ipynb #04b9acd0
 def char_learner(
     dls, # `CharDataLoaders`, or what a `DataBlock` with a `CharBlock` gives
     arch:str=None, # `'lstm'`, `'gru'` or `'rnn'`
@@ -200,20 +275,11 @@ def char_learner(
     **kwargs # See `CharLearner`
 )->CharLearner:
     "A Learner for the text in `dls`"
-    p = preset if isinstance(preset, Preset) else get_preset(preset)
-    p = replace(p, **{k:v for k,v in dict(arch=arch, n_hid=n_hid, n_layers=n_layers, dropout=dropout, emb_sz=emb_sz, emb_drop=emb_drop, head_sz=head_sz, tie=tie, lr=lr, wd=wd,
-                clip=clip, reset_pct=reset_pct).items() if v is not None})
-    p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))
-    if tie and emb_sz is None: p = replace(p, emb_sz=p.head_sz or p.n_hid)
-    seed_given = seed is not None or getattr(dls.train, 'seed_given', False)
-    if seed is None: seed = getattr(dls.train, 'seed', None)
-    if seed is None: seed = secrets.randbelow(2**31)
-    check_seed(seed)
+    p = _settled(dls, preset, arch=arch, n_hid=n_hid, n_layers=n_layers, dropout=dropout, emb_sz=emb_sz,
+                 emb_drop=emb_drop, head_sz=head_sz, tie=tie, lr=lr, wd=wd, clip=clip, reset_pct=reset_pct)
+    seed,seed_given = _seed_of(dls, seed)
     if opt_func is AdamW: p = replace(p, opt='adamw')
-    devices = [dls.device] if torch.device(dls.device or 'cpu').type == 'cuda' else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        model = CharRNN(len(dls.vocab), **p.model)
-    opt_func = opt_func or {'muon':partial(Muon, muon_ratio=p.muon_ratio, ns_steps=p.ns_steps), 'adamw':AdamW}[p.opt]
-    return CharLearner(dls, model.to(dls.device or 'cpu'), opt_func=opt_func, lr=p.lr, wd=p.wd, seed=seed, seed_given=seed_given, precision=precision, reset_pct=p.reset_pct,
-                       preset=p, cbs=L(cbs)+L(GradientClip(p.clip) if p.clip else None), **kwargs)
+    cbs = L(cbs) + L(GradientClip(p.clip) if p.clip else None)
+    return CharLearner(dls, _seeded_model(dls, p, seed), opt_func=opt_func or _opt_func(p), lr=p.lr, wd=p.wd,
+                       seed=seed, seed_given=seed_given, precision=precision, reset_pct=p.reset_pct, preset=p, cbs=cbs,
+                       **kwargs)

@@ -9,13 +9,16 @@ __all__ = ['can_fuse', 'AdamW', 'newton_schulz', 'mark_gates', 'Muon']
 from fastai.optimizer import *
 from fastai.torch_basics import *
 from torch.optim.adamw import adamw
-from .models import char_splitter, gate_matrices
+from .models import char_splitter, gate_matrices, note_gates
 
-# %% ../nbs/11_optim.ipynb #3d36ea26
-def can_fuse(ps)->bool:
+# %% ../nbs/11_optim.ipynb #ea86eba7
+def can_fuse(
+    ps, # Parameters
+)->bool:
     "Whether PyTorch's fused AdamW takes the parameters `ps`"
     return all(p.is_floating_point() and p.device.type in ('cpu', 'cuda') for p in ps)
 
+# %% ../nbs/11_optim.ipynb #2cd532d3
 class AdamW(Optimizer):
     "AdamW with PyTorch's fused kernel; an `opt_func`"
     def __init__(self,
@@ -28,26 +31,43 @@ class AdamW(Optimizer):
         **hypers # Further ones, for subclasses
     ): super().__init__(params, [], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, **hypers)
 
-    def zero_grad(self):
-        for p,*_ in self.all_params(with_grad=True): p.grad = None
+# %% ../nbs/11_optim.ipynb #d0d38026
+@patch
+def zero_grad(self:AdamW):
+    "Let go of all gradients"
+    for p,*_ in self.all_params(with_grad=True): p.grad = None
 
-    @torch.no_grad()
-    def step(self, closure=None):
-        for ps,h in zip(self.param_lists, self.hypers): self.step_group([p for p in ps if p.grad is not None], h)
+# %% ../nbs/11_optim.ipynb #cbd83fd7
+@patch
+@torch.no_grad()
+def step(self:AdamW,
+    closure=None, # In the signature of PyTorch's optimisers; not used
+):
+    "One step for all parameters that have a gradient"
+    for ps,h in zip(self.param_lists, self.hypers): self.step_group([p for p in ps if p.grad is not None], h)
 
-    def step_group(self, ps, h):
-        "One step for the parameters of a group with hyper-parameters `h`"
-        for decays in True,False:
-            some = [p for p in ps if self.state[p].get('do_wd', True) == decays]
-            if some: self._adamw(some, h, h['wd'] if decays else 0.)
+# %% ../nbs/11_optim.ipynb #e2309def
+@patch
+def step_group(self:AdamW,
+    ps, # Parameters with a gradient
+    h:dict, # Hyper-parameters of their group
+):
+    "One step for the parameters of a group with hyper-parameters `h`"
+    for decays in True,False:
+        some = [p for p in ps if self.state[p].get('do_wd', True) == decays]
+        if some: self._adamw(some, h, h['wd'] if decays else 0.)
 
-    def _adamw(self, ps, h, wd):
-        ss = [self.state[p] for p in ps]
-        for p,s in zip(ps, ss):
-            if 'step' not in s: s.update(step=torch.zeros((), device=p.device), grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
-        fused = can_fuse(ps)
-        adamw(ps, [p.grad for p in ps], [s['grad_avg'] for s in ss], [s['sqr_avg'] for s in ss], [], [s['step'] for s in ss],
-              foreach=not fused, fused=fused, amsgrad=False, beta1=h['mom'], beta2=h['sqr_mom'], lr=h['lr'], weight_decay=wd, eps=h['eps'], maximize=False)
+# %% ../nbs/11_optim.ipynb #f7ffd9a7
+@patch
+def _adamw(self:AdamW, ps, h, wd):
+    ss = [self.state[p] for p in ps]
+    for p,s in zip(ps, ss):
+        if 'step' in s: continue
+        s.update(step=torch.zeros((), device=p.device), grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
+    grads,avgs,sqrs,counts = [p.grad for p in ps],*([s[k] for s in ss] for k in ('grad_avg', 'sqr_avg', 'step'))
+    fused = can_fuse(ps)
+    adamw(ps, grads, avgs, sqrs, [], counts, foreach=not fused, fused=fused, amsgrad=False, maximize=False,
+          lr=h['lr'], beta1=h['mom'], beta2=h['sqr_mom'], weight_decay=wd, eps=h['eps'])
 
 # %% ../nbs/11_optim.ipynb #178801c9
 _ns = (3.4445, -4.7750, 2.0315) # Jordan et al. 2024
@@ -67,16 +87,17 @@ def newton_schulz(
         X = torch.baddbmm(X, B, X, beta=a)
     return X.mT if tall else X
 
-# %% ../nbs/11_optim.ipynb #7acfd30e
+# %% ../nbs/11_optim.ipynb #b351db74
 def mark_gates(
-    model:nn.Module, # A `CharRNN`
+    model:nn.Module, # A `CharRNN`, or one with the same parts
 )->list: # Parameter groups
-    "Note on the gate matrices how many gates they hold, where it is not noted yet, and return `char_splitter(model)`: a splitter for `Muon`"
-    for p,n in gate_matrices(model): p.n_gates = getattr(p, 'n_gates', n)
+    "Note the gates as `note_gates` does, and return `char_splitter(model)`: a splitter for `Muon`"
+    note_gates(model)
     return char_splitter(model)
 
+# %% ../nbs/11_optim.ipynb #c0ac1cc5
 class Muon(AdamW):
-    "Muon on the matrices that `mark_gates` marked, AdamW on the rest; an `opt_func`"
+    "Muon on the matrices that have `n_gates`, AdamW on the rest; an `opt_func`"
     def __init__(self,
         params, # Parameters or groups of them
         lr:float, # Learning rate of AdamW
@@ -84,17 +105,28 @@ class Muon(AdamW):
         muon_mom:float=0.95, # Muon's momentum (Nesterov)
         ns_steps:int=3, # Newton-Schulz steps
         **hypers # See `AdamW`
-    ): super().__init__(params, lr, muon_ratio=muon_ratio, muon_mom=muon_mom, ns_steps=ns_steps, **hypers)
+    ):
+        super().__init__(params, lr, muon_ratio=muon_ratio, muon_mom=muon_mom, ns_steps=ns_steps, **hypers)
+        self.n_gates = {p:p.n_gates for ps in self.param_lists for p in ps if hasattr(p, 'n_gates')}
 
-    def step_group(self, ps, h):
-        gates = [p for p in ps if hasattr(p, 'n_gates')]
-        super().step_group([p for p in ps if not hasattr(p, 'n_gates')], h)
-        for p in gates: self._muon(p, self.state[p], h)
+# %% ../nbs/11_optim.ipynb #f2f813f6
+@patch
+def step_group(self:Muon,
+    ps, # Parameters with a gradient
+    h:dict, # Hyper-parameters of their group
+):
+    "One step for the parameters of a group: Muon for gates, AdamW for the rest"
+    super(Muon, self).step_group([p for p in ps if p not in self.n_gates], h)
+    for p in ps:
+        if p in self.n_gates: self._muon(p, self.state[p], h)
 
-    def _muon(self, p, s, h):
-        if 'grad_avg' not in s: s['grad_avg'] = torch.zeros_like(p)
-        avg,lr = s['grad_avg'].lerp_(p.grad, 1-h['muon_mom']),h['lr']*h['muon_ratio']
-        gates = p.grad.lerp(avg, h['muon_mom']).unflatten(0, (p.n_gates, -1))
-        step = newton_schulz(gates, int(h['ns_steps'])).flatten(0, 1)
-        if s.get('do_wd', True): p.mul_(1 - lr*h['wd'])
-        p.add_(step, alpha=-lr*max(1, gates.shape[-2]/gates.shape[-1])**0.5)
+# %% ../nbs/11_optim.ipynb #45e87b26
+@patch
+def _muon(self:Muon, p, s, h):
+    if 'grad_avg' not in s: s['grad_avg'] = torch.zeros_like(p)
+    avg = s['grad_avg'].lerp_(p.grad, 1-h['muon_mom'])
+    lr = h['lr']*h['muon_ratio']
+    gates = p.grad.lerp(avg, h['muon_mom']).unflatten(0, (self.n_gates[p], -1))
+    step = newton_schulz(gates, int(h['ns_steps'])).flatten(0, 1)
+    if s.get('do_wd', True): p.mul_(1 - lr*h['wd'])
+    p.add_(step, alpha=-lr*max(1, gates.shape[-2]/gates.shape[-1])**0.5)

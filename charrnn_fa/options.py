@@ -10,81 +10,159 @@ import argparse
 from dataclasses import fields
 from .presets import Preset, presets
 
-# %% ../nbs/90_options.ipynb #952e4be0
+# %% ../nbs/90_options.ipynb #1592a1b0
 class _Parser(argparse.ArgumentParser):
-    def __init__(self, *args, **kwargs): super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-    def error(self, message):
+    def __init__(self,
+        *args, # For `ArgumentParser`
+        **kwargs # For `ArgumentParser`
+    ):
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    def error(self,
+        message:str, # argparse's own
+    ):
         self.exit(2, f"{self.prog}: {message}; '{self.prog} --help' has an example.\n")
 
+# %% ../nbs/90_options.ipynb #321740a5
+def _command(
+    sub, # What `add_subparsers` gave
+    name, # What is typed after `charrnn`
+    help, # A few words in the list of commands
+    description, # A sentence on its own page
+    *examples # Whole lines, without `charrnn`
+)->_Parser:
+    "Add a command without options"
+    lines = [f'charrnn {o}' for o in examples]
+    epilog = f'example: {lines[0]}' if len(lines) == 1 else '\n  '.join(['examples:', *lines])
+    return sub.add_parser(name, help=help, description=description, epilog=epilog)
+
+# %% ../nbs/90_options.ipynb #44533ace
+def _add(
+    p, # A parser or a group in one
+    *rows # (name, type, help)
+):
+    "Add options that take a value and have no default"
+    for name,kind,help in rows: p.add_argument(name, type=kind, help=help)
+
+# %% ../nbs/90_options.ipynb #da1066ad
+def _add_run(p): p.add_argument('run', metavar='DIR')
+
+def _add_json(p, help='one JSON object on standard output'): p.add_argument('--json', action='store_true', help=help)
+
+# %% ../nbs/90_options.ipynb #86dd715e
 def _flag(s):
     if s not in ('yes', 'no'): raise ValueError
     return s == 'yes'
+
 _flag.__name__ = "'yes' or 'no'"
 _field_types = {int:int, float:float, str:str, bool:_flag}
 
-def _add_preset_options(p):
-    g = p.add_argument_group('settings that beat the preset')
-    helps = _field_comments()
-    for f in fields(Preset):
-        if f.name in ('minutes', 'measured'): continue
-        g.add_argument('--'+f.name.replace('_', '-'), type=_field_types[f.type], metavar=f.name.upper(), help=helps.get(f.name))
-
-def _field_comments():
+# %% ../nbs/90_options.ipynb #fa6d69c1
+def _field_comments()->dict:
     "What each field of `Preset` is for, from the comments beside them"
     from fastcore.docments import docments
     return {k:v for k,v in docments(Preset).items() if v}
 
+# %% ../nbs/90_options.ipynb #3801314c
+def _add_preset_options(p):
+    "An option for every field of a preset"
+    g = p.add_argument_group('settings that beat the preset')
+    helps = _field_comments()
+    for f in fields(Preset):
+        if f.name in ('minutes', 'measured'): continue
+        name = '--' + f.name.replace('_', '-')
+        g.add_argument(name, type=_field_types[f.type], metavar=f.name.upper(), help=helps.get(f.name))
+
+# %% ../nbs/90_options.ipynb #5f7bdfb3
+def _add_task(p):
+    "What to train on, where, and for how long"
+    p.add_argument('corpus', nargs='?',
+                   help='pydocs, stdlib, shakespeare, count, a path, glob, folder, http(s) URL, Drive link or id')
+    p.add_argument('--run', required=True, metavar='DIR',
+                   help='folder for the run; new, empty, or with an unfinished run')
+    p.add_argument('--preset', help=f"{', '.join(presets)} (default: {next(iter(presets))})")
+    _add(p.add_mutually_exclusive_group(),
+         ('--minutes', float, 'wall time from the first step (default: that of the preset)'),
+         ('--epochs', int, 'how often to read the training text'),
+         ('--steps', int, 'batches to train on'))
+
+# %% ../nbs/90_options.ipynb #5b43f41d
+def _add_manner(p):
+    "How to train"
+    _add(p, ('--seed', int, 'fixes weights, cuts and dropout (default: drawn and shown)'),
+            ('--valid-pct', float, 'share of the end that is kept for validation (default: 0.1)'))
+    p.add_argument('--from', dest='source', metavar='DIR',
+                   help='start from the weights of another run; its vocabulary is extended')
+    p.add_argument('--precision', choices=('fp32', 'bf16', 'fp16'), help='default: the fastest of the device')
+    _add(p, ('--encoding', str, 'of the files (default: utf-8)'))
+
+# %% ../nbs/90_options.ipynb #7f2f05c3
+def _add_keeping(p):
+    "How often to save, and what to tell"
+    g = p.add_mutually_exclusive_group()
+    g.add_argument('--save-minutes', type=float, metavar='M', help='between checkpoints (default: 1)')
+    g.add_argument('--save-steps', type=int, metavar='N', help='between checkpoints')
+    p.add_argument('--quiet', action='store_true', help='no bar and no samples; a line every ten seconds')
+    _add_json(p, 'the result as one JSON object on standard output')
+
+# %% ../nbs/90_options.ipynb #14f09f61
+def _add_train(sub):
+    "`charrnn train`"
+    p = _command(sub, 'train', 'train on a text', 'Train on a text and keep the result in a folder.',
+                 'train pydocs --run runs/docs',
+                 'train my.txt --run runs/mine --minutes 10 --n-hid 512',
+                 'train other.txt --run runs/other --from runs/mine')
+    _add_task(p)
+    _add_manner(p)
+    _add_keeping(p)
+    _add_preset_options(p)
+
+# %% ../nbs/90_options.ipynb #a8035018
+def _add_sample(sub):
+    "`charrnn sample`"
+    p = _command(sub, 'sample', 'let a run write', 'Let a run write.',
+                 'sample runs/docs --prompt "The statement" -n 200 --temperature 0.7')
+    _add_run(p)
+    p.add_argument('--prompt', default='', help='text to go on from; part of what is printed')
+    p.add_argument('-n', type=int, default=300, help='new characters (default: 300)')
+    p.add_argument('--temperature', type=float, default=0.8, help='0 takes the best character always (default: 0.8)')
+    _add(p, ('--top-k', int, 'keep the k best'),
+            ('--top-p', float, 'keep the smallest set with this probability'),
+            ('--min-p', float, "keep those with this share of the best one's probability"))
+    p.add_argument('--stop', action='append', help='end at this string (may be given several times)')
+    _add(p, ('--seed', int, 'the same seed gives the same text'))
+
+# %% ../nbs/90_options.ipynb #c107bf53
+def _add_eval(sub):
+    "`charrnn eval`"
+    p = _command(sub, 'eval', 'measure a run', 'Measure how well a run predicts its validation part, or another text.',
+                 'eval runs/docs --context 256 --json')
+    _add_run(p)
+    p.add_argument('--corpus', help="another text; its last part, by the run's share, is measured")
+    p.add_argument('--whole', action='store_true', help='measure all of the text')
+    p.add_argument('--context', default='carry',
+                   help="'carry': one stream; a number: windows of that length (default: carry)")
+    p.add_argument('--encoding', default='utf-8', help='of the files (default: utf-8)')
+    p.add_argument('--skip-unknown', action='store_true', help='leave out characters that the run does not know')
+    _add_json(p)
+
+# %% ../nbs/90_options.ipynb #ee5dad74
+def _add_info(sub):
+    "`charrnn info`"
+    p = _command(sub, 'info', 'what a run is, verified', 'What a run is. All its files are read and verified.',
+                 'info runs/docs')
+    _add_run(p)
+    _add_json(p)
+
+def _add_demo(sub):
+    "`charrnn demo`"
+    p = _command(sub, 'demo', 'a first look', "Train for a minute on Python's own documentation, then write.", 'demo')
+    p.add_argument('--run', default='runs/demo', metavar='DIR', help='folder for the run (default: runs/demo)')
+
+# %% ../nbs/90_options.ipynb #ba3fc7b9
 def parser()->argparse.ArgumentParser:
     "The parser of the command line"
-    p = _Parser(prog='charrnn', description='Train a network to write, letter by letter.', epilog='example: charrnn train shakespeare --run runs/bard --minutes 1')
+    p = _Parser(prog='charrnn', description='Train a network to write, letter by letter.',
+                epilog='example: charrnn train shakespeare --run runs/bard --minutes 1')
     sub = p.add_subparsers(dest='command', required=True, metavar='{train,sample,eval,info,demo}', parser_class=_Parser)
-
-    t = sub.add_parser('train', help='train on a text', description='Train on a text and keep the result in a folder.',
-                       epilog='examples:\n  charrnn train pydocs --run runs/docs\n  charrnn train my.txt --run runs/mine --minutes 10 --n-hid 512\n'
-                              '  charrnn train other.txt --run runs/other --from runs/mine')
-    t.add_argument('corpus', nargs='?', help='pydocs, stdlib, shakespeare, count, a path, glob, folder, http(s) URL, Drive link or id')
-    t.add_argument('--run', required=True, metavar='DIR', help='folder for the run; new, empty, or with an unfinished run')
-    t.add_argument('--preset', default=None, help=f"{', '.join(presets)} (default: {next(iter(presets))})")
-    n = t.add_mutually_exclusive_group()
-    n.add_argument('--minutes', type=float, help='wall time from the first step (default: that of the preset)')
-    n.add_argument('--epochs', type=int, help='how often to read the training text')
-    n.add_argument('--steps', type=int, help='batches to train on')
-    t.add_argument('--seed', type=int, help='fixes weights, cuts and dropout (default: drawn and shown)')
-    t.add_argument('--valid-pct', type=float, help='share of the end that is kept for validation (default: 0.1)')
-    t.add_argument('--from', dest='source', metavar='DIR', help='start from the weights of another run; its vocabulary is extended')
-    t.add_argument('--precision', choices=('fp32', 'bf16', 'fp16'), help='default: the fastest of the device')
-    t.add_argument('--encoding', help='of the files (default: utf-8)')
-    v = t.add_mutually_exclusive_group()
-    v.add_argument('--save-minutes', type=float, metavar='M', help='between checkpoints (default: 1)')
-    v.add_argument('--save-steps', type=int, metavar='N', help='between checkpoints')
-    t.add_argument('--quiet', action='store_true', help='no bar and no samples; a line every ten seconds')
-    t.add_argument('--json', action='store_true', help='the result as one JSON object on standard output')
-    _add_preset_options(t)
-
-    s = sub.add_parser('sample', help='let a run write', description='Let a run write.', epilog='example: charrnn sample runs/docs --prompt "The statement" -n 200 --temperature 0.7')
-    s.add_argument('run', metavar='DIR')
-    s.add_argument('--prompt', default='', help='text to go on from; part of what is printed')
-    s.add_argument('-n', type=int, default=300, help='new characters (default: 300)')
-    s.add_argument('--temperature', type=float, default=0.8, help='0 takes the best character always (default: 0.8)')
-    s.add_argument('--top-k', type=int, help='keep the k best'); s.add_argument('--top-p', type=float, help='keep the smallest set with this probability')
-    s.add_argument('--min-p', type=float, help="keep those with this share of the best one's probability")
-    s.add_argument('--stop', action='append', help='end at this string (may be given several times)')
-    s.add_argument('--seed', type=int, help='the same seed gives the same text')
-
-    e = sub.add_parser('eval', help='measure a run', description='Measure how well a run predicts its validation part, or another text.',
-                       epilog='example: charrnn eval runs/docs --context 256 --json')
-    e.add_argument('run', metavar='DIR')
-    e.add_argument('--corpus', help="another text; its last part, by the run's share, is measured")
-    e.add_argument('--whole', action='store_true', help='measure all of the text')
-    e.add_argument('--context', default='carry', help="'carry': one stream; a number: windows of that length (default: carry)")
-    e.add_argument('--encoding', default='utf-8', help='of the files (default: utf-8)')
-    e.add_argument('--skip-unknown', action='store_true', help='leave out characters that the run does not know')
-    e.add_argument('--json', action='store_true', help='one JSON object on standard output')
-
-    i = sub.add_parser('info', help='what a run is, verified', description='What a run is. All its files are read and verified.', epilog='example: charrnn info runs/docs')
-    i.add_argument('run', metavar='DIR')
-    i.add_argument('--json', action='store_true', help='one JSON object on standard output')
-
-    d = sub.add_parser('demo', help='a first look', description="Train for a minute on Python's own documentation, then write.", epilog='example: charrnn demo')
-    d.add_argument('--run', default='runs/demo', metavar='DIR', help='folder for the run (default: runs/demo)')
+    for add in _add_train, _add_sample, _add_eval, _add_info, _add_demo: add(sub)
     return p

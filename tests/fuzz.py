@@ -103,8 +103,7 @@ def mutate_json(rng, j, known=()):
 def add_attrs(rng, meta, known):
     "Attributes that a callback or metric should not get from a file"
     cb = rng.choice(list(meta['cbs']))
-    at = rng.choice([meta['cbs'][cb].get('attrs', {}), rng.choice(meta['metrics'] or [{}]), meta['learn']])
-    at[rng.choice(NAMES)] = hostile(rng, known)
+    rng.choice([meta['cbs'][cb], meta['learn']])['dict'] += [rng.choice(NAMES), hostile(rng, known)]
 
 
 # Files
@@ -220,7 +219,7 @@ def mutate_state(rng, tensors, meta):
 def _mutate_state(rng, tensors, meta):
     r,k = rng.random(),rng.choice(list(tensors))
     if r < 0.45: mutate_json(rng, meta, list(tensors))
-    elif r < 0.65 and isinstance(meta.get('cbs'), dict) and meta['cbs'] and isinstance(meta.get('metrics'), list) and isinstance(meta.get('learn'), dict):
+    elif r < 0.65 and isinstance(meta.get('cbs'), dict) and meta['cbs'] and isinstance(meta.get('learn'), dict):
         with suppress(AttributeError, TypeError, KeyError): add_attrs(rng, meta, list(tensors))
     else:
         t = tensors[k]
@@ -317,7 +316,7 @@ def trial_run(base, rng):
         info = run.info()
         model = run.load_model()
         learn = load_run(base.run, 'cpu') if rng.random() < 0.2 else None
-    c = run.newest_good()[0]
+    c = run.newest_whole()[0]
     found = [b for o,b in files.items() if hashlib.sha256(b).hexdigest() == c['file_sha256']]
     check(found, 'no file has the checksum of the manifest')
     head,body = parse(found[0])
@@ -371,7 +370,7 @@ def trial_fit(base, rng):
     learn = learner(TEXT, base.dir/'scratch', which)
     with watched(base.run, base.dir/'scratch'): fit(learn, base.run, which, steps=40)
     run = Run(base.run)
-    m,ts,_ = run.newest_good()
+    m,ts,_ = run.newest_whole()
     check(m['finished'], 'a fit that came to its end is not finished')
     if which == 'unfinished': ts = {k:t for k,t in ts.items() if not k.startswith('train/')}
 

@@ -68,7 +68,8 @@ def make_runs(d, text, scratch):
         try: fit(learner(text, scratch, seed=7), d/'unfinished', cbs=[Kill(48)])
         finally: os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    for o in 'finished', 'unfinished': (d/o/'.lock').unlink(missing_ok=True)
+    for o in 'finished', 'unfinished':
+        for k in '.lock', 'log.txt': (d/o/k).unlink(missing_ok=True)                  # the log names the folder
 
 
 def values(learn)->dict:

@@ -1049,7 +1049,7 @@ def test_what_was_loaded_is_not_kept_in_memory(short, tmp_path, make):
     held = []
     class Look(Callback):
         order = 2000
-        def before_batch(self): held.append((self.checkpoint.state, self.checkpoint.after))
+        def before_batch(self): held.append((self.checkpoint.state, self.checkpoint.found.state, self.checkpoint.found.after))
     def fit(n, lr, *cbs):
         learn = make(tmp_path, short)
         learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
@@ -1057,7 +1057,7 @@ def test_what_was_loaded_is_not_kept_in_memory(short, tmp_path, make):
     with pytest.raises(RuntimeError): fit(2, 1e-2, At('before_epoch', 2, 'error'))
     fit(2, 1e-2, Look())
     fit(1, 1e-3, Look())
-    assert held and set(held) == {(None, None)}
+    assert held and set(held) == {(None, None, None)}
 
 
 def test_how_long_a_run_has_trained(short, tmp_path):

@@ -2,6 +2,8 @@
 import json
 import os
 import shutil
+import signal
+import struct
 import subprocess
 import sys
 import time
@@ -12,7 +14,6 @@ from fastai.callback.core import Callback
 
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.cli import main
-from charrnn_fa.run.files import pack_json, read_json
 
 TINY = '--n-hid 16 --emb-sz 8 --head-sz 8 --bs 4 --seq-len 16 --precision fp32'.split()
 
@@ -107,16 +108,6 @@ def test_settings_of_an_unfinished_run_are_not_ignored(call, begun, run, args, s
     assert status == 1 and out == '' and err.count('\n') == 1 and f'was begun with {said};' in err
 
 
-def test_a_run_of_which_less_was_kept(call, begun, tmp_path):
-    "What an earlier version did not note cannot differ"
-    d = tmp_path/'r'
-    shutil.copytree(begun.d, d)
-    s = read_json(d/'run.json')
-    s['info'] = {k: v for k,v in s['info'].items() if k in ('corpus', 'valid_pct', 'n_steps', 'minutes')}
-    (d/'run.json').write_bytes(pack_json(s))
-    assert call('train', begun.text, '--run', d, '--epochs', 4, '--encoding', 'utf-8', '--preset', 'cpu-minute', '--quiet')[0] == 0
-
-
 @pytest.mark.skipif(bool(faultfs.missing()), reason=faultfs.missing() or 'works')
 @pytest.mark.parametrize('how', ['missing', 'empty'])
 def test_the_end_is_not_on_the_mount(call, tmp_path, home, how):
@@ -165,6 +156,49 @@ def test_text_that_has_changed_is_refused(call, begun, tmp_path):
         finally: begun.text.write_text(text)
         assert status == 1 and err.count('\n') == 1 and 'has changed' in err
     assert call('train', begun.text, '--run', d, '--quiet')[0] == 0
+
+
+def in_terminal(args, until, columns=100):
+    "Run the command in a terminal, with an interrupt as soon as it has shown the texts of `until` in this order: the exit status and the lines that are left to be read"
+    fcntl,pty,termios = (pytest.importorskip(o) for o in ('fcntl', 'pty', 'termios'))
+    ours,theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 24, columns, 0, 0))       # without a width tqdm shows nothing
+    p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', *map(str, args)], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    out,seen,until = b'',0,[o.encode() for o in until]
+    try:
+        while piece := read(ours):
+            out += piece
+            while until and until[0] in out[seen:]:
+                seen = out.index(until[0], seen) + len(until.pop(0))
+                if not until: p.send_signal(signal.SIGINT)
+        status = p.wait()
+    finally:
+        p.kill()
+        os.close(ours)
+    return status,[overwritten(o) for o in out.decode().replace('\r\n', '\n').split('\n')]
+
+
+def read(terminal):
+    "What has been written to a terminal; nothing at its end, which is an error on Linux"
+    try: return os.read(terminal, 65536)
+    except OSError: return b''
+
+
+def overwritten(line):
+    "What a terminal shows of a line with carriage returns"
+    shown = ''
+    for o in line.split('\r'): shown = o + shown[len(o):]
+    return shown.rstrip()
+
+
+def test_nothing_is_said_in_the_line_of_the_bar(tmp_path):
+    "What a run says at its beginning, a line with its sample, and what an interrupt says: each above a bar that stands"
+    status,lines = in_terminal(['train', 'count', '--run', tmp_path/'r', '--minutes', 0.4, *TINY], until=['step/s', ' left\r\n', 'step/s', 'step/s'])
+    assert status == 130
+    said = ['18,000 characters to train on', 'lstm with', 'A new run, kept in ', 'step ', '    ', '', 'Stopped; the run in ', 'charrnn: stopped.']
+    assert len(lines) == len(said)+1 and lines[-1] == ''
+    for line,begins in zip(lines, said): assert line.startswith(begins) and 'step/s' not in line, line
 
 
 def test_save_minutes(call, tmp_path):

@@ -78,6 +78,7 @@ def refused(f, *args, **kwargs):
     with pytest.raises(ColabError) as e: f(*args, **kwargs)
     assert e.value.__cause__ is None and e.value.__context__ is None
     said = str(e.value)
+    assert e.value.what and e.value.remedy.endswith('.')
     assert said.endswith('.') and '. ' not in said and '\n' not in said and TOKEN not in said
     return said
 

@@ -62,7 +62,7 @@ def test_unfinished(golden, tmp_path):
     run = Run(golden/'unfinished')
     info = run.info()
     assert {k:info[k] for k in want['unfinished']['info']} == want['unfinished']['info'] and not info['finished']
-    _,_,meta = run.newest_good()
+    _,_,meta = run.newest_whole()
     assert meta['at'][1] > 0                                                         # in mid-epoch
     learn = fit(learner(text, tmp_path), golden/'unfinished')
     got,end = values(learn),want['unfinished']['at_the_end']
@@ -80,7 +80,8 @@ def test_unfinished(golden, tmp_path):
 def test_kept_files_are_small():
     files = [o for o in data.rglob('*') if o.is_file()]
     assert files and sum(o.stat().st_size for o in files) < 400_000
-    assert not [o for o in files for s in (b'/tmp/', b'/home/', socket.gethostname().encode()) if s in o.read_bytes()]       # nothing of a machine
+    assert not [o for o in files for s in (b'/tmp/', b'/home/') if s in o.read_bytes()]                                      # nothing of a machine
+    assert not [o for o in files if o.suffix == '.json' and f'"{socket.gethostname()}"' in o.read_text()]                    # a short name may stand in tensors by chance
 
 
 def test_kept_files_are_tracked():

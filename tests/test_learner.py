@@ -1,4 +1,5 @@
 "Everything that fastai documents for a Learner, and what ours adds"
+import io
 import math
 import os
 import signal
@@ -15,13 +16,20 @@ import pytest
 import torch
 from fastai.callback.all import CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, SaveModelCallback
 from fastai.callback.core import Callback, CancelFitException
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
 from fastai.learner import Learner, load_learner
+from tqdm import tqdm
 
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.text.vocab import CharVocab
 from charrnn_fa.text.data import CharDataLoaders
+from charrnn_fa.text.streams import CharDL
+from charrnn_fa.callback.progress import ProgressLines
 from charrnn_fa.evaluate import CharLoss
 from charrnn_fa.learner import char_learner
+from charrnn_fa.loop import CharLearner
+from charrnn_fa.models import CharRNN
 from charrnn_fa.optim import AdamW
 from charrnn_fa.presets import presets
 
@@ -99,6 +107,66 @@ def test_lines_are_right_beside_a_validation_in_each_epoch(dls, capsys):
 
 class Fail(Callback):
     def after_batch(self): 1/0
+
+
+def test_lines_at_parts_of_a_run_above_a_bar(make):
+    "Where they are asked for, each on a line of its own, with a sample below; the bar counts right, also in a run that goes on, and is closed"
+    screen,learn = io.StringIO(),make()
+    def lines(parts): return ProgressLines(0, parts=parts, file=screen, sample=lambda learn: f'sample at {learn.steps_done}', bar=bar, epochs=False)
+    bar = tqdm(total=None, file=screen, mininterval=0)
+    learn.fit_steps(40, cbs=lines(4))
+    assert (bar.n, bar.total, bar.initial, bar.disable) == (40, 40, 0, True) and 'nats' in bar.postfix
+    shown = [o.split('\r')[-1] for o in screen.getvalue().split('\n')]
+    assert [o.split('   ')[0] for o in shown if 'left' in o] == ['step 10 of 40', 'step 20 of 40', 'step 30 of 40']
+    assert [o for o in shown if o.startswith('sample')] == ['sample at 10', 'sample at 20', 'sample at 30'] and not any('epoch' in o for o in shown)
+    bar = tqdm(total=None, file=screen, mininterval=0)
+    learn.fit_steps(40, start=25, cbs=lines(4))
+    assert (bar.n, bar.total, bar.initial) == (40, 40, 25)
+    bar = tqdm(total=None, file=screen)
+    with pytest.raises(ZeroDivisionError): learn.fit_steps(40, cbs=[lines(4), Fail()])
+    assert bar.disable
+
+
+def test_a_bar_is_closed_by_an_error_in_another_before_fit(make):
+    "As by a `Checkpoint` that finds its run in use: what is said next has a line of its own"
+    class Refuses(Callback):
+        order = 1000
+        def before_fit(self): raise CharRNNError('In use')
+    bar = tqdm(total=None, file=io.StringIO())
+    with pytest.raises(CharRNNError): make().fit(1, cbs=[ProgressLines(bar=bar), Refuses()])
+    assert bar.disable
+
+
+def test_loaders_of_another_make(learn):
+    "Epochs, steps and emptied streams, but no start within an epoch"
+    x,y = learn.dls.train.batch(0, 0)
+    dls = DataLoaders(DataLoader([(x, y)]*3, bs=None), DataLoader([(x, y)], bs=None))
+    other = CharLearner(dls, learn.model, precision='fp32', reset_pct=0.5)
+    with other.no_bar(), other.no_logging():
+        other.fit(2, 1e-3)
+        assert (other.steps_done, other.run_epoch, len(other.recorder.losses)) == (6, 0, 6)
+        with pytest.raises(CharRNNError, match='Only a CharDL can start in the middle'): other.fit(2, 1e-3, start_batch=1)
+        assert other.fit_steps(5) == 5 and other.steps_done == 11
+
+
+def test_a_text_without_a_batch_is_refused():
+    "By epochs and by steps, which would go through it for ever"
+    dl = CharDL([(torch.zeros(1, dtype=torch.uint8),)], bs=2, seq_len=2, shuffle=True, seed=1)
+    learn = CharLearner(DataLoaders(dl, dl), CharRNN(2, n_hid=4, emb_sz=2), precision='fp32')
+    for fit in learn.fit, learn.fit_steps:
+        with pytest.raises(CharRNNError, match='no batch 0 to start from: an epoch has 0'), learn.no_bar(): fit(3)
+
+
+def test_a_subclass_finds_what_was_patched_in(make, same):
+    class Mine(CharLearner):
+        n_fits = 0
+        def fit(self, *args, **kwargs):
+            self.n_fits += 1
+            super().fit(*args, **kwargs)
+    a,b = make(dropout=0.2),make(dropout=0.2)
+    b.__class__ = Mine
+    for learn in a,b: learn.fit_one_cycle(1, 1e-2)
+    assert b.n_fits == 1 and same(a, b)
 
 
 def test_validation_keeps_the_state(learn):

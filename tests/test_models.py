@@ -1,11 +1,15 @@
 "Our layers against NumPy and torch.nn; the state, gradients and initial weights"
+import pickle
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from charrnn_fa.core import CharRNNError
-from charrnn_fa.models import CharRNN, archs, char_splitter, count_params
+from charrnn_fa.models import LSTM, CharRNN, archs, char_splitter, count_params, gate_matrices
+from charrnn_fa.optim import AdamW, Muon, mark_gates
 
 
 @pytest.fixture(params=archs)
@@ -98,3 +102,73 @@ def test_state_stays_single_under_autocast():
     m,x = CharRNN(11, n_hid=8),torch.randint(0, 11, (2, 5))
     with torch.autocast('cpu', torch.bfloat16): _,state = m(x)
     assert all(o.dtype == torch.float32 for o in state)
+
+
+class Lookalike(nn.Module):
+    "The parts of a `CharRNN`, by somebody else"
+    n_gates = 4
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnns,self.head,self.decoder = nn.Embedding(11, 4),nn.ModuleList([LSTM(4, 8)]),nn.Identity(),nn.Linear(8, 11)
+
+
+def make(tie=True): return CharRNN(11, n_hid=8, n_layers=2, emb_sz=8, head_sz=8, tie=tie)
+
+
+def load(model):
+    "A model that has nothing of `model` but its weights"
+    new = make()
+    new.load_state_dict(model.state_dict())
+    return new
+
+
+copies = dict(deepcopy=deepcopy, pickle=lambda o: pickle.loads(pickle.dumps(o)), state_dict=load)
+
+
+def steps(model, opt, n=3):
+    "The weights after `n` steps with gradients that are drawn"
+    gen = torch.Generator().manual_seed(0)
+    for _ in range(n):
+        for p in model.parameters(): p.grad = torch.randn(p.shape, generator=gen)
+        opt.step()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def all_equal(a, b): return all(map(torch.equal, a, b))
+
+
+@pytest.mark.parametrize('how', copies)
+@pytest.mark.parametrize('splitter', [mark_gates, char_splitter, lambda m: list(m.parameters())])
+def test_a_copied_model_has_its_gates(how, splitter):
+    "PyTorch's copy of a parameter has no attributes; whatever makes the groups, Muon treats the same matrices of a copy"
+    model = make()
+    copy,other = copies[how](model),deepcopy(model)
+    ours = steps(model, Muon(splitter(model), lr=0.01))
+    assert all_equal(ours, steps(copy, Muon(splitter(copy), lr=0.01)))
+    assert not all_equal(ours, steps(other, AdamW(splitter(other), lr=0.01)))
+
+
+@pytest.mark.parametrize('kind', [Lookalike, make])
+@pytest.mark.parametrize('how', ['deepcopy', 'pickle'])
+def test_model_and_optimiser_copied_together(kind, how):
+    "As in a copied Learner: no splitter is called again, and the steps go on as before"
+    model = kind()
+    opt = Muon(mark_gates(model), lr=0.01)
+    steps(model, opt)
+    copy,opt2 = copies[how]((model, opt))
+    assert all_equal(steps(model, opt), steps(copy, opt2))
+    assert [p.shape for p in opt2.n_gates] == [p.shape for p in opt.n_gates]
+    assert not any(p in opt.n_gates for p in opt2.n_gates)
+
+
+def test_parameters_put_in_place_of_others():
+    "Nothing is noted on them until an optimiser is made"
+    model,new = make(tie=False),make(tie=False)
+    new.load_state_dict(deepcopy(model.state_dict()), assign=True)
+    assert all_equal(steps(model, Muon(mark_gates(model), lr=0.01)), steps(new, Muon(mark_gates(new), lr=0.01)))
+
+
+def test_a_choice_of_gates_stays():
+    model = CharRNN(11, n_hid=8)
+    for p,_ in gate_matrices(model): p.n_gates = 1
+    assert set(Muon(mark_gates(model), lr=0.01).n_gates.values()) == {1}

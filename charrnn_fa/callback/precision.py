@@ -11,9 +11,10 @@ from fastai.callback.fp16 import MixedPrecision
 from torch.amp import GradScaler
 from ..core import CharRNNError
 
-# %% ../../nbs/20_callback.precision.ipynb #fb192d0f
+# %% ../../nbs/20_callback.precision.ipynb #966b7d2f
 precisions = {'fp32':torch.float32, 'bf16':torch.bfloat16, 'fp16':torch.float16}
 
+# %% ../../nbs/20_callback.precision.ipynb #fb192d0f
 def best_precision(
     device=None, # Default: fastai's
 )->str: # `'fp32'`, `'bf16'` or `'fp16'`
@@ -25,27 +26,44 @@ def best_precision(
     has_amx = getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)
     return 'bf16' if device.type == 'cpu' and has_amx() else 'fp32'
 
+# %% ../../nbs/20_callback.precision.ipynb #949556c7
 def check_precision(
     precision, # A name, or None for the best
     device, # Where the model is
 )->str: # The name
     "Refuse a format that `device` cannot train in"
     if precision is None: return best_precision(device)
-    if precision not in precisions: raise CharRNNError(f"There is no precision '{precision}'", f"take one of {', '.join(precisions)}.")
-    if precision == 'fp16' and torch.device(device).type != 'cuda': raise CharRNNError("fp16 needs a GPU", "take bf16 or fp32 on this device.")
+    if precision not in precisions:
+        raise CharRNNError(f"There is no precision '{precision}'", f"take one of {', '.join(precisions)}.")
+    if precision == 'fp16' and torch.device(device).type != 'cuda':
+        raise CharRNNError("fp16 needs a GPU", "take bf16 or fp32 on this device.")
     return precision
 
-# %% ../../nbs/20_callback.precision.ipynb #949556c7
+# %% ../../nbs/20_callback.precision.ipynb #b61d4425
 class GradScale(Callback):
     "Scale the loss for fp16, and skip steps that overflow"
     order,run_valid = MixedPrecision.order,False
     def before_fit(self): self.learn.scaler = GradScaler(self.learn.device.type)
     def before_backward(self): self.learn.loss_grad = self.scaler.scale(self.loss_grad)
-    def before_step(self):
-        self.skipped = True
-        self.scaler.step(self) # unscales, and calls `step` below if all is finite
-        if self.skipped: raise CancelStepException()
-    def after_step(self): self.scaler.update()
-    def step(self, *args, **kwargs): self.skipped = False
-    @property
-    def param_groups(self): return self.opt.param_groups
+
+# %% ../../nbs/20_callback.precision.ipynb #ffd34c60
+@patch
+def before_step(self:GradScale):
+    self.skipped = True
+    self.scaler.step(self) # unscales, and calls `step` below if all is finite
+    if self.skipped: raise CancelStepException()
+
+@patch
+def step(self:GradScale,
+    *args, # What the scaler gives an optimiser
+    **kwargs # Likewise
+):
+    "Note that all gradients are finite"
+    self.skipped = False
+
+@patch(as_prop=True)
+def param_groups(self:GradScale): return self.opt.param_groups
+
+# %% ../../nbs/20_callback.precision.ipynb #a5a93aac
+@patch
+def after_step(self:GradScale): self.scaler.update()

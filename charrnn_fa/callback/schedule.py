@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['lr_factor', 'Budget']
 
-# %% ../../nbs/21_callback.schedule.ipynb #8cf05cd9
+# %% ../../nbs/21_callback.schedule.ipynb #9f1681b7
 import math, time
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
-from ..core import CharRNNError
+from ..core import CharRNNError, is_count, is_number
 
 # %% ../../nbs/21_callback.schedule.ipynb #08a999a3
 def lr_factor(
@@ -31,39 +31,66 @@ class Budget(Callback):
     def __init__(self,
         n_steps:int=None, # Steps, if they are known
         minutes:float=None, # Wall time from the first step, if they are not
-        lr=None, # Highest learning rate, one or one per parameter group; default that of the Learner
+        lr=None, # Highest learning rates, one per parameter group; default those of the Learner
         warmup:int=200, # Steps of the rise
         settle:float=5., # Seconds of timing, at most a tenth of the time
     ):
         if (n_steps is None) == (minutes is None): raise CharRNNError("Give either a number of steps or of minutes.")
-        if n_steps is not None and n_steps < 1 or minutes is not None and minutes <= 0: raise CharRNNError("Training needs at least one step, or more than 0 minutes.")
+        if n_steps is not None and n_steps < 1 or minutes is not None and minutes <= 0:
+            raise CharRNNError("Training needs at least one step, or more than 0 minutes.")
         store_attr('minutes,warmup,settle')
-        self.n_steps,self.lr_max = n_steps,lr
+        self.n_steps = n_steps
+        self.lr_max = lr
 
-    def before_fit(self):
-        if self.lr_max is None: self.lr_max = [h['lr'] for h in self.opt.hypers]
-        self.seconds,self._last = [],None # of every step, while the number is not settled
+# %% ../../nbs/21_callback.schedule.ipynb #bfe074a1
+@patch
+def before_fit(self:Budget):
+    if self.lr_max is None: self.lr_max = [h['lr'] for h in self.opt.hypers]
+    self.seconds = []
+    self._last = None # when the last step ended
 
-    def before_batch(self):
-        if self._last is None: self._last = time.perf_counter()
-        f = lr_factor(self.train_iter, self.n_steps, self.warmup)
-        self.opt.set_hyper('lr', [o*f for o in self.lr_max])
+# %% ../../nbs/21_callback.schedule.ipynb #3500dbf2
+@patch
+def before_batch(self:Budget):
+    if self._last is None: self._last = time.perf_counter()
+    f = lr_factor(self.train_iter, self.n_steps, self.warmup)
+    self.opt.set_hyper('lr', [o*f for o in self.lr_max])
 
-    def after_batch(self):
-        if self.n_steps is not None: return
-        now = time.perf_counter()
-        self.seconds.append(now-self._last)
-        self._last = now
-        if len(self.seconds) >= 8 and sum(self.seconds) >= min(self.settle, 6*self.minutes): self.n_steps = self.guess()
+# %% ../../nbs/21_callback.schedule.ipynb #af0e95bd
+@patch
+def guess(self:Budget)->int:
+    "Steps in all, as far as can be told by now, from the median of the times of a step"
+    done = len(self.seconds)
+    if done < 2: return 1000
+    left = 60*self.minutes - sum(self.seconds)
+    return done + max(0, int(left/np.median(self.seconds)))
 
-    def guess(self)->int:
-        "Steps in all, as far as can be told by now, from the median of the times of a step: other work on the machine slows some, and the first ones are slow"
-        done = len(self.seconds)
-        if done < 2: return 1000
-        return done + max(0, int((60*self.minutes - sum(self.seconds))/np.median(self.seconds)))
+# %% ../../nbs/21_callback.schedule.ipynb #0f32fc93
+@patch
+def after_batch(self:Budget):
+    if self.n_steps is not None: return
+    now = time.perf_counter()
+    self.seconds.append(now-self._last)
+    self._last = now
+    if self._is_timed(): self.n_steps = self.guess()
 
-    def state_dict(self): return dict(n_steps=self.n_steps, seconds=self.seconds, lr_max=list(self.lr_max))
-    def load_state_dict(self, d):
-        n,s,lr = d['n_steps'],d['seconds'],d['lr_max']
-        if not (n is None or type(n) is int and 0 < n < 2**62) or not all(type(o) in (int, float) for o in [*s, *lr]) or len(lr) != len(self.lr_max): raise ValueError("This is no state of a Budget.")
-        self.n_steps,self.seconds,self.lr_max = n,s,lr
+@patch
+def _is_timed(self:Budget): return len(self.seconds) >= 8 and sum(self.seconds) >= min(self.settle, 6*self.minutes)
+
+# %% ../../nbs/21_callback.schedule.ipynb #3b34ef51
+@patch
+def state_dict(self:Budget)->dict:
+    "Number of steps, times, highest rates"
+    return dict(n_steps=self.n_steps, seconds=self.seconds, lr_max=list(self.lr_max))
+
+# %% ../../nbs/21_callback.schedule.ipynb #9248d316
+@patch
+def load_state_dict(self:Budget,
+    d:dict, # From `state_dict`
+):
+    "Go on with the steps, times and rates of a run"
+    n,seconds,lrs = d['n_steps'],d['seconds'],d['lr_max']
+    is_steps = n is None or is_count(n) and n > 0
+    if not is_steps or len(lrs) != len(self.lr_max) or not all(map(is_number, [*seconds, *lrs])):
+        raise ValueError("This is no state of a Budget.")
+    self.n_steps,self.seconds,self.lr_max = n,seconds,lrs
