@@ -396,9 +396,9 @@ def test_a_file_that_cannot_be_looked_at_is_not_missing(tmp_path):
     s.bad = m['file']
     for s.error in RuntimeError('503'), OSError(5, 'Input/output error'), ConnectionError():
         remote = Remote(s)
-        assert remote.whole() == [new] and remote.has(m) is None and remote.unsure == {m['file']}
+        assert remote.present() == [new] and remote.has(m) is None and remote.unsure == {m['file']}
     s.error = StoreError('is not mounted')
-    with pytest.raises(StoreError): Remote(s).whole()
+    with pytest.raises(StoreError): Remote(s).present()
     s.bad = ''
     s.remove(m['file'])
     remote = Remote(s)

@@ -6,77 +6,65 @@
 __all__ = ['Guard']
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #3f6ca8c2
-from contextlib import contextmanager
 from fastai.basics import *
-from fastai.callback.tracker import SaveModelCallback
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #c2a00092
-@contextmanager
-def _telling(f):
-    "Call `f` if an error is on its way out"
-    try: yield
-    except CancelFitException: raise
-    except BaseException:
-        f()
-        raise
-
-# %% ../../nbs/77_checkpoint.hooks.ipynb #90dad192
 class Guard:
     "Leaves out the first epochs of a fit, and tells of the end of each epoch, of errors, and of best models"
     def __init__(self,
         learn, # In `before_fit`
-        first:int, # Epoch to begin with
+        first, # Epoch to begin with
         after_epoch, # Called when an epoch is over
         after_error, # Called when an error is on its way out
-        own:bool, # A `CharLearner`, which begins anywhere, and tells of errors in the events of a fit itself
-        order:float=0, # Of the callback that is in its `before_fit`; later ones have theirs before them
+        own, # Is it a `CharLearner`, which begins anywhere, and tells of errors in the events of a fit itself?
+        order=0, # Of the callback that is in its `before_fit`; later ones have theirs before them
     ):
-        self.learn,self.first = learn,first
-        self.after_epoch,self.after_error = after_epoch,after_error
-        self.followed = [] # callbacks whose `_save` is replaced
-        self.starting = [] # callbacks that have their `before_fit` before them, and what stood in its place
+        store_attr('learn,first,after_epoch,after_error')
+        self.replaced = [] # objects, names of attributes, and what was there
         self.with_events,self.call_one = learn._with_events,learn._call_one
-        learn._with_events = self._epoch_events
+        self._replace(learn, '_with_events', self._epoch_events)
         if own: return
-        learn._call_one = self._one_event
+        self._replace(learn, '_call_one', self._one_event)
         for cb in learn.cbs:
-            if cb.order > order and hasattr(cb, 'before_fit'): self._watch(cb)
+            if cb.order > order and hasattr(cb, 'before_fit'):
+                self._replace(cb, 'before_fit', partial(self._telling, cb.before_fit), vars(cb).get('before_fit'))
 
-# %% ../../nbs/77_checkpoint.hooks.ipynb #f22063ee
+    def _replace(self, o, name, f, had=None):
+        vars(o)[name] = f
+        self.replaced.append((o, name, had))
+
+    def remove(self):
+        "Bring the replaced methods back"
+        while self.replaced:
+            o,name,had = self.replaced.pop()
+            vars(o).pop(name, None)
+            if had: vars(o)[name] = had
+
+# %% ../../nbs/77_checkpoint.hooks.ipynb #9dd15e39
+@patch
+def _telling(self:Guard, f, *args):
+    try: f(*args)
+    except CancelFitException: raise
+    except BaseException:
+        self.after_error()
+        raise
+
 @patch
 def _epoch_events(self:Guard, f, event_type, ex, final=noop):
     if event_type != 'epoch': return self.with_events(f, event_type, ex, final)
-    self._started()
     if self.learn.epoch < self.first: return
-    with _telling(self.after_error): self.with_events(f, event_type, ex, final)
+    self._telling(self.with_events, f, event_type, ex, final)
     self.after_epoch()
 
 @patch
 def _one_event(self:Guard, event_name):
-    with _telling(self.after_error if event_name in ('after_cancel_fit', 'after_fit') else noop): self.call_one(event_name)
+    if event_name in ('after_cancel_fit', 'after_fit'): self._telling(self.call_one, event_name)
+    else: self.call_one(event_name)
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #071a1aa7
 @patch
-def _watch(self:Guard, cb):
-    before_fit = cb.before_fit
-    def watched():
-        with _telling(self.after_error): before_fit()
-    self.starting.append((cb, vars(cb).get('before_fit')))
-    vars(cb)['before_fit'] = watched
-
-# %% ../../nbs/77_checkpoint.hooks.ipynb #4aa6db4e
-@patch
-def _started(self:Guard):
-    "All have had their `before_fit`"
-    while self.starting:
-        cb,had = self.starting.pop()
-        if had: vars(cb)['before_fit'] = had
-        else: del vars(cb)['before_fit']
-
-# %% ../../nbs/77_checkpoint.hooks.ipynb #03021528
-@patch
 def follow(self:Guard,
-    cb:SaveModelCallback, # In this fit
+    cb, # A `SaveModelCallback` in this fit
     f, # Called whenever it has saved
 ):
     "Call `f` whenever `cb` has saved"
@@ -84,13 +72,4 @@ def follow(self:Guard,
     def _save(name):
         save(name)
         f()
-    vars(cb)['_save'] = _save
-    self.followed.append(cb)
-
-# %% ../../nbs/77_checkpoint.hooks.ipynb #2a92b88a
-@patch
-def remove(self:Guard):
-    "Bring the replaced methods back"
-    self._started()
-    for k in '_with_events','_call_one': vars(self.learn).pop(k, None)
-    for cb in self.followed: vars(cb).pop('_save', None)
+    self._replace(cb, '_save', _save)

@@ -6,7 +6,7 @@
 __all__ = ['Log']
 
 # %% ../../nbs/74_checkpoint.log.ipynb #800663ac
-import time, warnings
+import io, time, warnings
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch
@@ -17,65 +17,50 @@ from ..run.files import RunWarning
 class Log:
     "Says things, and notes them in a file"
     def __init__(self,
-        quiet:bool=False, # Say nothing but warnings
-        seconds:float=10, # Between lines in the file that say how far the fit is
+        quiet=False, # Say nothing but warnings
+        seconds=10, # Between lines in the file that say how far the fit is
     ):
         self.quiet,self.pace = quiet,Pace(seconds)
-        self.file = None
-        self.early = [] # lines from before there is a file
+        self.file = io.StringIO() # until there is a folder
 
-# %% ../../nbs/74_checkpoint.log.ipynb #9a44b8c5
-@patch
-def open(self:Log,
-    folder, # In which `log.txt` is to be
-):
-    "Append to the file in `folder` from now on; what has been noted before comes first"
-    with suppress(OSError): self.file = (Path(folder)/'log.txt').open('a', buffering=1, encoding='utf-8', errors='replace')
-    early,self.early = self.early or [],None
-    for o in early: self._write(o)
+    def open(self,
+        folder, # In which `log.txt` is to be
+    ):
+        "Append to the file in `folder` from now on; what has been noted before comes first"
+        early = self.file.getvalue()
+        with suppress(OSError):
+            self.file = (Path(folder)/'log.txt').open('a', buffering=1, encoding='utf-8', errors='replace')
+            self.file.write(early)
 
-# %% ../../nbs/74_checkpoint.log.ipynb #e513e7b2
-@patch
-def note(self:Log,
-    s:str, # A line
-):
-    "Write into the file only"
-    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {s}\n"
-    self._write(line) if self.early is None else self.early.append(line)
+    def note(self,
+        s, # A line
+    ):
+        "Write into the file only"
+        with suppress(OSError, ValueError): self.file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {s}\n")
 
-@patch
-def _write(self:Log, line):
-    with suppress(OSError):
-        if self.file: self.file.write(line)
-
-# %% ../../nbs/74_checkpoint.log.ipynb #34dd3539
-@patch
-def close(self:Log):
-    "No more goes into the file"
-    if self.file:
+    def close(self):
+        "No more goes into the file"
         with suppress(OSError): self.file.close()
-    self.file = None
 
 # %% ../../nbs/74_checkpoint.log.ipynb #28ed88ba
 @patch
 def say(self:Log,
-    s:str, # A sentence
+    s, # A sentence
 ):
     "Print above any bar, unless `quiet`, and write into the file"
     if not self.quiet: say(s)
     self.note(s)
 
-# %% ../../nbs/74_checkpoint.log.ipynb #41deb0e1
 @patch
 def warn(self:Log,
-    s:str, # A sentence
+    s, # A sentence
 ):
     "Warn, as often as it comes up, and write into the file"
     self.note(s)
     try: warnings.warn_explicit(s, RunWarning, 'charrnn_fa', 1, module=__name__)
     except RunWarning as e: print(e) # warnings are errors here, but this is none
 
-# %% ../../nbs/74_checkpoint.log.ipynb #fecd6214
+# %% ../../nbs/74_checkpoint.log.ipynb #1736958c
 @patch
 def batch(self:Log,
     learn, # In a fit
@@ -83,7 +68,6 @@ def batch(self:Log,
     "Note how far a fit is, if it is time"
     if self.pace.due(learn): self.note(self.pace.line(learn))
 
-# %% ../../nbs/74_checkpoint.log.ipynb #aa69a120
 @patch
 def epoch(self:Log,
     learn, # At the end of an epoch

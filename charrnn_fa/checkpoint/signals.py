@@ -6,44 +6,42 @@
 __all__ = ['Signals']
 
 # %% ../../nbs/76_checkpoint.signals.ipynb #ed25aa75
-import signal, threading
+import signal
+from contextlib import suppress
 from fastcore.basics import patch
 
 # %% ../../nbs/76_checkpoint.signals.ipynb #38f6a5c3
 class Signals:
     "Notes SIGINT and SIGTERM while a fit runs; in the main thread only, since Python allows no other"
+    got = None # the signal that has come
+    gone = False # have the handlers been put back?
     def __init__(self):
-        self.got = None # the signal that has come
-        self.old,self.was = {},{} # handlers to be put back; all that were there
-        if not _in_main_thread(): return
+        self.old = {} # the handlers that were there
         for s in signal.SIGINT,signal.SIGTERM:
             old = signal.getsignal(s)
             switched_off = s == signal.SIGINT and old is signal.SIG_IGN
-            if old is not None and not switched_off: self.old[s] = self.was[s] = signal.signal(s, self._note)
+            if old is None or switched_off: continue
+            with suppress(ValueError): self.old[s] = signal.signal(s, self._note)
 
-def _in_main_thread(): return threading.current_thread() is threading.main_thread()
+    def _note(self, s, frame):
+        if self.got == s == signal.SIGINT: # a person who presses Ctrl-C twice means it, whatever is lost
+            self.deliver()
+            raise KeyboardInterrupt # the old handler came back
+        self.got = s
 
 # %% ../../nbs/76_checkpoint.signals.ipynb #94a2e654
 @patch
-def _note(self:Signals, s, frame):
-    if self.got == s == signal.SIGINT:
-        self.deliver()
-        raise KeyboardInterrupt # the old handler came back
-    self.got = s
-
-# %% ../../nbs/76_checkpoint.signals.ipynb #2bb94225
-@patch
 def restore(self:Signals):
     "Put the old handlers back"
-    if not _in_main_thread(): return
-    while self.old:
-        s,old = self.old.popitem()
-        while isinstance(other := getattr(old, '__self__', None), Signals) and s not in other.old: old = other.was[s]
-        if signal.getsignal(s) == self._note: signal.signal(s, old)
+    self.gone = True
+    for s,old in self.old.items():
+        while isinstance(other := getattr(old, '__self__', None), Signals) and other.gone: old = other.old[s]
+        with suppress(ValueError):
+            if signal.getsignal(s) == self._note: signal.signal(s, old)
 
 @patch
 def deliver(self:Signals):
     "Put the old handlers back and let them have the signal, if there was one"
-    s,self.got = self.got,None
     self.restore()
+    s,self.got = self.got,None
     if s: signal.raise_signal(s)

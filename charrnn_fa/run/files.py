@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from fastcore.basics import patch
 from ..core import CharRNNError
 
 # %% ../../nbs/30_run.files.ipynb #431aaf9a
@@ -29,45 +28,39 @@ storable = {
     torch.uint8:'U8', torch.uint16:'U16', torch.uint32:'U32', torch.bool:'BOOL',
 }
 
-piece = 1<<20 # bytes written at a time
-
-most_json = 64<<20 # bytes of a JSON file that is read
-
 # %% ../../nbs/30_run.files.ipynb #5f0d266b
+piece = 1<<20 # bytes read or written at a time
+
 def pack(
-    tensors:dict, # Names to tensors on the CPU
-    meta:dict=None, # Anything that JSON can hold
+    tensors, # Names to tensors on the CPU
+    meta=None, # Anything that JSON can hold
 ):
     "A safetensors file as buffers of at most 1 MB"
     aligned = sorted(tensors.items(), key=lambda o: (-o[1].element_size(), o[0]))
-    flat = {k:t.detach().contiguous().reshape(-1) for k,t in aligned}
-    yield _head(tensors, flat, meta or {})
-    for t in flat.values():
-        b = t.view(torch.uint8).numpy().data
-        for i in range(0, len(b), piece): yield b[i:i+piece]
-
-# %% ../../nbs/30_run.files.ipynb #fc1f63f9
-def _head(tensors, flat, meta):
-    head,at = {'__metadata__':{'json':json.dumps(meta)}},0
+    flat = {k:t.detach().contiguous() for k,t in aligned}
+    head,at = {'__metadata__':{'json':json.dumps(meta or {})}},0
     for k,t in flat.items():
-        head[k] = dict(dtype=storable[t.dtype], shape=list(tensors[k].shape), data_offsets=[at, at := at+t.nbytes])
+        head[k] = dict(dtype=storable[t.dtype], shape=list(t.shape), data_offsets=[at, at := at+t.nbytes])
     h = json.dumps(head).encode()
     h += b' '*(-len(h) % 8)
-    return struct.pack('<Q', len(h)) + h
+    yield struct.pack('<Q', len(h)) + h
+    for t in flat.values():
+        b = t.reshape(-1).view(torch.uint8).numpy().data
+        for i in range(0, len(b), piece): yield b[i:i+piece]
 
-# %% ../../nbs/30_run.files.ipynb #b2e70948
+# %% ../../nbs/30_run.files.ipynb #93d8cdfc
 def unpack(
-    b:bytes, # A safetensors file
+    b, # A safetensors file, as bytes
 )->tuple: # (tensors by name, what JSON held)
     "What `pack` put in; errors are those of safetensors and json"
-    ts,n = load_tensors(b),struct.unpack('<Q', b[:8])[0]
+    ts,n = load_tensors(b),int.from_bytes(b[:8], 'little')
     meta = json.loads(b[8:8+n]).get('__metadata__', {})
     return ts,json.loads(meta.get('json', '{}'))
 
-# %% ../../nbs/30_run.files.ipynb #b2d4fe57
+# %% ../../nbs/30_run.files.ipynb #b2e70948
 def same_tensors(
-    a:dict, # Names to tensors
-    b:dict, # Others
+    a, # Names to tensors
+    b, # Others
 )->bool:
     "Whether names, shapes and types are the same"
     sig = lambda d: {k:(t.shape, t.dtype) for k,t in d.items()}
@@ -82,7 +75,7 @@ def paced(
     for b in pieces:
         t = time.perf_counter()
         yield b
-        if p := pause(): time.sleep(min(1, p*(time.perf_counter()-t)))
+        time.sleep(min(1, pause()*(time.perf_counter()-t)))
 
 # %% ../../nbs/30_run.files.ipynb #622cb8b6
 def read_pieces(
@@ -107,7 +100,7 @@ def sync_folder(
 ):
     "Force the names in a folder to disk, where the system can"
     if not hasattr(os, 'O_DIRECTORY'): return
-    fd = os.open(path, os.O_RDONLY|os.O_DIRECTORY)
+    fd = os.open(path, os.O_DIRECTORY)
     try: os.fsync(fd)
     except OSError as e:
         if e.errno not in (errno.EINVAL, errno.ENOTSUP): raise
@@ -117,38 +110,29 @@ def sync_folder(
 def write_whole(
     path, # Where
     data, # Bytes, or buffers one after the other
-    pause=lambda: 0, # How many times as long to sleep as to work; asked before each piece
+    pause=lambda: 0, # How many times as long to sleep as to work; asked after each piece
 )->tuple: # (bytes, their SHA-256)
     "Write `data` so that the file is either whole or not there"
-    path = Path(path)
+    path,h = Path(path),hashlib.sha256()
     tmp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
     rubbish = [tmp] if path.exists() else [tmp, path] # if this fails
     try:
-        with open(tmp, 'wb') as f: res = _write(f, paced([data] if isinstance(data, bytes) else data, pause))
+        with open(tmp, 'wb') as f:
+            for b in paced([data] if isinstance(data, bytes) else data, pause):
+                f.write(b)
+                h.update(b)
+            f.flush()
+            os.fsync(f.fileno())
+            size = f.tell()
         os.replace(tmp, path)
         sync_folder(path.parent)
     except OSError as e:
         for o in rubbish: o.unlink(missing_ok=True)
-        raise _not_written(path, e) from e
-    return res
-
-# %% ../../nbs/30_run.files.ipynb #04e74cfa
-def _write(f, pieces):
-    h,n = hashlib.sha256(),0
-    for b in pieces:
-        f.write(b)
-        h.update(b)
-        n += len(b)
-    f.flush()
-    os.fsync(f.fileno())
-    return n,h.hexdigest()
+        mend = 'free some space' if e.errno in (errno.ENOSPC, errno.EDQUOT) else 'check the folder'
+        raise RunError(f'{path} could not be written ({e.strerror})', f'{mend} and try again.') from e
+    return size,h.hexdigest()
 
 # %% ../../nbs/30_run.files.ipynb #5e3902ab
-def _not_written(path, e):
-    mend = 'free some space' if e.errno in (errno.ENOSPC, errno.EDQUOT) else 'check the folder'
-    return RunError(f'{path} could not be written ({e.strerror})', f'{mend} and try again.')
-
-# %% ../../nbs/30_run.files.ipynb #552cb7c3
 class Folder:
     "A folder on the local disk, in the form that every store has"
     def __init__(self,
@@ -162,106 +146,98 @@ class Folder:
         except OSError as e: raise RunError(f'{self.path} cannot be listed ({e.strerror})', 'check the folder.') from None
 
     def size(self,
-        name:str, # Of a file
+        name, # Of a file
     )->int:
         "Bytes, or None if it is not there"
         try: return (self.path/name).stat().st_size
         except FileNotFoundError: return None
 
-# %% ../../nbs/30_run.files.ipynb #d5a176d5
-@patch
-def pieces(self:Folder,
-    name:str, # Of a file
-):
-    "The contents, piece by piece"
-    return read_pieces(self.path/name)
+    def pieces(self,
+        name, # Of a file
+    ):
+        "The contents, piece by piece"
+        return read_pieces(self.path/name)
 
-# %% ../../nbs/30_run.files.ipynb #edde2d8c
-@patch
-def write(self:Folder,
-    name:str, # Of the file
-    pieces, # Bytes, or buffers one after the other
-    pause=lambda: 0, # See `write_whole`
-)->tuple: # (bytes, their SHA-256)
-    "Write a file whole"
-    return write_whole(self.path/name, pieces, pause)
+    def write(self,
+        name, # Of the file
+        pieces, # Bytes, or buffers one after the other
+        pause=lambda: 0, # See `write_whole`
+    )->tuple: # (bytes, their SHA-256)
+        "Write a file whole"
+        return write_whole(self.path/name, pieces, pause)
 
-# %% ../../nbs/30_run.files.ipynb #03a0cac4
-@patch
-def remove(self:Folder,
-    name:str, # Of a file
-):
-    "Remove a file, if it is there"
-    (self.path/name).unlink(missing_ok=True)
+    def remove(self,
+        name, # Of a file
+    ):
+        "Remove a file, if it is there"
+        (self.path/name).unlink(missing_ok=True)
 
-# %% ../../nbs/30_run.files.ipynb #aa2ba68e
-_by_damage = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, RuntimeError,
-              OverflowError, RecursionError, MemoryError, SafetensorError, struct.error)
+# %% ../../nbs/30_run.files.ipynb #552cb7c3
+_again = 'restore it from a copy, or train anew into another folder.'
 
-# %% ../../nbs/30_run.files.ipynb #e56135ca
 @contextmanager
 def damage(
     path, # The file that is read in the `with`
 ):
     "Turn whatever a damaged file can cause into one sentence"
-    again = 'restore it from a copy, or train anew into another folder.'
     try: yield
     except RunError: raise
-    except FileNotFoundError: raise RunError(f'{path} is missing', again) from None
-    except _by_damage as e:
+    except FileNotFoundError: raise RunError(f'{path} is missing', _again) from None
+    except Exception as e:
         why = e.what[:200] if isinstance(e, CharRNNError) else type(e).__name__
-        raise RunError(f'{path} is damaged ({why})', again) from None
+        raise RunError(f'{path} is damaged ({why})', _again) from None
 
-# %% ../../nbs/30_run.files.ipynb #eca10f64
+# %% ../../nbs/30_run.files.ipynb #d5a176d5
 def digest(
-    d:dict, # What JSON can hold
+    d, # A dict that JSON can hold
 )->str: # In hex
     "SHA-256 of a JSON object, leaving its own `sha256` out"
-    return hashlib.sha256(json.dumps({k:v for k,v in d.items() if k != 'sha256'}, sort_keys=True).encode()).hexdigest()
+    return sha256_pieces([json.dumps({k:v for k,v in d.items() if k != 'sha256'}, sort_keys=True).encode()])
 
 def pack_json(
-    d:dict, # What JSON can hold
+    d, # A dict that JSON can hold
 )->bytes:
     "A JSON object with its checksum"
     return (json.dumps({**d, 'sha256':digest(d)}, indent=1, sort_keys=True)+'\n').encode()
 
 # %% ../../nbs/30_run.files.ipynb #3c98f6fc
 def check_json(
-    b:bytes, # What was read
+    b, # What was read
     path, # For messages
 )->dict:
     "The JSON object in `b`, if its checksum fits"
     with damage(path):
         d = json.loads(b)
-        if d['sha256'] != digest(d):
-            raise RunError(f'{path} was changed after it was written', 'restore it from a copy, or train anew into another folder.')
+        if d['sha256'] != digest(d): raise RunError(f'{path} was changed after it was written', _again)
         return d
 
 # %% ../../nbs/30_run.files.ipynb #56ee68b0
 def check_bytes(
-    b:bytes, # What was read
-    size:int, # In bytes
-    sha256:str, # In hex
+    b, # What was read
+    size, # In bytes
+    sha256, # In hex
     path, # For messages
 )->bytes: # `b`
     "Refuse `b` unless size and SHA-256 fit"
     if len(b) != size: raise RunError(f'{path} has {len(b):,} bytes instead of {size:,}', 'restore it from a copy.')
-    if hashlib.sha256(b).hexdigest() == sha256: return b
+    if sha256_pieces([b]) == sha256: return b
     raise RunError(f'{path} does not have the contents that were written (SHA-256)', 'restore it from a copy.')
 
 # %% ../../nbs/30_run.files.ipynb #62407f29
+most_json = 64<<20 # bytes of a JSON file that is read
+
 def read_all(
     store, # A `Folder` or another store
-    name:str, # Of a file in it
-    most:int=None, # Bytes that are read at the most; default `most_json`
+    name, # Of a file in it
+    most=most_json, # Bytes that are read at the most
 )->bytes:
     "The contents of a file, if it is not longer than it may be"
-    most,n,res = most_json if most is None else most,0,[]
+    res = bytearray()
     for b in store.pieces(name):
-        n += len(b)
-        if n > most: raise RunError(f'{store}/{name} is damaged (it has more than {most:,} bytes)', 'restore it from a copy.')
-        res.append(b)
-    return b''.join(res)
+        res += b
+        if len(res) > most:
+            raise RunError(f'{store}/{name} is damaged (it has more than {most:,} bytes)', 'restore it from a copy.')
+    return bytes(res)
 
 # %% ../../nbs/30_run.files.ipynb #60439e9f
 def read_json(

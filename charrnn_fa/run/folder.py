@@ -10,10 +10,12 @@ import os, secrets, shutil, threading, warnings
 from pathlib import Path
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
-from ..core import CharRNNError
-from .files import Folder, RunError, RunWarning, check_bytes, damage, pack, pack_json, read_all, read_json, unpack
-from .records import (check, check_record, check_version, data_names, format_version, is_leftover, is_ours, manifest_name, manifest_schema,
-                                    newest_first, newest_owner, of_systems, owner_schema, pick, settings_schema)
+from ..core import CharRNNError, reason
+from .files import Folder, RunError, RunWarning, check_bytes, damage, most_json
+from .files import pack, pack_json, read_all, read_json, unpack
+from .records import check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours
+from .records import manifest_name, manifest_schema, newest_first, newest_owner, owner_schema
+from .records import pick, settings_schema, unread_owner
 
 # %% ../../nbs/32_run.folder.ipynb #df4c819c
 class Lock:
@@ -30,7 +32,8 @@ class Lock:
         lock = FileLock(self.file, thread_local=False)
         try: lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(f'Another process on this machine trains the run in {where}', 'wait for it, stop it, or give another name.') from None
+            raise RunError(f'Another process on this machine trains the run in {where}',
+                           'wait for it, stop it, or give another name.') from None
         Lock.held[self.file] = lock,me
 
     def free(self):
@@ -42,69 +45,56 @@ class RunFiles:
     "What a folder holds of a run, wherever it lies"
     def __init__(self,
         store, # Where: a `Folder`, or another store
-        run_id:str=None, # Of the run whose records count
+        run_id=None, # Of the run whose records count; None: of any
     ):
-        self.store = store
-        self.id = run_id
+        self.store,self.id = store,run_id
         self.damaged = {}   # names to errors
         self.unsure = set() # data files of checkpoints that could not be looked at
 
-    def names(self)->list:
+    def names(self):
         "What is there"
         return self.store.names()
 
     def get(self,
-        name:str, # Of a file
-        most:int=None, # Bytes that are read at the most; default what JSON may have
+        name, # Of a file
+        most=most_json, # Bytes that are read at the most
     )->bytes:
         "The contents of a file, or None if it is not there: the process that trains may just have removed it"
         try: return read_all(self.store, name, most)
         except FileNotFoundError: return None
-        except OSError as e: raise RunError(f'{self.store}/{name} cannot be read ({e.strerror})', 'check the disk.') from None
+        except OSError as e:
+            raise RunError(f'{self.store}/{name} cannot be read ({e.strerror})', 'check the disk.') from None
 
-# %% ../../nbs/32_run.folder.ipynb #5a4cf1c5
-@patch
-def record(self:RunFiles,
-    name:str, # Of a file
-    schema:dict, # `manifest_schema` or `owner_schema`
-)->dict:
-    "The record in a file, or None; what is wrong with it is noted"
-    try: b = self.get(name)
-    except CharRNNError as e: self.damaged[name] = e
-    else: return None if b is None else self.checked(name, b, schema)
+    def record(self,
+        name, # Of a file
+        schema, # `manifest_schema` or `owner_schema`
+    )->dict:
+        "The record in a file, or None; what is wrong with it is noted"
+        try: b = self.get(name)
+        except CharRNNError as e:
+            b,self.damaged[name] = None,e
+            if schema is manifest_schema: self.unsure.add(data_name(name))
+        if not b and schema is owner_schema: return unread_owner(self.id, name)
+        try: return b if b is None else check_record(b, schema, f'{self.store}/{name}', self.id)
+        except CharRNNError as e: self.damaged[name] = e
+
+    def owner(self)->dict:
+        "The record of the process that took the run up last, or None"
+        return newest_owner(o for name in pick(self.names(), 'owner') if (o := self.record(name, owner_schema)))
+
+    def checkpoints(self)->list:
+        "Manifests, newest first; a file without one does not count"
+        self.damaged = {}
+        return newest_first(m for name in pick(self.names(), 'manifest') if (m := self.record(name, manifest_schema)))
 
 # %% ../../nbs/32_run.folder.ipynb #4b5c5148
 @patch
-def checked(self:RunFiles,
-    name:str, # Of a file
-    b:bytes, # Its contents
-    schema:dict, # `manifest_schema` or `owner_schema`
-)->dict:
-    "The record in `b`, or None; what is wrong with it is noted"
-    try: return check_record(b, schema, f'{self.store}/{name}', self.id)
-    except CharRNNError as e: self.damaged[name] = e
-
-# %% ../../nbs/32_run.folder.ipynb #e53abeee
-@patch
-def owner(self:RunFiles)->dict:
-    "The record of the process that took the run up last, or None"
-    return newest_owner(o for name in pick(self.names(), 'owner') if (o := self.record(name, owner_schema)))
-
-# %% ../../nbs/32_run.folder.ipynb #c2b544b4
-@patch
-def checkpoints(self:RunFiles)->list:
-    "Manifests, newest first; a file without one does not count"
-    self.damaged = {}
-    return newest_first(m for name in pick(self.names(), 'manifest') if (m := self.record(name, manifest_schema)))
-
-@patch
 def has(self:RunFiles,
-    m:dict, # A manifest
+    m, # A manifest
 )->bool:
     "Whether the data of a checkpoint are there, by their size"
     return any(self.store.size(o) == m['size'] for o in data_names(m['file'], self.names()))
 
-# %% ../../nbs/32_run.folder.ipynb #1d11cd1d
 @patch
 def present(self:RunFiles)->list:
     "Manifests of the checkpoints whose data are there, newest first"
@@ -113,10 +103,11 @@ def present(self:RunFiles)->list:
 # %% ../../nbs/32_run.folder.ipynb #2326ef11
 @patch
 def data(self:RunFiles,
-    m:dict, # A manifest, or what else has `file`, `size` and `file_sha256`
+    m, # A manifest, or what else has `file`, `size` and `file_sha256`
 )->bytes:
     "The file that belongs to a manifest, verified"
-    why = RunError(f"{self.store}/{m['file']} is missing", 'restore the run folder from a copy, or train anew into another one.')
+    again = 'restore the run folder from a copy, or train anew into another one.'
+    why = RunError(f"{self.store}/{m['file']} is missing", again)
     for name in data_names(m['file'], self.names()):
         try:
             b = self.get(name, m['size'])
@@ -124,16 +115,16 @@ def data(self:RunFiles,
         except CharRNNError as e: why = e
     raise why
 
-# %% ../../nbs/32_run.folder.ipynb #106d9146
+# %% ../../nbs/32_run.folder.ipynb #fe46b2c7
 @patch
 def read(self:RunFiles,
-    m:dict, # A manifest
+    m, # A manifest
 )->tuple: # (tensors by name, JSON)
     "Tensors and JSON of a checkpoint"
     b = self.data(m)
     with damage(f"{self.store}/{m['file']}"): return unpack(b)
 
-# %% ../../nbs/32_run.folder.ipynb #fe46b2c7
+# %% ../../nbs/32_run.folder.ipynb #471ecf80
 @patch
 def whole(self:RunFiles,
     manifests=None, # Which, newest first; default `checkpoints()`
@@ -141,88 +132,84 @@ def whole(self:RunFiles,
     "(manifest, tensors, JSON) of each checkpoint that can be read, newest first; what is damaged is noted"
     for m in self.checkpoints() if manifests is None else manifests:
         try: yield m,*self.read(m)
-        except CharRNNError as e: self.damaged[m['file']] = e
+        except CharRNNError as e:
+            if m['file'] in map(data_name, pick(self.names(), 'manifest')): self.damaged[m['file']] = e
 
 # %% ../../nbs/32_run.folder.ipynb #ea112ef5
+def _not_a_run(path, else_):
+    "The error for a folder without a run: `else_`, unless it has lost its settings"
+    names = Folder(path).names()
+    begun = not all(map(is_leftover, pick(names, 'manifest')))
+    if not begun or 'run.json' in names or not all(map(is_ours, names)): return else_
+    return RunError(f'{path} holds checkpoints but no run.json', 'restore it from a copy, or give another folder.')
+
+# %% ../../nbs/32_run.folder.ipynb #e8908f46
 class RunFolder(RunFiles):
     "A folder on this disk with what one fit leaves behind"
     def __init__(self,
         path, # Where it is
-        settings:dict=None, # Of a new run that is not stored yet
+        settings=None, # Of a new run that is not stored yet
     ):
         self.path = Path(path).absolute()
         super().__init__(Folder(self.path))
-        self.settings = self._stored(path) if settings is None else {'id':secrets.token_hex(8), 'format':format_version, **settings}
-        with damage(self.path/'run.json'):
-            check_version(self.settings, path)
-            check(self.settings, settings_schema)
-        self.id = self.settings['id']
+        s = self._stored(path) if settings is None else {'id':secrets.token_hex(8), 'format':format_version, **settings}
+        self.settings = check_fields(s, settings_schema, self.path/'run.json')
+        self.id = s['id']
 
-# %% ../../nbs/32_run.folder.ipynb #4bce2a7d
-@patch
-def _stored(self:RunFolder, path):
-    if not self.path.exists(): raise RunError(f'There is no folder {path}', f'check the name, or make a run with: charrnn train CORPUS --run {path}')
-    if not self.is_run(path): raise _settings_lost(path) or RunError(f'{path} is not a run (it has no run.json)', 'give the folder that was --run.')
-    return read_json(self.path/'run.json')
+    def _stored(self, path):
+        if not self.path.exists():
+            raise RunError(f'There is no folder {path}',
+                           f'check the name, or make a run with: charrnn train CORPUS --run {path}')
+        if self.is_run(path): return read_json(self.path/'run.json')
+        why = RunError(f'{path} is not a run (it has no run.json)', 'give the folder that was --run.')
+        raise _not_a_run(path, why) if self.path.is_dir() else why
 
-# %% ../../nbs/32_run.folder.ipynb #e8908f46
-@patch(cls_method=True)
-def is_run(cls:RunFolder,
-    path, # Of a folder
-)->bool:
-    "Whether there are settings in a folder"
-    try: return (Path(path)/'run.json').is_file()
-    except (OSError, ValueError): return False # no name that a file can have, or out of reach
+    @staticmethod
+    def is_run(
+        path, # Of a folder
+    )->bool:
+        "Whether there are settings in a folder"
+        try: return (Path(path)/'run.json').is_file()
+        except (OSError, ValueError): return False # no name that a file can have, or out of reach
 
-# %% ../../nbs/32_run.folder.ipynb #760ef29b
-def _settings_lost(path):
-    "The error for a folder that holds checkpoints of a run, and nothing else, but no settings; else None"
-    names = Folder(path).names() if os.path.isdir(path) else []
-    if 'run.json' in names or all(map(is_leftover, pick(names, 'manifest'))) or not all(map(is_ours, names)): return None
-    return RunError(f'{path} holds checkpoints but no run.json', 'restore it from a copy, or give another folder.')
-
-# %% ../../nbs/32_run.folder.ipynb #1cda1ca4
+# %% ../../nbs/32_run.folder.ipynb #3d8b31ad
 @patch(cls_method=True)
 def check_free(cls:RunFolder,
     path, # Of a folder, which need not exist
 ):
     "Refuse a folder in which something else is, or that cannot be made"
     path = Path(path)
-    above = _nearest(path)
-    if above != path and not (above.is_dir() and os.access(above, os.W_OK)):
-        raise RunError(f'The folder {path} cannot be made in {above}', 'give another one for the run.')
-    if above != path: return
-    if not path.is_dir(): raise RunError(f'{path} is a file', 'give a folder for the run.')
-    if e := _settings_lost(path): raise e
-    if not all(is_leftover(o) or o in of_systems for o in Folder(path).names()):
-        raise RunError(f'{path} holds other things and is not a run', 'give a new or empty folder.')
-
-# %% ../../nbs/32_run.folder.ipynb #9c571213
-def _nearest(path):
-    "The path itself, or the first of the folders above it that is there"
-    try: return next(o for o in [path, *path.absolute().parents] if o.exists())
+    try: there = next(o for o in [path, *path.absolute().parents] if o.exists())
     except (OSError, ValueError) as e:
-        raise RunError(f"The folder {str(path)[:200]!r} cannot be reached ({getattr(e, 'strerror', None) or e})", 'give another one for the run.') from None
+        raise RunError(f'The folder {str(path)[:200]!r} cannot be reached ({reason(e)})',
+                       'give another one for the run.') from None
+    if there != path:
+        if there.is_dir() and os.access(there, os.W_OK): return
+        raise RunError(f'The folder {path} cannot be made in {there}', 'give another one for the run.')
+    if not path.is_dir(): raise RunError(f'{path} is a file', 'give a folder for the run.')
+    names = Folder(path).names()
+    if not all(is_leftover(o) or pick([o], 'system') for o in names):
+        raise _not_a_run(path, RunError(f'{path} holds other things and is not a run', 'give a new or empty folder.'))
 
-# %% ../../nbs/32_run.folder.ipynb #889e3352
+# %% ../../nbs/32_run.folder.ipynb #1cda1ca4
 @patch
 def save(self:RunFolder,
-    tensors:dict, # Weights, and under `train/` what going on needs
-    meta:dict, # The same for what JSON can hold
+    tensors, # Weights, and under `train/` what going on needs
+    meta, # The same for what JSON can hold
     pause=lambda: 0, # See `write_whole`
     *,
-    step:int, # Steps done
-    epoch:int, # Epochs done
-    finished:bool=False, # Is the fit at its end?
-    generation:int=0, # Counts the processes that took the run up
+    step, # Steps done
+    epoch, # Epochs done
+    finished=False, # Is the fit at its end?
+    generation=0, # Counts the processes that took the run up
     resumes=(), # Steps at which they did
     **results # Numbers that are kept with it
 )->dict: # The manifest
     "Store a checkpoint: data first, manifest last"
     file = f'step-{step:08d}-{secrets.token_hex(4)}.safetensors'
     size,sha256 = self.store.write(file, pack(tensors, {**meta, 'settings':self.settings}), pause)
-    m = dict(format=format_version, run=self.id, file=file, size=size, file_sha256=sha256, step=step, epoch=epoch, finished=finished,
-             generation=generation, resumes=list(resumes), results=results)
+    m = dict(format=format_version, run=self.id, file=file, size=size, file_sha256=sha256, step=step, epoch=epoch,
+             finished=finished, generation=generation, resumes=list(resumes), results=results)
     try: self.store.write(manifest_name(file), pack_json(m))
     except RunError:
         self.store.remove(file)
@@ -230,115 +217,107 @@ def save(self:RunFolder,
     return m
 
 # %% ../../nbs/32_run.folder.ipynb #3f80dc0f
+def _check_space(path, need):
+    need,free = 1.1*need + 20_000,shutil.disk_usage(path).free
+    if free < need:
+        raise RunError(f'No space left in {path}: {need/1e6:.1f} MB are needed and {free/1e6:.1f} MB are free',
+                       'free some space and try again.')
+
+# %% ../../nbs/32_run.folder.ipynb #13284c74
+@patch
+def _clear(self:RunFolder):
+    for o in self.names():
+        if is_leftover(o) and o != '.lock': self.store.remove(o)
+
+# %% ../../nbs/32_run.folder.ipynb #8399b30d
 @patch
 def create(self:RunFolder,
-    text:dict=None, # Tensors of the text to keep
-    first=None, # Stores a first checkpoint
-    need:int=0, # Bytes of the weights
+    text=None, # Tensors of the text to keep
+    first=lambda: None, # Stores a first checkpoint
+    need=0, # Bytes of the weights
 ):
     "Store a new run: text, first checkpoint, and at last the settings that make it one"
+    try: pack_json(self.settings)
+    except TypeError as e:
+        raise RunError(f'The settings of a run are kept as JSON, but {e}', 'give texts and numbers.') from None
     self.check_free(self.path)
     try: self.path.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise RunError(f'The folder {self.path} cannot be made ({e.strerror})', 'give another one for the run.') from None
+    except OSError as e:
+        raise RunError(f'The folder {self.path} cannot be made ({e.strerror})', 'give another one for the run.') from None
     self._clear()
-    self._check_space(need + sum(t.nbytes for t in (text or {}).values()))
+    _check_space(self.path, need + sum(t.nbytes for t in (text or {}).values()))
     try:
-        if text: self._keep_text(text)
-        settings = self._packed()
-        if first: first()
-        self.store.write('run.json', settings)
+        if text:
+            file = f'text-{secrets.token_hex(8)}.safetensors'
+            size,sha256 = self.store.write(file, pack(text))
+            self.settings['text'].update(file=file, size=size, sha256=sha256)
+        first()
+        self.store.write('run.json', pack_json(self.settings))
     except BaseException:
         self._clear()
         raise
 
-# %% ../../nbs/32_run.folder.ipynb #a7208bec
-@patch
-def _packed(self:RunFolder):
-    try: return pack_json(self.settings)
-    except TypeError as e: raise RunError(f'The settings of a run are kept as JSON, but {e}', 'give texts and numbers.') from None
-
-# %% ../../nbs/32_run.folder.ipynb #13284c74
-@patch
-def _check_space(self:RunFolder, need):
-    need,free = 1.1*need + 20_000,shutil.disk_usage(self.path).free
-    if free < need: raise RunError(f'No space left in {self.path}: {need/1e6:.1f} MB are needed and {free/1e6:.1f} MB are free', 'free some space and try again.')
-
-@patch
-def _keep_text(self:RunFolder, text):
-    file = f'text-{secrets.token_hex(8)}.safetensors'
-    size,sha256 = self.store.write(file, pack(text))
-    self.settings['text'].update(file=file, size=size, sha256=sha256)
-
-# %% ../../nbs/32_run.folder.ipynb #40aad8ca
-@patch
-def _clear(self:RunFolder):
-    "Remove what is left of a run that never came about, but the lock"
-    for o in self.names():
-        if is_leftover(o) and o != '.lock': self.store.remove(o)
-
 # %% ../../nbs/32_run.folder.ipynb #791581f3
+@patch
+def _first(self:RunFolder, found):
+    for o in found: return o
+    lost = RunError(f'The run in {self.path} has no checkpoint any more',
+                    'restore its step-… files from a copy, or remove the folder to train anew.')
+    raise next(iter(self.damaged.values()), lost)
+
 @patch
 def newest(self:RunFolder)->dict:
     "The newest manifest"
-    if cs := self.checkpoints(): return cs[0]
-    if self.damaged: raise next(iter(self.damaged.values()))
-    raise RunError(f'The run in {self.path} has no checkpoint any more', 'restore its step-… files from a copy, or remove the folder to train anew.')
+    return self._first(self.checkpoints())
 
+# %% ../../nbs/32_run.folder.ipynb #b4c1d492
 @patch(as_prop=True)
 def finished(self:RunFolder)->bool:
     "Whether the newest checkpoint is the end of the fit"
     return any(m['finished'] for m in self.checkpoints()[:1])
 
-# %% ../../nbs/32_run.folder.ipynb #a76c9ea0
 @patch
 def resumes(self:RunFolder)->list:
     "Steps at which a process took the run up again"
-    known = [*self.checkpoints()[:1], *filter(None, [self.owner()])]
-    return max(known, key=lambda o: o['generation'])['resumes'] if known else []
+    return max((o['resumes'] for o in [*self.checkpoints()[:1], self.owner()] if o), key=len, default=[])
 
 # %% ../../nbs/32_run.folder.ipynb #5829d5e5
 @patch
 def ids(self:RunFolder,
-    part:str='valid', # `'train'` or `'valid'`
+    part='valid', # `'train'` or `'valid'`
 ): # Tensor of integers, (n,)
     "The stored text as ids"
     t = self.settings['text']
     if 'file' not in t: raise RunError(f'The text of {self.path} was too long to be kept', 'give it again (--corpus).')
-    b = self.data(dict(file=t['file'], size=t['size'], file_sha256=t['sha256']))
-    with damage(self.path/t['file']): return unpack(b)[0][part]
+    with damage(self.path/t['file']): return self.read({**t, 'file_sha256':t['sha256']})[0][part]
 
 # %% ../../nbs/32_run.folder.ipynb #5843050b
 @patch
+def _pass_over(self:RunFolder, cs, found):
+    for m in cs[:cs.index(found)]:
+        if not (e := self.damaged.get(m['file'])): continue # removed meanwhile
+        if m['finished']:
+            raise RunError(e.what, f'restore it, or train from the checkpoint before with: charrnn train --run {self.path}')
+        warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
+
+@patch
 def newest_whole(self:RunFolder)->tuple: # (manifest, tensors by name, JSON)
     "The newest checkpoint that is whole; of a finished run only the last will do"
-    cs = self.checkpoints() or [self.newest()]
-    found = next(self.whole(cs), None)
-    if found is None: raise self.damaged[cs[-1]['file']]
-    self._pass_over(cs[:cs.index(found[0])])
+    cs = self.checkpoints()
+    found = self._first(self.whole(cs))
+    self._pass_over(cs, found[0])
     return found
 
-# %% ../../nbs/32_run.folder.ipynb #47eaa955
-@patch
-def _pass_over(self:RunFolder, cs):
-    for m in cs:
-        if self._was_removed(m): continue
-        why = self.damaged[m['file']].what
-        if m['finished']: raise RunError(why, f'restore it, or train from the checkpoint before with: charrnn train --run {self.path}')
-        warnings.warn(f'{why}; the checkpoint before is used.', RunWarning)
-
-@patch
-def _was_removed(self:RunFolder, m): return not set(data_names(manifest_name(m['file']), [])) & set(self.names())
-
-# %% ../../nbs/32_run.folder.ipynb #15fa554a
+# %% ../../nbs/32_run.folder.ipynb #b33ac1fd
 @patch
 def info(self:RunFolder)->dict: # step, epoch, finished, resumes, checkpoints, damaged
     "What the run is, verified"
-    cs = self.checkpoints() or [self.newest()]
+    cs = self.checkpoints()
     good = [m for m,*_ in self.whole(cs)]
-    cs = [m for m in cs if m in good or not self._was_removed(m)]
-    if not good: raise next(iter(self.damaged.values()))
-    if cs[0]['finished'] and cs[0] not in good: self._pass_over(cs[:1])
-    damaged = {k:str(v) for k,v in self.damaged.items()}
+    newest,damaged = self._first(good),{k:str(v) for k,v in self.damaged.items()}
+    self._pass_over(cs, newest)
     if 'file' in self.settings.get('text', {}): self.ids()
-    files = [dict({k:m[k] for k in ('file', 'step', 'size', 'finished')}, verified=m in good) for m in cs]
-    return dict({k:good[0][k] for k in ('step', 'epoch', 'finished')}, resumes=self.resumes(), checkpoints=files, damaged=damaged)
+    files = [dict({k:m[k] for k in ('file', 'step', 'size', 'finished')}, verified=m in good)
+             for m in cs if m in good or m['file'] in damaged]
+    return dict({k:newest[k] for k in ('step', 'epoch', 'finished')},
+                resumes=self.resumes(), checkpoints=files, damaged=damaged)

@@ -7,7 +7,7 @@ __all__ = ['most_text', 'char_schema', 'weights', 'weights_sha256', 'ids_sha256'
            'save_run', 'load_run']
 
 # %% ../../nbs/33_run.model.ipynb #3e3a0580
-import hashlib, json
+import json
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from ..presets import Preset
 from ..callback.precision import precisions
 from ..loop import CharLearner
 from ..learner import char_learner
-from .files import RunError, damage, same_tensors
+from .files import RunError, damage, same_tensors, sha256_pieces
 from .records import check, need
 from .folder import RunFolder
 
@@ -37,18 +37,14 @@ def weights_sha256(
     model, # Any `nn.Module`
 )->str: # In hex
     "SHA-256 over the bytes of the weight tensors in the order of their names"
-    h = hashlib.sha256()
-    for k,p in sorted(model.named_parameters()): h.update(p.detach().cpu().contiguous().numpy().tobytes())
-    return h.hexdigest()
+    return sha256_pieces(p.numpy().tobytes() for k,p in sorted(weights(model).items()))
 
 # %% ../../nbs/33_run.model.ipynb #c6e61b23
 def ids_sha256(
     *parts, # Tensors of ids
 )->str: # In hex
     "SHA-256 of a text as ids, whatever integer type they have"
-    h = hashlib.sha256()
-    for t in parts: h.update(t.cpu().to(torch.int32).numpy().tobytes() + b'|')
-    return h.hexdigest()
+    return sha256_pieces(t.cpu().int().numpy().tobytes() + b'|' for t in parts)
 
 # %% ../../nbs/33_run.model.ipynb #066dda71
 @cache
@@ -57,31 +53,37 @@ def versions()->dict: # Names to versions
     return {o:version(o) for o in ('charrnn_fa', 'fastai', 'torch', 'numpy')}
 
 # %% ../../nbs/33_run.model.ipynb #e43adc3b
+def _model_of(preset, vocab):
+    "A model with fresh weights, as a preset describes it"
+    with torch.random.fork_rng([]): return CharRNN(len(vocab), **preset.model)
+
+# %% ../../nbs/33_run.model.ipynb #2f45dd3c
 def _check_described(learn):
     "Refuse a model that its preset does not describe"
-    with torch.random.fork_rng([]): expected = CharRNN(len(learn.vocab), **learn.preset.model)
-    shapes = lambda m: {k:p.shape for k,p in m.named_parameters()}
-    if shapes(expected) == shapes(learn.model): return
-    raise RunError('The model is not the one that the preset of its Learner describes, so it could not be made again', 'make the Learner with char_learner.')
+    if same_tensors(weights(_model_of(learn.preset, learn.vocab)), weights(learn.model)): return
+    raise RunError('The model is not the one that the preset of its Learner describes, so it could not be made again',
+                   'make the Learner with char_learner.')
 
 # %% ../../nbs/33_run.model.ipynb #f2cc5d46
 def char_settings(
-    learn:CharLearner, # Made by `char_learner`
+    learn, # Made by `char_learner`
     **info # Where the text came from and the like
 )->dict:
     "What a run folder keeps of a Learner"
     _check_described(learn)
     train,valid = learn.dls.train.ids,learn.dls.valid.ids
-    info.setdefault('valid_pct', len(valid)/max(1, len(train)+len(valid)))
-    text = dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid))
-    return dict(kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision, vocab=json.loads(learn.vocab.to_json()),
-                text=text, info=info, threads=torch.get_num_threads(), versions=versions())
+    info.setdefault('valid_pct', len(valid)/(len(train)+len(valid)))
+    return dict(
+        kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
+        vocab=json.loads(learn.vocab.to_json()), info=info, threads=torch.get_num_threads(), versions=versions(),
+        text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid)),
+    )
 
 # %% ../../nbs/33_run.model.ipynb #875c193d
 most_text = 50_000_000 # bytes of encoded text that a run folder keeps
 
 def kept_text(
-    learn:CharLearner, # With the text in its loaders
+    learn, # With the text in its loaders
 )->dict: # Names to tensors
     "The text as tensors, or nothing if it is too long to be kept"
     ts = dict(train=learn.dls.train.ids.cpu(), valid=learn.dls.valid.ids.cpu())
@@ -97,13 +99,14 @@ class Run(RunFolder):
     "The folder of a character model"
     def __init__(self,
         path, # A folder that holds a run
-        settings:dict=None, # Of a new run, see `char_settings`
+        settings=None, # Of a new run, see `char_settings`
     ):
         super().__init__(path, settings)
         s = self.settings
         with damage(self.path/'run.json'):
             if s['kind'] != 'char':
-                raise RunError(f'{path} is a run of a Learner that charrnn_fa did not make', f"make that Learner again and fit it with Checkpoint('{path}').")
+                raise RunError(f'{path} is a run of a Learner that charrnn_fa did not make',
+                               f"make that Learner again and fit it with Checkpoint('{path}').")
             check(s, char_schema)
             self.vocab = CharVocab.from_json(json.dumps(s['vocab']))
             self.preset = Preset(**s['preset'])
@@ -111,16 +114,11 @@ class Run(RunFolder):
 
 # %% ../../nbs/33_run.model.ipynb #7a844429
 @patch
-def _fresh(self:Run, most=10**8):
-    "A model with fresh weights, if it has no more than `most`"
-    self._check_size(most)
-    with damage(self.path/'run.json'), torch.random.fork_rng([]): return CharRNN(len(self.vocab), **self.preset.model)
-
-@patch
-def _check_size(self:Run, most):
+def _check_size(self:Run, m):
     p = self.preset
     at_least = p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz)
-    if at_least > most: raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored", 'restore it from a copy.')
+    if at_least <= m['size']: return
+    raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored", 'restore it from a copy.')
 
 # %% ../../nbs/33_run.model.ipynb #5c30ee0f
 @patch
@@ -130,22 +128,23 @@ def load_model(self:Run,
     "The model with the last weights stored"
     m,ts,_ = self.newest_whole()
     ts = {k:t for k,t in ts.items() if not k.startswith('train/')}
-    model = self._fresh(sum(t.numel() for t in ts.values()))
-    if not same_tensors(ts, dict(model.named_parameters())):
-        raise RunError(f"{self.path/m['file']} holds other weights than the settings of the run ask for", 'restore the folder from a copy.')
-    with torch.no_grad():
-        for k,p in model.named_parameters(): p.copy_(ts[k])
+    self._check_size(m)
+    with damage(self.path/'run.json'): model = _model_of(self.preset, self.vocab)
+    if not same_tensors(ts, weights(model)):
+        raise RunError(f"{self.path/m['file']} holds other weights than the settings of the run ask for",
+                       'restore the folder from a copy.')
+    model.load_state_dict(ts, strict=False)
     return model.to(device)
 
 # %% ../../nbs/33_run.model.ipynb #bb569640
 @patch
 def ids(self:Run,
-    part:str='valid', # `'train'` or `'valid'`
+    part='valid', # `'train'` or `'valid'`
 ): # Tensor of integers, (n,)
     "The stored text as ids of the vocabulary, checked"
     t,s = RunFolder.ids(self, part),self.settings['text']
     with damage(self.path/s['file']):
-        need(t.ndim == 1 and not t.is_floating_point() and len(t) == s[f'n_{part}'], part)
+        need(t.shape == (s[f'n_{part}'],) and not t.is_floating_point(), part)
         need(not len(t) or 0 <= int(t.min()) <= int(t.max()) < len(self.vocab), part)
     return t
 
@@ -153,40 +152,41 @@ def ids(self:Run,
 @patch
 def learner(self:Run,
     device=None, # Default: the GPU if there is one
-    text:str=None, # The text of the run, if it was too long to be kept
+    text=None, # The text of the run, if it was too long to be kept
 )->CharLearner:
     "A Learner with text and settings of the run, and fresh weights"
-    if cs := self.checkpoints(): self._check_size(cs[0]['size'])
-    if text is not None: train,valid = split_text(text, self.settings['info']['valid_pct'])
-    else: train,valid = (self.vocab.textify(self.ids(o)) for o in ('train', 'valid'))
-    dls = CharDataLoaders.from_documents([train, valid], [[0], [1]], vocab=self.vocab, seed=self.settings['seed'], device=device, **self.preset.dls)
-    precision = self.settings['precision']
-    return char_learner(dls, preset=self.preset, precision=precision if _has(precision, dls.device) else None)
-
-def _has(precision, device): return precision != 'fp16' or torch.device(device or 'cpu').type == 'cuda'
+    for m in self.checkpoints(): self._check_size(m)
+    s = self.settings
+    if text is None: parts = [self.vocab.textify(self.ids(o)) for o in ('train', 'valid')]
+    else: parts = split_text(text, s['info']['valid_pct'])
+    given = dict(vocab=self.vocab, seed=s['seed'], device=device, **self.preset.dls)
+    dls = CharDataLoaders.from_documents(parts, [[0], [1]], **given)
+    has = s['precision'] != 'fp16' or torch.device(dls.device or 'cpu').type == 'cuda'
+    return char_learner(dls, preset=self.preset, precision=s['precision'] if has else None)
 
 # %% ../../nbs/33_run.model.ipynb #fba5a413
 @patch
 def load(self:Run,
     device=None, # Default: the GPU if there is one
-    text:str=None, # The text of the run, if it was too long to be kept
+    text=None, # The text of the run, if it was too long to be kept
 )->CharLearner:
     "The same with the weights of the run, if there are some"
     learn = self.learner(device, text)
     if self.checkpoints(): learn.model.load_state_dict(self.load_model(learn.device).state_dict())
     return learn
 
+# %% ../../nbs/33_run.model.ipynb #969588aa
 @patch
 def info(self:Run)->dict: # As `RunFolder.info`, with weights_sha256, n_params, vocab_size
     "What the run is, verified, with its size"
     d,model = RunFolder.info(self),self.load_model()
     return dict(d, weights_sha256=weights_sha256(model), n_params=count_params(model), vocab_size=len(self.vocab))
 
-# %% ../../nbs/33_run.model.ipynb #969588aa
+# %% ../../nbs/33_run.model.ipynb #6be58ef1
 def save_run(
-    learn:CharLearner, # Trained
+    learn, # Trained
     path, # A new or empty folder
-    step:int=None, # Steps done; default what the Learner counts
+    step=None, # Steps done; default what the Learner counts
     **info # Kept in the settings
 )->Run:
     "Store a trained Learner as a finished run"
@@ -195,10 +195,11 @@ def save_run(
     run.save(ts, {}, step=learn.steps_done if step is None else step, epoch=learn.run_epoch, finished=True)
     return run
 
+# %% ../../nbs/33_run.model.ipynb #1d6481f2
 def load_run(
     path, # A run folder
     device=None, # Default: the GPU if there is one
-    text:str=None, # The text of the run, if it was too long to be kept
+    text=None, # The text of the run, if it was too long to be kept
 )->CharLearner:
     "The Learner of a run"
     return Run(path).load(device, text)

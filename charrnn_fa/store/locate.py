@@ -149,7 +149,7 @@ def _without_store(self:Place, e):
     why,ways = reason(e),[getattr(e, 'remedy', '').rstrip('.'), 'or go on without it with local=True.']
     if not self.local: raise StoreError(why, '; '.join(filter(None, ways))) from None
     self.remote,self.trouble = None,str(e)
-    self.warn(f"{why}; checkpoints stay in {self.path} until it can be used.")
+    self.warn(f"{self.trouble.rstrip('.')}; checkpoints stay in {self.path} until it can be used.")
 
 # %% ../../nbs/67_store.locate.ipynb #7fbe1d80
 @patch
@@ -211,25 +211,22 @@ def newest(self:Place)->tuple: # Or None
     here = self.folder.checkpoints()
     there = self._manifests(here) if self._has_run else []
     for m in newest_first([*there, *here]):
-        found = m in here and self._get(m) or m in there and self._fetch(m, there)
-        if not found: continue
+        if not (found := m in here and self._read_here(m) or m in there and self._fetch(m, there)): continue
         if not RunFolder.is_run(self.path): write_whole(self.path/'run.json', pack_json(self.folder.settings))
         if why := self._damage(m['step']): self.warn(f"{why}; the checkpoint of step {m['step']:,} is used.")
-        return m,found
+        return m,found[1:]
 
 # %% ../../nbs/67_store.locate.ipynb #7fd93fb9
 @patch
-def _get(self:Place, m, first=lambda: None):
-    try:
-        first()
-        return self.folder.read(m)
-    except (CharRNNError, OSError) as e: self.folder.damaged[m['file']] = e
+def _read_here(self:Place, m): return next(self.folder.whole([m]), None)
 
 @patch
 def _fetch(self:Place, m, there):
-    res = self._get(m, lambda: self._ask(lambda: self.remote.fetch(m, self.folder), 600))
-    if isinstance(self.folder.damaged.get(m['file']), NoAnswer): there.clear() # it would take as long for each
-    return res
+    try: self._ask(lambda: self.remote.fetch(m, self.folder), 600)
+    except (CharRNNError, OSError) as e:
+        self.folder.damaged[m['file']] = e
+        if isinstance(e, NoAnswer): there.clear() # it would take as long for each
+    else: return self._read_here(m)
 
 # %% ../../nbs/67_store.locate.ipynb #0336baf2
 @patch

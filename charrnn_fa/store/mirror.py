@@ -60,7 +60,7 @@ class Mirror:
         self.state = mirrored(folder.path)
         self.known = bool(self.state) # is the `run.json` there ours?
         self.proven = {} # names -> size and SHA-256
-        self.mine = set() # data files that this process has copied
+        self.mine = [] # checkpoints that this process has copied
         self.waiting = [] # checkpoints that are copied, but perhaps not uploaded
         self.litter = set() # names that are to go
         self.moved = time.monotonic() # last sign of life of the store
@@ -132,16 +132,29 @@ def _well(self:Mirror, news):
 def _tell_lag(self:Mirror, what):
     if self.lag_told or self.trouble or self.fenced: return
     self.lag_told = True
-    there = f"newest there: {self._newest(states)}"
-    if getattr(self.store, 'answers', True): there += f", newest uploaded: {self._newest(['uploaded'])}"
-    self.news(f"{what} {self.store} take longer than it takes to the next checkpoint, so some are left out; {there}.")
-
-@patch
-def _newest(self:Mirror, far):
-    name = max((k for k,v in self.state.items() if v in far), default='')
-    return f"step {int(name.split('-')[1]):,}" if name else 'none yet'
+    newest = {far: f"step {int(file.split('-')[1]):,}" for file,far in sorted(self.state.items())}
+    there = f", newest uploaded: {newest.get('uploaded', 'none yet')}" if getattr(self.store, 'answers', True) else ''
+    self.news(f"{what} {self.store} take longer than it takes to the next checkpoint, so some are left out; newest there: {max(newest.values(), default='none yet')}{there}.")
 
 # %% ../../nbs/66_store.mirror.ipynb #4962a597
+@patch
+def _try(self:Mirror, f):
+    self.moved = time.monotonic()
+    try:
+        if not self.fenced: f()
+    except Exception as e: # whatever a store can do to us must not reach the training
+        self._failed(e)
+
+@patch
+def _failed(self:Mirror, e):
+    gone = self.pending and not (self.folder.path/self.pending['file']).exists() # made room for a newer one, which follows
+    if gone: self.pending = None
+    if gone or self.fenced: return
+    self.again = time.monotonic()+min(60, self.first_retry*2**self.tries)
+    self.tries += 1
+    self._complain(reason(e))
+
+# %% ../../nbs/66_store.mirror.ipynb #82ffe292
 @patch
 def _do(self:Mirror, m):
     self.pending = m
@@ -153,28 +166,11 @@ def _bring(self:Mirror):
     check_answers(self.store)
     try: self._copy(m)
     except OSError as e:
-        if not (is_full(e) and self._make_room(m)): raise
+        if not is_full(e): raise
+        self._make_room()
         self._copy(m)
-    self._well(f"{self.store} is back; step {m['step']:,} is there now.")
     if not self._settle(): self._thin()
-
-# %% ../../nbs/66_store.mirror.ipynb #82ffe292
-@patch
-def _try(self:Mirror, f):
-    self.moved = time.monotonic()
-    try:
-        if not self.fenced: f()
-    except Exception as e: # whatever a store can do to us must not reach the training
-        if not self.fenced: self._failed(e)
-
-@patch
-def _failed(self:Mirror, e):
-    if self.pending and not (self.folder.path/self.pending['file']).exists(): # made room for a newer one, which follows
-        self.pending = None
-        return
-    self.again = time.monotonic()+min(60, self.first_retry*2**self.tries)
-    self.tries += 1
-    self._complain(reason(e))
+    self._well(f"{self.store} is back; step {m['step']:,} is there now.")
 
 # %% ../../nbs/66_store.mirror.ipynb #455cc484
 @patch
@@ -195,41 +191,36 @@ def _look_after(self:Mirror):
 @patch
 def _goodbye(self:Mirror):
     if self.late and self.pending: self._try(self._bring) # once again
-    if self.fenced or self.trouble or not self.lease.began: return
+    if self.fenced or self.trouble: return
     self._sweep()
     self.lease.release()
 
 # %% ../../nbs/66_store.mirror.ipynb #2bd77c0c
 @patch
 def _copy(self:Mirror, m):
-    file,manifest = m['file'],manifest_name(m['file'])
+    file,manifest,text = m['file'],manifest_name(m['file']),self.folder.settings.get('text', {})
     self._fence()
-    if not self.lease.began: self.lease.beat()
-    for t in self._text(): self._put(t['file'], t['size'], t['sha256'])
+    if self.lease.due: self.lease.beat()
+    if 'file' in text and (self.folder.path/text['file']).exists(): self._put(text['file'], text['size'], text['sha256'])
     self._put(file, m['size'], m['file_sha256'])
     self.litter.add(file) # unless its manifest follows
     self._fence() # that may have taken long
     self._put(manifest)
     self.litter.discard(file)
+    if not self.known: self._fence()
     self._put('run.json')
     self.known = True
-    self.lease.record['newest'] = manifest
     self._copied(m)
 
 @patch
 def _copied(self:Mirror, m):
-    self.mine.add(m['file'])
-    if m not in self.waiting: self.waiting.append(m)
+    for l in self.mine,self.waiting:
+        if m not in l: l.append(m)
     self.pending = None
     self.state[m['file']] = 'mounted'
     self._note()
+    self.lease.record['newest'] = manifest_name(m['file'])
     self.lease.beat()
-
-# %% ../../nbs/66_store.mirror.ipynb #1fbf4c69
-@patch
-def _text(self:Mirror):
-    t = self.folder.settings.get('text', {})
-    return [t] if 'file' in t and (self.folder.path/t['file']).exists() else []
 
 # %% ../../nbs/66_store.mirror.ipynb #8c8ea304
 @patch
@@ -238,65 +229,52 @@ def _note(self:Mirror):
 
 # %% ../../nbs/66_store.mirror.ipynb #2b9148b1
 @patch
-def _pace(self:Mirror, pieces):
-    for b in paced(pieces, self.pause):
-        self.moved = time.monotonic()
-        yield b
-        self.lease.keep_up()
+def _rest(self:Mirror):
+    self.moved = time.monotonic()
+    self.lease.keep_up()
+    return self.pause()
 
 @patch
-def _pieces(self:Mirror, name): return self._pace(read_pieces(self.folder.path/name))
+def _pieces(self:Mirror, name): return paced(read_pieces(self.folder.path/name), self._rest)
+
+@patch
+def _is_proven(self:Mirror, name, size, sha256): return is_whole(self.store, name, size, sha256, self._rest)
 
 # %% ../../nbs/66_store.mirror.ipynb #1577a5b6
-@patch
-def _is_proven(self:Mirror, name, size, sha256):
-    self.moved = time.monotonic()
-    return is_whole(self.store, name, size, sha256, self._pace)
-
-# %% ../../nbs/66_store.mirror.ipynb #c340bc09
 @patch
 def _put(self:Mirror, name, *known):
     there = self.store.size(name)
     if name in self.proven and there == self.proven[name][0]: return
     known = known or ((self.folder.path/name).stat().st_size, sha256_pieces(self._pieces(name)))
-    if there != known[0] or not self._is_proven(name, *known): self._write(name, there, known)
+    if there != known[0] or not self._is_proven(name, *known):
+        if there is not None: self.store.remove(name) # what an earlier try left
+        self._write(name)
+        if not self._is_proven(name, *known): raise StoreError(f"{name} arrived damaged or empty, as if a quota were used up")
     self.proven[name] = known
     self.litter.discard(name)
 
 @patch
-def _write(self:Mirror, name, there, known):
-    if there is not None: self._clear(name)
+def _write(self:Mirror, name):
     self.litter.add(name)
     try: self.store.write(name, self._pieces(name))
     except FileExistsError: # somebody else's
         self.litter.discard(name)
         raise
-    if not self._is_proven(name, *known): raise StoreError(f"{name} arrived damaged or empty, as if a quota were used up")
 
+# %% ../../nbs/66_store.mirror.ipynb #c340bc09
 @patch
-def _clear(self:Mirror, name):
-    if name == 'run.json' and self._is_strange(): self._stop(f"{self.store} holds another run by now")
-    self.store.remove(name) # what an earlier try left
-
-@patch
-def _is_strange(self:Mirror): return not self.known and 'run.json' not in self.litter
-
-# %% ../../nbs/66_store.mirror.ipynb #85a742bf
-@patch
-def _look(self:Mirror, *known): return Remote(self.store, ['run.json', *known], self.folder.id)
+def _look(self:Mirror): return Remote(self.store, ['run.json', *map(manifest_name, self.state)], self.folder.id)
 
 @patch
 def _fence(self:Mirror):
     remote = self._look()
-    if remote.broken:
-        if self._is_strange(): self._stop(f"{self.store} holds a run with damaged settings")
-        self.proven.pop('run.json', None) # ours, and written anew
-    if self.orphans is None: self.orphans = left_behind(self.store, remote.names())
-    if not (remote.settings or remote.broken): return
+    if remote.broken and not self.known and 'run.json' not in self.litter: self._stop(f"{self.store} holds a run with damaged settings")
+    if remote.broken: self.proven.pop('run.json', None) # ours, and written anew
+    if self.orphans is None: self.orphans = left_behind(self.store, remote.names(), self.lease.record['generation'])
     if remote.id != self.folder.id:
-        self._discard([*self.mine, *(t['file'] for t in self._text())], remote.names())
+        self.litter |= self.proven.keys() & {*remote.names()} - {'run.json'}
         self._stop(f"{self.store} holds another run by now")
-    if self.lease.is_taken(remote.owner()): self._stop(f"another process has taken over the run in {self.store}")
+    if (remote.settings or remote.broken) and self.lease.is_taken(remote.owner()): self._stop(f"another process has taken over the run in {self.store}")
 
 @patch
 def _stop(self:Mirror, why):
@@ -305,13 +283,15 @@ def _stop(self:Mirror, why):
     self.say(f"{why}: this one goes on, but keeps its checkpoints in {self.folder.path} only.")
     raise StoreError(why)
 
-# %% ../../nbs/66_store.mirror.ipynb #52830da5
+# %% ../../nbs/66_store.mirror.ipynb #85a742bf
 @patch
 def _settle(self:Mirror):
     for m in self.waiting[::-1]:
-        answers = self._answers(m)
+        names = m['file'],manifest_name(m['file'])
+        try: answers = [self.store.uploaded(o) for o in names]
+        except FileNotFoundError: answers = [] # it will not be proven
         if False in answers: continue # asked again when idle
-        if not all(self._is_proven(o, *self.proven[o]) for o in _files(m)): self._lost(m, 'has lost its contents there, as if a quota were used up')
+        if not all(self._is_proven(o, *self.proven[o]) for o in names): self._lost(m)
         if all(answers): self.state[m['file']] = 'uploaded'
         self._rotate(m)
         self._note()
@@ -319,70 +299,55 @@ def _settle(self:Mirror):
         break
     return not self.waiting
 
-@patch
-def _answers(self:Mirror, m):
-    self.moved = time.monotonic()
-    try: return [self.store.uploaded(o) for o in _files(m)]
-    except FileNotFoundError: self._lost(m, 'is no longer there')
+# %% ../../nbs/66_store.mirror.ipynb #52830da5
+_gone = 'is no longer there as it was written, as if a quota were used up'
 
-def _files(m): return m['file'],manifest_name(m['file'])
+@patch
+def _lost(self:Mirror, m):
+    self.waiting.remove(m)
+    self.emptied = True
+    for o in m['file'],manifest_name(m['file']): self.proven.pop(o, None)
+    if m == self.latest: self.pending = m
+    raise StoreError(f"{m['file']} {_gone}")
 
 # %% ../../nbs/66_store.mirror.ipynb #327c4309
 @patch
-def _lost(self:Mirror, m, why):
-    self.waiting.remove(m)
-    self.emptied = True
-    for o in _files(m): self.proven.pop(o, None)
-    if m == self.latest: self.pending = m
-    raise StoreError(f"{m['file']} {why}")
+def _rotate(self:Mirror, m):
+    remote = self._look()
+    cs = remote.present()
+    at = cs.index(m) if m in cs else 0
+    if m not in cs or any(c not in self.mine for c in cs[:at]): return # another process is ahead of this one
+    lost = [c for c in self.mine if remote.listed and c not in cs and c['file'] not in remote.unsure]
+    self.emptied = bool(lost)
+    if lost: self._complain(f"{lost[0]['file']} {_gone}")
+    self.litter |= self.orphans
+    self.orphans = set()
+    self._discard([*lost, *(c for c in old_ones(cs, self.keep, self.max_bytes) if c in cs[at+1:])], remote.names())
 
 # %% ../../nbs/66_store.mirror.ipynb #8f5e4b33
 @patch
-def _rotate(self:Mirror, m):
-    remote = self._look(*map(manifest_name, self.state))
-    cs = remote.present()
-    if m not in cs: return
-    at = cs.index(m)
-    if any(c['file'] not in self.mine for c in cs[:at]): return # another process is ahead of this one
-    lost = self.mine - {c['file'] for c in cs} - remote.unsure if remote.listed else set()
-    self._judge(lost)
-    old = [c['file'] for c in old_ones(cs, self.keep, self.max_bytes) if c in cs[at+1:]]
-    self.litter |= self.orphans
-    self.orphans = set()
-    self._discard([*lost, *old], remote.names())
-
-@patch
-def _judge(self:Mirror, lost):
-    self.emptied = bool(lost)
-    if lost: self._complain(f'{min(lost)} has lost its contents there, as if a quota were used up')
-    self._well(f"{self.store} keeps what it takes again.")
-
-# %% ../../nbs/66_store.mirror.ipynb #fb5b3229
-@patch
-def _discard(self:Mirror, files, names):
+def _discard(self:Mirror, ms, names):
+    files = [m['file'] for m in ms]
     for o in files: self.state.pop(o, None)
-    self.mine -= set(files)
-    self.waiting = [m for m in self.waiting if m['file'] not in files]
+    self.mine = [m for m in self.mine if m not in ms]
+    self.waiting = [m for m in self.waiting if m not in ms]
     self.litter |= {n for o in files for n in checkpoint_names(o, names)}
     self._sweep()
 
 @patch
-def _sweep(self:Mirror): self.litter = set(remove(self.store, self.litter))
+def _sweep(self:Mirror): self.litter = {*remove(self.store, self.litter)}
 
-# %% ../../nbs/66_store.mirror.ipynb #ab0104a5
+# %% ../../nbs/66_store.mirror.ipynb #fb5b3229
 @patch
 def _thin(self:Mirror):
-    piled = [m['file'] for m in self.waiting[1:1-self.keep]]
-    if not piled: return
+    if not (piled := self.waiting[1:1-self.keep]): return
     self._tell_lag('Uploads from')
     self._discard(piled, self._look().names())
 
-# %% ../../nbs/66_store.mirror.ipynb #cbc33143
+# %% ../../nbs/66_store.mirror.ipynb #ab0104a5
 @patch
-def _make_room(self:Mirror, m):
-    remote = self._look(*map(manifest_name, self.state))
-    cs = remote.present()
-    old = [c['file'] for c in cs[2:] if c != m]
-    safe = old and self._is_proven(cs[0]['file'], cs[0]['size'], cs[0]['file_sha256']) and self.store.uploaded(cs[0]['file']) is not False
-    if safe: self._discard(old, remote.names())
-    return safe
+def _make_room(self:Mirror):
+    remote = self._look()
+    new,*old = remote.present() or [None]
+    if old and self._is_proven(new['file'], new['size'], new['file_sha256']) and self.store.uploaded(new['file']) is not False:
+        self._discard(old[1:], remote.names())

@@ -6,8 +6,9 @@
 __all__ = ['colab_hostname', 'StoreError', 'parse_mounts', 'mounts', 'follow', 'mount_of', 'MountStore', 'remove_emptied']
 
 # %% ../../nbs/60_store.mount.ipynb #76f83df6
-import errno, os, re, stat
+import os, re, stat
 from contextlib import contextmanager, suppress
+from errno import EACCES, EINVAL, ENODATA, ENOSYS, ENOTSUP, EPERM
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import CharRNNError
@@ -17,8 +18,8 @@ class StoreError(CharRNNError): "A place for copies that cannot be used now"
 
 # %% ../../nbs/60_store.mount.ipynb #a4e211be
 def parse_mounts(
-    mountinfo:bytes, # Contents of `/proc/self/mountinfo`
-)->dict: # Places to (type, device number)
+    mountinfo, # Contents of `/proc/self/mountinfo`, as bytes
+):
     "Mount points to (type, device number)"
     res = {}
     for line in mountinfo.split(b'\n'):
@@ -29,8 +30,8 @@ def parse_mounts(
         res[os.fsdecode(where)] = os.fsdecode(fields[fields.index(b'-', 6)+1]),device
     return res
 
-# %% ../../nbs/60_store.mount.ipynb #f6e32bd0
-def mounts()->dict:
+# %% ../../nbs/60_store.mount.ipynb #2235b313
+def mounts():
     "Mount points to (type, device number), as the kernel sees them now; empty where there is no such table"
     with suppress(OSError): return parse_mounts(Path('/proc/self/mountinfo').read_bytes())
     return {}
@@ -44,111 +45,114 @@ _in_drive = re.compile(r'(/.+?)/(?:MyDrive|My Drive|Shareddrives|Shared drives)(
 
 colab_hostname = Path('/var/colab/hostname') # there on a machine that Colab hosts
 
-def _below(path, top): return (path + '/').startswith(top.rstrip('/') + '/')
-
-# %% ../../nbs/60_store.mount.ipynb #a91db814
+# %% ../../nbs/60_store.mount.ipynb #65dec82b
 def _over(path, table):
     "(mount point, type) over an absolute path without links, or (None, None)"
-    elsewhere = _in_drive.match(path) if colab_hostname.exists() else None
-    for o in [elsewhere[1]] if elsewhere else _drives:
-        if _below(path, o): return o,table.get(o, ('fuse.drive', 0))[0]
-    where = max((o for o in table if _below(path, o)), key=len, default=None)
-    return (where, table[where][0]) if where is not None and _remote.match(table[where][0]) else (None, None)
+    below = lambda o: (path + '/').startswith(o.rstrip('/') + '/')
+    elsewhere = colab_hostname.exists() and _in_drive.match(path)
+    drives = [elsewhere[1]] if elsewhere else [*filter(below, _drives)]
+    where = max(filter(below, drives or table), key=len, default=None)
+    kind = table.get(where, ['fuse.drive'])[0]
+    return (where, kind) if drives or where in table and _remote.match(kind) else (None, None)
 
 # %% ../../nbs/60_store.mount.ipynb #bfad9f9f
+def _without_first_link(path, table):
+    for here in [*reversed(path.parents), path]:
+        if _over(str(here), table)[0]: break
+        with suppress(OSError): return Path(os.path.abspath(here.parent/os.readlink(here)/path.relative_to(here)))
+    return path
+
+
 def follow(
     path, # Any
 )->str:
     "An absolute path without the links that lie before a network or FUSE mount"
-    path,table,done,links = os.path.abspath(path),mounts(),'',40
-    if os.sep != '/': return path
-    todo = path.split('/')[1:]
-    while todo and _over(here := f'{done}/{todo[0]}', table)[0] is None:
-        todo,to = todo[1:],None
-        with suppress(OSError): to = os.readlink(here) if links else None
-        if to is None: done = here
-        else: done,todo,links = '',os.path.normpath(os.path.join(done or '/', to)).split('/')[1:] + todo,links-1
-    return os.path.normpath('/'.join([done, *todo]))
+    path,table = Path(os.path.abspath(path)),mounts()
+    if os.sep == '/':
+        for _ in range(40): path = _without_first_link(path, table)
+    return str(path)
 
 # %% ../../nbs/60_store.mount.ipynb #cecf236b
 def mount_of(
     path, # Any
-)->tuple:
+):
     "(mount point, type) of the network or FUSE mount that `path` is or should be on; (None, None) if it is on none"
     return _over(follow(path), mounts())
 
 # %% ../../nbs/60_store.mount.ipynb #a82bdab6
 class MountStore:
     "A folder on a mounted file system that can go away at any time"
-    beat,slow = 60,True # seconds between signs of life; uploads lag behind
+    beat,slow = 60,True
+    answers = False # has it ever said whether something is uploaded?
     def __init__(self,
         path, # A folder on a mount, which need not exist
     ):
         self.where = follow(path)
         self.mountpoint,self.kind = mount_of(self.where)
-        if self.mountpoint is None: raise StoreError(f'{self.where} is not on a mounted drive', 'mount it first, or give a local path.')
-        self.parts = [o for o in self.where[len(self.mountpoint):].split('/') if o]
-        self.answers = False # has it ever said whether something is uploaded?
+        if not self.mountpoint:
+            raise StoreError(f'{self.where} is not on a mounted drive', 'mount it first, or give a local path.')
+        self.parts = Path(self.where).relative_to(self.mountpoint).parts
     def __str__(self): return self.where
 
 # %% ../../nbs/60_store.mount.ipynb #47b87133
+def _open_folder(name, d=None): return os.open(name, os.O_RDONLY|os.O_DIRECTORY, dir_fd=d)
+
+
 @patch
 @contextmanager
 def _folder(self:MountStore, make=False):
-    "The folder as an open descriptor"
-    kind,device = mounts().get(self.mountpoint, (None, None))
-    if kind != self.kind: raise StoreError(f'{self.mountpoint} is not mounted')
-    fds = [os.open(self.mountpoint, os.O_RDONLY|os.O_DIRECTORY)]
+    there,fds = mounts().get(self.mountpoint),[]
     try:
-        if os.fstat(fds[0]).st_dev != device: raise StoreError(f'{self.mountpoint} is not mounted')
-        for i,o in enumerate(self.parts): fds.append(self._into(o, fds[-1], make, top=not i and self.kind == 'fuse.drive'))
+        if there: fds.append(_open_folder(self.mountpoint))
+        if not fds or there != (self.kind, os.fstat(fds[0]).st_dev):
+            raise StoreError(f'{self.mountpoint} is not mounted')
+        for o in self.parts: fds.append(self._into(o, fds, make))
         yield fds[-1]
     finally:
         for fd in fds:
             with suppress(OSError): os.close(fd)
 
-# %% ../../nbs/60_store.mount.ipynb #fd939de0
+
 @patch
-def _into(self:MountStore, name, d, make, top):
-    try: return os.open(name, os.O_RDONLY|os.O_DIRECTORY, dir_fd=d)
+def _into(self:MountStore, name, fds, make):
+    top = self.kind == 'fuse.drive' and len(fds) == 1
+    try: return _open_folder(name, fds[-1])
     except FileNotFoundError:
         if top: raise StoreError(f'{self.mountpoint} has no {name} now') from None
         if not make: raise
-    with suppress(FileExistsError): os.mkdir(name, dir_fd=d)
-    return os.open(name, os.O_RDONLY|os.O_DIRECTORY, dir_fd=d)
+    with suppress(FileExistsError): os.mkdir(name, dir_fd=fds[-1])
+    return _open_folder(name, fds[-1])
 
-# %% ../../nbs/60_store.mount.ipynb #4163247d
+# %% ../../nbs/60_store.mount.ipynb #fd939de0
 @patch
-def names(self:MountStore)->list:
+def names(self:MountStore):
     "What is in the folder; nothing if it is not there"
     try:
         with self._folder() as d: return sorted(os.listdir(d))
     except FileNotFoundError: return []
 
-# %% ../../nbs/60_store.mount.ipynb #54ec8710
 @patch
 def size(self:MountStore,
-    name:str, # Of a file
-)->int:
+    name, # Of a file
+):
     "Bytes, or None if it is not there"
     try:
         with self._folder() as d: return os.stat(name, dir_fd=d).st_size
-    except FileNotFoundError: return None
+    except FileNotFoundError: pass
 
-# %% ../../nbs/60_store.mount.ipynb #830675fc
 @patch
 def pieces(self:MountStore,
-    name:str, # Of a file
-    n:int=1<<20, # Bytes of a piece
+    name, # Of a file
+    n=1<<20, # Bytes of a piece
 ):
     "The contents, piece by piece"
     with self._folder() as d, os.fdopen(os.open(name, os.O_RDONLY, dir_fd=d), 'rb') as f:
         while b := f.read(n): yield b
 
-# %% ../../nbs/60_store.mount.ipynb #6248475d
+# %% ../../nbs/60_store.mount.ipynb #4163247d
 def remove_emptied(
-    name:str, # Of a file
-    d:int, # Descriptor of its folder
+    name, # Of a file
+    d, # Descriptor of its folder
 ):
     "Empty a file, then remove it"
     s = os.stat(name, dir_fd=d, follow_symlinks=False)
@@ -157,18 +161,17 @@ def remove_emptied(
         with suppress(OSError): os.close(fd)
     os.unlink(name, dir_fd=d)
 
-# %% ../../nbs/60_store.mount.ipynb #b7a4dc0c
 @patch
 def remove(self:MountStore,
-    name:str, # Of a file
+    name, # Of a file
 ):
     "Empty a file, then remove it, so that the trash gets no bytes"
     with suppress(FileNotFoundError), self._folder() as d: remove_emptied(name, d)
 
-# %% ../../nbs/60_store.mount.ipynb #f3a37e77
+# %% ../../nbs/60_store.mount.ipynb #830675fc
 @patch
 def write(self:MountStore,
-    name:str, # Of the file
+    name, # Of the file
     pieces, # Of bytes
 ):
     "A new file; nothing of it stays if that fails"
@@ -176,31 +179,28 @@ def write(self:MountStore,
         fd = os.open(name, os.O_WRONLY|os.O_CREAT|os.O_EXCL, 0o644, dir_fd=d)
         try:
             with os.fdopen(fd, 'wb') as f:
-                for b in pieces: f.write(b)
+                f.writelines(pieces)
                 f.flush()
-                os.fsync(f.fileno())
+                os.fsync(fd)
         except BaseException:
             with suppress(OSError): remove_emptied(name, d)
             raise
 
 # %% ../../nbs/60_store.mount.ipynb #61a1d425
-_no_attribute = errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS
+_no_attribute = ENODATA, ENOTSUP, EPERM, EACCES, EINVAL, ENOSYS
 
 def _attribute(fd, name):
-    "An extended attribute as text; None where there is none or may not be, nothing if it cannot be read just now"
     try: return os.getxattr(fd, name).decode(errors='replace').strip('\0 \n').lower()
     except OSError as e: return None if e.errno in _no_attribute else ''
 
-# %% ../../nbs/60_store.mount.ipynb #59fbf7b8
+# %% ../../nbs/60_store.mount.ipynb #aeb88c9b
 @patch
 def uploaded(self:MountStore,
-    name:str, # Of a file
-)->bool:
+    name, # Of a file
+):
     "Whether the cloud has it; None if that cannot be known"
-    with self._folder() as d:
-        fd = os.open(name, os.O_RDONLY, dir_fd=d)
-        try: late,where = _attribute(fd, 'user.drive.uncommitted'),_attribute(fd, 'user.drive.id')
-        finally: os.close(fd)
-    if late is where is None: return False if self.answers else None # one that has answered owes an answer
+    with self._folder() as d, os.fdopen(os.open(name, os.O_RDONLY, dir_fd=d), 'rb') as f:
+        late,where = (_attribute(f.fileno(), f'user.drive.{o}') for o in ('uncommitted', 'id'))
+    if late is where is None: return False if self.answers else None
     self.answers = True
     return late in (None, 'false', '0', 'no') and not (where or '').startswith('local-')

@@ -7,154 +7,136 @@ __all__ = ['Remote']
 
 # %% ../../nbs/63_store.remote.ipynb #a9c6ccde
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fastcore.basics import patch
 from ..core import CharRNNError, reason, remedy
-from ..run.files import RunError, check_json, damage, pack_json, read_all, unpack, write_whole
-from ..run.records import check, data_name, data_names, is_ours, manifest_name, manifest_schema, pick, settings_schema, unread_owner
+from ..run.files import RunError, check_json, most_json, pack_json, read_all, write_whole
+from ..run.records import check, is_ours, manifest_name, need, pick, settings_schema
 from ..run.folder import RunFiles
 from .mount import StoreError
 
 # %% ../../nbs/63_store.remote.ipynb #5e9c13d5
-def _retrying(f, tries=3):
+def _retrying(f):
     "What `f` gives, tried again if a store fails"
-    for i in range(tries):
+    for pause in 0.2, 0.4, None:
         try: return f()
         except (CharRNNError, FileNotFoundError): raise
         except Exception:
-            if i == tries-1: raise
-            time.sleep(0.2*2**i)
+            if pause is None: raise
+            time.sleep(pause)
 
 # %% ../../nbs/63_store.remote.ipynb #bab0db9e
-def _list_names(store, known=())->tuple: # (names, whether the listing worked)
-    "What is in a store; where it cannot be listed, those of the `known` names that are there"
-    def there(o):
-        with suppress(OSError): return store.size(o) is not None
-        return not pick([o], 'owner')
-    try: return _retrying(lambda: sorted({*store.names(), *filter(there, known)})),True
-    except CharRNNError: raise
-    except Exception as e: why = e
-    with suppress(Exception): return [o for o in known if store.size(o) is not None],False
-    raise StoreError(f'{store} cannot be listed ({reason(why)})', f'{remedy(why)}.') from None
+@contextmanager
+def _answering(what):
+    "Say that `what` could not be done, and why, if a store fails in the `with`"
+    try: yield
+    except (CharRNNError, FileNotFoundError): raise
+    except Exception as e: raise StoreError(f'{what} ({reason(e)})', f'{remedy(e)}.') from None
 
 # %% ../../nbs/63_store.remote.ipynb #cfe47349
+def _list_names(store, known=()):
+    "(names of what is in a store, whether it could be listed)"
+    def _there(o):
+        try: return store.size(o) is not None
+        except CharRNNError: raise
+        except Exception: return not pick([o], 'owner')
+    try: names,listed = _retrying(store.names),True
+    except CharRNNError: raise
+    except Exception: names,listed = [],False
+    return {*names, *filter(_there, known)},listed
+
+# %% ../../nbs/63_store.remote.ipynb #432046b5
 class Remote(RunFiles):
     "What a store holds of a run"
     def __init__(self,
         store, # Where to look
         known=(), # Names that may be there
-        run_id:str=None, # Of the run that should be there
+        run_id=None, # Of the run that should be there
     ):
         super().__init__(store, run_id)
         self.listing,self.listed = _list_names(store, known)
         self.settings = self.broken = None # settings, or why those that are there cannot be read
-        for name in data_names('run.json', self.listing):
-            if self.settings is None and (name in self.listing or not self.listed): self._read_settings(name)
+        self._read_settings()
 
-    def names(self)->list:
+    def _read_settings(self):
+        for name in sorted(pick(self.listing, 'run'), key=len):
+            try:
+                if (b := self.get(name)) is None: continue
+                self.settings,self.broken = check_json(b, f'{self.store}/{name}'),None
+                self.id = self.settings.get('id')
+                return
+            except RunError as e: self.broken = self.broken or e
+
+    def names(self):
         "What was there when it was listed, and what is known to be there since"
         return self.listing
 
-# %% ../../nbs/63_store.remote.ipynb #2bfe6aa9
-@patch
-def _read_settings(self:Remote, name):
-    try:
-        if (b := self.get(name)) is None: return
-        self.settings,self.broken = check_json(b, f'{self.store}/{name}'),None
-    except RunError as e: self.broken = self.broken or e
-    else: self.id = self.settings.get('id')
+    def get(self,
+        name, # Of a file
+        most=most_json, # Bytes that are read at the most
+    )->bytes:
+        "The contents of a file in the store, or None if it is not there"
+        with suppress(FileNotFoundError), _answering(f'{name} in {self.store} cannot be read'):
+            return _retrying(lambda: read_all(self.store, name, most))
 
-# %% ../../nbs/63_store.remote.ipynb #21efb6e6
-@patch
-def get(self:Remote,
-    name:str, # Of a file
-    most:int=None, # Bytes that are read at the most; default what JSON may have
-)->bytes:
-    "The contents of a file in the store, or None if it is not there"
-    try: return _retrying(lambda: read_all(self.store, name, most))
-    except FileNotFoundError: return None
-    except CharRNNError: raise
-    except Exception as e: raise StoreError(f'{name} in {self.store} cannot be read ({reason(e)})', f'{remedy(e)}.') from None
-
-# %% ../../nbs/63_store.remote.ipynb #78c73b2d
-@patch
-def record(self:Remote,
-    name:str, # Of a file
-    schema:dict, # `manifest_schema` or `owner_schema`
-)->dict:
-    "The record in a file, or None; of an owner's that cannot be read, what its name says"
-    try: b = self.get(name)
-    except RunError as e: b,self.damaged[name] = b'nonsense',e
-    except StoreError as e:
-        b,self.damaged[name] = None,e
-        if pick([name], 'manifest'): self.unsure.add(data_name(name))
-    if not b and pick([name], 'owner'): return unread_owner(self.id, name)
-    return None if b is None else self.checked(name, b, schema)
-
-# %% ../../nbs/63_store.remote.ipynb #28802676
+# %% ../../nbs/63_store.remote.ipynb #f5c9fd53
 @patch
 def checkpoints(self:Remote)->list:
     "Manifests, newest first; those that are no good are noted in `damaged`"
-    newest = (self.owner() or {}).get('newest')
-    if newest and newest not in self.listing: self.listing.append(newest)
+    if o := self.owner(): self.listing.update(pick([o['newest']], 'manifest'))
     res = RunFiles.checkpoints(self)
-    if not res and not self.listed: raise StoreError(f'{self.store} cannot be listed', 'try again in a minute, or give another place.')
-    return res
+    if res or self.listed: return res
+    raise StoreError(f'{self.store} cannot be listed', 'try again in a minute, or give another place.')
 
-# %% ../../nbs/63_store.remote.ipynb #0d728114
+# %% ../../nbs/63_store.remote.ipynb #78c73b2d
 @patch
 def has(self:Remote,
-    m:dict, # A manifest
+    m, # A manifest
 )->bool:
     "Whether the data of a checkpoint are there, by their size; None if they cannot be looked at"
     try: return _retrying(lambda: RunFiles.has(self, m))
-    except CharRNNError: raise # the whole store is away
+    except CharRNNError: raise
     except Exception: self.unsure.add(m['file'])
 
-# %% ../../nbs/63_store.remote.ipynb #69bedc15
+# %% ../../nbs/63_store.remote.ipynb #28802676
 @patch
 def fetch(self:Remote,
-    m:dict, # A manifest
+    m, # A manifest
     folder, # `RunFolder` on this machine
 ):
     "Copy a checkpoint into a run folder on this machine, verified"
     write_whole(folder.path/m['file'], self.data(m))
     write_whole(folder.path/manifest_name(m['file']), pack_json(m))
 
+# %% ../../nbs/63_store.remote.ipynb #0d728114
+def _settings_in(m, meta):
+    "The settings in a checkpoint, or None"
+    with suppress(Exception):
+        s = check(meta['settings'], settings_schema)
+        need(s['id'] == m['run'], 'id')
+        return s
+
+# %% ../../nbs/63_store.remote.ipynb #2c9944db
+@patch
+def _write_settings(self:Remote, s):
+    "Write settings, if there are none by now; whether that was done"
+    with _answering(f'run.json in {self.store} cannot be written'):
+        if size := self.store.size('run.json'): return False
+        if size == 0: self.store.remove('run.json')
+        self.listing.add('run.json')
+        with suppress(FileExistsError):
+            self.store.write('run.json', [pack_json(s)])
+            self.settings,self.id,self.broken = s,s['id'],None
+            return True
+    self._read_settings()
+    return False
+
 # %% ../../nbs/63_store.remote.ipynb #171e2473
 @patch
 def recover(self:Remote)->bool:
-    "Write settings that are missing or empty anew, from the newest whole checkpoint; whether that was done. Those of two runs decide nothing"
-    runs = {o for o in map(self._run_of, pick(self.listing, 'manifest')) if o and self.id in (None, o)}
-    if self.settings or len(runs) != 1 or not all(map(is_ours, self.listing)): return False
-    self.id, = runs
-    s = next((s for m,_,meta in self.whole() if (s := self._settings_of(m, meta))), None)
-    return s is not None and self._write_settings(s)
-
-# %% ../../nbs/63_store.remote.ipynb #17c75050
-@patch
-def _run_of(self:Remote, name):
-    "The id of the run that a manifest belongs to, or None"
-    with suppress(CharRNNError), damage(name):
-        if b := self.get(name): return check(check_json(b, name), manifest_schema)['run']
-
-@patch
-def _settings_of(self:Remote, m, meta):
-    with suppress(CharRNNError), damage(m['file']):
-        s = check(meta['settings'], settings_schema)
-        if s['id'] == m['run']: return s
-
-# %% ../../nbs/63_store.remote.ipynb #2d0b4fdd
-@patch
-def _write_settings(self:Remote, s):
-    name = 'run.json'
-    try:
-        if size := self.store.size(name): return False # a person may want what is in it
-        if size == 0: self.store.remove(name)
-        self.store.write(name, [pack_json(s)])
-        self.settings,self.id,self.broken = s,s['id'],None
-    except FileExistsError: self._read_settings(name) # it was only seen late
-    except CharRNNError: raise
-    except Exception as e: raise StoreError(f'{name} in {self.store} cannot be written ({reason(e)})', f'{remedy(e)}.') from None
-    if name not in self.listing: self.listing.append(name)
-    return self.settings is s
+    "Write settings that are missing or empty anew, from the newest whole checkpoint; whether that was done"
+    cs = RunFiles.checkpoints(self)
+    if self.settings or len({m['run'] for m in cs}) != 1 or not all(map(is_ours, self.listing)): return False
+    for m,_,meta in self.whole(cs):
+        if found := _settings_in(m, meta): return self._write_settings(found)
+    return False

@@ -87,21 +87,19 @@ class Worker(threading.Thread):
 # %% ../../nbs/62_store.threads.ipynb #c915f5dd
 @patch
 def run(self:Worker):
-    while self._step(): pass
+    while self.job is not None or not self.closed: self._step()
     self.last()
 
 @patch
 def _step(self:Worker):
     with self.cond:
         if self.job is None and not self.closed: self.cond.wait(self.tick)
-        if self.job is None and self.closed: return False
         job,self.job,self.busy = self.job,None,time.monotonic()
     try: self.idle() if job is None else self.do(job)
     finally:
         with self.cond:
             self.busy = None
             self.cond.notify_all()
-    return True # and drop the job, which may hold a copy of the model
 
 # %% ../../nbs/62_store.threads.ipynb #404cfefa
 @patch

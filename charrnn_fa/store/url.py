@@ -15,21 +15,23 @@ from .mount import MountStore, StoreError, mount_of
 # %% ../../nbs/61_store.url.ipynb #38c1cb89
 def shown(
     where, # A path or URL
-)->str:
+):
     "A path or URL as it may be printed: without a password"
     return re.sub('//[^/]*@', '//', str(where))
 
 # %% ../../nbs/61_store.url.ipynb #b7a75abf
 _same_version = {'s3':'s3fs', 's3a':'s3fs', 'gs':'gcsfs', 'gcs':'gcsfs'}
 
-_packages = {'hf':'huggingface_hub', 'az':'adlfs', 'abfs':'adlfs', 'sftp':'paramiko', 'dropbox':'dropboxdrivefs', 'webdav':'webdav4'}
+_packages = dict(hf='huggingface_hub', az='adlfs', abfs='adlfs', sftp='paramiko', dropbox='dropboxdrivefs', webdav='webdav4')
 
 def _not_there(scheme, version):
-    "The error for URLs that nothing here can open"
-    fits = f' (the version that fits fsspec {version})' if scheme in _same_version else ''
-    what = f'{_same_version[scheme]}=={version}' if fits else _packages.get(scheme)
-    if what: return StoreError(f'{scheme}:// needs a package that is not installed', f"pip install '{what}'{fits}.")
-    return StoreError(f'There is no store for {scheme}:// URLs', 'give a path, or a URL that begins with s3://, gs:// or hf://.')
+    what,why = _packages.get(scheme),''
+    if scheme in _same_version:
+        what = f'{_same_version[scheme]}=={version}'
+        why = f' (the version that fits fsspec {version})'
+    if what: return StoreError(f'{scheme}:// needs a package that is not installed', f"pip install '{what}'{why}.")
+    return StoreError(f'There is no store for {scheme}:// URLs',
+                      'give a path, or a URL that begins with s3://, gs:// or hf://.')
 
 # %% ../../nbs/61_store.url.ipynb #a148bef4
 class UrlStore:
@@ -39,98 +41,90 @@ class UrlStore:
         url, # Such as 's3://bucket/runs/bard'
         **storage_options # For fsspec, such as a token
     ):
-        self.where,self.options = str(url).rstrip('/'),storage_options
+        import fsspec
+        self.where = str(url).rstrip('/')
         scheme = self.where.split('://')[0]
         self.flat = scheme in ('s3', 's3a', 'gs', 'gcs', 'az', 'abfs', 'abfss', 'hf')
         if scheme == 'hf': self.beat = 600
-        self.fs,self.root = self._file_system(scheme)
+        try: self.fs,self.root = fsspec.core.url_to_fs(self.where, **storage_options)
+        except (ImportError, ValueError, TypeError) as e:
+            missing = isinstance(e, ImportError) or scheme not in fsspec.available_protocols()
+            if missing: raise _not_there(scheme, fsspec.__version__) from None
+            raise StoreError(f'{self} cannot be used ({type(e).__name__}: {reason(e)})', 'check the URL.') from None
+
     def __str__(self): return shown(self.where)
     def _at(self, name): return f'{self.root}/{name}'
 
-# %% ../../nbs/61_store.url.ipynb #9b426b5b
+# %% ../../nbs/61_store.url.ipynb #e09baf36
 @patch
-def _file_system(self:UrlStore, scheme):
-    import fsspec
-    try: return fsspec.core.url_to_fs(self.where, **self.options)
-    except ImportError: raise _not_there(scheme, fsspec.__version__) from None
-    except (ValueError, TypeError) as e:
-        if scheme not in fsspec.available_protocols(): raise _not_there(scheme, fsspec.__version__) from None
-        raise StoreError(f'{self} cannot be used ({type(e).__name__}: {reason(e)})', 'check the URL.') from None
-
-# %% ../../nbs/61_store.url.ipynb #a6b80a29
-@patch
-def names(self:UrlStore)->list:
+def names(self:UrlStore):
     "What is in the folder; nothing if it is not there"
     self.fs.invalidate_cache()
     try: return sorted(o['name'].rstrip('/').split('/')[-1] for o in self.fs.ls(self.root, detail=True))
     except FileNotFoundError: return []
 
-# %% ../../nbs/61_store.url.ipynb #7df7a9a3
 @patch
 def size(self:UrlStore,
-    name:str, # Of a file
-)->int:
+    name, # Of a file
+):
     "Bytes, or None if it is not there"
     self.fs.invalidate_cache()
     try: return self.fs.info(self._at(name))['size']
-    except FileNotFoundError: return None
+    except FileNotFoundError: pass
 
-# %% ../../nbs/61_store.url.ipynb #68721975
 @patch
 def pieces(self:UrlStore,
-    name:str, # Of a file
-    n:int=1<<20, # Bytes of a piece
+    name, # Of a file
+    n=1<<20, # Bytes of a piece
 ):
     "The contents, piece by piece"
     with self.fs.open(self._at(name), 'rb') as f:
         while b := f.read(n): yield b
 
-# %% ../../nbs/61_store.url.ipynb #1968e02d
+# %% ../../nbs/61_store.url.ipynb #a6b80a29
 @patch
 def write(self:UrlStore,
-    name:str, # Of the file
+    name, # Of the file
     pieces, # Of bytes
 ):
     "A new file; with most of these stores it appears whole or not at all"
     if not self.flat:
         with suppress(FileExistsError, NotImplementedError): self.fs.makedirs(self.root, exist_ok=True)
-    with self.fs.open(self._at(name), 'wb') as f:
-        for b in pieces: f.write(b)
+    with self.fs.open(self._at(name), 'wb') as f: f.writelines(pieces)
 
-# %% ../../nbs/61_store.url.ipynb #9a6283c6
 @patch
 def remove(self:UrlStore,
-    name:str, # Of a file
+    name, # Of a file
 ):
     "Remove a file, if it is there"
     with suppress(FileNotFoundError): self.fs.rm_file(self._at(name))
 
-# %% ../../nbs/61_store.url.ipynb #77af2548
 @patch
 def uploaded(self:UrlStore,
-    name:str, # Of a file
-)->bool:
+    name, # Of a file
+):
     "What is there is in the cloud"
     return self.size(name) is not None
 
-# %% ../../nbs/61_store.url.ipynb #386ccd5b
+# %% ../../nbs/61_store.url.ipynb #68721975
 def local_path(
     where, # A path, or a URL that begins with file://
-)->str:
-    "An absolute path; one that is absolute already needs no current directory, which may lie on a mount that died"
+):
+    "An absolute path"
     path = os.path.expanduser(re.sub(r'^(file|local)://', '', str(where)))
     if '\0' in path: raise StoreError(f'{path!r} has a null character, which no name can have', 'give another one.')
     try: return os.path.abspath(path)
     except OSError as e:
-        raise StoreError(f'The current directory cannot be reached ({e.strerror})', "change to another one with os.chdir('/'), or give an absolute path.") from None
+        raise StoreError(f'The current directory cannot be reached ({e.strerror})',
+                         "change to another one with os.chdir('/'), or give an absolute path.") from None
 
-# %% ../../nbs/61_store.url.ipynb #6e39af4f
+# %% ../../nbs/61_store.url.ipynb #386ccd5b
 def get_store(
     where, # A path, a path on a mount, or an fsspec URL
     **storage_options # For fsspec
 ): # `MountStore`, `UrlStore` or None
     "The store that `where` names, or None for a folder on a local disk"
-    if '://' in str(where) and not re.match(r'(file|local)://', str(where)): return UrlStore(where, **storage_options)
+    if re.match(r'(?s)(?!(file|local)://).*://', str(where)): return UrlStore(where, **storage_options)
     path = local_path(where)
     return MountStore(path) if mount_of(path)[0] else None
 
@@ -142,7 +136,8 @@ def probe(
     name = f'.probe-{secrets.token_hex(4)}'
     try:
         store.write(name, [b'probe'])
-        if b''.join(store.pieces(name)) != b'probe': raise StoreError(f'{store} keeps no data, as if a quota were used up', 'free some space, or give another place.')
+        if b''.join(store.pieces(name)) != b'probe':
+            raise StoreError(f'{store} keeps no data, as if a quota were used up', 'free some space, or give another place.')
         store.remove(name)
     except CharRNNError: raise
     except Exception as e: raise StoreError(f'{store} cannot be written to ({reason(e)})', f'{remedy(e)}.') from None
