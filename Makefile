@@ -26,7 +26,7 @@ bench: .venv/.package
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/save_overhead.py
 
-# README.md from the stored outputs of nbs/index.ipynb
+# README.md and its picture from the stored outputs of nbs/index.ipynb
 readme: .venv/.dev
 	$(BIN)/python tests/readme.py > README.md.new && mv README.md.new README.md
 

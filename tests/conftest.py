@@ -2,9 +2,12 @@
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import faultfs
+import inject
 import pytest
 import torch
 
+from charrnn_fa.checkpoint.writer import Saver
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
@@ -32,6 +35,35 @@ def make(dls):
 
 @pytest.fixture
 def learn(make): return make()
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    "Training waits for each save. Else a snapshot that still waits for the writer is replaced by the next, and which ones get to the disk is a matter of speed."
+    give = Saver.give
+    def _give(self, job):
+        give(self, job)
+        assert self.writer.wait(60)
+    monkeypatch.setattr(Saver, 'give', _give)
+
+
+# What a machine may lack
+
+LACKS = dict(fuse=faultfs.missing, strace=inject.missing)       # fixtures, and why their tests are skipped here, or None
+
+
+@pytest.fixture(scope='session')
+def fuse(): "For a test that mounts a file system"
+
+
+@pytest.fixture(scope='session')
+def strace(): "For a test that lets system calls fail"
+
+
+def pytest_runtest_setup(item):
+    "Skip from here, not in a fixture or by a mark, which pytest's summary would give a line for each test"
+    for o,missing in LACKS.items():
+        if o in item.fixturenames and (why := missing()): pytest.skip(why)
 
 
 @pytest.fixture

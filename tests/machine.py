@@ -25,10 +25,19 @@ def machine(home, f, log=None):
     finally: os._exit(status)
 
 
+def dawdle(go):
+    "A step that takes a second, until the file `go` is there"
+    def _f(*args):
+        end = time.monotonic()+1
+        while not go.exists() and time.monotonic() < end: time.sleep(0.02)
+    return _f
+
+
 def ended(pid): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def until(f, seconds=30, what='it'):
+def until(f, seconds=60, what='it'):
+    "Wait for what `f` gives; how long is a matter of the machine, and no test's business"
     end = time.monotonic()+seconds
     while not (res := f()):
         if time.monotonic() > end: raise TimeoutError(f'{what} did not come about')

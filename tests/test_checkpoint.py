@@ -246,7 +246,7 @@ class At(Callback):
 
 
 def die(learn):
-    if s := getattr(learn.checkpoint, 'saver', None): s.writer.wait(10)
+    if s := getattr(learn.checkpoint, 'saver', None): s.writer.wait(60)
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(10)
 
@@ -292,7 +292,7 @@ def run(clean, alone, tmp_path):
             self.name = name
             return clean.start(self.log, f, name, self.d, *at, **kwargs)
         def __call__(self, name, *at, rc=0, **kwargs):
-            got = self.start(name, *at, **kwargs).wait(60)
+            got = self.start(name, *at, **kwargs).wait(300)
             assert got == rc, self.text
             return self
         @property
@@ -484,7 +484,7 @@ def test_half_precision_of_fastai(tmp_path, text):
             assert RunFolder(ckpt.where).finished and not ckpt.saver.trouble if ckpt.saver else True
 
 
-def test_saves_are_due_by_the_clock_in_epochs_of_any_length(short, tmp_path, monkeypatch):
+def test_saves_are_due_by_the_clock_in_epochs_of_any_length(short, tmp_path, monkeypatch, settled):
     "A step takes a second, an epoch fourteen: a save every twenty seconds comes every twenty steps"
     learn,saved = small(tmp_path, short, 5),[]
     monkeypatch.setattr(charrnn_fa.checkpoint.callback, 'time', SimpleNamespace(perf_counter=lambda: learn.steps_done))
@@ -608,7 +608,7 @@ def test_a_log_that_others_have_written_on_stays(short, tmp_path):
     assert log.read_text() == both
 
 
-def test_a_manifest_that_was_being_removed(short, tmp_path):
+def test_a_manifest_that_was_being_removed(short, tmp_path, settled):
     "Emptied and not gone: an older one is no reason for a warning, and goes"
     again = lambda: small(tmp_path, short).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=10, quiet=True))
     small(tmp_path, short, 5).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=10, quiet=True))
@@ -666,7 +666,7 @@ def test_two_threads_of_one_process(short, tmp_path):
     assert RunFolder(tmp_path/'r').finished
 
 
-def test_warnings_that_are_errors(short, tmp_path, monkeypatch, capsys):
+def test_warnings_that_are_errors(short, tmp_path, monkeypatch, capsys, settled):
     "Training does not die of a checkpoint, even then"
     monkeypatch.setattr(charrnn_fa.checkpoint.writer, 'rotate', lambda *args, **kwargs: throw(PermissionError(1, 'Operation not permitted')))
     with warnings.catch_warnings():
@@ -718,7 +718,7 @@ def test_a_folder_that_somebody_removes_stops_nothing(short, tmp_path, same):
     assert same(alone, learn) and not (tmp_path/'r').exists()
 
 
-@pytest.mark.skipif(bool(inject.missing()), reason=inject.missing() or 'works')
+@pytest.mark.usefixtures('strace')
 @pytest.mark.parametrize('error', ['EIO', 'ENOSPC', 'EDQUOT'])
 def test_an_error_in_every_call_of_a_save(clean, tmp_path, error):
     "The local disk fails once, at each call in turn: what has a manifest has its data, nothing is left about, and the end is there"
@@ -736,7 +736,7 @@ def test_an_error_in_every_call_of_a_save(clean, tmp_path, error):
     assert n > 10
 
 
-def test_a_budget_of_bytes(short, tmp_path):
+def test_a_budget_of_bytes(short, tmp_path, settled):
     "Two stay, however large they are"
     small(tmp_path, short, 5).fit(3, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4, keep=9, max_mb=0.01, quiet=True))
     assert len(RunFolder(tmp_path/'r').checkpoints()) == 2
@@ -904,22 +904,22 @@ def test_a_handler_of_ones_own_gets_the_signal(run):
 
 
 class Slow(Callback):
-    "20 steps a second"
-    def after_batch(self): time.sleep(0.05)
+    "5 steps a second"
+    def after_batch(self): time.sleep(0.2)
 
 
 def slow(name, d): kills.train(CASES[name], d, dict(minutes=60), [Slow()])
 
 
-def test_sigterm_and_two_and_a_half_seconds_later_sigkill(run):
+def test_sigterm_is_answered_within_a_step(run):
+    "SIGKILL often follows seconds later: no epoch is brought to its end, and no other step is begun"
+    n_begun = lambda: len((run.d/'batches').read_text().splitlines()) if (run.d/'batches').exists() else 0
     p = run.start('lstm', f=slow)
-    while not (run.d/'batches').exists() or len((run.d/'batches').read_text().splitlines()) < 5: assert p.wait(0.01) is None, run.text
-    began = time.monotonic()
+    while n_begun() < 5: assert p.wait(0.01) is None, run.text
     p.kill(signal.SIGTERM)
-    while not newest_step(run.d/'run'): assert time.monotonic()-began < 1
-    assert p.wait(2.5) == -signal.SIGTERM
+    assert p.wait(60) == -signal.SIGTERM
+    assert 5 <= newest_step(run.d/'run') == n_begun() < 42
     run('lstm', ckpt=dict(minutes=60)).same()
-    assert run.resumes[0] >= 5
 
 
 def in_a_thread(name, d, *at):
@@ -976,7 +976,7 @@ def test_an_error_in_any_event(short, tmp_path, same, reference, action, order):
         if not RunFolder(d/'run').finished: why.append('not finished')
         if why: bad.append((o, why))
     assert not bad
-    end = time.monotonic()+5
+    end = time.monotonic()+60
     while threading.active_count() > threads and time.monotonic() < end: time.sleep(0.01)
     assert threading.active_count() == threads
 

@@ -85,19 +85,29 @@ def test_info(call, run):
     assert 'finished after 150 steps' in call('info', run)[1]
 
 
+KILLED_AT_ONCE = """
+import os, signal, sys
+from charrnn_fa.cli import main
+from charrnn_fa.run.folder import RunFolder
+create = RunFolder.create
+def create_and_die(*args):
+    create(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+RunFolder.create = create_and_die
+main(sys.argv[1:])
+"""
+
+
 def test_unfinished_run_goes_on_by_itself(call, tmp_path):
-    "Killed before anything was stored: the same settings, from the beginning"
+    "Killed before the first step: the same settings, from the beginning"
     d = tmp_path/'r'
-    args = [sys.executable, '-m', 'charrnn_fa', 'train', 'count', '--run', str(d), '--steps', '200', '--seed', '5', '--quiet', *TINY]
-    p = subprocess.Popen(args, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not (d/'run.json').exists():
-        assert p.poll() is None
-        time.sleep(0.01)
-    p.kill(); p.wait()
-    if json.loads(call('info', d, '--json')[1])['finished']: pytest.skip('it was faster than the kill')
+    args = 'train', 'count', '--steps', '200', '--seed', '5', '--quiet', *TINY
+    p = subprocess.run([sys.executable, '-c', KILLED_AT_ONCE, *args, '--run', str(d)], capture_output=True, text=True)
+    assert p.returncode == -signal.SIGKILL, p.stderr
+    assert json.loads(call('info', d, '--json')[1])['step'] == 0
     status,out,_ = call('train', 'count', '--run', d, '--json', '--quiet')
     assert status == 0 and json.loads(out)['steps'] == 200
-    subprocess.run([*args[:5], '--run', str(tmp_path/'alone'), *args[7:]], check=True, capture_output=True)
+    subprocess.run([sys.executable, '-m', 'charrnn_fa', *args, '--run', str(tmp_path/'alone')], check=True, capture_output=True)
     assert json.loads(call('info', d, '--json')[1])['weights_sha256'] == json.loads(call('info', tmp_path/'alone', '--json')[1])['weights_sha256']
 
 
@@ -108,7 +118,7 @@ def test_settings_of_an_unfinished_run_are_not_ignored(call, begun, run, args, s
     assert status == 1 and out == '' and err.count('\n') == 1 and f'was begun with {said};' in err
 
 
-@pytest.mark.skipif(bool(faultfs.missing()), reason=faultfs.missing() or 'works')
+@pytest.mark.usefixtures('fuse')
 @pytest.mark.parametrize('how', ['missing', 'empty'])
 def test_the_end_is_not_on_the_mount(call, tmp_path, home, how):
     "Killed before it was copied, or emptied there later: the next call brings it there"
@@ -215,7 +225,7 @@ def test_a_url_is_no_folder(call, tmp_path, monkeypatch):
     assert status == 1 and err.count('\n') == 1 and 'Checkpoint' in err and os.listdir(tmp_path) == []
 
 
-@pytest.mark.skipif(bool(faultfs.missing()), reason=faultfs.missing() or 'works')
+@pytest.mark.usefixtures('fuse')
 def test_a_run_on_a_mount(call, run, tmp_path):
     "`info` says how far the files have come; a mount that hangs is given up after ten seconds"
     with faultfs.DriveMount(tmp_path) as drive:

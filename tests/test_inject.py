@@ -10,7 +10,7 @@ import inject
 import pytest
 from inject import at_every_call, run_with_fault
 
-pytestmark = pytest.mark.skipif(bool(inject.missing()), reason=inject.missing() or 'works')
+pytestmark = pytest.mark.usefixtures('strace')
 
 OLD,NEW = b'old'*100, b'new'*200
 

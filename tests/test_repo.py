@@ -1,5 +1,6 @@
 "The repository: notebooks and modules in step and clean, README.md as the notebook gives it, imports one way"
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
+from zipfile import ZipFile
 
 import pytest
 
@@ -25,8 +27,10 @@ def test_notebooks_and_modules_are_in_step_and_clean(tmp_path):
 
 
 def test_readme_is_what_the_notebook_gives():
-    from readme import render
+    from readme import pictures, render
     assert (root/'README.md').read_text(encoding='utf-8') == render()
+    assert pictures() == {o: (root/o).read_bytes() for o in pictures()}
+    assert all(f'<img src="{o}"' in render() and len(b) < 60_000 for o,b in pictures().items())
 
 
 def exported():
@@ -35,18 +39,31 @@ def exported():
     return [o[1] for o in names if o]
 
 
+def source(name):
+    "Where module `name` is, such as `store.url`, or the package `store`"
+    path = root/'charrnn_fa'/name.replace('.', '/')
+    return path/'__init__.py' if path.is_dir() else path.with_suffix('.py')
+
+
+def asked(node, package):
+    "Full names that an import statement of a module in `package` may mean; what is after `from … import` can be a module too"
+    if isinstance(node, ast.Import): return [o.name for o in node.names]
+    if not isinstance(node, ast.ImportFrom): return []
+    above = package.split('.')[:len(package.split('.')) + 1 - node.level] if node.level else []
+    base = '.'.join([*above, *filter(None, [node.module])])
+    return [f'{base}.{o.name}' for o in node.names]
+
+
 def imported(name):
-    "The modules of this library that module `name` imports, within functions too"
-    path = root/'charrnn_fa'/(name.replace('.', '/') + '.py')
+    "The modules and packages of this library that module `name` imports, within functions too"
+    path = source(name)
+    package = '.'.join(['charrnn_fa', *path.parent.relative_to(root/'charrnn_fa').parts])
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-        if not isinstance(node, ast.ImportFrom): continue
-        module = node.module or ''
-        if node.level: module = '.'.join(['charrnn_fa', *name.split('.')][:-node.level] + [o for o in [module] if o])
-        if module.split('.')[0] != 'charrnn_fa': continue
-        inner = module.removeprefix('charrnn_fa').strip('.')
-        for alias in node.names:
-            whole = '.'.join(o for o in (inner, alias.name) if o)
-            yield whole if whole in exported() else inner
+        for whole in asked(node, package):
+            top,*parts = whole.split('.')
+            if top != 'charrnn_fa': continue
+            while parts and not source('.'.join(parts)).exists(): parts.pop()      # a name within a module
+            if parts: yield '.'.join(parts)
 
 
 def test_imports_go_one_way():
@@ -54,6 +71,114 @@ def test_imports_go_one_way():
     order = {name:i for i,name in enumerate(exported())}
     for name,i in order.items():
         for other in imported(name): assert order[other] < i, f'{name} imports {other}'
+
+
+# The wings in DESIGN.md's order. A wing may import from those before its own level; two of one level may not import each other in a circle.
+LEVELS = (['core'], ['text', 'models', 'optim', 'generate', 'evaluate', 'presets', 'callback'], ['loop'],
+          ['learner'], ['run', 'doctor'], ['store', 'show'], ['checkpoint'], ['colab', 'options', 'cli'], ['all', '__main__'])
+
+
+def wing(name): return name.split('.')[0]
+
+
+def arrows():
+    "The wings that each wing imports from, by all its modules and its `__init__`"
+    res = {}
+    for path in (root/'charrnn_fa').rglob('*.py'):
+        name = '.'.join(path.relative_to(root/'charrnn_fa').with_suffix('').parts).removesuffix('.__init__')
+        if name in ('__init__', '_modidx'): continue
+        res.setdefault(wing(name), set()).update(wing(o) for o in imported(name) if wing(o) != wing(name))
+    return res
+
+
+def test_wings_import_one_way():
+    "No arrow runs back, and none in a circle"
+    level = {o:i for i,wings in enumerate(LEVELS) for o in wings}
+    into = arrows()
+    assert set(into) <= set(level), 'a wing without its place in LEVELS'
+    assert {'text', 'core'} <= into['loop'] and {'run', 'store'} <= into['checkpoint']     # so that an empty table proves nothing
+    back = [f'{o} imports {p}' for o,others in into.items() for p in others if level[p] > level[o]]
+    assert back == []
+    free = []                                                                            # wings that import from free ones only: all of them, unless there is a circle
+    while now := [o for o in into if o not in free and into[o] <= {*free}]: free += now
+    assert set(into) - {*free} == set(), 'these import each other'
+
+
+@pytest.mark.parametrize('code,names', [
+    ('from ..core import CharRNNError', ['core']), ('from .url import a, b', ['store.url']*2), ('import charrnn_fa.run.files', ['run.files']), ('from .. import learner as l', ['learner']),
+    ('from charrnn_fa.checkpoint import Checkpoint', ['checkpoint']), ('def f():\n    if 1: from ..cli import main', ['cli']), ('import json\nfrom fastai.basics import *', [])])
+def test_imports_are_seen(code, names, tmp_path, monkeypatch):
+    "However they are written"
+    (tmp_path/'charrnn_fa/store').mkdir(parents=True)
+    for o in 'core', 'learner', 'cli', 'store/url', 'run/files', 'checkpoint/__init__':
+        path = (tmp_path/'charrnn_fa'/o).with_suffix('.py')
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path/'charrnn_fa/store/mirror.py').write_text(code)
+    monkeypatch.setitem(globals(), 'root', tmp_path)
+    assert list(imported('store.mirror')) == names
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "The wheel as a release makes it: out of the source distribution"
+    tmp = tmp_path_factory.mktemp('wheel')
+    tree = tmp/'tree'
+    shutil.copytree(root/'charrnn_fa', tree/'charrnn_fa', ignore=shutil.ignore_patterns('__pycache__'))
+    for o in 'pyproject.toml', 'settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE': shutil.copy(root/o, tree)
+    run = lambda *args: subprocess.run([sys.executable, *map(str, args)], cwd=tree, check=True, capture_output=True)
+    run('-c', f'from setuptools import build_meta; build_meta.build_sdist({str(tmp)!r})')
+    run('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp, next(tmp.glob('*.tar.gz')))
+    return next(tmp.glob('*.whl'))
+
+
+def test_wheel_holds_every_module(wheel, tmp_path):
+    "Unpacked in an empty folder and imported from there, without this repository"
+    with ZipFile(wheel) as z: z.extractall(tmp_path)
+    inside = lambda folder: {o.relative_to(folder).as_posix() for o in (folder/'charrnn_fa').rglob('*.py')}
+    assert inside(tmp_path) == inside(root) and len(inside(root)) > 40
+    names = [o.removesuffix('.py').removesuffix('/__init__').replace('/', '.') for o in sorted(inside(root))]
+    code = f"""
+import sys
+from importlib import import_module
+from pathlib import Path
+here,repo,names = Path({str(tmp_path)!r}),Path({str(root)!r}),{names}
+sys.path = [str(here)] + [o for o in sys.path if o and Path(o).resolve() != repo]
+for o in names: assert Path(import_module(o).__file__).is_relative_to(here), o
+import charrnn_fa
+print(charrnn_fa.__version__)"""
+    env = {k:v for k,v in os.environ.items() if k != 'PYTHONPATH'}
+    p = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    assert f"version = {p.stdout.strip()}\n" in (root/'settings.ini').read_text(encoding='utf-8')
+
+
+def figures():
+    "What tests/house.py says, as numbers"
+    from house import house
+    return {k.strip():[float(o.replace(',', '')) for o in re.findall(r'\d[\d.,]*', str(v))] for k,v in house(root).items()}
+
+
+def test_the_house_is_built_in_small_steps():
+    "STYLE.md's figures; `python tests/house.py` shows them, with a notebook's number those of a notebook"
+    f = figures()
+    mean,median,p90,longest = f['lines of an exported cell: mean / median / p90 / max']
+    over_140,over_120 = f['lines over 140 / 120 characters']
+    too_much = {k:(v, limit) for k,v,limit in [
+        ('modules directly in charrnn_fa', f['modules directly in charrnn_fa'][0], 13),
+        ('classes over 120 lines', f['classes over 120 lines'][0], 0),
+        ('functions over 40 lines', f['functions over 40 lines'][0], 0),
+        ('lines over 140 characters', over_140, 0),
+        ('lines over 120 characters', over_120, 120),
+        ('lines of an exported cell, mean', mean, 13),
+        ('lines of an exported cell, median', median, 9),
+        ('lines of an exported cell, 90th percentile', p90, 26),
+        ('lines of the longest exported cell', longest, 60)] if v > limit}
+    too_little = {k:(v, limit) for k,v,limit in [
+        ('checks per exported cell', f['checks per exported cell'][0], 2.0),
+        ('words of prose per exported cell', f['words of prose per exported cell'][0], 40),
+        ('arguments of public functions explained, %', f['arguments of public functions explained'][0], 90)] if v < limit}
+    assert {**too_much, **too_little} == {}
 
 
 def test_metadata_is_stated_once():
@@ -74,6 +199,17 @@ def test_light_modules_stay_light(module):
 def test_learner_import_stays_light():
     code = 'import sys; from charrnn_fa import learner; bad = {"spacy", "gdown", "nbdev", "charrnn_fa.cli"} & set(sys.modules); assert not bad, bad'
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_what_a_machine_lacks_is_said_in_a_line(tmp_path):
+    "One for each reason, however many tests are skipped"
+    (tmp_path/'lacking.py').write_text("import faultfs, inject\nfaultfs.missing,inject.missing = lambda: 'no FUSE', lambda: 'no strace'\n")
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, (tmp_path, root/'tests', root)))}
+    files = [root/'tests'/o for o in ('test_faultfs.py', 'test_inject.py', 'test_store.py::test_all_is_well', 'test_store.py::test_mount_hangs')]
+    p = subprocess.run([sys.executable, '-m', 'pytest', '-p', 'lacking', '-p', 'no:cacheprovider', '-rs', *files], cwd=root, env=env, capture_output=True, text=True)
+    lines = re.findall(r'^SKIPPED \[(\d+)\].*: (.*)$', p.stdout, re.M)
+    assert sorted(o for _,o in lines) == ['no FUSE', 'no strace'] and 'passed' not in p.stdout, p.stdout
+    assert sum(int(n) for n,_ in lines) > 40
 
 
 def test_pages_lead_to_pages(tmp_path):

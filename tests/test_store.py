@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
-import faultfs
 import inject
 import pytest
 import torch
@@ -35,9 +34,10 @@ from charrnn_fa.store.locate import Place
 from charrnn_fa.store.lease import owner_name, owner_record
 from charrnn_fa.store.mount import MountStore, StoreError, follow, mount_of
 from charrnn_fa.store.threads import abandoned
-from machine import ended, machine, until
+from machine import dawdle, ended, machine, until
 
-needs_fuse = pytest.mark.skipif(bool(faultfs.missing()), reason=faultfs.missing() or 'works')
+needs_fuse = pytest.mark.usefixtures('fuse')
+pytestmark = pytest.mark.usefixtures('settled')
 
 
 # Training on a Drive
@@ -97,8 +97,7 @@ def hasty(monkeypatch):
 
 
 @pytest.fixture
-def drive(tmp_path, request):
-    if faultfs.missing(): pytest.skip(faultfs.missing())
+def drive(tmp_path, fuse):
     with DriveMount(tmp_path) as d:
         (d.backing/'MyDrive').mkdir()
         d.where,d.there = f'{d.mountpoint}/MyDrive/runs/bard',d.backing/'MyDrive/runs/bard'
@@ -106,7 +105,7 @@ def drive(tmp_path, request):
 
 
 def settle(ckpt):
-    assert ckpt.saver.writer.wait(20)
+    assert ckpt.saver.writer.wait(60)
     until(lambda: ckpt.saver.mirror.worker.job is None and ckpt.saver.mirror.pending is None and not ckpt.saver.mirror.worker.busy, what='the copy')
 
 
@@ -114,6 +113,12 @@ def copied(ckpt):
     "Or in trouble: so that none of the copies is left out"
     m = ckpt.saver.mirror
     until(lambda: m.trouble or ckpt.saver.writer.wait(0) and not (m.worker.job or m.worker.busy or m.pending), what='the copy')
+
+
+def hanging(ckpt):
+    "A call of the copy has taken longer than is waited for"
+    m = ckpt.saver.mirror
+    until(lambda: (busy := m.worker.busy) and time.monotonic() - max(busy, m.moved) > 1.5*m.patience, what='a call that hangs')
 
 
 def trouble(ckpt): until(lambda: ckpt.saver.mirror.trouble, what='the trouble')
@@ -250,9 +255,8 @@ def test_a_drive_that_was_mounted_elsewhere(tmp_path, fit, monkeypatch):
     assert not (tmp_path/'gdrive').exists()
 
 
-def test_mounted_late(tmp_path, fit, monkeypatch):
+def test_mounted_late(tmp_path, fit, monkeypatch, fuse):
     "local=True, and a mount by hand during training"
-    if faultfs.missing(): pytest.skip(faultfs.missing())
     monkeypatch.setattr(mount, '_drives', (str(tmp_path/'drive'),))
     drives = []
     def mount_by_hand(ckpt):
@@ -299,7 +303,7 @@ def test_mount_hangs(drive, fit, op, monkeypatch):
         settle(ckpt)
         drive.control(delay={op: 60})
     learn = fit(drive.where, {15: hang, 25: lambda _: time.sleep(0.5), 56: last}, wait=1)
-    assert time.monotonic()-t[0] < 6
+    assert time.monotonic()-t[0] < 30                                              # the hang is for 60
     assert len(learn.told) <= 1 and all('no answer for' in o for o in learn.told)
     worker = learn.ckpt.saver.mirror.worker
     if op != 'getxattr': assert len(learn.told) == 1 and worker.is_alive()
@@ -314,8 +318,7 @@ def test_hangs_and_wakes_up(drive, fit, monkeypatch, capsys):
     def hang(ckpt):
         settle(ckpt)
         drive.control(delay=dict(write=60))
-        time.sleep(0.1)
-    learn = fit(drive.where, {15: hang, 25: lambda _: time.sleep(0.5), 35: trouble, 45: doing(drive.control)})
+    learn = fit(drive.where, {15: hang, 25: hanging, 35: trouble, 45: doing(drive.control)})
     assert len(learn.told) == 1 and 'no answer for' in learn.told[0] and 'is back' in capsys.readouterr().out
     tidy(drive.there)
 
@@ -327,7 +330,7 @@ def test_hangs_at_the_start_and_threads_do_not_pile_up(drive, fit):
     for i in range(6):
         t = time.monotonic()
         with pytest.raises(StoreError, match='has not answered .*local=True'): fit(drive.where, wait=0.3)
-        assert time.monotonic()-t < 3
+        assert time.monotonic()-t < 30
     for i in range(3): assert len(fit(drive.where.replace('bard', f'new{i}'), local=True, wait=0.3).told) == 1
     assert threading.active_count()-before <= 4 and len(abandoned(MountStore(drive.where))) <= 4
     drive.control()
@@ -345,7 +348,7 @@ def test_process_comes_to_its_end(drive, fit, tmp_path, monkeypatch):
     pid = machine(tmp_path/'other', run)
     until(done.exists, 30, 'the end of fit')
     state = lambda: next((o.split()[1] for o in Path(f'/proc/{pid}/status').read_text().splitlines() if o.startswith('State')), 'X')
-    until(lambda: state() in 'ZX', 5, 'the end of the process')
+    until(lambda: state() in 'ZX', 30, 'the end of the process')                   # the call takes 60
     drive.control()
     assert ended(pid) == 0
 
@@ -511,7 +514,7 @@ def test_input_output_error(drive, fit, op, tmp_path):
 CALLS = ('openat', 7), ('write', 3), ('fsync', 2), ('close', 9), ('read', 17), ('newfstatat', 9), ('unlinkat', 2)     # which ones; by hand, all
 
 @needs_fuse
-@pytest.mark.skipif(bool(inject.missing()), reason=inject.missing() or 'works')
+@pytest.mark.usefixtures('strace')
 @pytest.mark.parametrize('error,calls', [('EIO', CALLS), ('ENOSPC', CALLS[:4]), ('EDQUOT', CALLS[:4])])
 def test_an_error_in_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeypatch, error, calls):
     "A call that the copy of one checkpoint makes on Drive fails, once or from then on; the same calls on the local disk work"
@@ -605,9 +608,8 @@ def size(fit, tmp_path):
     return res
 
 
-def test_old_ones_make_room_in_drive(tmp_path, fit, size):
+def test_old_ones_make_room_in_drive(tmp_path, fit, size, fuse):
     "Room for three, although keep=5: two whole ones stay, the newest gets in"
-    if faultfs.missing(): pytest.skip(faultfs.missing())
     data,rest = size
     with small(tmp_path/'backing', 3*(data+4) + rest + data//2 + 12), DriveMount(tmp_path) as drive:
         (drive.backing/'MyDrive').mkdir()
@@ -875,10 +877,10 @@ def test_two_machines(drive, fit, tmp_path, stale):
     "The second is refused while the first is alive; a silent one is overridden, and keeps its copies to itself from then on"
     drive.control(stale=stale)
     log = tmp_path/'log'
-    slow = {o: lambda _: time.sleep(0.1) for o in range(11, 57)}
-    pid = machine(tmp_path/'a', lambda: print(fit(drive.where, slow, wait=2).told), log)
+    go = tmp_path/'go'
+    pid = machine(tmp_path/'a', lambda: print(fit(drive.where, dict.fromkeys(range(11, 57), dawdle(go)), wait=2).told), log)
     try:
-        until(lambda: (drive.there/'run.json').exists(), what='the run')
+        until(lambda: brought(drive.there), what='the run')
         with pytest.raises(RunError, match='is being trained on another machine'): fit(drive.where, seed=None)
         os.kill(pid, signal.SIGSTOP)
         time.sleep(2*stale)
@@ -886,6 +888,7 @@ def test_two_machines(drive, fit, tmp_path, stale):
         assert all('is used' in o for o in learn.told)                              # it may have been stopped in the middle of a file
         newest,names = RunFolder(drive.there).newest(),sorted(os.listdir(drive.there))
         assert newest['finished'] and newest['generation'] == 1
+        go.touch()
         os.kill(pid, signal.SIGCONT)
         assert ended(pid) == 0, log.read_text()
         pid = None
@@ -899,13 +902,15 @@ def test_two_machines(drive, fit, tmp_path, stale):
 
 def test_an_owner_whose_clock_is_slow(drive, fit, tmp_path, monkeypatch):
     "Four times as long ago as it takes to be dead, by its own clock, but alive: seen by its signs"
-    slow,real = {o: lambda _: time.sleep(0.1) for o in range(12, 58)},time.time
+    go,real = tmp_path/'go',time.time
     def owner():
         time.time = lambda: real()-4
-        fit(drive.where, slow)
+        fit(drive.where, dict.fromkeys(range(12, 58), dawdle(go)))
     pid = machine(tmp_path/'a', owner, tmp_path/'log')
-    until(lambda: brought(drive.there))
-    with pytest.raises(RunError, match='trained on another machine'): fit(drive.where, seed=None)
+    try:
+        until(lambda: brought(drive.there))
+        with pytest.raises(RunError, match='trained on another machine'): fit(drive.where, seed=None)
+    finally: go.touch()
     assert ended(pid) == 0, (tmp_path/'log').read_text()
     assert RunFolder(drive.there).resumes() == []
 
@@ -914,7 +919,7 @@ def test_owner_lives_through_a_long_copy(drive, fit, tmp_path, monkeypatch):
     "Signs of life during a copy that takes longer than the silence after which one is taken for dead"
     go = tmp_path/'go'
     monkeypatch.setattr(files, 'piece', 4000)
-    pid = machine(tmp_path/'a', lambda: fit(drive.where, {15: then(settle, doing(drive.control, kbps=30)), 22: lambda _: until(go.exists, 30)}, n_hid=80))
+    pid = machine(tmp_path/'a', lambda: fit(drive.where, {15: then(settle, doing(drive.control, kbps=30)), 22: lambda _: until(go.exists)}, n_hid=80))
     try:
         until(lambda: drive.there.is_dir() and any(o.name.startswith('step-00000020') for o in drive.there.iterdir()), what='the copy')
         with pytest.raises(RunError, match='is being trained on another machine'): fit(drive.where, seed=None, n_hid=80)
@@ -925,9 +930,14 @@ def test_owner_lives_through_a_long_copy(drive, fit, tmp_path, monkeypatch):
     assert ended(pid) == 0
 
 
-def test_two_that_begin_at_once(drive, fit, tmp_path):
+def test_two_that_begin_at_once(drive, fit, tmp_path, monkeypatch):
     "Both find an empty folder: the settings of the first to bring them stay, the other keeps to itself"
-    log = tmp_path/'log'
+    log,begin = tmp_path/'log',RunFolder.create
+    def meet(self, *args):                                                          # both have looked, neither has copied anything
+        (tmp_path/f'looked-{os.getpid()}').touch()
+        until(lambda: len(list(tmp_path.glob('looked-*'))) == 2, what='the other')
+        return begin(self, *args)
+    monkeypatch.setattr(RunFolder, 'create', meet)
     drive.control(delay=dict(fsync=0.3))
     pid = machine(tmp_path/'a', lambda: print(fit(drive.where, {5: lambda _: time.sleep(1)}).told), log)
     learn = fit(drive.where, {5: lambda _: time.sleep(1)})
@@ -1011,7 +1021,7 @@ def test_clocks_that_jump(drive, fit, lost, monkeypatch):
     monkeypatch.setattr(time, 'time', lambda: real()+shift[0])
     t = time.monotonic()
     learn = fit(drive.where, {40: lambda _: shift.__setitem__(0, 86400)}, seed=None)
-    assert time.monotonic()-t < 9 and not learn.told
+    assert time.monotonic()-t < 60 and not learn.told                              # not a day
     assert RunFolder(drive.there).resumes() == [30]
     tidy(drive.there)
 
@@ -1022,7 +1032,7 @@ def test_killed_between_data_and_manifest(drive, fit, lost, monkeypatch):
         if name.startswith('step-00000030') and name.endswith('.json'): die(None)
         write(self, name, pieces)
     monkeypatch.setattr(MountStore, 'write', deadly)
-    lost(56)
+    lost(56, at={35: settle})
     monkeypatch.setattr(MountStore, 'write', write)
     (orphan,) = [o for o in os.listdir(drive.there) if '00000030' in o]
     learn = fit(drive.where, seed=None)
@@ -1031,7 +1041,7 @@ def test_killed_between_data_and_manifest(drive, fit, lost, monkeypatch):
 
 
 @needs_fuse
-@pytest.mark.skipif(bool(inject.missing()), reason=inject.missing() or 'works')
+@pytest.mark.usefixtures('strace')
 @pytest.mark.parametrize('call,every', [('fsync', 3), ('write', 11), ('unlinkat', 3), ('openat', 43)])
 def test_killed_at_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeypatch, call, every):
     "SIGKILL in the thread that copies, while two saves and a rotation arrive in Drive; another machine goes on from what is there"
@@ -1067,9 +1077,7 @@ def test_killed_at_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeypat
 @pytest.mark.parametrize('which', ['safetensors', 'json'])
 def test_damaged_here(fit, tmp_path, which, how):
     "A run on this machine's disk: the checkpoint before is used, and that is said"
-    def stop(ckpt):
-        assert ckpt.saver.writer.wait(20)
-        raise KeyboardInterrupt
+    def stop(ckpt): raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): fit(tmp_path/'r', {45: stop})
     spoil(next((tmp_path/'r').glob(f'step-00000040-*.{which}')), how)
     learn = fit(tmp_path/'r', seed=None)
@@ -1233,8 +1241,7 @@ def test_damaged_here_and_whole_in_the_store(drive, fit, tmp_path, capsys):
 
 # The table of mounts
 
-def test_places_with_odd_names(tmp_path, fit):
-    if faultfs.missing(): pytest.skip(faultfs.missing())
+def test_places_with_odd_names(tmp_path, fit, fuse):
     odd = tmp_path/'my näme\t\u2028#\\040'
     odd.mkdir()
     with DriveMount(odd) as drive:
@@ -1252,7 +1259,7 @@ def test_link_to_drive(drive, fit, tmp_path):
     tidy(drive.there)
     drive.control(delay=dict(getattr=60))
     t = time.monotonic()
-    assert follow(link/'runs/x') == f'{drive.mountpoint}/MyDrive/runs/x' and time.monotonic()-t < 2
+    assert follow(link/'runs/x') == f'{drive.mountpoint}/MyDrive/runs/x' and time.monotonic()-t < 30
     drive.control()
     drive.kill()
     with pytest.raises(StoreError, match='not connected'): fit(link/'runs/x', wait=5)

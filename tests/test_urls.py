@@ -27,7 +27,7 @@ from charrnn_fa.store.remote import Remote
 from charrnn_fa.run.model import Run
 from charrnn_fa.store.mount import StoreError
 from charrnn_fa.store.url import UrlStore
-from machine import ended, machine, until
+from machine import dawdle, ended, machine, until
 
 KEY,SECRET,PASSWORD = 'AKIAQZ7XKNOTAREALKEY','9qVerySecretIndeed/Zx31+kept+nowhere0000','p@ssw0rd:of:mine'
 
@@ -128,7 +128,7 @@ class At(Callback):
 
 def settle(learn):
     ckpt = learn.checkpoint
-    assert ckpt.saver.writer.wait(20) and (ckpt.saver.mirror is None or ckpt.saver.mirror.wait(20))
+    assert ckpt.saver.writer.wait(60) and (ckpt.saver.mirror is None or ckpt.saver.mirror.wait(60))
 
 
 def killed(learn):
@@ -240,7 +240,7 @@ def test_a_slow_store_gets_whole_copies(memory, fresh, home, tmp_path):
     url = f'slowmem://{tmp_path.name}/run'
     with warnings.catch_warnings():
         warnings.simplefilter('error', RunWarning)
-        learn = fit(fresh(), url, [At(lambda l: l.ckpt.saver.writer.wait(20), *range(1, 999))], steps=2, keep=2)
+        learn = fit(fresh(), url, [At(lambda l: l.ckpt.saver.writer.wait(60), *range(1, 999))], steps=2, keep=2)
     cs = Remote(UrlStore(url)).checkpoints()
     assert cs[0]['finished'] and len(cs) == 2
     assert len(RunFolder(learn.ckpt.place.path).checkpoints()) <= 4
@@ -252,7 +252,7 @@ def test_a_server_that_is_away_at_the_end_does_not_hold_up_fit(s3, url, fresh, h
         s3.stop()
     t = time.monotonic()
     with pytest.warns(RunWarning, match='does not take copies'): fit(fresh(), url, [At(gone, 75)], wait=3, **s3.options)
-    assert time.monotonic()-t < 40
+    assert time.monotonic()-t < 120                                                # not for as long as the server is away
     s3.start()
     assert Remote(UrlStore(url, **s3.options)).checkpoints()[0]['finished'] is False
     fit(fresh(None), url, **s3.options)                                             # the same cell again
@@ -321,7 +321,7 @@ def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
     alone.fit_one_cycle(3, 1e-2)
     monkeypatch.setattr(lease, 'silent', 2); monkeypatch.setattr(UrlStore, 'beat', 0.3)
     where,store,log = url,UrlStore(url, **s3.options),tmp_path/'log'
-    slow = At(lambda l: (tmp_path/'go').exists() or time.sleep(0.2), *range(12, 10_000))
+    slow = At(dawdle(tmp_path/'go'), *range(12, 10_000))
     first = machine(tmp_path/'a', lambda: fit(fresh(), where, [slow, At(settle, 20)], quiet=False, **s3.options), log)
     try:
         until(lambda: 20 in steps_at(store), 60, 'the first checkpoint')
