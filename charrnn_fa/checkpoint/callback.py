@@ -91,8 +91,17 @@ def __call__(self:Checkpoint, event_name):
 @patch
 def before_fit(self:Checkpoint):
     if not (self.learn and in_fit(self.learn)): return
-    vars(self).update(_of_fit, active=True, exact_start=is_char(self.learn), token=secrets.token_hex(4),
-                      log=Log(self.quiet), keeper=Keeper(), best={}, changed={}, resumes=[])
+    vars(self).update(
+        _of_fit,
+        active=True,
+        exact_start=is_char(self.learn), # a Learner that can begin at any batch
+        token=secrets.token_hex(4), # names this process and fit
+        log=Log(self.quiet),
+        keeper=Keeper(),
+        best={}, # what `SaveModelCallback` has saved
+        changed={}, # settings of the fit, where they are not those of the run
+        resumes=[],
+    )
     try: self._begin()
     except BaseException:
         self._clean_up()
@@ -137,6 +146,7 @@ def _accept(self:Checkpoint, place, changes):
 def _start(self:Checkpoint, mine, fit):
     learn,path,exact = self.learn,self.place.path,self.exact_start
     if self.found.after: self._continue_from(self.found.after, fit)
+    self.found.after = None
     if exact: self.base = learn.steps_done
     self.folder = (Run if exact else RunFolder)(path, dict(mine, fit=fit))
     try: ts,meta = self._capture(learn._first if exact else (0, 0))
@@ -153,8 +163,7 @@ def _start(self:Checkpoint, mine, fit):
 # %% ../../nbs/79_checkpoint.callback.ipynb #8cebcd41
 @patch
 def _continue_from(self:Checkpoint, after, fit):
-    hypers = self.learn.opt.hypers
-    asked = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in hypers]
+    asked = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in self.learn.opt.hypers]
     last = State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, fit))
     last.restore((Checkpoint,), history=False)
     for h,o in zip(self.learn.opt.hypers, asked): h.update(o)
@@ -166,6 +175,7 @@ def _load(self:Checkpoint, fit):
     if fit_differences(self.folder.settings.get('fit'), fit): self.changed = dict(fit=fit)
     self.log.open(self.place.path)
     self.state = State(self.learn, ts, meta, f"{self.place}/{m['file']}")
+    self.found.state = None # a second copy of all of it
     with damage(m['file']): self.elapsed,self.base = float(meta['elapsed']),int(meta['base'])
     self.best = self.state.best
     changes = self.state.take_environment(self.log.say)

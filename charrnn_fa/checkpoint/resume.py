@@ -16,14 +16,14 @@ from .fingerprint import differences, fit_differences, is_char
 def run_name(
     where, # As it was given
     k, # Which fit it is, from 1 on
-)->str:
+):
     "The name of the `k`-th fit of a run"
     return where if k == 1 else f"{where.rstrip('/')}/{k}"
 
 def short_name(
     where, # As it was given
     k, # Which fit it is, from 1 on
-)->str:
+):
     "The same without the folders above"
     return run_name(where.rstrip('/').split('/')[-1], k)
 
@@ -88,7 +88,7 @@ def begin_text(
     minutes, # Between saves, if `steps` is None
     exact, # Can it start within an epoch?
     log=None, # Path of the log, if there is a store
-)->str:
+):
     "What is said when a run begins"
     often = every(steps, 'step') if steps else every(minutes, 'minute')
     parts = [f'A new run, kept in {place}', f'a checkpoint {often}' + ('' if exact else ', at epoch ends')]
@@ -102,7 +102,7 @@ def resume_text(
     epoch, # It begins in, from 0 on
     n_epoch, # Of the fit
     exact, # Does it start within the epoch?
-)->str:
+):
     "What is said when a run goes on"
     of = f' (epoch {epoch+1} of {n_epoch})' if n_epoch > 1 else ''
     why = '' if exact else ', where an epoch ended: another Learner than ours cannot start within one'
@@ -112,7 +112,7 @@ def finished_text(
     place, # Where the run is kept
     step, # Its last
     following, # Name of the fit that would be next
-)->str:
+):
     "What is said of a run that is finished"
     return (f'{place} is finished ({step:,} steps): its weights and history are loaded, nothing is trained. '
             f'To train further, call fit with other arguments: that goes on as {following}.')

@@ -65,7 +65,7 @@ def _without_first_link(path, table):
 
 def follow(
     path, # Any
-)->str:
+):
     "An absolute path without the links that lie before a network or FUSE mount"
     path,table = Path(os.path.abspath(path)),mounts()
     if os.sep == '/':

@@ -69,7 +69,7 @@ class Remote(RunFiles):
 
     def names(self):
         "What was there when it was listed, and what is known to be there since"
-        return self.listing
+        return sorted(self.listing)
 
     def get(self,
         name, # Of a file
