@@ -45,7 +45,7 @@ class Checkpoint(Callback):
         steps:int=None, # Between saves, instead of `minutes`
         keep=3, # Checkpoints that stay, at least 2
         max_mb:float=None, # Fewer, but two, if they have more
-        wait:float=60, # Longest wait for the store, in seconds: for the copies at the end of `fit`, and for each answer at its start (there at least ten)
+        wait:float=60, # Seconds to wait for the store: for copies at the end of `fit`, for each answer at its start (there ten at least)
         local=False, # Go on without the store if it cannot be used at the start
         allow_changes=False, # Go on although settings have changed
         results=None, # Called with the Learner at the end; a dict of numbers that is kept with the finished run

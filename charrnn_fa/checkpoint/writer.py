@@ -87,7 +87,8 @@ def _rotate(self:Saver):
         rotate(self.folder, self.keep, self.max_bytes, needed, self._pause)
         self.untidy = None
     except Exception as e:
-        if not self.untidy: self.told.append(f"Old checkpoints in {self.folder.path} stay ({reason(e)}): training goes on, and so do new ones.")
+        if not self.untidy: self.told.append(f"Old checkpoints in {self.folder.path} stay ({reason(e)}): "
+                                               "training goes on, and so do new ones.")
         self.untidy = e
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #11bc48bc

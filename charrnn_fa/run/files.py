@@ -12,7 +12,6 @@ import errno, hashlib, json, os, secrets, struct, time
 from contextlib import contextmanager
 from pathlib import Path
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from ..core import CharRNNError
 
@@ -143,7 +142,8 @@ class Folder:
     def names(self)->list:
         "What is in the folder, sorted"
         try: return sorted(os.listdir(self.path))
-        except OSError as e: raise RunError(f'{self.path} cannot be listed ({e.strerror})', 'check the folder.') from None
+        except OSError as e:
+            raise RunError(f'{self.path} cannot be listed ({e.strerror})', 'check the folder.') from None
 
     def size(self,
         name, # Of a file

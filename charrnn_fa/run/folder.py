@@ -27,7 +27,8 @@ class Lock:
         self.file,me = os.path.realpath(path),threading.current_thread()
         where,(_,owner) = os.path.dirname(self.file),Lock.held.get(self.file, (None, me))
         if owner is not me and owner.is_alive():
-            raise RunError(f'Another thread of this process trains the run in {where}', 'wait for it, or give another name.')
+            raise RunError(f'Another thread of this process trains the run in {where}',
+                           'wait for it, or give another name.')
         self.free()
         lock = FileLock(self.file, thread_local=False)
         try: lock.acquire(timeout=0)
@@ -243,7 +244,8 @@ def create(self:RunFolder,
     self.check_free(self.path)
     try: self.path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise RunError(f'The folder {self.path} cannot be made ({e.strerror})', 'give another one for the run.') from None
+        raise RunError(f'The folder {self.path} cannot be made ({e.strerror})',
+                       'give another one for the run.') from None
     self._clear()
     _check_space(self.path, need + sum(t.nbytes for t in (text or {}).values()))
     try:
@@ -297,7 +299,8 @@ def _pass_over(self:RunFolder, cs, found):
     for m in cs[:cs.index(found)]:
         if not (e := self.damaged.get(m['file'])): continue # removed meanwhile
         if m['finished']:
-            raise RunError(e.what, f'restore it, or train from the checkpoint before with: charrnn train --run {self.path}')
+            way = f'restore it, or train from the checkpoint before with: charrnn train --run {self.path}'
+            raise RunError(e.what, way)
         warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
 
 @patch

@@ -20,7 +20,7 @@ class FieldError(CharRNNError): "A field of a record that is not what it should 
 
 def need(
     fine, # Is it as it should be?
-    name:str, # The field
+    name, # The field
 ):
     "Refuse a field"
     if not fine: raise FieldError(f'{name} is not what it may be')

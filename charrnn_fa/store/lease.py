@@ -105,7 +105,9 @@ def wait_for_owner(
     say=print, # Told that one has to wait
 ):
     "Wait until an owner has been silent for long enough; `RunError` if it is not"
-    if (left := silence(owner, beat)) > 1: say(f"{where} was in use on another machine ({owner['host']}) a moment ago; waiting up to {left:.0f} seconds to see whether it still is.")
+    if (left := silence(owner, beat)) > 1:
+        say(f"{where} was in use on another machine ({owner['host']}) a moment ago; "
+            f"waiting up to {left:.0f} seconds to see whether it still is.")
     for _ in range(2): # its last sign of life may only be seen now
         seen = wait_until(lambda: _alive(look(next_signs(owner)), owner), silence(owner, beat), 5)
         if not seen: return

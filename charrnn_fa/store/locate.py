@@ -141,7 +141,8 @@ def _check_free(self:Place):
     if not all(map(is_ours, names)): raise StoreError(f"{self.where} holds other things and is not a run", "give a new or empty folder.")
     begun = self.folder and not self.copied # the first copy may have been cut short
     if pick(names, 'manifest') and not (begun or self.remote.broken):
-        raise StoreError(f"{self.where} holds checkpoints but no run.json, and it cannot be written anew from them now", "try again later, restore it, or give another name.")
+        raise StoreError(f"{self.where} holds checkpoints but no run.json, and it cannot be written anew from them now",
+                         "try again later, restore it, or give another name.")
 
 # %% ../../nbs/67_store.locate.ipynb #a3feba67
 @patch
@@ -237,7 +238,9 @@ def _manifests(self:Place, here):
         damaged.update(self.remote.damaged)
         return there or here or damaged
     try:
-        if not self._until(look): raise RunError(f"{self.where} holds a run, but shows no checkpoint", "what another machine wrote can take minutes to appear, so try again later, or give another name.")
+        if not self._until(look):
+            raise RunError(f"{self.where} holds a run, but shows no checkpoint",
+                           "what another machine wrote can take minutes to appear, so try again later, or give another name.")
     except (StoreError, OSError) as e: damaged[self.where] = e
     return there
 

@@ -119,7 +119,8 @@ def _notice_hang(self:Mirror, seconds):
 def _complain(self:Mirror, why):
     if self.trouble or self.fenced: return
     self.trouble = why
-    self.say(f"{self.store} does not take copies ({why}): training goes on, checkpoints stay in {self.folder.path} and follow when it is back.")
+    self.say(f"{self.store} does not take copies ({why}): training goes on, "
+             f"checkpoints stay in {self.folder.path} and follow when it is back.")
 
 @patch
 def _well(self:Mirror, news):
@@ -134,7 +135,9 @@ def _tell_lag(self:Mirror, what):
     self.lag_told = True
     newest = {far: f"step {int(file.split('-')[1]):,}" for file,far in sorted(self.state.items())}
     there = f", newest uploaded: {newest.get('uploaded', 'none yet')}" if getattr(self.store, 'answers', True) else ''
-    self.news(f"{what} {self.store} take longer than it takes to the next checkpoint, so some are left out; newest there: {max(newest.values(), default='none yet')}{there}.")
+    last = max(newest.values(), default='none yet')
+    self.news(f"{what} {self.store} take longer than it takes to the next checkpoint, so some are left out; "
+              f"newest there: {last}{there}.")
 
 # %% ../../nbs/66_store.mirror.ipynb #4962a597
 @patch
@@ -274,7 +277,8 @@ def _fence(self:Mirror):
     if remote.id != self.folder.id:
         self.litter |= self.proven.keys() & {*remote.names()} - {'run.json'}
         self._stop(f"{self.store} holds another run by now")
-    if (remote.settings or remote.broken) and self.lease.is_taken(remote.owner()): self._stop(f"another process has taken over the run in {self.store}")
+    if (remote.settings or remote.broken) and self.lease.is_taken(remote.owner()):
+        self._stop(f"another process has taken over the run in {self.store}")
 
 @patch
 def _stop(self:Mirror, why):

@@ -7,7 +7,6 @@ __all__ = ['old_ones', 'left_behind', 'remove', 'is_whole', 'rotate', 'tidy', 'i
 
 # %% ../../nbs/65_store.retain.ipynb #15e5f488
 import errno, math
-from contextlib import suppress
 from itertools import accumulate
 from ..run.files import RunError, paced, sha256_pieces
 from ..run.records import checkpoint_names, data_name, data_names, manifest_name, pick
@@ -77,7 +76,8 @@ def rotate(
     if not (old := {m['file'] for m in old_ones(cs, keep, max_bytes, beginning=False)}): return
     whole = lambda name: is_whole(folder.store, name, cs[0]['size'], cs[0]['file_sha256'], pause)
     if not any(map(whole, data_names(cs[0]['file'], names))):
-        raise RunError(f"{folder.path/cs[0]['file']} is missing or did not arrive whole on the disk", "restore it from a copy, or let the next checkpoint take its place.")
+        raise RunError(f"{folder.path/cs[0]['file']} is missing or did not arrive whole on the disk",
+                       "restore it from a copy, or let the next checkpoint take its place.")
     for e in remove(folder.store, {n for o in old.difference(but) for n in checkpoint_names(o, names)}).values(): raise e
 
 # %% ../../nbs/65_store.retain.ipynb #92c7e7e5
