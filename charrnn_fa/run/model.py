@@ -60,7 +60,8 @@ def _model_of(preset, vocab):
 # %% ../../nbs/33_run.model.ipynb #2f45dd3c
 def _check_described(learn):
     "Refuse a model that its preset does not describe"
-    if same_tensors(weights(_model_of(learn.preset, learn.vocab)), weights(learn.model)): return
+    shapes = lambda model: {k:p.shape for k,p in model.named_parameters()}
+    if shapes(_model_of(learn.preset, learn.vocab)) == shapes(learn.model): return
     raise RunError('The model is not the one that the preset of its Learner describes, so it could not be made again',
                    'make the Learner with char_learner.')
 
