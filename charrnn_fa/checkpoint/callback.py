@@ -33,7 +33,8 @@ from .resume import begin_text, find, finished_text, resume_text, run_name, shor
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5ebd73cc
 _of_fit = dict(active=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys((
-    'log', 'place', 'folder', 'found', 'guard', 'signals', 'saver', 'state', 'held', 'keeper', 'best', 'began', 'ended', 'end_epoch')))
+    'log', 'place', 'folder', 'found', 'guard', 'signals', 'saver', 'state', 'held', 'keeper', 'best', 'began', 'ended',
+    'end_epoch')))
 
 
 class Checkpoint(Callback):
@@ -75,13 +76,15 @@ class Checkpoint(Callback):
 # %% ../../nbs/79_checkpoint.callback.ipynb #ba9ff4d9
 def _place_of(where):
     if isinstance(where, RunFolder): return str(where.path),where
-    if not isinstance(where, (str, os.PathLike)): raise CharRNNError(f'A run cannot be kept in {where!r}', 'give a path or a URL.')
+    if not isinstance(where, (str, os.PathLike)):
+        raise CharRNNError(f'A run cannot be kept in {where!r}', 'give a path or a URL.')
     return (str(where) if '://' in str(where) else local_path(where)),None
 
-# %% ../../nbs/79_checkpoint.callback.ipynb #962cc71b
+# %% ../../nbs/79_checkpoint.callback.ipynb #12ba37ad
 @patch
 def __getstate__(self:Checkpoint): return {**vars(self), **_of_fit}
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #962cc71b
 @patch
 def __call__(self:Checkpoint, event_name):
     "As fastai's, but an error for people stays one sentence"
@@ -122,10 +125,11 @@ def _begin(self:Checkpoint):
     self.guard = Guard(learn, self.first, self._epoch_done, self.after_error, self.exact_start, self.order)
     if not self.found.finished: self._work()
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #483f836c
 @patch
 def _count(self:Checkpoint): vars(self.learn).setdefault('_fits', {})[self.where] = self.found.k
 
-# %% ../../nbs/79_checkpoint.callback.ipynb #54adfbda
+# %% ../../nbs/79_checkpoint.callback.ipynb #6b2138fa
 @patch
 def _open(self:Checkpoint, k):
     opened = self.opened if k == 1 else None
@@ -133,6 +137,7 @@ def _open(self:Checkpoint, k):
                        self.storage_options, opened)
     return self.place
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #54adfbda
 @patch
 def _accept(self:Checkpoint, place, changes):
     if not changes: return
@@ -158,7 +163,8 @@ def _start(self:Checkpoint, mine, fit):
     self.found.manifest = self.folder.newest()
     self.log.open(path)
     self.log.say(begin_text(self.place, self.steps, self.minutes, exact, self.place.store and path/'log.txt'))
-    if lost := not_kept(learn, (Checkpoint,)): self.log.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
+    if lost := not_kept(learn, (Checkpoint,)):
+        self.log.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #8cebcd41
 @patch
@@ -192,7 +198,7 @@ def _restore(self:Checkpoint, **kwargs):
 def before_train(self:Checkpoint):
     if self.state: self._restore()
 
-# %% ../../nbs/79_checkpoint.callback.ipynb #f9aecb8e
+# %% ../../nbs/79_checkpoint.callback.ipynb #470338f5
 @patch
 def _resume(self:Checkpoint, fit):
     learn,m = self.learn,self.found.manifest
@@ -206,6 +212,7 @@ def _resume(self:Checkpoint, fit):
         if self.first: begin_bars(learn)
     self.log.say(resume_text(self.place, m['step'], self.first, learn.n_epoch, self.exact_start))
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #f9aecb8e
 @patch
 def _take_up(self:Checkpoint, m, *steps):
     last = max(filter(None, (m, self.place.last_owner())), key=itemgetter('generation'))
@@ -235,48 +242,55 @@ def _work(self:Checkpoint):
     self.ended,self.saved_step = self.first >= self.learn.n_epoch,self.found.manifest['step']
     self.began = self.saved = time.perf_counter()
     for n,cb in named_callbacks(self.learn, (Checkpoint,)).items():
-        if isinstance(cb, SaveModelCallback) and not cb.every_epoch: self.guard.follow(cb, partial(self._copy_best, n, cb))
+        if isinstance(cb, SaveModelCallback) and not cb.every_epoch:
+            self.guard.follow(cb, partial(self._copy_best, n, cb))
     self.signals = Signals()
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #ba4430a6
 @patch
 def _open_saver(self:Checkpoint):
     owner = owner_record(self.folder.id, self.token, self.generation, self.resumes)
     self.saver = Saver(self.folder, self.place.store, owner, self.log, self.keep, self.max_bytes, self.place.trouble)
     if self.saver.mirror: self.saver.mirror.give(self.found.manifest)
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #3d824519
 @patch
 def _copy_best(self:Checkpoint, name, cb):
     try: self.best[name] = saved_best(self.learn, cb)
     except Exception as e: self.saver.complain(f'The best model could not be copied ({reason(e)})', e)
 
-# %% ../../nbs/79_checkpoint.callback.ipynb #ba4430a6
+# %% ../../nbs/79_checkpoint.callback.ipynb #5be6ebcc
 @patch
 def _steps(self:Checkpoint):
     if self.exact_start: return self.learn.steps_done-self.base
     return (getattr(self.learn, 'epoch', -1)+1 if self.learn.n_epoch else 0)*len(self.dls.train)
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #c135b36d
 @patch
 def _capture(self:Checkpoint, at):
     ts,meta = capture(self.learn, at, self.keeper, (Checkpoint,), self.best)
     return ts,dict(meta, base=self.base, elapsed=self.seconds(), **self.changed)
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #ec9119c1
 @patch
 def seconds(self:Checkpoint)->float:
     "How long the run has trained, in all processes"
     return self.elapsed + (0. if self.began is None else time.perf_counter()-self.began)
 
-# %% ../../nbs/79_checkpoint.callback.ipynb #6e978766
+# %% ../../nbs/79_checkpoint.callback.ipynb #dc239314
 @patch
 def _due(self:Checkpoint):
     if self.steps: return self._steps()//self.steps > self.saved_step//self.steps
     return time.perf_counter()-self.saved >= 60*self.minutes
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #6e978766
 @patch
 def _snapshot(self:Checkpoint, at, **fields):
     try:
         step = self._steps()
         epoch = step//max(1, len(self.dls.train))
-        return *self._capture(at),dict(step=step, epoch=epoch, generation=self.generation, resumes=self.resumes, **fields)
+        fields.update(step=step, epoch=epoch, generation=self.generation, resumes=self.resumes)
+        return *self._capture(at),fields
     except Exception as e: self.saver.complain(f'A checkpoint could not be taken ({reason(e)})', e)
 
 @patch
@@ -297,6 +311,7 @@ def after_batch(self:Checkpoint):
     if self._due(): self._save(at)
     elif self.iter+1 == self.n_iter and self.validates: self.held = self._snapshot(at)
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #c83ce09f
 @patch
 def _epoch_done(self:Checkpoint):
     self.log.epoch(self.learn)

@@ -49,6 +49,7 @@ def _telling(self:Guard, f, *args):
         self.after_error()
         raise
 
+# %% ../../nbs/77_checkpoint.hooks.ipynb #7e81867e
 @patch
 def _epoch_events(self:Guard, f, event_type, ex, final=noop):
     if event_type != 'epoch': return self.with_events(f, event_type, ex, final)

@@ -42,7 +42,7 @@ class Log:
         "No more goes into the file"
         with suppress(OSError): self.file.close()
 
-# %% ../../nbs/74_checkpoint.log.ipynb #28ed88ba
+# %% ../../nbs/74_checkpoint.log.ipynb #6ac9a9b5
 @patch
 def say(self:Log,
     s, # A sentence
@@ -51,6 +51,7 @@ def say(self:Log,
     if not self.quiet: say(s)
     self.note(s)
 
+# %% ../../nbs/74_checkpoint.log.ipynb #28ed88ba
 @patch
 def warn(self:Log,
     s, # A sentence

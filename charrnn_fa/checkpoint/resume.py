@@ -20,6 +20,7 @@ def run_name(
     "The name of the `k`-th fit of a run"
     return where if k == 1 else f"{where.rstrip('/')}/{k}"
 
+# %% ../../nbs/78_checkpoint.resume.ipynb #fba44bdf
 def short_name(
     where, # As it was given
     k, # Which fit it is, from 1 on
@@ -76,7 +77,8 @@ def find(
         settings = found.folder.settings
         changes = fit_differences(found.begun, fit)
         is_other = found.finished and changes
-        accept(found.place, [*differences(settings, mine), *other_seed(learn, settings), *(() if is_other else changes)])
+        given = [*differences(settings, mine), *other_seed(learn, settings)]
+        accept(found.place, given if is_other else given+changes)
         if not is_other: return found
         if k > behind: after = found
         found.place.close()
@@ -108,6 +110,7 @@ def resume_text(
     why = '' if exact else ', where an epoch ended: another Learner than ours cannot start within one'
     return f'{place} goes on after step {step:,}{of}{why}.'
 
+# %% ../../nbs/78_checkpoint.resume.ipynb #3bc72548
 def finished_text(
     place, # Where the run is kept
     step, # Its last

@@ -24,12 +24,12 @@ class Signals:
             with suppress(ValueError): self.old[s] = signal.signal(s, self._note)
 
     def _note(self, s, frame):
-        if self.got == s == signal.SIGINT: # a person who presses Ctrl-C twice means it, whatever is lost
+        if self.got == s == signal.SIGINT: # pressed twice
             self.deliver()
             raise KeyboardInterrupt # the old handler came back
         self.got = s
 
-# %% ../../nbs/76_checkpoint.signals.ipynb #94a2e654
+# %% ../../nbs/76_checkpoint.signals.ipynb #8087354e
 @patch
 def restore(self:Signals):
     "Put the old handlers back"
@@ -39,6 +39,7 @@ def restore(self:Signals):
         with suppress(ValueError):
             if signal.getsignal(s) == self._note: signal.signal(s, old)
 
+# %% ../../nbs/76_checkpoint.signals.ipynb #94a2e654
 @patch
 def deliver(self:Signals):
     "Put the old handlers back and let them have the signal, if there was one"

@@ -94,7 +94,7 @@ class MountStore:
         self.parts = Path(self.where).relative_to(self.mountpoint).parts
     def __str__(self): return self.where
 
-# %% ../../nbs/60_store.mount.ipynb #47b87133
+# %% ../../nbs/60_store.mount.ipynb #f692f34c
 def _open_folder(name, d=None): return os.open(name, os.O_RDONLY|os.O_DIRECTORY, dir_fd=d)
 
 
@@ -112,7 +112,7 @@ def _folder(self:MountStore, make=False):
         for fd in fds:
             with suppress(OSError): os.close(fd)
 
-
+# %% ../../nbs/60_store.mount.ipynb #47b87133
 @patch
 def _into(self:MountStore, name, fds, make):
     top = self.kind == 'fuse.drive' and len(fds) == 1
@@ -131,6 +131,7 @@ def names(self:MountStore):
         with self._folder() as d: return sorted(os.listdir(d))
     except FileNotFoundError: return []
 
+# %% ../../nbs/60_store.mount.ipynb #aa3f1318
 @patch
 def size(self:MountStore,
     name, # Of a file
@@ -140,6 +141,7 @@ def size(self:MountStore,
         with self._folder() as d: return os.stat(name, dir_fd=d).st_size
     except FileNotFoundError: pass
 
+# %% ../../nbs/60_store.mount.ipynb #38094116
 @patch
 def pieces(self:MountStore,
     name, # Of a file
@@ -161,6 +163,7 @@ def remove_emptied(
         with suppress(OSError): os.close(fd)
     os.unlink(name, dir_fd=d)
 
+# %% ../../nbs/60_store.mount.ipynb #c8db8f01
 @patch
 def remove(self:MountStore,
     name, # Of a file

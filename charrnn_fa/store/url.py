@@ -22,7 +22,8 @@ def shown(
 # %% ../../nbs/61_store.url.ipynb #b7a75abf
 _same_version = {'s3':'s3fs', 's3a':'s3fs', 'gs':'gcsfs', 'gcs':'gcsfs'}
 
-_packages = dict(hf='huggingface_hub', az='adlfs', abfs='adlfs', sftp='paramiko', dropbox='dropboxdrivefs', webdav='webdav4')
+_packages = dict(hf='huggingface_hub', az='adlfs', abfs='adlfs',
+                 sftp='paramiko', dropbox='dropboxdrivefs', webdav='webdav4')
 
 def _not_there(scheme, version):
     what,why = _packages.get(scheme),''
@@ -63,6 +64,7 @@ def names(self:UrlStore):
     try: return sorted(o['name'].rstrip('/').split('/')[-1] for o in self.fs.ls(self.root, detail=True))
     except FileNotFoundError: return []
 
+# %% ../../nbs/61_store.url.ipynb #a6b80a29
 @patch
 def size(self:UrlStore,
     name, # Of a file
@@ -81,7 +83,7 @@ def pieces(self:UrlStore,
     with self.fs.open(self._at(name), 'rb') as f:
         while b := f.read(n): yield b
 
-# %% ../../nbs/61_store.url.ipynb #a6b80a29
+# %% ../../nbs/61_store.url.ipynb #fe9cc4bb
 @patch
 def write(self:UrlStore,
     name, # Of the file
@@ -92,6 +94,7 @@ def write(self:UrlStore,
         with suppress(FileExistsError, NotImplementedError): self.fs.makedirs(self.root, exist_ok=True)
     with self.fs.open(self._at(name), 'wb') as f: f.writelines(pieces)
 
+# %% ../../nbs/61_store.url.ipynb #844148df
 @patch
 def remove(self:UrlStore,
     name, # Of a file
@@ -137,7 +140,8 @@ def probe(
     try:
         store.write(name, [b'probe'])
         if b''.join(store.pieces(name)) != b'probe':
-            raise StoreError(f'{store} keeps no data, as if a quota were used up', 'free some space, or give another place.')
+            raise StoreError(f'{store} keeps no data, as if a quota were used up',
+                             'free some space, or give another place.')
         store.remove(name)
     except CharRNNError: raise
     except Exception as e: raise StoreError(f'{store} cannot be written to ({reason(e)})', f'{remedy(e)}.') from None
