@@ -9,7 +9,7 @@ __all__ = ['can_fuse', 'AdamW', 'newton_schulz', 'mark_gates', 'Muon']
 from fastai.optimizer import *
 from fastai.torch_basics import *
 from torch.optim.adamw import adamw
-from .models import char_splitter, gate_matrices, note_gates
+from .models import char_splitter, note_gates
 
 # %% ../nbs/11_optim.ipynb #ea86eba7
 def can_fuse(

@@ -37,7 +37,9 @@ class Saver:
         self.told = deque() # warnings
         self.news = deque()
         self.writer = Worker(self._write)
-        if store: self.mirror = Mirror(folder, store, record, keep, max_bytes, self.told.append, self._pause, self.news.append, trouble)
+        if store:
+            self.mirror = Mirror(folder, store, record, keep, max_bytes, self.told.append, self._pause,
+                                 self.news.append, trouble)
 
     def _pause(self): return 0 if self.hurry else 4
 
@@ -87,8 +89,8 @@ def _rotate(self:Saver):
         rotate(self.folder, self.keep, self.max_bytes, needed, self._pause)
         self.untidy = None
     except Exception as e:
-        if not self.untidy: self.told.append(f"Old checkpoints in {self.folder.path} stay ({reason(e)}): "
-                                               "training goes on, and so do new ones.")
+        stay = f"Old checkpoints in {self.folder.path} stay ({reason(e)})"
+        if not self.untidy: self.told.append(f"{stay}: training goes on, and so do new ones.")
         self.untidy = e
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #11bc48bc
@@ -121,7 +123,8 @@ def where_safe(self:Saver,
     if not self.mirror: return 'on this machine'
     state = self.mirror.state.get(m['file'])
     if state is None: return f'on this machine, not in {place} yet'
-    far = 'uploaded' if state == 'uploaded' else 'not uploaded yet' if self._lags(m, seconds) else 'whether it is uploaded cannot be told'
+    if state == 'uploaded': far = 'uploaded'
+    else: far = 'not uploaded yet' if self._lags(m, seconds) else 'whether it is uploaded cannot be told'
     return f'on this machine, in {place}, {far}'
 
 @patch

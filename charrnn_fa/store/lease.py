@@ -12,7 +12,7 @@ from fastcore.basics import patch, store_attr
 from ..core import wait_until
 from ..run.files import RunError, pack_json
 from ..run.records import owner_name, owner_record, pick
-from .retain import remove
+
 
 # %% ../../nbs/64_store.lease.ipynb #8283c29c
 class Lease:
@@ -35,7 +35,10 @@ def beat(self:Lease):
     self.signs.add(name)
     self.store.write(name, [pack_json(self.record)])
     self.beaten = time.monotonic()
-    self.signs = {name, *remove(self.store, self.signs-{name})}
+    for o in self.signs-{name}:
+        with suppress(Exception):
+            self.store.remove(o)
+            self.signs.discard(o)
 
 # %% ../../nbs/64_store.lease.ipynb #748c3807
 @patch(as_prop=True)
@@ -75,7 +78,7 @@ def take(
     Lease(folder.store, owner_record(folder.id, token, generation, resumes), pick(folder.names(), 'owner')).beat()
 
 # %% ../../nbs/64_store.lease.ipynb #7867d851
-silent = 180 # seconds after which the owner of a run in a store is taken for dead; if they are few times as many, only after a look at it
+silent = 180 # seconds after which an owner is taken for dead; if they are few times as many, only after a look at it
 
 def silence(
     owner:dict, # The last owner record that was seen
@@ -112,4 +115,5 @@ def wait_for_owner(
         seen = wait_until(lambda: _alive(look(next_signs(owner)), owner), silence(owner, beat), 5)
         if not seen: return
         owner = seen
-    raise RunError(f"{where} is being trained on another machine ({owner['host']})", "stop it there, or give another name.")
+    raise RunError(f"{where} is being trained on another machine ({owner['host']})",
+                   "stop it there, or give another name.")

@@ -49,7 +49,9 @@ class Place:
     def __str__(self): return self.where
 
 # %% ../../nbs/67_store.locate.ipynb #f48440ce
-def _slug(where): return re.sub(r'[^\w.-]+', '-', where).strip('-')[-60:] + '-' + hashlib.sha256(where.encode()).hexdigest()[:8]
+def _slug(where):
+    end = re.sub(r'[^\w.-]+', '-', where).strip('-')[-60:]
+    return f'{end}-{hashlib.sha256(where.encode()).hexdigest()[:8]}'
 
 # %% ../../nbs/67_store.locate.ipynb #c4173029
 @patch
@@ -128,17 +130,20 @@ def _look(self:Place):
 
 @patch
 def _recover(self:Place):
-    if self._ask(self.remote.recover, 600): self.warn(f"{self.where}/run.json was lost; it has been written anew from a checkpoint.")
+    if self._ask(self.remote.recover, 600):
+        self.warn(f"{self.where}/run.json was lost; it has been written anew from a checkpoint.")
     if not (e := self.remote.broken): return
     anew = pick(self.remote.names(), 'manifest') and all(map(is_ours, self.remote.names()))
-    raise RunError(e.what, e.remedy.rstrip('.') + ("; or remove it, and it is written anew from a checkpoint" if anew else ''))
+    way = "; or remove it, and it is written anew from a checkpoint" if anew else ''
+    raise RunError(e.what, e.remedy.rstrip('.')+way)
 
 # %% ../../nbs/67_store.locate.ipynb #07ff7b6b
 @patch
 def _check_free(self:Place):
     names = self.remote.names()
     if self.remote.settings: return
-    if not all(map(is_ours, names)): raise StoreError(f"{self.where} holds other things and is not a run", "give a new or empty folder.")
+    if not all(map(is_ours, names)):
+        raise StoreError(f"{self.where} holds other things and is not a run", "give a new or empty folder.")
     begun = self.folder and not self.copied # the first copy may have been cut short
     if pick(names, 'manifest') and not (begun or self.remote.broken):
         raise StoreError(f"{self.where} holds checkpoints but no run.json, and it cannot be written anew from them now",
@@ -179,7 +184,7 @@ def _check_owner(self:Place):
 @patch
 def _wait_for_owner(self:Place):
     there = lambda: self._ask(self.remote.owner)
-    o = self._until(there) if self.remote.listed else there() # there is always one, so if none is seen, the listing is old
+    o = self._until(there) if self.remote.listed else there() # if none is seen, the listing is old
     mine = self.folder.owner()
     if o is None or o['released'] or mine and mine['token'] == o['token']: return
     look = lambda names: self._ask(self._read(['run.json', *names]).owner)
@@ -240,7 +245,8 @@ def _manifests(self:Place, here):
     try:
         if not self._until(look):
             raise RunError(f"{self.where} holds a run, but shows no checkpoint",
-                           "what another machine wrote can take minutes to appear, so try again later, or give another name.")
+                           "what another machine wrote can take minutes to appear, so try again later, "
+                           "or give another name.")
     except (StoreError, OSError) as e: damaged[self.where] = e
     return there
 

@@ -26,7 +26,9 @@ def mirrored(
     path, # Of a run folder
 )->dict: # Data files to states
     "Which checkpoints of a run folder have been copied, and how far"
-    with suppress(CharRNNError, OSError): return {k:v for k,v in read_json(Path(path)/'.mirror')['state'].items() if v in states}
+    with suppress(CharRNNError, OSError):
+        note = read_json(Path(path)/'.mirror')['state']
+        return {k:v for k,v in note.items() if v in states}
     return {}
 
 # %% ../../nbs/66_store.mirror.ipynb #6ba5f38f
@@ -134,10 +136,11 @@ def _tell_lag(self:Mirror, what):
     if self.lag_told or self.trouble or self.fenced: return
     self.lag_told = True
     newest = {far: f"step {int(file.split('-')[1]):,}" for file,far in sorted(self.state.items())}
-    there = f", newest uploaded: {newest.get('uploaded', 'none yet')}" if getattr(self.store, 'answers', True) else ''
-    last = max(newest.values(), default='none yet')
+    there = max(self.state, default='')
+    uploaded = f", newest uploaded: {newest.get('uploaded', 'none yet')}"
+    if not getattr(self.store, 'answers', True): uploaded = ''
     self.news(f"{what} {self.store} take longer than it takes to the next checkpoint, so some are left out; "
-              f"newest there: {last}{there}.")
+              f"newest there: {newest[self.state[there]] if there else 'none yet'}{uploaded}.")
 
 # %% ../../nbs/66_store.mirror.ipynb #4962a597
 @patch
@@ -150,7 +153,7 @@ def _try(self:Mirror, f):
 
 @patch
 def _failed(self:Mirror, e):
-    gone = self.pending and not (self.folder.path/self.pending['file']).exists() # made room for a newer one, which follows
+    gone = self.pending and not (self.folder.path/self.pending['file']).exists() # it made room for a newer one
     if gone: self.pending = None
     if gone or self.fenced: return
     self.again = time.monotonic()+min(60, self.first_retry*2**self.tries)
@@ -204,7 +207,8 @@ def _copy(self:Mirror, m):
     file,manifest,text = m['file'],manifest_name(m['file']),self.folder.settings.get('text', {})
     self._fence()
     if self.lease.due: self.lease.beat()
-    if 'file' in text and (self.folder.path/text['file']).exists(): self._put(text['file'], text['size'], text['sha256'])
+    if 'file' in text and (self.folder.path/text['file']).exists():
+        self._put(text['file'], text['size'], text['sha256'])
     self._put(file, m['size'], m['file_sha256'])
     self.litter.add(file) # unless its manifest follows
     self._fence() # that may have taken long
@@ -228,7 +232,8 @@ def _copied(self:Mirror, m):
 # %% ../../nbs/66_store.mirror.ipynb #8c8ea304
 @patch
 def _note(self:Mirror):
-    with suppress(RunError): write_whole(self.folder.path/'.mirror', pack_json(dict(store=str(self.store), state=self.state)))
+    note = dict(store=str(self.store), state=self.state)
+    with suppress(RunError): write_whole(self.folder.path/'.mirror', pack_json(note))
 
 # %% ../../nbs/66_store.mirror.ipynb #2b9148b1
 @patch
@@ -252,7 +257,8 @@ def _put(self:Mirror, name, *known):
     if there != known[0] or not self._is_proven(name, *known):
         if there is not None: self.store.remove(name) # what an earlier try left
         self._write(name)
-        if not self._is_proven(name, *known): raise StoreError(f"{name} arrived damaged or empty, as if a quota were used up")
+        if not self._is_proven(name, *known):
+            raise StoreError(f"{name} arrived damaged or empty, as if a quota were used up")
     self.proven[name] = known
     self.litter.discard(name)
 
@@ -271,7 +277,8 @@ def _look(self:Mirror): return Remote(self.store, ['run.json', *map(manifest_nam
 @patch
 def _fence(self:Mirror):
     remote = self._look()
-    if remote.broken and not self.known and 'run.json' not in self.litter: self._stop(f"{self.store} holds a run with damaged settings")
+    if remote.broken and not self.known and 'run.json' not in self.litter:
+        self._stop(f"{self.store} holds a run with damaged settings")
     if remote.broken: self.proven.pop('run.json', None) # ours, and written anew
     if self.orphans is None: self.orphans = left_behind(self.store, remote.names(), self.lease.record['generation'])
     if remote.id != self.folder.id:
@@ -353,5 +360,5 @@ def _thin(self:Mirror):
 def _make_room(self:Mirror):
     remote = self._look()
     new,*old = remote.present() or [None]
-    if old and self._is_proven(new['file'], new['size'], new['file_sha256']) and self.store.uploaded(new['file']) is not False:
-        self._discard(old[1:], remote.names())
+    whole = old and self._is_proven(new['file'], new['size'], new['file_sha256'])
+    if whole and self.store.uploaded(new['file']) is not False: self._discard(old[1:], remote.names())

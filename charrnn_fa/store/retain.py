@@ -61,7 +61,8 @@ def is_whole(
     pause=lambda: 0, # See `paced`
 )->bool:
     "Whether a file is there, by its size and, where that can be wrong, by its contents"
-    return store.size(name) == size and (not getattr(store, 'slow', True) or sha256_pieces(paced(store.pieces(name), pause)) == sha256)
+    if store.size(name) != size: return False
+    return not getattr(store, 'slow', True) or sha256_pieces(paced(store.pieces(name), pause)) == sha256
 
 # %% ../../nbs/65_store.retain.ipynb #cf72cf2b
 def rotate(
@@ -78,7 +79,8 @@ def rotate(
     if not any(map(whole, data_names(cs[0]['file'], names))):
         raise RunError(f"{folder.path/cs[0]['file']} is missing or did not arrive whole on the disk",
                        "restore it from a copy, or let the next checkpoint take its place.")
-    for e in remove(folder.store, {n for o in old.difference(but) for n in checkpoint_names(o, names)}).values(): raise e
+    files = {n for o in old.difference(but) for n in checkpoint_names(o, names)}
+    for e in remove(folder.store, files).values(): raise e
 
 # %% ../../nbs/65_store.retain.ipynb #92c7e7e5
 def tidy(

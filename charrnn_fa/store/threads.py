@@ -18,7 +18,7 @@ def in_thread(
     f, # What to do
     seconds:float, # How long to wait
 ): # What `f` gives or raises
-    "Do `f` in a thread of its own, which does not hold up the end of the process; `Late` if that takes longer than `seconds`"
+    "Do `f` in a thread, which does not hold up the end of the process; `Late` if it takes longer than `seconds`"
     answer = Future()
     def run():
         try: answer.set_result(f())
@@ -47,12 +47,14 @@ def abandoned(
 class NoAnswer(StoreError): "A place that has not answered in time"
 
 _most = 3 # threads that wait for one place
+_way = "mount it again, or give another place."
 
 def check_answers(
     store, # Or a name
 ):
     "Refuse a place that owes too many answers"
-    if len(abandoned(store)) >= _most: raise NoAnswer(f"{store} has not answered for a long time", "mount it again, or give another place.")
+    if len(abandoned(store)) < _most: return
+    raise NoAnswer(f"{store} has not answered for a long time", _way)
 
 # %% ../../nbs/62_store.threads.ipynb #53b114fe
 def with_deadline(
@@ -65,7 +67,7 @@ def with_deadline(
     try: return in_thread(f, seconds)
     except Late as e:
         abandoned(store, e.thread)
-        raise NoAnswer(f"{store} has not answered for {seconds:g} seconds", "mount it again, or give another place.") from None
+        raise NoAnswer(f"{store} has not answered for {seconds:g} seconds", _way) from None
 
 # %% ../../nbs/62_store.threads.ipynb #92e78096
 class Worker(threading.Thread):
