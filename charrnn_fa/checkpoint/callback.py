@@ -31,6 +31,13 @@ from .signals import Signals
 from .hooks import Guard
 from .resume import begin_text, find, finished_text, resume_text, run_name, short_name
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #ba9ff4d9
+def _place_of(where):
+    if isinstance(where, RunFolder): return str(where.path),where
+    if not isinstance(where, (str, os.PathLike)):
+        raise CharRNNError(f'A run cannot be kept in {where!r}', 'give a path or a URL.')
+    return (str(where) if '://' in str(where) else local_path(where)),None
+
 # %% ../../nbs/79_checkpoint.callback.ipynb #5ebd73cc
 _of_fit = dict(active=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys((
     'log', 'place', 'folder', 'found', 'guard', 'signals', 'saver', 'state', 'held', 'keeper', 'best', 'began', 'ended',
@@ -65,20 +72,13 @@ class Checkpoint(Callback):
         store_attr('minutes,steps,keep,local,allow_changes,results,info,quiet,storage_options')
         self.where,self.opened = _place_of(where)
         if storage_options and '://' not in self.where:
-            raise TypeError(f"Checkpoint for a path has no argument {', '.join(storage_options)}; its own are minutes, steps, "
-                            "keep, max_mb, wait, local, allow_changes, results, info, quiet.")
+            raise TypeError(f"Checkpoint for a path has no argument {', '.join(storage_options)}; its own are "
+                            "minutes, steps, keep, max_mb, wait, local, allow_changes, results, info, quiet.")
         self.max_bytes = math.inf if max_mb is None else 1e6*max_mb
         self.wait = min(wait, 1e9) # as long as one likes, but no thread can wait for ever
         vars(self).update(_of_fit)
 
     def __repr__(self): return f'{type(self).__name__}({shown(self.where)})'
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #ba9ff4d9
-def _place_of(where):
-    if isinstance(where, RunFolder): return str(where.path),where
-    if not isinstance(where, (str, os.PathLike)):
-        raise CharRNNError(f'A run cannot be kept in {where!r}', 'give a path or a URL.')
-    return (str(where) if '://' in str(where) else local_path(where)),None
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #12ba37ad
 @patch
@@ -114,7 +114,8 @@ def before_fit(self:Checkpoint):
 @patch
 def _begin(self:Checkpoint):
     learn = self.learn
-    mine,fit = learner_settings(learn, **(self.info or {})),fit_settings(learn)
+    mine = learner_settings(learn, **(self.info or {}))
+    fit = fit_settings(learn)
     behind = vars(learn).get('_fits', {}).get(self.where, 0)
     self.found = find(learn, self._open, mine, fit, behind, self._accept)
     self.folder = self.found.folder
@@ -142,7 +143,8 @@ def _open(self:Checkpoint, k):
 def _accept(self:Checkpoint, place, changes):
     if not changes: return
     listed = '; '.join(dict.fromkeys(changes))
-    if self.allow_changes: return self.log.say(f'{place} was begun with other settings, and goes on with these: {listed}.')
+    if self.allow_changes:
+        return self.log.say(f'{place} was begun with other settings, and goes on with these: {listed}.')
     raise RunError(f'{place} was begun with other settings: {listed}',
                    'restore them, give another name, or go on anyway with allow_changes=True.')
 
@@ -170,8 +172,8 @@ def _start(self:Checkpoint, mine, fit):
 @patch
 def _continue_from(self:Checkpoint, after, fit):
     asked = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in self.learn.opt.hypers]
-    last = State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, fit))
-    last.restore((Checkpoint,), history=False)
+    State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, fit)).restore(
+        (Checkpoint,), history=False)
     for h,o in zip(self.learn.opt.hypers, asked): h.update(o)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ef6b8774
@@ -273,8 +275,8 @@ def _capture(self:Checkpoint, at):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ec9119c1
 @patch
-def seconds(self:Checkpoint)->float:
-    "How long the run has trained, in all processes"
+def seconds(self:Checkpoint):
+    "How many seconds the run has trained, in all processes"
     return self.elapsed + (0. if self.began is None else time.perf_counter()-self.began)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #dc239314
@@ -289,8 +291,8 @@ def _snapshot(self:Checkpoint, at, **fields):
     try:
         step = self._steps()
         epoch = step//max(1, len(self.dls.train))
-        fields.update(step=step, epoch=epoch, generation=self.generation, resumes=self.resumes)
-        return *self._capture(at),fields
+        return *self._capture(at),dict(step=step, epoch=epoch, generation=self.generation,
+                                       resumes=self.resumes, **fields)
     except Exception as e: self.saver.complain(f'A checkpoint could not be taken ({reason(e)})', e)
 
 @patch

@@ -54,7 +54,7 @@ class Found:
 def other_seed(
     learn, # The Learner
     settings, # Of the run
-)->list: # Such as `'seed 7 -> 8'`, or nothing
+): # Such as `['seed 7 -> 8']`, or nothing
     "A seed that was given, and is not that of the run"
     seed = settings.get('seed')
     asked = learn.seed if is_char(learn) and learn.seed_given else seed
@@ -68,8 +68,8 @@ def find(
     fit, # `fit_settings`
     behind, # Number of fits under this name that the Learner has done
     accept, # Called with a place and with differences; raises if they are not allowed
-)->Found:
-    "The run that this call of `fit` is about"
+):
+    "`Found`: the run that this call of `fit` is about"
     after = None
     for k in count(max(1, behind)):
         found = Found(open_place(k), k, after)
@@ -77,8 +77,8 @@ def find(
         settings = found.folder.settings
         changes = fit_differences(found.begun, fit)
         is_other = found.finished and changes
-        given = [*differences(settings, mine), *other_seed(learn, settings)]
-        accept(found.place, given if is_other else given+changes)
+        accept(found.place, [*differences(settings, mine), *other_seed(learn, settings),
+                             *(() if is_other else changes)])
         if not is_other: return found
         if k > behind: after = found
         found.place.close()
