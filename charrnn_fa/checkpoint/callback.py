@@ -7,7 +7,6 @@ __all__ = ['Checkpoint']
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #0dfa9052
 import os, secrets, time
-from operator import itemgetter
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from ..core import CharRNNError, check_number, is_number, reason
@@ -39,14 +38,13 @@ def _place_of(where):
     return (str(where) if '://' in str(where) else local_path(where)),None
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5ebd73cc
-_of_fit = dict(active=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys((
-    'log', 'place', 'folder', 'found', 'guard', 'signals', 'saver', 'state', 'held', 'keeper', 'best', 'began', 'ended',
-    'end_epoch')))
+_of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys(
+    'log place folder found guard signals saver state held keeper best began end_epoch'.split()))
 
 
 class Checkpoint(Callback):
     "Saves a fit every `minutes` and brings it back"
-    order,run_valid = 1000,True
+    order = 1000
     def __init__(self,
         where, # A path, a path on a mount, an fsspec URL, or a `RunFolder` that is open already
         minutes:float=5, # Between saves
@@ -87,8 +85,7 @@ def __getstate__(self:Checkpoint): return {**vars(self), **_of_fit}
 # %% ../../nbs/79_checkpoint.callback.ipynb #962cc71b
 @patch
 def __call__(self:Checkpoint, event_name):
-    "As fastai's, but an error for people stays one sentence"
-    if f := getattr(type(self), event_name, None): f(self)
+    getattr(type(self), event_name, noop)(self)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #6db1a8ac
 @patch
@@ -117,14 +114,14 @@ def _begin(self:Checkpoint):
     mine = learner_settings(learn, **(self.info or {}))
     fit = fit_settings(learn)
     behind = vars(learn).get('_fits', {}).get(self.where, 0)
-    self.found = find(learn, self._open, mine, fit, behind, self._accept)
-    self.folder = self.found.folder
-    if not self.folder: self._start(mine, fit)
+    self.found = found = find(learn, self._open, mine, fit, behind, self._accept)
+    self.folder = found.folder
+    if not found.folder: self._start(mine, fit)
     else:
-        self._load(fit)
-        self._finished() if self.found.finished else self._resume(fit)
+        self._load(found, fit)
+        self._finished(found) if found.finished else self._resume(found, fit)
     self.guard = Guard(learn, self.first, self._epoch_done, self.after_error, self.exact_start, self.order)
-    if not self.found.finished: self._work()
+    if not found.finished: self._work()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #483f836c
 @patch
@@ -133,9 +130,8 @@ def _count(self:Checkpoint): vars(self.learn).setdefault('_fits', {})[self.where
 # %% ../../nbs/79_checkpoint.callback.ipynb #6b2138fa
 @patch
 def _open(self:Checkpoint, k):
-    opened = self.opened if k == 1 else None
     self.place = Place(run_name(self.where, k), self.wait, self.local, self.log.say, self.log.warn,
-                       self.storage_options, opened)
+                       self.storage_options, self.opened if k == 1 else None)
     return self.place
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #54adfbda
@@ -155,45 +151,46 @@ def _start(self:Checkpoint, mine, fit):
     if self.found.after: self._continue_from(self.found.after, fit)
     self.found.after = None
     if exact: self.base = learn.steps_done
-    self.folder = (Run if exact else RunFolder)(path, dict(mine, fit=fit))
+    self.folder = folder = (Run if exact else RunFolder)(path, dict(mine, fit=fit))
     try: ts,meta = self._capture(learn._first if exact else (0, 0))
     except CharRNNError: raise
     except (TypeError, ValueError, RuntimeError) as e:
         raise RunError(f'This Learner cannot be kept ({reason(e)})', 'fit it without Checkpoint.') from None
-    self.folder.create(kept_text(learn) if exact else {}, lambda: self.folder.save(ts, meta, step=0, epoch=0),
-                       sum(t.nbytes for t in ts.values()))
-    self.found.manifest = self.folder.newest()
+    folder.create(exact and kept_text(learn), lambda: folder.save(ts, meta, step=0, epoch=0),
+                  sum(t.nbytes for t in ts.values()))
+    self.found.manifest = folder.newest()
     self.log.open(path)
     self.log.say(begin_text(self.place, self.steps, self.minutes, exact, self.place.store and path/'log.txt'))
-    if lost := not_kept(learn, (Checkpoint,)):
+    if lost := not_kept(learn, Checkpoint):
         self.log.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #8cebcd41
 @patch
 def _continue_from(self:Checkpoint, after, fit):
-    asked = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in self.learn.opt.hypers]
+    asked = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in self.opt.hypers]
     State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, fit)).restore(
-        (Checkpoint,), history=False)
-    for h,o in zip(self.learn.opt.hypers, asked): h.update(o)
+        Checkpoint, history=False)
+    for h,o in zip(self.opt.hypers, asked): h.update(o)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ef6b8774
 @patch
-def _load(self:Checkpoint, fit):
-    m,(ts,meta) = self.found.manifest,self.found.state
+def _load(self:Checkpoint, found, fit):
+    file = found.manifest['file']
+    ts,meta = found.state
     if fit_differences(self.folder.settings.get('fit'), fit): self.changed = dict(fit=fit)
     self.log.open(self.place.path)
-    self.state = State(self.learn, ts, meta, f"{self.place}/{m['file']}")
+    self.state = State(self.learn, ts, meta, f'{self.place}/{file}')
     self.found.state = None # a second copy of all of it
-    with damage(m['file']): self.elapsed,self.base = float(meta['elapsed']),int(meta['base'])
+    with damage(file): self.elapsed,self.base = float(meta['elapsed']),meta['base']
     self.best = self.state.best
     changes = self.state.take_environment(self.log.say)
-    if changes and not m['finished']: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")
+    if changes and not found.finished: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")
     tidy(self.folder.store)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #bda36b40
 @patch
 def _restore(self:Checkpoint, **kwargs):
-    self.state.restore((Checkpoint,), **kwargs)
+    self.state.restore(Checkpoint, **kwargs)
     self.state = None
 
 @patch
@@ -202,48 +199,49 @@ def before_train(self:Checkpoint):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #470338f5
 @patch
-def _resume(self:Checkpoint, fit):
-    learn,m = self.learn,self.found.manifest
+def _resume(self:Checkpoint, found, fit):
+    m = found.manifest
     self.first,batch = self.state.at
-    self.state.take_hypers((self.found.begun or {}).get('hypers') or {}, fit['hypers'])
+    self.state.take_hypers(found.begun.get('hypers') or {}, fit['hypers'])
     self._take_up(m, m['step'])
     if not batch: self._restore()
-    if self.exact_start: learn.start_at(self.first, batch)
+    if self.exact_start: self.learn.start_at(self.first, batch)
     else:
-        learn.epoch = self.first-1
-        if self.first: begin_bars(learn)
-    self.log.say(resume_text(self.place, m['step'], self.first, learn.n_epoch, self.exact_start))
+        self.learn.epoch = self.first-1
+        if self.first: begin_bars(self.learn)
+    self.log.say(resume_text(self.place, m['step'], self.first, self.n_epoch, self.exact_start))
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #f9aecb8e
 @patch
 def _take_up(self:Checkpoint, m, *steps):
-    last = max(filter(None, (m, self.place.last_owner())), key=itemgetter('generation'))
+    last = max(m, self.place.last_owner() or m, key=itemgetter('generation'))
     self.generation = last['generation']+1
     self.resumes = [*max(last['resumes'], m['resumes'], key=len), *steps]
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ae3d2b6b
 @patch
-def _finished(self:Checkpoint):
-    learn,m = self.learn,self.found.manifest
-    self.first = learn.n_epoch
+def _finished(self:Checkpoint, found):
+    m = found.manifest
+    self.first = self.n_epoch
     self._restore(longer_log=True)
     self._count()
-    self.log.say(finished_text(self.place, m['step'], short_name(self.where, self.found.k+1)))
+    self.log.say(finished_text(self.place, m['step'], short_name(self.where, found.k+1)))
     if not self.place.has(m):
         self._take_up(m)
         self._open_saver()
         self.saver.finish(self.wait)
-    if self.exact_start: learn.start_at(max(1, self.first))
-    else: self.end_epoch = vars(learn).get('epoch') # its loop counts on
+    if self.exact_start: self.learn.start_at(max(1, self.first))
+    else: self.end_epoch = vars(self.learn).get('epoch') # its loop counts on
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #897255b4
 @patch
 def _work(self:Checkpoint):
     take(self.folder, self.token, self.generation, self.resumes)
     self._open_saver()
-    self.ended,self.saved_step = self.first >= self.learn.n_epoch,self.found.manifest['step']
+    self.ended = self.first >= self.n_epoch
+    self.saved_step = self.found.manifest['step']
     self.began = self.saved = time.perf_counter()
-    for n,cb in named_callbacks(self.learn, (Checkpoint,)).items():
+    for n,cb in named_callbacks(self.learn, Checkpoint).items():
         if isinstance(cb, SaveModelCallback) and not cb.every_epoch:
             self.guard.follow(cb, partial(self._copy_best, n, cb))
     self.signals = Signals()
@@ -251,8 +249,10 @@ def _work(self:Checkpoint):
 # %% ../../nbs/79_checkpoint.callback.ipynb #ba4430a6
 @patch
 def _open_saver(self:Checkpoint):
-    owner = owner_record(self.folder.id, self.token, self.generation, self.resumes)
-    self.saver = Saver(self.folder, self.place.store, owner, self.log, self.keep, self.max_bytes, self.place.trouble)
+    self.saver = Saver(
+        self.folder, self.place.store,
+        owner_record(self.folder.id, self.token, self.generation, self.resumes),
+        self.log, self.keep, self.max_bytes, self.place.trouble)
     if self.saver.mirror: self.saver.mirror.give(self.found.manifest)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #3d824519
@@ -264,20 +264,20 @@ def _copy_best(self:Checkpoint, name, cb):
 # %% ../../nbs/79_checkpoint.callback.ipynb #5be6ebcc
 @patch
 def _steps(self:Checkpoint):
-    if self.exact_start: return self.learn.steps_done-self.base
-    return (getattr(self.learn, 'epoch', -1)+1 if self.learn.n_epoch else 0)*len(self.dls.train)
+    if self.exact_start: return self.steps_done-self.base
+    return self.n_epoch and (getattr(self, 'epoch', -1)+1)*len(self.dls.train)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #c135b36d
 @patch
 def _capture(self:Checkpoint, at):
-    ts,meta = capture(self.learn, at, self.keeper, (Checkpoint,), self.best)
+    ts,meta = capture(self.learn, at, self.keeper, Checkpoint, self.best)
     return ts,dict(meta, base=self.base, elapsed=self.seconds(), **self.changed)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ec9119c1
 @patch
 def seconds(self:Checkpoint):
     "How many seconds the run has trained, in all processes"
-    return self.elapsed + (0. if self.began is None else time.perf_counter()-self.began)
+    return self.elapsed + (time.perf_counter()-self.began if self.began else 0.)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #dc239314
 @patch
@@ -290,15 +290,15 @@ def _due(self:Checkpoint):
 def _snapshot(self:Checkpoint, at, **fields):
     try:
         step = self._steps()
-        epoch = step//max(1, len(self.dls.train))
-        return *self._capture(at),dict(step=step, epoch=epoch, generation=self.generation,
-                                       resumes=self.resumes, **fields)
+        return *self._capture(at),dict(step=step, epoch=step//max(1, len(self.dls.train)),
+                                       generation=self.generation, resumes=self.resumes, **fields)
     except Exception as e: self.saver.complain(f'A checkpoint could not be taken ({reason(e)})', e)
 
 @patch
-def _save(self:Checkpoint, at):
-    self.saved,self.saved_step = time.perf_counter(),self._steps()
-    if job := self._snapshot(at): self.saver.give(job)
+def _save(self:Checkpoint, at, **fields):
+    self.saved = time.perf_counter()
+    self.saved_step = self._steps()
+    if job := self._snapshot(at, **fields): self.saver.give(job)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #271acf07
 @patch
@@ -308,7 +308,7 @@ def after_batch(self:Checkpoint):
     if self.training: self.log.batch(self.learn)
     here = self.training and self.exact_start # can it be saved here?
     at = self.epoch,self.iter+1
-    if self.signals.got: self._stop(at if here else None)
+    if self.signals.got: self._stop(here and at)
     if not here: return
     if self._due(): self._save(at)
     elif self.iter+1 == self.n_iter and self.validates: self.held = self._snapshot(at)
@@ -337,14 +337,14 @@ def _stop(self:Checkpoint, at):
 # %% ../../nbs/79_checkpoint.callback.ipynb #04820979
 @patch
 def after_cancel_fit(self:Checkpoint):
-    if self.ended is False: self.ended = True
+    self.ended = True
 
 @patch
 def after_fit(self:Checkpoint):
     if not (self.active and in_fit(self.learn)): return
     if self.end_epoch is not None: self.learn.epoch = self.end_epoch
     try:
-        if self.ended: self._save_end()
+        if self.ended and self.signals: self._save_end()
     finally: self._clean_up()
 
 @patch
@@ -361,7 +361,7 @@ def _save_end(self:Checkpoint):
         self._save((self.n_epoch, 0))
         self.saver.finish()
         raise
-    if job := self._snapshot((self.n_epoch, 0), finished=True, **res): self.saver.give(job)
+    self._save((self.n_epoch, 0), finished=True, **res)
     self.saver.finish(self.wait, lambda: self.signals.got)
     if self.saver.trouble: return
     self._count()

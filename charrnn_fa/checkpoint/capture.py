@@ -8,10 +8,8 @@ __all__ = ['attrs_of_fit', 'attrs_of_char', 'environment', 'inexact', 'is_known'
            'saved_best', 'capture']
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #1f446bc5
-import inspect, platform, random, re
-from collections import Counter
+import inspect, itertools, platform, random, re
 from contextlib import suppress
-from copy import deepcopy
 from functools import cache
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
@@ -32,11 +30,11 @@ def _cpu():
 # %% ../../nbs/71_checkpoint.capture.ipynb #6ada0767
 def environment(
     learn, # Any Learner
-)->dict: # Plain values
+): # Plain values
     "What decides how the bits come out, besides code and data"
-    device = next(learn.model.parameters()).device
-    processor = f'{_cpu()}, {torch.backends.cpu.get_cpu_capability()}'
-    env = dict(device=device.type, threads=torch.get_num_threads(), processor=processor, **versions())
+    device = one_param(learn.model).device
+    env = dict(device=device.type, threads=torch.get_num_threads(),
+               processor=f'{_cpu()}, {torch.backends.cpu.get_cpu_capability()}', **versions())
     if device.type != 'cuda': return env
     return dict(env, gpu=torch.cuda.get_device_name(device), deterministic=torch.are_deterministic_algorithms_enabled())
 
@@ -44,11 +42,11 @@ def environment(
 def inexact(
     then:dict, # `environment` of the run
     now:dict, # Of this process
-)->list: # In words; nothing if all is the same
+): # In words; nothing if all is the same
     "Why the bits may come out differently from now on"
     passed = {'deterministic', 'processor'} if now.get('gpu') else {'deterministic'}
-    res = [f'{k} {then.get(k)} -> {now.get(k)}' for k in {**then, **now}
-           if k not in passed and then.get(k) != now.get(k)]
+    res = [f'{k} {a} -> {b}' for k in {**then, **now}
+           if k not in passed and (a := then.get(k)) != (b := now.get(k))]
     if now.get('gpu') and not (then.get('deterministic') and now.get('deterministic')):
         res.append('a GPU without torch.use_deterministic_algorithms(True)')
     return res
@@ -70,7 +68,7 @@ def _ctor_args(o):
 # %% ../../nbs/71_checkpoint.capture.ipynb #e95a5d4c
 def settings_of(
     cb, # Any callback
-)->dict: # By name
+): # By name
     "The arguments that a callback was made with, as far as they are plain"
     return {k:v for k in sorted(_ctor_args(cb)) if isinstance(v := vars(cb).get(k, ...), (int, float, str, type(None)))}
 
@@ -81,8 +79,8 @@ def is_state(
 ):
     "Whether attribute `k` of a callback is neither an argument nor private nor plumbing; a metric has no such"
     if not isinstance(o, Callback): return True
-    passed = k.startswith('_') or is_known(o) and k in _plumbing or hasattr(Callback, k) and k != 'run'
-    return not passed and k not in _ctor_args(o)
+    return not (k.startswith('_') or is_known(o) and k in _plumbing or
+                hasattr(Callback, k) and k != 'run' or k in _ctor_args(o))
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #1b6fa61e
 def has_own_state(
@@ -95,19 +93,15 @@ def has_own_state(
 def not_kept(
     learn, # Any Learner
     but=(), # Classes of callbacks to leave out
-)->list: # As 'Callback.attribute'
+): # As 'Callback.attribute'
     "Attributes of a person's own callbacks that look like state, but are not plain"
     own = [o for o in learn.cbs if not (isinstance(o, but) or is_known(o) or has_own_state(o))]
     return [f'{type(o).__name__}.{k}' for o in own for k,v in vars(o).items() if is_state(o, k) and not is_plain(v)]
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #4bf51208
 def _named(os, name):
-    res,n = {},Counter()
-    for o in os:
-        k = name(o)
-        res[f'{k}#{n[k]}'] = o
-        n[k] += 1
-    return res
+    counts = defaultdict(itertools.count)
+    return {f'{k}#{next(counts[k])}':o for o in os for k in [name(o)]}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #3b04a3c4
 def named_callbacks(
@@ -125,11 +119,10 @@ def holders(
     "Whatever has state of its own, by name: callbacks, metrics, and the two losses of the recorder"
     losses = [learn.recorder.loss, learn.recorder.smooth_loss] if hasattr(learn, 'recorder') else []
     return {**named_callbacks(learn, but),
-            **_named([*losses, *learn.metrics], lambda o: f'{type(o).__name__}:{o.name}')}
+            **_named(losses + learn.metrics, lambda o: f'{type(o).__name__}:{o.name}')}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #6bc926d3
 def _written(cb):
-    "What is in the file of a `CSVLogger`, its buffer included"
     with suppress(OSError, ValueError): cb.file.flush() # closed, or gone
     with suppress(OSError): return (cb.learn.path/cb.fname).read_text()
 
@@ -158,8 +151,8 @@ attrs_of_char = dict(carried=_is_carried, run_epoch=is_count, steps_done=is_coun
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #aa3cee15
 def _attrs_of(learn):
-    ours = attrs_of_char if isinstance(learn, CharLearner) else ()
-    return {k:v for k,v in vars(learn).items() if k in attrs_of_fit or k in ours}
+    kept = attrs_of_fit | attrs_of_char if isinstance(learn, CharLearner) else attrs_of_fit
+    return {k:v for k,v in vars(learn).items() if k in kept}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #39ed8081
 def shuffles_items(
@@ -170,9 +163,9 @@ def shuffles_items(
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #88745709
 def _place_in(dl, learn):
-    if isinstance(dl, CharDL): return dict(dl.state_dict(), **({} if isinstance(learn, CharLearner) else dict(batch=0)))
-    res = dict(rng=dl.rng.getstate()) if 'rng' in vars(dl) else {}
-    return dict(res, order=torch.tensor([*dl.items.idxs])) if shuffles_items(dl) else res
+    if isinstance(dl, CharDL): return dl.state_dict() | ({} if isinstance(learn, CharLearner) else {'batch':0})
+    res = {'rng':dl.rng.getstate()} if 'rng' in vars(dl) else {}
+    return dict(res, order=tensor([*dl.items.idxs])) if shuffles_items(dl) else res
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #9657b24c
 def scaler_of(
@@ -189,8 +182,8 @@ def _grads(learn):
 # %% ../../nbs/71_checkpoint.capture.ipynb #4f2bbffa
 def rng_state()->dict:
     "The states of the four random generators"
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(), cuda=cuda)
+    return dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
+                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #f95d73e8
 def set_rng_state(
@@ -206,7 +199,7 @@ def set_rng_state(
 def saved_best(
     learn, # Any Learner
     cb, # Its `SaveModelCallback`
-)->tuple: # (weights, state of the optimiser or None)
+): # (weights, state of the optimiser or None)
     "What a `SaveModelCallback` has just saved, copied"
     return deepcopy((weights(learn.model), learn.opt.state_dict() if cb.with_opt else None))
 
@@ -219,11 +212,11 @@ def _parts(learn, best):
 # %% ../../nbs/71_checkpoint.capture.ipynb #494d1ad4
 def capture(
     learn, # In a fit, at the end of a batch or an epoch
-    at:tuple, # (epoch, batch) that come next
+    at, # (epoch, batch) that come next
     keeper:Keeper, # Of this fit
     but=(), # Classes of callbacks to leave out
     best:dict=None, # What `saved_best` gave, by name of the callback
-)->tuple: # (tensors, JSON)
+): # (tensors, JSON)
     "All that `learn` is at this moment, copied"
     keeper.tensors = {}
     for k,t in weights(learn.model).items(): keeper.keep(t, k)

@@ -27,7 +27,7 @@ def steers_training(
     return isinstance(cb, Budget) or package == 'fastai.callback' and name not in _shown
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #dd39c004
-def _name(o): return getattr(o, '__name__', None) or type(o).__name__
+def _name(o): return getattr(o, '__name__', type(o).__name__)
 
 def _plain(v): return np.asarray(v, dtype=float).tolist()
 
@@ -47,10 +47,12 @@ def fit_settings(
 )->dict:
     "What this call of `fit` will do"
     opt,schedule = learn.opt,_schedules(learn)
-    cbs = [cb for cb in learn.cbs.sorted('order') if steers_training(cb)]
-    return dict(n_epoch=learn.n_epoch, schedule=schedule, callbacks={type(cb).__name__:settings_of(cb) for cb in cbs},
-                opt=type(opt).__name__, hypers=_hypers(opt, {*schedule, 'mom'}), frozen=getattr(opt, 'frozen_idx', 0),
-                steppers=[_name(o) for o in getattr(opt, 'cbs', [])], loss=_name(learn.loss_func))
+    return dict(
+        n_epoch=learn.n_epoch, schedule=schedule,
+        callbacks={type(cb).__name__:settings_of(cb) for cb in learn.cbs.sorted('order') if steers_training(cb)},
+        opt=type(opt).__name__, hypers=_hypers(opt, {*schedule, 'mom'}), frozen=getattr(opt, 'frozen_idx', 0),
+        steppers=[_name(o) for o in getattr(opt, 'cbs', [])], loss=_name(learn.loss_func),
+    )
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #ff878cd2
 def same_optimiser(
@@ -74,15 +76,15 @@ def learner_settings(
 )->dict:
     "What a run folder keeps of a Learner"
     if is_char(learn): return char_settings(learn, **info)
-    shapes = {k:list(p.shape) for k,p in learn.model.named_parameters()}
     dls = learn.dls.loaders
-    n_items = [len(o.dataset) if hasattr(o, 'dataset') else None for o in dls]
-    return dict(kind='other', model=shapes, text={}, n_items=n_items, bs=[getattr(o, 'bs', None) for o in dls],
-                info=info, versions=versions())
+    return dict(
+        kind='other', model={k:list(p.shape) for k,p in learn.model.named_parameters()}, text={},
+        n_items=[len(o.dataset) if hasattr(o, 'dataset') else None for o in dls],
+        bs=[getattr(o, 'bs', None) for o in dls], info=info, versions=versions(),
+    )
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #56295dfb
 def _changes(a, b, path=()):
-    "(path, value in `a`, value in `b`) wherever two dicts, or dicts in them, differ"
     if type(a) is dict and type(b) is dict:
         for k in {**a, **b}: yield from _changes(a.get(k), b.get(k), (*path, k))
     elif a != b: yield path,a,b
@@ -101,7 +103,7 @@ def _short(v): return 'none' if v is None else truncstr(str(v), 40, suf='...')
 def fit_differences(
     a:dict, # `fit_settings` of the run; None if it was not begun by a fit
     b:dict, # Of this call
-)->list: # Such as 'n_epoch 3 -> 4'
+): # Such as 'n_epoch 3 -> 4'
     "In what a fit differs from that of a run"
     return [_in_words(*o) for o in _changes(a or {}, json.loads(json.dumps(b)))]
 
@@ -111,14 +113,13 @@ _shared = 'kind','vocab','model','n_items','bs','preset','text'
 _own = {'measured', 'minutes', 'file', 'size', 'sha256'}
 
 def _part(s):
-    "Of stored settings, what another Learner must share"
     part = lambda v: {k:o for k,o in v.items() if k not in _own} if type(v) is dict else v
     return {k:part(s[k]) for k in _shared if k in s}
 
 def differences(
     a:dict, # Stored settings
     b:dict, # Those of now
-)->list: # Such as 'n_hid 256 -> 512'
+): # Such as 'n_hid 256 -> 512'
     "In what a Learner differs from the one of a run"
     return fit_differences(_part(a), _part(b))
 
@@ -126,7 +127,7 @@ def differences(
 def differing(
     begun:dict, # Options that a run was begun with
     asked:dict, # Options of now; None has not been asked for
-)->list: # Such as 'n_hid 256'
+): # Such as 'n_hid 256'
     "Options that were asked for and differ from those a run was begun with, as 'name value'"
     now = {k:v if asked.get(k) is None else asked[k] for k,v in begun.items()}
     return [f'no {k}' if v is None else f'{k} {v}' for (k,),v,_ in _changes(begun, now)]

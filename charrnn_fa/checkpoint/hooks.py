@@ -21,7 +21,8 @@ class Guard:
     ):
         store_attr('learn,first,after_epoch,after_error')
         self.replaced = [] # objects, names of attributes, and what was there
-        self.with_events,self.call_one = learn._with_events,learn._call_one
+        self.with_events = learn._with_events
+        self.call_one = learn._call_one
         self._replace(learn, '_with_events', self._epoch_events)
         if own: return
         self._replace(learn, '_call_one', self._one_event)

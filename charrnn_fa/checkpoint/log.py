@@ -8,7 +8,6 @@ __all__ = ['Log']
 # %% ../../nbs/74_checkpoint.log.ipynb #800663ac
 import io, time, warnings
 from contextlib import suppress
-from pathlib import Path
 from fastcore.basics import patch
 from ..callback.progress import Pace, epoch_line, say
 from ..run.files import RunWarning
@@ -20,7 +19,8 @@ class Log:
         quiet=False, # Say nothing but warnings
         seconds=10, # Between lines in the file that say how far the fit is
     ):
-        self.quiet,self.pace = quiet,Pace(seconds)
+        self.quiet = quiet
+        self.pace = Pace(seconds)
         self.file = io.StringIO() # until there is a folder
 
     def open(self,
@@ -29,7 +29,7 @@ class Log:
         "Append to the file in `folder` from now on; what has been noted before comes first"
         early = self.file.getvalue()
         with suppress(OSError):
-            self.file = (Path(folder)/'log.txt').open('a', buffering=1, encoding='utf-8', errors='replace')
+            self.file = open(f'{folder}/log.txt', 'a', buffering=1, encoding='utf-8', errors='replace')
             self.file.write(early)
 
     def note(self,

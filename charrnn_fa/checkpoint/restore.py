@@ -36,7 +36,6 @@ def may_set(
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #f5f23180
 def _as_now(o, k, v):
-    "`v` in the kind that attribute `k` has now; that of one's own class may be another"
     now = vars(o).get(k)
     need(not is_known(o) or fits(v, now), f'{type(o).__name__}.{k}')
     return in_type_of(v, now)
@@ -45,13 +44,14 @@ def _settable(learn, o, d): return {k:_as_now(o, k, v) for k,v in d.items() if m
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #6b60f1ad
 def _put_log(cb, text, longer):
-    cb.file.flush()
+    file = cb.file
+    file.flush()
     if longer and (now := (cb.learn.path/cb.fname).read_text()).startswith(text):
         text = now.removesuffix(','.join(cb.recorder.metric_names) + '\n')
-    cb.file.seek(0)
-    cb.file.truncate()
-    cb.file.write(text)
-    cb.file.flush()
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #bd50be60
 def _check_state(learn, o, d):
@@ -73,10 +73,10 @@ def _check_learn(learn, d):
     check(d, attrs_of_char, 'learn')
     model,carried = learn.model,d['carried']
     if carried is None or not hasattr(model, 'n_states'): return
-    need([(len(o), o.shape[2]) for o in carried] == [(model.n_layers, model.n_hid)]*model.n_states, 'learn.carried')
+    need([o.shape[::2] for o in carried] == [(model.n_layers, model.n_hid)]*model.n_states, 'learn.carried')
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #f23aa728
-def _to(learn, v): return to_device(v, next(learn.model.parameters()).device)
+def _to(learn, v): return to_device(v, one_param(learn.model).device)
 
 def _put_learn(learn, d):
     for k in [*attrs_of_fit, *attrs_of_char]:
@@ -85,8 +85,8 @@ def _put_learn(learn, d):
 # %% ../../nbs/73_checkpoint.restore.ipynb #ccfdb106
 def _check_loaders(learn, ds):
     for dl,d in zip(learn.dls.loaders, ds, strict=True):
-        within = lambda v: is_count(v) and v <= len(dl)
-        if isinstance(dl, CharDL): check(d, dict(seed=is_count, epoch=is_count, batch=within), 'loader')
+        if isinstance(dl, CharDL):
+            check(d, dict(seed=is_count, epoch=is_count, batch=lambda v: is_count(v) and v <= len(dl)), 'loader')
         elif 'rng' in d: random.Random().setstate(d['rng'])
         if 'order' in d and shuffles_items(dl):
             need(sorted(d['order'].tolist()) == sorted(dl.items.idxs), 'loader.order')
@@ -96,30 +96,26 @@ def _put_loaders(learn, ds):
     for dl,d in zip(learn.dls.loaders, ds):
         if isinstance(dl, CharDL): dl.load_state_dict(d)
         elif 'rng' in d: dl.rng.setstate(d['rng'])
-        if 'order' in d and shuffles_items(dl): _put_order(dl, d['order'].tolist())
-
-def _put_order(dl, order):
-    for i,o in enumerate(order): dl.items.idxs[i] = o # `lens` shares them
-    dl.make_chunks()
+        if 'order' in d and shuffles_items(dl):
+            for i,o in enumerate(d['order'].tolist()): dl.items.idxs[i] = o # `lens` shares them
+            dl.make_chunks()
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #7244b6c7
 def _check_adamw(p, s):
     like = dict(step=torch.zeros(()), grad_avg=p, sqr_avg=p)
     made = {k:v for k,v in s.items() if k in like}
-    need(same_tensors(made, {k:like[k] for k in made}) and ('step' not in s or len(made) == 3), 'opt.state')
+    need(same_tensors(made, like if 'step' in s else {k:like[k] for k in made}), 'opt.state')
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #6540e99b
 def _may_remember(v, p, old):
-    "Whether `v` may stand beside weight `p`, where `old` is now"
-    if isinstance(v, Tensor) != isinstance(old, Tensor): return False
-    return v.is_floating_point() and v.shape in (p.shape, ()) if isinstance(v, Tensor) else isinstance(v, (int, float))
+    kind = Tensor if isinstance(old, Tensor) else (int, float)
+    return isinstance(v, kind) and (kind != Tensor or v.is_floating_point() and v.shape in (p.shape, ()))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #8e20d88f
 def _check_opt(learn, sd):
-    "An error unless `sd` can be the state of the optimiser"
     now = learn.opt.state_dict()
-    fixed = lambda d: {k:form(v) for k,v in d.items() if k not in ('state', 'slow_weights')}
-    need(sd.keys() == now.keys() and fixed(sd) == fixed(now), 'opt')
+    fixed = lambda d: {k:k in ('state', 'slow_weights') or form(v) for k,v in d.items()}
+    need(fixed(sd) == fixed(now), 'opt')
     if 'hypers' not in sd: return
     for (p,*_),s,old in zip(learn.opt.all_params(), sd['state'], now['state'], strict=True):
         need(all(type(k) is str and _may_remember(v, p, old.get(k, v)) for k,v in s.items()), 'opt.state')
@@ -153,7 +149,6 @@ def _check_best(learn, best):
         if opt is not None: _check_opt(learn, opt)
 
 def _put_best(learn, cb, ws, opt):
-    "Write the file of `SaveModelCallback` anew, with fastai's own `save`"
     _put_weights(learn, ws)
     if opt: _put_opt(learn, opt)
     cb.last_saved_path = learn.save(cb.fname, with_opt=cb.with_opt)
@@ -163,7 +158,7 @@ _checks = dict(learn=_check_learn, loaders=_check_loaders, opt=_check_opt, grads
                best=_check_best, rng=lambda learn, d: check_rng(d))
 
 _puts = dict(learn=_put_learn, loaders=_put_loaders, opt=_put_opt, grads=_put_grads, scaler=_put_scaler,
-             rng=lambda learn, d: set_rng_state(d))
+             best=noop, rng=lambda learn, d: set_rng_state(d))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #6992dbf3
 def _is_place(v): return len(v) == 2 and all(map(is_count, v))
@@ -184,24 +179,17 @@ class State:
         path, # Where it came from, for messages
         with_opt=True, # The optimiser is the same
     ):
-        self.learn = learn
-        self.path = path
+        store_attr('learn,path')
         with damage(path):
             check(meta, _kinds)
             self.at = tuple(meta['at'])
             self.env = meta['env']
-            self._read(tensors, meta, with_opt)
+            rest = dict(tensors)
+            self.weights = {k:rest.pop(k) for k in tensors if not k.startswith('train/')}
+            self.parts = {k:from_json(meta[k], rest) for k in _checks if with_opt or k not in ('opt', 'best')}
+            self.states = {n:from_json(j, rest) for n,j in meta['cbs'].items()}
+            self.best = self.parts.get('best')
             self._check(meta)
-
-# %% ../../nbs/73_checkpoint.restore.ipynb #162c74d1
-@patch
-def _read(self:State, tensors, meta, with_opt):
-    self.weights = {k:t for k,t in tensors.items() if not k.startswith('train/')}
-    rest = {k:t for k,t in tensors.items() if k not in self.weights}
-    self.parts = {k:from_json(meta[k], rest) for k in _checks if with_opt or k not in ('opt', 'best')}
-    self.states = {n:from_json(j, rest) for n,j in meta['cbs'].items()}
-    self.learn_attrs = self.parts['learn']
-    self.best = self.parts.get('best')
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #23081d75
 @patch
@@ -210,7 +198,7 @@ def _check(self:State, meta):
         raise RunError(f"{self.path} holds weights of other shapes than this model has",
                        "make the Learner as it was made for the run.")
     for k,v in self.parts.items(): _checks[k](self.learn, v)
-    need(meta.get('base', 0) <= self.learn_attrs.get('steps_done', math.inf), 'base')
+    need(meta.get('base', 0) <= self.parts['learn'].get('steps_done', math.inf), 'base')
     for n,o in holders(self.learn).items():
         if n in self.states: _check_state(self.learn, o, self.states[n])
 
@@ -218,17 +206,16 @@ def _check(self:State, meta):
 @patch
 def take_environment(self:State,
     say=noop, # Told of a precision that is not the Learner's own
-)->list: # What is no longer exact
+): # What is no longer exact, a list of texts
     "Train on with the threads and in the precision of the run, where this machine has them"
     threads = self.env.get('threads')
     if is_count(threads) and 0 < threads <= (os.cpu_count() or 1): torch.set_num_threads(threads)
     res = inexact(self.env, environment(self.learn))
-    return res + self._take_precision(say) if isinstance(self.learn, CharLearner) else res
+    if not isinstance(self.learn, CharLearner): return res
+    return res + _take_precision(self.learn, self.parts['learn']['precision'], say)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #668cd0b6
-@patch
-def _take_precision(self:State, say):
-    learn,precision = self.learn,self.learn_attrs['precision']
+def _take_precision(learn, precision, say):
     if precision == learn.precision: return []
     try: check_precision(precision, learn.device)
     except CharRNNError: return [f'{precision} -> {learn.precision}']
@@ -258,10 +245,9 @@ def restore(self:State,
     "Make the Learner what it was; once"
     with damage(self.path):
         if history: self._put_history(but, longer_log)
-        else: self.parts['learn'] = {k:v for k,v in self.learn_attrs.items() if k in attrs_of_char}
+        else: self.parts['learn'] = {k:v for k,v in self.parts['learn'].items() if k in attrs_of_char}
         _put_weights(self.learn, self.weights)
-        for k,put in _puts.items():
-            if k in self.parts: put(self.learn, self.parts[k])
+        for k,v in self.parts.items(): _puts[k](self.learn, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #b9df52cc
 @patch

@@ -41,14 +41,13 @@ class Found:
         store_attr()
         self.folder = place.folder
         if not self.folder: return
-        found = place.newest()
-        if not found:
+        if not (found := place.newest()):
             raise RunError(f"No checkpoint of {place} can be used ({place.damage or 'there is none'})",
                            'give another name, or remove the folder to train anew.')
         self.manifest,self.state = found
         self.finished = self.manifest['finished']
         changed = self.state[1].get('fit')
-        self.begun = changed if type(changed) is dict else self.folder.settings.get('fit')
+        self.begun = changed if type(changed) is dict else self.folder.settings.get('fit', {})
 
 # %% ../../nbs/78_checkpoint.resume.ipynb #2432aadb
 def other_seed(
@@ -77,8 +76,7 @@ def find(
         settings = found.folder.settings
         changes = fit_differences(found.begun, fit)
         is_other = found.finished and changes
-        accept(found.place, [*differences(settings, mine), *other_seed(learn, settings),
-                             *(() if is_other else changes)])
+        accept(found.place, differences(settings, mine) + other_seed(learn, settings) + ([] if is_other else changes))
         if not is_other: return found
         if k > behind: after = found
         found.place.close()
@@ -93,9 +91,9 @@ def begin_text(
 ):
     "What is said when a run begins"
     often = every(steps, 'step') if steps else every(minutes, 'minute')
-    parts = [f'A new run, kept in {place}', f'a checkpoint {often}' + ('' if exact else ', at epoch ends')]
-    if log: parts.append(f'a log is in {log}')
-    return '; '.join(parts) + '.'
+    ends = '' if exact else ', at epoch ends'
+    where = f'; a log is in {log}' if log else ''
+    return f'A new run, kept in {place}; a checkpoint {often}{ends}{where}.'
 
 # %% ../../nbs/78_checkpoint.resume.ipynb #de82cf2b
 def resume_text(

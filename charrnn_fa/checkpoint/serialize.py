@@ -6,13 +6,12 @@
 __all__ = ['deepest', 'is_json', 'Keeper', 'from_json', 'is_plain', 'fits', 'in_type_of', 'form', 'check_rng']
 
 # %% ../../nbs/70_checkpoint.serialize.ipynb #e9612dcb
-import random
+import itertools, random
 from collections import deque
 from contextlib import suppress
-from itertools import chain
 from fastai.basics import *
 from ..run.files import storable
-from ..run.records import check, need
+from ..run.records import need
 
 # %% ../../nbs/70_checkpoint.serialize.ipynb #0a24a40b
 deepest = 100 # lists and dicts in each other; Python's own limit is not far above
@@ -29,8 +28,7 @@ _kinds = {list:'list', tuple:'tuple', torch.Size:'tuple', L:'L', deque:'deque', 
 def _kind(v): return 'dict' if isinstance(v, dict) else _kinds.get(type(v))
 
 def _flat(v):
-    "What is in a collection, one after the other; `_made` makes it from that"
-    if isinstance(v, dict): return chain.from_iterable(v.items())
+    if isinstance(v, dict): return itertools.chain(*v.items())
     return [v.maxlen, *v] if isinstance(v, deque) else v
 
 # %% ../../nbs/70_checkpoint.serialize.ipynb #fab4e5cf
@@ -42,7 +40,7 @@ class Keeper:
         t:Tensor, # Of any device
         key:str, # Its name in `tensors`
         kind='tensor', # What it stands for
-    )->dict: # JSON
+    ): # JSON
         "Copy a tensor into `tensors`"
         if isinstance(t, nn.Parameter): raise TypeError('a weight of a model is not kept')
         if t.dtype not in storable or t.layout != torch.strided: raise TypeError(f'{t.dtype} is not kept')
@@ -56,7 +54,6 @@ def _to_torch(v): return torch.from_numpy(np.array(v, dtype=v.dtype.newbyteorder
 def _is_scalar(o): return isinstance(o, Tensor) and o.ndim == 0 and o.is_floating_point()
 
 def _column(v):
-    "A list of floats or of scalar tensors as one tensor, with what it stands for, else None"
     if all(type(o) is float for o in v): return 'floats',torch.tensor(v, dtype=torch.float64)
     if all(_is_scalar(o) and o.dtype == v[0].dtype for o in v):
         return 'scalars',torch.stack([o.detach().cpu() for o in v])
@@ -83,7 +80,7 @@ def json(self:Keeper,
 def attrs(self:Keeper,
     d:dict, # Such as the attributes of a callback
     key:str, # Their tensors get names that begin so
-)->dict: # JSON
+): # JSON
     "As `json`, without what cannot be kept"
     res = []
     for k,v in d.items():
@@ -108,11 +105,11 @@ def from_json(
     depth=0, # In how many collections it lies
 ): # The value
     "What `Keeper.json` turned into `j`"
-    if not isinstance(j, dict): return check(j, is_json, 'a value')
+    if not isinstance(j, dict): return j if is_json(j) else need(False, 'a value')
     (kind,v), = j.items()
     if kind in _from_tensor: return _from_tensor[kind](ts.pop(v).clone())
-    need(kind in _from_list and type(v) is list and depth < deepest, 'a value')
-    return _from_list[kind]([from_json(o, ts, depth+1) for o in v])
+    fine = kind in _from_list and type(v) is list and depth < deepest
+    return _from_list[kind]([from_json(o, ts, depth+1) for o in v]) if fine else need(False, 'a value')
 
 # %% ../../nbs/70_checkpoint.serialize.ipynb #99a4a8aa
 def is_plain(
@@ -163,9 +160,10 @@ def check_rng(
     d:dict, # From a file
 ):
     "An error if `d` is no state of the random generators; NumPy takes a position from which it would read other memory"
-    random.Random().setstate(d['python'])
-    need(d['python'][2] is None or type(d['python'][2]) is float, 'rng.python')
-    need(form(d['numpy']) == form(np.random.get_state()) and 0 <= d['numpy'][2] <= 624, 'rng.numpy')
-    np.random.RandomState().set_state(d['numpy'])
+    python,numpy = d['python'],d['numpy']
+    random.Random().setstate(python)
+    need(type(python[2]) in (float, type(None)), 'rng.python')
+    need(form(numpy) == form(np.random.get_state()) and 0 <= numpy[2] <= 624, 'rng.numpy')
+    np.random.RandomState().set_state(numpy)
     torch.Generator().set_state(d['torch'])
     need(all(t.dtype == torch.uint8 and t.ndim == 1 for t in d['cuda']), 'rng.cuda')

@@ -7,6 +7,7 @@ __all__ = ['Signals']
 
 # %% ../../nbs/76_checkpoint.signals.ipynb #ed25aa75
 import signal
+from signal import SIG_IGN, SIGINT, SIGTERM
 from contextlib import suppress
 from fastcore.basics import patch
 
@@ -17,14 +18,13 @@ class Signals:
     gone = False # have the handlers been put back?
     def __init__(self):
         self.old = {} # the handlers that were there
-        for s in signal.SIGINT,signal.SIGTERM:
+        for s in SIGINT,SIGTERM:
             old = signal.getsignal(s)
-            switched_off = s == signal.SIGINT and old is signal.SIG_IGN
-            if old is None or switched_off: continue
+            if old is None or s == SIGINT and old is SIG_IGN: continue # another's, or switched off
             with suppress(ValueError): self.old[s] = signal.signal(s, self._note)
 
     def _note(self, s, frame):
-        if self.got == s == signal.SIGINT: # pressed twice
+        if self.got == s == SIGINT: # pressed twice
             self.deliver()
             raise KeyboardInterrupt # the old handler came back
         self.got = s

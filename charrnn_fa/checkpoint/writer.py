@@ -27,10 +27,10 @@ class Saver:
     def __init__(self,
         folder, # `RunFolder` on this machine
         store, # Where the copies go, or None
-        record:dict, # `owner_record` of this process
+        record, # `owner_record` of this process
         log:Log, # Told what a person should know
         keep:int=3, # Checkpoints that stay
-        max_bytes:float=float('inf'), # And fewer, but two, if they have more
+        max_bytes=float('inf'), # And fewer, but two, if they have more
         trouble:str=None, # Of the store, if it has been told
     ):
         store_attr('folder,store,log,keep,max_bytes')
@@ -84,13 +84,14 @@ def _save(self:Saver, tensors, meta, fields):
 # %% ../../nbs/75_checkpoint.writer.ipynb #4160e220
 @patch
 def _rotate(self:Saver):
-    needed = self.mirror.needs() if self.mirror else ()
     try:
-        rotate(self.folder, self.keep, self.max_bytes, needed, self._pause)
+        rotate(self.folder, self.keep, self.max_bytes,
+               but=self.mirror.needs() if self.mirror else (), pause=self._pause)
         self.untidy = None
     except Exception as e:
-        stay = f"Old checkpoints in {self.folder.path} stay ({reason(e)})"
-        if not self.untidy: self.told.append(f"{stay}: training goes on, and so do new ones.")
+        if not self.untidy:
+            self.told.append(f"Old checkpoints in {self.folder.path} stay ({reason(e)}): "
+                             "training goes on, and so do new ones.")
         self.untidy = e
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #11bc48bc
@@ -103,7 +104,7 @@ def tell(self:Saver):
 # %% ../../nbs/75_checkpoint.writer.ipynb #a5a349ee
 @patch
 def finish(self:Saver,
-    seconds:float=0, # Longest wait for the store
+    seconds=0, # Longest wait for the store
     stop=lambda: False, # Ends it
 ):
     "Wait until all is where it belongs"
@@ -115,9 +116,9 @@ def finish(self:Saver,
 # %% ../../nbs/75_checkpoint.writer.ipynb #2e651422
 @patch
 def where_safe(self:Saver,
-    m:dict, # A manifest
+    m, # A manifest
     place, # For the message
-    seconds:float=5, # Longest wait for an answer of the store
+    seconds=5, # Longest wait for an answer of the store
 )->str:
     "How far checkpoint `m` has come"
     if not self.mirror: return 'on this machine'
@@ -135,7 +136,7 @@ def _lags(self:Saver, m, seconds):
 # %% ../../nbs/75_checkpoint.writer.ipynb #2da58f18
 @patch
 def close(self:Saver,
-    seconds:float=10, # Longest wait for the thread that copies
+    seconds=10, # Longest wait for the thread that copies
 ):
     "End the threads"
     self.hurry = True

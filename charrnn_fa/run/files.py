@@ -8,10 +8,9 @@ __all__ = ['storable', 'piece', 'most_json', 'RunError', 'RunWarning', 'pack', '
            'check_bytes', 'read_all', 'read_json']
 
 # %% ../../nbs/30_run.files.ipynb #343ef933
-import errno, hashlib, json, os, secrets, struct, time
+import errno, hashlib, json, os, secrets, struct, time, torch
 from contextlib import contextmanager
 from pathlib import Path
-import torch
 from safetensors.torch import load as load_tensors
 from ..core import CharRNNError
 
@@ -21,11 +20,11 @@ class RunError(CharRNNError): "A run folder that cannot be used"
 class RunWarning(UserWarning): "Something about a run that a person should know"
 
 # %% ../../nbs/30_run.files.ipynb #f4c98bdc
-storable = {
-    torch.float64:'F64', torch.float32:'F32', torch.float16:'F16', torch.bfloat16:'BF16',
-    torch.int64:'I64', torch.int32:'I32', torch.int16:'I16', torch.int8:'I8',
-    torch.uint8:'U8', torch.uint16:'U16', torch.uint32:'U32', torch.bool:'BOOL',
-}
+storable = {getattr(torch, k):v for k,v in dict(
+    float64='F64', float32='F32', float16='F16', bfloat16='BF16',
+    int64='I64', int32='I32', int16='I16', int8='I8',
+    uint8='U8', uint16='U16', uint32='U32', bool='BOOL',
+).items()}
 
 # %% ../../nbs/30_run.files.ipynb #5f0d266b
 piece = 1<<20 # bytes read or written at a time
@@ -37,24 +36,24 @@ def pack(
     "A safetensors file as buffers of at most 1 MB"
     aligned = sorted(tensors.items(), key=lambda o: (-o[1].element_size(), o[0]))
     flat = {k:t.detach().contiguous() for k,t in aligned}
-    head,at = {'__metadata__':{'json':json.dumps(meta or {})}},0
+    head = {'__metadata__':{'json':json.dumps(meta or {})}}
+    at = 0
     for k,t in flat.items():
-        head[k] = dict(dtype=storable[t.dtype], shape=list(t.shape), data_offsets=[at, at := at+t.nbytes])
+        head[k] = dict(dtype=storable[t.dtype], shape=t.shape, data_offsets=[at, at := at+t.nbytes])
     h = json.dumps(head).encode()
     h += b' '*(-len(h) % 8)
     yield struct.pack('<Q', len(h)) + h
     for t in flat.values():
-        b = t.reshape(-1).view(torch.uint8).numpy().data
-        for i in range(0, len(b), piece): yield b[i:i+piece]
+        for b in t.reshape(-1).view(torch.uint8).split(piece): yield b.numpy().data
 
 # %% ../../nbs/30_run.files.ipynb #93d8cdfc
 def unpack(
     b, # A safetensors file, as bytes
 )->tuple: # (tensors by name, what JSON held)
     "What `pack` put in; errors are those of safetensors and json"
-    ts,n = load_tensors(b),int.from_bytes(b[:8], 'little')
-    meta = json.loads(b[8:8+n]).get('__metadata__', {})
-    return ts,json.loads(meta.get('json', '{}'))
+    ts = load_tensors(b)
+    head = json.loads(b[8:8+int.from_bytes(b[:8], 'little')])
+    return ts,json.loads(head.get('__metadata__', {}).get('json', '{}'))
 
 # %% ../../nbs/30_run.files.ipynb #b2e70948
 def same_tensors(
@@ -112,7 +111,8 @@ def write_whole(
     pause=lambda: 0, # How many times as long to sleep as to work; asked after each piece
 )->tuple: # (bytes, their SHA-256)
     "Write `data` so that the file is either whole or not there"
-    path,h = Path(path),hashlib.sha256()
+    path = Path(path)
+    h = hashlib.sha256()
     tmp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
     rubbish = [tmp] if path.exists() else [tmp, path] # if this fails
     try:
@@ -121,7 +121,7 @@ def write_whole(
                 f.write(b)
                 h.update(b)
             f.flush()
-            os.fsync(f.fileno())
+            os.fsync(f)
             size = f.tell()
         os.replace(tmp, path)
         sync_folder(path.parent)
@@ -143,7 +143,7 @@ class Folder:
         "What is in the folder, sorted"
         try: return sorted(os.listdir(self.path))
         except OSError as e:
-            raise RunError(f'{self.path} cannot be listed ({e.strerror})', 'check the folder.') from None
+            raise RunError(f'{self} cannot be listed ({e.strerror})', 'check the folder.') from None
 
     def size(self,
         name, # Of a file

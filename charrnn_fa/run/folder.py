@@ -11,11 +11,13 @@ from pathlib import Path
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from ..core import CharRNNError, reason
-from .files import Folder, RunError, RunWarning, check_bytes, damage, most_json
-from .files import pack, pack_json, read_all, read_json, unpack
-from .records import check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours
-from .records import manifest_name, manifest_schema, newest_first, newest_owner, owner_schema
-from .records import pick, settings_schema, unread_owner
+from charrnn_fa.run.files import (
+    Folder, RunError, RunWarning, check_bytes, damage, most_json, pack, pack_json, read_all, read_json, unpack,
+)
+from charrnn_fa.run.records import (
+    check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours, manifest_name,
+    manifest_schema, newest_first, newest_owner, owner_schema, pick, settings_schema, unread_owner,
+)
 
 # %% ../../nbs/32_run.folder.ipynb #df4c819c
 class Lock:
@@ -24,18 +26,20 @@ class Lock:
     def __init__(self,
         path, # Of a file, which is made if need be
     ):
-        self.file,me = os.path.realpath(path),threading.current_thread()
-        where,(_,owner) = os.path.dirname(self.file),Lock.held.get(self.file, (None, me))
+        self.file = file = os.path.realpath(path)
+        where = os.path.dirname(file)
+        me = threading.current_thread()
+        _,owner = Lock.held.get(file, (None, me))
         if owner is not me and owner.is_alive():
             raise RunError(f'Another thread of this process trains the run in {where}',
                            'wait for it, or give another name.')
         self.free()
-        lock = FileLock(self.file, thread_local=False)
+        lock = FileLock(file, thread_local=False)
         try: lock.acquire(timeout=0)
         except Timeout:
             raise RunError(f'Another process on this machine trains the run in {where}',
                            'wait for it, stop it, or give another name.') from None
-        Lock.held[self.file] = lock,me
+        Lock.held[file] = lock,me
 
     def free(self):
         "Let another process have it"
@@ -48,9 +52,12 @@ class RunFiles:
         store, # Where: a `Folder`, or another store
         run_id=None, # Of the run whose records count; None: of any
     ):
-        self.store,self.id = store,run_id
+        self.store = store
+        self.id = run_id
         self.damaged = {}   # names to errors
         self.unsure = set() # data files of checkpoints that could not be looked at
+
+    def _at(self, name): return f'{self.store}/{name}'
 
     def names(self):
         "What is there"
@@ -64,29 +71,34 @@ class RunFiles:
         try: return read_all(self.store, name, most)
         except FileNotFoundError: return None
         except OSError as e:
-            raise RunError(f'{self.store}/{name} cannot be read ({e.strerror})', 'check the disk.') from None
+            raise RunError(f'{self._at(name)} cannot be read ({e.strerror})', 'check the disk.') from None
 
     def record(self,
         name, # Of a file
         schema, # `manifest_schema` or `owner_schema`
     )->dict:
         "The record in a file, or None; what is wrong with it is noted"
-        try: b = self.get(name)
+        is_owner = schema is owner_schema
+        b = None
+        try:
+            b = self.get(name)
+            if b or not (is_owner or b is None): return check_record(b, schema, self._at(name), self.id)
         except CharRNNError as e:
-            b,self.damaged[name] = None,e
-            if schema is manifest_schema: self.unsure.add(data_name(name))
-        if not b and schema is owner_schema: return unread_owner(self.id, name)
-        try: return b if b is None else check_record(b, schema, f'{self.store}/{name}', self.id)
-        except CharRNNError as e: self.damaged[name] = e
+            self.damaged[name] = e
+            if not is_owner and b is None: self.unsure.add(data_name(name))
+        if is_owner and not b: return unread_owner(self.id, name)
+
+    def _records(self, kind, schema):
+        return [o for name in pick(self.names(), kind) if (o := self.record(name, schema))]
 
     def owner(self)->dict:
         "The record of the process that took the run up last, or None"
-        return newest_owner(o for name in pick(self.names(), 'owner') if (o := self.record(name, owner_schema)))
+        return newest_owner(self._records('owner', owner_schema))
 
     def checkpoints(self)->list:
         "Manifests, newest first; a file without one does not count"
         self.damaged = {}
-        return newest_first(m for name in pick(self.names(), 'manifest') if (m := self.record(name, manifest_schema)))
+        return newest_first(self._records('manifest', manifest_schema))
 
 # %% ../../nbs/32_run.folder.ipynb #4b5c5148
 @patch
@@ -94,7 +106,7 @@ def has(self:RunFiles,
     m, # A manifest
 )->bool:
     "Whether the data of a checkpoint are there, by their size"
-    return any(self.store.size(o) == m['size'] for o in data_names(m['file'], self.names()))
+    return m['size'] in map(self.store.size, data_names(m['file'], self.names()))
 
 @patch
 def present(self:RunFiles)->list:
@@ -107,12 +119,12 @@ def data(self:RunFiles,
     m, # A manifest, or what else has `file`, `size` and `file_sha256`
 )->bytes:
     "The file that belongs to a manifest, verified"
-    again = 'restore the run folder from a copy, or train anew into another one.'
-    why = RunError(f"{self.store}/{m['file']} is missing", again)
+    why = RunError(f"{self._at(m['file'])} is missing",
+                   'restore the run folder from a copy, or train anew into another one.')
     for name in data_names(m['file'], self.names()):
         try:
-            b = self.get(name, m['size'])
-            if b is not None: return check_bytes(b, m['size'], m['file_sha256'], f'{self.store}/{name}')
+            if (b := self.get(name, m['size'])) is not None:
+                return check_bytes(b, m['size'], m['file_sha256'], self._at(name))
         except CharRNNError as e: why = e
     raise why
 
@@ -123,7 +135,7 @@ def read(self:RunFiles,
 )->tuple: # (tensors by name, JSON)
     "Tensors and JSON of a checkpoint"
     b = self.data(m)
-    with damage(f"{self.store}/{m['file']}"): return unpack(b)
+    with damage(self._at(m['file'])): return unpack(b)
 
 # %% ../../nbs/32_run.folder.ipynb #471ecf80
 @patch
@@ -140,8 +152,8 @@ def whole(self:RunFiles,
 def _not_a_run(path, else_):
     "The error for a folder without a run: `else_`, unless it has lost its settings"
     names = Folder(path).names()
-    begun = not all(map(is_leftover, pick(names, 'manifest')))
-    if not begun or 'run.json' in names or not all(map(is_ours, names)): return else_
+    if 'run.json' in names or not all(map(is_ours, names)) or all(map(is_leftover, pick(names, 'manifest'))):
+        return else_
     return RunError(f'{path} holds checkpoints but no run.json', 'restore it from a copy, or give another folder.')
 
 # %% ../../nbs/32_run.folder.ipynb #e8908f46
@@ -170,8 +182,7 @@ class RunFolder(RunFiles):
         path, # Of a folder
     )->bool:
         "Whether there are settings in a folder"
-        try: return (Path(path)/'run.json').is_file()
-        except (OSError, ValueError): return False # no name that a file can have, or out of reach
+        return os.path.isfile(Path(path)/'run.json') # no, if no file can have that name, or it is out of reach
 
 # %% ../../nbs/32_run.folder.ipynb #3d8b31ad
 @patch(cls_method=True)
@@ -188,8 +199,7 @@ def check_free(cls:RunFolder,
         if there.is_dir() and os.access(there, os.W_OK): return
         raise RunError(f'The folder {path} cannot be made in {there}', 'give another one for the run.')
     if not path.is_dir(): raise RunError(f'{path} is a file', 'give a folder for the run.')
-    names = Folder(path).names()
-    if not all(is_leftover(o) or pick([o], 'system') for o in names):
+    if not all(is_leftover(o) or pick([o], 'system') for o in Folder(path).names()):
         raise _not_a_run(path, RunError(f'{path} holds other things and is not a run', 'give a new or empty folder.'))
 
 # %% ../../nbs/32_run.folder.ipynb #1cda1ca4
@@ -219,7 +229,8 @@ def save(self:RunFolder,
 
 # %% ../../nbs/32_run.folder.ipynb #3f80dc0f
 def _check_space(path, need):
-    need,free = 1.1*need + 20_000,shutil.disk_usage(path).free
+    need = 1.1*need + 20_000
+    free = shutil.disk_usage(path).free
     if free < need:
         raise RunError(f'No space left in {path}: {need/1e6:.1f} MB are needed and {free/1e6:.1f} MB are free',
                        'free some space and try again.')
@@ -263,9 +274,9 @@ def create(self:RunFolder,
 @patch
 def _first(self:RunFolder, found):
     for o in found: return o
-    lost = RunError(f'The run in {self.path} has no checkpoint any more',
-                    'restore its step-… files from a copy, or remove the folder to train anew.')
-    raise next(iter(self.damaged.values()), lost)
+    raise next(iter(self.damaged.values()), RunError(
+        f'The run in {self.path} has no checkpoint any more',
+        'restore its step-… files from a copy, or remove the folder to train anew.'))
 
 @patch
 def newest(self:RunFolder)->dict:
@@ -297,11 +308,11 @@ def ids(self:RunFolder,
 @patch
 def _pass_over(self:RunFolder, cs, found):
     for m in cs[:cs.index(found)]:
-        if not (e := self.damaged.get(m['file'])): continue # removed meanwhile
-        if m['finished']:
-            way = f'restore it, or train from the checkpoint before with: charrnn train --run {self.path}'
-            raise RunError(e.what, way)
-        warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
+        if e := self.damaged.get(m['file']): # none, if it was removed meanwhile
+            if m['finished']:
+                raise RunError(e.what, 'restore it, or train from the checkpoint before with: '
+                                       f'charrnn train --run {self.path}')
+            warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
 
 @patch
 def newest_whole(self:RunFolder)->tuple: # (manifest, tensors by name, JSON)
@@ -317,10 +328,12 @@ def info(self:RunFolder)->dict: # step, epoch, finished, resumes, checkpoints, d
     "What the run is, verified"
     cs = self.checkpoints()
     good = [m for m,*_ in self.whole(cs)]
-    newest,damaged = self._first(good),{k:str(v) for k,v in self.damaged.items()}
+    newest = self._first(good)
+    damaged = {k:str(v) for k,v in self.damaged.items()}
     self._pass_over(cs, newest)
     if 'file' in self.settings.get('text', {}): self.ids()
-    files = [dict({k:m[k] for k in ('file', 'step', 'size', 'finished')}, verified=m in good)
-             for m in cs if m in good or m['file'] in damaged]
-    return dict({k:newest[k] for k in ('step', 'epoch', 'finished')},
-                resumes=self.resumes(), checkpoints=files, damaged=damaged)
+    return dict(
+        step=newest['step'], epoch=newest['epoch'], finished=newest['finished'], resumes=self.resumes(),
+        checkpoints=[dict({k:m[k] for k in ('file', 'step', 'size', 'finished')}, verified=m in good)
+                     for m in cs if m in good or m['file'] in damaged],
+        damaged=damaged)

@@ -7,11 +7,10 @@ __all__ = ['most_text', 'char_schema', 'weights', 'weights_sha256', 'ids_sha256'
            'save_run', 'load_run']
 
 # %% ../../nbs/33_run.model.ipynb #3e3a0580
-import json
+import json, torch
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
-import torch
 from fastcore.basics import patch
 from ..core import is_count, is_number
 from ..text.vocab import CharVocab
@@ -54,16 +53,14 @@ def versions()->dict: # Names to versions
 
 # %% ../../nbs/33_run.model.ipynb #e43adc3b
 def _model_of(preset, vocab):
-    "A model with fresh weights, as a preset describes it"
     with torch.random.fork_rng([]): return CharRNN(len(vocab), **preset.model)
 
 # %% ../../nbs/33_run.model.ipynb #2f45dd3c
 def _check_described(learn):
-    "Refuse a model that its preset does not describe"
     shapes = lambda model: {k:p.shape for k,p in model.named_parameters()}
-    if shapes(_model_of(learn.preset, learn.vocab)) == shapes(learn.model): return
-    raise RunError('The model is not the one that the preset of its Learner describes, so it could not be made again',
-                   'make the Learner with char_learner.')
+    if shapes(_model_of(learn.preset, learn.vocab)) != shapes(learn.model):
+        raise RunError('The model is not the one that the preset of its Learner describes, '
+                       'so it could not be made again', 'make the Learner with char_learner.')
 
 # %% ../../nbs/33_run.model.ipynb #f2cc5d46
 def char_settings(
@@ -72,11 +69,12 @@ def char_settings(
 )->dict:
     "What a run folder keeps of a Learner"
     _check_described(learn)
-    train,valid = learn.dls.train.ids,learn.dls.valid.ids
-    info.setdefault('valid_pct', len(valid)/(len(train)+len(valid)))
+    train = learn.dls.train.ids
+    valid = learn.dls.valid.ids
     return dict(
         kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
-        vocab=json.loads(learn.vocab.to_json()), info=info, threads=torch.get_num_threads(), versions=versions(),
+        vocab=json.loads(learn.vocab.to_json()), threads=torch.get_num_threads(), versions=versions(),
+        info={'valid_pct':len(valid)/(len(train)+len(valid)), **info},
         text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid)),
     )
 
@@ -117,9 +115,8 @@ class Run(RunFolder):
 @patch
 def _check_size(self:Run, m):
     p = self.preset
-    at_least = p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz)
-    if at_least <= m['size']: return
-    raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored", 'restore it from a copy.')
+    if p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz) > m['size']:
+        raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored", 'restore it from a copy.')
 
 # %% ../../nbs/33_run.model.ipynb #5c30ee0f
 @patch
@@ -143,10 +140,11 @@ def ids(self:Run,
     part='valid', # `'train'` or `'valid'`
 ): # Tensor of integers, (n,)
     "The stored text as ids of the vocabulary, checked"
-    t,s = RunFolder.ids(self, part),self.settings['text']
+    t = RunFolder.ids(self, part)
+    s = self.settings['text']
     with damage(self.path/s['file']):
-        need(t.shape == (s[f'n_{part}'],) and not t.is_floating_point(), part)
-        need(not len(t) or 0 <= int(t.min()) <= int(t.max()) < len(self.vocab), part)
+        need(t.shape == (s[f'n_{part}'],) and not t.is_floating_point()
+             and (not len(t) or 0 <= int(t.min()) <= int(t.max()) < len(self.vocab)), part)
     return t
 
 # %% ../../nbs/33_run.model.ipynb #29ff1a43
@@ -160,8 +158,8 @@ def learner(self:Run,
     s = self.settings
     if text is None: parts = [self.vocab.textify(self.ids(o)) for o in ('train', 'valid')]
     else: parts = split_text(text, s['info']['valid_pct'])
-    given = dict(vocab=self.vocab, seed=s['seed'], device=device, **self.preset.dls)
-    dls = CharDataLoaders.from_documents(parts, [[0], [1]], **given)
+    dls = CharDataLoaders.from_documents(parts, [[0], [1]], vocab=self.vocab, seed=s['seed'], device=device,
+                                         **self.preset.dls)
     has = s['precision'] != 'fp16' or torch.device(dls.device or 'cpu').type == 'cuda'
     return char_learner(dls, preset=self.preset, precision=s['precision'] if has else None)
 
@@ -180,7 +178,8 @@ def load(self:Run,
 @patch
 def info(self:Run)->dict: # As `RunFolder.info`, with weights_sha256, n_params, vocab_size
     "What the run is, verified, with its size"
-    d,model = RunFolder.info(self),self.load_model()
+    d = RunFolder.info(self)
+    model = self.load_model()
     return dict(d, weights_sha256=weights_sha256(model), n_params=count_params(model), vocab_size=len(self.vocab))
 
 # %% ../../nbs/33_run.model.ipynb #6be58ef1
@@ -191,7 +190,8 @@ def save_run(
     **info # Kept in the settings
 )->Run:
     "Store a trained Learner as a finished run"
-    run,ts = Run(path, char_settings(learn, **info)),weights(learn.model)
+    run = Run(path, char_settings(learn, **info))
+    ts = weights(learn.model)
     run.create(kept_text(learn), need=sum(t.nbytes for t in ts.values()))
     run.save(ts, {}, step=learn.steps_done if step is None else step, epoch=learn.run_epoch, finished=True)
     return run

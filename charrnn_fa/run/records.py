@@ -34,12 +34,12 @@ def check(
     "Refuse `v` with a `FieldError` unless it is of `kind`"
     match kind:
         case dict():
-            need(type(v) is dict, name)
+            check(v, dict, name)
             for k,o in kind.items():
                 key = k.removesuffix('?')
                 if key in v or key == k: check(v.get(key), o, f'{name}.{key}'.lstrip('.'))
         case list():
-            need(type(v) is list, name)
+            check(v, list, name)
             for o in v: check(o, kind[0], name)
         case re.Pattern(): need(type(v) is str and kind.fullmatch(v), name)
         case type(): need(type(v) is kind, name)
@@ -69,22 +69,22 @@ def pick(
     kind, # One of `name_kinds`
 )->list:
     "Those of `names` that are of a kind, strays included"
-    return [o for o in names if name_kinds[kind].fullmatch(o)]
+    return list(filter(name_kinds[kind].fullmatch, names))
 
 # %% ../../nbs/31_run.records.ipynb #8923774f
 def is_ours(
     name, # Of a file or folder
 )->bool:
     "Whether a file of this name can be in a run folder, here or in a store"
-    return any(o.fullmatch(name) for o in name_kinds.values())
+    return any(pick([name], o) for o in name_kinds)
 
 # %% ../../nbs/31_run.records.ipynb #1b2848b0
 def is_leftover(
     name, # Of a file
 )->bool:
     "Whether a file of this name can be left of a process that was killed before `run.json` was written"
-    begun = name.startswith('step-00000000-') and is_ours(name)
-    return begun or any(name_kinds[o].fullmatch(name) for o in ('temporary', 'text', 'owner', 'note'))
+    if name.startswith('step-00000000-'): return is_ours(name)
+    return any(pick([name], o) for o in ('temporary', 'text', 'owner', 'note'))
 
 # %% ../../nbs/31_run.records.ipynb #9976103b
 def manifest_name(
@@ -143,11 +143,10 @@ def check_record(
     return {k:d[k] for k in schema}
 
 # %% ../../nbs/31_run.records.ipynb #c596f3e5
-def _numbers(v): return type(v) is dict and all(map(is_number, v.values()))
-
 manifest_schema = dict(
     format=int, run=str, file=re.compile(rf'{_step}\.safetensors'), size=is_count, file_sha256=str,
-    step=is_count, epoch=is_count, finished=bool, generation=is_count, resumes=[is_count], results=_numbers,
+    step=is_count, epoch=is_count, finished=bool, generation=is_count, resumes=[is_count],
+    results=lambda v: type(v) is dict and all(map(is_number, v.values())),
 )
 
 # %% ../../nbs/31_run.records.ipynb #05efa04e
@@ -155,8 +154,8 @@ def newest_first(
     manifests, # In any order, some perhaps twice
 )->list:
     "Without doubles, the last generation first, and in it the last step"
-    once = {m['file']:m for m in manifests}
-    return sorted(once.values(), key=itemgetter('generation', 'step', 'finished'), reverse=True)
+    return sorted({m['file']:m for m in manifests}.values(),
+                  key=itemgetter('generation', 'step', 'finished'), reverse=True)
 
 # %% ../../nbs/31_run.records.ipynb #9b732c18
 def is_shown(
@@ -196,7 +195,7 @@ def owner_name(
     o, # `owner_record`
 )->str:
     "The file of an owner record"
-    return f"owner-{o['generation']:06d}-{o['token']}-{o['beat']}.json"
+    return 'owner-{generation:06d}-{token}-{beat}.json'.format_map(o)
 
 # %% ../../nbs/31_run.records.ipynb #3338aaca
 def unread_owner(

@@ -13,14 +13,13 @@ from ..core import wait_until
 from ..run.files import RunError, pack_json
 from ..run.records import owner_name, owner_record, pick
 
-
 # %% ../../nbs/64_store.lease.ipynb #8283c29c
 class Lease:
     "The right of this process to write to a run in a store, while no other takes over"
     beaten = -math.inf # when the last sign of life was given
     def __init__(self,
         store, # Where the run is; a local folder's is a `Folder`
-        record:dict, # `owner_record` of this process
+        record, # `owner_record` of this process
         signs=(), # Of life, that the next one replaces
     ):
         store_attr()
@@ -42,7 +41,7 @@ def beat(self:Lease):
 
 # %% ../../nbs/64_store.lease.ipynb #748c3807
 @patch(as_prop=True)
-def due(self:Lease)->bool:
+def due(self:Lease):
     "Whether it is time for the next sign of life"
     return time.monotonic()-self.beaten >= self.store.beat
 
@@ -55,10 +54,10 @@ def keep_up(self:Lease):
 # %% ../../nbs/64_store.lease.ipynb #b7040125
 @patch
 def is_taken(self:Lease,
-    owner:dict, # The newest owner record there, or None
-)->bool:
+    owner, # The newest owner record there, or None
+):
     "Whether another process has taken the run over"
-    return bool(owner) and owner['generation'] >= self.record['generation'] and owner['token'] != self.record['token']
+    return owner and owner['generation'] >= self.record['generation'] and owner['token'] != self.record['token']
 
 # %% ../../nbs/64_store.lease.ipynb #0335300f
 @patch
@@ -81,16 +80,17 @@ def take(
 silent = 180 # seconds after which an owner is taken for dead; if they are few times as many, only after a look at it
 
 def silence(
-    owner:dict, # The last owner record that was seen
-    beat:float, # Seconds between two signs of life
+    owner, # The last owner record that was seen
+    beat, # Seconds between two signs of life
 )->float: # In seconds
     "How long an owner must be silent from now on, until it is taken for dead"
-    limit,ago = max(silent, 3*beat),time.time()-owner['time']
+    limit = max(silent, 3*beat)
+    ago = time.time()-owner['time']
     return min(limit, max(limit-ago, 1.25*beat+1 if ago < 5*limit else 0))
 
 # %% ../../nbs/64_store.lease.ipynb #e41471de
 def next_signs(
-    owner:dict, # The last owner record that was seen
+    owner, # The last owner record that was seen
 )->list: # Of names
     "The files of the next signs of life, which a listing that is old does not show"
     return [owner_name(dict(owner, beat=owner['beat']+i)) for i in range(1, 5)]
@@ -98,13 +98,13 @@ def next_signs(
 # %% ../../nbs/64_store.lease.ipynb #ad602ccb
 def _alive(now, owner):
     later = now and (now['generation'], now['beat']) > (owner['generation'], owner['beat'])
-    return now if later and not now['released'] else None
+    return later and not now['released'] and now
 
 def wait_for_owner(
-    owner:dict, # The last owner record that was seen
+    owner, # The last owner record that was seen
     look, # Gives the newest owner record there; is told names to ask for
-    beat:float, # Seconds between two signs of life
-    where:str, # For messages
+    beat, # Seconds between two signs of life
+    where, # For messages
     say=print, # Told that one has to wait
 ):
     "Wait until an owner has been silent for long enough; `RunError` if it is not"

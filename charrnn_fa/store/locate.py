@@ -30,7 +30,7 @@ class Place:
     def __init__(self,
         where:str, # A path, a path on a mount, or an fsspec URL
         wait:float=60, # Longest wait for an answer of the store, in seconds; `patience` at least
-        local:bool=False, # Go on without the store if it cannot be used now
+        local=False, # Go on without the store if it cannot be used now
         say=print, # Told what a person should know
         warn=print, # Told what is wrong
         options:dict=None, # For fsspec
@@ -67,8 +67,9 @@ def _lock(self:Place):
     self.made = not self.path.exists()
     try: self.path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        way = "let CHARRNN_HOME name one that can be written to." if self.store else "give another one for the run."
-        raise RunError(f"The folder {self.path} cannot be made ({e.strerror})", way) from None
+        raise RunError(f"The folder {self.path} cannot be made ({e.strerror})",
+                       "let CHARRNN_HOME name one that can be written to." if self.store else
+                       "give another one for the run.") from None
     try: self.lock = Lock(self.path/'.lock')
     except OSError as e: raise RunError(f"{self.path} cannot be written to ({e.strerror})", f"{remedy(e)}.") from None
 
@@ -76,7 +77,7 @@ def _lock(self:Place):
 @patch
 def close(self:Place):
     "Free the folder; remove it if nothing came of it"
-    if self.lock is None: return
+    if not self.lock: return
     with suppress(OSError): # somebody may have removed it
         if self.made and os.listdir(self.path) == ['.lock']:
             os.unlink(self.lock.file)
@@ -87,20 +88,17 @@ def close(self:Place):
 # %% ../../nbs/67_store.locate.ipynb #fbaef650
 @patch
 def _settle(self:Place):
-    if not self.folder: self._clear()
+    if not self.folder:
+        for o in self.path.iterdir():
+            if o.name != '.lock' and o.is_file(): o.unlink()
     self.copied = mirrored(self.path)
     self.known = ['run.json', *map(manifest_name, self.copied)]
     try: self._look()
     except (StoreError, RunError, OSError) as e: return self._without_store(e)
     self._check_free()
     if self.folder and self._is_superseded(): self._set_aside()
-    if not self.folder and self.remote.settings: self.folder = RunFolder(self.path, self.remote.settings)
+    if self.remote.settings: self.folder = self.folder or RunFolder(self.path, self.remote.settings)
     if self._has_run: self._check_owner()
-
-@patch
-def _clear(self:Place):
-    for o in self.path.iterdir():
-        if o.name != '.lock' and o.is_file(): o.unlink()
 
 # %% ../../nbs/67_store.locate.ipynb #a5732c26
 @patch
@@ -118,7 +116,7 @@ def _until(self:Place, f):
     def again():
         self.remote = self._read([*self.known, *self.remote.names()])
         return f()
-    return f() or wait_until(again, min(self.wait, 10), 0.5)
+    return f() or wait_until(again, patience, 0.5)
 
 # %% ../../nbs/67_store.locate.ipynb #02a4ea11
 @patch
@@ -126,16 +124,13 @@ def _look(self:Place):
     self._ask(lambda: probe(self.store))
     self.remote = self._read(self.known)
     if self.copied: self._until(lambda: self._has_run)
-    if not (self.remote.settings or self.folder and self.remote.broken): self._recover()
-
-@patch
-def _recover(self:Place):
+    if self.remote.settings or self.folder and self.remote.broken: return
     if self._ask(self.remote.recover, 600):
         self.warn(f"{self.where}/run.json was lost; it has been written anew from a checkpoint.")
-    if not (e := self.remote.broken): return
-    anew = pick(self.remote.names(), 'manifest') and all(map(is_ours, self.remote.names()))
-    way = "; or remove it, and it is written anew from a checkpoint" if anew else ''
-    raise RunError(e.what, e.remedy.rstrip('.')+way)
+    if e := self.remote.broken:
+        anew = pick(self.remote.names(), 'manifest') and all(map(is_ours, self.remote.names()))
+        way = "; or remove it, and it is written anew from a checkpoint" if anew else ''
+        raise RunError(e.what, e.remedy.rstrip('.')+way)
 
 # %% ../../nbs/67_store.locate.ipynb #07ff7b6b
 @patch
@@ -152,9 +147,10 @@ def _check_free(self:Place):
 # %% ../../nbs/67_store.locate.ipynb #a3feba67
 @patch
 def _without_store(self:Place, e):
-    why,ways = reason(e),[getattr(e, 'remedy', '').rstrip('.'), 'or go on without it with local=True.']
-    if not self.local: raise StoreError(why, '; '.join(filter(None, ways))) from None
-    self.remote,self.trouble = None,str(e)
+    ways = getattr(e, 'remedy', '').rstrip('.'),'or go on without it with local=True.'
+    if not self.local: raise StoreError(reason(e), '; '.join(filter(None, ways))) from None
+    self.remote = None
+    self.trouble = str(e)
     self.warn(f"{self.trouble.rstrip('.')}; checkpoints stay in {self.path} until it can be used.")
 
 # %% ../../nbs/67_store.locate.ipynb #7fbe1d80
@@ -165,13 +161,13 @@ def _is_superseded(self:Place):
 
 @patch
 def _set_aside(self:Place):
-    there = 'another run' if self.remote.settings else 'no run any more'
     self.lock.free()
     old = next(o for i in range(1, 10_000) if not (o := self.path.with_name(f'{self.path.name}.old{i}')).exists())
     self.path.rename(old)
     self._lock()
     self.folder = None
-    self.warn(f"{self.where} holds {there}, so that counts; the run that was kept on this machine lies in {old}.")
+    self.warn(f"{self.where} holds {'another run' if self.remote.settings else 'no run any more'}, so that counts; "
+              f"the run that was kept on this machine lies in {old}.")
 
 # %% ../../nbs/67_store.locate.ipynb #990f618a
 @patch
@@ -186,9 +182,9 @@ def _wait_for_owner(self:Place):
     there = lambda: self._ask(self.remote.owner)
     o = self._until(there) if self.remote.listed else there() # if none is seen, the listing is old
     mine = self.folder.owner()
-    if o is None or o['released'] or mine and mine['token'] == o['token']: return
-    look = lambda names: self._ask(self._read(['run.json', *names]).owner)
-    wait_for_owner(o, look, self.store.beat, self.where, self.say)
+    if not o or o['released'] or mine and mine['token'] == o['token']: return
+    wait_for_owner(o, lambda names: self._ask(self._read(['run.json', *names]).owner),
+                   self.store.beat, self.where, self.say)
     self.remote = self._read(self.remote.names())
 
 # %% ../../nbs/67_store.locate.ipynb #43ef22c2
@@ -203,12 +199,12 @@ def last_owner(self:Place)->dict:
 # %% ../../nbs/67_store.locate.ipynb #cff3669f
 @patch
 def has(self:Place,
-    m:dict, # A manifest
-)->bool:
+    m, # A manifest
+):
     "Whether checkpoint `m` is where it should be: in the store, if there is one that can be asked"
-    if self.store is None or self.trouble: return True
-    try: return m in self._ask(self.remote.present)
-    except (StoreError, OSError): return True
+    with suppress(StoreError, OSError):
+        if self.remote: return m in self._ask(self.remote.present)
+    return True
 
 # %% ../../nbs/67_store.locate.ipynb #cbff0f5b
 @patch
@@ -237,7 +233,8 @@ def _fetch(self:Place, m, there):
 # %% ../../nbs/67_store.locate.ipynb #0336baf2
 @patch
 def _manifests(self:Place, here):
-    there,damaged = [],self.folder.damaged
+    there = []
+    damaged = self.folder.damaged
     def look():
         there[:] = self._ask(self.remote.checkpoints)
         damaged.update(self.remote.damaged)

@@ -27,8 +27,7 @@ def mirrored(
 )->dict: # Data files to states
     "Which checkpoints of a run folder have been copied, and how far"
     with suppress(CharRNNError, OSError):
-        note = read_json(Path(path)/'.mirror')['state']
-        return {k:v for k,v in note.items() if v in states}
+        return {k:v for k,v in read_json(Path(path)/'.mirror')['state'].items() if v in states}
     return {}
 
 # %% ../../nbs/66_store.mirror.ipynb #6ba5f38f
@@ -49,9 +48,9 @@ class Mirror:
     def __init__(self,
         folder, # `RunFolder` on this machine
         store, # Where the copies go
-        record:dict, # `owner_record` of this process
+        record, # `owner_record` of this process
         keep:int=3, # Checkpoints in the store
-        max_bytes:float=math.inf, # And fewer, but two, if they have more
+        max_bytes=math.inf, # And fewer, but two, if they have more
         say=print, # Told about trouble, from the thread
         pause=lambda: 0, # See `write_whole`
         news=lambda s: None, # Told what is no trouble
@@ -71,7 +70,7 @@ class Mirror:
 # %% ../../nbs/66_store.mirror.ipynb #445ab7a9
 @patch
 def give(self:Mirror,
-    m:dict, # A manifest
+    m, # A manifest
 ):
     "Leave a checkpoint to be copied; one that waits is replaced"
     self._notice_hang(self.patience)
@@ -88,23 +87,21 @@ def needs(self:Mirror)->set:
 # %% ../../nbs/66_store.mirror.ipynb #ba33bcfe
 @patch
 def wait(self:Mirror,
-    seconds:float, # Longest wait
+    seconds, # Longest wait
     stop=lambda: False, # Ends it
-)->bool: # Whether it came about
+): # Whether it came about
     "Wait for the copies and, where that can be known, their upload"
+    is_done = lambda: self.worker.wait(0) and (self.fenced or not (self.pending or self.waiting))
     self.again = 0
-    wait_until(lambda: self._is_done() or stop(), seconds)
-    self.late = not self._is_done()
+    wait_until(lambda: is_done() or stop(), seconds)
+    self.late = not is_done()
     if self.late: self._notice_hang(0.9*seconds)
     return not self.late
-
-@patch
-def _is_done(self:Mirror): return self.worker.wait(0) and (self.fenced or not (self.pending or self.waiting))
 
 # %% ../../nbs/66_store.mirror.ipynb #d77c62d5
 @patch
 def close(self:Mirror,
-    seconds:float=10, # Longest wait for the thread
+    seconds=10, # Longest wait for the thread
 ):
     "Let the thread end and say goodbye in the store; what hangs is left behind, what is slow goes on without us"
     self.worker.close(0 if self.late and self.worker.busy else seconds)
@@ -128,19 +125,19 @@ def _complain(self:Mirror, why):
 def _well(self:Mirror, news):
     if self.emptied: return
     if self.trouble: self.news(news)
-    self.trouble,self.tries = None,0
+    self.trouble = None
+    self.tries = 0
 
 # %% ../../nbs/66_store.mirror.ipynb #c4719f66
 @patch
 def _tell_lag(self:Mirror, what):
     if self.lag_told or self.trouble or self.fenced: return
     self.lag_told = True
-    newest = {far: f"step {int(file.split('-')[1]):,}" for file,far in sorted(self.state.items())}
-    there = max(self.state, default='')
-    uploaded = f", newest uploaded: {newest.get('uploaded', 'none yet')}"
-    if not getattr(self.store, 'answers', True): uploaded = ''
+    newest = dict(there='none yet', uploaded='none yet')
+    for file,far in sorted(self.state.items()): newest['there'] = newest[far] = f"step {int(file.split('-')[1]):,}"
+    uploaded = f", newest uploaded: {newest['uploaded']}" if getattr(self.store, 'answers', True) else ''
     self.news(f"{what} {self.store} take longer than it takes to the next checkpoint, so some are left out; "
-              f"newest there: {newest[self.state[there]] if there else 'none yet'}{uploaded}.")
+              f"newest there: {newest['there']}{uploaded}.")
 
 # %% ../../nbs/66_store.mirror.ipynb #4962a597
 @patch
@@ -149,16 +146,12 @@ def _try(self:Mirror, f):
     try:
         if not self.fenced: f()
     except Exception as e: # whatever a store can do to us must not reach the training
-        self._failed(e)
-
-@patch
-def _failed(self:Mirror, e):
-    gone = self.pending and not (self.folder.path/self.pending['file']).exists() # it made room for a newer one
-    if gone: self.pending = None
-    if gone or self.fenced: return
-    self.again = time.monotonic()+min(60, self.first_retry*2**self.tries)
-    self.tries += 1
-    self._complain(reason(e))
+        if self.pending and not (self.folder.path/self.pending['file']).exists():
+            self.pending = None # it made room for a newer one
+        else:
+            self.again = time.monotonic()+min(60, self.first_retry*2**self.tries)
+            self.tries += 1
+            self._complain(reason(e))
 
 # %% ../../nbs/66_store.mirror.ipynb #82ffe292
 @patch
@@ -188,10 +181,10 @@ def _idle(self:Mirror):
 def _look_after(self:Mirror):
     self._settle()
     with suppress(Exception): # the next copy will tell
-        if not (self.lease.due or self.trouble and not self.emptied): return
-        self._fence()
-        self.lease.beat()
-        self._well(f"{self.store} is back.")
+        if self.lease.due or self.trouble and not self.emptied:
+            self._fence()
+            self.lease.beat()
+            self._well(f"{self.store} is back.")
 
 # %% ../../nbs/66_store.mirror.ipynb #9a5424ec
 @patch
@@ -217,23 +210,19 @@ def _copy(self:Mirror, m):
     if not self.known: self._fence()
     self._put('run.json')
     self.known = True
-    self._copied(m)
-
-@patch
-def _copied(self:Mirror, m):
     for l in self.mine,self.waiting:
         if m not in l: l.append(m)
     self.pending = None
-    self.state[m['file']] = 'mounted'
+    self.state[file] = 'mounted'
     self._note()
-    self.lease.record['newest'] = manifest_name(m['file'])
+    self.lease.record['newest'] = manifest
     self.lease.beat()
 
 # %% ../../nbs/66_store.mirror.ipynb #8c8ea304
 @patch
 def _note(self:Mirror):
-    note = dict(store=str(self.store), state=self.state)
-    with suppress(RunError): write_whole(self.folder.path/'.mirror', pack_json(note))
+    with suppress(RunError):
+        write_whole(self.folder.path/'.mirror', pack_json(dict(store=str(self.store), state=self.state)))
 
 # %% ../../nbs/66_store.mirror.ipynb #2b9148b1
 @patch
@@ -252,23 +241,19 @@ def _is_proven(self:Mirror, name, size, sha256): return is_whole(self.store, nam
 @patch
 def _put(self:Mirror, name, *known):
     there = self.store.size(name)
-    if name in self.proven and there == self.proven[name][0]: return
+    if there in self.proven.get(name, ()): return
     known = known or ((self.folder.path/name).stat().st_size, sha256_pieces(self._pieces(name)))
     if there != known[0] or not self._is_proven(name, *known):
         if there is not None: self.store.remove(name) # what an earlier try left
-        self._write(name)
+        self.litter.add(name)
+        try: self.store.write(name, self._pieces(name))
+        except FileExistsError: # somebody else's
+            self.litter.discard(name)
+            raise
         if not self._is_proven(name, *known):
             raise StoreError(f"{name} arrived damaged or empty, as if a quota were used up")
     self.proven[name] = known
     self.litter.discard(name)
-
-@patch
-def _write(self:Mirror, name):
-    self.litter.add(name)
-    try: self.store.write(name, self._pieces(name))
-    except FileExistsError: # somebody else's
-        self.litter.discard(name)
-        raise
 
 # %% ../../nbs/66_store.mirror.ipynb #c340bc09
 @patch
@@ -277,12 +262,13 @@ def _look(self:Mirror): return Remote(self.store, ['run.json', *map(manifest_nam
 @patch
 def _fence(self:Mirror):
     remote = self._look()
-    if remote.broken and not self.known and 'run.json' not in self.litter:
-        self._stop(f"{self.store} holds a run with damaged settings")
-    if remote.broken: self.proven.pop('run.json', None) # ours, and written anew
+    if remote.broken:
+        if not self.known and 'run.json' not in self.litter:
+            self._stop(f"{self.store} holds a run with damaged settings")
+        self.proven.pop('run.json', None) # ours, and written anew
     if self.orphans is None: self.orphans = left_behind(self.store, remote.names(), self.lease.record['generation'])
     if remote.id != self.folder.id:
-        self.litter |= self.proven.keys() & {*remote.names()} - {'run.json'}
+        self.litter |= (self.proven.keys() & remote.names()) - {'run.json'}
         self._stop(f"{self.store} holds another run by now")
     if (remote.settings or remote.broken) and self.lease.is_taken(remote.owner()):
         self._stop(f"another process has taken over the run in {self.store}")
@@ -302,11 +288,11 @@ def _settle(self:Mirror):
         try: answers = [self.store.uploaded(o) for o in names]
         except FileNotFoundError: answers = [] # it will not be proven
         if False in answers: continue # asked again when idle
-        if not all(self._is_proven(o, *self.proven[o]) for o in names): self._lost(m)
+        if not all(self._is_proven(o, *self.proven[o]) for o in names): self._lost(m, names)
         if all(answers): self.state[m['file']] = 'uploaded'
         self._rotate(m)
         self._note()
-        self.waiting = self.waiting[self.waiting.index(m)+1:]
+        del self.waiting[:self.waiting.index(m)+1]
         break
     return not self.waiting
 
@@ -314,10 +300,10 @@ def _settle(self:Mirror):
 _gone = 'is no longer there as it was written, as if a quota were used up'
 
 @patch
-def _lost(self:Mirror, m):
+def _lost(self:Mirror, m, names):
     self.waiting.remove(m)
     self.emptied = True
-    for o in m['file'],manifest_name(m['file']): self.proven.pop(o, None)
+    for o in names: self.proven.pop(o, None)
     if m == self.latest: self.pending = m
     raise StoreError(f"{m['file']} {_gone}")
 
@@ -326,23 +312,25 @@ def _lost(self:Mirror, m):
 def _rotate(self:Mirror, m):
     remote = self._look()
     cs = remote.present()
-    at = cs.index(m) if m in cs else 0
-    if m not in cs or any(c not in self.mine for c in cs[:at]): return # another process is ahead of this one
+    if m not in cs: return
+    at = cs.index(m)
+    if any(c not in self.mine for c in cs[:at]): return # another process is ahead of this one
     lost = [c for c in self.mine if remote.listed and c not in cs and c['file'] not in remote.unsure]
     self.emptied = bool(lost)
     if lost: self._complain(f"{lost[0]['file']} {_gone}")
     self.litter |= self.orphans
     self.orphans = set()
-    self._discard([*lost, *(c for c in old_ones(cs, self.keep, self.max_bytes) if c in cs[at+1:])], remote.names())
+    old = min(old_ones(cs, self.keep, self.max_bytes), cs[at+1:], key=len) # both are ends of `cs`
+    self._discard(lost+old, remote.names())
 
 # %% ../../nbs/66_store.mirror.ipynb #8f5e4b33
 @patch
 def _discard(self:Mirror, ms, names):
-    files = [m['file'] for m in ms]
-    for o in files: self.state.pop(o, None)
-    self.mine = [m for m in self.mine if m not in ms]
-    self.waiting = [m for m in self.waiting if m not in ms]
-    self.litter |= {n for o in files for n in checkpoint_names(o, names)}
+    for m in ms:
+        self.state.pop(m['file'], None)
+        self.litter.update(checkpoint_names(m['file'], names))
+        for l in self.mine,self.waiting:
+            if m in l: l.remove(m)
     self._sweep()
 
 @patch
@@ -351,9 +339,9 @@ def _sweep(self:Mirror): self.litter = {*remove(self.store, self.litter)}
 # %% ../../nbs/66_store.mirror.ipynb #fb5b3229
 @patch
 def _thin(self:Mirror):
-    if not (piled := self.waiting[1:1-self.keep]): return
-    self._tell_lag('Uploads from')
-    self._discard(piled, self._look().names())
+    if piled := self.waiting[1:1-self.keep]:
+        self._tell_lag('Uploads from')
+        self._discard(piled, self._look().names())
 
 # %% ../../nbs/66_store.mirror.ipynb #ab0104a5
 @patch

@@ -9,6 +9,7 @@ __all__ = ['colab_hostname', 'StoreError', 'parse_mounts', 'mounts', 'follow', '
 import os, re, stat
 from contextlib import contextmanager, suppress
 from errno import EACCES, EINVAL, ENODATA, ENOSYS, ENOTSUP, EPERM
+from functools import partial
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import CharRNNError
@@ -17,17 +18,16 @@ from ..core import CharRNNError
 class StoreError(CharRNNError): "A place for copies that cannot be used now"
 
 # %% ../../nbs/60_store.mount.ipynb #a4e211be
+_mount_line = rb'(?m)^(?:[^ \n]+ ){2}(\d+):(\d+) [^ \n]+ ([^ \n]+) (?:[^ \n]+ )+?- ([^ \n]+)'
+
 def parse_mounts(
     mountinfo, # Contents of `/proc/self/mountinfo`, as bytes
 ):
     "Mount points to (type, device number)"
     res = {}
-    for line in mountinfo.split(b'\n'):
-        fields = line.split(b' ')
-        if b'-' not in fields[6:]: continue
-        where = re.sub(rb'\\([0-7]{3})', lambda m: bytes([int(m[1], 8)]), fields[4])
-        device = os.makedev(*map(int, fields[2].split(b':')))
-        res[os.fsdecode(where)] = os.fsdecode(fields[fields.index(b'-', 6)+1]),device
+    for major,minor,where,kind in re.findall(_mount_line, mountinfo):
+        where = where.decode('unicode_escape').encode('latin-1')
+        res[os.fsdecode(where)] = os.fsdecode(kind),os.makedev(int(major), int(minor))
     return res
 
 # %% ../../nbs/60_store.mount.ipynb #2235b313
@@ -53,13 +53,13 @@ def _over(path, table):
     drives = [elsewhere[1]] if elsewhere else [*filter(below, _drives)]
     where = max(filter(below, drives or table), key=len, default=None)
     kind = table.get(where, ['fuse.drive'])[0]
-    return (where, kind) if drives or where in table and _remote.match(kind) else (None, None)
+    return (where, kind) if drives or where and _remote.match(kind) else (None, None)
 
 # %% ../../nbs/60_store.mount.ipynb #bfad9f9f
 def _without_first_link(path, table):
     for here in [*reversed(path.parents), path]:
         if _over(str(here), table)[0]: break
-        with suppress(OSError): return Path(os.path.abspath(here.parent/os.readlink(here)/path.relative_to(here)))
+        with suppress(OSError): return Path(os.path.abspath(here.parent/here.readlink()/path.relative_to(here)))
     return path
 
 
@@ -82,7 +82,8 @@ def mount_of(
 # %% ../../nbs/60_store.mount.ipynb #a82bdab6
 class MountStore:
     "A folder on a mounted file system that can go away at any time"
-    beat,slow = 60,True
+    beat = 60
+    slow = True
     answers = False # has it ever said whether something is uploaded?
     def __init__(self,
         path, # A folder on a mount, which need not exist
@@ -101,9 +102,9 @@ def _open_folder(name, d=None): return os.open(name, os.O_RDONLY|os.O_DIRECTORY,
 @patch
 @contextmanager
 def _folder(self:MountStore, make=False):
-    there,fds = mounts().get(self.mountpoint),[]
+    there = mounts().get(self.mountpoint)
+    fds = [_open_folder(self.mountpoint)] if there else []
     try:
-        if there: fds.append(_open_folder(self.mountpoint))
         if not fds or there != (self.kind, os.fstat(fds[0]).st_dev):
             raise StoreError(f'{self.mountpoint} is not mounted')
         for o in self.parts: fds.append(self._into(o, fds, make))
@@ -115,13 +116,14 @@ def _folder(self:MountStore, make=False):
 # %% ../../nbs/60_store.mount.ipynb #47b87133
 @patch
 def _into(self:MountStore, name, fds, make):
-    top = self.kind == 'fuse.drive' and len(fds) == 1
-    try: return _open_folder(name, fds[-1])
+    above = fds[-1]
+    try: return _open_folder(name, above)
     except FileNotFoundError:
-        if top: raise StoreError(f'{self.mountpoint} has no {name} now') from None
+        if self.kind == 'fuse.drive' and len(fds) == 1:
+            raise StoreError(f'{self.mountpoint} has no {name} now') from None
         if not make: raise
-    with suppress(FileExistsError): os.mkdir(name, dir_fd=fds[-1])
-    return _open_folder(name, fds[-1])
+    with suppress(FileExistsError): os.mkdir(name, dir_fd=above)
+    return _open_folder(name, above)
 
 # %% ../../nbs/60_store.mount.ipynb #fd939de0
 @patch
@@ -142,13 +144,16 @@ def size(self:MountStore,
     except FileNotFoundError: pass
 
 # %% ../../nbs/60_store.mount.ipynb #38094116
+def _open(name, mode, d): return open(name, mode, opener=partial(os.open, dir_fd=d, mode=0o644))
+
+
 @patch
 def pieces(self:MountStore,
     name, # Of a file
     n=1<<20, # Bytes of a piece
 ):
     "The contents, piece by piece"
-    with self._folder() as d, os.fdopen(os.open(name, os.O_RDONLY, dir_fd=d), 'rb') as f:
+    with self._folder() as d, _open(name, 'rb', d) as f:
         while b := f.read(n): yield b
 
 # %% ../../nbs/60_store.mount.ipynb #4163247d
@@ -179,12 +184,12 @@ def write(self:MountStore,
 ):
     "A new file; nothing of it stays if that fails"
     with self._folder(make=True) as d:
-        fd = os.open(name, os.O_WRONLY|os.O_CREAT|os.O_EXCL, 0o644, dir_fd=d)
+        f = _open(name, 'xb', d)
         try:
-            with os.fdopen(fd, 'wb') as f:
+            with f:
                 f.writelines(pieces)
                 f.flush()
-                os.fsync(fd)
+                os.fsync(f)
         except BaseException:
             with suppress(OSError): remove_emptied(name, d)
             raise
@@ -202,7 +207,7 @@ def uploaded(self:MountStore,
     name, # Of a file
 ):
     "Whether the cloud has it; None if that cannot be known"
-    with self._folder() as d, os.fdopen(os.open(name, os.O_RDONLY, dir_fd=d), 'rb') as f:
+    with self._folder() as d, _open(name, 'rb', d) as f:
         late,where = (_attribute(f.fileno(), f'user.drive.{o}') for o in ('uncommitted', 'id'))
     if late is where is None: return False if self.answers else None
     self.answers = True

@@ -17,37 +17,34 @@ from .mount import StoreError
 
 # %% ../../nbs/63_store.remote.ipynb #5e9c13d5
 def _retrying(f):
-    "What `f` gives, tried again if a store fails"
-    for pause in 0.2, 0.4, None:
+    for pause in 0.2, 0.4:
         try: return f()
         except (CharRNNError, FileNotFoundError): raise
-        except Exception:
-            if pause is None: raise
-            time.sleep(pause)
+        except Exception: time.sleep(pause)
+    return f()
 
 # %% ../../nbs/63_store.remote.ipynb #bab0db9e
 @contextmanager
 def _answering(what):
-    "Say that `what` could not be done, and why, if a store fails in the `with`"
     try: yield
     except (CharRNNError, FileNotFoundError): raise
     except Exception as e: raise StoreError(f'{what} ({reason(e)})', f'{remedy(e)}.') from None
 
 # %% ../../nbs/63_store.remote.ipynb #cfe47349
-def _list_names(store, known=()):
-    "(names of what is in a store, whether it could be listed)"
+def _list_names(store, known):
     def _there(o):
         try: return store.size(o) is not None
         except CharRNNError: raise
         except Exception: return not pick([o], 'owner')
-    try: names,listed = _retrying(store.names),True
+    try: names = _retrying(store.names)
     except CharRNNError: raise
-    except Exception: names,listed = [],False
-    return {*names, *filter(_there, known)},listed
+    except Exception: names = None
+    return {*(names or ()), *filter(_there, known)},names is not None
 
 # %% ../../nbs/63_store.remote.ipynb #432046b5
 class Remote(RunFiles):
     "What a store holds of a run"
+    settings = broken = None # settings, or why those that are there cannot be read
     def __init__(self,
         store, # Where to look
         known=(), # Names that may be there
@@ -55,14 +52,14 @@ class Remote(RunFiles):
     ):
         super().__init__(store, run_id)
         self.listing,self.listed = _list_names(store, known)
-        self.settings = self.broken = None # settings, or why those that are there cannot be read
         self._read_settings()
 
     def _read_settings(self):
         for name in sorted(pick(self.listing, 'run'), key=len):
             try:
                 if (b := self.get(name)) is None: continue
-                self.settings,self.broken = check_json(b, f'{self.store}/{name}'),None
+                self.settings = check_json(b, self._at(name))
+                self.broken = None
                 self.id = self.settings.get('id')
                 return
             except RunError as e: self.broken = self.broken or e
@@ -110,7 +107,6 @@ def fetch(self:Remote,
 
 # %% ../../nbs/63_store.remote.ipynb #0d728114
 def _settings_in(m, meta):
-    "The settings in a checkpoint, or None"
     with suppress(Exception):
         s = check(meta['settings'], settings_schema)
         need(s['id'] == m['run'], 'id')
@@ -119,14 +115,13 @@ def _settings_in(m, meta):
 # %% ../../nbs/63_store.remote.ipynb #2c9944db
 @patch
 def _write_settings(self:Remote, s):
-    "Write settings, if there are none by now; whether that was done"
     with _answering(f'run.json in {self.store} cannot be written'):
         if size := self.store.size('run.json'): return False
         if size == 0: self.store.remove('run.json')
         self.listing.add('run.json')
         with suppress(FileExistsError):
             self.store.write('run.json', [pack_json(s)])
-            self.settings,self.id,self.broken = s,s['id'],None
+            vars(self).update(settings=s, id=s['id'], broken=None)
             return True
     self._read_settings()
     return False
@@ -136,7 +131,7 @@ def _write_settings(self:Remote, s):
 def recover(self:Remote)->bool:
     "Write settings that are missing or empty anew, from the newest whole checkpoint; whether that was done"
     cs = RunFiles.checkpoints(self)
-    if self.settings or len({m['run'] for m in cs}) != 1 or not all(map(is_ours, self.listing)): return False
-    for m,_,meta in self.whole(cs):
-        if found := _settings_in(m, meta): return self._write_settings(found)
+    if not self.settings and len({m['run'] for m in cs}) == 1 and all(map(is_ours, self.listing)):
+        for m,_,meta in self.whole(cs):
+            if found := _settings_in(m, meta): return self._write_settings(found)
     return False

@@ -15,13 +15,13 @@ from ..run.records import checkpoint_names, data_name, data_names, manifest_name
 def old_ones(
     cs:list, # Manifests, newest first
     keep:int, # How many stay, two at least
-    max_bytes:float=math.inf, # Fewer stay, but two, if their data have more
-    beginning:bool=True, # Step 0 of a finished run stays like the others; else it goes first
+    max_bytes=math.inf, # Fewer stay, but two, if their data have more
+    beginning=True, # Step 0 of a finished run stays like the others; else it goes first
 )->list: # Of manifests
     "Which of the checkpoints `cs` are to go"
     counted = cs[:-1] if not beginning and cs and cs[0]['finished'] and cs[-1]['step'] == 0 else cs
-    totals = accumulate(m['size'] for m in counted)
-    stay = sum(i < 2 or i < keep and total <= max_bytes for i,total in enumerate(totals))
+    totals = enumerate(accumulate(m['size'] for m in counted))
+    stay = sum(i < 2 or i < keep and total <= max_bytes for i,total in totals)
     return cs[max(1, stay):]
 
 # %% ../../nbs/65_store.retain.ipynb #ab183010
@@ -55,11 +55,11 @@ def remove(
 # %% ../../nbs/65_store.retain.ipynb #76bc48f8
 def is_whole(
     store, # Any store
-    name:str, # Of a file
-    size:int, # In bytes
-    sha256:str, # In hex
+    name, # Of a file
+    size, # In bytes
+    sha256, # In hex
     pause=lambda: 0, # See `paced`
-)->bool:
+):
     "Whether a file is there, by its size and, where that can be wrong, by its contents"
     if store.size(name) != size: return False
     return not getattr(store, 'slow', True) or sha256_pieces(paced(store.pieces(name), pause)) == sha256
@@ -68,16 +68,18 @@ def is_whole(
 def rotate(
     folder, # `RunFolder`
     keep:int, # Checkpoints that stay
-    max_bytes:float=math.inf, # And fewer, but two, if they have more
+    max_bytes=math.inf, # And fewer, but two, if they have more
     but=(), # Data files that stay in any case
     pause=lambda: 0, # See `write_whole`
 ):
     "Remove old checkpoints of a run folder, after the newest was read back"
-    cs,names = folder.checkpoints(),folder.names()
+    cs = folder.checkpoints()
+    names = folder.names()
     if not (old := {m['file'] for m in old_ones(cs, keep, max_bytes, beginning=False)}): return
-    whole = lambda name: is_whole(folder.store, name, cs[0]['size'], cs[0]['file_sha256'], pause)
-    if not any(map(whole, data_names(cs[0]['file'], names))):
-        raise RunError(f"{folder.path/cs[0]['file']} is missing or did not arrive whole on the disk",
+    new = cs[0]
+    whole = (is_whole(folder.store, o, new['size'], new['file_sha256'], pause) for o in data_names(new['file'], names))
+    if not any(whole):
+        raise RunError(f"{folder.path/new['file']} is missing or did not arrive whole on the disk",
                        "restore it from a copy, or let the next checkpoint take its place.")
     files = {n for o in old.difference(but) for n in checkpoint_names(o, names)}
     for e in remove(folder.store, files).values(): raise e
@@ -92,6 +94,6 @@ def tidy(
 # %% ../../nbs/65_store.retain.ipynb #66a9ecd3
 def is_full(
     e, # An error
-)->bool:
+):
     "Whether an error says that there is no room left"
     return getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT)

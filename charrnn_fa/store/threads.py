@@ -16,7 +16,7 @@ class Late(TimeoutError): "A call in a `thread` that has not come back in time"
 
 def in_thread(
     f, # What to do
-    seconds:float, # How long to wait
+    seconds, # How long to wait
 ): # What `f` gives or raises
     "Do `f` in a thread, which does not hold up the end of the process; `Late` if it takes longer than `seconds`"
     answer = Future()
@@ -40,8 +40,8 @@ def abandoned(
 )->list: # Of threads
     "Those that were left behind and still wait for `store`"
     place = getattr(store, 'mountpoint', None) or str(store)
-    _waiting[place] = [t for t in (*_waiting.get(place, ()), *threads) if t.is_alive()]
-    return _waiting[place]
+    left = _waiting[place] = [t for t in (*_waiting.get(place, ()), *threads) if t.is_alive()]
+    return left
 
 # %% ../../nbs/62_store.threads.ipynb #943747d2
 class NoAnswer(StoreError): "A place that has not answered in time"
@@ -53,13 +53,12 @@ def check_answers(
     store, # Or a name
 ):
     "Refuse a place that owes too many answers"
-    if len(abandoned(store)) < _most: return
-    raise NoAnswer(f"{store} has not answered for a long time", _way)
+    if len(abandoned(store)) >= _most: raise NoAnswer(f"{store} has not answered for a long time", _way)
 
 # %% ../../nbs/62_store.threads.ipynb #53b114fe
 def with_deadline(
     f, # What to do
-    seconds:float, # How long to wait
+    seconds, # How long to wait
     store='It', # Whom it asks: a store or a name
 ): # What `f` gives or raises
     "Do `f`, or raise `NoAnswer` if it takes longer than `seconds`"
@@ -107,25 +106,26 @@ def _step(self:Worker):
 @patch
 def give(self:Worker,
     job, # Anything but None
-)->bool:
+):
     "Leave a job; whether another one waited, which is replaced"
     with self.cond:
-        waited,self.job = self.job is not None,job
+        waited = self.job is not None
+        self.job = job
         self.cond.notify_all()
     return waited
 
 # %% ../../nbs/62_store.threads.ipynb #65305680
 @patch
 def wait(self:Worker,
-    seconds:float, # Longest wait
-)->bool:
+    seconds, # Longest wait
+):
     "Wait until nothing is left to do; whether that came about in time"
     with self.cond: return self.cond.wait_for(lambda: self.job is self.busy is None, seconds)
 
 # %% ../../nbs/62_store.threads.ipynb #b12157fa
 @patch
 def close(self:Worker,
-    seconds:float=5, # Longest wait for its end
+    seconds=5, # Longest wait for its end
 ):
     "End the thread; Python must not end while it frees tensors, so it is waited for, unless it hangs"
     with self.cond:

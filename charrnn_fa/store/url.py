@@ -20,24 +20,24 @@ def shown(
     return re.sub('//[^/]*@', '//', str(where))
 
 # %% ../../nbs/61_store.url.ipynb #b7a75abf
-_same_version = {'s3':'s3fs', 's3a':'s3fs', 'gs':'gcsfs', 'gcs':'gcsfs'}
-
-_packages = dict(hf='huggingface_hub', az='adlfs', abfs='adlfs',
+_packages = dict(s3='s3fs', s3a='s3fs', gs='gcsfs', gcs='gcsfs', hf='huggingface_hub', az='adlfs', abfs='adlfs',
                  sftp='paramiko', dropbox='dropboxdrivefs', webdav='webdav4')
 
+_same_version = 's3fs', 'gcsfs'
+
 def _not_there(scheme, version):
-    what,why = _packages.get(scheme),''
-    if scheme in _same_version:
-        what = f'{_same_version[scheme]}=={version}'
-        why = f' (the version that fits fsspec {version})'
-    if what: return StoreError(f'{scheme}:// needs a package that is not installed', f"pip install '{what}'{why}.")
-    return StoreError(f'There is no store for {scheme}:// URLs',
-                      'give a path, or a URL that begins with s3://, gs:// or hf://.')
+    package = _packages.get(scheme)
+    if not package:
+        return StoreError(f'There is no store for {scheme}:// URLs',
+                          'give a path, or a URL that begins with s3://, gs:// or hf://.')
+    fits = f"=={version}' (the version that fits fsspec {version})" if package in _same_version else "'"
+    return StoreError(f'{scheme}:// needs a package that is not installed', f"pip install '{package}{fits}.")
 
 # %% ../../nbs/61_store.url.ipynb #a148bef4
 class UrlStore:
     "A folder at any URL that fsspec knows"
-    beat,slow = 60,False
+    beat = 60
+    slow = False
     def __init__(self,
         url, # Such as 's3://bucket/runs/bard'
         **storage_options # For fsspec, such as a token
@@ -45,12 +45,12 @@ class UrlStore:
         import fsspec
         self.where = str(url).rstrip('/')
         scheme = self.where.split('://')[0]
-        self.flat = scheme in ('s3', 's3a', 'gs', 'gcs', 'az', 'abfs', 'abfss', 'hf')
+        self.flat = scheme in 's3 s3a gs gcs az abfs abfss hf'.split()
         if scheme == 'hf': self.beat = 600
         try: self.fs,self.root = fsspec.core.url_to_fs(self.where, **storage_options)
         except (ImportError, ValueError, TypeError) as e:
-            missing = isinstance(e, ImportError) or scheme not in fsspec.available_protocols()
-            if missing: raise _not_there(scheme, fsspec.__version__) from None
+            if isinstance(e, ImportError) or scheme not in fsspec.available_protocols():
+                raise _not_there(scheme, fsspec.__version__) from None
             raise StoreError(f'{self} cannot be used ({type(e).__name__}: {reason(e)})', 'check the URL.') from None
 
     def __str__(self): return shown(self.where)
