@@ -426,6 +426,7 @@ def test_uploads_that_lag_behind(drive, fit, tmp_path, capsys):
     def wait(ckpt):
         ckpt.saver.writer.wait(20)
         until(lambda: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted', what='the copy')
+        assert ckpt.saver.mirror.worker.wait(20)                                  # what has piled up is gone by then
         seen.append(steps(drive.there))
     learn = fit(drive.where, {15: stuck, **dict.fromkeys(range(21, 56, 4), wait)}, steps=4, wait=1)
     assert not learn.told and 'not uploaded yet' in capsys.readouterr().out
