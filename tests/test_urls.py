@@ -230,7 +230,7 @@ def test_a_server_that_was_emptied_gets_everything_again(s3, url, fresh, same, h
 
 def test_a_slow_store_gets_whole_copies(memory, fresh, home, tmp_path):
     "What is being copied stays on this machine until that is done, however many saves come in between"
-    import fsspec
+    import fsspec.implementations.memory
     class Slow(fsspec.implementations.memory.MemoryFileSystem):
         protocol = 'slowmem'
         def open(self, path, mode='rb', **kwargs):
@@ -363,7 +363,7 @@ def test_missing_back_end(fresh, home, monkeypatch):
 
 def test_keys_are_kept_nowhere(s3, url, fresh, home, tmp_path, capfd):
     "Neither in the run's files here and there, nor in what is printed, shown or exported"
-    import fsspec
+    import fsspec.implementations.memory
     class Odd(fsspec.implementations.memory.MemoryFileSystem):
         protocol = 'oddmem'
         def __init__(self, token=None, **kwargs): super().__init__(**kwargs)
