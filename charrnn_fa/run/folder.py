@@ -73,32 +73,38 @@ class RunFiles:
         except OSError as e:
             raise RunError(f'{self._at(name)} cannot be read ({e.strerror})', 'check the disk.') from None
 
-    def record(self,
-        name, # Of a file
-        schema, # `manifest_schema` or `owner_schema`
-    )->dict:
-        "The record in a file, or None; what is wrong with it is noted"
-        is_owner = schema is owner_schema
-        b = None
-        try:
-            b = self.get(name)
-            if b or not (is_owner or b is None): return check_record(b, schema, self._at(name), self.id)
-        except CharRNNError as e:
-            self.damaged[name] = e
-            if not is_owner and b is None: self.unsure.add(data_name(name))
-        if is_owner and not b: return unread_owner(self.id, name)
+# %% ../../nbs/32_run.folder.ipynb #b92c0db8
+@patch
+def record(self:RunFiles,
+    name, # Of a file
+    schema, # `manifest_schema` or `owner_schema`
+)->dict:
+    "The record in a file, or None; what is wrong with it is noted"
+    is_owner = schema is owner_schema
+    b = None
+    try:
+        b = self.get(name)
+        if b or not (is_owner or b is None): return check_record(b, schema, self._at(name), self.id)
+    except CharRNNError as e:
+        self.damaged[name] = e
+        if not is_owner and b is None: self.unsure.add(data_name(name))
+    if is_owner and not b: return unread_owner(self.id, name)
 
-    def _records(self, kind, schema):
-        return [o for name in pick(self.names(), kind) if (o := self.record(name, schema))]
+# %% ../../nbs/32_run.folder.ipynb #9e2e2113
+@patch
+def _records(self:RunFiles, kind, schema):
+    return [o for name in pick(self.names(), kind) if (o := self.record(name, schema))]
 
-    def owner(self)->dict:
-        "The record of the process that took the run up last, or None"
-        return newest_owner(self._records('owner', owner_schema))
+@patch
+def owner(self:RunFiles)->dict:
+    "The record of the process that took the run up last, or None"
+    return newest_owner(self._records('owner', owner_schema))
 
-    def checkpoints(self)->list:
-        "Manifests, newest first; a file without one does not count"
-        self.damaged = {}
-        return newest_first(self._records('manifest', manifest_schema))
+@patch
+def checkpoints(self:RunFiles)->list:
+    "Manifests, newest first; a file without one does not count"
+    self.damaged = {}
+    return newest_first(self._records('manifest', manifest_schema))
 
 # %% ../../nbs/32_run.folder.ipynb #4b5c5148
 @patch
