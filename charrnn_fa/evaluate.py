@@ -102,22 +102,21 @@ class AvgCharLoss(AvgLoss):
 # %% ../nbs/13_evaluate.ipynb #a530d4e6
 class Bits(AvgCharLoss):
     "Bits per character"
+    name = 'bits'
     @property
     def value(self): return self.total/self.count/math.log(2) if self.count else None
-    @property
-    def name(self): return 'bits'
 
 # %% ../nbs/13_evaluate.ipynb #cc1499ba
 class Perplexity(AvgCharLoss):
     "e to the loss: among how many characters the model hesitates"
+    name = 'perplexity'
     @property
     def value(self): return torch.exp(torch.as_tensor(self.total/self.count)) if self.count else None
-    @property
-    def name(self): return 'perplexity'
 
 # %% ../nbs/13_evaluate.ipynb #c12adb91
 class CharAccuracy(Metric):
     "Share of characters that the model would have put first"
+    name = 'accuracy'
     def reset(self):
         self.hits = 0.
         self.count = 0
@@ -131,5 +130,3 @@ class CharAccuracy(Metric):
 
     @property
     def value(self): return self.hits/self.count if self.count else None
-    @property
-    def name(self): return 'accuracy'

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 wings = 'run', 'store', 'checkpoint'
-from_wings = {'reason', 'remedy', 'is_number', 'is_count', 'check_number', 'wait_until'}    # definitions of `core` that serve the checkpoint side
+from_wings = {'reason', 'remedy', 'is_number', 'check_number', 'wait_until'}    # definitions of `core` that serve the checkpoint side
 
 
 def notebooks(root):

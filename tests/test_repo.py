@@ -1,5 +1,6 @@
 "The repository: notebooks and modules in step and clean, README.md as the notebook gives it, imports one way"
 import ast
+import json
 import os
 import re
 import shutil
@@ -224,3 +225,12 @@ def test_pages_lead_to_pages(tmp_path):
     near = [(page, unquote(href.split('#')[0])) for page,href in links if not re.match(r'\w+:|#', href)]
     assert len(near) > 25 and [o for o in near if not (o[0].parent/o[1]).is_file()] == []
     assert (tmp_path/'tutorials/shakespeare.html').exists()
+
+
+def test_a_resume_crosses_few_rooms():
+    "`python tests/rooms.py -v` shows them"
+    code = "import json,rooms; calls = rooms.crossings(); print(json.dumps([len(rooms.rooms(calls)), sum(calls.values())]))"
+    p = subprocess.run([sys.executable, '-c', code], cwd=root/'tests', env={**os.environ, 'PYTHONPATH':str(root)}, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    n_rooms,n_calls = json.loads(p.stdout.splitlines()[-1])
+    assert 10 < n_rooms <= 23 and 100 < n_calls <= 300

@@ -9,7 +9,7 @@ __all__ = ['lr_factor', 'Budget']
 import math, time
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
-from ..core import CharRNNError, is_count, is_number
+from ..core import CharRNNError, is_number
 
 # %% ../../nbs/21_callback.schedule.ipynb #08a999a3
 def lr_factor(
@@ -90,7 +90,7 @@ def load_state_dict(self:Budget,
 ):
     "Go on with the steps, times and rates of a run"
     n,seconds,lrs = d['n_steps'],d['seconds'],d['lr_max']
-    is_steps = n is None or is_count(n) and n > 0
+    is_steps = n is None or type(n) is int and 0 < n < 2**62
     if not is_steps or len(lrs) != len(self.lr_max) or not all(map(is_number, [*seconds, *lrs])):
         raise ValueError("This is no state of a Budget.")
     self.n_steps,self.seconds,self.lr_max = n,seconds,lrs

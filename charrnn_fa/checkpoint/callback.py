@@ -14,7 +14,7 @@ from ..callback.progress import begin_bars, in_fit
 from ..run.files import RunError, damage
 from ..run.records import owner_record
 from ..run.folder import RunFolder
-from ..run.model import Run, kept_text
+from ..run.model import Run, check_described, kept_text
 from ..store.url import local_path, shown
 from ..store.lease import take
 from ..store.retain import tidy
@@ -120,7 +120,9 @@ def _begin(self:Checkpoint):
     else:
         self._load(found, fit)
         self._finished(found) if found.finished else self._resume(found, fit)
-    self.guard = Guard(learn, self.first, self._epoch_done, self.after_error, self.exact_start, self.order)
+    if not self.exact_start:
+        self.guard = Guard()
+        self.guard.watch(learn, self.first, self.epoch_over, self.after_error, self.order)
     if not found.finished: self._work()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #483f836c
@@ -150,7 +152,9 @@ def _start(self:Checkpoint, mine, fit):
     learn,path,exact = self.learn,self.place.path,self.exact_start
     if self.found.after: self._continue_from(self.found.after, fit)
     self.found.after = None
-    if exact: self.base = learn.steps_done
+    if exact:
+        check_described(learn)
+        self.base = learn.steps_done
     self.folder = folder = (Run if exact else RunFolder)(path, dict(mine, fit=fit))
     try: ts,meta = self._capture(learn._first if exact else (0, 0))
     except CharRNNError: raise
@@ -243,6 +247,7 @@ def _work(self:Checkpoint):
     self.began = self.saved = time.perf_counter()
     for n,cb in named_callbacks(self.learn, Checkpoint).items():
         if isinstance(cb, SaveModelCallback) and not cb.every_epoch:
+            self.guard = self.guard or Guard()
             self.guard.follow(cb, partial(self._copy_best, n, cb))
     self.signals = Signals()
 
@@ -315,7 +320,9 @@ def after_batch(self:Checkpoint):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #c83ce09f
 @patch
-def _epoch_done(self:Checkpoint):
+def epoch_over(self:Checkpoint):
+    "When all callbacks have done what they do at the end of an epoch"
+    if not self.active: return
     self.log.epoch(self.learn)
     self.held = None
     at = self.epoch+1,0

@@ -11,24 +11,7 @@ from fastai.basics import *
 # %% ../../nbs/77_checkpoint.hooks.ipynb #c2a00092
 class Guard:
     "Leaves out the first epochs of a fit, and tells of the end of each epoch, of errors, and of best models"
-    def __init__(self,
-        learn, # In `before_fit`
-        first, # Epoch to begin with
-        after_epoch, # Called when an epoch is over
-        after_error, # Called when an error is on its way out
-        own, # Is it a `CharLearner`, which begins anywhere, and tells of errors in the events of a fit itself?
-        order=0, # Of the callback that is in its `before_fit`; later ones have theirs before them
-    ):
-        store_attr('learn,first,after_epoch,after_error')
-        self.replaced = [] # objects, names of attributes, and what was there
-        self.with_events = learn._with_events
-        self.call_one = learn._call_one
-        self._replace(learn, '_with_events', self._epoch_events)
-        if own: return
-        self._replace(learn, '_call_one', self._one_event)
-        for cb in learn.cbs:
-            if cb.order > order and hasattr(cb, 'before_fit'):
-                self._replace(cb, 'before_fit', partial(self._telling, cb.before_fit), vars(cb).get('before_fit'))
+    def __init__(self): self.replaced = [] # objects, names of attributes, and what was there
 
     def _replace(self, o, name, f, had=None):
         vars(o)[name] = f
@@ -62,6 +45,25 @@ def _epoch_events(self:Guard, f, event_type, ex, final=noop):
 def _one_event(self:Guard, event_name):
     if event_name in ('after_cancel_fit', 'after_fit'): self._telling(self.call_one, event_name)
     else: self.call_one(event_name)
+
+# %% ../../nbs/77_checkpoint.hooks.ipynb #3e129947
+@patch
+def watch(self:Guard,
+    learn, # In `before_fit`; another one than ours
+    first, # Epoch to begin with
+    after_epoch, # Called when an epoch is over
+    after_error, # Called when an error is on its way out
+    order=0, # Of the callback that is in its `before_fit`; later ones have theirs before them
+):
+    "Stand around the loop of a Learner"
+    store_attr('learn,first,after_epoch,after_error')
+    self.with_events = learn._with_events
+    self.call_one = learn._call_one
+    self._replace(learn, '_with_events', self._epoch_events)
+    self._replace(learn, '_call_one', self._one_event)
+    for cb in learn.cbs:
+        if cb.order > order and hasattr(cb, 'before_fit'):
+            self._replace(cb, 'before_fit', partial(self._telling, cb.before_fit), vars(cb).get('before_fit'))
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #071a1aa7
 @patch

@@ -84,7 +84,8 @@ def record(self:RunFiles,
     b = None
     try:
         b = self.get(name)
-        if b or not (is_owner or b is None): return check_record(b, schema, self._at(name), self.id)
+        says_nothing = b is None or is_owner and not b
+        if not says_nothing: return check_record(b, schema, self._at(name), self.id)
     except CharRNNError as e:
         self.damaged[name] = e
         if not is_owner and b is None: self.unsure.add(data_name(name))
