@@ -18,23 +18,31 @@ from ..loop import CharLearner
 from ..run.files import RunError, damage, same_tensors
 from ..run.model import weights
 from ..run.records import check, counts, need
-from .serialize import check_rng, form, from_json, replacing_plain
-from .capture import (attrs_of_char, attrs_of_fit, environment, has_own_state, holders, inexact, is_known, scaler_of,
-    set_rng_state, shuffles_items, state_names)
+from .serialize import check_one_rng, check_rng, form, from_json, replacing_plain, set_rng
+from charrnn_fa.checkpoint.capture import (
+    attributes, attrs_of_char, attrs_of_fit, buffers, can_change, environment, expect_changes, generators,
+    has_own_state, holders, inexact, is_known, is_memory, is_own, is_setting, scaler_of, set_rng_state, shuffles_items, standing,
+    state_names, watched, watched_attributes,
+)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #376c8722
 def _standing(learn, o, names, known):
     "What now stands where a file has attributes of these names, as far as they are state"
-    may_be_new = lambda k: not known and not hasattr(learn, k)
-    now = lambda k: vars(o)[k] if k in vars(o) else inspect.getattr_static(type(o), k, None)
-    return {k:now(k) for k in state_names(o, names) if k in vars(o) or may_be_new(k)}
+    there = vars(o) if known else attributes(o)
+    may_be_new = lambda k: not known and '.' not in k and not hasattr(learn, k)
+    now = lambda k: there[k] if k in there else inspect.getattr_static(type(o), k, None)
+    return {k:now(k) for k in state_names(o, names) if k in there or may_be_new(k)}
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #f5f23180
 def _settable(learn, o, d):
     known = is_known(o)
     res = replacing_plain(d, _standing(learn, o, d, known), alike=known, whose=type(o).__name__)
     if type(res.get('run')) is not bool: res.pop('run', None)
-    return res
+    return {k:v for k,v in res.items() if not (type(v) is str and is_setting(o, k))}
+
+def _set_attr(o, k, v):
+    owner,_,name = k.rpartition('.')
+    setattr(next(c for c in type(o).__mro__ if c.__name__ == owner) if owner else o, name, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #6b60f1ad
 def _put_log(cb, text, longer):
@@ -58,7 +66,7 @@ def _check_state(learn, o, d):
 def _put_state(learn, o, d, longer_log):
     if has_own_state(o): return o.load_state_dict(d)
     if isinstance(o, CSVLogger) and d.get('_text'): _put_log(o, d['_text'], longer_log)
-    for k,v in _settable(learn, o, d).items(): setattr(o, k, v)
+    for k,v in _settable(learn, o, d).items(): _set_attr(o, k, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #431b8b01
 def _check_learn(learn, d):
@@ -81,7 +89,9 @@ def _check_loaders(learn, ds):
     for dl,d in zip(learn.dls.loaders, ds, strict=True):
         if isinstance(dl, CharDL):
             check(d, dict(seed=counts, epoch=counts, batch=range(len(dl)+1)), 'loader')
-        elif 'rng' in d: random.Random().setstate(d['rng'])
+        elif 'rng' in d: check_one_rng(dl.rng, d['rng'], 'loader.rng')
+        for k,g in generators(dl).items():
+            if k in d.get('generators', ()): check_one_rng(g, d['generators'][k], f'loader.{k}')
         if 'order' in d and shuffles_items(dl):
             need(sorted(d['order'].tolist()) == sorted(dl.items.idxs), 'loader.order')
 
@@ -90,6 +100,8 @@ def _put_loaders(learn, ds):
     for dl,d in zip(learn.dls.loaders, ds):
         if isinstance(dl, CharDL): dl.load_state_dict(d)
         elif 'rng' in d: dl.rng.setstate(d['rng'])
+        for k,g in generators(dl).items():
+            if k in d.get('generators', ()): set_rng(g, d['generators'][k])
         if 'order' in d and shuffles_items(dl):
             for i,o in enumerate(d['order'].tolist()): dl.items.idxs[i] = o # `lens` shares them
             dl.make_chunks()
@@ -123,9 +135,20 @@ def _check_opt(learn, sd):
 def _put_opt(learn, sd): learn.opt.load_state_dict(_to(learn, sd))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #73ed74dd
+def _fit_model(learn, ws, none=()):
+    "Whether weights are those of the model, but for buffers that are None here or, by `none`, there"
+    now = weights(learn.model)
+    empty = {k for k,(m,b) in buffers(learn.model).items() if m._buffers[b] is None}
+    gone = {k for k in none if k in buffers(learn.model)}
+    return same_tensors({k:v for k,v in now.items() if k in ws or k not in gone},
+                        {k:v for k,v in ws.items() if k not in empty})
+
 def _put_weights(learn, ws):
     with torch.no_grad():
-        for k,p in [*learn.model.named_parameters(), *learn.model.named_buffers()]: p.copy_(ws[k])
+        for k,p in [*learn.model.named_parameters(), *learn.model.named_buffers()]:
+            if k in ws: p.copy_(ws[k])
+    for k,(m,b) in buffers(learn.model).items():
+        if m._buffers[b] is None and k in ws: m._buffers[b] = _to(learn, ws[k].clone())
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #0e5d4323
 def _check_grads(learn, gs):
@@ -133,6 +156,41 @@ def _check_grads(learn, gs):
 
 def _put_grads(learn, gs):
     for k,p in learn.model.named_parameters(): p.grad = _to(learn, gs.get(k))
+
+# %% ../../nbs/73_checkpoint.restore.ipynb #63a835fe
+def _changes(learn, d):
+    "Objects with what of the attributes in a file may be set"
+    return [(o, _allowed(o, d[n], n)) for n,o in watched(learn).items() if n in d]
+
+def _allowed(o, d, whose):
+    d = {k:v for k,v in d.items() if can_change(o, v)}
+    new = isinstance(o, nn.Module) and is_own(type(o))
+    fresh = {k:v for k,v in d.items() if new and k.isidentifier() and is_memory(v) and not hasattr(o, k)}
+    there = watched_attributes(o)
+    old = {k:v for k in d if (v := standing(o, k, there)) is not ...}
+    return {**fresh, **replacing_plain(d, old, alike=True, whose=whose)}
+
+# %% ../../nbs/73_checkpoint.restore.ipynb #7777a4a1
+_no_changes = {'dict':[]} # of a run from before they were kept
+
+_model_kinds = {'grad?':dict, 'frozen?':counts, 'attrs?':dict, 'eval?':[str], 'none?':[str]}
+
+def _check_model(learn, d):
+    check(d, _model_kinds, 'model')
+    check(list(d.get('grad', {}).values()), [bool], 'model.grad')
+    check(list(d.get('attrs', {}).values()), [dict], 'model.attrs')
+    need(d.get('frozen', 0) <= len(getattr(learn.opt, 'param_lists', ())), 'model.frozen')
+    _changes(learn, d.get('attrs', {}))
+
+def _put_model(learn, d):
+    for k,p in learn.model.named_parameters(): p.requires_grad_(d.get('grad', {}).get(k, p.requires_grad))
+    for o,new in _changes(learn, d.get('attrs', {})):
+        for k,v in new.items(): _set_attr(o, k, _to(learn, v) if isinstance(o, nn.Module) else v)
+    if 'frozen' in d: learn.opt.frozen_idx = d['frozen']
+    for k,(m,b) in buffers(learn.model).items():
+        if k in d.get('none', ()): m._buffers[b] = None
+    if 'eval' in d:
+        for n,m in learn.model.named_modules(): m.training = n not in d['eval']
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #e1cb4334
 def _check_scaler(learn, sd):
@@ -144,7 +202,7 @@ def _put_scaler(learn, sd):
 # %% ../../nbs/73_checkpoint.restore.ipynb #71b43723
 def _check_best(learn, best):
     for ws,opt in best.values():
-        need(same_tensors(ws, weights(learn.model)), 'best')
+        need(_fit_model(learn, ws, buffers(learn.model)), 'best')
         if opt is not None: _check_opt(learn, opt)
 
 def _put_best(learn, cb, ws, opt):
@@ -154,10 +212,10 @@ def _put_best(learn, cb, ws, opt):
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #174def29
 _checks = dict(learn=_check_learn, loaders=_check_loaders, opt=_check_opt, grads=_check_grads, scaler=_check_scaler,
-               best=_check_best, rng=lambda learn, d: check_rng(d))
+               model=_check_model, best=_check_best, rng=lambda learn, d: check_rng(d))
 
 _puts = dict(learn=_put_learn, loaders=_put_loaders, opt=_put_opt, grads=_put_grads, scaler=_put_scaler,
-             best=noop, rng=lambda learn, d: set_rng_state(d))
+             model=_put_model, best=noop, rng=lambda learn, d: set_rng_state(d))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #6992dbf3
 def _is_shown(v):
@@ -178,6 +236,7 @@ class State:
     ):
         store_attr('learn,path')
         with damage(path):
+            meta = {'model':_no_changes, **meta}
             check(meta, _kinds)
             need(len(meta['at']) == 2, 'at')
             self.at = tuple(meta['at'])
@@ -188,11 +247,12 @@ class State:
             self.states = {n:from_json(j, rest) for n,j in meta['cbs'].items()}
             self.best = self.parts.get('best')
             self._check(meta)
+        expect_changes(learn)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #23081d75
 @patch
 def _check(self:State, meta):
-    if not same_tensors(weights(self.learn.model), self.weights):
+    if not _fit_model(self.learn, self.weights, self.parts['model'].get('none', ())):
         raise RunError(f"{self.path} holds weights of other shapes than this model has",
                        "make the Learner as it was made for the run.")
     for k,v in self.parts.items(): _checks[k](self.learn, v)
@@ -243,11 +303,16 @@ def restore(self:State,
     "Make the Learner what it was; once"
     with damage(self.path):
         if history: self._put_history(but, longer_log)
-        else: self.parts['learn'] = {k:v for k,v in self.parts['learn'].items() if k in attrs_of_char}
+        else: self._forget_history()
         _put_weights(self.learn, self.weights)
         for k,v in self.parts.items(): _puts[k](self.learn, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #b9df52cc
+@patch
+def _forget_history(self:State):
+    self.parts['learn'] = {k:v for k,v in self.parts['learn'].items() if k in attrs_of_char}
+    self.parts['model'] = {}
+
 @patch
 def _put_history(self:State, but, longer_log):
     for n,o in holders(self.learn, but).items():
