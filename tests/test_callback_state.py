@@ -7,6 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.all import CSVLogger, SaveModelCallback
 from torch import nn
 
 import kills
@@ -231,3 +232,105 @@ def test_no_file_replaces_more_than_settings_of_modules(tmp_path, module, attrs)
     meta['model']['dict'][-1] = as_dict({'model.drops.0': dict(p=0.75)})
     State(learn, tensors, meta, 'x').restore()
     assert learn.model.drops[0].p == 0.75
+
+
+# Files
+
+def without_time(text): return [l.rpartition(',')[0] for l in text.splitlines()]
+
+
+@pytest.fixture
+def alone(tmp_path):
+    "The log of a run that nobody touched"
+    (d := tmp_path/'alone').mkdir()
+    fit(d, CSVLogger())
+    return without_time((d/'history.csv').read_text())
+
+
+@pytest.mark.parametrize('change', [lambda f, text: f.write_text(text + 'epoch,train_loss\n0,1.5\n'), lambda f, text: f.write_text('somebody,else\n'),
+                                    lambda f, text: f.write_text(text + '1,9.9,9.9,9.9,9.9,9.9,00:00\n')], ids=['appended', 'replaced', 'like ours'])
+@pytest.mark.parametrize('append', [False, True])
+def test_lines_of_others_stay(tmp_path, alone, change, append, capsys, settled):
+    "A run that goes on leaves them alone, says so once, and has its own log in its folder"
+    with pytest.raises(RuntimeError): fit(tmp_path, CSVLogger(append=append), Stop())
+    log = tmp_path/'history.csv'
+    change(log, log.read_text())
+    before = log.read_bytes()
+    small(tmp_path).fit(2, 1e-2, cbs=[CSVLogger(append=append), Checkpoint(tmp_path/'r', steps=4)])
+    assert log.read_bytes() == before and capsys.readouterr().out.count('is left alone') == 1
+    assert without_time((tmp_path/'r/log-0.csv').read_text()) == alone
+
+
+def test_the_log_of_one_run_has_its_usual_name(tmp_path, alone, capsys, settled):
+    "Lines that come after the checkpoint are written again, and a file that is lost is there again"
+    class Late(Stop):
+        def before_epoch(self):
+            if self.epoch == 1: raise RuntimeError('stopped')
+        def before_batch(self): pass
+    with pytest.raises(RuntimeError): fit(tmp_path, CSVLogger(), Late())
+    log = tmp_path/'history.csv'
+    assert len(log.read_text().splitlines()) == 2
+    small(tmp_path).fit(2, 1e-2, cbs=[CSVLogger(), Checkpoint(tmp_path/'r', steps=4)])
+    assert without_time(log.read_text()) == alone and 'left alone' not in capsys.readouterr().out
+    log.unlink()
+    fit(tmp_path, CSVLogger())
+    assert without_time(log.read_text()) == alone
+
+
+def test_another_run_does_not_empty_a_log(tmp_path, alone):
+    fit(tmp_path, CSVLogger())
+    before = (tmp_path/'history.csv').read_bytes()
+    small(tmp_path).fit(1, 1e-2, cbs=[CSVLogger(), Checkpoint(tmp_path/'other', quiet=True)])
+    fit(tmp_path, CSVLogger())
+    assert (tmp_path/'history.csv').read_bytes() == before and len((tmp_path/'other/log-0.csv').read_text().splitlines()) == 2
+
+
+def best(): return SaveModelCallback(monitor='train_loss')
+
+
+@pytest.mark.parametrize('checkpoint', [True, False])
+def test_models_of_other_runs_stay(tmp_path, checkpoint, same, capsys):
+    "The cell of a finished run loads its best model and overwrites nobody's"
+    d,model = tmp_path,tmp_path/'models/model.pth'
+    a = fit(d, best())
+    of_a = model.read_bytes()
+    cbs = [Checkpoint(d/'other', quiet=True)] if checkpoint else []
+    b = small(d, n_hid=12)
+    b.fit(1, 1e-2, cbs=[best(), *cbs])
+    assert (model.read_bytes() == of_a) == checkpoint
+    if checkpoint: assert (d/'other/model.pth').exists()
+    there = model.read_bytes()
+    again = small(d)
+    again.fit(2, 1e-2, cbs=[cb := best(), Checkpoint(d/'r', steps=4)])
+    assert model.read_bytes() == there and same(a, again) and cb.fname == 'model'
+    assert capsys.readouterr().out.count('is left alone') == (not checkpoint)
+    assert (d/'r/model.pth').exists() == (not checkpoint)
+
+
+def test_models_of_every_epoch(tmp_path):
+    (tmp_path/'models').mkdir()
+    (tmp_path/'models/model_1.pth').write_text('of somebody')
+    fit(tmp_path, SaveModelCallback(every_epoch=True))
+    assert (tmp_path/'models/model_1.pth').read_text() == 'of somebody' and sorted(o.name for o in (tmp_path/'r').glob('*.pth')) == ['model_0.pth', 'model_1.pth']
+
+
+def test_files_of_a_run_are_no_links(tmp_path, settled):
+    "What a foreign folder has in their place is replaced, and what it points to stays"
+    with pytest.raises(RuntimeError): fit(tmp_path, CSVLogger(), best(), Stop())
+    for o in 'log-0.csv', 'models.txt':
+        (victim := tmp_path/f'victim {o}').write_text('mine')
+        (tmp_path/'r'/o).unlink()
+        (tmp_path/'r'/o).symlink_to(victim)
+    fit(tmp_path, CSVLogger(), best())
+    assert all((tmp_path/f'victim {o}').read_text() == 'mine' and not (tmp_path/'r'/o).is_symlink() for o in ('log-0.csv', 'models.txt'))
+
+
+def test_what_is_not_kept_is_said_when_it_appears(tmp_path, capsys, settled):
+    "In the middle of a fit, once"
+    class Finds(Callback):
+        def __init__(self): self.best = None
+        def before_batch(self):
+            if self.training and self.train_iter == 5: self.best = self.model
+    small(tmp_path).fit(2, 1e-2, cbs=[Finds(), Checkpoint(tmp_path/'r', steps=4)])
+    said = [l for l in capsys.readouterr().out.splitlines() if 'Not kept' in l]
+    assert len(said) == 1 and said[0].endswith('Not kept, and as new after a kill: Finds.best.')

@@ -521,7 +521,7 @@ def test_what_is_not_kept_is_said(short, tmp_path, capsys):
         def before_fit(self): self.seen,self.opened,self._hidden = [],open(os.devnull),open(os.devnull)
         def after_fit(self): self.opened.close(); self._hidden.close()
     small(tmp_path, short, 5).fit(1, 1e-2, cbs=[Mine(), Checkpoint(tmp_path/'r')])
-    assert re.search(r'Not kept of callbacks.*: Mine\.opened, Mine\._hidden\.$', capsys.readouterr().out, re.M)
+    assert re.search(r'Not kept, .*: Mine\.opened, Mine\._hidden\.$', capsys.readouterr().out, re.M)
 
 
 @pytest.mark.parametrize('change,what', [(lambda l: l.model.register_buffer('wave', torch.zeros(2, dtype=torch.complex64)), 'complex64'),

@@ -21,7 +21,7 @@ from ..store.retain import tidy
 from ..store.mirror import mirrored
 from ..store.locate import Place
 from .serialize import Keeper
-from .capture import capture, named_callbacks, not_kept, saved_best
+from .capture import capture, named_callbacks, newly_lost, saved_best
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
 from .restore import State
 from .log import Log
@@ -44,7 +44,7 @@ _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, firs
 
 class Checkpoint(Callback):
     "Saves a fit every `minutes` and brings it back"
-    order = 1000
+    order,owns_files = 1000,True # see `Guard.claim`
     def __init__(self,
         where, # A path, a path on a mount, an fsspec URL, or a `RunFolder` that is open already
         minutes:float=5, # Between saves
@@ -116,12 +116,12 @@ def _begin(self:Checkpoint):
     behind = vars(learn).get('_fits', {}).get(self.where, 0)
     self.found = found = find(learn, self._open, mine, fit, behind, self._accept)
     self.folder = found.folder
+    self.guard = Guard()
     if not found.folder: self._start(mine, fit)
     else:
         self._load(found, fit)
         self._finished(found) if found.finished else self._resume(found, fit)
     if not self.exact_start:
-        self.guard = Guard()
         self.guard.watch(learn, self.first, self.epoch_over, self.after_error, self.order)
     if not found.finished: self._work()
 
@@ -165,8 +165,19 @@ def _start(self:Checkpoint, mine, fit):
     self.found.manifest = folder.newest()
     self.log.open(path)
     self.log.say(begin_text(self.place, self.steps, self.minutes, exact, self.place.store and path/'log.txt'))
-    if lost := not_kept(learn, Checkpoint):
-        self.log.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
+    self._claim()
+    self._tell_lost()
+
+# %% ../../nbs/79_checkpoint.callback.ipynb #d7e4fed7
+@patch
+def _claim(self:Checkpoint, logs=None, finished=False):
+    callbacks = named_callbacks(self.learn, Checkpoint)
+    self.guard.claim(self.folder.path, logs, callbacks, self.log.say, finished)
+
+@patch
+def _tell_lost(self:Checkpoint):
+    if lost := newly_lost(self.keeper):
+        self.log.say(f"Not kept, and as new after a kill: {', '.join(lost)}.")
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #8cebcd41
 @patch
@@ -187,6 +198,7 @@ def _load(self:Checkpoint, found, fit):
     self.found.state = None # a second copy of all of it
     with damage(file): self.elapsed,self.base = float(meta['elapsed']),meta['base']
     self.best = self.state.best
+    self._claim(self.state.logs, found.finished)
     changes = self.state.take_environment(self.log.say)
     if changes and not found.finished: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")
     tidy(self.folder.store)
@@ -227,7 +239,7 @@ def _take_up(self:Checkpoint, m, *steps):
 def _finished(self:Checkpoint, found):
     m = found.manifest
     self.first = self.n_epoch
-    self._restore(longer_log=True)
+    self._restore()
     self._count()
     self.log.say(finished_text(self.place, m['step'], short_name(self.where, found.k+1)))
     if not self.place.has(m):
@@ -247,7 +259,6 @@ def _work(self:Checkpoint):
     self.began = self.saved = time.perf_counter()
     for n,cb in named_callbacks(self.learn, Checkpoint).items():
         if isinstance(cb, SaveModelCallback) and not cb.every_epoch:
-            self.guard = self.guard or Guard()
             self.guard.follow(cb, partial(self._copy_best, n, cb))
     self.signals = Signals()
 
@@ -304,6 +315,7 @@ def _save(self:Checkpoint, at, **fields):
     self.saved = time.perf_counter()
     self.saved_step = self._steps()
     if job := self._snapshot(at, **fields): self.saver.give(job)
+    self._tell_lost()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #271acf07
 @patch

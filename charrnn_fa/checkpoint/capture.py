@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['attrs_of_fit', 'attrs_of_char', 'environment', 'inexact', 'is_known', 'settings_of', 'is_own', 'attributes',
-           'standing', 'state_names', 'is_setting', 'has_own_state', 'not_kept', 'named_callbacks', 'holders',
-           'sources', 'watched', 'watched_attributes', 'can_change', 'is_memory', 'begun', 'expect_changes', 'buffers',
-           'shuffles_items', 'generators', 'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'capture',
-           'newly_lost']
+           'standing', 'state_names', 'is_setting', 'has_own_state', 'named_callbacks', 'holders', 'sources', 'watched',
+           'watched_attributes', 'can_change', 'is_memory', 'begun', 'expect_changes', 'buffers', 'shuffles_items',
+           'generators', 'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'capture', 'newly_lost']
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #1f446bc5
 import inspect, itertools, platform, random, re
@@ -132,16 +131,6 @@ def has_own_state(
     "Whether `o` says itself what its state is, by `state_dict` and `load_state_dict`"
     return hasattr(type(o), 'state_dict')
 
-# %% ../../nbs/71_checkpoint.capture.ipynb #55e7f789
-def not_kept(
-    learn, # Any Learner
-    but=(), # Classes of callbacks to leave out
-): # As 'Callback.attribute'
-    "Attributes of a person's own callbacks that look like state, but are not plain"
-    own = [o for o in learn.cbs if not (isinstance(o, but) or is_known(o) or has_own_state(o))]
-    return [f'{type(o).__name__}.{k}' for o in own for k in state_names(o, vars(o))
-            if not (is_setting(o, k) or is_plain(vars(o)[k]))]
-
 # %% ../../nbs/71_checkpoint.capture.ipynb #4bf51208
 def _named(os, name):
     counts = defaultdict(itertools.count)
@@ -167,8 +156,9 @@ def holders(
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #6bc926d3
 def _written(cb):
+    if hasattr(cb.file, 'getvalue'): return cb.file.getvalue()
     with suppress(OSError, ValueError): cb.file.flush() # closed, or gone
-    with suppress(OSError): return (cb.learn.path/cb.fname).read_text()
+    with suppress(OSError): return getattr(cb.file, 'own', cb.learn.path/cb.fname).read_text()
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #77d654f3
 def sources(

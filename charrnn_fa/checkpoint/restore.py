@@ -44,17 +44,6 @@ def _set_attr(o, k, v):
     owner,_,name = k.rpartition('.')
     setattr(next(c for c in type(o).__mro__ if c.__name__ == owner) if owner else o, name, v)
 
-# %% ../../nbs/73_checkpoint.restore.ipynb #6b60f1ad
-def _put_log(cb, text, longer):
-    file = cb.file
-    file.flush()
-    if longer and (now := (cb.learn.path/cb.fname).read_text()).startswith(text):
-        text = now.removesuffix(','.join(cb.recorder.metric_names) + '\n')
-    file.seek(0)
-    file.truncate()
-    file.write(text)
-    file.flush()
-
 # %% ../../nbs/73_checkpoint.restore.ipynb #bd50be60
 def _check_state(learn, o, d):
     if isinstance(o, CSVLogger): (d.get('_text') or '').encode()
@@ -63,9 +52,8 @@ def _check_state(learn, o, d):
     except Exception: return # it cannot be copied; then it is seen when it is loaded
     twin.load_state_dict(d)
 
-def _put_state(learn, o, d, longer_log):
+def _put_state(learn, o, d):
     if has_own_state(o): return o.load_state_dict(d)
-    if isinstance(o, CSVLogger) and d.get('_text'): _put_log(o, d['_text'], longer_log)
     for k,v in _settable(learn, o, d).items(): _set_attr(o, k, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #431b8b01
@@ -208,7 +196,7 @@ def _check_best(learn, best):
 def _put_best(learn, cb, ws, opt):
     _put_weights(learn, ws)
     if opt: _put_opt(learn, opt)
-    cb.last_saved_path = learn.save(cb.fname, with_opt=cb.with_opt)
+    cb._save(f'{cb.fname}')
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #174def29
 _checks = dict(learn=_check_learn, loaders=_check_loaders, opt=_check_opt, grads=_check_grads, scaler=_check_scaler,
@@ -260,6 +248,12 @@ def _check(self:State, meta):
     for n,o in holders(self.learn).items():
         if n in self.states: _check_state(self.learn, o, self.states[n])
 
+
+@patch(as_prop=True)
+def logs(self:State):
+    "What `CSVLogger` had written, by name of the callback"
+    return {n:d['_text'] for n,d in self.states.items() if type(d.get('_text')) is str}
+
 # %% ../../nbs/73_checkpoint.restore.ipynb #8899b945
 @patch
 def take_environment(self:State,
@@ -298,11 +292,10 @@ def take_hypers(self:State,
 def restore(self:State,
     but=(), # Classes of callbacks to leave alone
     history=True, # Callbacks and metrics too
-    longer_log=False, # Leave what a log has beyond the end of this run
 ):
     "Make the Learner what it was; once"
     with damage(self.path):
-        if history: self._put_history(but, longer_log)
+        if history: self._put_history(but)
         else: self._forget_history()
         _put_weights(self.learn, self.weights)
         for k,v in self.parts.items(): _puts[k](self.learn, v)
@@ -314,7 +307,7 @@ def _forget_history(self:State):
     self.parts['model'] = {}
 
 @patch
-def _put_history(self:State, but, longer_log):
+def _put_history(self:State, but):
     for n,o in holders(self.learn, but).items():
-        if n in self.states: _put_state(self.learn, o, self.states[n], longer_log)
+        if n in self.states: _put_state(self.learn, o, self.states[n])
         if n in self.best and isinstance(o, SaveModelCallback): _put_best(self.learn, o, *self.best[n])
