@@ -1,5 +1,6 @@
 "Shared by the tests: small texts, small Learners, a real web server"
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import faultfs
@@ -50,6 +51,7 @@ def settled(monkeypatch):
 # What a machine may lack
 
 LACKS = dict(fuse=faultfs.missing, strace=inject.missing)       # fixtures, and why their tests are skipped here, or None
+HAVE = dict(fuse='apt-get install fuse3, as root on Linux with /dev/fuse', strace='apt-get install strace')
 
 
 @pytest.fixture(scope='session')
@@ -64,6 +66,13 @@ def pytest_runtest_setup(item):
     "Skip from here, not in a fixture or by a mark, which pytest's summary would give a line for each test"
     for o,missing in LACKS.items():
         if o in item.fixturenames and (why := missing()): pytest.skip(why)
+
+
+def pytest_terminal_summary(terminalreporter):
+    "The last word is what was not tested, and how to have it: a store that nobody tried must not look like one that works"
+    whys = Counter(o.longrepr[2].removeprefix('Skipped: ') for o in terminalreporter.stats.get('skipped', []))
+    for what,missing in LACKS.items():
+        if n := whys[missing()]: terminalreporter.write_line(f'NOT TESTED: {n} tests, as {missing()}; to have them: {HAVE[what]}.', red=True, bold=True)
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """Damaged and hostile checkpoint files: a typed error or a correct load, whatever is in them
 
 `python tests/fuzz.py N [--seed S] [--only SEED] [--files]` mutates the files of a finished and an unfinished run N times, with checksums mended in most cases, and loads them through
-`Run`, `State` and the whole `Checkpoint`. Each seed is one trial and can be repeated with --only. Trials run in children with a limit on memory and one on time.
-A finding is anything but a `CharRNNError` or a load in which the Learner's tensors are those of the file, nothing outside the folder was read or written,
-and of callbacks nothing but plain state was replaced.
+`Run`, `State`, the command and the whole `Checkpoint`; now and then a file becomes a link, a pipe or a folder. Each seed is one trial and can be repeated with --only. Trials run in children with a limit on memory and one on time.
+A finding is anything but a `CharRNNError` (of the command: one sentence and an exit status) or a load in which the Learner's tensors are those of the file, nothing outside
+the folder was read or written, and of callbacks nothing but plain state was replaced. A fit that goes on from a file nobody has changed must end where it does without the fuzzer.
 """
 import argparse
 import hashlib
@@ -20,7 +20,8 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from unittest import mock
 
@@ -28,6 +29,7 @@ import torch
 from fastai.callback.core import Callback
 from make_golden import extras, fit, learner, make_runs
 
+from charrnn_fa import cli
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.run.files import digest
 from charrnn_fa.run.folder import RunFolder
@@ -211,6 +213,20 @@ def mutate(rng, files):
             with suppress(RecursionError, OverflowError):                            # json cannot write what is nested twice
                 rng.choices([mutate_raw, mutate_sealed, mutate_meta, mutate_tensors, mutate_folder], [2, 3, 3, 3, 1])[0](rng, files)
 
+LINKS = f'../{CANARY}', f'../../{CANARY}', '/etc/passwd', '/dev/zero', 'step-00000045-00000000.safetensors', '.', 'log.txt', '../start.py'
+
+def odd_files(rng, files):
+    "Names to what stands there instead of a file, or besides: a link, a pipe, a folder"
+    if rng.random() < 0.85: return {}
+    o = rng.choice([*sorted(files), 'log.txt', '.lock', 'step-00000099-0123abcd.safetensors', 'owner-000009-0123abcd-1.json'])
+    return {o: rng.choice(['pipe', 'folder', *LINKS])}
+
+def put_odd(path, what):
+    path.unlink(missing_ok=True)
+    if what == 'pipe': os.mkfifo(path)
+    elif what == 'folder': path.mkdir()
+    else: path.symlink_to(what)
+
 def mutate_state(rng, tensors, meta):
     "The same for what has been read"
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
@@ -299,18 +315,25 @@ class Base:
         self.run = self.dir/'a/b/run'
         self.run.mkdir(parents=True)
         for o in self.dir/'a'/CANARY, self.dir/'a/b'/CANARY: shutil.copy(next((self.dir/'finished').glob('text-*')), o)
+        self.unchanged = {hashlib.sha256(b).hexdigest() for files in self.files.values() for b in files.values()}
+        self.ends = {o:self.end(o) for o in self.files}
 
-    def write(self, files):
+    def write(self, files, odd=()):
         shutil.rmtree(self.run, ignore_errors=True)
         self.run.mkdir(parents=True)
         for k,b in files.items(): (self.run/k).write_bytes(b)
+        for k,what in dict(odd).items(): put_odd(self.run/k, what)
+
+    def end(self, which):
+        "The weights to which the same fit leads that nobody interrupts or stores"
+        with redirect_stdout(StringIO()): return weights_sha256(fit(learner(TEXT, self.dir/'scratch', which, seed=7), None, which).model)
 
 
 def trial_run(base, rng):
     "`Run(path).info()`, `load_model`, `load_run`"
     files = dict(base.files[rng.choice(['finished', 'unfinished'])])
     mutate(rng, files)
-    base.write(files)
+    base.write(files, odd := odd_files(rng, files))
     with watched(base.run):
         run = Run(base.run)
         info = run.info()
@@ -319,6 +342,7 @@ def trial_run(base, rng):
     c = run.newest_whole()[0]
     found = [b for o,b in files.items() if hashlib.sha256(b).hexdigest() == c['file_sha256']]
     check(found, 'no file has the checksum of the manifest')
+    check(c['file'] not in odd, f"{odd.get(c['file'])} was read as a checkpoint")
     head,body = parse(found[0])
     for m in [model, *([learn.model] if learn else [])]:
         ps = dict(m.named_parameters())
@@ -361,18 +385,53 @@ def trial_state(base, rng, learn):
         check(all(body_of(v) == body_of(learn.opt.state[p][k]) for k,v in s.items() if isinstance(v, torch.Tensor)), 'the state of the optimiser is not what was given')
 
 
+class _Resumed(Callback):
+    "Compares weights with what the file holds from which a fit goes on, before the first batch"
+    order = 2000
+    def __init__(self, files): self.files,self.file = files,None
+    def before_batch(self):
+        if self.file or not self.training: return
+        self.file = self.learn.checkpoint.found.manifest['file']
+        path = Path(self.learn.checkpoint.where)/self.file
+        head,body = parse((path if path.exists() else next(path.parent.glob(f'{path.stem}*{path.suffix}'))).read_bytes())
+        for k,p in self.model.named_parameters():
+            i,j = head[k]['data_offsets']
+            check(body[i:j] == body_of(p), f'{k} is not what the file holds')
+
+
 def trial_fit(base, rng):
     "The same call of `fit` with the whole callback, to its end"
     which = rng.choice(['finished', 'unfinished', 'unfinished', 'unfinished'])
     files = dict(base.files[which])
     mutate(rng, files)
-    base.write(files)
-    learn = learner(TEXT, base.dir/'scratch', which)
-    with watched(base.run, base.dir/'scratch'): fit(learn, base.run, which, steps=40)
+    base.write(files, odd_files(rng, files))
+    learn,resumed = learner(TEXT, base.dir/'scratch', which),_Resumed(files)
+    with watched(base.run, base.dir/'scratch'): fit(learn, base.run, which, steps=40, cbs=[resumed])
     run = Run(base.run)
     m,ts,_ = run.newest_whole()
     check(m['finished'], 'a fit that came to its end is not finished')
-    if which == 'unfinished': ts = {k:t for k,t in ts.items() if not k.startswith('train/')}
+    for k,p in learn.model.named_parameters(): check(body_of(p) == body_of(ts[k]), f'{k} is not what was stored at the end')
+    begun = files.get(resumed.file or m['file'], b'')
+    if hashlib.sha256(begun).hexdigest() in base.unchanged: check(weights_sha256(learn.model) == base.ends[which], 'it ends elsewhere than without the fuzzer')
+
+
+COMMANDS = ['info'],['info', '--json'],['sample', '-n', '20', '--seed', '1'],['eval', '--json'],['eval', '--context', '16'],['train', '--run'],['train', '--json', '--run']
+
+def trial_command(base, rng):
+    "`charrnn info`, `sample`, `eval` and `train` on a folder"
+    files = dict(base.files[rng.choice(['finished', 'unfinished'])])
+    mutate(rng, files)
+    base.write(files, odd_files(rng, files))
+    argv = rng.choice(COMMANDS)
+    args = [*argv, str(base.run)] if '--run' in argv else [argv[0], str(base.run), *argv[1:]]
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err, watched(base.run): rc = cli.main(args)
+    said = err.getvalue()
+    check(not any(ord(c) < 32 and c not in '\n\r' for c in said), f'control characters: {said[:200]!r}')
+    check('Traceback' not in said and len(said) < 3000, f'{args}: {said[:300]}')
+    if rc:
+        check(said.strip(), f'{args}: status {rc} and not a word')
+        raise CharRNNError('refused by the command')
+    if '--json' in args: check(out.getvalue().count('\n') == 1 and type(json.loads(out.getvalue())) is dict, f'{args}: {out.getvalue()[:200]}')
 
 
 class _Trials(Callback):
@@ -394,8 +453,9 @@ def limit(seconds):
         signal.signal(signal.SIGALRM, old)
 
 
-SHARES = dict(state=66, run=33, fit=1)
-FILES = dict(run=97, fit=3) # what is read from files alone
+SHARES = dict(state=64, run=32, command=3, fit=1)
+FILES = dict(run=85, command=10, fit=5) # what is read from files alone
+TRIALS = dict(run=trial_run, command=trial_command, fit=trial_fit)
 
 def kind_of(seed): return random.Random(f'kind {seed}').choices(list(SHARES), list(SHARES.values()))[0]
 
@@ -445,7 +505,7 @@ def trials(base, seeds, at=lambda s: None)->Report:
             kind = kind_of(s)
             if kind == 'state': states.append(s); continue
             at(s)
-            rep.run(lambda rng: (trial_run if kind == 'run' else trial_fit)(base, rng), s, kind)
+            rep.run(lambda rng: TRIALS[kind](base, rng), s, kind)
         while states:
             def one_learner(learn):
                 while states:

@@ -1,6 +1,6 @@
 """Training that is killed at random, resumed until it is finished, and compared to the bit with the same run left alone
 
-    python tests/kills.py [--forks 900] [--fresh 100] [--seed S]
+    python tests/kills.py [--forks 900] [--fresh 100] [--long 20] [--seed S]
 
 A run is killed by SIGKILL at a moment drawn from all of its duration (that of a fresh process with its start-up), resumed, killed again, and so on until it
 is through. Then every file system call of a save is met by a SIGKILL, through strace. At the end a table says how many runs were lost or differ.
@@ -28,8 +28,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastai.basics import DataLoaders, Learner, MSELossFlat, TfmdDL, nn
 from fastai.callback.all import CSVLogger, GradientAccumulation, SaveModelCallback
 from fastai.callback.core import Callback
+from fastai.metrics import mae
 from fastcore.foundation import L
 from tqdm import tqdm
 
@@ -64,6 +66,30 @@ class Noise(Callback):
         for p in self.model.parameters(): p.grad.add_(torch.randn(())*1e-3 + random.gauss(0, 1e-3) + np.random.randn()*1e-3)
 
 
+class Hidden(Callback):
+    "Keeps its state where it is hard to see: in private attributes, arguments, its class, and the model's own settings"
+    order = 6
+    seen = []
+    def __init__(self, left=20, rate=0.3): self.left,self.rate,self._sum = left,rate,0.
+    def before_step(self):
+        self.left -= 1
+        self.rate *= 0.99
+        self._sum += self.loss.item()
+        self.seen.append(self.train_iter)
+        if self.left == 0: self.model.emb.requires_grad_(True)
+        if self.train_iter % 10 == 0: self.model.drops[0].p = 0.1 + self.train_iter/200
+        for p in self.model.parameters():
+            if p.grad is not None: p.grad.add_(1e-5*(self._sum + self.rate + self.left + len(self.seen)))
+
+
+def plain(d):
+    "A Learner that fastai made, whose loaders shuffle"
+    x = torch.randn(56, 3, generator=torch.Generator().manual_seed(0))
+    items = list(zip(x, x.sum(1, keepdim=True) + 1))
+    dls = DataLoaders(TfmdDL(items, bs=4, shuffle=True), TfmdDL(items[:9], bs=4), path=d)
+    return Learner(dls, nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.BatchNorm1d(8), nn.Linear(8, 1)), loss_func=MSELossFlat(), metrics=mae)
+
+
 @dataclass
 class Case:
     "What a process does"
@@ -73,6 +99,7 @@ class Case:
     before: object = None                                   # called with the Learner before `fit`
     make: object = None                                     # makes another Learner than ours, from a folder
     chars: int = 1000
+    dls: dict = field(default_factory=dict)
 
 
 CASES = dict(
@@ -80,14 +107,21 @@ CASES = dict(
     best=Case(cbs=lambda: [SaveModelCallback(with_opt=True), CSVLogger(), Noise()], learner=dict(dropout=0.2, n_layers=2)),
     steps=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(arch='gru', reset_pct=0.2, precision='bf16')),
     sums=Case(lambda learn, cbs: learn.fit_flat_cos(3, 1e-2, cbs=cbs), lambda: [GradientAccumulation(12)], dict(arch='rnn', emb_drop=0.1)),
+    hidden=Case(cbs=lambda: [Hidden()], learner=dict(dropout=0.2), before=lambda learn: learn.model.emb.requires_grad_(False)),
+    plain=Case(lambda learn, cbs: learn.fit_one_cycle(4, 1e-2, cbs=cbs), lambda: [SaveModelCallback(), CSVLogger(), Noise()], make=plain),
+    long=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(dropout=0.2), chars=50_100_000, dls=dict(valid_pct=1e-5)), # more than a run folder keeps
 )
+
+SHORT = [o for o in CASES if o != 'long']
 
 
 def learner(case, d, seed, **kwargs):
     "A small Learner without a bar in folder `d`"
     if case.make: learn = case.make(d)
     else:
-        dls = CharDataLoaders.from_text(load_corpus('pydocs')[:case.chars], bs=4, seq_len=16, seed=seed, path=d, device='cpu')
+        text = load_corpus('pydocs')
+        text = (text*(case.chars//len(text)+1))[:case.chars]
+        dls = CharDataLoaders.from_text(text, bs=4, seq_len=16, seed=seed, path=d, device='cpu', **case.dls)
         learn = char_learner(dls, **{**dict(n_hid=16, emb_sz=8, head_sz=0, precision='fp32'), **case.learner, **kwargs})
     learn.remove_cbs(learn.progress)
     learn.logger = lambda log: None
@@ -259,15 +293,15 @@ class Count(Counter):
         self.bad.append(f'{d}: {why}')
 
 
-def random_kills(n, kind, top, rng, bar):
+def random_kills(n, kind, names, top, rng, bar):
     "SIGKILL at `n` random moments; every run is brought to its end"
     count,alone,seconds = Count(kind),{},{}
-    start = (lambda name, d: Child(lambda: train(CASES[name], d, CKPT), f'{d}.log')) if kind == 'forks' else fresh
-    for name in CASES if kind == 'forks' else ['best']:
+    start = fresh if kind == 'fresh' else lambda name, d: Child(lambda: train(CASES[name], d, CKPT), f'{d}.log')
+    for name in names:
         alone[name] = top/f'alone-{name}'
         if not (alone[name]/'result.json').exists(): assert Child(lambda name=name: train(CASES[name], alone[name]), f'{alone[name]}.log').wait() == 0
         t = time.monotonic()
-        assert start(name, top/f'{kind}-{name}').wait(60) == 0
+        assert start(name, top/f'{kind}-{name}').wait(300) == 0
         seconds[name] = time.monotonic()-t
         count.check(alone[name], top/f'{kind}-{name}')
     while count['kills'] < n:
@@ -355,6 +389,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--forks', type=int, default=900, help='kills of forks')
     p.add_argument('--fresh', type=int, default=100, help='kills of fresh processes')
+    p.add_argument('--long', type=int, default=20, help='kills of forks with a text of more than 50 MB')
     p.add_argument('--seed', type=int, default=None, help='of the moments')
     p.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
     args = p.parse_args()
@@ -363,9 +398,10 @@ def main():
     print(f'seed {seed}', flush=True)
     began,rng,counts = time.monotonic(),random.Random(seed),[]
     top = Path(tempfile.mkdtemp())
-    with tqdm(total=args.forks+args.fresh, unit='kill', disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-        for kind,n in ('forks', args.forks), ('fresh', args.fresh):
-            if n: counts.append(random_kills(n, kind, top, rng, bar))
+    kinds = [('forks', args.forks, SHORT), ('fresh', args.fresh, ['best']), ('long texts', args.long, ['long'])]
+    with tqdm(total=args.forks+args.fresh+args.long, unit='kill', disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+        for kind,n,names in kinds:
+            if n: counts.append(random_kills(n, kind, names, top, rng, bar))
         if missing(): print(f'calls of a save are left out: {missing()}')
         else: counts += [every_call(*o, top, bar) for o in (('a save', 12), ('the first save', 0))]
     print(table(counts), f'{time.monotonic()-began:.0f} s', sep='\n')

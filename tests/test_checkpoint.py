@@ -21,10 +21,9 @@ from fastai.callback.all import (CSVLogger, EarlyStoppingCallback, GradientAccum
                                  ShortEpochCallback, ShowGraphCallback)
 from fastai.callback import core
 from fastai.callback.core import Callback, event
-from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.core import DataLoaders
 from fastai.learner import AvgMetric, Learner, Metric, load_learner
-from fastai.losses import CrossEntropyLossFlat, MSELossFlat
-from fastai.metrics import mae
+from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import OptimWrapper, ranger
 from fastcore.foundation import L
 from torch import nn
@@ -49,7 +48,7 @@ from charrnn_fa.checkpoint.log import Log
 from charrnn_fa.callback.progress import CharProgress
 from charrnn_fa.optim import AdamW, Muon
 from charrnn_fa.checkpoint.serialize import Keeper, from_json
-from kills import CKPT, SEED, Case, Noise, differences, digest, leave, newest_step, set_generators
+from kills import CKPT, SEED, Case, Noise, differences, digest, leave, newest_step, plain, set_generators
 
 N = 14 # batches of an epoch
 
@@ -60,14 +59,6 @@ class Clock:
     "A clock that goes on by 10 ms whenever it is looked at"
     now = 0.
     def perf_counter(self): self.now += 0.01; return self.now
-
-
-def plain(d):
-    "A Learner that fastai made, whose loaders shuffle"
-    x = torch.randn(56, 3, generator=torch.Generator().manual_seed(0))
-    items = list(zip(x, x.sum(1, keepdim=True) + 1))
-    dls = DataLoaders(TfmdDL(items, bs=4, shuffle=True), TfmdDL(items[:9], bs=4), path=d)
-    return Learner(dls, nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.BatchNorm1d(8), nn.Linear(8, 1)), loss_func=MSELossFlat(), metrics=mae)
 
 
 class Look(Callback):
@@ -1188,7 +1179,7 @@ def test_the_command(clean, tmp_path):
 # At random, and at every call
 
 def test_random_kills_and_every_call_of_a_save():
-    p = subprocess.run([sys.executable, kills.__file__, '--forks', '20', '--fresh', '0'], capture_output=True, text=True, timeout=600)
+    p = subprocess.run([sys.executable, kills.__file__, '--forks', '20', '--fresh', '0', '--long', '0'], capture_output=True, text=True, timeout=600)
     assert p.returncode == 0, p.stdout + p.stderr
     rows = {l[:20].strip(): [int(o) for o in re.findall(r' ([\d,]+)', l[20:])] for l in p.stdout.splitlines() if l.startswith(('forks', 'every'))}
     for kind,(n,_,_,further,runs,lost,differ) in rows.items(): assert n >= 20 and runs and lost == differ == 0 and (further or kind.endswith('fi')), p.stdout

@@ -34,6 +34,19 @@ def test_the_fuzzer_finds_something(monkeypatch, tmp_path):
     assert fuzz.fuzz(400, chunk=400).findings
 
 
+@pytest.mark.parametrize('lost', ['weights', 'optimiser'])
+def test_a_resume_that_loses_something_is_found(monkeypatch, lost):
+    from charrnn_fa.checkpoint import restore
+    def zeroed(learn, _):
+        with torch.no_grad():
+            for p in learn.model.parameters(): p.zero_()
+    if lost == 'weights': monkeypatch.setattr(restore, '_put_weights', zeroed)
+    else: monkeypatch.setitem(restore._puts, 'opt', lambda learn, sd: None)
+    monkeypatch.setattr(fuzz, 'SHARES', dict(fit=1))
+    found = [o[2] for o in fuzz.fuzz(12).findings]
+    assert any({'weights': 'is not what the file holds', 'optimiser': 'it ends elsewhere'}[lost] in o for o in found), found
+
+
 @pytest.fixture(scope='module')
 def base(tmp_path_factory): return fuzz.Base(tmp_path_factory.mktemp('base'))
 
