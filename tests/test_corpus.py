@@ -213,7 +213,7 @@ LINK = f'<html>\n<a id="uc-download-link" href="/uc?export=download&amp;confirm=
 def page(text, **headers): return lambda h: send(h, 200, gzip.compress(text.encode()), Content_Type='text/html; charset=utf-8', Content_Encoding='gzip', **headers)
 
 
-@pytest.mark.parametrize('link', [f'https://drive.google.com/file/d/{ID}/view?usp=sharing', ID])
+@pytest.mark.parametrize('link', [f'https://drive.google.com/file/d/{ID}/view?usp=sharing', f'drive:{ID}'])
 def test_drive(drive, home, link):
     drive.answers['/uc'] = lambda h: send(h, 200, BODY, **FILE)
     assert load_corpus(link, progress=False) == BODY.decode()
@@ -223,14 +223,14 @@ def test_drive(drive, home, link):
 
 def test_drive_compressed(drive, home):
     drive.answers['/uc'] = lambda h: send(h, 200, gzip.compress(BODY), Content_Encoding='gzip', **FILE)
-    assert load_corpus(ID, progress=False) == BODY.decode()
+    assert load_corpus(f'drive:{ID}', progress=False) == BODY.decode()
 
 
 def test_drive_asks_for_a_confirmation(drive, home):
     "A large file: a page with a form, which leads to the file"
     drive.answers['/uc'] = page(FORM)
     drive.answers['/download'] = lambda h: send(h, 200, BODY, **FILE)
-    assert load_corpus(ID, progress=False) == BODY.decode()
+    assert load_corpus(f'drive:{ID}', progress=False) == BODY.decode()
     assert drive.asked == [f'/uc?id={ID}', f'/download?id={ID}&export=download&confirm=t&uuid=12-34']
 
 
@@ -242,14 +242,14 @@ def test_drive_confirms_by_a_cookie(drive, home):
         send(h, 200, BODY, **FILE)
     cookies = []
     drive.answers['/uc'] = uc
-    assert load_corpus(ID, progress=False) == BODY.decode()
+    assert load_corpus(f'drive:{ID}', progress=False) == BODY.decode()
     assert cookies == ['download_warning=x1']
 
 
 def test_drive_asks_without_end(drive, home, monkeypatch):
     monkeypatch.setattr(time, 'sleep', lambda s: None)
     drive.answers['/uc'] = drive.answers['/download'] = page(FORM)
-    with pytest.raises(CorpusError, match='Drive did not give the file.*after another.*browser'): load_corpus(ID, progress=False)
+    with pytest.raises(CorpusError, match='Drive did not give the file.*after another.*browser'): load_corpus(f'drive:{ID}', progress=False)
     assert len(drive.asked) == 3*4 and list(home.iterdir()) == []
 
 
@@ -258,7 +258,7 @@ def test_drive_asks_without_end(drive, home, monkeypatch):
 def test_drive_refuses(drive, home, monkeypatch, text):
     monkeypatch.setattr(time, 'sleep', lambda s: None)
     drive.answers['/uc'] = page(text)
-    with pytest.raises(CorpusError, match='Drive did not give the file.*browser'): load_corpus(ID, progress=False)
+    with pytest.raises(CorpusError, match='Drive did not give the file.*browser'): load_corpus(f'drive:{ID}', progress=False)
     assert list(home.iterdir()) == []
 
 
@@ -267,14 +267,14 @@ def test_gdown_that_cannot_read_the_page(drive, home, monkeypatch):
     monkeypatch.setattr(time, 'sleep', lambda s: None)
     monkeypatch.setitem(sys.modules, 'gdown.download', types.ModuleType('gdown.download'))
     drive.answers['/uc'] = page(FORM)
-    with pytest.raises(CorpusError, match='version of gdown.*browser'): load_corpus(ID, progress=False)
+    with pytest.raises(CorpusError, match='version of gdown.*browser'): load_corpus(f'drive:{ID}', progress=False)
 
 
 @pytest.mark.parametrize('status', [404, 500, 206])
 def test_drive_answers_with_an_error(drive, home, monkeypatch, status):
     monkeypatch.setattr(time, 'sleep', lambda s: None)
     drive.answers['/uc'] = lambda h: send(h, status, BODY, **FILE)
-    with pytest.raises(CorpusError, match=f'answered {status}.*browser'): load_corpus(ID, progress=False)
+    with pytest.raises(CorpusError, match=f'answered {status}.*browser'): load_corpus(f'drive:{ID}', progress=False)
 
 
 def silent(handler): time.sleep(3)
@@ -287,7 +287,7 @@ def test_stalled_drive(drive, home, monkeypatch, answer, confirmed):
     monkeypatch.setattr(charrnn_fa.text.download, '_patience', (4, 0.2))
     drive.answers['/uc'],drive.answers['/download'] = (page(FORM), answer) if confirmed else (answer, None)
     t = time.perf_counter()
-    with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(ID, progress=False)
+    with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(f'drive:{ID}', progress=False)
     assert time.perf_counter() - t < 9                                # three tries of 0.2 s and pauses of 3 s; 12 s if the server's own end were waited for
     assert len(drive.asked) == 3*(1+confirmed) and list(home.iterdir()) == []
 
@@ -302,13 +302,13 @@ def test_drive_refuses_connections(home, monkeypatch):
         return real(self, request, **kwargs)
     monkeypatch.setattr(requests.adapters.HTTPAdapter, 'send', nowhere)
     t = time.perf_counter()
-    with pytest.raises(CorpusError, match='no connection.*browser'): load_corpus(ID, progress=False)
+    with pytest.raises(CorpusError, match='no connection.*browser'): load_corpus(f'drive:{ID}', progress=False)
     assert time.perf_counter() - t < 15
 
 
 def test_drive_cut_short(drive, home):
     drive.answers['/uc'] = lambda h: send(h, 200, BODY[:500], **{**FILE, 'Content_Length': len(BODY)})
-    with pytest.raises(CorpusError, match='before the file was whole'): load_corpus(ID, progress=False)
+    with pytest.raises(CorpusError, match='before the file was whole'): load_corpus(f'drive:{ID}', progress=False)
     assert list(home.iterdir()) == []
 
 
@@ -329,7 +329,7 @@ def test_libraries_stay_as_they_are(request, home, where):
     def look(h):
         seen.append((library(), requests.Session.request))
         send(h, 200, BODY, **FILE)
-    seen,server,url = [],request.getfixturevalue('server'),ID
+    seen,server,url = [],request.getfixturevalue('server'),f'drive:{ID}'
     if where == 'drive':
         request.getfixturevalue('drive')                              # changes `HTTPAdapter.send`: a part of what was there before
         server.answers['/uc'],server.answers['/download'] = page(FORM),look
