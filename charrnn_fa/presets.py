@@ -6,8 +6,10 @@
 __all__ = ['presets', 'Preset', 'get_preset', 'check_seed']
 
 # %% ../nbs/14_presets.ipynb #56a21f0c
+import reprlib
 from math import inf
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Number, Real
 from fastcore.basics import patch
 from .core import CharRNNError
 
@@ -17,9 +19,10 @@ def _number(kind, low, high=inf):
     def wrong(
         v, # Value of a field
     ):
-        if isinstance(v, bool) or not isinstance(v, (int, kind)): return 'it is a number.'
+        if isinstance(v, bool) or not isinstance(v, kind): return f"it is a {'whole '*(kind is Integral)}number."
         if low <= v <= high: return None
-        return f'it must be at least {low}.' if high == inf else f'it must be from {low} to {high}.'
+        if high == inf or kind is Integral and v < low: return f'it must be at least {low}.'
+        return f'it must be from {low} to {high}.'
     return wrong
 
 # %% ../nbs/14_presets.ipynb #eac33e8f
@@ -27,30 +30,32 @@ def _one_of(*names):
     "A rule: what is wrong with a value that should be one of `names`"
     def wrong(
         v, # Value of a field
-    ): return None if v in names else f"it is one of {', '.join(map(str, names))}."
+    ):
+        if any(type(v) is type(o) and v == o for o in names): return None
+        return f"it is one of {', '.join(map(str, names))}."
     return wrong
 
 # %% ../nbs/14_presets.ipynb #1200cb57
 _schema = dict(
-    minutes=_number(float, 0, 10**6),
+    minutes=_number(Real, 0, 10**6),
     arch=_one_of('lstm', 'gru', 'rnn'),
-    n_hid=_number(int, 1),
-    n_layers=_number(int, 1),
-    emb_sz=_number(int, 0),
-    dropout=_number(float, 0, 0.99),
-    emb_drop=_number(float, 0, 0.99),
-    head_sz=_number(int, 0),
+    n_hid=_number(Integral, 1, 10**6),
+    n_layers=_number(Integral, 1, 1000),
+    emb_sz=_number(Integral, 0, 10**6),
+    dropout=_number(Real, 0, 0.99),
+    emb_drop=_number(Real, 0, 0.99),
+    head_sz=_number(Integral, 0, 10**6),
     tie=_one_of(True, False),
-    bs=_number(int, 1),
-    seq_len=_number(int, 1),
+    bs=_number(Integral, 1, 10**9),
+    seq_len=_number(Integral, 1, 10**9),
     opt=_one_of('muon', 'adamw'),
-    lr=_number(float, 0, 100),
-    muon_ratio=_number(float, 0, 10**4),
-    ns_steps=_number(int, 0, 100),
-    wd=_number(float, 0, 100),
-    clip=_number(float, 0),
-    warmup=_number(int, 1),
-    reset_pct=_number(float, 0, 1),
+    lr=_number(Real, 0, 100),
+    muon_ratio=_number(Real, 0, 10**4),
+    ns_steps=_number(Integral, 0, 100),
+    wd=_number(Real, 0, 100),
+    clip=_number(Real, 0),
+    warmup=_number(Integral, 1, 10**9),
+    reset_pct=_number(Real, 0, 1),
 )
 
 # %% ../nbs/14_presets.ipynb #1fc948c9
@@ -58,7 +63,7 @@ def _check(settings):
     "Refuse `settings`, an object with the fields of the schema, if one of them is not as the schema says"
     for name,rule in _schema.items():
         v = getattr(settings, name)
-        if wrong := rule(v): raise CharRNNError(f'{name} is {v!r}, but {wrong}')
+        if wrong := rule(v): raise CharRNNError(f'{name} is {reprlib.repr(v)}, but {wrong}')
 
 # %% ../nbs/14_presets.ipynb #f07a33c8
 @dataclass(frozen=True)
@@ -85,7 +90,10 @@ class Preset:
     reset_pct:float = 0.02  # Share of the streams whose memory is emptied before a batch
     measured:str = 'unmeasured' # What it reached, and where
 
-    def __post_init__(self): _check(self)
+    def __post_init__(self):
+        for k,v in vars(self).items():
+            if isinstance(v, Number) and hasattr(v, 'item'): object.__setattr__(self, k, v.item())
+        _check(self)
 
 # %% ../nbs/14_presets.ipynb #78d01100
 @patch(as_prop=True)
@@ -115,8 +123,11 @@ def get_preset(
     **kwargs # Fields that beat the preset's, where they are not None
 )->Preset:
     "The preset `name` with what is given explicitly in place of its own"
-    name = name or next(iter(presets))
-    if name not in presets: raise CharRNNError(f"There is no preset '{name}'", f"take one of {', '.join(presets)}.")
+    if name is None: name = next(iter(presets))
+    if not isinstance(name, str) or name not in presets:
+        raise CharRNNError(f"There is no preset {reprlib.repr(name)}", f"take one of {', '.join(presets)}.")
+    if odd := sorted(kwargs.keys() - {f.name for f in fields(Preset)}):
+        raise CharRNNError(f"A preset has no {', '.join(odd)}", f"its fields are {', '.join(_schema)}.")
     given = {k:v for k,v in kwargs.items() if v is not None}
     return replace(presets[name], **({'measured':'unmeasured', **given} if given else {}))
 
@@ -125,5 +136,5 @@ def check_seed(
     seed:int, # From 0 on, below 2**62
 ):
     "Refuse what cannot be a seed"
-    if not isinstance(seed, int) or not 0 <= seed < 2**62:
+    if type(seed) is not int or not 0 <= seed < 2**62:
         raise CharRNNError(f"The seed is {seed!r}, but it is a whole number from 0 to {2**62-1}.")

@@ -165,7 +165,7 @@ def test_batch_size_is_bs(shuffle):
     ids = torch.arange(200)
     a,b = (CharDL([(ids,)], seq_len=5, shuffle=shuffle, seed=1, **kw) for kw in (dict(bs=4), dict(batch_size=4)))
     assert all(torch.equal(x, y) for (x,_),(y,_) in zip(a, b, strict=True))
-    with pytest.raises(CharRNNError, match='at least 1'): CharDL([(ids,)], batch_size=0)
+    with pytest.raises(CharRNNError, match='1 or more'): CharDL([(ids,)], batch_size=0)
 
 
 def test_global_random_numbers_stay(text):
@@ -254,7 +254,7 @@ def test_vocabulary_sees_what_get_x_makes(text):
 
 @pytest.mark.parametrize('bad', [dict(bs=0), dict(seq_len=0), dict(val_bs=0), dict(bs=-1)])
 def test_sizes_below_one(text, bad):
-    with pytest.raises(CharRNNError, match='at least 1'): CharDataLoaders.from_text(text, device='cpu', **bad)
+    with pytest.raises(CharRNNError, match='1 or more'): CharDataLoaders.from_text(text, device='cpu', **bad)
 
 
 @pytest.mark.parametrize('s', AWKWARD)

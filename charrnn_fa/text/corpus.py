@@ -51,10 +51,11 @@ def count_text(
 )->str:
     "`pattern` over and over, `n` characters long"
     check_number('n', n, 1, whole=True)
+    if n > 10**9: raise CorpusError(f"n is {n:.0e}, but nobody counts so far", "take a billion at most.")
     check_type('pattern', pattern, (str, int), 'a string or a whole number')
     if isinstance(pattern, int):
         if not 2 <= pattern <= len(_digits):
-            raise CorpusError(f"A period of {pattern} cannot be counted", f"take one from 2 to {len(_digits)}.")
+            raise CorpusError(f"A period of {pattern:,} cannot be counted", f"take one from 2 to {len(_digits)}.")
         pattern = _digits[:pattern]
     if len(set(pattern)) < 2:
         raise CorpusError(f"'{pattern[:80]}' has nothing to learn", "repeat at least two different symbols.")
@@ -220,6 +221,7 @@ def is_path(
     what, # Anything that `load_corpus` takes
 )->bool:
     "Whether `what` is to be looked for on this disk: a file, folder or glob, no name and no link"
+    check_type('what', what, (str, os.PathLike), 'a name, a path or a link')
     return not isinstance(what, str) or not (_is_name(what) or _is_link(what))
 
 def would_fetch(
@@ -250,7 +252,7 @@ def load_corpus(
     progress:bool=True, # Show a bar while downloading
 )->str:
     "The text that `what` stands for, unchanged"
-    check_type('sep', sep, str, 'a string')
+    for k,v in dict(sep=sep, encoding=encoding).items(): check_type(k, v, str, 'a string')
     text = sep.join(corpus_documents(what, encoding, progress))
     if not text: raise CorpusError(f"'{_shown(what)}' is empty", "give a text with at least 64 characters.")
     return text

@@ -8,9 +8,11 @@ __all__ = ['min_chars', 'min_train', 'min_valid', 'TensorChars', 'CharEncode', '
 
 # %% ../../nbs/06_text.data.ipynb #226f7d5a
 from fastai.basics import *
+from collections.abc import Iterable
 from itertools import chain
-from ..core import CharRNNError
-from .read import read_text
+from numbers import Real
+from ..core import CharRNNError, check_number
+from .read import check_type, read_text
 from .corpus import corpus_files, load_corpus
 from .vocab import CharVocab, VocabError, id_dtype
 from .streams import CharDL
@@ -32,12 +34,17 @@ class CharEncode(Transform):
         max_size:int=None, # See `CharVocab.from_text`
         encoding:str='utf-8', # Of files
         sep:str='', # What will stand between documents; its characters belong to the vocabulary
-    ): store_attr()
+    ):
+        check_type('vocab', vocab, CharVocab, 'a CharVocab', optional=True)
+        check_number('min_freq', min_freq, 0, whole=True)
+        check_number('max_size', max_size, 1, whole=True, optional=True)
+        for k,v in dict(encoding=encoding, sep=sep).items(): check_type(k, v, str, 'a string')
+        store_attr()
     def _text(self, o): return read_text(o, self.encoding) if isinstance(o, Path) else o
     def setups(self, items): # All documents
         if self.vocab is not None: return
         texts = (self._text(o) for o in items)
-        seps = [self.sep*self.min_freq]*(len(items) > 1)
+        seps = [self.sep*max(1, self.min_freq)]*(len(items) > 1)
         self.vocab = CharVocab.from_text(chain(texts, seps), self.min_freq, self.max_size)
     def encodes(self, o): # A path or a string
         return TensorChars(self.vocab.encode(self._text(o), dtype=id_dtype(len(self.vocab))))
@@ -60,7 +67,7 @@ def CharBlock(
 
 # %% ../../nbs/06_text.data.ipynb #c3569bf4
 def _check_share(valid_pct):
-    if 0 < valid_pct < 1: return
+    if isinstance(valid_pct, Real) and 0 < valid_pct < 1: return
     raise CharRNNError(f"valid_pct is {valid_pct}, but a share lies between 0 and 1", "0.1 is usual.")
 
 # %% ../../nbs/06_text.data.ipynb #e658e2e9
@@ -73,6 +80,7 @@ def split_text(
     valid_pct:float=0.1, # Share of the end that is the validation part
 )->tuple: # (training part, validation part)
     "Cut `text` in two, in order"
+    check_type('text', text, str, 'a string')
     n = len(text)
     if n < min_chars:
         raise CharRNNError(f"The text has {n} character{'s'*(n!=1)}",
@@ -99,6 +107,17 @@ def _check_enough(n_train, n_valid):
     raise CharRNNError(f"The documents have {n_train:,} characters to train on and {n_valid:,} to validate",
                        f"at least {min_chars} in all, {min_train} and {min_valid} are needed, so give more text.")
 
+# %% ../../nbs/06_text.data.ipynb #837665b4
+def _documents(items, splits):
+    "`items` as a list, refused if they or `splits` are none"
+    check_type('items', items, Iterable, 'a list of paths and strings')
+    items = list(items)
+    for o in items: check_type('An item', o, (str, Path), 'a path or a string')
+    try: n_parts = len([[range(len(items))[i] for i in part] for part in splits])
+    except (IndexError, TypeError): n_parts = 0
+    if n_parts == 2: return items
+    raise CharRNNError(f"splits do not divide {len(items)} documents", "give two lists: training, validation.")
+
 # %% ../../nbs/06_text.data.ipynb #3ac0c4f9
 @patch(cls_method=True)
 def from_documents(cls:CharDataLoaders,
@@ -117,8 +136,10 @@ def from_documents(cls:CharDataLoaders,
     device=None, # Default: the GPU if there is one
 ):
     "From documents that are divided already"
+    check_number('val_bs', val_bs, 1, whole=True, optional=True)
+    check_type('path', path, (str, os.PathLike), 'a path')
     tfm = CharEncode(vocab, min_freq, max_size, encoding, sep)
-    dsets = Datasets(list(items), [[tfm]], splits=splits, dl_type=CharDL)
+    dsets = Datasets(_documents(items, splits), [[tfm]], splits=splits, dl_type=CharDL)
     dls = dsets.dataloaders(bs=bs, seq_len=seq_len, seed=seed, sep=sep, val_bs=val_bs, path=path, device=device)
     dls.__class__ = cls
     _check_enough(*(len(o.ids) for o in dls.loaders))
@@ -156,13 +177,22 @@ def from_corpus(cls:CharDataLoaders,
     return cls.from_text(load_corpus(what, sep=sep, encoding=encoding), **kwargs)
 
 # %% ../../nbs/06_text.data.ipynb #f18cebce
+def _paths(files):
+    "A list of paths, refused if it is none"
+    check_type('files', files, Iterable, 'a list of paths')
+    files = list(files)
+    if not files: raise CharRNNError("There are no files", "give a folder, a glob or a list of paths.")
+    for o in files: check_type('A file', o, (str, os.PathLike), 'a path')
+    return [Path(o) for o in files]
+
 def split_files(
     files, # In their order
     valid_pct:float=0.1, # Share of the bytes
 )->tuple: # (indices for training, indices for validation)
     "The last of `files` that hold at least `valid_pct` of the bytes are the validation part"
     _check_share(valid_pct)
-    try: sizes = [Path(o).stat().st_size for o in files]
+    files = _paths(files)
+    try: sizes = [o.stat().st_size for o in files]
     except OSError as e: raise CharRNNError(f"{e.filename} cannot be read ({e.strerror})", "check the name.") from None
     wanted = valid_pct*sum(sizes)
     k = len(files)-1
@@ -184,8 +214,7 @@ def from_files(cls:CharDataLoaders,
     **kwargs # Of `from_text`
 ):
     "From several files, divided by file; a single file is divided as a text"
-    files = corpus_files(files) if isinstance(files, (str, Path)) else [Path(o) for o in files]
-    if not files: raise CharRNNError("There are no files", "give a folder, a glob or a list of paths.")
+    files = corpus_files(files) if isinstance(files, (str, Path)) else _paths(files)
     if len(files) == 1: return cls.from_text(read_text(files[0], encoding), valid_pct=valid_pct, **kwargs)
     splitter = splitter or partial(split_files, valid_pct=valid_pct)
     return cls.from_documents(files, splitter(files), sep=sep, encoding=encoding, **kwargs)

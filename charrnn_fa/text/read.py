@@ -27,6 +27,7 @@ def check_type(
 ):
     "Refuse an argument that is not of `kind`"
     if isinstance(v, kind) or optional and v is None: return
+    if kind is str and isinstance(v, bytes): called += ", such as its .decode('utf-8')"
     raise CharRNNError(f"{name} is {reprlib.repr(v)}, but it must be {called}.")
 
 # %% ../../nbs/01_text.read.ipynb #122e8354
@@ -129,7 +130,9 @@ def check_file(
     path, # It must be there
 ):
     "Refuse what is no file, nor a pipe that a shell has given to this process"
-    kind = kind_of(path)
+    check_type('path', path, (str, os.PathLike), 'a path')
+    try: kind = kind_of(path)
+    except ValueError: raise CorpusError(f"'{visible(path, lines=False)}' is no name of a file", "check it.") from None
     if kind == 'file' or kind == 'pipe' and _given.fullmatch(str(path)): return
     how = 'give a file in it.' if kind == 'folder' else 'put its text into a file and give that.'
     raise CorpusError(f"{path} is a {kind}, not a file", how)
@@ -140,16 +143,11 @@ def read_text(
     encoding:str='utf-8', # Any encoding that Python knows
 )->str: # The text, line ends as they are
     "The text in the file `path`, with a `TextWarning` for what is likely to surprise"
-    check_type('path', path, (str, os.PathLike), 'a path')
-    path = Path(path)
     try:
         check_file(path)
-        b = path.read_bytes()
+        b = Path(path).read_bytes()
     except FileNotFoundError: raise CorpusError(f"There is no file {path}", "check the name.") from None
-    except (OSError, ValueError) as e:
-        if isinstance(e, CorpusError): raise
-        why = getattr(e, 'strerror', None) or e
-        raise CorpusError(f"{visible(path, lines=False)} cannot be read ({why})", "check its permissions.") from None
+    except OSError as e: raise CorpusError(f"{path} cannot be read ({e.strerror})", "check its permissions.") from None
     if not b and _given.fullmatch(str(path)):
         raise CorpusError(f"{path} is a pipe that holds nothing more", "put its text into a file and give that.")
     text = decode_text(b, path, encoding)

@@ -9,8 +9,8 @@ __all__ = ['rotation', 'fit_sizes', 'CharDL', 'visible', 'show_table']
 from fastai.basics import *
 import hashlib, secrets, warnings
 from contextlib import contextmanager
-from ..core import CharRNNError
-from .read import TextWarning
+from ..core import CharRNNError, check_number
+from .read import TextWarning, check_type
 
 # %% ../../nbs/05_text.streams.ipynb #e923a362
 def rotation(
@@ -34,9 +34,10 @@ def fit_sizes(
     return min(bs, max(1, n//seq_len)),seq_len
 
 # %% ../../nbs/05_text.streams.ipynb #8ba29699
-def _check_sizes(bs, seq_len):
-    for k,v in dict(bs=bs, seq_len=seq_len).items():
-        if v < 1: raise CharRNNError(f"{k} is {v}, but at least 1 is needed.")
+def _sizes(bs, seq_len):
+    "Both as Python's whole numbers, refused if they are none"
+    for k,v in dict(bs=bs, seq_len=seq_len).items(): check_number(k, v, 1, whole=True)
+    return int(bs),int(seq_len)
 
 def _warn_if_smaller(n_chars, wanted, used):
     "Say that `n_chars` characters cannot fill a batch of the (bs, seq_len) that was wanted"
@@ -85,11 +86,12 @@ class CharDL(TfmdDL):
         **kwargs # Of `TfmdDL`
     ):
         bs = ifnone(kwargs.pop('batch_size', None), bs)
-        _check_sizes(bs, seq_len)
-        self.wanted = bs,seq_len
+        bs,seq_len = self.wanted = _sizes(bs, seq_len)
+        check_number('seed', seed, 0, whole=True, optional=True)
+        check_type('sep', sep, str, 'a string')
         self.sep = sep
         self.seed_given = seed is not None
-        self.seed = seed if self.seed_given else secrets.randbelow(2**31)
+        self.seed = int(seed) if self.seed_given else secrets.randbelow(2**31)
         self.ids = _join(dataset, sep)
         self.n_pairs = max(0, len(self.ids)-1)
         bs,self.seq_len = fit_sizes(self.n_pairs, bs, seq_len)

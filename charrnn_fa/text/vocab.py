@@ -9,9 +9,11 @@ __all__ = ['VocabError', 'show_chars', 'id_dtype', 'CharVocab']
 import json
 import numpy as np, torch
 from collections import Counter
+from collections.abc import Iterable
 from fastcore.basics import patch
 from torch import Tensor
-from ..core import CharRNNError
+from ..core import CharRNNError, check_number
+from .read import check_type
 
 # %% ../../nbs/04_text.vocab.ipynb #d589daec
 class VocabError(CharRNNError): "Characters that the vocabulary does not have"
@@ -38,6 +40,7 @@ _step = 2**20 # characters at a time, so that large texts need no large copies
 
 def _count(text):
     "How often each character is in `text`"
+    check_type('text', text, str, 'a string')
     res = Counter()
     for i in range(0, len(text), _step):
         n = np.bincount(_codes(text[i:i+_step]))
@@ -71,10 +74,13 @@ class CharVocab:
         chars, # The symbols; kept sorted by code point
         unk:str=None, # The symbol that stands for unknown characters, if there is one
     ):
-        self.itos = sorted({*chars, *([unk] if unk else [])})
-        self.unk = unk
-        if any(len(o) != 1 for o in self.itos):
+        check_type('chars', chars, Iterable, 'characters')
+        check_type('unk', unk, str, 'a character', optional=True)
+        symbols = {*chars, *([unk] if unk else [])}
+        if any(not isinstance(o, str) or len(o) != 1 for o in symbols):
             raise VocabError("A vocabulary is made of single characters", "give a text or a list of characters.")
+        self.itos = sorted(symbols)
+        self.unk = unk
         self.stoi = {c:i for i,c in enumerate(self.itos)}
         self._points = _codes(''.join(self.itos)).astype(np.uint32)
         self._table = _id_table(self._points)
@@ -89,6 +95,10 @@ def from_text(cls:CharVocab,
     unk:str='\ufffd', # Used only if characters are left out
 ):
     "The vocabulary of `texts`"
+    check_type('texts', texts, Iterable, 'a string, or several')
+    check_type('unk', unk, str, 'a character')
+    check_number('min_freq', min_freq, 0, whole=True)
+    check_number('max_size', max_size, 1, whole=True, optional=True)
     count = Counter()
     for o in ([texts] if isinstance(texts, str) else texts): count.update(_count(o))
     kept = [c for c,n in count.items() if n >= min_freq]
@@ -150,6 +160,19 @@ def _encode_part(self:CharVocab, text, unknown):
     if ids.min() < 0: ids = self._treat_unknown(ids, codes, unknown)
     return ids.astype(_numpy_dtype(id_dtype(len(self))))
 
+# %% ../../nbs/04_text.vocab.ipynb #b858072b
+_holds = {torch.uint8:2**8, torch.int8:2**7, torch.int16:2**15, torch.int32:2**31, torch.int64:2**63,
+          torch.float16:2**11, torch.float32:2**24, torch.float64:2**53}
+
+@patch
+def _check_encoding(self:CharVocab, text, unknown, dtype):
+    "Refuse what `encode` cannot do"
+    check_type('text', text, str, 'a string')
+    if unknown not in (None, 'error', 'skip', 'replace'):
+        raise CharRNNError(f"unknown is {unknown!r}, but it is 'error', 'skip', 'replace' or None.")
+    if len(self) > _holds.get(dtype, 0):
+        raise VocabError(f"{dtype} cannot hold the ids of {len(self):,} symbols", "take torch.int64.")
+
 # %% ../../nbs/04_text.vocab.ipynb #d4823980
 @patch
 def encode(self:CharVocab,
@@ -158,6 +181,7 @@ def encode(self:CharVocab,
     dtype:torch.dtype=torch.int64, # Of the result; `id_dtype(len(vocab))` is the smallest
 )->Tensor: # (len(text),), shorter if characters are skipped
     "The ids of `text`"
+    self._check_encoding(text, unknown, dtype)
     res = np.empty(len(text), _numpy_dtype(dtype))
     n = 0
     for i in range(0, len(text), _step):
@@ -167,13 +191,24 @@ def encode(self:CharVocab,
     return torch.from_numpy(res if n == len(text) else res[:n].copy())
 
 # %% ../../nbs/04_text.vocab.ipynb #0c4304f8
+def _flat_ids(ids):
+    "Whole numbers of any shape as a flat array"
+    if isinstance(ids, Tensor): ids = (ids.detach().double() if ids.is_floating_point() else ids.detach()).cpu()
+    try: res = np.asarray(ids).reshape(-1)
+    except ValueError: res = np.array([None]) # rows of different lengths
+    kind = res.dtype.kind
+    if kind in 'iub' or not res.size or kind == 'f' and (res == res.round()).all(): return res
+    raise VocabError("Ids are whole numbers, and there is something else", "give what encode gave.")
+
+# %% ../../nbs/04_text.vocab.ipynb #c1ffdd41
 @patch
 def textify(self:CharVocab,
     ids, # Tensor, array or list of ids, any shape
     sep:str='', # What stands between characters
 )->str:
     "The text that `ids` stand for"
-    ids = np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids).reshape(-1)
+    check_type('sep', sep, str, 'a string')
+    ids = _flat_ids(ids)
     if ids.size == 0: return ''
     low,high = ids.min(),ids.max()
     if low < 0 or high >= len(self):
@@ -194,5 +229,8 @@ def from_json(cls:CharVocab,
     s:str, # From `to_json`
 ):
     "The vocabulary that `to_json` wrote"
-    d = json.loads(s)
-    return cls(map(chr, d['points']), d['unk'])
+    try:
+        d = json.loads(s)
+        return cls(map(chr, d['points']), d['unk'])
+    except (TypeError, ValueError, KeyError, OverflowError, RecursionError):
+        raise VocabError("This is not the JSON of a vocabulary", "give what to_json gave.") from None
