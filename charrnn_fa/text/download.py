@@ -150,7 +150,7 @@ def _three_times(get):
 def _get(url, out, sha256, progress):
     "Write what `url` gives to `out`, and see that it is a text, and this one"
     from tqdm.auto import tqdm
-    name = without_secrets(url).rsplit('/', 1)[-1][:40]
+    name = visible(without_secrets(url).rsplit('/', 1)[-1], lines=False)[:40]
     with tqdm(desc=name, unit='B', unit_scale=True, leave=False, disable=not progress) as bar:
         if id := drive_id(url): _from_drive(id, out, bar)
         else:
