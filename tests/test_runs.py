@@ -193,4 +193,4 @@ def test_a_folder_that_may_not_be_listed():
         Path(d).chmod(0o755)
         code = f"import os\nfrom charrnn_fa.run.model import *\nfrom charrnn_fa.run.files import RunError\nos.geteuid() or os.setresuid(65534, 65534, 65534)\nfor f in Run, Run.check_free:\n    try: f({d!r}+'/r')\n    except RunError as e: print(e)"
         r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert r.stdout.count('cannot be listed (Permission denied)') == 2, r.stdout + r.stderr
+    assert [o.split(' (')[0][-9:] for o in r.stdout.splitlines()] == ['e reached', 'be listed'] and r.stdout.count('(Permission denied)') == 2, r.stdout + r.stderr

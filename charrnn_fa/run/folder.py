@@ -6,16 +6,17 @@
 __all__ = ['Lock', 'RunFiles', 'RunFolder']
 
 # %% ../../nbs/32_run.folder.ipynb #b417fc1c
-import os, secrets, shutil, threading, warnings
+import errno, os, secrets, shutil, threading, warnings
 from pathlib import Path
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from ..core import CharRNNError, reason
 from charrnn_fa.run.files import (
-    Folder, RunError, RunWarning, check_bytes, damage, most_json, pack, pack_json, read_all, read_json, unpack,
+    Folder, RunError, RunWarning, all_finite, check_bytes, damage, look, most_json, open_plain, pack, pack_json,
+    read_all, read_json, unpack, unread,
 )
 from charrnn_fa.run.records import (
-    check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours, manifest_name,
+    FieldError, check, check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours, manifest_name,
     manifest_schema, newest_first, newest_owner, owner_schema, pick, settings_schema, unread_owner,
 )
 
@@ -26,19 +27,24 @@ class Lock:
     def __init__(self,
         path, # Of a file, which is made if need be
     ):
-        self.file = file = os.path.realpath(path)
-        where = os.path.dirname(file)
+        where,name = os.path.split(path)
+        where = os.path.realpath(where)
+        self.file = file = os.path.join(where, name)
         me = threading.current_thread()
         _,owner = Lock.held.get(file, (None, me))
         if owner is not me and owner.is_alive():
             raise RunError(f'Another thread of this process trains the run in {where}',
                            'wait for it, or give another name.')
         self.free()
+        os.close(open_plain(file, os.O_RDWR|os.O_CREAT))
         lock = FileLock(file, thread_local=False)
         try: lock.acquire(timeout=0)
-        except Timeout:
+        except Timeout: # an OSError too
             raise RunError(f'Another process on this machine trains the run in {where}',
                            'wait for it, stop it, or give another name.') from None
+        except OSError as e:
+            if e.errno not in (errno.ENOLCK, errno.ENOTSUP): raise
+            raise RunError(f'The file system of {where} has no locks', 'keep the run on another disk.') from None
         Lock.held[file] = lock,me
 
     def free(self):
@@ -70,8 +76,7 @@ class RunFiles:
         "The contents of a file, or None if it is not there: the process that trains may just have removed it"
         try: return read_all(self.store, name, most)
         except FileNotFoundError: return None
-        except OSError as e:
-            raise RunError(f'{self._at(name)} cannot be read ({e.strerror})', 'check the disk.') from None
+        except OSError as e: raise unread(self._at(name), e) from None
 
 # %% ../../nbs/32_run.folder.ipynb #b92c0db8
 @patch
@@ -164,6 +169,13 @@ def _not_a_run(path, else_):
     return RunError(f'{path} holds checkpoints but no run.json', 'restore it from a copy, or give another folder.')
 
 # %% ../../nbs/32_run.folder.ipynb #e8908f46
+def _unreachable(path, e):
+    "The error for a folder that cannot be looked at"
+    ways = {errno.ENAMETOOLONG:'give a shorter name', errno.EACCES:'ask for the right to look into it'}
+    mend = ways.get(getattr(e, 'errno', 0), 'try again, or give another one for the run')
+    return RunError(f'The folder {str(path)[:200]!r} cannot be reached ({reason(e)})', f'{mend}.')
+
+# %% ../../nbs/32_run.folder.ipynb #41b22e23
 class RunFolder(RunFiles):
     "A folder on this disk with what one fit leaves behind"
     def __init__(self,
@@ -172,15 +184,20 @@ class RunFolder(RunFiles):
     ):
         self.path = Path(path).absolute()
         super().__init__(Folder(self.path))
-        s = self._stored(path) if settings is None else {'id':secrets.token_hex(8), 'format':format_version, **settings}
-        self.settings = check_fields(s, settings_schema, self.path/'run.json')
-        self.id = s['id']
+        self.settings = self._stored(path) if settings is None else self._new(settings)
+        self.id = self.settings['id']
+
+    def _new(self, settings):
+        if 'id' in settings: return check_fields(settings, settings_schema, self.path/'run.json') # from a store
+        try: return check({'id':secrets.token_hex(8), 'format':format_version, **settings}, settings_schema)
+        except FieldError as e:
+            raise RunError(f'The settings of this run cannot be kept ({e.what})', 'give others.') from None
 
     def _stored(self, path):
-        if not self.path.exists():
+        if self.is_run(path): return check_fields(read_json(self.path/'run.json'), settings_schema, self.path/'run.json')
+        if not os.path.lexists(self.path):
             raise RunError(f'There is no folder {path}',
                            f'check the name, or make a run with: charrnn train CORPUS --run {path}')
-        if self.is_run(path): return read_json(self.path/'run.json')
         why = RunError(f'{path} is not a run (it has no run.json)', 'give the folder that was --run.')
         raise _not_a_run(path, why) if self.path.is_dir() else why
 
@@ -188,8 +205,12 @@ class RunFolder(RunFiles):
     def is_run(
         path, # Of a folder
     )->bool:
-        "Whether there are settings in a folder"
-        return os.path.isfile(Path(path)/'run.json') # no, if no file can have that name, or it is out of reach
+        "Whether there are settings in a folder; `RunError` if that cannot be told"
+        try: return look(Path(path)/'run.json') is not None
+        except ValueError: return False
+        except OSError as e:
+            if e.errno == errno.ENAMETOOLONG: return False
+            raise _unreachable(path, e) from None
 
 # %% ../../nbs/32_run.folder.ipynb #3d8b31ad
 @patch(cls_method=True)
@@ -198,10 +219,8 @@ def check_free(cls:RunFolder,
 ):
     "Refuse a folder in which something else is, or that cannot be made"
     path = Path(path)
-    try: there = next(o for o in [path, *path.absolute().parents] if o.exists())
-    except (OSError, ValueError) as e:
-        raise RunError(f'The folder {str(path)[:200]!r} cannot be reached ({reason(e)})',
-                       'give another one for the run.') from None
+    try: there = next(o for o in [path, *path.absolute().parents] if look(o))
+    except (OSError, ValueError) as e: raise _unreachable(path, e) from None
     if there != path:
         if there.is_dir() and os.access(there, os.W_OK): return
         raise RunError(f'The folder {path} cannot be made in {there}', 'give another one for the run.')
@@ -228,6 +247,7 @@ def save(self:RunFolder,
     size,sha256 = self.store.write(file, pack(tensors, {**meta, 'settings':self.settings}), pause)
     m = dict(format=format_version, run=self.id, file=file, size=size, file_sha256=sha256, step=step, epoch=epoch,
              finished=finished, generation=generation, resumes=list(resumes), results=results)
+    if not all_finite(t for k,t in tensors.items() if not k.startswith('train/')): m['finite'] = False
     try: self.store.write(manifest_name(file), pack_json(m))
     except RunError:
         self.store.remove(file)

@@ -9,10 +9,10 @@ __all__ = ['colab_hostname', 'StoreError', 'parse_mounts', 'mounts', 'follow', '
 import os, re, stat
 from contextlib import contextmanager, suppress
 from errno import EACCES, EINVAL, ENODATA, ENOSYS, ENOTSUP, EPERM
-from functools import partial
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import CharRNNError
+from ..run.files import open_plain, size_of
 
 # %% ../../nbs/60_store.mount.ipynb #ff78b8b3
 class StoreError(CharRNNError): "A place for copies that cannot be used now"
@@ -140,11 +140,11 @@ def size(self:MountStore,
 ):
     "Bytes, or None if it is not there"
     try:
-        with self._folder() as d: return os.stat(name, dir_fd=d).st_size
+        with self._folder() as d: return size_of(name, d)
     except FileNotFoundError: pass
 
 # %% ../../nbs/60_store.mount.ipynb #38094116
-def _open(name, mode, d): return open(name, mode, opener=partial(os.open, dir_fd=d, mode=0o644))
+def _open(name, mode, d): return open(name, mode, opener=lambda path, flags: open_plain(path, flags, d))
 
 
 @patch
@@ -164,7 +164,7 @@ def remove_emptied(
     "Empty a file, then remove it"
     s = os.stat(name, dir_fd=d, follow_symlinks=False)
     if stat.S_ISREG(s.st_mode) and s.st_nlink < 2:
-        fd = os.open(name, os.O_WRONLY|os.O_TRUNC, dir_fd=d)
+        fd = open_plain(name, os.O_WRONLY|os.O_TRUNC, d)
         with suppress(OSError): os.close(fd)
     os.unlink(name, dir_fd=d)
 
