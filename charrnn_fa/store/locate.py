@@ -10,12 +10,12 @@ import hashlib, os, re
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch, store_attr
-from ..core import CharRNNError, charrnn_home, reason, remedy, wait_until
+from ..core import CharRNNError, charrnn_home, reason, remedy, wait_until, without_secrets
 from ..run.files import RunError, pack_json, write_whole
-from ..run.records import is_ours, manifest_name, newest_first, newest_owner, pick
+from ..run.records import is_leftover, is_ours, manifest_name, newest_first, newest_owner, pick
 from ..run.folder import Lock, RunFolder
 from .mount import StoreError
-from .url import get_store, local_path, probe, shown
+from .url import get_store, local_path, probe
 from .threads import NoAnswer, with_deadline
 from .remote import Remote
 from .lease import wait_for_owner
@@ -38,7 +38,7 @@ class Place:
     ):
         store_attr('local,say,warn,opened')
         self.wait = max(wait, patience)
-        self.store = with_deadline(lambda: get_store(where, **(options or {})), self.wait, shown(where))
+        self.store = with_deadline(lambda: get_store(where, **(options or {})), self.wait, without_secrets(where))
         self.where = str(self.store or where)
         self.path = charrnn_home()/'runs'/_slug(self.where) if self.store else Path(local_path(where))
         try: self._open()
@@ -89,14 +89,14 @@ def close(self:Place):
 @patch
 def _settle(self:Place):
     if not self.folder:
-        for o in self.path.iterdir():
-            if o.name != '.lock' and o.is_file(): o.unlink()
+        for o in os.listdir(self.path):
+            if is_leftover(o) and o != '.lock': (self.path/o).unlink()
     self.copied = mirrored(self.path)
     self.known = ['run.json', *map(manifest_name, self.copied)]
     try: self._look()
     except (StoreError, RunError, OSError) as e: return self._without_store(e)
     self._check_free()
-    if self.folder and self._is_superseded(): self._set_aside()
+    if self._is_superseded(): self._set_aside()
     if self.remote.settings: self.folder = self.folder or RunFolder(self.path, self.remote.settings)
     if self._has_run: self._check_owner()
 
@@ -157,6 +157,7 @@ def _without_store(self:Place, e):
 @patch
 def _is_superseded(self:Place):
     there = self.remote.settings
+    if not self.folder: return not there and pick(os.listdir(self.path), 'manifest')
     return there['id'] != self.folder.id if there else self.copied and not self.remote.broken
 
 @patch
