@@ -12,6 +12,7 @@ delay         {op: seconds} before the op; ends early when its key goes. The ker
 match         a pattern such as '*.json': errno and delay only for paths (from the mount's root, starting with /) that match it
 kbps          write throughput in kB/s, for each call
 zero          true: writes are accepted and thrown away; seconds: the file becomes empty so long after its last write
+hollow        true: what is written becomes zeros, so that a file keeps its size and loses its contents; seconds: so long after its last write
 uncommitted   seconds after its last write for which `user.drive.uncommitted` of a file is 'true', or true for ever; otherwise ENODATA
 uncommitted_says  what it says instead of ['true', 'false'], such as ['1', '0']
 ids           true: `user.drive.id` is 'local-...' until committed, then an id that stays, also in the cloud folder; otherwise ENODATA
@@ -170,9 +171,15 @@ class DriveFS(Operations):
             try: self.background_step()
             except OSError: pass     # something went while it was looked at: next time
 
+    def empty(self, file):
+        with open(file, 'r+b') as f: f.write(bytes(os.fstat(f.fileno()).st_size))
+
     def background_step(self):
         faults = self.faults     # once: they may change meanwhile
-        zero,cloud = faults.get('zero'), faults.get('cloud')
+        zero,hollow,cloud = faults.get('zero'), faults.get('hollow'), faults.get('cloud')
+        if hollow and hollow is not True:
+            for path,t in list(self.written.items()):
+                if self.now()-t >= hollow and self.exists(path) and self.real(path).is_file(): self.empty(self.real(path))
         if zero and zero is not True:
             for path,t in list(self.written.items()):
                 if self.now()-t >= zero and self.exists(path) and self.real(path).is_file(): os.truncate(self.real(path), 0)
@@ -237,6 +244,7 @@ class DriveFS(Operations):
     def write(self, path, data, offset, fh):
         faults = self.faults
         if faults.get('kbps'): self.wait(len(data)/1000/faults['kbps'], lambda: self.faults.get('kbps'))
+        if faults.get('hollow') is True: data = bytes(len(data))
         n = len(data) if faults.get('zero') is True else os.pwrite(fh, data, offset)
         self.touch(path)
         return n

@@ -139,6 +139,15 @@ def test_zero(drive, old):
     assert old.read_bytes() == b'new' and eventually(lambda: old.stat().st_size == 0)
 
 
+def test_hollow(drive, old):
+    drive.control(hollow=True)
+    old.write_bytes(b'new')
+    assert old.stat().st_size == 3 and old.read_bytes() == bytes(3)
+    drive.control(hollow=0.6)
+    old.write_bytes(b'newer')
+    assert old.read_bytes() == b'newer' and eventually(lambda: old.read_bytes() == bytes(5))
+
+
 def test_uncommitted_and_ids(drive, old):
     drive.control(uncommitted=0.6, ids=True)
     old.write_bytes(b'new')

@@ -12,7 +12,7 @@ from pathlib import Path
 from fastcore.basics import patch, store_attr
 from ..core import CharRNNError, reason, wait_until
 from ..run.files import RunError, pack_json, paced, read_json, read_pieces, sha256_pieces, write_whole
-from ..run.records import checkpoint_names, manifest_name
+from ..run.records import checkpoint_names, data_names, is_finite, manifest_name
 from .mount import StoreError
 from .threads import Worker, abandoned, check_answers
 from .remote import Remote
@@ -141,12 +141,17 @@ def _tell_lag(self:Mirror, what):
 
 # %% ../../nbs/66_store.mirror.ipynb #4962a597
 @patch
+def _is_gone(self:Mirror, m):
+    with suppress(OSError): return self.folder.store.size(m['file']) is None
+    return False # it cannot be told
+
+@patch
 def _try(self:Mirror, f):
     self.moved = time.monotonic()
     try:
         if not self.fenced: f()
     except Exception as e: # whatever a store can do to us must not reach the training
-        if self.pending and not (self.folder.path/self.pending['file']).exists():
+        if self.pending and self._is_gone(self.pending):
             self.pending = None # it made room for a newer one
         else:
             self.again = time.monotonic()+min(60, self.first_retry*2**self.tries)
@@ -200,7 +205,7 @@ def _copy(self:Mirror, m):
     file,manifest,text = m['file'],manifest_name(m['file']),self.folder.settings.get('text', {})
     self._fence()
     if self.lease.due: self.lease.beat()
-    if 'file' in text and (self.folder.path/text['file']).exists():
+    if 'file' in text and self.folder.store.size(text['file']) is not None:
         self._put(text['file'], text['size'], text['sha256'])
     self._put(file, m['size'], m['file_sha256'])
     self.litter.add(file) # unless its manifest follows
@@ -237,12 +242,16 @@ def _pieces(self:Mirror, name): return paced(read_pieces(self.folder.path/name),
 @patch
 def _is_proven(self:Mirror, name, size, sha256): return is_whole(self.store, name, size, sha256, self._rest)
 
+@patch
+def _is_still(self:Mirror, name, size, sha256):
+    return self._is_proven(name, size, sha256) if self.store.slow else self.store.size(name) == size
+
 # %% ../../nbs/66_store.mirror.ipynb #1577a5b6
 @patch
 def _put(self:Mirror, name, *known):
     there = self.store.size(name)
     if there in self.proven.get(name, ()): return
-    known = known or ((self.folder.path/name).stat().st_size, sha256_pieces(self._pieces(name)))
+    known = known or (self.folder.store.size(name), sha256_pieces(self._pieces(name)))
     if there != known[0] or not self._is_proven(name, *known):
         if there is not None: self.store.remove(name) # what an earlier try left
         self.litter.add(name)
@@ -288,7 +297,7 @@ def _settle(self:Mirror):
         try: answers = [self.store.uploaded(o) for o in names]
         except FileNotFoundError: answers = [] # it will not be proven
         if False in answers: continue # asked again when idle
-        if not all(self._is_proven(o, *self.proven[o]) for o in names): self._lost(m, names)
+        if not all(self._is_still(o, *self.proven[o]) for o in names): self._lost(m, names)
         if all(answers): self.state[m['file']] = 'uploaded'
         self._rotate(m)
         self._note()
@@ -302,12 +311,27 @@ _gone = 'is no longer there as it was written, as if a quota were used up'
 @patch
 def _lost(self:Mirror, m, names):
     self.waiting.remove(m)
+    self.state.pop(m['file'], None)
     self.emptied = True
     for o in names: self.proven.pop(o, None)
     if m == self.latest: self.pending = m
     raise StoreError(f"{m['file']} {_gone}")
 
 # %% ../../nbs/66_store.mirror.ipynb #327c4309
+@patch
+def _is_good(self:Mirror, m, names):
+    known = m['size'],m['file_sha256']
+    with suppress(Exception): # what cannot be asked now does not count
+        if m['file'] not in self.proven and any(self._is_proven(o, *known) for o in data_names(m['file'], names)):
+            self.proven[m['file']] = known
+    return m['file'] in self.proven
+
+@patch
+def _old(self:Mirror, remote, cs, keep, max_bytes=math.inf):
+    "Those of `cs` that are to go; looked at closely only if there are some"
+    names = remote.names()
+    return old_ones(cs, keep, max_bytes) and old_ones(cs, keep, max_bytes, good=lambda m: self._is_good(m, names))
+
 @patch
 def _rotate(self:Mirror, m):
     remote = self._look()
@@ -318,10 +342,10 @@ def _rotate(self:Mirror, m):
     lost = [c for c in self.mine if remote.listed and c not in cs and c['file'] not in remote.unsure]
     self.emptied = bool(lost)
     if lost: self._complain(f"{lost[0]['file']} {_gone}")
-    self.litter |= self.orphans
+    if self.orphans: self.litter |= self.orphans & left_behind(self.store, remote.names(), self.lease.record['generation'])
     self.orphans = set()
-    old = min(old_ones(cs, self.keep, self.max_bytes), cs[at+1:], key=len) # both are ends of `cs`
-    self._discard(lost+old, remote.names())
+    old = self._old(remote, cs, self.keep, self.max_bytes)
+    self._discard(lost + [c for c in cs[at+1:] if c in old], remote.names())
 
 # %% ../../nbs/66_store.mirror.ipynb #8f5e4b33
 @patch
@@ -341,6 +365,7 @@ def _sweep(self:Mirror): self.litter = {*remove(self.store, self.litter)}
 def _thin(self:Mirror):
     if piled := self.waiting[1:1-self.keep]:
         self._tell_lag('Uploads from')
+        piled = [m for m in self.waiting[1:-1] if not is_finite(m)] or piled
         self._discard(piled, self._look().names())
 
 # %% ../../nbs/66_store.mirror.ipynb #ab0104a5
@@ -349,4 +374,5 @@ def _make_room(self:Mirror):
     remote = self._look()
     new,*old = remote.present() or [None]
     whole = old and self._is_proven(new['file'], new['size'], new['file_sha256'])
-    if whole and self.store.uploaded(new['file']) is not False: self._discard(old[1:], remote.names())
+    if whole and self.store.uploaded(new['file']) is not False:
+        self._discard(self._old(remote, [new, *old], 2), remote.names())

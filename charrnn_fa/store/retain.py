@@ -6,10 +6,14 @@
 __all__ = ['old_ones', 'left_behind', 'remove', 'is_whole', 'rotate', 'tidy', 'is_full']
 
 # %% ../../nbs/65_store.retain.ipynb #15e5f488
-import errno, math
+import errno, math, time
+from contextlib import suppress
 from itertools import accumulate
-from ..run.files import RunError, paced, sha256_pieces
-from ..run.records import checkpoint_names, data_name, data_names, manifest_name, pick
+from ..core import CharRNNError
+from ..run.files import RunError, look, paced, sha256_pieces
+from charrnn_fa.run.records import (
+    checkpoint_names, data_name, data_names, is_finite, manifest_name, name_kinds, pick,
+)
 
 # %% ../../nbs/65_store.retain.ipynb #1b430130
 def old_ones(
@@ -17,22 +21,35 @@ def old_ones(
     keep:int, # How many stay, two at least
     max_bytes=math.inf, # Fewer stay, but two, if their data have more
     beginning=True, # Step 0 of a finished run stays like the others; else it goes first
+    good=lambda m: True, # Are the data of a manifest whole?
 )->list: # Of manifests
     "Which of the checkpoints `cs` are to go"
-    counted = cs[:-1] if not beginning and cs and cs[0]['finished'] and cs[-1]['step'] == 0 else cs
-    totals = enumerate(accumulate(m['size'] for m in counted))
+    sound = [m for m in cs if is_finite(m) and good(m)]
+    broken = [m for m in cs[1:] if sound and not is_finite(m)]
+    sound = sound or cs
+    goes_first = not beginning and cs and cs[0]['finished'] and sound[-1]['step'] == 0
+    totals = enumerate(accumulate(m['size'] for m in (sound[:-1] if goes_first else sound)))
     stay = sum(i < 2 or i < keep and total <= max_bytes for i,total in totals)
-    return cs[max(1, stay):]
+    gone = sound[max(1, stay):]
+    return [m for i,m in enumerate(cs) if m in broken or gone and i >= cs.index(gone[0])]
 
 # %% ../../nbs/65_store.retain.ipynb #ab183010
+def _may_be(store, name):
+    "Whether a file is there with something in it, or that cannot be told"
+    with suppress(CharRNNError, OSError): return bool(store.size(name))
+    return True
+
+def _has_manifest(store, data): return _may_be(store, name_kinds['data'].fullmatch(data)[1] + '.json')
+
 def left_behind(
     store, # Any store; a local folder's is a `Folder`
     names, # What is there
     generation:int=0, # Of the process that asks
 )->set: # Of names
     "What earlier processes left: temporary files, probes, empty manifests, data without a manifest, and signs of life"
-    whole = [o for o in pick(names, 'manifest') if store.size(o) != 0]
+    whole = [o for o in pick(names, 'manifest') if _may_be(store, o)]
     used = {*whole, *(n for o in whole for n in data_names(data_name(o), names))}
+    used |= {o for o in set(pick(names, 'data')) - used if _has_manifest(store, o)}
     signs = [o for o in pick(names, 'owner') if int(o.split('-')[1]) < generation]
     probes = [o for o in names if o.startswith('.probe-')]
     return {*pick(names, 'manifest'), *pick(names, 'data')} - used | {*pick(names, 'temporary'), *signs, *probes}
@@ -53,6 +70,14 @@ def remove(
     return stay
 
 # %% ../../nbs/65_store.retain.ipynb #76bc48f8
+def _bounded(pieces, most):
+    end = time.monotonic() + 600 + most/20_000
+    for b in pieces:
+        yield b
+        most -= len(b)
+        if most < 0: return
+        if time.monotonic() > end: raise TimeoutError('it takes too long to read it back')
+
 def is_whole(
     store, # Any store
     name, # Of a file
@@ -60,9 +85,26 @@ def is_whole(
     sha256, # In hex
     pause=lambda: 0, # See `paced`
 ):
-    "Whether a file is there, by its size and, where that can be wrong, by its contents"
+    "Whether a file is there, by its size and its contents"
     if store.size(name) != size: return False
-    return not getattr(store, 'slow', True) or sha256_pieces(paced(store.pieces(name), pause)) == sha256
+    if hasattr(store, 'attests') and store.attests(name, sha256): return True
+    return sha256_pieces(_bounded(paced(store.pieces(name), pause), size)) == sha256
+
+# %% ../../nbs/65_store.retain.ipynb #a477505c
+def _signature(path):
+    s = look(path)
+    return s and (s.st_size, s.st_mtime_ns, s.st_ino)
+
+def _is_proven(folder, m, names, pause):
+    "Whether the data of a checkpoint in a run folder are whole; what was read before is not read again"
+    proven = vars(folder).setdefault('proven', {})
+    for o in data_names(m['file'], names):
+        now = _signature(folder.path/o)
+        if now and proven.get(o) == now: return True
+        if not is_whole(folder.store, o, m['size'], m['file_sha256'], pause): continue
+        proven[o] = now
+        return True
+    return False
 
 # %% ../../nbs/65_store.retain.ipynb #cf72cf2b
 def rotate(
@@ -75,12 +117,13 @@ def rotate(
     "Remove old checkpoints of a run folder, after the newest was read back"
     cs = folder.checkpoints()
     names = folder.names()
-    if not (old := {m['file'] for m in old_ones(cs, keep, max_bytes, beginning=False)}): return
-    new = cs[0]
-    whole = (is_whole(folder.store, o, new['size'], new['file_sha256'], pause) for o in data_names(new['file'], names))
-    if not any(whole):
-        raise RunError(f"{folder.path/new['file']} is missing or did not arrive whole on the disk",
+    if not old_ones(cs, keep, max_bytes, beginning=False): return
+    if not _is_proven(folder, cs[0], names, pause):
+        raise RunError(f"{folder.path/cs[0]['file']} is missing or did not arrive whole on the disk",
                        "restore it from a copy, or let the next checkpoint take its place.")
+    def good(m):
+        with suppress(CharRNNError, OSError): return _is_proven(folder, m, names, pause)
+    old = {m['file'] for m in old_ones(cs, keep, max_bytes, beginning=False, good=good)}
     files = {n for o in old.difference(but) for n in checkpoint_names(o, names)}
     for e in remove(folder.store, files).values(): raise e
 
@@ -88,8 +131,8 @@ def rotate(
 def tidy(
     store, # Any store
 ):
-    "Remove what killed processes left"
-    remove(store, left_behind(store, store.names()))
+    "Remove what killed processes left, if the folder can be asked now"
+    with suppress(CharRNNError, OSError): remove(store, left_behind(store, store.names()))
 
 # %% ../../nbs/65_store.retain.ipynb #66a9ecd3
 def is_full(
