@@ -77,16 +77,13 @@ def take(
     Lease(folder.store, owner_record(folder.id, token, generation, resumes), pick(folder.names(), 'owner')).beat()
 
 # %% ../../nbs/64_store.lease.ipynb #7867d851
-silent = 180 # seconds after which an owner is taken for dead; if they are few times as many, only after a look at it
+silent = 180 # seconds after which an owner is taken for dead
 
 def silence(
-    owner, # The last owner record that was seen
     beat, # Seconds between two signs of life
 )->float: # In seconds
-    "How long an owner must be silent from now on, until it is taken for dead"
-    limit = max(silent, 3*beat)
-    ago = time.time()-owner['time']
-    return min(limit, max(limit-ago, 1.25*beat+1 if ago < 5*limit else 0))
+    "How long an owner must be silent, from the first look on, until it is taken for dead"
+    return max(silent, 1.25*beat+1)
 
 # %% ../../nbs/64_store.lease.ipynb #e41471de
 def next_signs(
@@ -108,11 +105,11 @@ def wait_for_owner(
     say=print, # Told that one has to wait
 ):
     "Wait until an owner has been silent for long enough; `RunError` if it is not"
-    if (left := silence(owner, beat)) > 1:
-        say(f"{where} was in use on another machine ({owner['host']}) a moment ago; "
-            f"waiting up to {left:.0f} seconds to see whether it still is.")
+    limit = silence(beat)
+    say(f"{where} was last in use on another machine ({owner['host']}), which has not said that it has ended; "
+        f"waiting up to {limit:.0f} seconds to see whether it still is.")
     for _ in range(2): # its last sign of life may only be seen now
-        seen = wait_until(lambda: _alive(look(next_signs(owner)), owner), silence(owner, beat), 5)
+        seen = wait_until(lambda: _alive(look(next_signs(owner)), owner), limit, 5)
         if not seen: return
         owner = seen
     raise RunError(f"{where} is being trained on another machine ({owner['host']})",
