@@ -1,4 +1,5 @@
 "Checkpoints at URLs: a real S3 server in a process of its own, `memory://`, `file://`; the server goes away, the machine too, keys stay secret"
+import hashlib
 import os
 import pickle
 import re
@@ -26,6 +27,7 @@ from charrnn_fa.learner import char_learner
 from charrnn_fa.store.remote import Remote
 from charrnn_fa.run.model import Run
 from charrnn_fa.store.mount import StoreError
+from charrnn_fa.store.retain import is_whole
 from charrnn_fa.store.url import UrlStore
 from machine import dawdle, ended, machine, until
 
@@ -380,6 +382,23 @@ def test_keys_are_kept_nowhere(s3, url, fresh, home, tmp_path, capfd):
             assert not [o for o in (KEY, SECRET, PASSWORD) if o.encode() in b]
         shown = repr(ckpt) + str(learn.cbs) + ''.join(capfd.readouterr())
         assert not [o for o in (KEY, SECRET, PASSWORD) if o in shown], shown
+
+
+def test_the_checksum_of_a_bucket_proves_a_copy(s3, url, fresh, home, monkeypatch):
+    "What S3 says of an object is enough, so nothing is read back; an object of zeros in its place is found out"
+    read,pieces = [],UrlStore.pieces
+    monkeypatch.setattr(UrlStore, 'pieces', lambda self, name, n=1<<20: read.append(name) or pieces(self, name, n))
+    learn = fit(fresh(), url, **s3.options)
+    assert 'uploaded' in learn.ckpt.states().values() and not [o for o in read if o.endswith('.safetensors')]
+    store = UrlStore(url, **s3.options)
+    store.write('a', [b'abc', b'de'])
+    sha = hashlib.sha256(b'abcde').hexdigest()
+    assert is_whole(store, 'a', 5, sha) and 'a' not in read
+    s3.client().put_object(Bucket='bucket', Key=f"{url.removeprefix('s3://bucket/')}/a", Body=bytes(5))
+    assert not is_whole(store, 'a', 5, sha) and 'a' in read
+    other = UrlStore(url, **s3.options)                                              # did not write it: reads it
+    store.write('b', [b'abcde'])
+    assert is_whole(other, 'b', 5, sha) and 'b' in read
 
 
 def test_a_file_that_cannot_be_looked_at_is_not_missing(tmp_path):
