@@ -16,8 +16,8 @@ from charrnn_fa.run.files import (
     read_all, read_json, unpack, unread,
 )
 from charrnn_fa.run.records import (
-    FieldError, check, check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours, manifest_name,
-    manifest_schema, newest_first, newest_owner, owner_schema, pick, settings_schema, unread_owner,
+    FieldError, check, check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours,
+    manifest_name, manifest_schema, newest_first, newest_owner, owner_schema, pick, settings_schema, unread_owner,
 )
 
 # %% ../../nbs/32_run.folder.ipynb #df4c819c
@@ -194,7 +194,8 @@ class RunFolder(RunFiles):
             raise RunError(f'The settings of this run cannot be kept ({e.what})', 'give others.') from None
 
     def _stored(self, path):
-        if self.is_run(path): return check_fields(read_json(self.path/'run.json'), settings_schema, self.path/'run.json')
+        file = self.path/'run.json'
+        if self.is_run(path): return check_fields(read_json(file), settings_schema, file)
         if not os.path.lexists(self.path):
             raise RunError(f'There is no folder {path}',
                            f'check the name, or make a run with: charrnn train CORPUS --run {path}')

@@ -342,7 +342,8 @@ def _rotate(self:Mirror, m):
     lost = [c for c in self.mine if remote.listed and c not in cs and c['file'] not in remote.unsure]
     self.emptied = bool(lost)
     if lost: self._complain(f"{lost[0]['file']} {_gone}")
-    if self.orphans: self.litter |= self.orphans & left_behind(self.store, remote.names(), self.lease.record['generation'])
+    if self.orphans:
+        self.litter |= self.orphans & left_behind(self.store, remote.names(), self.lease.record['generation'])
     self.orphans = set()
     old = self._old(remote, cs, self.keep, self.max_bytes)
     self._discard(lost + [c for c in cs[at+1:] if c in old], remote.names())
