@@ -6,10 +6,10 @@
 __all__ = ['Checkpoint']
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #0dfa9052
-import os, secrets, time
+import inspect, os, secrets, time
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
-from ..core import CharRNNError, check_number, is_number, reason
+from ..core import CharRNNError, check_number, is_number, reason, without_secrets
 from ..callback.progress import begin_bars, in_fit
 from ..run.files import RunError, damage
 from ..run.records import owner_record
@@ -21,14 +21,16 @@ from ..store.retain import tidy
 from ..store.mirror import mirrored
 from ..store.locate import Place
 from .serialize import Keeper
-from .capture import capture, named_callbacks, newly_lost, saved_best
+from .capture import capture, named_callbacks, not_kept, saved_best
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
 from .restore import State
 from .log import Log
 from .writer import Saver
 from .signals import Signals
 from .hooks import Guard
-from .resume import begin_text, find, finished_text, resume_text, run_name, short_name
+from charrnn_fa.checkpoint.resume import (
+    begin_text, find, finished_text, further_text, past_of, resume_text, run_name, short_name,
+)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ba9ff4d9
 def _place_of(where):
@@ -37,6 +39,13 @@ def _place_of(where):
         raise CharRNNError(f'A run cannot be kept in {where!r}', 'give a path or a URL.')
     return (str(where) if '://' in str(where) else local_path(where)),None
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #5b2b8355
+def _takes_one(f):
+    try: inspect.signature(f).bind(None)
+    except TypeError: return False
+    except ValueError: pass # it does not say
+    return callable(f)
+
 # %% ../../nbs/79_checkpoint.callback.ipynb #5ebd73cc
 _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys(
     'log place folder found guard signals saver state held keeper best began end_epoch'.split()))
@@ -44,7 +53,7 @@ _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, firs
 
 class Checkpoint(Callback):
     "Saves a fit every `minutes` and brings it back"
-    order,owns_files = 1000,True # see `Guard.claim`
+    order = 1000
     def __init__(self,
         where, # A path, a path on a mount, an fsspec URL, or a `RunFolder` that is open already
         minutes:float=5, # Between saves
@@ -65,10 +74,11 @@ class Checkpoint(Callback):
         check_number('max_mb', max_mb, 0, optional=True)
         check_number('wait', wait, 0)
         if minutes is steps is None: raise CharRNNError('minutes and steps are both None', 'say how often to save.')
-        if not (results is None or callable(results)):
+        if not (results is None or _takes_one(results)):
             raise CharRNNError(f'results is {results!r}', 'give a function of the Learner.')
         store_attr('minutes,steps,keep,local,allow_changes,results,info,quiet,storage_options')
         self.where,self.opened = _place_of(where)
+        self.safe_name = without_secrets(self.where)
         if storage_options and '://' not in self.where:
             raise TypeError(f"Checkpoint for a path has no argument {', '.join(storage_options)}; its own are "
                             "minutes, steps, keep, max_mb, wait, local, allow_changes, results, info, quiet.")
@@ -80,7 +90,14 @@ class Checkpoint(Callback):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #12ba37ad
 @patch
-def __getstate__(self:Checkpoint): return {**vars(self), **_of_fit}
+def __getstate__(self:Checkpoint):
+    return {**vars(self), **_of_fit, 'where':self.safe_name, 'storage_options':{}, 'opened':None}
+
+@patch
+def __deepcopy__(self:Checkpoint, memo):
+    memo[id(self)] = res = type(self).__new__(type(self))
+    vars(res).update(deepcopy({**vars(self), **_of_fit}, memo))
+    return res
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #962cc71b
 @patch
@@ -113,21 +130,22 @@ def _begin(self:Checkpoint):
     learn = self.learn
     mine = learner_settings(learn, **(self.info or {}))
     fit = fit_settings(learn)
-    behind = vars(learn).get('_fits', {}).get(self.where, 0)
-    self.found = found = find(learn, self._open, mine, fit, behind, self._accept)
+    done = past_of(learn).get(self.safe_name, [])
+    self.found = found = find(learn, self._open, mine, fit, done, self._accept)
     self.folder = found.folder
-    self.guard = Guard()
+    if found.again: self.log.say(further_text(found.again, short_name(self.safe_name, found.k)))
     if not found.folder: self._start(mine, fit)
     else:
         self._load(found, fit)
         self._finished(found) if found.finished else self._resume(found, fit)
     if not self.exact_start:
+        self.guard = Guard()
         self.guard.watch(learn, self.first, self.epoch_over, self.after_error, self.order)
     if not found.finished: self._work()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #483f836c
 @patch
-def _count(self:Checkpoint): vars(self.learn).setdefault('_fits', {})[self.where] = self.found.k
+def _count(self:Checkpoint): past_of(self.learn)[self.safe_name] = [*self.found.line, self.folder.id]
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #6b2138fa
 @patch
@@ -155,7 +173,8 @@ def _start(self:Checkpoint, mine, fit):
     if exact:
         check_described(learn)
         self.base = learn.steps_done
-    self.folder = folder = (Run if exact else RunFolder)(path, dict(mine, fit=fit))
+    continues = dict(continues=self.found.line[-1]) if self.found.line else {}
+    self.folder = folder = (Run if exact else RunFolder)(path, dict(mine, fit=fit, **continues))
     try: ts,meta = self._capture(learn._first if exact else (0, 0))
     except CharRNNError: raise
     except (TypeError, ValueError, RuntimeError) as e:
@@ -165,19 +184,8 @@ def _start(self:Checkpoint, mine, fit):
     self.found.manifest = folder.newest()
     self.log.open(path)
     self.log.say(begin_text(self.place, self.steps, self.minutes, exact, self.place.store and path/'log.txt'))
-    self._claim()
-    self._tell_lost()
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #d7e4fed7
-@patch
-def _claim(self:Checkpoint, logs=None, finished=False):
-    callbacks = named_callbacks(self.learn, Checkpoint)
-    self.guard.claim(self.folder.path, logs, callbacks, self.log.say, finished)
-
-@patch
-def _tell_lost(self:Checkpoint):
-    if lost := newly_lost(self.keeper):
-        self.log.say(f"Not kept, and as new after a kill: {', '.join(lost)}.")
+    if lost := not_kept(learn, Checkpoint):
+        self.log.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #8cebcd41
 @patch
@@ -198,7 +206,6 @@ def _load(self:Checkpoint, found, fit):
     self.found.state = None # a second copy of all of it
     with damage(file): self.elapsed,self.base = float(meta['elapsed']),meta['base']
     self.best = self.state.best
-    self._claim(self.state.logs, found.finished)
     changes = self.state.take_environment(self.log.say)
     if changes and not found.finished: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")
     tidy(self.folder.store)
@@ -239,9 +246,9 @@ def _take_up(self:Checkpoint, m, *steps):
 def _finished(self:Checkpoint, found):
     m = found.manifest
     self.first = self.n_epoch
-    self._restore()
+    self._restore(longer_log=True)
     self._count()
-    self.log.say(finished_text(self.place, m['step'], short_name(self.where, found.k+1)))
+    self.log.say(finished_text(self.place, m['step'], short_name(self.safe_name, found.k+1)))
     if not self.place.has(m):
         self._take_up(m)
         self._open_saver()
@@ -259,6 +266,7 @@ def _work(self:Checkpoint):
     self.began = self.saved = time.perf_counter()
     for n,cb in named_callbacks(self.learn, Checkpoint).items():
         if isinstance(cb, SaveModelCallback) and not cb.every_epoch:
+            self.guard = self.guard or Guard()
             self.guard.follow(cb, partial(self._copy_best, n, cb))
     self.signals = Signals()
 
@@ -315,7 +323,6 @@ def _save(self:Checkpoint, at, **fields):
     self.saved = time.perf_counter()
     self.saved_step = self._steps()
     if job := self._snapshot(at, **fields): self.saver.give(job)
-    self._tell_lost()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #271acf07
 @patch
@@ -389,10 +396,16 @@ def _save_end(self:Checkpoint):
     self.log.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {safe}.")
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #390e7ef0
+_taken = {*inspect.signature(RunFolder.save).parameters, 'at'}
+
 def _as_numbers(res):
-    plain = {k:v.item() if isinstance(v, (np.generic, Tensor)) and not v.ndim else v for k,v in res.items()}
-    if all(map(is_number, plain.values())): return plain
-    raise CharRNNError(f'results gave {plain}, but what is kept with a run are numbers', 'let it give a dict of those.')
+    plain = res
+    if isinstance(res, dict):
+        plain = {k:v.item() if isinstance(v, (np.generic, Tensor)) and not v.ndim else v for k,v in res.items()}
+        fine = lambda k,v: type(k) is str and k not in _taken and is_number(v)
+        if all(map(fine, plain, plain.values())): return plain
+    raise CharRNNError(f'results gave {truncstr(repr(plain), 200)}, but what is kept with a run are numbers by name',
+                       f"let it give a dict of those, with none called {', '.join(sorted(_taken))}.")
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #2209665b
 @patch
