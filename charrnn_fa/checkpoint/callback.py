@@ -390,7 +390,7 @@ def _save_end(self:Checkpoint):
     self._save((self.n_epoch, 0), finished=True, **res)
     self.saver.finish(self.wait, lambda: self.signals.got)
     if self.saver.trouble: return
-    self._count()
+    if not self.signals.got: self._count() # who has interrupted it calls it again for its result
     m = self.folder.newest()
     safe = self.saver.where_safe(m, self.place, min(5, self.wait))
     self.log.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {safe}.")

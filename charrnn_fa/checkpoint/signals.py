@@ -6,18 +6,22 @@
 __all__ = ['Signals']
 
 # %% ../../nbs/76_checkpoint.signals.ipynb #ed25aa75
-import signal
+import os, signal
 from signal import SIG_IGN, SIGINT, SIGTERM
 from contextlib import suppress
+from weakref import WeakSet
 from fastcore.basics import patch
 
 # %% ../../nbs/76_checkpoint.signals.ipynb #38f6a5c3
+_noting = WeakSet()
+
 class Signals:
     "Notes SIGINT and SIGTERM while a fit runs; in the main thread only, since Python allows no other"
     got = None # the signal that has come
     gone = False # have the handlers been put back?
     def __init__(self):
         self.old = {} # the handlers that were there
+        _noting.add(self)
         for s in SIGINT,SIGTERM:
             old = signal.getsignal(s)
             if old is None or s == SIGINT and old is SIG_IGN: continue # another's, or switched off
@@ -46,3 +50,9 @@ def deliver(self:Signals):
     self.restore()
     s,self.got = self.got,None
     if s: signal.raise_signal(s)
+
+# %% ../../nbs/76_checkpoint.signals.ipynb #992d16f1
+def _in_child():
+    for o in list(_noting): o.restore()
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_in_child)
