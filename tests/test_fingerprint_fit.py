@@ -1,0 +1,189 @@
+"What a fit is made of: each change of it refuses the run by name, what has not changed does not, and nothing is drawn or fetched to tell"
+import random
+import re
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.all import CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, MixUp
+from fastai.callback.core import Callback
+from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.data.transforms import Categorize, ColReader, RandomSplitter
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
+from fastai.optimizer import SGD, Adam, OptimWrapper
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from charrnn_fa.checkpoint.callback import Checkpoint
+from charrnn_fa.checkpoint.fingerprint import data_digest, learner_settings
+from charrnn_fa.run.files import RunError
+from charrnn_fa.run.folder import Lock, RunFolder
+from test_checkpoint import At, small
+
+X = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(400) % 3
+
+
+class Gate(nn.Module):
+    "A person's own module"
+    def __init__(self, act, scale=1.): super().__init__(); self.act,self.scale,self.calls = act,scale,0
+    def forward(self, x): self.calls += 1; return self.scale*self.act(x)
+
+
+def learner(d, x=X, y=Y, act=nn.ReLU, p=0.1, gate=torch.tanh, scale=1., opt=SGD, loss=None, moms=None, **kwargs):
+    rows = [(a,b) for a,b in zip(x, y)]
+    dls = DataLoaders(TfmdDL(rows[:300], bs=50, shuffle=True), TfmdDL(rows[300:], bs=50), path=d)
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 8), act(), nn.Dropout(p), Gate(gate, scale), nn.LSTM(8, 8, batch_first=True), type('Last', (nn.Module,), dict(forward=lambda self, o: o[0]))(), nn.Linear(8, 3))
+    learn = Learner(dls, model, loss_func=loss or CrossEntropyLossFlat(), opt_func=opt, **kwargs)
+    learn.logger = lambda log: None
+    learn.remove_cbs(learn.progress)
+    return learn
+
+
+def fit(d, *cbs, ckpt={}, **kwargs): learner(d, **kwargs).fit(3, 1e-2, cbs=[*cbs, Checkpoint(d/'r', **{**dict(quiet=True, steps=6), **ckpt})])
+
+
+def swapped(y): return torch.where(torch.arange(len(y)) % 2 == 0, (y+1) % 3, y)
+
+W = CrossEntropyLossFlat(weight=torch.tensor([1., 2., 3.]))
+BASE = dict(
+    labels=({}, dict(y=swapped(Y)), r'the items of the training data \(by a sample\)'),
+    valid_labels=({}, dict(y=torch.cat([Y[:300], swapped(Y[300:])])), 'the items of the validation data'),
+    inputs=({}, dict(x=X+1), 'the items of the training data'),
+    activation=({}, dict(act=nn.GELU), r'model\.1\.class ReLU -> GELU'),
+    dropout=({}, dict(p=0.9), r'model\.2\.p 0\.1 -> 0\.9'),
+    own_function=({}, dict(gate=torch.sigmoid), r'model\.3\.act tanh -> sigmoid'),
+    own_number=({}, dict(scale=2.), r'model\.3\.scale 1\.0 -> 2\.0'),
+    weights=(dict(loss=W), dict(loss=CrossEntropyLossFlat(weight=torch.tensor([1., 2., 4.]))), r'loss\.func\.weight'),
+    no_weights=(dict(loss=W), {}, r'loss\.func\.weight .* -> none'),
+    smoothing=({}, dict(loss=CrossEntropyLossFlat(label_smoothing=0.1)), r'loss\.func\.label_smoothing 0\.0 -> 0\.1'),
+    eps=(dict(loss=LabelSmoothingCrossEntropyFlat(eps=0.1)), dict(loss=LabelSmoothingCrossEntropyFlat(eps=0.2)), r'loss\.func\.eps 0\.1 -> 0\.2'),
+    torch_loss=(dict(loss=nn.CrossEntropyLoss()), dict(loss=nn.CrossEntropyLoss(label_smoothing=0.1)), r'loss\.label_smoothing'),
+    part_loss=(dict(loss=partial(nn.functional.cross_entropy, label_smoothing=0.1)), dict(loss=partial(nn.functional.cross_entropy, label_smoothing=0.3)), r'loss\.label_smoothing 0\.1 -> 0\.3'),
+    momentum=(dict(opt=partial(SGD, mom=0.9)), dict(opt=partial(SGD, mom=0.5)), r'optimiser\.mom 0\.9 -> 0\.5'),
+    no_momentum=(dict(opt=partial(SGD, mom=0.9)), {}, 'optimiser'),
+    betas=(dict(opt=partial(OptimWrapper, opt=torch.optim.SGD, nesterov=False)), dict(opt=partial(OptimWrapper, opt=torch.optim.SGD, nesterov=True, momentum=0.9)), r'optimiser\.nesterov False -> True'),
+    mixup=(dict(cbs=lambda: [MixUp(0.4)]), dict(cbs=lambda: [MixUp(40.)]), r'MixUp\.distrib\.concentration'),
+    clip=(dict(cbs=lambda: [GradientClip(1.)]), dict(cbs=lambda: [GradientClip(0.1)]), r'GradientClip\.max_norm 1\.0 -> 0\.1'),
+    bn_bias=({}, dict(wd_bn_bias=True), 'wd_bn_bias False -> True'),
+    train_bn=({}, dict(train_bn=False), 'train_bn True -> False'),
+)
+
+
+def run(d, given, *more, **kwargs):
+    given = dict(given)
+    fit(d, *given.pop('cbs', list)(), *more, **given, **kwargs)
+
+
+@pytest.mark.parametrize('what', BASE)
+def test_a_change_is_refused_by_name(tmp_path, what):
+    "After an error in the second epoch; as it was begun, it goes on"
+    then,now,words = BASE[what]
+    with pytest.raises(RuntimeError): run(tmp_path, then, At('before_batch', 9, 'error'))
+    with pytest.raises(RunError, match=f'other settings: .*{words}.*allow_changes=True'): run(tmp_path, now)
+    assert not Lock.held
+    run(tmp_path, then)
+    assert RunFolder(tmp_path/'r').finished and RunFolder(tmp_path/'r').resumes() == [6]
+
+
+def test_a_change_of_the_data_of_a_finished_run(tmp_path):
+    fit(tmp_path)
+    with pytest.raises(RunError, match='the items of the training data'): fit(tmp_path, y=swapped(Y))
+
+
+def test_changes_may_be_allowed(tmp_path, capsys):
+    with pytest.raises(RuntimeError): fit(tmp_path, At('before_batch', 9, 'error'))
+    fit(tmp_path, y=swapped(Y), act=nn.GELU, p=0.9, ckpt=dict(allow_changes=True, quiet=False))
+    said = capsys.readouterr().out
+    assert 'goes on with these: the items of the training data (by a sample)' in said and 'model.1.class ReLU -> GELU; model.1.inplace' in said
+    fit(tmp_path, y=swapped(Y), act=nn.GELU, p=0.9, ckpt=dict(allow_changes=True))
+
+
+def test_our_model(text, tmp_path):
+    "What is changed after `char_learner` made it"
+    def go(p, *cbs):
+        learn = small(tmp_path, text[:1000], 5, dropout=0.2)
+        for m in learn.model.modules():
+            if isinstance(m, nn.Dropout): m.p = p
+        learn.fit(2, 1e-2, cbs=[*cbs, Checkpoint(tmp_path/'r', steps=4, quiet=True)])
+    with pytest.raises(RuntimeError): go(0.2, At('before_batch', 9, 'error'))
+    with pytest.raises(RunError, match=r'model\.\S+\.p 0\.2 -> 0\.9'): go(0.9)
+    go(0.2)
+
+
+class Falls(Callback):
+    "Lowers a dropout rate in each epoch"
+    def before_epoch(self): self.model[2].p = 0.1/(1+self.epoch)
+
+
+def test_what_a_callback_has_changed_is_no_change(tmp_path):
+    "The same Learner after an error, and in a further fit; what a person changes is one"
+    learn = learner(tmp_path)
+    go = lambda *cbs: learn.fit(3, 1e-2, cbs=[*cbs, Checkpoint(tmp_path/'r', quiet=True)])
+    with pytest.raises(RuntimeError): go(Falls(), At('before_batch', 9, 'error'))
+    assert learn.model[2].p == 0.05
+    learn.model[2].p = 0.7
+    with pytest.raises(RunError, match=r'model\.2\.p 0\.1 -> 0\.7'): go(Falls())
+    learn.model[2].p = 0.05
+    go(Falls())
+    go(Falls())
+    assert RunFolder(tmp_path/'r').finished and RunFolder(tmp_path/'r/2').finished
+
+
+# Data
+
+PETS = [f'{"cat" if i%3 else "dog"}-{i}' for i in range(500)]
+
+def named(o): return o.split('-')[0]
+def other_name(o): return named(o) if int(o.split('-')[1]) % 2 else 'cat'
+
+def blocks(get_y, seed=3): return DataBlock((TransformBlock(type_tfms=[len]), CategoryBlock), get_y=get_y, splitter=RandomSplitter(seed=seed)).dataloaders(PETS, bs=8)
+
+
+def test_labels_that_a_function_makes():
+    a,b,c,d = (data_digest(blocks(*o).train) for o in ((named,), (named,), (other_name,), (named, 4)))
+    assert a == b and a['items'] == c['items'] and a['labels'] != c['labels'] and a['items'] != d['items']
+
+
+def test_rows_of_a_table():
+    df = pd.DataFrame(dict(name=PETS, y=np.arange(500) % 3))
+    def digest(df): return data_digest(DataBlock((TransformBlock(type_tfms=[len]), CategoryBlock), get_x=ColReader('name'), get_y=ColReader('y'), splitter=RandomSplitter(seed=3)).dataloaders(df, bs=8).train)
+    assert digest(df) == digest(df.copy()) != digest(df.assign(y=(df.y + df.index % 2) % 3))
+
+
+class Own(Dataset):
+    "Opens a file for each item, and remembers which"
+    def __init__(self, paths, targets): self.paths,self.targets,self.cache,self.aug = paths,targets,{},random.random()
+    def __len__(self): return len(self.paths)
+    def __getitem__(self, i): raise AssertionError('an item was fetched')
+
+
+@pytest.mark.parametrize('make', [lambda y: TensorDataset(X, y), lambda y: Own(PETS[:400], y.tolist()), lambda y: Own(PETS[:400], y.numpy()), lambda y: Subset(Own(PETS[:400], y), [1, 2, 3]),
+                                  lambda y: [*zip(X, y)], lambda y: [*zip(X.numpy(), y.numpy())]])
+def test_datasets_of_pytorch(make):
+    a,b,c = (data_digest(DataLoader(make(o), batch_size=8)) for o in (Y, Y.clone(), swapped(Y)))
+    assert a and a == b != c
+
+
+def test_nothing_is_drawn(tmp_path):
+    "By a description of a Learner whose transforms and labels are random"
+    tfm = lambda o: random.random() + np.random.rand() + torch.rand(()).item()
+    dls = Datasets(PETS, [[tfm], [lambda o: (tfm(o), named(o))[1], Categorize()]], splits=[[*range(400)], [*range(400, 500)]]).dataloaders(bs=8)
+    states = lambda: (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), dls.train.rng.getstate())
+    learn = Learner(dls, nn.Linear(1, 2), loss_func=CrossEntropyLossFlat())
+    before = states()
+    assert learner_settings(learn)['data'] == learner_settings(learn)['data'] and states() == before
+
+
+def test_a_large_set_is_sampled():
+    "In bounded work, so that one label among many is not seen, as the sentence says"
+    y = torch.zeros(2_000_000)
+    z = y.clone()
+    z[1] = 1
+    digest = lambda y: data_digest(DataLoader(TensorDataset(y)))
+    assert digest(y) == digest(z) != digest(y+1)
