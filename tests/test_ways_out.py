@@ -14,7 +14,7 @@ from fastai.callback.all import CancelFitException, Callback, GradientAccumulati
 import charrnn_fa.run.folder
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.run.folder import Lock, RunFolder
-from kills import newest_step
+from kills import newest_step, set_generators
 from test_checkpoint import At, Noise, plain, small
 from test_fits_again import other, ours
 
@@ -85,3 +85,190 @@ def test_a_forked_process_has_the_handlers_of_before(short, tmp_path, sig):
     try: ours(tmp_path, short).fit(1, 1e-2, cbs=[Fork(), *(Checkpoint(tmp_path/o, quiet=True) for o in 'ab')])
     finally: signal.signal(sig, old)
     assert seen == [b'True', False] and RunFolder(tmp_path/'a').finished
+
+
+# Errors
+
+class Sums(Callback):
+    "Counts on the way to a step, changes the rate there, and trains on what it has"
+    order = 3
+    def __init__(self): self.n,self.seen = 0,[0.]*5
+    def before_batch(self):
+        if not self.training: return
+        self.n += 1
+        self.seen[self.n%5] += self.n
+        self.opt.set_hyper('lr', self.opt.hypers[-1]['lr']*0.99)
+    def before_step(self):
+        for p in self.model.parameters(): p.grad.add_(1e-4*sum(self.seen) + 1e-3*torch.randn(()))
+
+
+def of(d, short, *cbs, n=2, ckpt=dict(minutes=60), accumulate=0, make=ours):
+    learn = make(d, short)
+    learn.fit(n, 1e-2, cbs=[Sums(), *[GradientAccumulation(accumulate)]*bool(accumulate), *cbs, Checkpoint(d/'r', quiet=True, **ckpt)])
+    return learn
+
+
+ERRORS = { # the 19th batch; the step that is saved
+    'before_batch': 18, 'after_pred': 18, 'after_loss': 18, 'before_backward': 18, 'after_backward': 18, 'before_step': 18, 'after_step': 0, 'after_batch': 19}
+
+@pytest.mark.parametrize('order', [-20, 4, 55, 900])
+@pytest.mark.parametrize('event', ERRORS)
+def test_an_error_leaves_the_last_batch(short, tmp_path, same, event, order, capfd):
+    "To the bit, whichever callbacks have heard of it; the error is all that is printed"
+    alone = of(tmp_path/'alone', short)
+    with pytest.raises(RuntimeError, match='thrown'): of(tmp_path, short, At(event, 19, 'error', order))
+    assert (newest_step(tmp_path/'r'), Lock.held) == (ERRORS[event], {}) and capfd.readouterr() == ('', '')
+    again = of(tmp_path, short)
+    assert same(alone, again) and [float(o) for o in alone.recorder.losses] == [float(o) for o in again.recorder.losses] and alone.recorder.lrs == again.recorder.lrs
+
+
+@pytest.mark.parametrize('event,valid,step', [('before_validate', False, 14), ('after_pred', True, 14), ('after_epoch', False, 14), ('before_epoch', False, 0), ('after_train', False, 14)])
+def test_an_error_around_a_validation(short, tmp_path, same, event, valid, step):
+    alone = of(tmp_path/'alone', short)
+    with pytest.raises(RuntimeError): of(tmp_path, short, At(event, 1, 'error', 900, valid))
+    assert newest_step(tmp_path/'r') == step
+    assert same(alone, of(tmp_path, short))
+
+
+def test_an_error_after_the_last_epoch(short, tmp_path, same):
+    alone = of(tmp_path/'alone', short)
+    with pytest.raises(RuntimeError): of(tmp_path, short, At('after_fit', 1, 'error'))
+    assert newest_step(tmp_path/'r') == 28 and not RunFolder(tmp_path/'r').finished
+    assert same(alone, of(tmp_path, short, At('before_batch', 1, 'error')))
+
+
+@pytest.mark.parametrize('event', ['before_batch', 'after_loss', 'before_step', 'after_batch'])
+@pytest.mark.parametrize('n', range(17, 22))
+def test_an_error_while_gradients_are_summed_up(short, tmp_path, same, event, n):
+    "Twelve rows are three batches; what cannot be had to the bit is not saved"
+    alone = of(tmp_path/'alone', short, accumulate=12)
+    with pytest.raises(RuntimeError): of(tmp_path, short, At(event, n, 'error', -20), accumulate=12)
+    assert newest_step(tmp_path/'r') in (0, n-1, n)
+    assert same(alone, of(tmp_path, short, accumulate=12))
+
+
+def test_an_error_with_much_to_be_marked(short, tmp_path, same):
+    "A callback that holds much, and counts before a step: not saved in a batch, saved after one"
+    class Much(Callback):
+        def __init__(self): self.last = [0.]*3000
+        def before_batch(self): self.last.append(1.)
+    for event,step in ('before_step', 0), ('after_batch', 19):
+        d = tmp_path/event
+        alone = of(d/'alone', short, Much())
+        with pytest.raises(RuntimeError): of(d, short, Much(), At(event, 19, 'error'))
+        assert newest_step(d/'r') == step and same(alone, of(d, short, Much()))
+
+
+def test_an_error_in_the_optimiser(short, tmp_path, same):
+    "Half of the weights are new: the checkpoint before is the last"
+    alone = of(tmp_path/'alone', short)
+    def fails(d, text):
+        learn = ours(d, text)
+        def opt(*args, **kwargs):
+            res = first(*args, **kwargs)
+            step = res.step
+            def _step(closure=None):
+                if learn.steps_done == 19:
+                    with torch.no_grad(): next(learn.model.parameters()).add_(1)
+                    raise RuntimeError('out of memory')
+                step()
+            res.step = _step
+            return res
+        first,learn.opt_func = learn.opt_func,opt
+        opt.__name__ = 'Muon'
+        return learn
+    with pytest.raises(RuntimeError): of(tmp_path, short, ckpt=dict(steps=5), make=fails)
+    assert newest_step(tmp_path/'r') == 15
+    assert same(alone, of(tmp_path, short, ckpt=dict(allow_changes=True)))
+
+
+def test_an_error_in_another_learner_leaves_its_last_epoch(short, tmp_path):
+    learn = other(tmp_path, short)
+    with pytest.raises(RuntimeError): learn.fit(4, 1e-2, cbs=[At('before_batch', 33, 'error'), Checkpoint(tmp_path/'r', minutes=60, quiet=True)])
+    assert newest_step(tmp_path/'r') == 28
+
+
+def test_the_learner_is_left_as_it_is(short, tmp_path, same):
+    "Saving on the way out draws no random number and moves nothing"
+    def state(*cbs):
+        learn = ours(tmp_path, short)
+        set_generators(3)
+        with pytest.raises(RuntimeError): learn.fit(2, 1e-2, cbs=[Noise(), At('after_loss', 19, 'error'), *cbs])
+        return learn.steps_done,learn.chars_seen,torch.rand(3).tolist(),learn.dls.train.state_dict(),[h['lr'] for h in learn.opt.hypers],learn.carried[0].tolist()
+    assert state() == state(Checkpoint(tmp_path/'r', quiet=True))
+
+
+def test_ctrl_c_twice_saves_nothing(short, tmp_path):
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt): of(tmp_path, short, At('after_loss', 19, 'int2'))
+    finally: signal.signal(signal.SIGINT, old)
+    assert newest_step(tmp_path/'r') == 0
+
+
+@pytest.mark.parametrize('how', ['int', 'error'])
+def test_the_same_cell_after_a_stop_within_mixup(tmp_path, how):
+    "It exchanges the loss while it trains"
+    from test_fingerprint_fit import learner
+    learn,loss = (l := learner(tmp_path)),l.loss_func
+    go = lambda *cbs: learn.fit(4, 1e-2, cbs=[MixUp(), *cbs, Checkpoint(tmp_path/'r', quiet=True)])
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises((KeyboardInterrupt, RuntimeError)): go(At('before_batch', 15, how))
+    finally: signal.signal(signal.SIGINT, old)
+    assert learn.loss_func is loss
+    go()
+    assert RunFolder(tmp_path/'r').finished and RunFolder(tmp_path/'r').resumes() == [12] and learn.loss_func is loss
+
+
+# Output that cannot be written
+
+@pytest.mark.parametrize('out', ['pipe', '/dev/full', 'closed'])
+@pytest.mark.parametrize('last', ["Checkpoint(d/'r', steps=4)", "Checkpoint(d/'r', steps=4), Bad()"])
+def test_output_that_cannot_be_written(tmp_path, out, last):
+    "A pipe that nobody reads, a full disk, a closed file; for messages and for a warning"
+    body = f'''
+from charrnn_fa.checkpoint import writer
+def full(*args, **kwargs): raise PermissionError(1, 'Operation not permitted')
+class Bad(Callback):
+    def before_fit(self): writer.rotate = full
+try: learn.fit(2, 1e-2, cbs=[{last}])
+finally: os._exit(0)
+'''
+    if out == 'closed': body = 'sys.stdout.close()\nsys.stderr.close()\n' + body
+    if out == 'pipe':
+        r,w = os.pipe()
+        os.close(r)
+    else: w = os.open('/dev/null' if out == 'closed' else out, os.O_WRONLY)
+    p = script(tmp_path, body, stdout=w, stderr=w)
+    os.close(w)
+    p.wait(120)
+    run = RunFolder(tmp_path/'r')
+    assert run.finished and run.newest()['step'] == 28
+
+
+# Weights that are no numbers
+
+@pytest.mark.parametrize('make', [ours, other])
+@pytest.mark.parametrize('terminate', [True, False])
+def test_a_run_that_ends_in_nan(short, tmp_path, make, terminate, settled):
+    "Two finite checkpoints stay, whenever it began, and it is said once"
+    class Nan(Callback):
+        order = -20
+        def after_pred(self):
+            if self.training and self.train_iter >= 33: self.learn.pred = self.pred*float('nan')
+    learn = make(tmp_path, short)
+    with pytest.warns(UserWarning, match='no finite numbers.*checkpoints of step 28 and ' if make is other else 'of step 32 and 28 stay') as w:
+        learn.fit(6, 1e-2, cbs=[Nan(), *[TerminateOnNaNCallback()]*terminate, Checkpoint(tmp_path/'r', steps=4 if make is ours else 14, keep=2, quiet=True)])
+    assert sum('no finite numbers' in str(o.message) for o in w) == 1
+    run = RunFolder(tmp_path/'r')
+    finite = [m['step'] for m in run.checkpoints() if all(t.isfinite().all() for k,t in run.read(m)[0].items() if not k.startswith('train/') and t.is_floating_point())]
+    assert len(finite) == 2 and max(finite) >= 28 and len(run.checkpoints()) <= 4
+
+
+def test_a_run_that_begins_with_nan(short, tmp_path):
+    "The beginning stays"
+    class Nan(Callback):
+        def after_pred(self): self.learn.pred = self.pred*float('nan')
+    with pytest.warns(UserWarning, match='no finite numbers'): ours(tmp_path, short).fit(2, 1e-2, cbs=[Nan(), TerminateOnNaNCallback(), Checkpoint(tmp_path/'r', quiet=True)])
+    assert [m['step'] for m in RunFolder(tmp_path/'r').checkpoints()][-1] == 0

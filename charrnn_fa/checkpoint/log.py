@@ -48,8 +48,9 @@ def say(self:Log,
     s, # A sentence
 ):
     "Print above any bar, unless `quiet`, and write into the file"
-    if not self.quiet: say(s)
     self.note(s)
+    if self.quiet: return
+    with suppress(OSError, ValueError): say(s)
 
 # %% ../../nbs/74_checkpoint.log.ipynb #28ed88ba
 @patch
@@ -58,6 +59,9 @@ def warn(self:Log,
 ):
     "Warn, as often as it comes up, and write into the file"
     self.note(s)
+    with suppress(OSError, ValueError): _warn(s)
+
+def _warn(s):
     try: warnings.warn_explicit(s, RunWarning, 'charrnn_fa', 1, module=__name__)
     except RunWarning as e: print(e) # warnings are errors here, but this is none
 

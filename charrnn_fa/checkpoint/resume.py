@@ -33,7 +33,7 @@ def short_name(
 # %% ../../nbs/78_checkpoint.resume.ipynb #584adc05
 class Past(dict):
     "What a Learner has done in this process: names of runs to the ids of its fits, in their order"
-    left = None # `module_settings` when its last fit was over
+    left = {} # those of its `fit_settings` that a callback may have changed, when its last fit was over
     def __reduce__(self): return Past,()
     def __deepcopy__(self, memo):
         res = Past(deepcopy(dict(self)))
@@ -51,6 +51,7 @@ class Found:
     "A run that is there, or the place for one"
     manifest = state = begun = None # of the newest checkpoint; its tensors and JSON; what the fit was begun with
     finished = False # is there nothing left to train?
+    fit = None # `fit_settings` of this call, without what the last fit has changed itself
     again = None # the run that this call would have been about, had the Learner not finished it itself
     def __init__(self,
         place, # `Place`, whose `folder` is None if there is no run yet
@@ -111,18 +112,19 @@ def find(
         settings = found.folder.settings
         is_own = k == len(done) and found.folder.id == done[-1]
         begun = settings.get('fit', {}) if is_own else found.read().begun
-        changes = fit_differences(begun, _as_left(learn, fit, begun))
+        found.fit = _as_left(fit, past_of(learn).left, begun)
+        changed = differences(settings, mine)
+        changes = [o for o in fit_differences(begun, found.fit) if not (changed and o.startswith('model.'))] # said once
         is_over = is_own or found.finished and changes
-        accept(found.place, differences(settings, mine) + other_seed(learn, settings) + ([] if is_over else changes))
+        accept(found.place, changed + other_seed(learn, settings) + ([] if is_over else changes))
         if not is_over: return found
         after,again = (None, None if changes else found.place) if is_own else (found, None)
         line = [*line, found.folder.id]
         found.place.close()
 
-def _as_left(learn, fit, begun):
-    "`fit`, with the modules of `begun` if they are now as the last fit left them"
-    is_left = fit.get('modules') == past_of(learn).left
-    return dict(fit, modules=begun.get('modules')) if is_left and 'modules' in fit else fit
+def _as_left(fit, left, begun):
+    "`fit`, with what a fit has changed and nobody since as it was `begun`"
+    return {k:begun.get(k) if k in left and v == left[k] else v for k,v in fit.items()}
 
 # %% ../../nbs/78_checkpoint.resume.ipynb #76bc133f
 def begin_text(

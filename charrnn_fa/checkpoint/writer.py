@@ -23,7 +23,9 @@ class Saver:
     trouble = None # why the last save failed
     untidy = None # why old checkpoints could not be removed
     hurry = False # is somebody waiting?
-    final = False # is it the end of the run that is being saved?
+    finite = () # manifests of the last checkpoints whose weights are numbers, two at most
+    lost = False # have the weights become something else since?
+    then = 'training goes on, and the next save is tried again.' # what becomes of a save that fails
     def __init__(self,
         folder, # `RunFolder` on this machine
         store, # Where the copies go, or None
@@ -58,8 +60,7 @@ def complain(self:Saver,
     e, # The error
 ):
     "Something could not be saved"
-    then = "the end of the run is not stored." if self.final else "training goes on, and the next save is tried again."
-    if not self.trouble: self.told.append(f"{what}: {then}")
+    if not self.trouble: self.told.append(f"{what}: {self.then}")
     self.trouble = e
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #b54550e9
@@ -68,8 +69,28 @@ def _write(self:Saver, job):
     try: m = self._save(*job)
     except Exception as e: return self.complain(reason(e), e)
     self.trouble = None
+    self._look_at(m, job[0])
     if self.mirror: self.mirror.give(m)
     self._rotate()
+
+# %% ../../nbs/75_checkpoint.writer.ipynb #cd54e660
+def _is_finite(tensors):
+    return all(t.isfinite().all() for k,t in tensors.items() if t.is_floating_point() and not k.startswith('train/'))
+
+@patch
+def _look_at(self:Saver, m, tensors):
+    if _is_finite(tensors): self.finite,self.lost = [m, *self.finite][:2],False
+    elif not self.lost:
+        self.lost = True
+        stay = ' and '.join(f"{o['step']:,}" for o in self.finite)
+        self.told.append(f"At step {m['step']:,} the weights are no finite numbers any more (NaN); " + (
+            f"the checkpoints of step {stay} stay in {self.folder.path}, and a lower learning rate may help."
+            if stay else "a lower learning rate may help."))
+
+@patch
+def _staying(self:Saver):
+    "Data files that do not go, however old they are"
+    return {*(self.mirror.needs() if self.mirror else ()), *(m['file'] for m in self.finite if self.lost)}
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #07dd84a9
 @patch
@@ -78,15 +99,14 @@ def _save(self:Saver, tensors, meta, fields):
     try: return save()
     except RunError as e:
         if not is_full(e.__cause__): raise
-    rotate(self.folder, 2) # an old checkpoint makes room
+    rotate(self.folder, 2, but=self._staying()) # an old checkpoint makes room
     return save()
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #4160e220
 @patch
 def _rotate(self:Saver):
     try:
-        rotate(self.folder, self.keep, self.max_bytes,
-               but=self.mirror.needs() if self.mirror else (), pause=self._pause)
+        rotate(self.folder, self.keep, self.max_bytes, but=self._staying(), pause=self._pause)
         self.untidy = None
     except Exception as e:
         if not self.untidy:
