@@ -139,6 +139,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'charrnn_fa/checkpoint/callback.py'),
                                                 'charrnn_fa.checkpoint.callback.Checkpoint._load': ( 'checkpoint.callback.html#checkpoint._load',
                                                                                                      'charrnn_fa/checkpoint/callback.py'),
+                                                'charrnn_fa.checkpoint.callback.Checkpoint._note_left': ( 'checkpoint.callback.html#checkpoint._note_left',
+                                                                                                          'charrnn_fa/checkpoint/callback.py'),
                                                 'charrnn_fa.checkpoint.callback.Checkpoint._open': ( 'checkpoint.callback.html#checkpoint._open',
                                                                                                      'charrnn_fa/checkpoint/callback.py'),
                                                 'charrnn_fa.checkpoint.callback.Checkpoint._open_saver': ( 'checkpoint.callback.html#checkpoint._open_saver',

@@ -470,9 +470,14 @@ def _hold_last(self:Checkpoint, e):
         with mark.taking_back(): self.held = self._snapshot(mark.at)
 
 @patch
+def _note_left(self:Checkpoint):
+    with suppress(Exception): # an error may be on its way, and is not to be replaced
+        past_of(self.learn).left = {k:v for k,v in fit_settings(self.learn).items() if k in ('modules', 'frozen')}
+
+@patch
 def _as_before(self:Checkpoint):
     self.learn.loss_func = self.loss_before
-    past_of(self.learn).left = {k:v for k,v in fit_settings(self.learn).items() if k in ('modules', 'frozen')}
+    self._note_left()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #217e719c
 @patch
@@ -486,7 +491,8 @@ def _watched(self:Checkpoint, with_events, f, event_type, ex, final=noop):
     except BaseException as e:
         if self._is_to_be_saved():
             self.saver.then = 'the steps since the last one are lost.'
-            if not self.held: self._hold_last(e)
+            try: self.held or self._hold_last(e)
+            except Exception as other: self.saver.complain(f'A checkpoint could not be taken ({reason(other)})', other)
         self._as_before()
         raise
 
@@ -508,7 +514,7 @@ def after_cancel_fit(self:Checkpoint):
 def after_fit(self:Checkpoint):
     if not (self.active and in_fit(self.learn)): return
     if self.end_epoch is not None: self.learn.epoch = self.end_epoch
-    self._as_before()
+    self._note_left()
     try:
         if self.ended and self.signals: self._save_end()
     finally: self._clean_up()

@@ -170,7 +170,8 @@ def learner_settings(
     dls = learn.dls.loaders
     parts = ['training', 'validation', *map(str, range(2, len(dls)))]
     return dict(
-        kind='other', data={k:data_digest(o) for k,o in zip(parts, dls)}, model={k:list(p.shape) for k,p in learn.model.named_parameters()}, text={},
+        kind='other', model={k:list(p.shape) for k,p in learn.model.named_parameters()}, text={},
+        data={k:data_digest(o) for k,o in zip(parts, dls)},
         n_items=[len(o.dataset) if hasattr(o, 'dataset') else None for o in dls],
         bs=[getattr(o, 'bs', None) for o in dls], info=info, versions=versions(),
     )
@@ -182,7 +183,8 @@ def _changes(a, b, path=()):
     elif a != b: yield path,a,b
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #d51c31ef
-_words = dict(preset='', text='', callbacks='', hypers='', modules='model', loss_settings='loss', opt_settings='optimiser')
+_words = dict(preset='', text='', callbacks='', hypers='',
+              modules='model', loss_settings='loss', opt_settings='optimiser')
 
 def _in_words(path, a, b):
     top,name = path[0],'.'.join(filter(None, (_words.get(path[0], path[0]), *path[1:])))
