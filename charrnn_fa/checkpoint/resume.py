@@ -114,7 +114,8 @@ def find(
         begun = settings.get('fit', {}) if is_own else found.read().begun
         found.fit = _as_left(fit, past_of(learn).left, begun)
         changed = differences(settings, mine)
-        changes = [o for o in fit_differences(begun, found.fit) if not (changed and o.startswith('model.'))] # said once
+        by_preset = differences(*({k:d[k] for k in d.keys() & {'preset'}} for d in (settings, mine)))
+        changes = [o for o in fit_differences(begun, found.fit) if not (by_preset and o.startswith('model.'))] # once
         is_over = is_own or found.finished and changes
         accept(found.place, changed + other_seed(learn, settings) + ([] if is_over else changes))
         if not is_over: return found
