@@ -15,17 +15,17 @@ from ..core import CharRNNError, check_number, is_number, reason, without_secret
 from ..callback.progress import begin_bars, in_fit
 from ..loop import listens
 from ..run.files import RunError, damage
-from ..run.records import owner_record
+from ..run.records import is_finite, owner_record
 from ..run.folder import RunFolder
 from ..run.model import Run, check_described, kept_text
-from ..store.url import local_path, shown
+from ..store.url import local_path
 from ..store.lease import take
 from ..store.retain import tidy
 from ..store.mirror import mirrored
 from ..store.locate import Place
 from .serialize import Keeper, is_plain
 from charrnn_fa.checkpoint.capture import (
-    attrs_of_char, attrs_of_fit, capture, has_own_state, is_known, named_callbacks, not_kept, rng_state, saved_best,
+    attrs_of_char, attrs_of_fit, capture, has_own_state, is_known, named_callbacks, newly_lost, rng_state, saved_best,
     set_rng_state,
 )
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
@@ -59,7 +59,7 @@ _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, firs
 
 class Checkpoint(Callback):
     "Saves a fit every `minutes` and brings it back"
-    order = 1000
+    order,owns_files = 1000,True # see `Guard.claim`
     def __init__(self,
         where, # A path, a path on a mount, an fsspec URL, or a `RunFolder` that is open already
         minutes:float=5, # Between saves
@@ -92,7 +92,7 @@ class Checkpoint(Callback):
         self.wait = min(wait, 1e9) # as long as one likes, but no thread can wait for ever
         vars(self).update(_of_fit)
 
-    def __repr__(self): return f'{type(self).__name__}({shown(self.where)})'
+    def __repr__(self): return f'{type(self).__name__}({without_secrets(self.where)})'
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #12ba37ad
 @patch
@@ -142,11 +142,11 @@ def _begin(self:Checkpoint):
     self.folder = found.folder
     fit = found.fit if found.folder else fit
     if found.again: self.log.say(further_text(found.again, short_name(self.safe_name, found.k)))
+    self.guard = Guard()
     if not found.folder: self._start(mine, fit)
     else:
         self._load(found, fit)
         self._finished(found) if found.finished else self._resume(found, fit)
-    self.guard = Guard()
     if self.exact_start: self.guard._replace(learn, '_with_events', partial(self._watched, learn._with_events))
     else: self.guard.watch(learn, self.first, self.epoch_over, self.after_error, self.order)
     if not found.finished: self._work()
@@ -192,8 +192,19 @@ def _start(self:Checkpoint, mine, fit):
     self.found.manifest = folder.newest()
     self.log.open(path)
     self.log.say(begin_text(self.place, self.steps, self.minutes, exact, self.place.store and path/'log.txt'))
-    if lost := not_kept(learn, Checkpoint):
-        self.log.say(f"Not kept of callbacks, and as new after a kill: {', '.join(lost)}.")
+    self._claim()
+    self._tell_lost()
+
+# %% ../../nbs/79_checkpoint.callback.ipynb #d7e4fed7
+@patch
+def _claim(self:Checkpoint, logs=None, finished=False):
+    callbacks = named_callbacks(self.learn, Checkpoint)
+    self.guard.claim(self.folder.path, logs, callbacks, self.log.say, finished)
+
+@patch
+def _tell_lost(self:Checkpoint):
+    if lost := newly_lost(self.keeper):
+        self.log.say(f"Not kept, and as new after a kill: {', '.join(lost)}.")
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #8cebcd41
 @patch
@@ -214,6 +225,7 @@ def _load(self:Checkpoint, found, fit):
     self.found.state = None # a second copy of all of it
     with damage(file): self.elapsed,self.base = float(meta['elapsed']),meta['base']
     self.best = self.state.best
+    self._claim(self.state.logs, found.finished)
     changes = self.state.take_environment(self.log.say)
     if changes and not found.finished: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")
     tidy(self.folder.store)
@@ -254,7 +266,7 @@ def _take_up(self:Checkpoint, m, *steps):
 def _finished(self:Checkpoint, found):
     m = found.manifest
     self.first = self.n_epoch
-    self._restore(longer_log=True)
+    self._restore()
     self._count()
     self.log.say(finished_text(self.place, m['step'], short_name(self.safe_name, found.k+1)))
     if not self.place.has(m):
@@ -284,7 +296,7 @@ def _open_saver(self:Checkpoint):
         self.folder, self.place.store,
         owner_record(self.folder.id, self.token, self.generation, self.resumes),
         self.log, self.keep, self.max_bytes, self.place.trouble)
-    self.saver.finite = [self.found.manifest] # what it begins with
+    self.saver.finite = is_finite(self.found.manifest)
     if self.saver.mirror: self.saver.mirror.give(self.found.manifest)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #3d824519
@@ -331,6 +343,7 @@ def _save(self:Checkpoint, at, **fields):
     self.saved = time.perf_counter()
     self.saved_step = self._steps()
     if job := self._snapshot(at, **fields): self.saver.give(job)
+    self._tell_lost()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #271acf07
 @patch

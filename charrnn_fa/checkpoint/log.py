@@ -9,8 +9,9 @@ __all__ = ['Log']
 import io, time, warnings
 from contextlib import suppress
 from fastcore.basics import patch
+from ..core import visible
 from ..callback.progress import Pace, epoch_line, say
-from ..run.files import RunWarning
+from ..run.files import RunError, RunWarning, open_log
 
 # %% ../../nbs/74_checkpoint.log.ipynb #f45e5678
 class Log:
@@ -28,15 +29,15 @@ class Log:
     ):
         "Append to the file in `folder` from now on; what has been noted before comes first"
         early = self.file.getvalue()
-        with suppress(OSError):
-            self.file = open(f'{folder}/log.txt', 'a', buffering=1, encoding='utf-8', errors='replace')
+        with suppress(OSError, RunError): # a link there is left alone
+            self.file = open_log(f'{folder}/log.txt')
             self.file.write(early)
 
     def note(self,
         s, # A line
     ):
         "Write into the file only"
-        with suppress(OSError, ValueError): self.file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {s}\n")
+        with suppress(OSError, ValueError): self.file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {visible(s, lines=False)}\n")
 
     def close(self):
         "No more goes into the file"

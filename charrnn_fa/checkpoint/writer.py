@@ -11,6 +11,7 @@ from contextlib import suppress
 from fastcore.basics import patch, store_attr
 from ..core import reason
 from ..run.files import RunError
+from ..run.records import is_finite
 from ..store.threads import Worker, with_deadline
 from ..store.mirror import Mirror
 from ..store.retain import is_full, rotate
@@ -23,8 +24,7 @@ class Saver:
     trouble = None # why the last save failed
     untidy = None # why old checkpoints could not be removed
     hurry = False # is somebody waiting?
-    finite = () # manifests of the last checkpoints whose weights are numbers, two at most
-    lost = False # have the weights become something else since?
+    finite = True # are the weights numbers?
     then = 'training goes on, and the next save is tried again.' # what becomes of a save that fails
     def __init__(self,
         folder, # `RunFolder` on this machine
@@ -69,28 +69,18 @@ def _write(self:Saver, job):
     try: m = self._save(*job)
     except Exception as e: return self.complain(reason(e), e)
     self.trouble = None
-    self._look_at(m, job[0])
+    self._look_at(m)
     if self.mirror: self.mirror.give(m)
     self._rotate()
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #cd54e660
-def _is_finite(tensors):
-    return all(t.isfinite().all() for k,t in tensors.items() if t.is_floating_point() and not k.startswith('train/'))
-
 @patch
-def _look_at(self:Saver, m, tensors):
-    if _is_finite(tensors): self.finite,self.lost = [m, *self.finite][:2],False
-    elif not self.lost:
-        self.lost = True
-        stay = ' and '.join(f"{o['step']:,}" for o in self.finite)
-        self.told.append(f"At step {m['step']:,} the weights are no finite numbers any more (NaN); " + (
-            f"the checkpoints of step {stay} stay in {self.folder.path}, and a lower learning rate may help."
-            if stay else "a lower learning rate may help."))
-
-@patch
-def _staying(self:Saver):
-    "Data files that do not go, however old they are"
-    return {*(self.mirror.needs() if self.mirror else ()), *(m['file'] for m in self.finite if self.lost)}
+def _look_at(self:Saver, m):
+    is_new = self.finite and not is_finite(m)
+    self.finite = is_finite(m)
+    if is_new: self.told.append(
+        f"At step {m['step']:,} the weights are no finite numbers any more (NaN); checkpoints from before stay in "
+        f"{self.folder.path}, and a lower learning rate may help.")
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #07dd84a9
 @patch
@@ -99,14 +89,15 @@ def _save(self:Saver, tensors, meta, fields):
     try: return save()
     except RunError as e:
         if not is_full(e.__cause__): raise
-    rotate(self.folder, 2, but=self._staying()) # an old checkpoint makes room
+    rotate(self.folder, 2) # an old checkpoint makes room
     return save()
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #4160e220
 @patch
 def _rotate(self:Saver):
     try:
-        rotate(self.folder, self.keep, self.max_bytes, but=self._staying(), pause=self._pause)
+        rotate(self.folder, self.keep, self.max_bytes,
+               but=self.mirror.needs() if self.mirror else (), pause=self._pause)
         self.untidy = None
     except Exception as e:
         if not self.untidy:

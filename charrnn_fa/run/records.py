@@ -62,7 +62,7 @@ name_kinds = {k:re.compile(v) for k,v in dict(
     text=rf'text-[0-9a-f]{{16}}{_stray}\.safetensors',
     temporary=r'\.(?:(?:step-|text-|owner-)[0-9a-f-]+\.(?:json|safetensors)|run\.json|\.mirror)\.[0-9a-f]{8}',
     note=r'\.lock|\.mirror',
-    beside=r'log\.txt|\d+|\.probe-.*',
+    beside=r'log\.txt|log-\d+\.csv|models\.txt|[^/]+\.pth|\d+|\.probe-.*',
     system=r'\.ipynb_checkpoints|\.DS_Store|desktop\.ini|Thumbs\.db',
 ).items()}
 
