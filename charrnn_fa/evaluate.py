@@ -6,7 +6,7 @@
 __all__ = ['evaluate_ids', 'CharLoss', 'AvgCharLoss', 'Bits', 'Perplexity', 'CharAccuracy']
 
 # %% ../nbs/13_evaluate.ipynb #fb8bb555
-import math
+import math, numbers
 from fastai.basics import *
 from fastprogress.fastprogress import progress_bar
 from .core import CharRNNError
@@ -15,10 +15,11 @@ from .generate import evaluating
 # %% ../nbs/13_evaluate.ipynb #25485b81
 def _window(context):
     "Length of the windows, from what was given as context"
-    try: n = int(context)
-    except (TypeError, ValueError): n = 0
+    is_whole = isinstance(context, (str, numbers.Integral)) and not isinstance(context, bool)
+    try: n = int(context) if is_whole else 0
+    except ValueError: n = 0
     if n > 0: return min(n, 2**40)
-    raise CharRNNError(f"The context is '{context}', but it is either 'carry' or a number of characters such as 256.")
+    raise CharRNNError(f"The context is '{str(context)[:40]}', but it is either 'carry' or a number of characters such as 256.")
 
 # %% ../nbs/13_evaluate.ipynb #41d8f64f
 def _carry_batches(ids, step=4096):
@@ -54,6 +55,8 @@ def evaluate_ids(
     progress=False, # Show a bar; or what makes one of a list, such as `tqdm`
 )->dict: # nats, bits, perplexity, accuracy, n_chars, context
     "How well `model` predicts every character of a text but the first"
+    if not isinstance(ids, Tensor) or ids.ndim != 1 or ids.is_floating_point():
+        raise CharRNNError("What is measured is a text as ids, one row of whole numbers", "encode it first.")
     n = len(ids)-1
     if n < 1: raise CharRNNError("A text of at least two characters is needed to measure a loss", "give a longer one.")
     carry = context == 'carry'

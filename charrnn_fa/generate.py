@@ -7,14 +7,18 @@ __all__ = ['check_sampling', 'next_probs', 'draw', 'Uniforms', 'evaluating', 'st
            'generate']
 
 # %% ../nbs/12_generate.ipynb #ec358b77
-import secrets, torch
+import math, numbers, secrets, torch
 from contextlib import contextmanager
 from itertools import islice
 from fastcore.meta import delegates
 from torch import nn, Tensor
 from .core import CharRNNError
+from .models import check_range
 
 # %% ../nbs/12_generate.ipynb #fe1c1d0a
+def _within(v, low, high, kind=numbers.Real):
+    return isinstance(v, kind) and not isinstance(v, bool) and low <= v <= high
+
 def check_sampling(
     temperature:float=1., # 0 or above
     top_k:int=None, # At least 1
@@ -22,15 +26,15 @@ def check_sampling(
     min_p:float=None, # From 0 to 1
 ):
     "Refuse values that mean nothing"
-    if not temperature >= 0:
-        raise CharRNNError(f"The temperature is {temperature}, but it cannot be below 0",
+    if not _within(temperature, 0, math.inf) or temperature == math.inf:
+        raise CharRNNError(f"The temperature is {temperature!r}, but it is a number and cannot be below 0",
                            "0 always takes the best character, 0.8 is usual.")
-    if top_k is not None and top_k < 1:
-        raise CharRNNError(f"top_k is {top_k}, but at least 1 character must be left", "10 is usual.")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise CharRNNError(f"top_p is {top_p}, but it is a probability above 0 and at most 1", "0.9 is usual.")
-    if min_p is not None and not 0 <= min_p <= 1:
-        raise CharRNNError(f"min_p is {min_p}, but it is a share from 0 to 1", "0.05 is usual.")
+    if top_k is not None and not _within(top_k, 1, math.inf, numbers.Integral):
+        raise CharRNNError(f"top_k is {top_k!r}, but at least 1 character must be left", "10 is usual.")
+    if top_p is not None and not (_within(top_p, 0, 1) and top_p):
+        raise CharRNNError(f"top_p is {top_p!r}, but it is a probability above 0 and at most 1", "0.9 is usual.")
+    if min_p is not None and not _within(min_p, 0, 1):
+        raise CharRNNError(f"min_p is {min_p!r}, but it is a share from 0 to 1", "0.05 is usual.")
 
 # %% ../nbs/12_generate.ipynb #33c5a2a7
 def next_probs(
@@ -70,7 +74,7 @@ class Uniforms:
         seed:int, # Of the first sample
         bs:int, # Samples
     ):
-        self.gens = [torch.Generator().manual_seed(seed+i) for i in range(bs)]
+        self.gens = [torch.Generator().manual_seed(int(seed)+i) for i in range(bs)]
         self.at = 0
         self.block = None # the current 256 numbers of each
 
@@ -132,12 +136,14 @@ def prime(
     prompt:str, # Text, may be empty
 )->Tensor: # Ids, at least one
     "The ids to start from for `prompt`"
+    if not isinstance(prompt, str): raise CharRNNError(f"The prompt is {prompt!r}, but it is a text", "give a string.")
     return vocab.encode(prompt or ('\n' if '\n' in vocab else vocab[0]))
 
 # %% ../nbs/12_generate.ipynb #5b01587f
-def _check_request(vocab, n, bs):
-    if n < 0 or bs < 1:
-        raise CharRNNError(f"{n} characters of {bs} samples cannot be written", "at least 0 of 1 are needed.")
+def _check_request(vocab, n, bs, seed=None):
+    check_range('n', n, 0, 2**62, whole=True)
+    check_range('bs', bs, 1, 2**31, whole=True)
+    if seed is not None: check_range('seed', seed, 0, 2**62-1, whole=True)
     if set(vocab) == {vocab.unk}:
         raise CharRNNError("The vocabulary has nothing but the unknown symbol",
                            "make it from a text with a lower min_freq.")
@@ -145,8 +151,9 @@ def _check_request(vocab, n, bs):
 # %% ../nbs/12_generate.ipynb #1e08c67e
 def _stop_list(stop):
     "The strings to stop at as a list"
-    stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
+    stops = [] if stop is None else list(stop) if isinstance(stop, (list, tuple, set)) else [stop]
     if '' in stops: raise CharRNNError("An empty stop string would end every text before it begins", "leave it out.")
+    if not all(isinstance(o, str) for o in stops): raise CharRNNError(f"stop is {stop!r}", "give a string or several.")
     return stops
 
 # %% ../nbs/12_generate.ipynb #e6dd7c40
@@ -185,7 +192,7 @@ def stream(
 ):
     "New text, piece by piece as it is made"
     n_samples = 1 if bs is None else bs
-    _check_request(vocab, n, n_samples)
+    _check_request(vocab, n, n_samples, seed)
     stops = _stop_list(stop)
     sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     ids = sample_ids(model, prime(vocab, prompt), n_samples, seed, vocab.stoi.get(vocab.unk), **sampling)
@@ -203,6 +210,8 @@ def generate(
     **kwargs # See `stream`
 )->str: # With `bs` a list of strings
     "Continue `prompt` by `n` characters"
-    texts = [prompt]*(bs or 1)
-    for i,s in stream(model, vocab, prompt, n, bs=1 if bs is None else bs, **kwargs): texts[i] += s
+    n_samples = 1 if bs is None else bs
+    _check_request(vocab, n, n_samples)
+    texts = [prompt]*n_samples
+    for i,s in stream(model, vocab, prompt, n, bs=n_samples, **kwargs): texts[i] += s
     return texts if bs else texts[0]

@@ -12,15 +12,15 @@ from fastai.callback.training import GradientClip
 from . import generate as _generate
 from dataclasses import replace
 import secrets
-from .core import CharRNNError
+from .core import CharRNNError, check_number
 from .text.vocab import CharVocab
 from .models import CharRNN, count_params
 from .optim import AdamW, Muon
 from .generate import evaluating, prime, step_model
 from .evaluate import evaluate_ids
 from .presets import Preset, check_seed, get_preset
-from .callback.schedule import Budget
-from .loop import CharLearner, OneRowPerChar, Steps, replacing
+from .callback.schedule import Budget, check_length
+from .loop import CharLearner, OneRowPerChar, Steps, check_rate, replacing
 
 # %% ../nbs/25_learner.ipynb #a0a89bb3
 _all_ = ['CharLearner']
@@ -212,6 +212,9 @@ def fit_steps(self:CharLearner,
 )->int: # Steps in all
     "Train for a number of steps or minutes: a short rise of the learning rate, then a cosine to nothing"
     if n_steps is None and minutes is None: minutes = self.preset.minutes
+    check_length(n_steps, minutes)
+    check_rate('lr', lr)
+    check_number('start', start, 0, whole=True)
     if self.opt is None: self.create_opt()
     self.opt.set_hyper('lr', self.lr if lr is None else lr)
     if n_steps is not None and start >= n_steps:
@@ -226,6 +229,8 @@ def fit_steps(self:CharLearner,
 # %% ../nbs/25_learner.ipynb #5884fbba
 def _settled(dls, preset, **given):
     "The preset with what is given in place of its own, and with the sizes that the loader has"
+    if not hasattr(dls, 'train'):
+        raise CharRNNError(f"dls is {type(dls).__name__}", "give loaders, such as CharDataLoaders.from_text makes.")
     p = preset if isinstance(preset, Preset) else get_preset(preset)
     p = replace(p, **{k:v for k,v in given.items() if v is not None})
     p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))

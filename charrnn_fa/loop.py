@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['inner_events', 'can_go', 'Steps', 'replacing', 'keeping', 'flushing_denormals', 'CharLearner', 'listens',
-           'closes_itself', 'same_rng_and_mode', 'OneRowPerChar']
+           'check_rate', 'closes_itself', 'same_rng_and_mode', 'OneRowPerChar']
 
 # %% ../nbs/24_loop.ipynb #9e687f21
 from contextlib import nullcontext, suppress
@@ -12,14 +12,14 @@ from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import TrackerCallback
 import math, warnings
-from .core import CharRNNError
+from .core import CharRNNError, check_number
 from .text.streams import CharDL, rotation
 from .optim import Muon, mark_gates
 from .evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity
-from .presets import Preset
+from .presets import Preset, check_seed
 from .callback.precision import GradScale, check_precision, precisions
 from .callback.schedule import Budget
-from .callback.progress import CharProgress, ProgressLines, begin_bars
+from .callback.progress import CharProgress, ProgressLines, begin_bars, say
 
 # %% ../nbs/24_loop.ipynb #47f763f9
 def can_go(
@@ -126,6 +126,8 @@ class CharLearner(Learner):
         preset:Preset=None, # What `fit_steps` and a run folder need to know
         **kwargs # See `Learner`
     ):
+        if seed is not None: check_seed(seed)
+        check_number('reset_pct', reset_pct, 0)
         self.seed = ifnone(seed, getattr(dls.train, 'seed', 0))
         self.preset = preset or Preset()
         self.seed_given,self.reset_pct = seed_given,reset_pct
@@ -146,6 +148,7 @@ def _start_counts(self:CharLearner):
 # %% ../nbs/24_loop.ipynb #1771af39
 @patch
 def _use_own_callbacks(self:CharLearner):
+    if self.logger is print: self.logger = say
     if hasattr(self, 'recorder'): self.recorder.loss = AvgCharLoss()
     if hasattr(self, 'progress'): self.remove_cb(self.progress).add_cb(CharProgress())
 
@@ -163,12 +166,12 @@ def vocab(self:CharLearner):
 # %% ../nbs/24_loop.ipynb #ab5c6651
 @patch
 def set_precision(self:CharLearner,
-    precision:str, # `'fp32'`, `'bf16'` or `'fp16'`
+    precision:str, # `'fp32'`, `'bf16'` or `'fp16'`; None for the fastest of the device
 ):
     "Train in `precision`; weights, optimiser and carried state stay in single precision"
     self.precision = check_precision(precision, self.device)
     self.remove_cbs(self._grab_cbs(GradScale))
-    return self.add_cb(GradScale()) if precision == 'fp16' else self
+    return self.add_cb(GradScale()) if self.precision == 'fp16' else self
 
 @patch
 def to_bf16(self:CharLearner):
@@ -241,6 +244,13 @@ def create_opt(self:CharLearner):
 def _bn_bias_state(self:CharLearner, with_bias): return L()
 
 # %% ../nbs/24_loop.ipynb #f9dd3663
+def check_rate(
+    name:str, # Of the argument
+    v, # A number, None, or what fastai takes for several groups, such as a `slice`
+):
+    "Refuse a rate that is none"
+    if not isinstance(v, slice) and not is_iter(v) or isinstance(v, str): check_number(name, v, 0, optional=True)
+
 @patch
 def fit(self:CharLearner,
     n_epoch, # Epochs in all
@@ -252,6 +262,9 @@ def fit(self:CharLearner,
     start_batch=0, # Leave out the batches before, in that epoch
 ):
     "Fit, from any batch of any epoch on; an interrupt leaves the Learner as usable as an end"
+    check_number('n_epoch', n_epoch, 0, whole=True)
+    check_rate('lr', lr)
+    check_rate('wd', wd)
     if start_epoch or start_batch: self.start_at(start_epoch, start_batch)
     cbs = L(cbs)
     logger,all_cbs = self.logger,[*self.cbs, *cbs]
@@ -278,6 +291,8 @@ def start_at(self:CharLearner,
     batch:int=0, # Of that epoch, from 0 on
 ):
     "Let the next `fit` of any kind start at `batch` of `epoch`"
+    check_number('epoch', epoch, 0, whole=True)
+    check_number('batch', batch, 0, whole=True)
     self._first = epoch,batch
     return self
 

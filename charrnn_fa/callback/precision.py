@@ -33,7 +33,7 @@ def check_precision(
 )->str: # The name
     "Refuse a format that `device` cannot train in"
     if precision is None: return best_precision(device)
-    if precision not in precisions:
+    if precision not in [*precisions]:
         raise CharRNNError(f"There is no precision '{precision}'", f"take one of {', '.join(precisions)}.")
     if precision == 'fp16' and torch.device(device).type != 'cuda':
         raise CharRNNError("fp16 needs a GPU", "take bf16 or fp32 on this device.")

@@ -1,0 +1,160 @@
+"Arguments of models, Learners and fits that cannot be: one sentence, and nothing trained"
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from fastai.basics import Learner
+
+from charrnn_fa.callback.precision import check_precision
+from charrnn_fa.callback.progress import Pace, ProgressLines
+from charrnn_fa.callback.schedule import Budget
+from charrnn_fa.core import CharRNNError
+from charrnn_fa.evaluate import evaluate_ids
+from charrnn_fa.generate import check_sampling
+from charrnn_fa.learner import char_learner
+from charrnn_fa.models import CharRNN
+from charrnn_fa.run.model import Run, load_run, save_run
+
+NO_NUMBER = '5', math.nan, [], None, True
+NO_WHOLE = 1.5, *NO_NUMBER
+HUGE = 10**23
+
+
+def refused(f, *args, **kwargs):
+    with pytest.raises(CharRNNError) as e: f(*args, **kwargs)
+    said = str(e.value)
+    assert '\n' not in said and len(said) < 300 and type(e.value).__name__ not in said
+    return said
+
+
+@pytest.mark.parametrize('name', ['vocab_sz', 'n_hid', 'n_layers', 'emb_sz', 'head_sz'])
+@pytest.mark.parametrize('bad', [*NO_WHOLE, -1, HUGE, math.inf])
+def test_sizes_of_a_model(name, bad): assert f'{name} is {bad!r}' in refused(CharRNN, **{'vocab_sz':5, name:bad})
+
+
+@pytest.mark.parametrize('bad', [dict(dropout=1.1), dict(dropout='x'), dict(emb_drop=math.nan), dict(arch=[]), dict(arch='x'), dict(tie='no'), dict(tie='yes'), dict(tie=None), dict(n_layers=1001)])
+def test_other_settings_of_a_model(bad): refused(CharRNN, 5, **{'n_hid':8, 'emb_sz':8, **bad})
+
+
+def test_tie_that_is_no_does_not_tie():
+    assert CharRNN(5, n_hid=8, emb_sz=8, tie=np.bool_(False)).decoder.weight is not CharRNN(5, n_hid=8, emb_sz=8).emb.weight
+    m = CharRNN(5, n_hid=8, emb_sz=8, tie=True)
+    assert m.decoder.weight is m.emb.weight
+
+
+@pytest.mark.parametrize('bad', [dict(n_hid=HUGE), dict(n_hid='8'), dict(tie='no'), dict(seed=-1), dict(seed='x'), dict(seed=2**70), dict(precision=[]), dict(lr=math.nan), dict(lr='x'), dict(wd=-1), dict(clip=math.nan),
+                                 dict(reset_pct=2), dict(arch=5), dict(preset='x'), dict(n_layers=1001), dict(dropout=math.nan)])
+def test_arguments_of_char_learner(dls, bad): refused(char_learner, dls, **bad)
+
+
+@pytest.mark.parametrize('bad', ['text', None, 5])
+def test_loaders_that_are_none(bad): assert 'from_text' in refused(char_learner, bad)
+
+
+def unchanged(learn, f):
+    "`f` is refused, and the Learner has not moved"
+    before = [p.clone() for p in learn.model.parameters()]
+    said = refused(f)
+    assert learn.steps_done == 0 and all(map(torch.equal, before, learn.model.parameters()))
+    with learn.no_logging(), learn.no_valid(): learn.fit(1, 1e-3)                    # it is as usable as before, from its first batch on
+    assert learn.steps_done == len(learn.dls.train)
+    return said
+
+
+@pytest.mark.parametrize('bad', [-1, 1.5, '2', math.nan, True])
+def test_epochs_of_a_fit(learn, bad): assert 'n_epoch is' in unchanged(learn, lambda: learn.fit(bad))
+
+
+@pytest.mark.parametrize('bad', [dict(start_epoch=-1), dict(start_epoch=1.5), dict(start_batch=-3), dict(start_batch='x'), dict(lr=math.nan), dict(lr='x'), dict(lr=-1), dict(wd=math.nan)])
+def test_start_and_rates_of_a_fit(learn, bad): unchanged(learn, lambda: learn.fit(2, **bad))
+
+
+@pytest.mark.parametrize('bad', [dict(minutes=math.nan), dict(minutes=math.inf), dict(minutes='1'), dict(minutes=0), dict(minutes=-1), dict(n_steps=math.nan), dict(n_steps='5'), dict(n_steps=2.5), dict(n_steps=0), dict(n_steps=HUGE),
+                                 dict(n_steps=5, minutes=1), dict(n_steps=5, lr=math.nan), dict(n_steps=5, start=-1), dict(n_steps=5, start='x'), dict(n_steps=5, start=5)])
+def test_length_of_fit_steps(learn, bad): unchanged(learn, lambda: learn.fit_steps(**bad))
+
+
+def test_numbers_of_numpy_and_rates_of_groups_are_taken(learn):
+    with learn.no_logging(), learn.no_valid():
+        learn.fit(np.int64(1), 1e-3)
+        learn.fit(1, slice(1e-4, 1e-3))
+        learn.fit_steps(np.int64(3), lr=[1e-3]*len(learn.opt.hypers))
+
+
+@pytest.mark.parametrize('bad', [dict(warmup=0), dict(warmup='x'), dict(settle=math.nan)])
+def test_arguments_of_a_budget(bad): refused(Budget, 5, **bad)
+
+
+@pytest.mark.parametrize('bad', [dict(n=-1), dict(n=1.5), dict(n='5'), dict(n=math.nan), dict(n=None), dict(bs=0), dict(bs=-1), dict(bs='2'), dict(bs=1.5), dict(seed=2**70), dict(seed=-1), dict(seed='x'), dict(seed=1.5),
+                                 dict(temperature=math.nan), dict(temperature=math.inf), dict(temperature='x'), dict(temperature=None), dict(top_k=1.5), dict(top_k='x'), dict(top_k=0), dict(top_p=math.nan), dict(top_p='x'), dict(top_p=0),
+                                 dict(min_p=math.nan), dict(min_p=[]), dict(stop=5), dict(stop=['a', 5]), dict(stop=''), dict(prompt=5), dict(prompt=None), dict(prompt=b'a')])
+def test_arguments_of_generate(learn, bad):
+    refused(lambda: learn.generate(**{'n':3, **bad}))
+    if 'bs' not in bad: refused(lambda: list(learn.stream(**{'n':3, **bad})))
+
+
+def test_the_largest_seed_serves_and_means_itself(learn):
+    a,b = (learn.generate(n=20, seed=o, temperature=2) for o in (2**62-1, 2**62-2))
+    assert a != b and a == learn.generate(n=20, seed=np.int64(2**62-1), temperature=2)
+
+
+def test_sampling_takes_what_it_took(): check_sampling(np.float32(0.8), np.int64(3), 1, 0.)
+
+
+@pytest.mark.parametrize('bad', ['all', 2.5, math.nan, math.inf, None, 0, -1, True, [], '9'*5000])
+def test_context_of_evaluate(learn, bad): refused(learn.evaluate, bad)
+
+
+@pytest.mark.parametrize('bad', [[1, 2, 3], torch.ones(2, 3).long(), torch.ones(5), 'text'])
+def test_ids_to_evaluate(learn, bad): refused(evaluate_ids, learn.model, bad)
+
+
+@pytest.mark.parametrize('bad', ['fp8', [], 5])
+def test_precisions(learn, bad):
+    refused(check_precision, bad, 'cpu')
+    refused(learn.set_precision, bad)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='fp16 is the fastest format of some GPUs only')
+def test_the_fastest_precision_is_whole(learn):
+    learn.set_precision(None)
+    assert (learn.precision == 'fp16') == any(type(o).__name__ == 'GradScale' for o in learn.cbs)
+
+
+@pytest.mark.parametrize('kind', [Pace, ProgressLines])
+@pytest.mark.parametrize('bad', [('x',), (math.nan,), (-1,), (1, 0), (1, 1.5)])
+def test_arguments_of_lines(kind, bad): refused(kind, *bad)
+
+
+@pytest.mark.parametrize('stream', [io.TextIOWrapper(io.BytesIO(), encoding='ascii'), 'closed'])
+def test_lines_that_a_file_cannot_take(learn, stream):
+    "Letters that it lacks, or a file that is closed: the fit goes on, and says so once"
+    if stream == 'closed': (stream := io.StringIO()).close()
+    lines = ProgressLines(0, file=stream, sample=lambda learn: 'Käse')
+    with pytest.warns(UserWarning, match='cannot be written'), learn.no_logging(): learn.fit(1, 1e-3, cbs=lines)
+    assert learn.steps_done == len(learn.dls.train)
+
+
+def test_a_run_with_too_many_layers(learn, tmp_path):
+    "A new one is refused when its model is made, in its own words; a stranger's as damaged"
+    assert 'n_layers is 1001' in refused(char_learner, learn.dls, n_hid=4, n_layers=1001)
+    settings = save_run(learn, tmp_path/'r').settings
+    assert 'damaged' in refused(Run, tmp_path/'q', {**settings, 'preset':{**settings['preset'], 'n_layers':1001}})
+
+
+@pytest.mark.parametrize('bad', [dict(step=-1), dict(step='x'), dict(step=1.5)])
+def test_arguments_of_save_run(learn, tmp_path, bad):
+    refused(save_run, learn, tmp_path/'r', **bad)
+    assert not (tmp_path/'r').exists()
+
+
+@pytest.mark.parametrize('bad', [5, None, b'text', 'x', ['a']])
+def test_what_is_no_run_or_no_text(learn, tmp_path, bad):
+    if not isinstance(bad, str): refused(load_run, bad)
+    save_run(learn, tmp_path/'r')
+    if bad is not None: refused(load_run, tmp_path/'r', 'cpu', bad)
+
+
+def test_a_learner_that_is_not_ours_is_refused(dls, tmp_path): refused(save_run, Learner(dls, torch.nn.Linear(1, 1), loss_func=torch.nn.functional.mse_loss), tmp_path/'r')
