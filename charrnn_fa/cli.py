@@ -6,11 +6,12 @@
 __all__ = ['train', 'sample', 'evaluate', 'info', 'demo', 'main']
 
 # %% ../nbs/91_cli.ipynb #afe1735c
-import contextlib, json, math, os, shlex, sys, time, warnings
+import contextlib, glob, json, math, os, shlex, sys, time, warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from .core import CharRNNError, loss_text, time_text
-from .text.corpus import load_corpus
+from .core import CharRNNError, is_number, loss_text, reason, time_text, visible, without_secrets
+from .text.corpus import corpus_names, load_corpus
+from .text.download import drive_id
 from .presets import Preset, check_seed, get_preset, presets
 from .options import parser
 
@@ -23,6 +24,17 @@ def _bar(items=None, **kwargs):
     "A bar over `items` on standard error; without them, one that is moved by hand"
     from tqdm import tqdm
     return tqdm(items, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, leave=False, **kwargs)
+
+# %% ../nbs/91_cli.ipynb #457771ef
+def _load(corpus, encoding, quiet=False)->str:
+    "A text, with a bar for a download where a person watches"
+    return load_corpus(corpus, encoding=encoding, progress=_watched() and not quiet)
+
+def _agreed(question)->bool:
+    "Does the person at the terminal say yes?"
+    if not _watched() or sys.stdin is None or not sys.stdin.isatty(): return False
+    print(f'{visible(question)} [y/N] ', end='', file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ('y', 'yes')
 
 # %% ../nbs/91_cli.ipynb #ac246db4
 def _indent(text, by='    '):
@@ -50,13 +62,19 @@ def _check_length(args):
 
 # %% ../nbs/91_cli.ipynb #769d3068
 def _check_keeping(args):
-    "Refuse a place or an interval that cannot be"
+    "Refuse an interval that cannot be"
     if args.save_minutes is not None and not args.save_minutes >= 0:
         raise CharRNNError(f"--save-minutes is {args.save_minutes}, but it cannot be below 0.")
     if args.save_steps is not None and args.save_steps < 1:
         raise CharRNNError(f"--save-steps is {args.save_steps}, but it must be at least 1.")
-    if '://' in args.run:
-        raise CharRNNError(f"--run is {args.run}, but it is a folder", "a URL is for Checkpoint in Python.")
+
+# %% ../nbs/91_cli.ipynb #915801e4
+def _check_place(path):
+    "Refuse what cannot be a folder"
+    if '://' in path:
+        raise CharRNNError(f"{without_secrets(path)} is a URL, but a run is a folder here",
+                           "copy it to this machine, or use Checkpoint in Python.")
+    if '\0' in path: raise CharRNNError("The name of the run has a null character", "give another one.")
 
 # %% ../nbs/91_cli.ipynb #d10ce363
 def _asked_preset(args)->Preset:
@@ -67,7 +85,7 @@ def _asked_preset(args)->Preset:
 # %% ../nbs/91_cli.ipynb #050f3228
 def _is_run(path)->bool:
     "Are there settings of a run in this folder?"
-    return (Path(path)/'run.json').exists()
+    return os.path.isfile(Path(path)/'run.json') # no, if no file can have that name
 
 def _check_answers(path, seconds=10):
     "Refuse a folder on a mount that hangs"
@@ -76,44 +94,77 @@ def _check_answers(path, seconds=10):
     if mount_of(path)[0]: with_deadline(lambda: Path(path).exists(), seconds, path)
 
 # %% ../nbs/91_cli.ipynb #f87efcba
+def _own_text(args, run)->str:
+    "The text of a run that does not keep it"
+    info = run.settings['info']
+    where,encoding = info.get('corpus'),info.get('encoding')
+    if not isinstance(encoding, str): encoding = 'utf-8'
+    if args.corpus is not None: return _load(args.corpus, args.encoding or encoding)
+    unkept,remedy = f"{args.run} does not keep its text", "give it with --corpus."
+    if not isinstance(where, str): raise CharRNNError(f"{unkept}, and does not say where it was", remedy)
+    link = without_secrets(where)
+    if ('://' in where or drive_id(where)) and not _agreed(f"{unkept}. Fetch {link}?"):
+        raise CharRNNError(f"{unkept}, and {link} is not fetched unasked", remedy)
+    try: return _load(where, encoding)
+    except CharRNNError as e: raise CharRNNError(f"{unkept}, and it is not there any more: {e.what}", remedy) from None
+
+# %% ../nbs/91_cli.ipynb #67bcaada
+def _own_ids(args, run, *parts)->list:
+    "Parts of the run's own text as ids"
+    if 'file' in run.settings['text']: return [run.ids(o) for o in parts]
+    train,valid = run.parts(_own_text(args, run))
+    return [run.vocab.encode(dict(train=train, valid=valid)[o]) for o in parts]
+
+# %% ../nbs/91_cli.ipynb #fe07ad54
 def _tell_finished(args, run, out)->dict:
     "What is known of a finished run"
+    from charrnn_fa.callback.progress import say
     c = run.newest()
     res = dict(nats=None, bits=None, seconds=None, seconds_total=None, steps=c['step'], chars_per_s=None)
     if 'nats' not in c['results']:
         from charrnn_fa.evaluate import evaluate_ids
-        r = evaluate_ids(run.load_model(), run.ids())
+        r = evaluate_ids(run.load_model(), *_own_ids(args, run, 'valid'))
         res.update(nats=r['nats'], bits=r['bits'])
     res.update(c['results'])
-    print(f"{args.run} is finished after {c['step']:,} steps ({loss_text(res['nats'])}); "
-          "to train further, start a new run from it: "
-          f"charrnn train CORPUS --run OTHER --from {shlex.quote(args.run)}", file=out)
-    return dict(res, finished=True)
+    said = f"{args.run} is finished after {c['step']:,} steps ({loss_text(res['nats'])})"
+    say(f"{said}; to train further, start a new run from it: {_further(args)}", out)
+    return dict(res, finished=True, trained=False)
+
+def _further(args)->str:
+    "How to train a finished run further"
+    return f"charrnn train CORPUS --run OTHER --from {shlex.quote(args.run)}"
 
 # %% ../nbs/91_cli.ipynb #ed8e0bff
 def _has_ended(run, out)->bool:
     "Is the run finished, and can its end be read?"
     from charrnn_fa.run.files import RunError
+    from charrnn_fa.callback.progress import say
     c = run.newest()
     if not c['finished']: return False
     try: run.read(c)
     except RunError as e:
         if len(run.checkpoints()) == 1: raise
-        print(f'{e.what}; the run goes on from the checkpoint before.', file=out)
+        say(f'{e.what}; the run goes on from the checkpoint before.', out)
         return False
     return True
 
 # %% ../nbs/91_cli.ipynb #5537f385
-_kept = {'corpus', 'valid_pct', 'encoding', 'preset', 'n_steps', 'minutes'} # of what was asked for, see `_kept_info`
+_kept = dict( # of what was asked for, see `_kept_info`, and of which kind
+    corpus=str, valid_pct=is_number, encoding=str, preset=str,
+    n_steps=lambda o: o is None or type(o) is int and o > 0,
+    minutes=lambda o: o is None or is_number(o) and o > 0,
+)
 
 def _budget_of(args, run)->dict:
     "The length that an unfinished run was begun with"
+    from charrnn_fa.run.records import FieldError, check
     info = run.settings['info']
-    budget = dict(n_steps=info.get('n_steps'), minutes=info.get('minutes'))
-    if not _kept <= set(info) or set(budget.values()) == {None}:
-        raise CharRNNError(f"{args.run} was begun in Python",
-                           "go on with it by the same call of fit there, or give another folder.")
-    return budget
+    budget = {k:info.get(k) for k in ('n_steps', 'minutes')}
+    with contextlib.suppress(FieldError):
+        check(info, _kept)
+        if set(budget.values()) != {None}: return budget
+    raise CharRNNError(f"{args.run} was begun in Python",
+                       "go on with it by the same call of fit there, or give another folder.")
 
 # %% ../nbs/91_cli.ipynb #4f2c055c
 def _begun_with(run)->dict:
@@ -121,50 +172,48 @@ def _begun_with(run)->dict:
     s = run.settings
     info = s['info']
     epochs = info.get('epochs')
-    asked = {k:info[k] for k in ('corpus', 'valid_pct', 'minutes', 'encoding', 'preset')}
+    asked = {k:info.get(k) for k in ('valid_pct', 'minutes', 'encoding', 'preset')}
     return dict(asdict(run.preset), seed=s['seed'], precision=s['precision'], source=info.get('from'),
-                epochs=epochs, steps=None if epochs else info['n_steps'], **asked)
+                epochs=epochs, steps=None if epochs else info.get('n_steps'), **asked)
 
 # %% ../nbs/91_cli.ipynb #a39fc5b0
 def _same_settings(args, run):
-    "Refuse options that differ from those that an unfinished run was begun with"
+    "Refuse options that differ from those that a run was begun with"
     from charrnn_fa.checkpoint.fingerprint import differing
     differ = differing(begun=_begun_with(run), asked=vars(args))
     if differ:
-        raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}",
-                           "leave these out to go on with it, or give another folder.")
+        raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}", _instead(args, run, 'these'))
+
+def _instead(args, run, what)->str:
+    "What to do about options or a text that are not those of a run"
+    if run.finished: return f"leave {what} out, or train further into another folder: {_further(args)}"
+    return f"leave {what} out to go on with it, or give another folder."
 
 # %% ../nbs/91_cli.ipynb #ea9e28ee
-def _other_text(args, run)->bool:
-    "Does the file that a run was begun with hold other text by now?"
-    from charrnn_fa.text.data import split_text
-    from charrnn_fa.run.model import ids_sha256
-    info = run.settings['info']
-    try:
-        parts = split_text(load_corpus(args.corpus, encoding=info['encoding']), info['valid_pct'])
-        ids = [run.vocab.encode(o) for o in parts]
-    except CharRNNError: return True
-    return ids_sha256(*ids) != run.settings['text']['ids_sha256']
-
-def _same_text(args, run):
-    "Refuse a file that has changed since an unfinished run was begun"
-    if args.corpus is not None and Path(args.corpus).is_file() and _other_text(args, run):
-        raise CharRNNError(f"{args.corpus} has changed since {args.run} was begun",
-                           "leave it out to go on with the text as it was, or give another folder.")
+def _text_asked(args, run):
+    "The text that a run goes on with; None for its own copy"
+    from charrnn_fa.run.files import RunError
+    kept = 'file' in run.settings['text']
+    if kept and args.corpus is None: return None
+    text = _own_text(args, run)
+    try: run.parts(text)
+    except RunError as e:
+        if args.corpus is None: raise
+        remedy = _instead(args, run, 'it') if kept else "give the one that was, or another folder."
+        raise CharRNNError(f"{without_secrets(args.corpus)} is not the text that {args.run} was begun with", remedy) from None
+    return None if kept else text
 
 # %% ../nbs/91_cli.ipynb #09a0d4cf
 def _train_again(args, began, out)->dict:
     "Nothing for a finished run; an unfinished one goes on"
     from charrnn_fa.run.model import Run
     run = Run(args.run)
-    if _has_ended(run, out): return _tell_finished(args, run, out)
-    budget = _budget_of(args, run)
+    ended = _has_ended(run, out)
+    budget = None if ended else _budget_of(args, run)
     _same_settings(args, run)
-    _same_text(args, run)
-    info = run.settings['info']
-    kept = 'file' in run.settings['text']
-    text = None if kept else load_corpus(args.corpus or info['corpus'], encoding=info['encoding'])
-    return _fit(args, run.learner(text=text), budget, info, began, out, run)
+    text = None if ended and args.corpus is None else _text_asked(args, run)
+    if ended: return _tell_finished(args, run, out)
+    return _fit(args, run.learner(text=text), budget, run.settings['info'], began, out, run)
 
 # %% ../nbs/91_cli.ipynb #fbc14302
 def _with_model_of(source, preset, args)->Preset:
@@ -189,6 +238,13 @@ def _valid_pct(args)->float: return 0.1 if args.valid_pct is None else args.vali
 
 def _encoding(args)->str: return args.encoding or 'utf-8'
 
+# %% ../nbs/91_cli.ipynb #9e67cf64
+def _lasting(corpus)->str:
+    "The name of a text as it can be kept: a path from any folder, a URL without its secrets"
+    path = os.path.abspath(os.path.expanduser(corpus))
+    is_path = '://' not in corpus and corpus not in corpus_names and (os.path.exists(path) or glob.has_magic(corpus))
+    return path if is_path else without_secrets(corpus)
+
 # %% ../nbs/91_cli.ipynb #c34e10cc
 def _budget(args, preset, dls)->dict:
     "How long to train: steps, or else minutes"
@@ -198,7 +254,7 @@ def _budget(args, preset, dls)->dict:
 def _kept_info(args, budget)->dict:
     "What was asked for, to be kept with the run"
     preset = args.preset or next(iter(presets))
-    info = dict(corpus=args.corpus, valid_pct=_valid_pct(args), encoding=_encoding(args), preset=preset, **budget)
+    info = dict(corpus=_lasting(args.corpus), valid_pct=_valid_pct(args), encoding=_encoding(args), preset=preset, **budget)
     if args.epochs: info['epochs'] = args.epochs
     if args.source: info['from'] = args.source
     return info
@@ -210,7 +266,7 @@ def _train_new(args, preset, began, out)->dict:
     Run.check_free(args.run)
     source = Run(args.source) if args.source else None
     if source: preset = _with_model_of(source, preset, args)
-    text = load_corpus(args.corpus, encoding=_encoding(args), progress=not args.quiet)
+    text = _load(args.corpus, _encoding(args), args.quiet)
     learn = _new_learner(args, preset, text, source)
     budget = _budget(args, preset, learn.dls)
     return _fit(args, learn, budget, _kept_info(args, budget), began, out)
@@ -252,8 +308,9 @@ def _end_text(args, learn, res, n)->str:
 # %% ../nbs/91_cli.ipynb #036a2e2d
 def _fit(args, learn, budget, info, began, out, run=None)->dict:
     "Train with checkpoints, measure, tell"
+    from charrnn_fa.callback.progress import say
     from charrnn_fa.checkpoint.callback import Checkpoint
-    print(_start_text(learn), file=out, flush=True)
+    say(_start_text(learn), out)
     learn.remove_cbs(learn.progress)
     res = {}
     def _results(learn):
@@ -264,9 +321,9 @@ def _fit(args, learn, budget, info, began, out, run=None)->dict:
     with learn.no_logging(), learn.no_valid(): n = learn.fit_steps(**budget, cbs=[_reporter(out, args.quiet), ckpt])
     if not res: return _tell_finished(args, ckpt.folder, out)
     if ckpt.saver.trouble: raise CharRNNError(f"The result could not be stored: {ckpt.saver.trouble}")
-    if not args.quiet: print('\n' + _indent(learn.generate(n=300, seed=0)) + '\n', file=out)
-    print(_end_text(args, learn, res, n), file=out)
-    return dict(res, steps=n, finished=True)
+    if not args.quiet: say('\n' + _indent(learn.generate(n=300, seed=0)) + '\n', out)
+    say(_end_text(args, learn, res, n), out)
+    return dict(res, steps=n, finished=True, trained=True)
 
 # %% ../nbs/91_cli.ipynb #0505e954
 def train(
@@ -275,6 +332,7 @@ def train(
     "`charrnn train`"
     began = time.perf_counter()
     out = sys.stderr if args.json else sys.stdout
+    if args.text is not None: args.corpus = args.text
     _check_length(args)
     preset = _asked_preset(args)
     if args.seed is not None: check_seed(args.seed)
@@ -298,14 +356,17 @@ def sample(
 ):
     "`charrnn sample`"
     _check_sample(args)
+    from charrnn_fa.callback.progress import shown
     from charrnn_fa.generate import stream
     from charrnn_fa.run.model import Run
     run = Run(args.run)
     cuts = args.top_k, args.top_p, args.min_p
+    try: run.vocab.encode(args.prompt)
+    except CharRNNError as e: raise CharRNNError(e.what, 'leave them out of --prompt.') from None
     pieces = stream(run.load_model(), run.vocab, args.prompt, args.n, args.temperature, *cuts, args.stop, args.seed)
     first = next(pieces, '')
-    print(args.prompt + first, end='', flush=True)
-    for o in pieces: print(o, end='', flush=True)
+    print(shown(args.prompt + first), end='', flush=True)
+    for o in pieces: print(shown(o), end='', flush=True)
     print()
 
 # %% ../nbs/91_cli.ipynb #b0403274
@@ -313,9 +374,9 @@ def _ids_asked(args, run):
     "The text to be measured, as ids"
     if args.corpus is None:
         import torch
-        return torch.cat([run.ids('train'), run.ids('valid')]) if args.whole else run.ids('valid')
+        return torch.cat(_own_ids(args, run, *(['train'] if args.whole else []), 'valid'))
     from charrnn_fa.text.data import split_text
-    text = load_corpus(args.corpus, encoding=args.encoding)
+    text = _load(args.corpus, args.encoding)
     if not args.whole: text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
     try: return run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
     except CharRNNError as e: raise CharRNNError(e.what, 'leave them out with --skip-unknown.') from None
@@ -333,10 +394,11 @@ def evaluate(
     "`charrnn eval`"
     from charrnn_fa.evaluate import evaluate_ids
     from charrnn_fa.run.model import Run
+    from charrnn_fa.callback.progress import say
     run = Run(args.run)
     ids = _ids_asked(args, run)
     r = evaluate_ids(run.load_model(), ids, args.context, progress=_measuring())
-    if not args.json: print(_eval_text(r))
+    if not args.json: say(_eval_text(r))
     return r
 
 # %% ../nbs/91_cli.ipynb #c27cfec5
@@ -389,12 +451,13 @@ def info(
     args, # What the parser made of the line
 )->dict: # What `--json` prints
     "`charrnn info`"
+    from charrnn_fa.callback.progress import say
     from charrnn_fa.run.model import Run
     run = Run(args.run)
     d = run.info()
     states = _states(args.run, [c['file'] for c in d['checkpoints']])
     for c in d['checkpoints']: c['state'] = states[c['file']]
-    if not args.json: print('\n'.join([*_about(run, d), *_files(d)]))
+    if not args.json: say('\n'.join([*_about(run, d), *_files(d)]))
     return d
 
 # %% ../nbs/91_cli.ipynb #d0e5d60e
@@ -408,12 +471,13 @@ def _show_temperatures(path):
     "What a run writes when it is careful, and when it is not"
     from charrnn_fa.generate import generate
     from charrnn_fa.run.model import Run
+    from charrnn_fa.callback.progress import say
     run = Run(path)
     model = run.load_model()
     prompt = 'The ' if set('The ') <= set(run.vocab) else ''
     for t,what in (0.5, 'careful'), (0.8, 'lively'), (1.1, 'wild'):
         text = generate(model, run.vocab, prompt, n=250, temperature=t, seed=1)
-        print(f'At temperature {t} ({what}):\n\n{_indent(text)}\n')
+        say(f'At temperature {t} ({what}):\n\n{_indent(text)}\n')
 
 # %% ../nbs/91_cli.ipynb #c01b3d87
 def demo(
@@ -422,9 +486,11 @@ def demo(
     "`charrnn demo`"
     if _finished(args.run): print(f"{args.run} is trained already; delete the folder to see it learn again.\n")
     else:
-        print("A network that has never seen a letter now reads Python's own documentation for a minute.\n"
-              "It is told nothing about words: only, for each character, which one came next.\n", flush=True)
-        train(parser().parse_args(['train', 'pydocs', '--run', args.run, '--seed', '42', '--dropout', '0.2']))
+        with contextlib.suppress(OSError): # nobody reads it
+            print("A network that has never seen a letter now reads Python's own documentation for a minute.\n"
+                  "It is told nothing about words: only, for each character, which one came next.\n", flush=True)
+        text = [] if _is_run(args.run) else ['pydocs'] # another Python has another one
+        train(parser().parse_args(['train', *text, '--run', args.run, '--seed', '42', '--dropout', '0.2']))
         print()
     _show_temperatures(args.run)
     print(f'Go on: charrnn sample {args.run} --prompt "A class" --temperature 0.6\n'
@@ -441,18 +507,19 @@ def _open_streams():
 def _say(s):
     "One line on standard error, above a bar if one stands"
     from tqdm import tqdm
-    tqdm.write(f'charrnn: {s}', file=sys.stderr)
-
-def _show_note(message, category, *_):
-    if category.__module__.startswith('charrnn_fa.'): _say(f'note: {message}')
+    with contextlib.suppress(OSError): tqdm.write(f'charrnn: {visible(s, lines=False)}', file=sys.stderr)
 
 @contextlib.contextmanager
 def _notes():
-    "Warnings of this library as notes, others not at all"
+    "Warnings of this library as notes, others not at all; gives a list of what went wrong with standard output"
+    out,errors = sys.stdout,[]
+    def _show(message, category, *_):
+        if category.__name__ == 'OutputWarning': errors.extend([message.error] if message.file is out else [])
+        elif category.__module__.startswith('charrnn_fa.'): _say(f'note: {message}')
     with warnings.catch_warnings():
-        warnings.showwarning = _show_note
+        warnings.showwarning = _show
         warnings.filterwarnings('always', module=r'charrnn_fa\.') # for all, matplotlib would tell what others deprecate
-        yield
+        yield errors
 
 # %% ../nbs/91_cli.ipynb #7675688e
 _commands = dict(train=train, sample=sample, eval=evaluate, info=info, demo=demo)
@@ -460,37 +527,55 @@ _commands = dict(train=train, sample=sample, eval=evaluate, info=info, demo=demo
 def _run(args):
     "Run the command of the line"
     as_json = getattr(args, 'json', False)
+    for o in args.run, getattr(args, 'source', None): _check_place(o or '')
     _check_answers(args.run)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         res = _commands[args.command](args)
     if as_json: print(json.dumps(res))
+
+# %% ../nbs/91_cli.ipynb #e84838b6
+def _close_output():
+    "Let what is still to be printed go nowhere"
+    with contextlib.suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+def _flushed(status, args=None, errors=())->int:
+    "The exit status, when what was printed is written or lost"
+    errors = list(errors)
+    try: sys.stdout.flush()
+    except OSError as e: errors.append(e)
+    if not errors: return status
+    _close_output()
+    if status: return status
+    reader_left = isinstance(errors[0], BrokenPipeError)
+    if not reader_left: _say(f'Standard output cannot be written ({reason(errors[0])}); give it another place.')
+    return 0 if reader_left and getattr(args, 'command', None) == 'train' and not args.json else 1
 
 # %% ../nbs/91_cli.ipynb #3228ebc8
 def _lacks_memory(e)->bool:
     "Does an error say that memory has run out?"
     return isinstance(e, MemoryError) or 'memory' in str(e)
 
-def _close_output():
-    "Let what is still to be printed go nowhere: whoever read it, such as `head`, has enough"
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _status(args)->int:
+    "Run a command; a mistake is answered in one sentence"
+    try:
+        _run(args)
+        return 0
+    except CharRNNError as e: _say(e)
+    except KeyboardInterrupt:
+        _say('stopped.')
+        return 130
+    except BrokenPipeError: pass
+    except (MemoryError, RuntimeError) as e:
+        if not _lacks_memory(e): raise
+        _say('The memory of this machine does not suffice; take a smaller text, --bs or --n-hid.')
+    except OSError as e: _say(f"{e.filename or 'A file or the output'}: {e.strerror or e}; check the disk and try again.")
+    return 1
 
 def main(
     argv:list=None, # Default: the command line
 )->int: # Exit status
-    "Run a command; a mistake is answered in one sentence"
+    "Run a command, and see that what it printed is written"
     _open_streams()
-    args = parser().parse_args(argv)
-    with _notes():
-        try:
-            _run(args)
-            return 0
-        except CharRNNError as e: _say(e)
-        except KeyboardInterrupt:
-            _say('stopped.')
-            return 130
-        except BrokenPipeError: _close_output()
-        except (MemoryError, RuntimeError) as e:
-            if not _lacks_memory(e): raise
-            _say('The memory of this machine does not suffice; take a smaller text, --bs or --n-hid.')
-        except OSError as e: _say(f"{e.filename or 'A file'}: {e.strerror or e}; check the disk and try again.")
-    return 1
+    try: args = parser().parse_args(argv)
+    except SystemExit as e: raise SystemExit(_flushed(e.code)) from None
+    with _notes() as errors: return _flushed(_status(args), args, errors)

@@ -8,6 +8,7 @@ __all__ = ['parser']
 # %% ../nbs/90_options.ipynb #4854f263
 import argparse
 from dataclasses import fields
+from .core import visible
 from .presets import Preset, presets
 
 # %% ../nbs/90_options.ipynb #1592a1b0
@@ -20,7 +21,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self,
         message:str, # argparse's own
     ):
-        self.exit(2, f"{self.prog}: {message}; '{self.prog} --help' has an example.\n")
+        self.exit(2, f"{self.prog}: {visible(message, lines=False)}; '{self.prog} --help' has an example.\n")
 
 # %% ../nbs/90_options.ipynb #321740a5
 def _command(
@@ -75,8 +76,10 @@ def _add_preset_options(p):
 # %% ../nbs/90_options.ipynb #5f7bdfb3
 def _add_task(p):
     "What to train on, where, and for how long"
-    p.add_argument('corpus', nargs='?',
-                   help='pydocs, stdlib, shakespeare, count, a path, glob, folder, http(s) URL, Drive link or id')
+    text = p.add_mutually_exclusive_group()
+    text.add_argument('corpus', nargs='?',
+                      help='pydocs, stdlib, shakespeare, count, a path, glob, folder, http(s) URL, Drive link or id')
+    text.add_argument('--corpus', dest='text', metavar='CORPUS', help='the same')
     p.add_argument('--run', required=True, metavar='DIR',
                    help='folder for the run; new, empty, or with an unfinished run')
     p.add_argument('--preset', help=f"{', '.join(presets)} (default: {next(iter(presets))})")

@@ -39,7 +39,7 @@ def test_train_json(call, tmp_path):
     status,out,err = call('train', 'count', '--run', tmp_path/'r', '--steps', 30, '--seed', 2, '--quiet', '--json', *TINY)
     assert status == 0 and out.count('\n') == 1
     d = json.loads(out)
-    assert set(d) == {'nats', 'bits', 'seconds', 'seconds_total', 'steps', 'chars_per_s', 'finished'}
+    assert set(d) == {'nats', 'bits', 'seconds', 'seconds_total', 'steps', 'chars_per_s', 'finished', 'trained'}
     assert d['steps'] == 30 and d['finished'] is True and 0 < d['seconds'] <= d['seconds_total']
     files = {o: (tmp_path/'r'/o).read_bytes() for o in os.listdir(tmp_path/'r')}
     status,out,err = call('train', 'count', '--run', tmp_path/'r', '--json')           # finished: nothing changes
@@ -164,7 +164,7 @@ def test_text_that_has_changed_is_refused(call, begun, tmp_path):
             begun.text.write_text(text[:-4] + change)
             status,_,err = call('train', begun.text, '--run', d)
         finally: begun.text.write_text(text)
-        assert status == 1 and err.count('\n') == 1 and 'has changed' in err
+        assert status == 1 and err.count('\n') == 1 and 'not the text' in err
     assert call('train', begun.text, '--run', d, '--quiet')[0] == 0
 
 
@@ -284,7 +284,7 @@ def test_long_text_goes_on_too(call, tmp_path, monkeypatch):
     assert 0 < step < 22 and step%4 == 0
     assert call('train', 'count', '--run', d, '--quiet')[0] == 0
     assert json.loads(call('info', d, '--json')[1])['resumes'] == [step]
-    assert call('eval', d)[0] == 1 and call('eval', d, '--corpus', 'count')[0] == 0
+    assert call('eval', d)[1] == call('eval', d, '--corpus', 'count')[1] != ''
 
 
 def test_diverged_run_is_an_error(call, tmp_path):

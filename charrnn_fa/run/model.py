@@ -7,15 +7,16 @@ __all__ = ['most_text', 'char_schema', 'weights', 'weights_sha256', 'ids_sha256'
            'kept_text', 'Run', 'save_run', 'load_run']
 
 # %% ../../nbs/33_run.model.ipynb #3e3a0580
-import json, torch
+import json, os, torch
 from dataclasses import asdict
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from fastcore.basics import patch
-from ..core import is_number
+from ..core import CharRNNError, check_number, is_number
 from ..text.vocab import CharVocab
-from ..text.data import CharDataLoaders, split_text
-from ..models import CharRNN, count_params
+from ..text.data import CharDataLoaders
+from ..models import CharRNN, count_params, most_layers
 from ..presets import Preset
 from ..callback.precision import precisions
 from ..loop import CharLearner
@@ -61,7 +62,8 @@ def check_described(
 ):
     "Refuse a model that a run could not make again"
     shapes = lambda model: {k:p.shape for k,p in model.named_parameters()}
-    if shapes(_model_of(learn.preset, learn.vocab)) != shapes(learn.model):
+    described = isinstance(learn, CharLearner) and shapes(_model_of(learn.preset, learn.vocab)) == shapes(learn.model)
+    if not described:
         raise RunError('The model is not the one that the preset of its Learner describes, '
                        'so it could not be made again', 'make the Learner with char_learner.')
 
@@ -92,7 +94,7 @@ def kept_text(
 
 # %% ../../nbs/33_run.model.ipynb #b6996383
 char_schema = {
-    'text':{'n_train':counts, 'n_valid':counts}, 'vocab':dict, 'preset':dict, 'seed':counts,
+    'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str}, 'vocab':dict, 'preset':dict, 'seed':counts,
     'precision':lambda o: type(o) is str and o in precisions, 'info':{'valid_pct?':is_number},
 }
 
@@ -102,6 +104,7 @@ class Run(RunFolder):
         path, # A folder that holds a run
         settings=None, # Of a new run, see `char_settings`
     ):
+        if not isinstance(path, (str, os.PathLike)): raise RunError(f'{path!r} is no folder', 'give the path of one.')
         super().__init__(path, settings)
         s = self.settings
         with damage(self.path/'run.json'):
@@ -111,7 +114,7 @@ class Run(RunFolder):
             check(s, char_schema)
             self.vocab = CharVocab.from_json(json.dumps(s['vocab']))
             self.preset = Preset(**s['preset'])
-            need(self.preset.n_layers <= 1000, 'preset.n_layers')
+            need(self.preset.n_layers <= most_layers, 'preset.n_layers')
 
 # %% ../../nbs/33_run.model.ipynb #7a844429
 @patch
@@ -149,6 +152,18 @@ def ids(self:Run,
              and (not len(t) or 0 <= int(t.min()) <= int(t.max()) < len(self.vocab)), part)
     return t
 
+# %% ../../nbs/33_run.model.ipynb #8504472c
+@patch
+def parts(self:Run,
+    text:str, # The text of the run
+)->list: # Training and validation part
+    "The parts of the run's text, if `text` is that text"
+    n = self.settings['text']['n_train']
+    res = [text[:n], text[n:]] if isinstance(text, str) else []
+    with suppress(CharRNNError): # it has other characters
+        if ids_sha256(*map(self.vocab.encode, res)) == self.settings['text']['ids_sha256']: return res
+    raise RunError(f'That is not the text that {self.path} was begun with (SHA-256)', 'give the one that was.')
+
 # %% ../../nbs/33_run.model.ipynb #29ff1a43
 @patch
 def learner(self:Run,
@@ -159,7 +174,7 @@ def learner(self:Run,
     for m in self.checkpoints(): self._check_size(m)
     s = self.settings
     if text is None: parts = [self.vocab.textify(self.ids(o)) for o in ('train', 'valid')]
-    else: parts = split_text(text, s['info']['valid_pct'])
+    else: parts = self.parts(text)
     dls = CharDataLoaders.from_documents(parts, [[0], [1]], vocab=self.vocab, seed=s['seed'], device=device,
                                          **self.preset.dls)
     has = s['precision'] != 'fp16' or torch.device(dls.device or 'cpu').type == 'cuda'
@@ -192,6 +207,7 @@ def save_run(
     **info # Kept in the settings
 )->Run:
     "Store a trained Learner as a finished run"
+    check_number('step', step, 0, whole=True, optional=True)
     check_described(learn)
     run = Run(path, char_settings(learn, **info))
     ts = weights(learn.model)
