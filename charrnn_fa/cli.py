@@ -197,10 +197,11 @@ def _text_asked(args, run):
     if kept and args.corpus is None: return None
     text = _own_text(args, run)
     try: run.parts(text)
-    except RunError as e:
+    except RunError:
         if args.corpus is None: raise
         remedy = _instead(args, run, 'it') if kept else "give the one that was, or another folder."
-        raise CharRNNError(f"{without_secrets(args.corpus)} is not the text that {args.run} was begun with", remedy) from None
+        what = f"{without_secrets(args.corpus)} is not the text that {args.run} was begun with"
+        raise CharRNNError(what, remedy) from None
     return None if kept else text
 
 # %% ../nbs/91_cli.ipynb #09a0d4cf
@@ -254,7 +255,8 @@ def _budget(args, preset, dls)->dict:
 def _kept_info(args, budget)->dict:
     "What was asked for, to be kept with the run"
     preset = args.preset or next(iter(presets))
-    info = dict(corpus=_lasting(args.corpus), valid_pct=_valid_pct(args), encoding=_encoding(args), preset=preset, **budget)
+    corpus = _lasting(args.corpus)
+    info = dict(corpus=corpus, valid_pct=_valid_pct(args), encoding=_encoding(args), preset=preset, **budget)
     if args.epochs: info['epochs'] = args.epochs
     if args.source: info['from'] = args.source
     return info
@@ -568,7 +570,8 @@ def _status(args)->int:
     except (MemoryError, RuntimeError) as e:
         if not _lacks_memory(e): raise
         _say('The memory of this machine does not suffice; take a smaller text, --bs or --n-hid.')
-    except OSError as e: _say(f"{e.filename or 'A file or the output'}: {e.strerror or e}; check the disk and try again.")
+    except OSError as e:
+        _say(f"{e.filename or 'A file or the output'}: {e.strerror or e}; check the disk and try again.")
     return 1
 
 def main(
