@@ -598,6 +598,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'charrnn_fa/checkpoint/serialize.py'),
                                                  'charrnn_fa.checkpoint.serialize.mark': ( 'checkpoint.serialize.html#mark',
                                                                                            'charrnn_fa/checkpoint/serialize.py'),
+                                                 'charrnn_fa.checkpoint.serialize.marks': ( 'checkpoint.serialize.html#marks',
+                                                                                            'charrnn_fa/checkpoint/serialize.py'),
                                                  'charrnn_fa.checkpoint.serialize.replacing_plain': ( 'checkpoint.serialize.html#replacing_plain',
                                                                                                       'charrnn_fa/checkpoint/serialize.py'),
                                                  'charrnn_fa.checkpoint.serialize.rng_of': ( 'checkpoint.serialize.html#rng_of',

@@ -102,7 +102,7 @@ def note_gates(
         if not hasattr(p, 'n_gates'): p.n_gates = n
 
 # %% ../nbs/10_models.ipynb #c16cc3fb
-most_units,most_layers = 10**7,1000
+most_units,most_layers = 10**6,1000
 
 def check_range(
     name:str, # Of the argument

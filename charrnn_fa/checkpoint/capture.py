@@ -21,7 +21,7 @@ from ..loop import CharLearner
 from ..run.files import RunError
 from ..run.model import versions, weights
 from ..run.records import counts
-from .serialize import Keeper, fits, is_plain, mark, rng_of
+from .serialize import Keeper, fits, is_plain, mark, marks, rng_of
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #71de1a07
 @cache
@@ -213,9 +213,9 @@ def begun(
     learn, # Any Learner, before a fit changes anything
 )->dict:
     "Marks of all that is kept only if it has changed, by whose and by name"
-    res = {n:{k:mark(v) for k,v in watched_attributes(o).items()} for n,o in watched(learn).items()}
-    res |= {n:{k:mark(v) for k,v in attributes(o).items() if k in state_names(o, attributes(o))}
-            for n,o in holders(learn).items() if not is_known(o)}
+    state = lambda o, now: {k:now[k] for k in state_names(o, now)}
+    res = {n:marks(watched_attributes(o)) for n,o in watched(learn).items()}
+    res |= {n:marks(state(o, attributes(o))) for n,o in holders(learn).items() if not is_known(o)}
     return dict(res, grad={k:p.requires_grad for k,p in learn.model.named_parameters()})
 
 def expect_changes(
@@ -370,9 +370,11 @@ def _loaders(learn, keeper):
     return [_place_in(dl, learn) | _drawn_from(dl, lost(i)) for i,dl in enumerate(learn.dls.loaders)]
 
 def _parts(learn, best, keeper):
-    return dict(learn=_attrs_of(learn), loaders=_loaders(learn, keeper),
-                model=_model_state(learn, keeper, keeper.begun), opt=learn.opt.state_dict(), grads=_grads(learn), scaler=scaler_of(learn) and learn.scaler.state_dict(),
-                best=best or {}, rng=rng_state())
+    return dict(
+        learn=_attrs_of(learn), loaders=_loaders(learn, keeper), model=_model_state(learn, keeper, keeper.begun),
+        opt=learn.opt.state_dict(), grads=_grads(learn), scaler=scaler_of(learn) and learn.scaler.state_dict(),
+        best=best or {}, rng=rng_state(),
+    )
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #494d1ad4
 def capture(
