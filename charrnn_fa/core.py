@@ -7,7 +7,7 @@ __all__ = ['CharRNNError', 'reason', 'remedy', 'visible', 'without_secrets', 'lo
            'check_number', 'wait_until', 'charrnn_home', 'sha256_file']
 
 # %% ../nbs/00_core.ipynb #da3503bb
-import errno, hashlib, math, numbers, os, re, time
+import errno, hashlib, math, numbers, os, re, reprlib, time
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #ae3901ba
@@ -101,18 +101,24 @@ def is_number(
     return type(v) is int or type(v) is float and math.isfinite(v)
 
 # %% ../nbs/00_core.ipynb #34c4470b
+def _short(v):
+    try: return reprlib.repr(v)
+    except ValueError: return 'a number of thousands of digits' # which Python does not write out
+
 def check_number(
     name:str, # Of the argument
     v, # What was given
     low:float, # Smallest that is allowed
     whole:bool=False, # Must it be a whole number?
     optional:bool=False, # May it be None?
+    high:float=math.inf, # Largest that is allowed
 ):
-    "Refuse an argument that is no number from `low` on"
+    "Refuse an argument that is no number from `low` to `high`"
     if optional and v is None: return
     kind = numbers.Integral if whole else numbers.Real
-    if isinstance(v, kind) and not isinstance(v, bool) and v >= low: return
-    raise CharRNNError(f"{name} is {v!r}, but it must be a {'whole ' if whole else ''}number, {low} or more.")
+    if isinstance(v, kind) and not isinstance(v, bool) and low <= v <= high: return
+    limits = f', {low} or more' if high == math.inf else f' from {low} to {high}'
+    raise CharRNNError(f"{name} is {_short(v)}, but it must be a {'whole ' if whole else ''}number{limits}.")
 
 # %% ../nbs/00_core.ipynb #7cf4f623
 def wait_until(

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from itertools import islice
 from fastcore.meta import delegates
 from torch import nn, Tensor
-from .core import CharRNNError
-from .models import check_range
+from .core import CharRNNError, check_number
 
 # %% ../nbs/12_generate.ipynb #fe1c1d0a
 def _within(v, low, high, kind=numbers.Real):
@@ -141,9 +140,9 @@ def prime(
 
 # %% ../nbs/12_generate.ipynb #5b01587f
 def _check_request(vocab, n, bs, seed=None):
-    check_range('n', n, 0, 2**62, whole=True)
-    check_range('bs', bs, 1, 2**31, whole=True)
-    if seed is not None: check_range('seed', seed, 0, 2**62-1, whole=True)
+    check_number('n', n, 0, whole=True, high=2**62)
+    check_number('bs', bs, 1, whole=True, high=2**31)
+    check_number('seed', seed, 0, whole=True, optional=True, high=2**62-1)
     if set(vocab) == {vocab.unk}:
         raise CharRNNError("The vocabulary has nothing but the unknown symbol",
                            "make it from a text with a lower min_freq.")

@@ -78,7 +78,7 @@ def _add_task(p):
     "What to train on, where, and for how long"
     text = p.add_mutually_exclusive_group()
     text.add_argument('corpus', nargs='?',
-                      help='pydocs, stdlib, shakespeare, count, a path, glob, folder, http(s) URL, Drive link or id')
+                      help='pydocs, stdlib, shakespeare, count, a path, glob, folder, http(s) URL, Drive link or drive:ID')
     text.add_argument('--corpus', dest='text', metavar='CORPUS', help='the same')
     p.add_argument('--run', required=True, metavar='DIR',
                    help='folder for the run; new, empty, or with an unfinished run')

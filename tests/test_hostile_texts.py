@@ -108,7 +108,7 @@ def test_redirect_without_an_end(server, home):
     finally: done.set()
 
 
-@pytest.mark.parametrize('encoding, body', [('deflate', zlib.compress(BODY)), ('br', b'x'*99), ('gzip, gzip', gzip.compress(gzip.compress(BODY)))])
+@pytest.mark.parametrize('encoding, body', [('deflate', zlib.compress(BODY)), ('br', b'x'*99), ('gzip, gzip', gzip.compress(gzip.compress(BODY)))], ids=['deflate', 'br', 'gzip twice'])
 def test_encodings_that_nobody_asked_for(server, home, at_once, encoding, body):
     server.answers['/a.txt'] = lambda h: send(h, 200, body, Content_Encoding=encoding)
     with pytest.raises(CorpusError, match=f'packed as {encoding}.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)

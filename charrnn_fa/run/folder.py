@@ -329,7 +329,7 @@ def ids(self:RunFolder,
 ): # Tensor of integers, (n,)
     "The stored text as ids"
     t = self.settings['text']
-    if 'file' not in t: raise RunError(f'The text of {self.path} was too long to be kept', 'give it again (--corpus).')
+    if 'file' not in t: raise RunError(f'The text of {self.path} was too long to be kept', 'give it again (--corpus; in Python text=).')
     with damage(self.path/t['file']): return self.read({**t, 'file_sha256':t['sha256']})[0][part]
 
 # %% ../../nbs/32_run.folder.ipynb #5843050b
