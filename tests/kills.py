@@ -1,6 +1,6 @@
 """Training that is killed at random, resumed until it is finished, and compared to the bit with the same run left alone
 
-    python tests/kills.py [--forks 900] [--fresh 100] [--long 20] [--seed S]
+    python tests/kills.py [--forks 900] [--fresh 100] [--long 20] [--machines 60] [--seed S]
 
 A run is killed by SIGKILL at a moment drawn from all of its duration (that of a fresh process with its start-up), resumed, killed again, and so on until it
 is through. Then every file system call of a save is met by a SIGKILL, through strace. At the end a table says how many runs were lost or differ.
@@ -28,6 +28,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fsspec import register_implementation
+from fsspec.implementations.local import LocalFileSystem
 from fastai.basics import DataLoaders, Learner, MSELossFlat, TfmdDL, nn
 from fastai.callback.all import CSVLogger, GradientAccumulation, SaveModelCallback
 from fastai.callback.core import Callback
@@ -39,6 +41,8 @@ from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.run.folder import RunFolder
+from charrnn_fa.store import lease
+from charrnn_fa.store.url import UrlStore
 from charrnn_fa.learner import char_learner
 from inject import CALLS, at_every_call, gate, missing
 
@@ -133,15 +137,15 @@ def set_generators(seed):
     random.seed(seed); np.random.seed(seed); torch.manual_seed(seed)
 
 
-def train(case, d, ckpt=None, cbs=(), seed=SEED):
+def train(case, d, ckpt=None, cbs=(), seed=SEED, where=None):
     "One process of a run in folder `d`. One that goes on has no seed, and random generators that stand anywhere"
     d = Path(d)
     d.mkdir(exist_ok=True)
-    if ckpt is not None and RunFolder.is_run(d/'run'): seed = None
+    if ckpt is not None and reached(d) is not None: seed = None
     set_generators(int.from_bytes(os.urandom(4), 'little') if seed is None else seed)
     learn = learner(case, d, seed)
     cbs = [Seen(d/'batches'), *case.cbs(), *cbs]
-    case.fit(learn, cbs if ckpt is None else [*cbs, Checkpoint(d/'run', quiet=True, **ckpt)])
+    case.fit(learn, cbs if ckpt is None else [*cbs, Checkpoint(where or d/'run', quiet=True, **ckpt)])
     leave(learn, d)
 
 
@@ -277,6 +281,22 @@ def fresh(name, d):
     return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.DEVNULL, stderr=open(f'{d}.log', 'a'), env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 
+class Shared(LocalFileSystem):
+    "A bucket that all machines see"
+    protocol = 'shared'
+
+register_implementation('shared', Shared)
+
+
+def on_machine(name, d, machine, ahead):
+    "A process of a run in a bucket, on a machine whose clock is `ahead` seconds ahead, and where a second's silence means dead"
+    real = time.time
+    time.time = lambda: real() + ahead
+    os.environ['CHARRNN_HOME'] = f'{d}/{machine}'
+    lease.silent,UrlStore.beat = 1,0.2
+    train(CASES[name], d, dict(CKPT, wait=60), where=f'shared://{d}/there')
+
+
 class Count(Counter):
     "Kills, runs and what became of them"
     def __init__(self, kind): super().__init__(); self.kind,self.bad = kind,[]
@@ -296,7 +316,11 @@ class Count(Counter):
 def random_kills(n, kind, names, top, rng, bar):
     "SIGKILL at `n` random moments; every run is brought to its end"
     count,alone,seconds = Count(kind),{},{}
-    start = fresh if kind == 'fresh' else lambda name, d: Child(lambda: train(CASES[name], d, CKPT), f'{d}.log')
+    def start(name, d):
+        if kind == 'fresh': return fresh(name, d)
+        at = rng.choice([('a', 0), ('b', 900), ('c', -900)])
+        return Child(lambda: on_machine(name, d, *at) if kind == 'machines' else train(CASES[name], d, CKPT), f'{d}.log')
+
     for name in names:
         alone[name] = top/f'alone-{name}'
         if not (alone[name]/'result.json').exists(): assert Child(lambda name=name: train(CASES[name], alone[name]), f'{alone[name]}.log').wait() == 0
@@ -312,7 +336,7 @@ def random_kills(n, kind, names, top, rng, bar):
             rc = wait(p, rng.uniform(0, 1.05*seconds[name]))
             if rc is None:
                 p.kill(); p.wait(10)
-                count.killed(newest_step(d/'run'))
+                count.killed(reached(d))
                 bar.update()
             else:
                 if rc: failed = f"status {rc}: {Path(f'{d}.log').read_text().strip().splitlines()[-1:]}"
@@ -330,6 +354,11 @@ def wait(p, seconds):
 def newest_step(run):
     "The step of the newest checkpoint; None before there is a run"
     return RunFolder(run).newest()['step'] if RunFolder.is_run(run) else None
+
+
+def reached(d):
+    "The same of the run in folder `d`, in its bucket if it has one"
+    return max((o for o in map(newest_step, (d/'run', d/'there')) if o is not None), default=None)
 
 
 class Between(Callback):
@@ -368,7 +397,7 @@ def every_call(kind, n, top, bar):
         brief(d, n, about(n))
     for call,i,rc,hit in at_every_call(one, syscalls=(*CALLS, 'truncate', ('mkdir', 'mkdirat')), gate=True):
         failed = None
-        if hit: count.killed(newest_step(d/'run'))
+        if hit: count.killed(reached(d))
         if rc != (-9 if hit else 0): failed = f'status {rc} at {call} {i}'
         elif rc := Child(lambda: train(BRIEF, d, CKPT), f'{d}.log').wait(): failed = f"status {rc} after {call} {i}: {Path(f'{d}.log').read_text().strip().splitlines()[-1:]}"
         n_bad = len(count.bad)
@@ -390,6 +419,7 @@ def main():
     p.add_argument('--forks', type=int, default=900, help='kills of forks')
     p.add_argument('--fresh', type=int, default=100, help='kills of fresh processes')
     p.add_argument('--long', type=int, default=20, help='kills of forks with a text of more than 50 MB')
+    p.add_argument('--machines', type=int, default=60, help='kills of forks that share a bucket, with clocks 15 minutes apart')
     p.add_argument('--seed', type=int, default=None, help='of the moments')
     p.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
     args = p.parse_args()
@@ -398,8 +428,9 @@ def main():
     print(f'seed {seed}', flush=True)
     began,rng,counts = time.monotonic(),random.Random(seed),[]
     top = Path(tempfile.mkdtemp())
-    kinds = [('forks', args.forks, SHORT), ('fresh', args.fresh, ['best']), ('long texts', args.long, ['long'])]
-    with tqdm(total=args.forks+args.fresh+args.long, unit='kill', disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+    kinds = [('forks', args.forks, SHORT), ('fresh', args.fresh, ['best']), ('long texts', args.long, ['long']),
+             ('machines', args.machines, ['lstm', 'steps'])]
+    with tqdm(total=sum(n for _,n,_ in kinds), unit='kill', disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
         for kind,n,names in kinds:
             if n: counts.append(random_kills(n, kind, names, top, rng, bar))
         if missing(): print(f'calls of a save are left out: {missing()}')
