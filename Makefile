@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 META := settings.ini pyproject.toml setup.py
 
-.PHONY: demo test test-colab bench readme docs clean
+.PHONY: demo test test-colab mutants bench readme docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.package
@@ -20,6 +20,10 @@ test: .venv/.dev
 
 test-colab:
 	@PYTHON313="$(PYTHON313)" PIP_FLAGS="$(PIP_FLAGS)" OMP_NUM_THREADS=1 $(PYTHON) tests/colab/run.py
+
+# Does a test fail for each check, bound and fsync that is taken away? Takes most of an hour.
+mutants: .venv/.dev
+	$(BIN)/python tests/mutants.py
 
 bench: .venv/.package
 	$(BIN)/python benchmarks/fit_overhead.py

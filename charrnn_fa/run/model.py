@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core import CharRNNError, check_number, is_number
 from ..text.vocab import CharVocab
 from ..text.data import CharDataLoaders
-from ..models import CharRNN, count_params, most_layers
+from ..models import CharRNN, count_params
 from ..presets import Preset
 from ..callback.precision import precisions
 from ..loop import CharLearner
@@ -114,7 +114,6 @@ class Run(RunFolder):
             check(s, char_schema)
             self.vocab = CharVocab.from_json(json.dumps(s['vocab']))
             self.preset = Preset(**s['preset'])
-            need(self.preset.n_layers <= most_layers, 'preset.n_layers')
 
 # %% ../../nbs/33_run.model.ipynb #7a844429
 @patch
