@@ -102,8 +102,8 @@ MUTANTS = [
     # checkpoint.writer, signals, callback: what happens around a fit
     ('checkpoint/writer', "    rotate(self.folder, 2) # an old checkpoint makes room\n", ""),
     ('checkpoint/writer', "but=self.mirror.needs() if self.mirror else ()", "but=()"),
-    ('checkpoint/callback', "    if at: self._save(at)\n", ""),
-    ('checkpoint/callback', "    if self.held: self.saver.give(self.held)\n", ""),
-    ('checkpoint/callback', "    elif is_last: self.held = self._snapshot(at)\n", ""),
+    ('checkpoint/callback', "self._snapshot(at) if at else self.held", "self.held"),
+    ('checkpoint/callback', "self._snapshot(at) if at else self.held", "at and self._snapshot(at)"),
+    ('checkpoint/callback', "    elif at and self.iter+1 == self.n_iter: self.held = self._snapshot(at)\n", ""),
     ('checkpoint/callback', "    for h,o in zip(self.opt.hypers, asked): h.update(o)", "    pass"),
 ]

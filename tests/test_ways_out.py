@@ -13,6 +13,7 @@ from fastai.callback.all import CancelFitException, Callback, GradientAccumulati
 
 import charrnn_fa.run.folder
 from charrnn_fa.checkpoint.callback import Checkpoint
+from charrnn_fa.run.files import RunError
 from charrnn_fa.run.folder import Lock, RunFolder
 from kills import newest_step, set_generators
 from test_checkpoint import At, Noise, plain, small
@@ -104,21 +105,20 @@ class Sums(Callback):
 
 def of(d, short, *cbs, n=2, ckpt=dict(minutes=60), accumulate=0, make=ours):
     learn = make(d, short)
-    learn.fit(n, 1e-2, cbs=[Sums(), *[GradientAccumulation(accumulate)]*bool(accumulate), *cbs, Checkpoint(d/'r', quiet=True, **ckpt)])
+    learn.fit(n, 1e-2, cbs=[Sums(), *[GradientAccumulation(accumulate)]*bool(accumulate), *cbs, Checkpoint(d/'r', **{'quiet': True, **ckpt})])
     return learn
 
 
-ERRORS = { # the 19th batch; the step that is saved
-    'before_batch': 18, 'after_pred': 18, 'after_loss': 18, 'before_backward': 18, 'after_backward': 18, 'before_step': 18, 'after_step': 0, 'after_batch': 19}
+IN_A_BATCH = 'before_batch after_pred after_loss before_backward after_backward before_step after_step after_batch'.split()
 
 @pytest.mark.parametrize('order', [-20, 4, 55, 900])
-@pytest.mark.parametrize('event', ERRORS)
-def test_an_error_leaves_the_last_batch(short, tmp_path, same, event, order, capfd):
-    "To the bit, whichever callbacks have heard of it; the error is all that is printed"
+@pytest.mark.parametrize('event', IN_A_BATCH)
+def test_an_error_in_a_batch(short, tmp_path, same, event, order, capfd):
+    "After its step the batch is saved, whichever callbacks have heard of it; before, the last checkpoint counts"
     alone = of(tmp_path/'alone', short)
-    with pytest.raises(RuntimeError, match='thrown'): of(tmp_path, short, At(event, 19, 'error', order))
-    assert (newest_step(tmp_path/'r'), Lock.held) == (ERRORS[event], {}) and capfd.readouterr() == ('', '')
-    again = of(tmp_path, short)
+    with pytest.raises(RuntimeError, match='thrown'): of(tmp_path, short, At(event, 19, 'error', order), ckpt=dict(steps=5))
+    assert (newest_step(tmp_path/'r'), Lock.held) == (19 if event == 'after_batch' else 15, {}) and capfd.readouterr() == ('', '')
+    again = of(tmp_path, short, ckpt=dict(steps=5))
     assert same(alone, again) and [float(o) for o in alone.recorder.losses] == [float(o) for o in again.recorder.losses] and alone.recorder.lrs == again.recorder.lrs
 
 
@@ -128,6 +128,24 @@ def test_an_error_around_a_validation(short, tmp_path, same, event, valid, step)
     with pytest.raises(RuntimeError): of(tmp_path, short, At(event, 1, 'error', 900, valid))
     assert newest_step(tmp_path/'r') == step
     assert same(alone, of(tmp_path, short))
+
+
+@pytest.mark.parametrize('event,n,step', [('before_step', 19, 15), ('after_batch', 19, 19), ('before_validate', 2, 28), ('after_fit', 1, 28)])
+def test_it_is_said_from_where_the_run_goes_on(short, tmp_path, event, n, step, capsys):
+    with pytest.raises(RuntimeError): of(tmp_path, short, At(event, n, 'error'), ckpt=dict(steps=5, quiet=False))
+    assert f'Stopped by an error; the run in {tmp_path/"r"} goes on after step {step} when the same fit is called again.' in capsys.readouterr().out
+    assert newest_step(tmp_path/'r') == step
+
+
+@pytest.mark.parametrize('event,n', [('after_batch', 9), ('before_validate', 1)])
+def test_an_error_while_the_disk_is_full(short, tmp_path, event, n, monkeypatch, capsys):
+    "The error stays what it was, and no step is promised that is not stored"
+    def full(*args, **kwargs): raise RunError('The disk is full', 'make room.')
+    class Full(Callback):
+        def before_train(self): monkeypatch.setattr(RunFolder, 'save', full)
+    with pytest.warns(UserWarning, match='The disk is full.*the steps since the last one are lost'), pytest.raises(RuntimeError, match='thrown'):
+        of(tmp_path, short, Full(), At(event, n, 'error'), ckpt=dict(minutes=60, quiet=False))
+    assert 'goes on after' not in capsys.readouterr().out and newest_step(tmp_path/'r') == 0 and not Lock.held
 
 
 def test_an_error_after_the_last_epoch(short, tmp_path, same):
@@ -140,23 +158,11 @@ def test_an_error_after_the_last_epoch(short, tmp_path, same):
 @pytest.mark.parametrize('event', ['before_batch', 'after_loss', 'before_step', 'after_batch'])
 @pytest.mark.parametrize('n', range(17, 22))
 def test_an_error_while_gradients_are_summed_up(short, tmp_path, same, event, n):
-    "Twelve rows are three batches; what cannot be had to the bit is not saved"
+    "Twelve rows are three batches; those that are summed up are saved too"
     alone = of(tmp_path/'alone', short, accumulate=12)
     with pytest.raises(RuntimeError): of(tmp_path, short, At(event, n, 'error', -20), accumulate=12)
-    assert newest_step(tmp_path/'r') in (0, n-1, n)
+    assert newest_step(tmp_path/'r') == (n if event == 'after_batch' else 0)
     assert same(alone, of(tmp_path, short, accumulate=12))
-
-
-def test_an_error_with_much_to_be_marked(short, tmp_path, same):
-    "A callback that holds much, and counts before a step: not saved in a batch, saved after one"
-    class Much(Callback):
-        def __init__(self): self.last = [0.]*3000
-        def before_batch(self): self.last.append(1.)
-    for event,step in ('before_step', 0), ('after_batch', 19):
-        d = tmp_path/event
-        alone = of(d/'alone', short, Much())
-        with pytest.raises(RuntimeError): of(d, short, Much(), At(event, 19, 'error'))
-        assert newest_step(d/'r') == step and same(alone, of(d, short, Much()))
 
 
 def test_an_error_in_the_optimiser(short, tmp_path, same):
@@ -188,12 +194,13 @@ def test_an_error_in_another_learner_leaves_its_last_epoch(short, tmp_path):
     assert newest_step(tmp_path/'r') == 28
 
 
-def test_the_learner_is_left_as_it_is(short, tmp_path, same):
+@pytest.mark.parametrize('event', ['after_loss', 'after_batch'])
+def test_the_learner_is_left_as_it_is(short, tmp_path, event):
     "Saving on the way out draws no random number and moves nothing"
     def state(*cbs):
         learn = ours(tmp_path, short)
         set_generators(3)
-        with pytest.raises(RuntimeError): learn.fit(2, 1e-2, cbs=[Noise(), At('after_loss', 19, 'error'), *cbs])
+        with pytest.raises(RuntimeError): learn.fit(2, 1e-2, cbs=[Noise(), At(event, 19, 'error'), *cbs])
         return learn.steps_done,learn.chars_seen,torch.rand(3).tolist(),learn.dls.train.state_dict(),[h['lr'] for h in learn.opt.hypers],learn.carried[0].tolist()
     assert state() == state(Checkpoint(tmp_path/'r', quiet=True))
 

@@ -7,8 +7,8 @@ __all__ = ['run_name', 'short_name', 'Past', 'past_of', 'Found', 'other_seed', '
            'finished_text', 'further_text']
 
 # %% ../../nbs/78_checkpoint.resume.ipynb #0dfa9052
-from copy import deepcopy
 from itertools import count
+from weakref import WeakKeyDictionary
 from fastcore.basics import patch, store_attr
 from ..core import every
 from ..run.files import RunError
@@ -31,20 +31,19 @@ def short_name(
     return run_name(where.rstrip('/').split('/')[-1], k)
 
 # %% ../../nbs/78_checkpoint.resume.ipynb #584adc05
-class Past(dict):
-    "What a Learner has done in this process: names of runs to the ids of its fits, in their order"
-    left = {} # those of its `fit_settings` that a callback may have changed, when its last fit was over
-    def __reduce__(self): return Past,()
-    def __deepcopy__(self, memo):
-        res = Past(deepcopy(dict(self)))
-        res.left = deepcopy(self.left)
-        return res
+class Past:
+    "What a Learner has done in this process"
+    def __init__(self):
+        self.done = {} # ids of its fits in their order, by the name of the run
+        self.left = {} # those of its `fit_settings` that a callback may have changed, when its last fit was over
+
+_pasts = WeakKeyDictionary()
 
 def past_of(
     learn, # Any Learner
 )->Past: # Of the Learner; it may be changed
     "The fits that a Learner has done in this process"
-    return vars(learn).setdefault('_fits', Past())
+    return _pasts.setdefault(learn, Past())
 
 # %% ../../nbs/78_checkpoint.resume.ipynb #5b12a928
 class Found:
@@ -114,7 +113,7 @@ def find(
         begun = settings.get('fit', {}) if is_own else found.read().begun
         found.fit = _as_left(fit, past_of(learn).left, begun)
         changed = differences(settings, mine)
-        by_preset = differences(*({k:d[k] for k in d.keys() & {'preset'}} for d in (settings, mine)))
+        by_preset = differences(*(dict(preset=o.get('preset')) for o in (settings, mine)))
         changes = [o for o in fit_differences(begun, found.fit) if not (by_preset and o.startswith('model.'))] # once
         is_over = is_own or found.finished and changes
         accept(found.place, changed + other_seed(learn, settings) + ([] if is_over else changes))
