@@ -87,7 +87,7 @@ class Checkpoint(Callback):
         self.wait = min(wait, 1e9) # as long as one likes, but no thread can wait for ever
         vars(self).update(_of_fit)
 
-    def __repr__(self): return f'{type(self).__name__}({without_secrets(self.where)})'
+    def __repr__(self): return f'{type(self).__name__}({self.safe_name})'
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #12ba37ad
 @patch
@@ -131,11 +131,9 @@ def before_fit(self:Checkpoint):
 def _begin(self:Checkpoint):
     learn = self.learn
     mine = learner_settings(learn, **(self.info or {}))
-    fit = fit_settings(learn)
     done = past_of(learn).done.get(self.safe_name, [])
-    self.found = found = find(learn, self._open, mine, fit, done, self._accept)
-    self.folder = found.folder
-    fit = found.fit if found.folder else fit
+    self.found = found = find(learn, self._open, mine, fit_settings(learn), done, self._accept)
+    self.folder,fit = found.folder,found.fit
     if found.again: self.log.say(further_text(found.again, short_name(self.safe_name, found.k)))
     self.guard = Guard()
     if not found.folder: self._start(mine, fit)
@@ -383,7 +381,8 @@ def _save_last(self:Checkpoint, how, at):
         self.saved_step = job[2]['step']
     self.saver.finish()
     if self.saver.trouble: return
-    self.log.say(f'{how}; the run in {self.place} goes on after step {self.saved_step:,} when the same fit is called again.')
+    self.log.say(f'{how}; the run in {self.place} goes on after step {self.saved_step:,} '
+                 'when the same fit is called again.')
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #7ae8385b
 @patch

@@ -55,7 +55,7 @@ def _one_event(self:Guard, event_name):
 # %% ../../nbs/77_checkpoint.hooks.ipynb #3e129947
 @patch
 def watch(self:Guard,
-    learn, # In `before_fit`; another one than ours
+    learn, # In `before_fit`
     first, # Epoch to begin with
     after_epoch, # Called when an epoch is over
     after_error, # Called when an error is on its way out

@@ -50,13 +50,13 @@ class Found:
     "A run that is there, or the place for one"
     manifest = state = begun = None # of the newest checkpoint; its tensors and JSON; what the fit was begun with
     finished = False # is there nothing left to train?
-    fit = None # `fit_settings` of this call, without what the last fit has changed itself
-    again = None # the run that this call would have been about, had the Learner not finished it itself
     def __init__(self,
         place, # `Place`, whose `folder` is None if there is no run yet
         k, # Which fit under its name it is
         line=(), # Ids of the fits before it
+        fit=None, # `fit_settings` of this call; what the last fit has changed itself counts as unchanged
         after=None, # `Found` of the fit before it, if the Learner is to go on from its end
+        again=None, # The run that this call would have been about, had the Learner not finished it itself
     ):
         store_attr()
         self.folder = place.folder
@@ -104,8 +104,7 @@ def find(
     "`Found`: the run that this call of `fit` is about"
     line,after,again = list(done[:-1]),None,None
     for k in count(max(1, len(done))):
-        found = Found(open_place(k), k, line, after)
-        found.again = again
+        found = Found(open_place(k), k, line, fit, after, again)
         if not found.folder: return found
         found.check_line()
         settings = found.folder.settings
