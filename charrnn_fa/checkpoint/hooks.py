@@ -19,9 +19,9 @@ class Guard:
     "Leaves out the first epochs of a fit, and tells of the end of each epoch, of errors, and of best models"
     def __init__(self): self.replaced = [] # objects, names of attributes, and what was there
 
-    def _replace(self, o, name, f, had=None):
+    def _replace(self, o, name, f):
+        self.replaced.append((o, name, vars(o).get(name)))
         vars(o)[name] = f
-        self.replaced.append((o, name, had))
 
     def remove(self):
         "Bring the replaced methods back"
@@ -69,7 +69,7 @@ def watch(self:Guard,
     self._replace(learn, '_call_one', self._one_event)
     for cb in learn.cbs:
         if cb.order > order and hasattr(cb, 'before_fit'):
-            self._replace(cb, 'before_fit', partial(self._telling, cb.before_fit), vars(cb).get('before_fit'))
+            self._replace(cb, 'before_fit', partial(self._telling, cb.before_fit))
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #071a1aa7
 @patch
@@ -86,9 +86,8 @@ def follow(self:Guard,
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #72d8b5bb
 def _text_of(path):
-    "What is in a regular file; nothing, if there is none"
-    with suppress(OSError, RunError):
-        if path.is_file(): return read_all(Folder(path.parent), path.name).decode('utf-8', 'replace')
+    "What is in a regular file; nothing, if there is none or a link"
+    with suppress(OSError, RunError): return read_all(Folder(path.parent), path.name).decode('utf-8', 'replace')
     return ''
 
 _opens_log = vars(CSVLogger).get('_orig_before_fit', CSVLogger.before_fit)
@@ -99,19 +98,18 @@ def before_fit(self:CSVLogger):
     is_owned = in_fit(self.learn) and any(hasattr(type(cb), 'owns_files') for cb in self.learn.cbs)
     if not is_owned: return _opens_log(self)
     self.file = io.StringIO()
-    self.file.write(_text_of(self.path/self.fname) if self.append else '')
-    self.file.write(','.join(self.recorder.metric_names) + '\n')
+    before = _text_of(self.path/self.fname) if self.append else ''
+    self.file.write(before + ','.join(self.recorder.metric_names) + '\n')
     self.old_logger,self.learn.logger = self.logger,self._write_line
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #c26d06a3
 class OwnLog:
     "Files that are written together, the run's own first"
     def __init__(self,
-        path, # Of the run's own
-        *others # Paths
+        *paths # The run's own first
     ):
-        self.own = Path(path)
-        self.files = [open(o, 'a', encoding='utf-8', newline='') for o in (path, *others)]
+        self.own = Path(paths[0])
+        self.files = [open(o, 'a', encoding='utf-8', newline='') for o in paths]
 
     def write(self,
         s, # A line
@@ -141,8 +139,8 @@ def claim_log(
     say, # Told once if the usual file is not the run's
 ):
     "Let `cb` write into the run's own file, and into the usual one if that is the run's or new"
-    usual = cb.learn.path/cb.fname
-    there,known = _text_of(usual),'' if own.is_symlink() else _text_of(own)
+    usual = (cb.learn.path/cb.fname).resolve() # a person may have a link there
+    there,known = _text_of(usual),_text_of(own)
     text = cb.file.getvalue() if text is None else text
     mine = text.startswith(there) or known.startswith(there)
     if mine and there != text:
@@ -176,15 +174,14 @@ def claim_model(self:Guard,
 ):
     "Let `cb` save under the usual name if that is free or the run's, in the run's folder if not"
     notes,usual = folder/'models.txt',cb.learn.path/cb.learn.model_dir/cb.fname
-    known = '' if notes.is_symlink() else _text_of(notes)
+    known = _text_of(notes)
     write_whole(notes, known.encode())
     name = glob.escape(usual.name)
     there = usual.parent.glob(f"{name}{'_*' if cb.every_epoch else ''}.pth")
     others = [o for o in there if _stamp(o) not in known.splitlines()]
     for o in usual.parent.glob(f'.{name}*-new.pth'): o.unlink() # of a kill
     if others:
-        had = cb.fname
-        self._replace(cb, 'fname', str(folder/Path(had).name), had)
+        self._replace(cb, 'fname', str(folder/Path(cb.fname).name))
         say(f"{others[0]} is not of this run and is left alone; the run saves its best model as {cb.fname}.pth.")
     self._replace(cb, '_save', partial(_save_noted, cb, cb._save, notes))
 
