@@ -6,7 +6,7 @@
 __all__ = ['State']
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #5079f4e0
-import inspect, math, os, random
+import inspect, math, os
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
@@ -20,41 +20,32 @@ from ..run.model import weights
 from ..run.records import check, counts, need
 from .serialize import check_one_rng, check_rng, form, from_json, replacing_plain, set_rng
 from charrnn_fa.checkpoint.capture import (
-    attributes, attrs_of_char, attrs_of_fit, buffers, can_change, environment, expect_changes, generators,
-    has_own_state, holders, inexact, is_known, is_memory, is_own, is_setting, scaler_of, set_rng_state, shuffles_items, standing,
-    state_names, watched, watched_attributes,
+    attrs_of_char, attrs_of_fit, buffers, environment, expect_changes, generators, has_own_state, holders, inexact,
+    is_known, scaler_of, set_rng_state, shuffles_items, standing, watched,
 )
 
-# %% ../../nbs/73_checkpoint.restore.ipynb #376c8722
-def _standing(learn, o, names, known):
-    "What now stands where a file has attributes of these names, as far as they are state"
-    there = vars(o) if known else attributes(o)
-    may_be_new = lambda k: not known and '.' not in k and not hasattr(learn, k)
-    now = lambda k: there[k] if k in there else inspect.getattr_static(type(o), k, None)
-    return {k:now(k) for k in state_names(o, names) if k in there or may_be_new(k)}
-
 # %% ../../nbs/73_checkpoint.restore.ipynb #f5f23180
-def _settable(learn, o, d):
-    known = is_known(o)
-    res = replacing_plain(d, _standing(learn, o, d, known), alike=known, whose=type(o).__name__)
+def _settable(o, d, whose):
+    free = isinstance(o, (Callback, Metric)) and not is_known(o)
+    res = replacing_plain(d, standing(o, d), alike=not free, whose=whose)
     if type(res.get('run')) is not bool: res.pop('run', None)
-    return {k:v for k,v in res.items() if not (type(v) is str and is_setting(o, k))}
+    return res
 
 def _set_attr(o, k, v):
     owner,_,name = k.rpartition('.')
     setattr(next(c for c in type(o).__mro__ if c.__name__ == owner) if owner else o, name, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #bd50be60
-def _check_state(learn, o, d):
+def _check_state(o, d):
     if isinstance(o, CSVLogger): (d.get('_text') or '').encode()
-    if not has_own_state(o): return _settable(learn, o, d)
+    if not has_own_state(o): return _settable(o, d, type(o).__name__)
     try: twin = copy(o)
     except Exception: return # it cannot be copied; then it is seen when it is loaded
     twin.load_state_dict(d)
 
-def _put_state(learn, o, d):
+def _put_state(o, d):
     if has_own_state(o): return o.load_state_dict(d)
-    for k,v in _settable(learn, o, d).items(): _set_attr(o, k, v)
+    for k,v in _settable(o, d, '').items(): _set_attr(o, k, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #431b8b01
 def _check_learn(learn, d):
@@ -77,9 +68,8 @@ def _check_loaders(learn, ds):
     for dl,d in zip(learn.dls.loaders, ds, strict=True):
         if isinstance(dl, CharDL):
             check(d, dict(seed=counts, epoch=counts, batch=range(len(dl)+1)), 'loader')
-        elif 'rng' in d: check_one_rng(dl.rng, d['rng'], 'loader.rng')
         for k,g in generators(dl).items():
-            if k in d.get('generators', ()): check_one_rng(g, d['generators'][k], f'loader.{k}')
+            if k in d: check_one_rng(g, d[k], f'loader.{k}')
         if 'order' in d and shuffles_items(dl):
             need(sorted(d['order'].tolist()) == sorted(dl.items.idxs), 'loader.order')
 
@@ -87,9 +77,8 @@ def _check_loaders(learn, ds):
 def _put_loaders(learn, ds):
     for dl,d in zip(learn.dls.loaders, ds):
         if isinstance(dl, CharDL): dl.load_state_dict(d)
-        elif 'rng' in d: dl.rng.setstate(d['rng'])
         for k,g in generators(dl).items():
-            if k in d.get('generators', ()): set_rng(g, d['generators'][k])
+            if k in d: set_rng(g, d[k])
         if 'order' in d and shuffles_items(dl):
             for i,o in enumerate(d['order'].tolist()): dl.items.idxs[i] = o # `lens` shares them
             dl.make_chunks()
@@ -125,11 +114,11 @@ def _put_opt(learn, sd): learn.opt.load_state_dict(_to(learn, sd))
 # %% ../../nbs/73_checkpoint.restore.ipynb #73ed74dd
 def _fit_model(learn, ws, none=()):
     "Whether weights are those of the model, but for buffers that are None here or, by `none`, there"
-    now = weights(learn.model)
-    empty = {k for k,(m,b) in buffers(learn.model).items() if m._buffers[b] is None}
-    gone = {k for k in none if k in buffers(learn.model)}
-    return same_tensors({k:v for k,v in now.items() if k in ws or k not in gone},
-                        {k:v for k,v in ws.items() if k not in empty})
+    now,may_lack = weights(learn.model),buffers(learn.model).keys()
+    names = now.keys() & ws.keys()
+    only_here,only_there = now.keys() - names,ws.keys() - names
+    alike = same_tensors({k:now[k] for k in names}, {k:ws[k] for k in names})
+    return alike and only_here <= may_lack & set(none) and only_there <= may_lack
 
 def _put_weights(learn, ws):
     with torch.no_grad():
@@ -146,39 +135,26 @@ def _put_grads(learn, gs):
     for k,p in learn.model.named_parameters(): p.grad = _to(learn, gs.get(k))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #63a835fe
-def _changes(learn, d):
-    "Objects with what of the attributes in a file may be set"
-    return [(o, _allowed(o, d[n], n)) for n,o in watched(learn).items() if n in d]
+_model_kinds = {'grad':dict, 'frozen?':counts, 'attrs':dict, 'eval':[str], 'none':[str]}
 
-def _allowed(o, d, whose):
-    d = {k:v for k,v in d.items() if can_change(o, v)}
-    new = isinstance(o, nn.Module) and is_own(type(o))
-    fresh = {k:v for k,v in d.items() if new and k.isidentifier() and is_memory(v) and not hasattr(o, k)}
-    there = watched_attributes(o)
-    old = {k:v for k in d if (v := standing(o, k, there)) is not ...}
-    return {**fresh, **replacing_plain(d, old, alike=True, whose=whose)}
-
-# %% ../../nbs/73_checkpoint.restore.ipynb #7777a4a1
-_no_changes = {'dict':[]} # of a run from before they were kept
-
-_model_kinds = {'grad?':dict, 'frozen?':counts, 'attrs?':dict, 'eval?':[str], 'none?':[str]}
+def _changes(learn, attrs):
+    return [(o, _settable(o, attrs[n], n)) for n,o in watched(learn).items() if n in attrs]
 
 def _check_model(learn, d):
     check(d, _model_kinds, 'model')
-    check(list(d.get('grad', {}).values()), [bool], 'model.grad')
-    check(list(d.get('attrs', {}).values()), [dict], 'model.attrs')
+    check([*d['grad'].values()], [bool], 'model.grad')
+    check([*d['attrs'].values()], [dict], 'model.attrs')
     need(d.get('frozen', 0) <= len(getattr(learn.opt, 'param_lists', ())), 'model.frozen')
-    _changes(learn, d.get('attrs', {}))
+    _changes(learn, d['attrs'])
 
 def _put_model(learn, d):
-    for k,p in learn.model.named_parameters(): p.requires_grad_(d.get('grad', {}).get(k, p.requires_grad))
-    for o,new in _changes(learn, d.get('attrs', {})):
+    for k,p in learn.model.named_parameters(): p.requires_grad_(d['grad'].get(k, p.requires_grad))
+    for o,new in _changes(learn, d['attrs']):
         for k,v in new.items(): _set_attr(o, k, _to(learn, v) if isinstance(o, nn.Module) else v)
     if 'frozen' in d: learn.opt.frozen_idx = d['frozen']
     for k,(m,b) in buffers(learn.model).items():
-        if k in d.get('none', ()): m._buffers[b] = None
-    if 'eval' in d:
-        for n,m in learn.model.named_modules(): m.training = n not in d['eval']
+        if k in d['none']: m._buffers[b] = None
+    for n,m in learn.model.named_modules(): m.training = n not in d['eval']
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #e1cb4334
 def _check_scaler(learn, sd):
@@ -224,14 +200,14 @@ class State:
     ):
         store_attr('learn,path')
         with damage(path):
-            meta = {'model':_no_changes, **meta}
             check(meta, _kinds)
             need(len(meta['at']) == 2, 'at')
             self.at = tuple(meta['at'])
             self.env = meta['env']
             rest = dict(tensors)
             self.weights = {k:rest.pop(k) for k in tensors if not k.startswith('train/')}
-            self.parts = {k:from_json(meta[k], rest) for k in _checks if with_opt or k not in ('opt', 'best')}
+            but = () if with_opt else ('opt', 'best')
+            self.parts = {k:from_json(meta[k], rest) for k in _checks if k not in but and (k in meta or k != 'model')}
             self.states = {n:from_json(j, rest) for n,j in meta['cbs'].items()}
             self.best = self.parts.get('best')
             self._check(meta)
@@ -240,13 +216,13 @@ class State:
 # %% ../../nbs/73_checkpoint.restore.ipynb #23081d75
 @patch
 def _check(self:State, meta):
-    if not _fit_model(self.learn, self.weights, self.parts['model'].get('none', ())):
+    if not _fit_model(self.learn, self.weights, self.parts.get('model', {}).get('none', ())):
         raise RunError(f"{self.path} holds weights of other shapes than this model has",
                        "make the Learner as it was made for the run.")
     for k,v in self.parts.items(): _checks[k](self.learn, v)
     need(meta.get('base', 0) <= self.parts['learn'].get('steps_done', math.inf), 'base')
     for n,o in holders(self.learn).items():
-        if n in self.states: _check_state(self.learn, o, self.states[n])
+        if n in self.states: _check_state(o, self.states[n])
 
 
 @patch(as_prop=True)
@@ -304,10 +280,10 @@ def restore(self:State,
 @patch
 def _forget_history(self:State):
     self.parts['learn'] = {k:v for k,v in self.parts['learn'].items() if k in attrs_of_char}
-    self.parts['model'] = {}
+    self.parts.pop('model', None)
 
 @patch
 def _put_history(self:State, but):
     for n,o in holders(self.learn, but).items():
-        if n in self.states: _put_state(self.learn, o, self.states[n])
+        if n in self.states: _put_state(o, self.states[n])
         if n in self.best and isinstance(o, SaveModelCallback): _put_best(self.learn, o, *self.best[n])
