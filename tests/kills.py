@@ -285,7 +285,7 @@ class Shared(LocalFileSystem):
     "A bucket that all machines see"
     protocol = 'shared'
 
-register_implementation('shared', Shared)
+register_implementation('shared', Shared, clobber=True)
 
 
 def on_machine(name, d, machine, ahead):

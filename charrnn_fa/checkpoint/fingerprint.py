@@ -17,7 +17,7 @@ from ..callback.schedule import Budget
 from ..loop import CharLearner
 from ..run.files import sha256_pieces
 from ..run.model import char_settings, versions
-from .capture import _ctor_args, rng_state, set_rng_state
+from .capture import ctor_args, rng_state, set_rng_state
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #5c8e947e
 _shown = {'progress', 'core', 'fp16'} # modules of fastai's callbacks that change nothing, or that precision stands for
@@ -38,7 +38,7 @@ def _plain(v): return np.asarray(v, dtype=float).tolist()
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #c578f666
 def _made_of(o):
     "Attributes of an object that its constructor was given"
-    names = _ctor_args(o)
+    names = ctor_args(type(o))
     kept = {**vars(o), **vars(o).get('_buffers', {}), **vars(o).get('_modules', {})}
     return {k:v for k,v in sorted(kept.items()) if k in names or isinstance(v, (Distribution, nn.Module))}
 
