@@ -100,7 +100,7 @@ def open_plain(
     flags=os.O_RDONLY, # As for `os.open`
     d=None, # Descriptor of the folder that it is relative to
 )->int: # A descriptor
-    "Open a regular file, through no link; also an `opener` for `open`"
+    "Open a regular file, through no link; also an opener for `open`"
     s = None if flags & os.O_EXCL else look(path, d)
     if not s or stat.S_ISREG(s.st_mode): return os.open(path, flags|_careful, 0o666, dir_fd=d)
     raise RunError(f'{path} is a link or no regular file', 'put the file itself there, or remove it.')
@@ -109,7 +109,7 @@ def open_log(
     path, # Of a file, which need not exist
 ):
     "A text file to append to, line by line; never through a link"
-    return open(path, 'a', buffering=1, encoding='utf-8', errors='replace', opener=open_plain)
+    return os.fdopen(open_plain(path, os.O_WRONLY|os.O_APPEND|os.O_CREAT), 'a', 1, encoding='utf-8', errors='replace')
 
 # %% ../../nbs/30_run.files.ipynb #591d8bbe
 def paced(
@@ -127,7 +127,7 @@ def read_pieces(
     path, # Of a file
 ):
     "The contents of a file, piece by piece"
-    with open(path, 'rb', opener=open_plain) as f:
+    with os.fdopen(open_plain(path), 'rb') as f:
         while b := f.read(piece): yield b
 
 # %% ../../nbs/30_run.files.ipynb #6bc1cbc8
