@@ -999,7 +999,7 @@ def test_going_on_without_a_drive_whose_owner_cannot_be_asked(drive, fit, lost, 
     drive.remount()
     learn = fit(drive.where, local=True)
     assert len(learn.told) == 1, learn.told
-    assert learn.ckpt.folder.resumes() == [20] and learn.ckpt.folder.finished
+    assert learn.ckpt.folder.resumes() == [25] and learn.ckpt.folder.finished
 
 
 def test_old_owner_does_not_remove_the_new_one(drive, fit):
