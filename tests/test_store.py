@@ -1083,10 +1083,10 @@ def test_damaged_here(fit, tmp_path, which, how):
     "A run on this machine's disk: the checkpoint before is used, and that is said"
     def stop(ckpt): raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): fit(tmp_path/'r', {45: stop})
-    spoil(next((tmp_path/'r').glob(f'step-00000040-*.{which}')), how)
+    spoil(next((tmp_path/'r').glob(f'step-00000045-*.{which}')), how)
     learn = fit(tmp_path/'r', seed=None)
-    assert RunFolder(tmp_path/'r').resumes() == [30] and len(learn.told) == (which+how != 'jsonmissing'), learn.told
-    assert all('step 30 is used' in o for o in learn.told)
+    assert RunFolder(tmp_path/'r').resumes() == [40] and len(learn.told) == (which+how != 'jsonmissing'), learn.told
+    assert all('step 40 is used' in o for o in learn.told)
 
 
 @needs_fuse
@@ -1108,10 +1108,10 @@ def test_settings_lost_in_the_store_and_whole_here(drive, fit, tmp_path):
     with pytest.raises(KeyboardInterrupt): fit(drive.where, {25: stop})
     (drive.there/'run.json').write_bytes(b'')
     with pytest.raises(KeyboardInterrupt): fit(drive.where, {35: stop}, seed=None)
-    assert RunFolder(drive.there).resumes() == [20]
+    assert RunFolder(drive.there).resumes() == [25]
     (drive.there/'run.json').rename(drive.there/'run (1).json')
     assert not fit(drive.where, seed=None).told
-    assert RunFolder(drive.there).resumes() == [20, 30] and RunFolder(drive.there).finished
+    assert RunFolder(drive.there).resumes() == [25, 35] and RunFolder(drive.there).finished
 
 
 @needs_fuse
@@ -1153,7 +1153,7 @@ def test_settings_are_not_taken_from_another_run(drive, fit, tmp_path):
         with pytest.raises(StoreError, match='holds checkpoints but no run.json'): Place(drive.where, 20)
     assert ended(machine(tmp_path/'other', elsewhere)) == 0 and sorted(os.listdir(drive.there)) == before
     learn = fit(drive.where, seed=None)
-    assert 'written anew' in learn.told[0] and all('belongs to another run' in o for o in learn.told[1:]) and RunFolder(drive.there).resumes() == [20]
+    assert 'written anew' in learn.told[0] and all('belongs to another run' in o for o in learn.told[1:]) and RunFolder(drive.there).resumes() == [25]
     assert not [o for o in (tmp_path/'home/runs').iterdir() if '.old' in o.name]
 
 
@@ -1171,7 +1171,7 @@ def test_settings_lost_and_checkpoints_out_of_reach(drive, fit, lost, match, her
     with pytest.raises(StoreError, match='holds checkpoints but no run.json'): fit(drive.where, seed=None)
     assert sorted(os.listdir(drive.there)) == before
     drive.control()
-    assert 'written anew' in fit(drive.where, seed=None).told[0] and RunFolder(drive.there).resumes() == [30]
+    assert 'written anew' in fit(drive.where, seed=None).told[0] and RunFolder(drive.there).resumes() == [35 if here else 30]
 
 
 def test_settings_are_not_written_beside_other_things(drive, fit, lost):
@@ -1228,7 +1228,7 @@ def test_one_look_at_an_empty_drive_is_not_trusted(drive, fit, monkeypatch):
     later.start()
     with pytest.raises(KeyboardInterrupt): fit(drive.where, {35: stop}, seed=None)
     later.join()
-    assert RunFolder(drive.there).resumes() == [20]
+    assert RunFolder(drive.there).resumes() == [25]
     shutil.rmtree(drive.there)
     learn = fit(drive.where, wait=1)
     assert len(learn.told) == 1 and 'holds no run any more' in learn.told[0] and '.old1' in learn.told[0] and RunFolder(drive.there).resumes() == []

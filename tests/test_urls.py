@@ -189,7 +189,7 @@ def test_other_urls(scheme, memory, fresh, same, tmp_path, home):
     assert same(alone, again)
     assert same(alone, fit(fresh(None), where, n_epoch=2))
     if scheme == 'file':
-        assert Run(tmp_path/'run').info()['resumes'] == [30] and not (home/'runs').exists()
+        assert Run(tmp_path/'run').info()['resumes'] == [36] and not (home/'runs').exists()
         assert len(RunFolder(tmp_path/'run').checkpoints()) == 3
     else: assert len(steps_at(UrlStore(where))) == 3
 
