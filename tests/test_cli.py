@@ -173,7 +173,8 @@ def in_terminal(args, until, columns=100):
     fcntl,pty,termios = (pytest.importorskip(o) for o in ('fcntl', 'pty', 'termios'))
     ours,theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 24, columns, 0, 0))       # without a width tqdm shows nothing
-    p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', *map(str, args)], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', *map(str, args)], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) # ignored by what runs in the background
     os.close(theirs)
     out,seen,until = b'',0,[o.encode() for o in until]
     try:
