@@ -90,7 +90,7 @@ def plain(d):
     "A Learner that fastai made, whose loaders shuffle"
     x = torch.randn(56, 3, generator=torch.Generator().manual_seed(0))
     items = list(zip(x, x.sum(1, keepdim=True) + 1))
-    dls = DataLoaders(TfmdDL(items, bs=4, shuffle=True), TfmdDL(items[:9], bs=4), path=d)
+    dls = DataLoaders(TfmdDL(items, bs=4, shuffle=True, num_workers=0), TfmdDL(items[:9], bs=4, num_workers=0), path=d)
     return Learner(dls, nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.BatchNorm1d(8), nn.Linear(8, 1)), loss_func=MSELossFlat(), metrics=mae)
 
 
