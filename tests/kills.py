@@ -333,7 +333,7 @@ def random_kills(n, kind, names, top, rng, bar):
         d.mkdir()
         while True:
             p = start(name, d)
-            rc = wait(p, rng.uniform(0, 1.05*seconds[name]))
+            rc = wait(p, rng.uniform(0, 1.05*seconds[name] + (8 if kind == 'machines' else 0))) # another machine is waited for
             if rc is None:
                 p.kill(); p.wait(10)
                 count.killed(reached(d))
