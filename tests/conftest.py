@@ -5,6 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import faultfs
 import inject
+import kills
 import pytest
 import torch
 
@@ -79,6 +80,14 @@ def pytest_terminal_summary(terminalreporter):
 def same():
     "Whether two models have equal weights, to the bit"
     return lambda a, b: all(torch.equal(p, q) for p,q in zip(a.model.parameters(), b.model.parameters(), strict=True))
+
+
+@pytest.fixture(scope='module')
+def clean():
+    "A process that has run no torch operation, and forks for the test"
+    c = kills.Clean()
+    yield c
+    c.close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,7 +5,6 @@ import signal
 from copy import deepcopy
 
 import pytest
-import torch
 from fastai.callback.core import Callback
 from fastai.callback.all import CSVLogger, SaveModelCallback
 from torch import nn
@@ -106,13 +105,6 @@ def dies(n):
 
 
 def go(name, d, n=None, ckpt=CKPT): kills.train(CASES[name], d, ckpt, [dies(n)] if n is not None else [])
-
-
-@pytest.fixture(scope='module')
-def clean():
-    c = kills.Clean()
-    yield c
-    c.close()
 
 
 @pytest.mark.parametrize('name', CASES)

@@ -254,13 +254,6 @@ def go(name, d, *at, ckpt=CKPT, seed=SEED, threads=None):
 
 
 @pytest.fixture(scope='module')
-def clean():
-    c = kills.Clean()
-    yield c
-    c.close()
-
-
-@pytest.fixture(scope='module')
 def alone(clean, tmp_path_factory):
     "The folder of the run that nobody touched"
     top = tmp_path_factory.mktemp('alone')

@@ -114,13 +114,6 @@ def dies(n):
 def go(name, d, n=None, ckpt=CKPT): kills.train(CASES[name], d, ckpt, [] if n is None else [dies(n)])
 
 
-@pytest.fixture(scope='module')
-def clean():
-    c = kills.Clean()
-    yield c
-    c.close()
-
-
 @pytest.mark.parametrize('name', CASES)
 def test_other_learners_come_back(clean, tmp_path, name):
     "Killed at the beginning of the second epoch, of the fourth, and not at all"
