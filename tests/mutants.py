@@ -50,9 +50,10 @@ def put(m, top):
     path,book = m.path(top),m.notebook(top)
     path.write_text(changed(path.read_text(), m))
     d = json.loads(book.read_text())
-    cells = [o for o in d['cells'] if o['cell_type'] == 'code' and m.old in ''.join(o['source'])]
+    whole = lambda cell: ''.join(cell['source']) + '\n'
+    cells = [o for o in d['cells'] if o['cell_type'] == 'code' and m.old in whole(o)]
     if len(cells) != 1: raise SystemExit(f'{len(cells)} cells for {m}')
-    cells[0]['source'] = changed(''.join(cells[0]['source']), m).splitlines(True)
+    cells[0]['source'] = changed(whole(cells[0]), m).splitlines(True)
     book.write_text(json.dumps(d))
 
 
@@ -83,7 +84,7 @@ def main():
     p.add_argument('--workers', type=int, default=2)
     args = p.parse_args()
     mutants = [m for o in MUTANTS if args.only in str(m := Mutant(*o))]
-    for m in mutants: changed(m.path(root).read_text(), m)
+    for m in mutants: changed(m.path(root).read_text(), m) # none that has lost its place, before the first is tried
     files = subprocess.run(['git', 'ls-files'], cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     copies,alive = Queue(),[]
     with tempfile.TemporaryDirectory() as tmp, tqdm(total=len(mutants), unit='mutant', dynamic_ncols=True) as bar:

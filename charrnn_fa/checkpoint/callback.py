@@ -24,7 +24,7 @@ from ..store.locate import Place
 from .serialize import Keeper
 from .capture import capture, named_callbacks, newly_lost, saved_best
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
-from .restore import State
+from .restore import Mark, State, changing
 from .log import Log
 from .writer import Saver
 from .signals import Signals
@@ -49,7 +49,8 @@ def _takes_one(f):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5ebd73cc
 _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys(
-    'log place folder found guard signals saver state held keeper best began end_epoch loss_before'.split()))
+    'log place folder found guard signals saver state held mark stage objects keeper best began end_epoch loss_before'
+    .split()))
 
 
 class Checkpoint(Callback):
@@ -280,6 +281,7 @@ def _work(self:Checkpoint):
     for n,cb in named_callbacks(self.learn, Checkpoint).items():
         if isinstance(cb, SaveModelCallback) and not cb.every_epoch:
             self.guard.follow(cb, partial(self._copy_best, n, cb))
+    self.objects = changing(self.learn)
     self.signals = Signals()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ba4430a6
@@ -346,13 +348,31 @@ def after_batch(self:Checkpoint):
     if self.training: self.log.batch(self.learn)
     at = self._after_this()
     if self.signals.got: self._stop(at)
-    if at and self._due(): self._save(at)
-    elif at and self.iter+1 == self.n_iter: self.held = self._snapshot(at)
+    if at: self._batch_over(at, self.iter+1 == self.n_iter)
 
 @patch
 def _after_this(self:Checkpoint):
     "(epoch, batch) that come next, if the run can be saved after this batch"
     if self.training and self.exact_start: return self.epoch,self.iter+1
+
+@patch
+def _batch_over(self:Checkpoint, at, is_last):
+    self.held = self.mark = None
+    if self._due(): self._save(at)
+    elif is_last: self.held = self._snapshot(at)
+    if not is_last: self._set_mark(at)
+
+# %% ../../nbs/79_checkpoint.callback.ipynb #6314e0f6
+@patch
+def before_step(self:Checkpoint): self.stage = 'stepping'
+
+@patch
+def after_step(self:Checkpoint): self.stage = 'stepped'
+
+@patch
+def _set_mark(self:Checkpoint, at):
+    self.mark = Mark(self.learn, at, self.objects, self.stage == 'stepped')
+    self.stage = None
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #c83ce09f
 @patch
@@ -361,11 +381,13 @@ def epoch_over(self:Checkpoint):
     if not self.active: return
     self.log.epoch(self.learn)
     at = self.epoch+1,0
-    if at[0] >= self.n_epoch: self.ended = True
-    else: self.held = None
-    if not (self.ended or self.exact_start):
-        if self._due(): self._save(at)
-        else: self.held = self._snapshot(at)
+    if at[0] >= self.n_epoch:
+        self.ended = True
+        return
+    self.held = None
+    if self.exact_start: self._set_mark(at)
+    elif self._due(): self._save(at)
+    else: self.held = self._snapshot(at)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #d0e5f1d4
 @patch
@@ -399,31 +421,51 @@ def _note_left(self:Checkpoint):
         past_of(self.learn).left = {k:v for k,v in fit_settings(self.learn).items() if k in ('modules', 'frozen')}
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #b89673bf
-def _failed_after_batch(e):
-    "The callback whose `after_batch` an error came from, or None"
+def _raised_by(e):
+    "(callback, event) that an error came from, or Nones"
     for frame,_ in traceback.walk_tb(e.__traceback__):
         names = frame.f_locals
-        if frame.f_code.co_name == '_call_one' and names['event_name'] == 'after_batch': return names.get('cb')
+        if frame.f_code.co_name == '_call_one' and 'cb' in names: return names['cb'],names['event_name']
+    return None,None
+
+def _call_all(cbs, event_name):
+    for cb in cbs:
+        with suppress(Exception): cb(event_name)
 
 @patch
-def _finish_batch(self:Checkpoint, failed):
+def _finish_batch(self:Checkpoint, failed, event_name):
     cbs = [*self.learn.cbs.sorted('order')]
-    for cb in cbs[cbs.index(failed)+1:cbs.index(self)]:
-        with suppress(Exception): cb('after_batch')
+    others = cbs[:cbs.index(self)]
+    _call_all(others[cbs.index(failed)+1:], event_name)
+    if event_name == 'after_batch': return
+    self.opt.zero_grad()
+    _call_all(others, 'after_batch')
 
-# %% ../../nbs/79_checkpoint.callback.ipynb #7c135ee8
+# %% ../../nbs/79_checkpoint.callback.ipynb #75fa5803
 @patch
 def _done(self:Checkpoint):
     "(epoch, batch) that come next, if an error on its way out came after a step"
     if self.ended: return self.n_epoch,0
-    if failed := _failed_after_batch(sys.exc_info()[1]):
-        if at := self._after_this(): self._finish_batch(failed)
-        return at
+    failed,event_name = _raised_by(sys.exc_info()[1])
+    at = self._after_this()
+    if not (at and event_name in ('after_step', 'after_batch')): return
+    self._finish_batch(failed, event_name)
+    return at
 
+@patch
+def _before_this(self:Checkpoint):
+    "A snapshot of what was so before the batch that an error has ended, if it can be had"
+    if self.stage or not (self.mark and self.mark.holds()): return
+    with self.mark.taken_back(): return self._snapshot(self.mark.at)
+
+# %% ../../nbs/79_checkpoint.callback.ipynb #7c135ee8
 @patch
 def after_error(self:Checkpoint):
     "When an error is on its way out of the fit"
-    if self.active: self._leave('Stopped by an error', self.learn and self._done())
+    if not self.active: return
+    at = self.learn and self._done()
+    if self.learn and not at: self.held = self._before_this() or self.held
+    self._leave('Stopped by an error', at)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #57263159
 @patch
@@ -467,7 +509,7 @@ def _as_numbers(res):
 @patch
 def _clean_up(self:Checkpoint, seconds=10):
     self.elapsed = self.seconds()
-    vars(self).update(active=False, began=None, state=None, found=None, held=None)
+    vars(self).update(active=False, began=None, state=None, found=None, held=None, mark=None, objects=None)
     if self.signals: self.signals.restore()
     if self.guard: self.guard.remove()
     try:
