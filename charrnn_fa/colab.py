@@ -11,7 +11,7 @@ import errno, os, platform, re, shutil, signal, sys, threading, time, warnings
 from importlib.metadata import version
 from pathlib import Path
 import torch
-from .core import CharRNNError
+from .core import CharRNNError, check_number
 from .callback.precision import best_precision
 from .run.files import RunWarning
 from .store.mount import StoreError, colab_hostname, mounts
@@ -169,6 +169,8 @@ def mount_drive(
     wait:float=10, # Seconds that Colab itself may take to mount it before the page is asked
 )->Path: # The folder in it that holds one's own files
     "Mount Google Drive if it is not mounted or has died, asking at most once"
+    check_number('timeout', timeout, 0)
+    check_number('wait', wait, 0)
     at = os.path.normpath(mountpoint)
     mine = Path(at)/'MyDrive'
     there = _appears(at, wait if on_colab() else 0)
@@ -210,6 +212,7 @@ def secret(
     default=..., # Instead of an error, if there is none
 )->str: # Its value
     "A secret from the environment, else from Colab's Secrets"
+    if type(name) is not str or not name: raise ColabError(f'The name of a secret is {name!r}', 'give a string.')
     if os.environ.get(name): return os.environ[name]
     value,problem = _ask_secret(name)
     if problem is None: return value

@@ -244,7 +244,7 @@ def _seed_of(dls, seed):
     if seed is None: seed = getattr(dls.train, 'seed', None)
     if seed is None: seed = secrets.randbelow(2**31)
     check_seed(seed)
-    return seed,given
+    return int(seed),given # what a run keeps is no number of NumPy's
 
 # %% ../nbs/25_learner.ipynb #1c99553a
 def _seeded_model(dls, p, seed):

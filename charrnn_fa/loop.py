@@ -128,7 +128,7 @@ class CharLearner(Learner):
     ):
         if seed is not None: check_seed(seed)
         check_number('reset_pct', reset_pct, 0)
-        self.seed = ifnone(seed, getattr(dls.train, 'seed', 0))
+        self.seed = int(ifnone(seed, getattr(dls.train, 'seed', 0)) or 0)
         self.preset = preset or Preset()
         self.seed_given,self.reset_pct = seed_given,reset_pct
         self._start_counts()

@@ -11,7 +11,7 @@ from math import inf
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Number, Real
 from fastcore.basics import patch
-from .core import CharRNNError
+from .core import CharRNNError, check_number
 
 # %% ../nbs/14_presets.ipynb #a613cc24
 def _number(kind, low, high=inf):
@@ -136,5 +136,4 @@ def check_seed(
     seed:int, # From 0 on, below 2**62
 ):
     "Refuse what cannot be a seed"
-    if type(seed) is not int or not 0 <= seed < 2**62:
-        raise CharRNNError(f"The seed is {seed!r}, but it is a whole number from 0 to {2**62-1}.")
+    check_number('seed', seed, 0, whole=True, high=2**62-1)

@@ -20,7 +20,9 @@ def run_name(
     k, # Which fit it is, from 1 on
 ):
     "The name of the `k`-th fit of a run"
-    return where if k == 1 else f"{where.rstrip('/')}/{k}"
+    if k == 1: return where
+    path,mark,query = where.partition('?' if '://' in where else '\0')
+    return f"{path.rstrip('/')}/{k}{mark}{query}"
 
 # %% ../../nbs/78_checkpoint.resume.ipynb #fba44bdf
 def short_name(
