@@ -101,7 +101,8 @@ class Sums(Callback):
         self.seen[self.n%5] += self.n
         self.opt.set_hyper('lr', self.opt.hypers[-1]['lr']*0.99)
     def before_step(self):
-        for p in self.model.parameters(): p.grad.add_(1e-4*sum(self.seen) + 1e-3*torch.randn(()))
+        for p in self.model.parameters():
+            if p.grad is not None: p.grad.add_(1e-4*sum(self.seen) + 1e-3*torch.randn(()))
 
 
 def of(d, short, *cbs, n=2, ckpt=dict(minutes=60), accumulate=0, make=ours):
@@ -142,6 +143,29 @@ def test_an_error_beside_a_long_record(short, tmp_path, same, of_what, step):
     with pytest.raises(RuntimeError): of(tmp_path, short, Records(of_what), At('before_step', 19, 'error'), ckpt=dict(steps=5))
     assert newest_step(tmp_path/'r') == step
     assert same(alone, of(tmp_path, short, Records(of_what), ckpt=dict(steps=5)))
+
+
+class Anneals(Callback):
+    "Lets dropout rise and one matrix train every other time; what another process would do again after an error"
+    def before_batch(self):
+        if not self.training: return
+        for m in self.model.modules():
+            if isinstance(m, torch.nn.Dropout): m.p = min(0.5, m.p + 0.01)
+        w = self.model.emb.weight
+        w.requires_grad_(not w.requires_grad)
+    def before_epoch(self):
+        for d in self.model.drops: d.p /= 2
+    def after_pred(self):
+        if self.training: self.model.drops[0].train(not self.model.drops[0].training)
+
+@pytest.mark.parametrize('n', [15, 19])
+@pytest.mark.parametrize('event', ON_THE_WAY)
+def test_an_error_beside_a_callback_that_sets_what_modules_do(short, tmp_path, same, event, n):
+    alone = of(tmp_path/'alone', short, Anneals())
+    with pytest.raises(RuntimeError): of(tmp_path, short, Anneals(), At(event, n, 'error', 900))
+    assert newest_step(tmp_path/'r') == n-1
+    again = of(tmp_path, short, Anneals())
+    assert same(alone, again) and [m.p for m in alone.model.drops] == [m.p for m in again.model.drops]
 
 
 def test_an_error_after_a_weight_was_written_to(short, tmp_path, same):

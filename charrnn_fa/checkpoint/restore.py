@@ -298,9 +298,10 @@ _before_a_step = 'before_epoch before_train before_batch after_pred after_loss b
 def changing(
     learn, # Any Learner
 )->list:
-    "Callbacks that may change on the way to a step"
+    "Callbacks that may change on the way to a step, and modules that these may change"
     may_count = lambda o: isinstance(o, GradientAccumulation) or not is_known(o)
-    return [o for o in learn.cbs if may_count(o) and any(listens(o, e) for e in _before_a_step)]
+    cbs = [o for o in learn.cbs if may_count(o) and any(listens(o, e) for e in _before_a_step)]
+    return [*cbs, *learn.model.modules()] if cbs else []
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #ac821197
 def _is_record(v): return type(v) is list and len(v) > 1000 and (is_json(v[0]) or isinstance(v[0], Tensor))
@@ -312,18 +313,33 @@ def _copied(v):
     return deepcopy(v)
 
 def _memory(o):
-    if has_own_state(o): return deepcopy(o.state_dict())
-    return {k:_copied(v) for k,v in state_of(o).items() if _is_record(v) or is_plain(v)}
+    "A function that makes the state of an object what it is now"
+    if isinstance(o, nn.Module):
+        return partial(vars(o).update, {k:v for k,v in vars(o).items() if type(v) in (bool, float)})
+    if has_own_state(o): return partial(o.load_state_dict, deepcopy(o.state_dict()))
+    d = {k:_copied(v) for k,v in state_of(o).items() if _is_record(v) or is_plain(v)}
+    return lambda: [_set_attr(o, k, v) for k,v in d.items()]
 
-def _put_memory(o, d):
-    if has_own_state(o): return o.load_state_dict(d)
-    for k,v in d.items(): _set_attr(o, k, v)
+# %% ../../nbs/73_checkpoint.restore.ipynb #eba29ae0
+def _undo(learn, objects):
+    opt = learn.opt
+    attrs = {k:v for k,v in vars(learn).items() if k in attrs_of_fit or k in attrs_of_char}
+    return [
+        partial(vars(learn).update, attrs),
+        partial(_put_place, learn.dls.train, place_in(learn.dls.train, learn)),
+        partial(set_rng_state, rng_state()),
+        partial(vars(opt).update, {k:v for k,v in vars(opt).items() if k == 'frozen_idx'}),
+        *(partial(h.update, dict(h)) for h in opt.hypers),
+        *(partial(p.requires_grad_, p.requires_grad) for p in learn.model.parameters()),
+        *map(_memory, objects),
+    ]
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #75f4a7cc
 def _versions(ts): return [(id(o), o._version) for o in ts if o is not None]
 
 class Mark:
     "What a Learner is at the end of a batch, apart from what only a step changes"
+    undo = None
     def __init__(self,
         learn, # With our loaders
         at:tuple, # (epoch, batch) that come next
@@ -331,11 +347,7 @@ class Mark:
         stepped=True, # Did the batch end in a step, so that no gradients are left?
     ):
         store_attr()
-        self.attrs = {k:v for k,v in vars(learn).items() if k in attrs_of_fit or k in attrs_of_char}
-        self.place,self.rng = place_in(learn.dls.train, learn),rng_state()
-        self.hypers = [dict(h) for h in learn.opt.hypers]
-        self.memory = None
-        with suppress(Exception): self.memory = [_memory(o) for o in objects] # of another's making
+        with suppress(Exception): self.undo = _undo(learn, objects) # these are of another's making
         self.versions = self._seen()
 
     def _seen(self):
@@ -343,28 +355,20 @@ class Mark:
         return _versions(ps + ([] if self.stepped else [p.grad for p in ps]))
 
     def holds(self):
-        "Whether all that it leaves out is still what it was"
-        return self.memory is not None and self._seen() == self.versions
+        "Whether it has all that was asked for, and the rest is still what it was"
+        return self.undo is not None and self._seen() == self.versions
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #7908a096
-@patch
-def _put(self:Mark):
-    vars(self.learn).update(self.attrs)
-    _put_place(self.learn.dls.train, self.place)
-    set_rng_state(self.rng)
-    for h,o in zip(self.learn.opt.hypers, self.hypers): h.update(o)
-    for o,d in zip(self.objects, self.memory or ()): _put_memory(o, d)
-
 @patch
 @contextmanager
 def taken_back(self:Mark):
     "The Learner as it was at the mark; afterwards as it is"
     ps = [*self.learn.model.parameters()]
-    now,grads = Mark(self.learn, self.at, self.objects),[p.grad for p in ps]
+    as_found,grads = _undo(self.learn, self.objects),[p.grad for p in ps]
+    for f in self.undo: f()
     if self.stepped:
         for p in ps: p.grad = None
-    self._put()
     try: yield
     finally:
-        now._put()
+        for f in as_found: f()
         for p,g in zip(ps, grads): p.grad = g
