@@ -23,7 +23,7 @@ root = Path(__file__).resolve().parents[1]
 TESTS = dict(
     run='test_whose_files test_runs test_formats test_fuzz test_checkpoint test_store',
     store='test_doubt test_whose_files test_urls test_store',
-    checkpoint='test_callback_state test_other_learners test_fingerprint_fit test_fits_again test_ways_out test_checkpoint test_fuzz test_store',
+    checkpoint='test_ways_out test_callback_state test_other_learners test_fingerprint_fit test_fits_again test_checkpoint test_fuzz test_store',
 )
 
 

@@ -158,13 +158,18 @@ class Anneals(Callback):
     def after_pred(self):
         if self.training: self.model.drops[0].train(not self.model.drops[0].training)
 
-@pytest.mark.parametrize('n', [15, 19])
+class Freezes(Callback):
+    "Every other time all groups but the last stand still"
+    def before_batch(self):
+        if self.training: self.learn.freeze_to(0 if self.opt.frozen_idx else -1)
+
+@pytest.mark.parametrize('n,cb', [(15, Anneals), (19, Anneals), (20, Freezes)])
 @pytest.mark.parametrize('event', ON_THE_WAY)
-def test_an_error_beside_a_callback_that_sets_what_modules_do(short, tmp_path, same, event, n):
-    alone = of(tmp_path/'alone', short, Anneals())
-    with pytest.raises(RuntimeError): of(tmp_path, short, Anneals(), At(event, n, 'error', 900))
+def test_an_error_beside_a_callback_that_sets_what_modules_do(short, tmp_path, same, event, n, cb):
+    alone = of(tmp_path/'alone', short, cb())
+    with pytest.raises(RuntimeError): of(tmp_path, short, cb(), At(event, n, 'error', 900))
     assert newest_step(tmp_path/'r') == n-1
-    again = of(tmp_path, short, Anneals())
+    again = of(tmp_path, short, cb())
     assert same(alone, again) and [m.p for m in alone.model.drops] == [m.p for m in again.model.drops]
 
 
