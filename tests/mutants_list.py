@@ -78,7 +78,6 @@ MUTANTS = [
     ('store/mirror', "        if not is_full(e): raise\n", "        raise\n"),
     # store.locate: here or there
     ('store/locate', "    if not o or o['released'] or mine and mine['token'] == o['token']: return\n", "    return\n"),
-    ('store/locate', "    self.lock.free()\n    old = next", "    old = next"),
     ('store/locate', "        if self.made and os.listdir(self.path) == ['.lock']:", "        if self.made:"),
     # store.threads: deadlines
     ('store/threads', "    if len(abandoned(store)) >= _most: raise", "    if False: raise"),

@@ -162,7 +162,6 @@ def _is_superseded(self:Place):
 
 @patch
 def _set_aside(self:Place):
-    self.lock.free()
     old = next(o for i in range(1, 10_000) if not (o := self.path.with_name(f'{self.path.name}.old{i}')).exists())
     self.path.rename(old)
     self._lock()
