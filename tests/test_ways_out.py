@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from fastai.basics import ItemTransform
-from fastai.callback.all import CancelFitException, Callback, GradientAccumulation, MixUp, SaveModelCallback, TerminateOnNaNCallback
+from fastai.callback.all import CancelEpochException, CancelFitException, CancelTrainException, Callback, GradientAccumulation, MixUp, SaveModelCallback, TerminateOnNaNCallback
 
 import charrnn_fa.run.folder
 from charrnn_fa.checkpoint.callback import Checkpoint
@@ -137,7 +137,7 @@ class Records(Callback):
         self.learn.loss_grad = self.loss_grad*(1 + len(self.record)/1e4)
 
 
-@pytest.mark.parametrize('of_what,step', [(float, 18), (torch.tensor, 18), (lambda i: [i], 15)])
+@pytest.mark.parametrize('of_what,step', [(float, 18), (torch.tensor, 15), (lambda i: [i], 15)])
 def test_an_error_beside_a_long_record(short, tmp_path, same, of_what, step):
     alone = of(tmp_path/'alone', short, Records(of_what))
     with pytest.raises(RuntimeError): of(tmp_path, short, Records(of_what), At('before_step', 19, 'error'), ckpt=dict(steps=5))
@@ -159,31 +159,171 @@ class Anneals(Callback):
         if self.training: self.model.drops[0].train(not self.model.drops[0].training)
 
 class Freezes(Callback):
-    "Every other time all groups but the last stand still"
+    "Every other time all groups but the last stand still; gradients that no step has used cannot be brought back"
     def before_batch(self):
-        if self.training: self.learn.freeze_to(0 if self.opt.frozen_idx else -1)
+        if self.training: self.opt.freeze_to(0 if self.opt.frozen_idx else -1)
 
 @pytest.mark.parametrize('n,cb', [(15, Anneals), (19, Anneals), (20, Freezes)])
 @pytest.mark.parametrize('event', ON_THE_WAY)
 def test_an_error_beside_a_callback_that_sets_what_modules_do(short, tmp_path, same, event, n, cb):
     alone = of(tmp_path/'alone', short, cb())
     with pytest.raises(RuntimeError): of(tmp_path, short, cb(), At(event, n, 'error', 900))
-    assert newest_step(tmp_path/'r') == n-1
+    lost = cb is Freezes and event in ('after_backward', 'before_step')
+    assert newest_step(tmp_path/'r') == (0 if lost else n-1)
     again = of(tmp_path, short, cb())
     assert same(alone, again) and [m.p for m in alone.model.drops] == [m.p for m in again.model.drops]
 
 
-def test_an_error_after_a_weight_was_written_to(short, tmp_path, same):
+def stopped_and_again(d, short, same, step, *cbs, event='before_step', n=19, order=900, valid=False, exact=True, extra=()):
+    "An error, and whether the same fit afterwards does what it does alone; `cbs` makes callbacks"
+    make = lambda: [f() for f in cbs]
+    alone = of(d/'alone', short, *make(), n=3)
+    with pytest.raises(RuntimeError, match='thrown'): of(d, short, *make(), At(event, n, 'error', order, valid), *extra, ckpt=dict(steps=5), n=3)
+    assert newest_step(d/'r') == step
+    again = of(d, short, *make(), ckpt=dict(steps=5), n=3)
+    assert (same(alone, again) and same_history(alone, again)) == exact
+
+
+def written(write):
+    class Writes(Callback):
+        def before_batch(self):
+            if self.training: write(self)
+    return Writes
+
+def past_the_version(cb):
+    for p in cb.model.parameters(): p.data.mul_(0.999)
+def by_numpy(cb):
+    for p in cb.model.parameters(): p.detach().numpy()[...] *= -1
+def into_the_optimiser(cb):
+    for s in cb.opt.state.values():
+        if 'grad_avg' in s: s['grad_avg'].mul_(0.5)
+def into_the_carried_state(cb):
+    for o in cb.learn.carried or (): o.mul_(0.9)
+def openly(cb):
+    with torch.no_grad(): next(cb.model.parameters()).mul_(0.999)
+
+@pytest.mark.parametrize('write', [past_the_version, by_numpy, into_the_optimiser, into_the_carried_state, openly])
+def test_what_was_written_to_is_not_saved(short, tmp_path, same, write):
     "A mark cannot bring weights back, so the last checkpoint counts"
-    class Moves(Callback):
+    stopped_and_again(tmp_path, short, same, 15, written(write))
+
+
+class Store(Callback):
+    "Hears of nothing; another one counts here"
+    def __init__(self): self.total = 0
+class CountsThere(Callback):
+    def before_batch(self):
+        if self.training: self.learn.store.total += 1
+    def before_step(self): self.opt.set_hyper('lr', 1e-2/(1 + self.learn.store.total))
+class Hook(Callback):
+    "Counts where the model is called"
+    def __init__(self): self.calls = 0
+    def before_fit(self): self._hook = self.model.decoder.register_forward_hook(self.count)
+    def count(self, *args): self.calls += self.training
+    def after_batch(self): self.opt.set_hyper('lr', 1e-2/(1 + self.calls))
+    def after_fit(self): self._hook.remove()
+class Late(Callback):
+    "Begins to count in the batch that fails"
+    def before_batch(self):
+        if self.training and self.train_iter >= 18: self.n = vars(self).get('n', 0) + 1
+    def before_step(self): self.opt.set_hyper('lr', 1e-2/(1 + vars(self).get('n', 0)))
+
+@pytest.mark.parametrize('cbs', [[Store, CountsThere], [Hook], [Late]])
+def test_what_counts_elsewhere(short, tmp_path, same, cbs): stopped_and_again(tmp_path, short, same, 18, *cbs)
+
+
+class Samples(Callback):
+    "Looks at the model after each batch, and fails there once"
+    fails = True
+    def after_batch(self):
+        if not self.training: return
+        self.model.eval()
+        if Samples.fails and self.train_iter == 19: raise RuntimeError('thrown')
+        self.model.train()
+
+def test_an_error_that_leaves_the_model_in_another_mode(short, tmp_path, same, monkeypatch):
+    "It is not to be trained on"
+    dropout = lambda d, text: small(d, text, 5, dropout=0.3)
+    monkeypatch.setattr(Samples, 'fails', False)
+    alone = of(tmp_path/'alone', short, Samples(), make=dropout)
+    monkeypatch.setattr(Samples, 'fails', True)
+    with pytest.raises(RuntimeError): of(tmp_path, short, Samples(), ckpt=dict(steps=5), make=dropout)
+    monkeypatch.setattr(Samples, 'fails', False)
+    assert newest_step(tmp_path/'r') == 15
+    assert same(alone, of(tmp_path, short, Samples(), ckpt=dict(steps=5), make=dropout))
+
+
+def cancels(event, exception, order=5):
+    class Cancels(Callback):
+        def __init__(self): self.order = order
+    def f(self):
+        if self.training and self.epoch == 1 and self.iter == 4: raise exception
+    setattr(Cancels, event, f)
+    return Cancels
+
+@pytest.mark.parametrize('event,order', [('after_batch', -50), ('after_step', -50), ('after_step', 50)])
+@pytest.mark.parametrize('exception', [CancelTrainException, CancelEpochException])
+def test_an_error_before_another_callback_cancels(short, tmp_path, same, event, order, exception):
+    "In the very batch; what that would have cancelled goes on nowhere"
+    stopped_and_again(tmp_path, short, same, 15, cancels('after_batch', exception), event=event, order=order)
+
+@pytest.mark.parametrize('event,exception,n,valid,step', [
+    ('before_epoch', CancelEpochException, 3, False, 15), ('before_validate', CancelTrainException, 2, False, 15),
+    ('after_pred', CancelTrainException, 4, True, 15), ('after_epoch', CancelTrainException, 2, False, 15)])
+def test_an_error_after_a_cancelled_epoch(short, tmp_path, same, event, exception, n, valid, step):
+    "No mark of its batches counts any more"
+    stopped_and_again(tmp_path, short, same, step, cancels('before_batch', exception), event=event, n=n, valid=valid)
+
+
+@pytest.mark.parametrize('event,order', [('after_step', 50), ('after_batch', -50), ('before_step', 50)])
+def test_an_error_beside_two_checkpoints(short, tmp_path, same, event, order):
+    "Each goes on by itself, and has what it says"
+    alone = of(tmp_path/'alone', short)
+    with pytest.raises(RuntimeError): of(tmp_path, short, At(event, 19, 'error', order), Checkpoint(tmp_path/'s', steps=5, quiet=True), ckpt=dict(steps=5))
+    steps = [newest_step(tmp_path/o) for o in 'rs']
+    assert steps == [18 if event == 'before_step' else 15]*2
+    os.rename(tmp_path/'s', tmp_path/'r2')
+    assert same(alone, of(tmp_path, short, ckpt=dict(steps=5)))
+    os.rename(tmp_path/'r', tmp_path/'r1')
+    os.rename(tmp_path/'r2', tmp_path/'r')
+    assert same(alone, of(tmp_path, short, ckpt=dict(steps=5)))
+
+
+def test_an_error_that_was_there_before(short, tmp_path, same):
+    "One object, raised twice; its traceback has both places"
+    e = RuntimeError('thrown')
+    class Twice(Callback):
+        def after_batch(self):
+            if not self.training or self.train_iter != 5: return
+            try: self.learn._call_one('after_cancel_step')
+            except RuntimeError: pass
+        def after_cancel_step(self): raise e
         def after_pred(self):
-            with torch.no_grad():
-                if self.training: next(self.model.parameters()).mul_(0.999)
-    alone = of(tmp_path/'alone', short, Moves())
-    for event,step in dict(before_backward=15, before_batch=18).items():
-        with pytest.raises(RuntimeError): of(tmp_path/event, short, Moves(), At(event, 19, 'error'), ckpt=dict(steps=5))
-        assert newest_step(tmp_path/event/'r') == step
-        assert same(alone, of(tmp_path/event, short, Moves(), ckpt=dict(steps=5)))
+            if self.training and self.train_iter == 18: raise e
+    with pytest.raises(RuntimeError): of(tmp_path, short, Twice())
+    assert newest_step(tmp_path/'r') == 18
+    assert same(of(tmp_path/'alone', short), of(tmp_path, short))
+
+
+class Leaves(Callback):
+    "Takes itself out of the Learner, and then fails"
+    def after_batch(self):
+        if self.training and self.train_iter == 19:
+            self.learn.remove_cb(self)
+            raise RuntimeError('thrown')
+
+@pytest.mark.parametrize('cb', [lambda: At('before_train', 1, 'error'), lambda: At('before_batch', 1, 'error', -50), Leaves])
+def test_the_error_stays_what_it_was(short, tmp_path, cb):
+    with pytest.raises(RuntimeError, match='thrown') as e: of(tmp_path, short, cb())
+    assert not e.value.__context__ and not Lock.held
+
+
+def test_the_loader_goes_on_as_it_would(short, tmp_path):
+    learn = ours(tmp_path, short)
+    with pytest.raises(RuntimeError): learn.fit(2, 1e-2, cbs=[At('before_step', 19, 'error'), Checkpoint(tmp_path/'r', quiet=True)])
+    assert newest_step(tmp_path/'r') == 18
+    learn.dls.train.next_epoch()
+    assert len(list(learn.dls.train)) == 14
 
 
 def test_an_error_in_the_loader(short, tmp_path, same):
@@ -215,7 +355,8 @@ def test_an_error_around_a_validation(short, tmp_path, same, event, valid, step)
 @pytest.mark.parametrize('event,n,step', [('before_step', 19, 18), ('after_batch', 19, 19), ('before_validate', 2, 28), ('after_fit', 1, 28)])
 def test_it_is_said_from_where_the_run_goes_on(short, tmp_path, event, n, step, capsys):
     with pytest.raises(RuntimeError): of(tmp_path, short, At(event, n, 'error'), ckpt=dict(steps=5, quiet=False))
-    assert f'Stopped by an error; the run in {tmp_path/"r"} goes on after step {step} when the same fit is called again.' in capsys.readouterr().out
+    but = ', without what At had still to do there,' if event == 'after_batch' else ''
+    assert f'Stopped by an error; the run in {tmp_path/"r"} goes on after step {step}{but} when the same fit is called again.' in capsys.readouterr().out
     assert newest_step(tmp_path/'r') == step
 
 

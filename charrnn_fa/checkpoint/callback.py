@@ -24,7 +24,7 @@ from ..store.locate import Place
 from .serialize import Keeper
 from .capture import capture, named_callbacks, newly_lost, saved_best
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
-from .restore import Mark, State, changing
+from .restore import Mark, State, grad_versions
 from .log import Log
 from .writer import Saver
 from .signals import Signals
@@ -49,8 +49,8 @@ def _takes_one(f):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5ebd73cc
 _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys(
-    'log place folder found guard signals saver state held mark stage objects keeper best began end_epoch loss_before'
-    .split()))
+    'log place folder found guard signals saver state keeper best began end_epoch loss_before held mark stage whole'
+    ' cleared unheard by_hand grads'.split()))
 
 
 class Checkpoint(Callback):
@@ -142,7 +142,7 @@ def _begin(self:Checkpoint):
         self._load(found, fit)
         self._finished(found) if found.finished else self._resume(found, fit)
     epoch_over = noop if self.exact_start else self.epoch_over # our loop calls it
-    self.guard.watch(learn, self.first, epoch_over, self.after_error, self.order)
+    self.guard.watch(learn, self.first, epoch_over, self.after_error, self._batches_over, self.order)
     if not found.finished: self._work()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #483f836c
@@ -281,7 +281,6 @@ def _work(self:Checkpoint):
     for n,cb in named_callbacks(self.learn, Checkpoint).items():
         if isinstance(cb, SaveModelCallback) and not cb.every_epoch:
             self.guard.follow(cb, partial(self._copy_best, n, cb))
-    self.objects = changing(self.learn)
     self.signals = Signals()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ba4430a6
@@ -357,22 +356,37 @@ def _after_this(self:Checkpoint):
 
 @patch
 def _batch_over(self:Checkpoint, at, is_last):
-    self.held = self.mark = None
+    now = grad_versions(self.learn)
+    self.cleared = {p for p,v in self.grads.items() if now.get(p) != v} if self.stage == 'stepped' else set()
+    self.held = self.mark = self.stage = None
     if self._due(): self._save(at)
     elif is_last: self.held = self._snapshot(at)
-    if not is_last: self._set_mark(at)
+    if not is_last: self.mark = Mark(self.learn, at, self.cleared)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #6314e0f6
 @patch
-def before_step(self:Checkpoint): self.stage = 'stepping'
+def before_step(self:Checkpoint): self._set_stage('stepping')
 
 @patch
-def after_step(self:Checkpoint): self.stage = 'stepped'
+def after_step(self:Checkpoint): self._set_stage('stepped')
 
 @patch
-def _set_mark(self:Checkpoint, at):
-    self.mark = Mark(self.learn, at, self.objects, self.stage == 'stepped')
-    self.stage = None
+def after_cancel_batch(self:Checkpoint): self._set_stage(self.stage or 'skipped')
+
+@patch
+def _set_stage(self:Checkpoint, stage):
+    if not (self.active and self.training): return
+    self.stage = stage
+    self.by_hand,self.grads = _set_by_hand(self.learn),grad_versions(self.learn)
+
+def _set_by_hand(learn):
+    "What a callback may set for a moment"
+    return ([o.training for o in learn.model.modules()], [p.requires_grad for p in learn.model.parameters()],
+            [dict(h) for h in learn.opt.hypers])
+
+@patch
+def _batches_over(self:Checkpoint, to_their_end):
+    self.mark,self.whole = None,to_their_end
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #c83ce09f
 @patch
@@ -385,7 +399,7 @@ def epoch_over(self:Checkpoint):
         self.ended = True
         return
     self.held = None
-    if self.exact_start: self._set_mark(at)
+    if self.exact_start: self.mark = Mark(self.learn, at, self.cleared or ()) if self.whole else None
     elif self._due(): self._save(at)
     else: self.held = self._snapshot(at)
 
@@ -398,12 +412,13 @@ def _stop(self:Checkpoint, at):
 @patch
 def _save_last(self:Checkpoint, how, at):
     self.saver.then = 'the steps since the last one are lost.'
-    if job := self._snapshot(at) if at else self.held:
+    if job := self._snapshot(at) if at else self._before_this() or self.held:
         self.saver.give(job)
         self.saved_step = job[2]['step']
     self.saver.finish()
     if self.saver.trouble: return
-    self.log.say(f'{how}; the run in {self.place} goes on after step {self.saved_step:,} '
+    but = f', without what {self.unheard} had still to do there,' if self.unheard else ''
+    self.log.say(f'{how}; the run in {self.place} goes on after step {self.saved_step:,}{but} '
                  'when the same fit is called again.')
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #7ae8385b
@@ -421,16 +436,22 @@ def _note_left(self:Checkpoint):
         past_of(self.learn).left = {k:v for k,v in fit_settings(self.learn).items() if k in ('modules', 'frozen')}
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #b89673bf
-def _raised_by(e):
-    "(callback, event) that an error came from, or Nones"
+def _raised_by(e, learn):
+    "(callback, event) of a Learner that an error came from, or Nones"
     for frame,_ in traceback.walk_tb(e.__traceback__):
         names = frame.f_locals
-        if frame.f_code.co_name == '_call_one' and 'cb' in names: return names['cb'],names['event_name']
+        is_event = frame.f_code.co_name == '_call_one' and 'cb' in names
+        if is_event and names['self'] is learn: return names['cb'],names['event_name']
     return None,None
+
+_cancels = (CancelStepException, CancelBatchException, CancelTrainException, CancelValidException,
+            CancelEpochException, CancelFitException)
 
 def _call_all(cbs, event_name):
     for cb in cbs:
-        with suppress(Exception): cb(event_name)
+        try: cb(event_name)
+        except _cancels: raise
+        except Exception: pass
 
 @patch
 def _finish_batch(self:Checkpoint, failed, event_name):
@@ -446,25 +467,35 @@ def _finish_batch(self:Checkpoint, failed, event_name):
 def _done(self:Checkpoint):
     "(epoch, batch) that come next, if an error on its way out came after a step"
     if self.ended: return self.n_epoch,0
-    failed,event_name = _raised_by(sys.exc_info()[1])
-    at = self._after_this()
-    if not (at and event_name in ('after_step', 'after_batch')): return
+    failed,event_name = _raised_by(sys.exc_info()[1], self.learn)
+    if not (self.exact_start and self._may_count(event_name)): return
     self._finish_batch(failed, event_name)
-    return at
+    self.unheard = type(failed).__name__
+    return self._after_this()
+
+@patch
+def _may_count(self:Checkpoint, event_name):
+    "Whether the batch in which `event_name` has failed is as good as done"
+    is_stepped = (event_name, self.stage) in [
+        ('after_step', 'stepping'), ('after_step', 'stepped'), ('after_batch', 'stepped'), ('after_batch', 'skipped')]
+    is_only = sum(isinstance(o, Checkpoint) for o in self.learn.cbs) == 1
+    return is_stepped and is_only and self.by_hand == _set_by_hand(self.learn)
 
 @patch
 def _before_this(self:Checkpoint):
     "A snapshot of what was so before the batch that an error has ended, if it can be had"
-    if self.stage or not (self.mark and self.mark.holds()): return
-    with self.mark.taken_back(): return self._snapshot(self.mark.at)
+    if self.stage or not self.mark: return
+    with suppress(Exception): # the error that is on its way counts
+        if not self.mark.holds(): return
+        with self.mark.taken_back(): return self._snapshot(self.mark.at)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #7c135ee8
 @patch
 def after_error(self:Checkpoint):
     "When an error is on its way out of the fit"
     if not self.active: return
-    at = self.learn and self._done()
-    if self.learn and not at: self.held = self._before_this() or self.held
+    at = None
+    with suppress(Exception): at = self.learn and self._done()
     self._leave('Stopped by an error', at)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #57263159
@@ -509,7 +540,7 @@ def _as_numbers(res):
 @patch
 def _clean_up(self:Checkpoint, seconds=10):
     self.elapsed = self.seconds()
-    vars(self).update(active=False, began=None, state=None, found=None, held=None, mark=None, objects=None)
+    vars(self).update(active=False, began=None, state=None, found=None, held=None, mark=None)
     if self.signals: self.signals.restore()
     if self.guard: self.guard.remove()
     try:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['attrs_of_fit', 'attrs_of_char', 'environment', 'inexact', 'is_own', 'is_known', 'ctor_args', 'is_state', 'state_of',
            'is_setting', 'may_be', 'may_be_new', 'standing', 'has_own_state', 'named_callbacks', 'holders', 'sources',
-           'watched', 'begun', 'expect_changes', 'kept_of', 'buffers', 'shuffles_items', 'generators', 'place_in',
-           'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'capture', 'newly_lost']
+           'watched', 'begun', 'expect_changes', 'kept_of', 'buffers', 'shuffles_items', 'generators', 'scaler_of',
+           'rng_state', 'set_rng_state', 'saved_best', 'capture', 'newly_lost']
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #1f446bc5
 import inspect, itertools, platform, random, re
@@ -316,12 +316,7 @@ def generators(
             if isinstance(g, _generators) and not is_idle(k)}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #88745709
-def place_in(
-    dl, # A loader of the Learner
-    learn, # Any Learner
-    lost=noop, # Told the name of what cannot be kept
-)->dict:
-    "Where a loader is, and what its next batches are drawn from"
+def _place_in(dl, learn, lost=noop):
     res = dl.state_dict() if isinstance(dl, CharDL) else {}
     if res and not isinstance(learn, CharLearner): res['batch'] = 0
     if shuffles_items(dl): res['order'] = tensor([*dl.items.idxs])
@@ -367,7 +362,7 @@ def saved_best(
 # %% ../../nbs/71_checkpoint.capture.ipynb #64ed8736
 def _parts(learn, best, keeper):
     lost = lambda i: lambda k: keeper.lost.append(f'dls[{i}].{k}')
-    places = [place_in(dl, learn, lost(i)) for i,dl in enumerate(learn.dls.loaders)]
+    places = [_place_in(dl, learn, lost(i)) for i,dl in enumerate(learn.dls.loaders)]
     return dict(
         learn=_attrs_of(learn), loaders=places, model=_model_state(learn, keeper),
         opt=learn.opt.state_dict(), grads=_grads(learn), scaler=scaler_of(learn) and learn.scaler.state_dict(),

@@ -40,8 +40,19 @@ def _telling(self:Guard, f, *args):
         raise
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #7e81867e
+_cancels = CancelTrainException,CancelEpochException,CancelFitException
+
+@patch
+def _batches(self:Guard, f):
+    try: f()
+    except _cancels:
+        self.after_batches(False)
+        raise
+    self.after_batches(True)
+
 @patch
 def _epoch_events(self:Guard, f, event_type, ex, final=noop):
+    if event_type == 'train': f = partial(self._batches, f)
     if event_type != 'epoch': return self.with_events(f, event_type, ex, final)
     if self.learn.epoch < self.first: return
     self._telling(self.with_events, f, event_type, ex, final)
@@ -59,10 +70,11 @@ def watch(self:Guard,
     first, # Epoch to begin with
     after_epoch, # Called when an epoch is over
     after_error, # Called when an error is on its way out
+    after_batches=noop, # Called when an epoch's training batches are over, and told whether they came to their end
     order=0, # Of the callback that is in its `before_fit`; later ones have theirs before them
 ):
     "Stand around the loop of a Learner"
-    store_attr('learn,first,after_epoch,after_error')
+    store_attr('learn,first,after_epoch,after_error,after_batches')
     self.with_events = learn._with_events
     self.call_one = learn._call_one
     self._replace(learn, '_with_events', self._epoch_events)
