@@ -191,6 +191,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'charrnn_fa/checkpoint/callback.py'),
                                                 'charrnn_fa.checkpoint.callback.Checkpoint._take_up': ( 'checkpoint.callback.html#checkpoint._take_up',
                                                                                                         'charrnn_fa/checkpoint/callback.py'),
+                                                'charrnn_fa.checkpoint.callback.Checkpoint._tell_late': ( 'checkpoint.callback.html#checkpoint._tell_late',
+                                                                                                          'charrnn_fa/checkpoint/callback.py'),
                                                 'charrnn_fa.checkpoint.callback.Checkpoint._tell_lost': ( 'checkpoint.callback.html#checkpoint._tell_lost',
                                                                                                           'charrnn_fa/checkpoint/callback.py'),
                                                 'charrnn_fa.checkpoint.callback.Checkpoint._work': ( 'checkpoint.callback.html#checkpoint._work',

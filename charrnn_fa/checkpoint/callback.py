@@ -22,7 +22,7 @@ from ..store.retain import tidy
 from ..store.mirror import mirrored
 from ..store.locate import Place
 from .serialize import Keeper
-from .capture import capture, named_callbacks, newly_lost, saved_best
+from .capture import capture, is_known, named_callbacks, newly_lost, saved_best, state_of
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
 from .restore import Mark, State, grad_versions
 from .log import Log
@@ -281,7 +281,15 @@ def _work(self:Checkpoint):
     for n,cb in named_callbacks(self.learn, Checkpoint).items():
         if isinstance(cb, SaveModelCallback) and not cb.every_epoch:
             self.guard.follow(cb, partial(self._copy_best, n, cb))
+    self._tell_late()
     self.signals = Signals()
+
+@patch
+def _tell_late(self:Checkpoint):
+    comes_late = lambda o: o.order > self.order and hasattr(o, 'after_batch') and not is_known(o)
+    if late := [type(o).__name__ for o in self.learn.cbs if comes_late(o) and state_of(o)]:
+        self.log.say(f"What {', '.join(late)} does at the end of a batch comes after the checkpoint of that batch, and "
+                     f"is missing in it; give it an order below {self.order}.")
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ba4430a6
 @patch
