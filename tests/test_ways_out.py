@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from fastai.basics import ItemTransform
-from fastai.callback.all import CancelEpochException, CancelFitException, CancelTrainException, Callback, GradientAccumulation, MixUp, SaveModelCallback, TerminateOnNaNCallback
+from fastai.callback.all import CancelBatchException, CancelEpochException, CancelFitException, CancelTrainException, Callback, GradientAccumulation, MixUp, SaveModelCallback, TerminateOnNaNCallback
 
 import charrnn_fa.run.folder
 from charrnn_fa.checkpoint.callback import Checkpoint
@@ -316,6 +316,20 @@ class Leaves(Callback):
 def test_the_error_stays_what_it_was(short, tmp_path, cb):
     with pytest.raises(RuntimeError, match='thrown') as e: of(tmp_path, short, cb())
     assert not e.value.__context__ and not Lock.held
+
+
+class KeepsGradients(Callback):
+    "Every other batch is left after its step, so that its gradients are still there in the next"
+    order = 2000
+    def after_step(self):
+        if self.train_iter % 2: raise CancelBatchException
+
+@pytest.mark.parametrize('n', [19, 20])
+@pytest.mark.parametrize('event', ['before_batch', 'after_loss', 'after_backward'])
+def test_an_error_where_gradients_stay(short, tmp_path, same, event, n):
+    "They are kept, as long as those of this batch are not among them"
+    lost = event == 'after_backward' and n == 19
+    stopped_and_again(tmp_path, short, same, 15 if lost else n-1, KeepsGradients, event=event, n=n, order=-50)
 
 
 def test_the_loader_goes_on_as_it_would(short, tmp_path):

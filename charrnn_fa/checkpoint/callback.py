@@ -365,7 +365,7 @@ def _after_this(self:Checkpoint):
 @patch
 def _batch_over(self:Checkpoint, at, is_last):
     now = grad_versions(self.learn)
-    self.cleared = {p for p,v in self.grads.items() if now.get(p) != v} if self.stage == 'stepped' else set()
+    self.cleared = {p for p,v in self.grads.items() if now.get(p) != v}
     self.held = self.mark = self.stage = None
     if self._due(): self._save(at)
     elif is_last: self.held = self._snapshot(at)
