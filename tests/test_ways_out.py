@@ -318,6 +318,12 @@ def test_the_error_stays_what_it_was(short, tmp_path, cb):
     assert not e.value.__context__ and not Lock.held
 
 
+@pytest.mark.parametrize('n', [14, 19])
+def test_an_error_behind_the_checkpoint(short, tmp_path, same, n):
+    "It has heard of the end of the batch already, perhaps of the last one of an epoch"
+    stopped_and_again(tmp_path, short, same, n, event='after_batch', n=n, order=1500)
+
+
 class KeepsGradients(Callback):
     "Every other batch is left after its step, so that its gradients are still there in the next"
     order = 2000
