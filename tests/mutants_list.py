@@ -112,7 +112,6 @@ MUTANTS = [
     ('checkpoint/callback', "    self.mark,self.whole = None,to_their_end\n", "    self.whole = to_their_end\n"),
     ('checkpoint/callback', "    self.mark,self.whole = None,to_their_end\n", "    self.mark,self.whole = None,True\n"),
     ('checkpoint/callback', "    if self.exact_start: self.mark = Mark(", "    if self.exact_start: Mark("),
-    ('checkpoint/callback', "        if is_event and names['self'] is learn: return", "        if is_event: return"),
     ('checkpoint/callback', "        except _cancels: raise\n", ""),
     ('checkpoint/callback', "    self.opt.zero_grad()\n", ""),
     ('checkpoint/callback', "    return is_stepped and is_only and self.by_hand == _set_by_hand(self.learn)", "    return event_name in ('after_step', 'after_batch') and is_only and self.by_hand == _set_by_hand(self.learn)"),

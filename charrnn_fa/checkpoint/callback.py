@@ -444,12 +444,11 @@ def _note_left(self:Checkpoint):
         past_of(self.learn).left = {k:v for k,v in fit_settings(self.learn).items() if k in ('modules', 'frozen')}
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #b89673bf
-def _raised_by(e, learn):
-    "(callback, event) of a Learner that an error came from, or Nones"
+def _raised_by(e):
+    "(callback, event) that an error came from, or Nones"
     for frame,_ in traceback.walk_tb(e.__traceback__):
         names = frame.f_locals
-        is_event = frame.f_code.co_name == '_call_one' and 'cb' in names
-        if is_event and names['self'] is learn: return names['cb'],names['event_name']
+        if frame.f_code.co_name == '_call_one' and 'cb' in names: return names['cb'],names['event_name']
     return None,None
 
 _cancels = (CancelStepException, CancelBatchException, CancelTrainException, CancelValidException,
@@ -475,7 +474,7 @@ def _finish_batch(self:Checkpoint, failed, event_name):
 def _done(self:Checkpoint):
     "(epoch, batch) that come next, if an error on its way out came after a step"
     if self.ended: return self.n_epoch,0
-    failed,event_name = _raised_by(sys.exc_info()[1], self.learn)
+    failed,event_name = _raised_by(sys.exc_info()[1])
     if not (self.exact_start and self._may_count(event_name)): return
     self._finish_batch(failed, event_name)
     self.unheard = type(failed).__name__
