@@ -300,9 +300,9 @@ def test_an_error_that_was_there_before(short, tmp_path, same):
             if not self.training or self.train_iter != 18: return
             with suppress(RuntimeError): _call_one(self, 'after_batch')
             raise e
-    with pytest.raises(RuntimeError): of(tmp_path, short, Twice())
+    with pytest.raises(RuntimeError): of(tmp_path, short, Twice(), sums=False)
     assert newest_step(tmp_path/'r') == 18
-    assert same(of(tmp_path/'alone', short), of(tmp_path, short))
+    assert same(of(tmp_path/'alone', short, sums=False), of(tmp_path, short, sums=False))
 
 
 class Leaves(Callback):
