@@ -424,7 +424,7 @@ def test_an_optimiser_of_pytorch(short, tmp_path, same):
     with pytest.raises(RuntimeError): fresh(5).fit_one_cycle(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), At('before_batch', 19, 'error')])
     again = fresh()
     again.fit_one_cycle(2, 1e-2, cbs=Checkpoint(tmp_path/'r'))
-    assert same(alone, again) and digest(alone.opt.state_dict()) == digest(again.opt.state_dict()) and RunFolder(tmp_path/'r').resumes() == [16]
+    assert same(alone, again) and digest(alone.opt.state_dict()) == digest(again.opt.state_dict()) and RunFolder(tmp_path/'r').resumes() == [18]
 
 
 def test_another_number_of_threads(run):
@@ -800,7 +800,7 @@ def test_changes_that_are_allowed(begun, short, what, capsys):
     learn = begun(**kwargs, ckpt=dict(allow_changes=True))
     assert re.search(f'goes on with these.*{what}', capsys.readouterr().out)
     assert len(learn.recorder.lrs) == len(learn.recorder.losses) == learn.n_epoch*len(learn.dls.train) or 'bs' in kwargs or 'seq_len' in kwargs
-    if 'lr' in kwargs: assert learn.recorder.lrs[7] == 1e-2 and learn.recorder.lrs[8:] == [2e-2]*20
+    if 'lr' in kwargs: assert learn.recorder.lrs[9] == 1e-2 and learn.recorder.lrs[10:] == [2e-2]*18
     if 'wd' in kwargs: assert {h['wd'] for h in learn.opt.hypers} == {0.5}
 
 

@@ -663,7 +663,7 @@ def test_files_arrive_empty(drive, fit):
 @needs_fuse
 @pytest.mark.parametrize('answers', [{}, dict(uncommitted=0.6)])
 def test_files_become_empty(drive, fit, answers):
-    "They were proven, and are empty a moment later: what was there before stays, and there is one warning"
+    "They were proven, and are empty a moment later: what was there before stays; a warning, and one more if a copy got through meanwhile"
     before,now = [],[]
     def start(ckpt):
         settle(ckpt)
@@ -677,7 +677,7 @@ def test_files_become_empty(drive, fit, answers):
         run = RunFolder(drive.there)
         now.extend(m['step'] for m in run.checkpoints() if not _damaged(run, m))
     learn = fit(drive.where, {25: start, 35: look, 45: look, 52: doing(drive.control)})
-    assert len([o for o in learn.told if 'quota' in o]) == 1 and len(learn.told) <= 2, learn.told
+    assert any('quota' in o for o in learn.told) and len(learn.told) <= 2, learn.told
     assert before[0] in now and set(now) & set(before)
     assert RunFolder(drive.there).newest()['finished']
 
@@ -784,7 +784,7 @@ def test_killed_within_a_rename_that_is_not_atomic(drive, fresh, alone, tmp_path
             warnings.simplefilter('error', RunWarning)
             learn = train(None)
         assert all(torch.equal(p, q) for p,q in zip(alone.model.parameters(), learn.model.parameters(), strict=True))
-        assert RunFolder(drive.there).resumes()[0] >= 10 and '.mirror' in notes()
+        assert len(RunFolder(drive.there).resumes()) == 1 and '.mirror' in notes()     # gone on with, not begun anew
     tidy(drive.there)
 
 
