@@ -7,6 +7,7 @@ import sys
 import textwrap
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -231,6 +232,18 @@ class Late(Callback):
 
 @pytest.mark.parametrize('cbs', [[Store, CountsThere], [Hook], [Late]])
 def test_what_counts_elsewhere(short, tmp_path, same, cbs): stopped_and_again(tmp_path, short, same, 18, *cbs)
+
+
+class Boxed(Callback):
+    "Only itself knows what it holds"
+    def __init__(self): self.box = SimpleNamespace(n=0)
+    def before_batch(self):
+        if self.training: self.box.n += 1
+    def before_step(self): self.opt.set_hyper('lr', 1e-2/(1 + self.box.n))
+    def state_dict(self): return dict(n=self.box.n)
+    def load_state_dict(self, d): self.box.n = d['n']
+
+def test_a_callback_that_says_itself_what_it_holds(short, tmp_path, same): stopped_and_again(tmp_path, short, same, 15, Boxed)
 
 
 class Samples(Callback):

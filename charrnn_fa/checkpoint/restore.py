@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
-from fastai.callback.training import GradientAccumulation
 from ..core import CharRNNError, is_number
 from ..text.streams import CharDL
 from ..optim import AdamW
@@ -295,7 +294,7 @@ def changing(
     learn, # Any Learner
 )->list:
     "What may change on the way to a step: what a person has written, and the modules if there is a callback among it"
-    cbs = [o for o in learn.cbs if isinstance(o, GradientAccumulation) or not is_known(o)]
+    cbs = [o for o in learn.cbs if not is_known(o)]
     return cbs + [o for o in watched(learn).values() if cbs or not is_known(o)]
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #ac821197
