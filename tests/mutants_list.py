@@ -139,6 +139,7 @@ MUTANTS = [
     ('checkpoint/restore', " if p not in self.cleared}\n", "}\n"),
     ('checkpoint/restore', "        for p in self.cleared: p.grad = None\n", ""),
     ('checkpoint/restore', "        for f in as_found: f()\n", ""),
-    ('checkpoint/restore', "        return self.undo is not None and self._seen()", "        return self.undo is None or self._seen()"),
+    ('checkpoint/restore', "        return self.undo is not None and self._seen()", "        return self.undo is None or self._seen()",
+     "there is nothing to put back then, which fails too, and the last checkpoint counts"),
     ('checkpoint/callback', "    for h,o in zip(self.opt.hypers, asked): h.update(o)", "    pass"),
 ]
