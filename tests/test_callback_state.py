@@ -154,13 +154,13 @@ def test_an_edited_argument_holds(tmp_path, settled):
     assert look.saw == (5, 5, 9 + 1) and cb.n > 10
 
 
-@pytest.mark.parametrize('order,attrs,said', [(2000, dict(n=0), True), (900, dict(n=0), False), (2000, {}, False)])
-def test_a_callback_that_comes_after_the_checkpoint_is_named(tmp_path, order, attrs, said, capsys):
+@pytest.mark.parametrize('order,attrs,event,said', [(2000, dict(n=0), 'after_batch', True), (900, dict(n=0), 'after_batch', False), (2000, {}, 'after_batch', False), (2000, dict(n=0), 'before_fit', False)])
+def test_a_callback_that_comes_after_the_checkpoint_is_named(tmp_path, order, attrs, event, said, capsys):
     class Counts(Callback):
         def __init__(self):
             vars(self).update(attrs)
             self.order = order
-        def after_batch(self): pass
+    setattr(Counts, event, lambda self: None)
     small(tmp_path).fit(1, cbs=[Counts(), Checkpoint(tmp_path/'r')])
     sentence = 'What Counts does at the end of a batch comes after the checkpoint of that batch, and is missing in it; give it an order below 1000.'
     assert (sentence in capsys.readouterr().out) == said

@@ -383,7 +383,7 @@ def after_cancel_batch(self:Checkpoint): self._set_stage(self.stage or 'skipped'
 
 @patch
 def _set_stage(self:Checkpoint, stage):
-    if not (self.active and self.training): return
+    if not (self.active and self.training and self.exact_start): return
     self.stage = stage
     self.by_hand,self.grads = _set_by_hand(self.learn),grad_versions(self.learn)
 

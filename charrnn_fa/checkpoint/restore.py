@@ -6,7 +6,7 @@
 __all__ = ['State', 'changing', 'grad_versions', 'Mark']
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #5079f4e0
-import inspect, math, os
+import math, os
 from contextlib import contextmanager, suppress
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
@@ -15,7 +15,7 @@ from ..core import CharRNNError, is_number
 from ..text.streams import CharDL
 from ..optim import AdamW
 from ..callback.precision import check_precision
-from ..loop import CharLearner, listens
+from ..loop import CharLearner
 from ..run.files import RunError, damage, same_tensors
 from ..run.model import weights
 from ..run.records import check, counts, need
@@ -367,10 +367,10 @@ class Mark:
         cleared:set=frozenset(), # Parameters whose gradients have gone
     ):
         store_attr()
-        try: self.undo = _undo(learn, _copied)
-        except (TypeError, RuntimeError): return # of `deepcopy`, too
         self.carried = getattr(learn, 'carried', None) or () # these very tensors, as the next batch has others
-        self.seen = self._seen()
+        with suppress(TypeError, ValueError, RuntimeError, AttributeError, LookupError): # from what others have written
+            self.seen = self._seen()
+            self.undo = _undo(learn, _copied)
 
     def _seen(self):
         learn,ps = self.learn,[*self.learn.model.parameters()]
