@@ -9,7 +9,7 @@ __all__ = ['secrets_of', 'without', 'UrlStore', 'local_path', 'get_store', 'prob
 import hashlib, os, re, secrets
 from base64 import b64encode
 from contextlib import contextmanager, suppress
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 from fastcore.basics import patch
 from ..core import CharRNNError, reason, remedy, visible, without_secrets
 from .mount import MountStore, StoreError, mount_of
@@ -27,7 +27,8 @@ def secrets_of(
     options, # For fsspec
 )->list: # The longest first
     "What must not be shown of a URL and its options"
-    found = [*_in_options(options), *(v for _,v in parse_qsl(urlsplit(url).query))]
+    query = url.partition('?')[2].partition('#')[0]
+    found = [*_in_options(options), *(v for _,v in parse_qsl(query))]
     for user in re.findall('//([^/?#]*)@', url): found += [user, *user.split(':', 1)]
     return sorted({o for v in found for o in (v, unquote(v)) if len(o) > 3}, key=len, reverse=True)
 
@@ -65,6 +66,8 @@ class UrlStore:
     ):
         import fsspec
         self.where = str(url).rstrip('/')
+        if not re.match(r'\w[\w+.:-]*://.', self.where):
+            raise StoreError(f'{url} names no place', 'give one such as s3://bucket/runs/bard.')
         scheme = self.where.split('://')[0]
         self.flat = scheme in 's3 s3a gs gcs az abfs abfss hf'.split()
         self.elsewhere = not re.search('(memory|file|local)://', self.where)
