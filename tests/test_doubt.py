@@ -185,7 +185,7 @@ def test_a_run_that_breaks_keeps_the_last_finite_ones(fresh, tmp_path, home):
     assert finite_steps(run.path) == [24, 20, 16] and run.finished and len(run.checkpoints()) == 4
 
 
-def test_a_run_that_breaks_keeps_them_in_drive(drive, fresh):
+def test_a_run_that_breaks_keeps_them_in_drive(drive, fresh, home):
     learn = fresh()
     class Settle(Callback):
         order = 1001
