@@ -9,7 +9,9 @@ __all__ = ['train', 'sample', 'evaluate', 'info', 'demo', 'main']
 import contextlib, glob, json, math, os, shlex, sys, time, warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from .core import CharRNNError, is_number, loss_text, reason, time_text, visible, without_secrets
+from charrnn_fa.core import (
+    CharRNNError, is_number, loss_text, reason, say, shown, time_text, visible, without_secrets
+)
 from .text.corpus import corpus_names, load_corpus
 from .text.download import drive_id
 from .presets import Preset, check_seed, get_preset, presets
@@ -80,6 +82,7 @@ def _check_place(path):
 def _asked_preset(args)->Preset:
     "The preset of the line, with what is given explicitly in place of its own"
     given = {f.name:getattr(args, f.name) for f in fields(Preset) if f.name != 'measured'}
+    if args.minutes is not None and args.max_epochs is None: given['max_epochs'] = 0
     return get_preset(args.preset, **given)
 
 # %% ../nbs/91_cli.ipynb #050f3228
@@ -109,6 +112,11 @@ def _own_text(args, run)->str:
     except CharRNNError as e: raise CharRNNError(f"{unkept}, and it is not there any more: {e.what}", remedy) from None
 
 # %% ../nbs/91_cli.ipynb #67bcaada
+def _model_to_measure(run):
+    "The run's model, on the GPU if there is one; a single text is written faster on the CPU"
+    import torch
+    return run.load_model('cuda' if torch.cuda.is_available() else 'cpu')
+
 def _own_ids(args, run, *parts)->list:
     "Parts of the run's own text as ids"
     if 'file' in run.settings['text']: return [run.ids(o) for o in parts]
@@ -118,12 +126,11 @@ def _own_ids(args, run, *parts)->list:
 # %% ../nbs/91_cli.ipynb #fe07ad54
 def _tell_finished(args, run, out)->dict:
     "What is known of a finished run"
-    from charrnn_fa.callback.progress import say
     c = run.newest()
     res = dict(nats=None, bits=None, seconds=None, seconds_total=None, steps=c['step'], chars_per_s=None)
     if 'nats' not in c['results']:
         from charrnn_fa.evaluate import evaluate_ids
-        r = evaluate_ids(run.load_model(), *_own_ids(args, run, 'valid'))
+        r = evaluate_ids(_model_to_measure(run), *_own_ids(args, run, 'valid'))
         res.update(nats=r['nats'], bits=r['bits'])
     res.update(c['results'])
     said = f"{args.run} is finished after {c['step']:,} steps ({loss_text(res['nats'])})"
@@ -138,7 +145,6 @@ def _further(args)->str:
 def _has_ended(run, out)->bool:
     "Is the run finished, and can its end be read?"
     from charrnn_fa.run.files import RunError
-    from charrnn_fa.callback.progress import say
     c = run.newest()
     if not c['finished']: return False
     try: run.read(c)
@@ -310,7 +316,6 @@ def _end_text(args, learn, res, n)->str:
 # %% ../nbs/91_cli.ipynb #036a2e2d
 def _fit(args, learn, budget, info, began, out, run=None)->dict:
     "Train with checkpoints, measure, tell"
-    from charrnn_fa.callback.progress import say
     from charrnn_fa.checkpoint.callback import Checkpoint
     say(_start_text(learn), out)
     learn.remove_cbs(learn.progress)
@@ -358,7 +363,6 @@ def sample(
 ):
     "`charrnn sample`"
     _check_sample(args)
-    from charrnn_fa.callback.progress import shown
     from charrnn_fa.generate import stream
     from charrnn_fa.run.model import Run
     run = Run(args.run)
@@ -396,10 +400,9 @@ def evaluate(
     "`charrnn eval`"
     from charrnn_fa.evaluate import evaluate_ids
     from charrnn_fa.run.model import Run
-    from charrnn_fa.callback.progress import say
     run = Run(args.run)
     ids = _ids_asked(args, run)
-    r = evaluate_ids(run.load_model(), ids, args.context, progress=_measuring())
+    r = evaluate_ids(_model_to_measure(run), ids, args.context, progress=_measuring())
     if not args.json: say(_eval_text(r))
     return r
 
@@ -453,7 +456,6 @@ def info(
     args, # What the parser made of the line
 )->dict: # What `--json` prints
     "`charrnn info`"
-    from charrnn_fa.callback.progress import say
     from charrnn_fa.run.model import Run
     run = Run(args.run)
     d = run.info()
@@ -473,7 +475,6 @@ def _show_temperatures(path):
     "What a run writes when it is careful, and when it is not"
     from charrnn_fa.generate import generate
     from charrnn_fa.run.model import Run
-    from charrnn_fa.callback.progress import say
     run = Run(path)
     model = run.load_model()
     prompt = 'The ' if set('The ') <= set(run.vocab) else ''
@@ -492,7 +493,7 @@ def demo(
             print("A network that has never seen a letter now reads Python's own documentation for a minute.\n"
                   "It is told nothing about words: only, for each character, which one came next.\n", flush=True)
         text = [] if _is_run(args.run) else ['pydocs'] # another Python has another one
-        train(parser().parse_args(['train', *text, '--run', args.run, '--seed', '42', '--dropout', '0.2']))
+        train(parser().parse_args(['train', *text, '--run', args.run, '--seed', '42']))
         print()
     _show_temperatures(args.run)
     print(f'Go on: charrnn sample {args.run} --prompt "A class" --temperature 0.6\n'

@@ -203,6 +203,13 @@ def start_from(self:CharLearner,
 
 # %% ../nbs/25_learner.ipynb #4cc66858
 @patch
+def _most_steps(self:CharLearner, minutes):
+    "Steps at the most, if a time is the preset's own; None for any number"
+    p = self.preset
+    if minutes != p.minutes or not p.max_epochs: return None
+    return max(1, round(p.max_epochs*len(self.dls.train)))
+
+@patch
 def fit_steps(self:CharLearner,
     n_steps:int=None, # Steps, or
     minutes:float=None, # wall time from the first step; default that of the preset
@@ -220,7 +227,8 @@ def fit_steps(self:CharLearner,
     if n_steps is not None and start >= n_steps:
         what = f"{start} steps are done already, so there is nothing to do up to {n_steps}"
         raise CharRNNError(what, "give more steps.")
-    budget = Budget(n_steps, minutes, [h['lr'] for h in self.opt.hypers], self.preset.warmup)
+    lrs = [h['lr'] for h in self.opt.hypers]
+    budget = Budget(n_steps, minutes, lrs, self.preset.warmup, start, self._most_steps(minutes))
     with replacing(self, _steps=Steps(self.dls.train, budget)):
         if start: self.start_at(0, start)
         self.fit(1, cbs=L(cbs)+budget)
@@ -235,7 +243,7 @@ def _settled(dls, preset, **given):
     p = replace(p, **{k:v for k,v in given.items() if v is not None})
     p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))
     if given.get('tie') and given.get('emb_sz') is None: p = replace(p, emb_sz=p.head_sz or p.n_hid)
-    return p
+    return p.for_text(len(getattr(dls.train, 'ids', ())))
 
 # %% ../nbs/25_learner.ipynb #f1876b1e
 def _seed_of(dls, seed):
@@ -249,7 +257,7 @@ def _seed_of(dls, seed):
 # %% ../nbs/25_learner.ipynb #1c99553a
 def _seeded_model(dls, p, seed):
     device = torch.device(dls.device or 'cpu')
-    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []), torch.device('cpu'):
         torch.manual_seed(seed)
         return CharRNN(len(dls.vocab), **p.model).to(device)
 

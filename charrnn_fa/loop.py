@@ -12,14 +12,17 @@ from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import TrackerCallback
 import math, warnings
-from .core import CharRNNError, check_number
+from dataclasses import replace
+from .core import CharRNNError, check_number, say
 from .text.streams import CharDL, rotation
+from .models import CharRNN, OneHot
 from .optim import Muon, mark_gates
 from .evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity
 from .presets import Preset, check_seed
-from .callback.precision import GradScale, check_precision, precisions
+from .callback.neighbours import sharing_processors
+from .callback.precision import GradScale, check_precision, needs_scale, ns_dtype, precisions
 from .callback.schedule import Budget
-from .callback.progress import CharProgress, ProgressLines, begin_bars, say
+from .callback.progress import CharProgress, ProgressLines, begin_bars
 
 # %% ../nbs/24_loop.ipynb #47f763f9
 def can_go(
@@ -104,7 +107,7 @@ def keeping(
 @contextmanager
 def flushing_denormals():
     "Numbers too small for full precision count as 0 for a while"
-    was = (torch.full((1,), 1e-40)*1).item() == 0
+    was = (torch.full((1,), 1e-40, device='cpu')*1).item() == 0
     torch.set_flush_denormal(True)
     try: yield
     finally: torch.set_flush_denormal(was)
@@ -129,13 +132,14 @@ class CharLearner(Learner):
         if seed is not None: check_seed(seed)
         check_number('reset_pct', reset_pct, 0)
         self.seed = int(ifnone(seed, getattr(dls.train, 'seed', 0)) or 0)
-        self.preset = preset or Preset()
+        p = preset or Preset()
+        self.preset = replace(p, dropout=0.) if p.dropout is None else p # the model is made already
         self.seed_given,self.reset_pct = seed_given,reset_pct
         self._start_counts()
         super().__init__(dls, model, loss_func or CharLoss(), opt_func=opt_func, splitter=splitter,
                          metrics=ifnone(metrics, [Bits(), Perplexity(), CharAccuracy()]), **kwargs)
         self._use_own_callbacks()
-        self.set_precision(check_precision(precision, self.device))
+        self.set_precision(precision)
 
 # %% ../nbs/24_loop.ipynb #d53eb94d
 @patch
@@ -163,15 +167,54 @@ def vocab(self:CharLearner):
     "The vocabulary of the loaders"
     return self.dls.vocab
 
+# %% ../nbs/24_loop.ipynb #8cbe0516
+_most_products = 3e9 # in one try, forward and backward
+
+def _part_of_batch(n_params, bs, seq_len):
+    "Steps of a batch of `bs` rows that a try has time for; 0 if the whole of it is too little to gain"
+    if 6*n_params*bs*seq_len < _most_products/10: return 0
+    return max(2, min(seq_len, int(_most_products/(6*n_params*bs))))
+
+@patch
+def _trial(self:CharLearner):
+    "What does a part of a training step in a given precision, or None"
+    dl,model = self.dls.train,self.model
+    n = sum(p.numel() for p in model.parameters())
+    steps = type(model) is CharRNN and isinstance(dl, CharDL) and _part_of_batch(n, dl.bs, dl.seq_len)
+    if not steps: return None
+    try: model = _like(model)
+    except AttributeError: return None # with parts of somebody's own
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def step(precision):
+        x = torch.zeros(dl.bs, steps, dtype=torch.long, device='cpu')
+        with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'): logits,_ = model(x)
+        logits.float().sum().backward()
+    return step
+
+def _like(model):
+    "A fresh model of the same sizes, with nothing of what may hang on `model`"
+    emb_sz = 0 if isinstance(model.emb, OneHot) else model.emb.embedding_dim
+    head_sz = 0 if isinstance(model.head, nn.Identity) else model.head[0].out_features
+    with torch.inference_mode(False), torch.random.fork_rng([]), torch.device('cpu'):
+        return CharRNN(model.vocab_sz, n_hid=model.n_hid, n_layers=model.n_layers, arch=model.arch,
+                       emb_sz=emb_sz, head_sz=head_sz).eval()
+
 # %% ../nbs/24_loop.ipynb #ab5c6651
 @patch
 def set_precision(self:CharLearner,
     precision:str, # `'fp32'`, `'bf16'` or `'fp16'`; None for the fastest of the device
 ):
     "Train in `precision`; weights, optimiser and carried state stay in single precision"
-    self.precision = check_precision(precision, self.device)
+    trial = self._trial() if precision is None and self.device.type == 'cpu' else None
+    self.precision = check_precision(precision, self.device, trial)
+    self._set_ns_dtype()
     self.remove_cbs(self._grab_cbs(GradScale))
-    return self.add_cb(GradScale()) if self.precision == 'fp16' else self
+    return self.add_cb(GradScale()) if needs_scale(self.precision, self.device) else self
+
+@patch
+def _set_ns_dtype(self:CharLearner):
+    if isinstance(self.opt, Muon): self.opt.ns_dtype = ns_dtype(self.precision, self.device)
 
 @patch
 def to_bf16(self:CharLearner):
@@ -236,6 +279,7 @@ def remove_cb(self:CharLearner,
 def create_opt(self:CharLearner):
     "The optimiser; biases do not decay unless `wd_bn_bias`"
     super(CharLearner, self).create_opt()
+    self._set_ns_dtype()
     if self.wd_bn_bias: return
     for p in self.model.parameters():
         if p.ndim < 2: self.opt.state[p]['do_wd'] = False
@@ -269,7 +313,8 @@ def fit(self:CharLearner,
     cbs = L(cbs)
     logger,all_cbs = self.logger,[*self.cbs, *cbs]
     try:
-        with flushing_denormals(): super(CharLearner, self).fit(n_epoch, lr=lr, wd=wd, cbs=cbs, reset_opt=reset_opt)
+        with flushing_denormals(), sharing_processors(self.device):
+            super(CharLearner, self).fit(n_epoch, lr=lr, wd=wd, cbs=cbs, reset_opt=reset_opt)
     except BaseException:
         self._clean_after_error(logger, all_cbs)
         raise
@@ -415,8 +460,10 @@ def _state_for(self:CharLearner, n):
 @patch
 def _partly_emptied(self:CharLearner, state):
     epoch = getattr(self.dls.train, 'epoch', self.epoch)
-    gen = torch.Generator().manual_seed(rotation(self.seed, epoch*10**6 + self.iter, 2**62))
-    keep = (torch.rand(state[0].shape[1], generator=gen) >= self.reset_pct).to(state[0])[:,None]
+    gen = torch.Generator('cpu').manual_seed(rotation(self.seed, epoch*10**6 + self.iter, 2**62))
+    keep = torch.rand(state[0].shape[1], generator=gen, device='cpu') >= self.reset_pct
+    if state[0].is_cuda: keep = keep.pin_memory() # or the copy would wait for the GPU
+    keep = keep.to(state[0].device, non_blocking=True)[:,None]
     return tuple(o*keep for o in state)
 
 # %% ../nbs/24_loop.ipynb #7fbc3c31
@@ -463,12 +510,12 @@ def no_valid(self:CharLearner):
 def same_rng_and_mode(
     model:nn.Module, # Whose modules may be in training mode or not
 ):
-    "PyTorch's random numbers and the mode of each module put back afterwards"
-    rng = torch.get_rng_state()
+    "PyTorch's random numbers, those of a GPU that `model` is on too, and the mode of each module put back afterwards"
+    cards = {p.device for p in model.parameters() if p.device.type == 'cuda'}
     modes = [(m, m.training) for m in model.modules()]
-    try: yield
+    try:
+        with torch.random.fork_rng([*cards]): yield
     finally:
-        torch.set_rng_state(rng)
         for m,t in modes: m.training = t
 
 # %% ../nbs/24_loop.ipynb #487e0b83

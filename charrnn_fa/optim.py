@@ -75,17 +75,18 @@ _ns = (3.4445, -4.7750, 2.0315) # Jordan et al. 2024
 def newton_schulz(
     X:Tensor, # Matrices, (k, m, n)
     steps:int=3, # More come nearer to orthogonal
-)->Tensor: # The same shape; singular values about 1
+    dtype:torch.dtype=None, # Of the products; default that of `X`
+)->Tensor: # Shape and type of `X`; singular values about 1
     "The matrices `X` made about orthogonal"
-    tall = X.shape[-2] > X.shape[-1]
+    tall,given = X.shape[-2] > X.shape[-1],X.dtype
     if tall: X = X.mT
-    X = X/(X.norm(dim=(-2,-1), keepdim=True) + 1e-7)
+    X = (X/(X.norm(dim=(-2,-1), keepdim=True) + 1e-7)).to(dtype or given)
     a,b,c = _ns
     for _ in range(steps):
         A = X @ X.mT
         B = torch.baddbmm(A, A, A, beta=b, alpha=c)
         X = torch.baddbmm(X, B, X, beta=a)
-    return X.mT if tall else X
+    return (X.mT if tall else X).to(given)
 
 # %% ../nbs/11_optim.ipynb #b351db74
 def mark_gates(
@@ -98,6 +99,7 @@ def mark_gates(
 # %% ../nbs/11_optim.ipynb #c0ac1cc5
 class Muon(AdamW):
     "Muon on the matrices that have `n_gates`, AdamW on the rest; an `opt_func`"
+    ns_dtype = None # of the products in Newton-Schulz steps; default that of the weights
     def __init__(self,
         params, # Parameters or groups of them
         lr:float, # Learning rate of AdamW
@@ -117,16 +119,25 @@ def step_group(self:Muon,
 ):
     "One step for the parameters of a group: Muon for gates, AdamW for the rest"
     super(Muon, self).step_group([p for p in ps if p not in self.n_gates], h)
+    by_shape = {}
     for p in ps:
-        if p in self.n_gates: self._muon(p, self.state[p], h)
+        if p in self.n_gates: by_shape.setdefault((len(p)//self.n_gates[p], p.shape[1], p.dtype, p.device), []).append(p)
+    for same in by_shape.values(): self._muon(same, h)
 
 # %% ../nbs/11_optim.ipynb #45e87b26
 @patch
-def _muon(self:Muon, p, s, h):
+def _direction(self:Muon, p, h):
+    "The gates of the mean of gradients, (gates, rows, columns)"
+    s = self.state[p]
     if 'grad_avg' not in s: s['grad_avg'] = torch.zeros_like(p)
     avg = s['grad_avg'].lerp_(p.grad, 1-h['muon_mom'])
+    return p.grad.lerp(avg, h['muon_mom']).unflatten(0, (self.n_gates[p], -1))
+
+@patch
+def _muon(self:Muon, ps, h):
+    gates = [self._direction(p, h) for p in ps]
+    steps = newton_schulz(torch.cat(gates), int(h['ns_steps']), self.ns_dtype).split([len(o) for o in gates])
     lr = h['lr']*h['muon_ratio']
-    gates = p.grad.lerp(avg, h['muon_mom']).unflatten(0, (self.n_gates[p], -1))
-    step = newton_schulz(gates, int(h['ns_steps'])).flatten(0, 1)
-    if s.get('do_wd', True): p.mul_(1 - lr*h['wd'])
-    p.add_(step, alpha=-lr*max(1, gates.shape[-2]/gates.shape[-1])**0.5)
+    for p,step in zip(ps, steps):
+        if self.state[p].get('do_wd', True): p.mul_(1 - lr*h['wd'])
+        p.add_(step.flatten(0, 1), alpha=-lr*max(1, step.shape[-2]/step.shape[-1])**0.5)

@@ -9,7 +9,7 @@ __all__ = ['parser']
 import argparse
 from dataclasses import fields
 from .core import visible
-from .presets import Preset, presets
+from .presets import Preset, precision_names, presets
 
 # %% ../nbs/90_options.ipynb #1592a1b0
 class _Parser(argparse.ArgumentParser):
@@ -95,7 +95,7 @@ def _add_manner(p):
             ('--valid-pct', float, 'share of the end that is kept for validation (default: 0.1)'))
     p.add_argument('--from', dest='source', metavar='DIR',
                    help='start from the weights of another run; its vocabulary is extended')
-    p.add_argument('--precision', choices=('fp32', 'bf16', 'fp16'), help='default: the fastest of the device')
+    p.add_argument('--precision', choices=precision_names, help='default: the fastest of the device')
     _add(p, ('--encoding', str, 'of the files (default: utf-8)'))
 
 # %% ../nbs/90_options.ipynb #7f2f05c3

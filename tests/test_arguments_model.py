@@ -83,7 +83,7 @@ def test_numbers_of_numpy_and_rates_of_groups_are_taken(learn):
         learn.fit_steps(np.int64(3), lr=[1e-3]*len(learn.opt.hypers))
 
 
-@pytest.mark.parametrize('bad', [dict(warmup=0), dict(warmup='x'), dict(settle=math.nan)])
+@pytest.mark.parametrize('bad', [dict(warmup=0), dict(warmup='x'), dict(warmup=math.nan)])
 def test_arguments_of_a_budget(bad): refused(Budget, 5, **bad)
 
 

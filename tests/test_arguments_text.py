@@ -78,7 +78,8 @@ BAD = [
     (check_seed, 'seed', (None, 2**62, 2**70, *NO_SEED)),
 ]
 for k in ('n_hid', 'n_layers', 'bs', 'seq_len', 'warmup'): BAD += [(Preset, k, (None, *NO_COUNT, 10**23, np.int64(0)))]
-for k in ('minutes', 'lr', 'wd', 'clip', 'dropout', 'reset_pct'): BAD += [(Preset, k, (None, -1, math.nan, '1', True, [1]))]
+for k in ('minutes', 'lr', 'wd', 'clip', 'reset_pct'): BAD += [(Preset, k, (None, -1, math.nan, '1', True, [1]))]
+BAD += [(Preset, 'dropout', (-1, math.nan, '1', True, [1]))]
 for k in ('emb_sz', 'head_sz'): BAD += [(Preset, k, (None, -1, 1.5, math.nan, '1', True, 10**23))]
 BAD += [(Preset, 'tie', (None, 1, 0, 0., 'no', 'yes', [])), (Preset, 'arch', (None, 5, 'LSTM', ['lstm'], np.array([1, 2]))), (Preset, 'opt', (None, 5, 'sgd'))]
 

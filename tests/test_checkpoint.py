@@ -778,7 +778,7 @@ CHANGES = {
     'the text': dict(text='one byte'), 'the vocabulary': dict(text='a letter'), 'n_hid 16 -> 12': dict(n_hid=12), 'n_layers 1 -> 2': dict(n_layers=2),
     'arch lstm -> gru': dict(arch='gru'), 'bs 4 -> 5': dict(bs=5), 'seq_len 16 -> 8': dict(seq_len=8), 'n_epoch 2 -> 3': dict(n_epoch=3),
     r'lr \[0.01\S* 0.01\S* 0.01\] -> \[0.02': dict(lr=2e-2), 'the schedule of lr': dict(fit='fit_one_cycle'), r'wd .*0.5': dict(wd=0.5),
-    'dropout 0.0 -> 0.3': dict(dropout=0.3), 'clip': dict(clip=0.1), 'seed 5 -> 6': dict(seed=6), 'opt muon -> adamw': dict(opt_func=AdamW), 'loss CharLoss -> Other': dict(loss_func=Other()), 'muon_ratio': dict(opt_func=partial(Muon, muon_ratio=3.)),
+    'dropout 0.2 -> 0.3': dict(dropout=0.3), 'clip': dict(clip=0.1), 'seed 5 -> 6': dict(seed=6), 'opt muon -> adamw': dict(opt_func=AdamW), 'loss CharLoss -> Other': dict(loss_func=Other()), 'muon_ratio': dict(opt_func=partial(Muon, muon_ratio=3.)),
     'GradientAccumulation none -> ': dict(cbs=[GradientAccumulation(8)])}
 
 @pytest.mark.parametrize('what', CHANGES)
@@ -792,7 +792,7 @@ def test_changes_are_refused_by_name(begun, short, what):
     begun() # as it was begun
 
 
-@pytest.mark.parametrize('what', ['the text', 'bs 4 -> 5', 'seq_len 16 -> 8', 'n_epoch 2 -> 3', 'lr', 'wd .*0.5', 'dropout 0.0 -> 0.3', 'the schedule of lr',
+@pytest.mark.parametrize('what', ['the text', 'bs 4 -> 5', 'seq_len 16 -> 8', 'n_epoch 2 -> 3', 'lr', 'wd .*0.5', 'dropout 0.2 -> 0.3', 'the schedule of lr',
                                   'GradientAccumulation none -> ', 'seed 5 -> 6'])
 def test_changes_that_are_allowed(begun, short, what, capsys):
     kwargs = dict(next(v for k,v in CHANGES.items() if k.startswith(what)))

@@ -46,7 +46,7 @@ def train(d, arch, device, precision, die):
 def process(d, *args):
     "A fresh process; what it said"
     d.mkdir(exist_ok=True)
-    env = {**os.environ, 'CUBLAS_WORKSPACE_CONFIG': ':4096:8'}
+    env = {**os.environ, 'CUBLAS_WORKSPACE_CONFIG': ':16:8'}
     return subprocess.run([sys.executable, __file__, str(d), *map(str, args)], env=env, capture_output=True, text=True)
 
 

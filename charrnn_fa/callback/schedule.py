@@ -40,71 +40,163 @@ def check_length(
 
 # %% ../../nbs/21_callback.schedule.ipynb #4a1808a5
 class Budget(Callback):
-    "Settle how many steps the time allows, and schedule the learning rate over them"
+    "As many steps as the time allows, and a learning rate that rises and falls over them"
     order,run_valid = ParamScheduler.order,False
+    looks = 50 # at the clock, in a run by minutes
     def __init__(self,
         n_steps:int=None, # Steps, if they are known
         minutes:float=None, # Wall time from the first step, if they are not
         lr=None, # Highest learning rates, one per parameter group; default those of the Learner
         warmup:int=200, # Steps of the rise
-        settle:float=5., # Seconds of timing, at most a tenth of the time
+        start:int=0, # Steps done before
+        most:int=None, # Steps in a run by minutes, even if there is time for more
     ):
         check_length(n_steps, minutes)
         check_number('warmup', warmup, 1, whole=True)
-        check_number('settle', settle, 0)
-        store_attr('minutes,warmup,settle')
-        self.n_steps = n_steps
+        check_number('start', start, 0, whole=True)
+        check_number('most', most, 1, whole=True, optional=True)
+        store_attr('n_steps,minutes,warmup,start,most')
         self.lr_max = lr
 
 # %% ../../nbs/21_callback.schedule.ipynb #bfe074a1
 @patch
 def before_fit(self:Budget):
     if self.lr_max is None: self.lr_max = [h['lr'] for h in self.opt.hypers]
-    self.seconds = []
+    self.seconds,self.fall,self.plan = 0.,None,[]
+    self.looked = [(self.start, 0.)] # (steps, seconds) at the last looks
     self._last = None # when the last step ended
+
+# %% ../../nbs/21_callback.schedule.ipynb #beac5b27
+@patch
+def _rise(self:Budget, n): return max(1, min(self.warmup, n//5))
+
+@patch
+def fallen(self:Budget,
+    step:int, # From 0
+)->float: # From 0 to 1
+    "Share of the fall that is over before `step`"
+    since,share = self.fall or (self._rise(self.n_steps), 0.)
+    return share + (1-share)*(step-since)/max(1, self.n_steps-since)
+
+@patch
+def factor(self:Budget,
+    step:int, # From 0
+)->float: # From 0 to 1
+    "Share of the highest learning rate"
+    if self.fall: return (1 + math.cos(math.pi*min(1, self.fallen(step))))/2
+    return lr_factor(step, self.n_steps, self.warmup)
 
 # %% ../../nbs/21_callback.schedule.ipynb #3500dbf2
 @patch
 def before_batch(self:Budget):
     if self._last is None: self._last = time.perf_counter()
-    f = lr_factor(self.train_iter, self.n_steps, self.warmup)
+    f = self.factor(self.train_iter)
     self.opt.set_hyper('lr', [o*f for o in self.lr_max])
 
 # %% ../../nbs/21_callback.schedule.ipynb #af0e95bd
 @patch
-def guess(self:Budget)->int:
-    "Steps in all, as far as can be told by now, from the median of the times of a step"
-    done = len(self.seconds)
-    if done < 2: return 1000
-    left = 60*self.minutes - sum(self.seconds)
-    return done + max(0, int(left/np.median(self.seconds)))
+def _pace(self:Budget, done):
+    "Seconds a step, of late; None if nothing is known"
+    looks = [*self.looked, (done, self.seconds)]
+    paces = [(t-s)/(n-m) for (m,s),(n,t) in zip(looks, looks[1:]) if n > m]
+    return max(1e-6, min(paces)) if paces else None
+
+@patch
+def guess(self:Budget,
+    done:int=0, # Steps that were made
+)->int:
+    "Steps in all, as far as can be told by now"
+    pace = self._pace(done)
+    if pace is None: return self.n_steps or self._most(self.start+1000)
+    whole = 60*self.minutes
+    landing = min(whole/self.looks, pace*max(0, (self.n_steps or 0)-done))
+    return max(done, self._most(done + int(max(whole-self.seconds, landing)/pace + 1e-9)))
+
+@patch
+def _most(self:Budget, n): return min(n, self.most or n)
 
 # %% ../../nbs/21_callback.schedule.ipynb #0f32fc93
 @patch
-def after_batch(self:Budget):
-    if self.n_steps is not None: return
-    now = time.perf_counter()
-    self.seconds.append(now-self._last)
-    self._last = now
-    if self._is_timed(): self.n_steps = self.guess()
+def _is_due(self:Budget, done):
+    step,seconds = self.looked[-1]
+    left = self._most(self.n_steps or step+16) - step
+    is_long_ago = self.seconds-seconds >= 60*self.minutes/self.looks
+    is_far = done-step >= max(1, min(max(8, left//10), left//2))
+    is_over = not self.n_steps and done >= (self.most or math.inf)
+    return is_over or done > step and (is_far or is_long_ago)
+
+# %% ../../nbs/21_callback.schedule.ipynb #520900c2
+@patch
+def _is_news(self:Budget, done, n):
+    return not self.n_steps or abs(n-self.n_steps)*self._pace(done) >= 0.6*self.minutes
 
 @patch
-def _is_timed(self:Budget): return len(self.seconds) >= 8 and sum(self.seconds) >= min(self.settle, 6*self.minutes)
+def _fall_from(self:Budget, done, n):
+    "Where the fall goes on, if it has begun or begins with `n` steps in all"
+    if not self.n_steps: return None
+    if self.fallen(done) > 0: return done,self.fallen(done)
+    return (done, 0.) if done >= self._rise(n) else None
+
+@patch
+def _look(self:Budget, done):
+    n = self.guess(done)
+    if self._is_news(done, n):
+        self.fall,self.n_steps = self._fall_from(done, n),n
+        self.plan.append((done, n))
+    self.looked = [self.looked[-1], (done, self.seconds)]
 
 # %% ../../nbs/21_callback.schedule.ipynb #3b34ef51
 @patch
-def state_dict(self:Budget)->dict:
-    "Number of steps, times, highest rates"
-    return dict(n_steps=self.n_steps, seconds=self.seconds, lr_max=list(self.lr_max))
+def _waits_for_gpu(self:Budget):
+    device = getattr(self, 'device', None)
+    if device and device.type == 'cuda': torch.cuda.synchronize(device)
 
-# %% ../../nbs/21_callback.schedule.ipynb #9248d316
+@patch
+def after_batch(self:Budget):
+    if self.minutes is None: return
+    done,now = self.train_iter,time.perf_counter()
+    self.seconds += now - ifnone(self._last, now) # a batch may be cancelled before it has begun
+    self._last = now
+    if done == self.start+1 and not self.plan: self.looked = [(done, self.seconds)]
+    if not self._is_due(done): return
+    self._waits_for_gpu()
+    self._look(done)
+
+# %% ../../nbs/21_callback.schedule.ipynb #b0bc58a5
+@patch
+def state_dict(self:Budget)->dict:
+    "Decisions, time, highest rates"
+    return dict(n_steps=self.n_steps, seconds=self.seconds, fall=self.fall and list(self.fall), lr_max=list(self.lr_max),
+                looked=[list(o) for o in self.looked], plan=[list(o) for o in self.plan])
+
+# %% ../../nbs/21_callback.schedule.ipynb #bc54b23c
+def _is_count(v): return type(v) is int and 0 <= v < 2**62
+
+def _is_time(v): return is_number(v) and 0 <= v < 2**62
+
+def _are_pairs(vs, is_first, is_second):
+    "Whether `vs` is a list of pairs of which each half is what it should be"
+    def _is_pair(o): return type(o) in (list, tuple) and len(o) == 2 and is_first(o[0]) and is_second(o[1])
+    return type(vs) is list and all(map(_is_pair, vs))
+
+# %% ../../nbs/21_callback.schedule.ipynb #d1384bc0
+def _is_share(v): return is_number(v) and 0 <= v <= 1
+
+@patch
+def _is_state(self:Budget, d):
+    n,fall,lrs,looked = d['n_steps'],d['fall'],d['lr_max'],d['looked']
+    is_n = n is None or _is_count(n) and n > 0
+    is_fall = fall is None or n and _are_pairs([fall], _is_count, _is_share) and fall[0] <= n
+    are_rates = type(lrs) is list and len(lrs) == len(self.lr_max) and all(map(_is_time, lrs))
+    are_looks = looked and _are_pairs(looked, _is_count, _is_time) and [*looked] == sorted(looked)
+    is_plan = _are_pairs(d['plan'], _is_count, _is_count)
+    return is_n and is_fall and are_rates and are_looks and is_plan and _is_time(d['seconds'])
+
 @patch
 def load_state_dict(self:Budget,
     d:dict, # From `state_dict`
 ):
-    "Go on with the steps, times and rates of a run"
-    n,seconds,lrs = d['n_steps'],d['seconds'],d['lr_max']
-    is_steps = n is None or type(n) is int and 0 < n < 2**62
-    if not is_steps or len(lrs) != len(self.lr_max) or not all(map(is_number, [*seconds, *lrs])):
-        raise ValueError("This is no state of a Budget.")
-    self.n_steps,self.seconds,self.lr_max = n,seconds,lrs
+    "Go on with the decisions, times and rates of a run"
+    if not self._is_state(d): raise ValueError("This is no state of a Budget.")
+    self.n_steps,self.seconds,self.lr_max = d['n_steps'],d['seconds'],d['lr_max']
+    self.fall,self.looked,self.plan = d['fall'] and tuple(d['fall']),[*map(tuple, d['looked'])],[*map(tuple, d['plan'])]

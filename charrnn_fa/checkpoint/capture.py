@@ -39,7 +39,8 @@ def environment(
     env = dict(device=device.type, threads=torch.get_num_threads(),
                processor=f'{_cpu()}, {torch.backends.cpu.get_cpu_capability()}', **versions())
     if device.type != 'cuda': return env
-    return dict(env, gpu=torch.cuda.get_device_name(device), deterministic=torch.are_deterministic_algorithms_enabled())
+    return dict(env, gpu=torch.cuda.get_device_name(device), cudnn=torch.backends.cudnn.version(),
+                deterministic=torch.are_deterministic_algorithms_enabled())
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #3a821c4d
 def inexact(

@@ -9,8 +9,8 @@ __all__ = ['Log']
 import io, time, warnings
 from contextlib import suppress
 from fastcore.basics import patch
-from ..core import visible
-from ..callback.progress import Pace, epoch_line, say
+from ..core import say, visible
+from ..callback.progress import Pace, epoch_line
 from ..run.files import RunError, RunWarning, open_log
 
 # %% ../../nbs/74_checkpoint.log.ipynb #f45e5678

@@ -58,7 +58,7 @@ def _to_torch(v): return torch.from_numpy(np.array(v, dtype=v.dtype.newbyteorder
 def _is_scalar(o): return isinstance(o, Tensor) and o.ndim == 0 and o.is_floating_point()
 
 def _column(v):
-    if all(type(o) is float for o in v): return 'floats',torch.tensor(v, dtype=torch.float64)
+    if all(type(o) is float for o in v): return 'floats',torch.tensor(v, dtype=torch.float64, device='cpu')
     if all(_is_scalar(o) and o.dtype == v[0].dtype for o in v):
         return 'scalars',torch.stack([o.detach().cpu() for o in v])
 

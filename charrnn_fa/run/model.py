@@ -15,12 +15,8 @@ from importlib.metadata import version
 from fastcore.basics import patch
 from ..core import CharRNNError, check_number, is_number
 from ..text.vocab import CharVocab
-from ..text.data import CharDataLoaders
 from ..models import CharRNN, count_params
-from ..presets import Preset
-from ..callback.precision import precisions
-from ..loop import CharLearner
-from ..learner import char_learner
+from ..presets import Preset, precision_names
 from .files import RunError, damage, same_tensors, sha256_pieces
 from .records import check, counts, need
 from .folder import RunFolder
@@ -62,6 +58,7 @@ def check_described(
 ):
     "Refuse a model that a run could not make again"
     shapes = lambda model: {k:p.shape for k,p in model.named_parameters()}
+    from charrnn_fa.loop import CharLearner
     described = isinstance(learn, CharLearner) and shapes(_model_of(learn.preset, learn.vocab)) == shapes(learn.model)
     if not described:
         raise RunError('The model is not the one that the preset of its Learner describes, '
@@ -95,7 +92,7 @@ def kept_text(
 # %% ../../nbs/33_run.model.ipynb #b6996383
 char_schema = {
     'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str}, 'vocab':dict, 'preset':dict, 'seed':counts,
-    'precision':lambda o: type(o) is str and o in precisions, 'info':{'valid_pct?':is_number},
+    'precision':lambda o: type(o) is str and o in precision_names, 'info':{'valid_pct?':is_number},
 }
 
 class Run(RunFolder):
@@ -131,7 +128,7 @@ def load_model(self:Run,
     m,ts,_ = self.newest_whole()
     ts = {k:t for k,t in ts.items() if not k.startswith('train/')}
     self._check_size(m)
-    with damage(self.path/'run.json'): model = _model_of(self.preset, self.vocab)
+    with damage(self.path/'run.json'), torch.device('cpu'): model = _model_of(self.preset, self.vocab)
     if not same_tensors(ts, weights(model)):
         raise RunError(f"{self.path/m['file']} holds other weights than the settings of the run ask for",
                        'restore the folder from a copy.')
@@ -164,27 +161,33 @@ def parts(self:Run,
     raise RunError(f'That is not the text that {self.path} was begun with (SHA-256)', 'give the one that was.')
 
 # %% ../../nbs/33_run.model.ipynb #29ff1a43
+def _kept(precision, device):
+    "The precision of a run, or None where `device` does not have it"
+    from charrnn_fa.callback.precision import check_precision
+    with suppress(CharRNNError): return check_precision(precision, device)
+
 @patch
 def learner(self:Run,
     device=None, # Default: the GPU if there is one
     text=None, # The text of the run, if it was too long to be kept
-)->CharLearner:
+): # `CharLearner`
     "A Learner with text and settings of the run, and fresh weights"
     for m in self.checkpoints(): self._check_size(m)
     s = self.settings
     if text is None: parts = [self.vocab.textify(self.ids(o)) for o in ('train', 'valid')]
     else: parts = self.parts(text)
+    from charrnn_fa.learner import char_learner
+    from charrnn_fa.text.data import CharDataLoaders
     dls = CharDataLoaders.from_documents(parts, [[0], [1]], vocab=self.vocab, seed=s['seed'], device=device,
                                          **self.preset.dls)
-    has = s['precision'] != 'fp16' or torch.device(dls.device or 'cpu').type == 'cuda'
-    return char_learner(dls, preset=self.preset, precision=s['precision'] if has else None)
+    return char_learner(dls, preset=self.preset, precision=_kept(s['precision'], dls.device or 'cpu'))
 
 # %% ../../nbs/33_run.model.ipynb #fba5a413
 @patch
 def load(self:Run,
     device=None, # Default: the GPU if there is one
     text=None, # The text of the run, if it was too long to be kept
-)->CharLearner:
+): # `CharLearner`
     "The same with the weights of the run, if there are some"
     learn = self.learner(device, text)
     if self.checkpoints(): learn.model.load_state_dict(self.load_model(learn.device).state_dict())
@@ -219,6 +222,6 @@ def load_run(
     path, # A run folder
     device=None, # Default: the GPU if there is one
     text=None, # The text of the run, if it was too long to be kept
-)->CharLearner:
+): # `CharLearner`
     "The Learner of a run"
     return Run(path).load(device, text)

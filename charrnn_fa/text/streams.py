@@ -49,12 +49,12 @@ def _warn_if_smaller(n_chars, wanted, used):
 def _documents(dataset):
     "The ids of each item, taken out of its tuple"
     items = (dataset[i] for i in range(len(dataset)))
-    return [torch.as_tensor(o[0] if isinstance(o, tuple) else o) for o in items]
+    return [torch.as_tensor(o[0] if isinstance(o, tuple) else o, device='cpu') for o in items]
 
 def _join(dataset, sep=''):
     "The documents of `dataset` as one tensor of ids"
     docs = _documents(dataset)
-    if not docs: return torch.zeros(0, dtype=torch.uint8)
+    if not docs: return torch.zeros(0, dtype=torch.uint8, device='cpu')
     if sep and len(docs) > 1:
         s = dataset.vocab.encode(sep)
         docs = [part for o in docs for part in (s.to(o.dtype), o)][1:]
@@ -119,9 +119,11 @@ def pairs(self:CharDL,
     "Which pairs of the text batch `i` holds"
     if not 0 <= i < len(self): raise IndexError(i)
     at,n = i*self.seq_len,min(self.seq_len, self.steps - i*self.seq_len)
-    starts = torch.arange(self.bs)*self.steps + (torch.arange(self.bs) > 0)*self.rest
+    device = self.ids.device # where they are used: no copy, for which a GPU would be waited for
+    rows = torch.arange(self.bs, device=device)
+    starts = rows*self.steps + (rows > 0)*self.rest
     if n <= 0: starts,at,n = starts[:1],self.steps,self.rest
-    p = starts[:,None] + torch.arange(at, at+n)
+    p = starts[:,None] + torch.arange(at, at+n, device=device)
     return (p + rotation(self.seed, epoch, self.n_pairs)) % self.n_pairs if self.shuffle else p
 
 # %% ../../nbs/05_text.streams.ipynb #81276e44
@@ -131,7 +133,7 @@ def batch(self:CharDL,
     i:int, # From 0 on
 )->tuple: # (inputs, targets), each (rows, steps) of `int64`
     "Batch `i` of `epoch`"
-    p = self.pairs(epoch, i).to(self.ids.device)
+    p = self.pairs(epoch, i)
     return self.after_batch((self.ids[p].long(), self.ids[p+1].long()))
 
 # %% ../../nbs/05_text.streams.ipynb #96c92edb

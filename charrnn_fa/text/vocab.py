@@ -57,7 +57,7 @@ def id_dtype(
 
 def _numpy_dtype(dtype):
     "NumPy's name for a type of PyTorch's"
-    return torch.empty(0, dtype=dtype).numpy().dtype
+    return torch.empty(0, dtype=dtype, device='cpu').numpy().dtype
 
 # %% ../../nbs/04_text.vocab.ipynb #08a3ecca
 def _id_table(points):

@@ -1,0 +1,36 @@
+"`torch.set_default_device` is a person's choice for their own tensors; what must be on the CPU stays there, and a seed means the same weights"
+import pytest
+import torch
+
+from charrnn_fa.learner import char_learner
+from charrnn_fa.run.model import load_run, save_run
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
+
+
+@pytest.fixture
+def elsewhere():
+    "A default device that has no data: whatever is made there by mistake cannot be read"
+    yield lambda: torch.set_default_device('meta')
+    torch.set_default_device(None)
+
+
+def used(folder):
+    "What a Learner makes: batches, weights, scores, losses, texts"
+    dls = CharDataLoaders.from_text(load_corpus('pydocs')[:4000], bs=4, seq_len=16, seed=1, device='cpu')
+    learn = char_learner(dls, n_hid=16, emb_sz=8, head_sz=8, dropout=0.2, reset_pct=0.3)
+    x,y = dls.train.one_batch()
+    with torch.no_grad(): scores,state = learn.model.eval()(x)
+    learn.training,learn.carried,learn.iter,learn.epoch = True,state,0,0
+    emptied = [o.tolist() for o in learn._state_for(4)]
+    save_run(learn, folder)
+    again = load_run(folder, device='cpu')
+    texts = [o.generate('The', n=30, bs=n, seed=3) for o in (learn, again) for n in (None, 2)]
+    return [x.tolist(), y.tolist(), [p.tolist() for p in learn.model.parameters()], scores.tolist(), [o.tolist() for o in state], emptied,
+            learn.evaluate(), learn.evaluate(context=32), texts, learn.predict('The')[0]]
+
+
+def test_all_that_is_made_is_where_it_should_be(tmp_path, elsewhere):
+    want = used(tmp_path/'a')
+    elsewhere()
+    assert used(tmp_path/'b') == want

@@ -1,0 +1,99 @@
+"""Training beside busy processes: they are noticed, the spinning ends, no bit changes, and nothing is left behind
+
+In processes of their own, with as many threads as processors: the rest of the suite runs with one thread each, and there would be nothing to see.
+"""
+import os
+import subprocess
+import sys
+
+import pytest
+
+N = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
+pytestmark = pytest.mark.skipif(N < 2 or not os.path.exists('/proc/self/schedstat'), reason='needs Linux and two processors')
+
+BEGIN = """
+import os, resource, subprocess, sys, threading, time
+import torch
+from charrnn_fa.callback import neighbours
+from charrnn_fa.callback.neighbours import Neighbours, hold_spares, sharing_processors
+"""
+
+
+def run(code):
+    "A fresh process with a thread for each processor; what it printed"
+    env = {**os.environ, 'OMP_NUM_THREADS': str(N)}
+    p = subprocess.run([sys.executable, '-c', BEGIN + code], env=env, capture_output=True, text=True, timeout=300)
+    assert p.returncode == 0, p.stderr
+    return p.stdout.split()
+
+
+def test_a_spare_team_ends_the_spinning():
+    "Small operations with pauses: a thread that spins between them takes processor time, one that sleeps does not"
+    spinning,sleeping,again = map(float, run("""
+def worked():
+    x = torch.zeros(1<<16)
+    began = time.process_time()
+    for _ in range(400):
+        x.add_(1)
+        time.sleep(.001)
+    return time.process_time()-began
+
+worked()
+print(worked())
+spares = hold_spares()
+print(worked())
+for o in spares: o.stop()
+print(worked())
+"""))
+    assert sleeping < 0.6*spinning and sleeping < 0.6*again
+
+
+def test_busy_processes_are_noticed_in_a_fit():
+    "A fit beside them makes the same weights as one alone, and its threads end with it"
+    same,noticed,left = run("""
+from charrnn_fa.learner import char_learner
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
+from fastai.callback.core import Callback
+
+seen = []
+slept = Neighbours._let_sleep
+def noted(self, at):
+    slept(self, at)
+    seen.append(len(self.spares))
+Neighbours._let_sleep = noted
+
+class Long(Callback):
+    "Waits, working, until the neighbours are noticed"
+    def after_batch(self):
+        if self.train_iter != 5 or not busy: return
+        end = time.monotonic()+120
+        while not seen and time.monotonic() < end: torch.ones(300, 300) @ torch.ones(300, 300)
+
+def trained():
+    learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=32, seed=1), n_hid=64, precision='fp32')
+    with learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit_steps(20, cbs=Long())
+    return [p.detach().clone() for p in learn.model.parameters()]
+
+busy = []
+alone = trained()
+seen.clear()
+busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2*torch.get_num_threads())]
+try: beside = trained()
+finally:
+    for o in busy: o.kill()
+print(all(map(torch.equal, alone, beside)), bool(seen) and min(seen) > 0, [o.name for o in threading.enumerate() if o.name in ('neighbours', 'spare')] != [])
+""")
+    assert (same, noticed, left) == ('True', 'True', 'False')
+
+
+def test_an_error_leaves_no_thread():
+    left, = run("""
+try:
+    with sharing_processors():
+        neighbours.time.sleep(.3)
+        raise KeyboardInterrupt
+except KeyboardInterrupt: pass
+print([o.name for o in threading.enumerate() if o.name in ('neighbours', 'spare')] != [])
+""")
+    assert left == 'False'
