@@ -25,10 +25,10 @@ test-colab:
 mutants: .venv/.dev
 	$(BIN)/python tests/mutants.py
 
+# Ratios against named references, side by side: half an hour on a machine with nothing else to do.
+BENCHMARKS := fit_overhead import_time start step generation neighbours on_time fastai_text save_overhead
 bench: .venv/.package
-	$(BIN)/python benchmarks/fit_overhead.py
-	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/save_overhead.py
+	@for o in $(BENCHMARKS); do echo; echo "benchmarks/$$o.py"; $(BIN)/python benchmarks/$$o.py || exit 1; done
 
 # README.md and its picture from the stored outputs of nbs/index.ipynb
 readme: .venv/.dev
