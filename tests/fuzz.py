@@ -388,11 +388,12 @@ def trial_state(base, rng, learn):
 class _Resumed(Callback):
     "Compares weights with what the file holds from which a fit goes on, before the first batch"
     order = 2000
-    def __init__(self, files): self.files,self.file = files,None
+    def __init__(self, files): self.files,self.file,self.folder = files,None,None
     def before_batch(self):
         if self.file or not self.training: return
         self.file = self.learn.checkpoint.found.manifest['file']
-        path = Path(self.learn.checkpoint.where)/self.file
+        self.folder = self.learn.checkpoint.folder.path # for a further fit another one
+        path = self.folder/self.file
         head,body = parse((path if path.exists() else next(path.parent.glob(f'{path.stem}*{path.suffix}'))).read_bytes())
         for k,p in self.model.named_parameters():
             i,j = head[k]['data_offsets']
@@ -407,7 +408,7 @@ def trial_fit(base, rng):
     base.write(files, odd_files(rng, files))
     learn,resumed = learner(TEXT, base.dir/'scratch', which),_Resumed(files)
     with watched(base.run, base.dir/'scratch'): fit(learn, base.run, which, steps=40, cbs=[resumed])
-    run = Run(base.run)
+    run = Run(resumed.folder or base.run)
     m,ts,_ = run.newest_whole()
     check(m['finished'], 'a fit that came to its end is not finished')
     for k,p in learn.model.named_parameters(): check(body_of(p) == body_of(ts[k]), f'{k} is not what was stored at the end')
