@@ -1161,6 +1161,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'charrnn_fa.run.folder.RunFolder.save': ( 'run.folder.html#runfolder.save',
                                                                                  'charrnn_fa/run/folder.py'),
                                        'charrnn_fa.run.folder._check_space': ('run.folder.html#_check_space', 'charrnn_fa/run/folder.py'),
+                                       'charrnn_fa.run.folder._need_own_name': ( 'run.folder.html#_need_own_name',
+                                                                                 'charrnn_fa/run/folder.py'),
                                        'charrnn_fa.run.folder._not_a_run': ('run.folder.html#_not_a_run', 'charrnn_fa/run/folder.py'),
                                        'charrnn_fa.run.folder._unreachable': ('run.folder.html#_unreachable', 'charrnn_fa/run/folder.py')},
             'charrnn_fa.run.model': { 'charrnn_fa.run.model.Run': ('run.model.html#run', 'charrnn_fa/run/model.py'),

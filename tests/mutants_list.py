@@ -31,6 +31,7 @@ MUTANTS = [
     ('run/folder', "        where = os.path.realpath(where)", "        where = os.path.abspath(where)"),
     ('run/folder', "        if not is_owner and b is None: self.unsure.add(data_name(name))\n", ""),
     ('run/folder', "    if not all(is_leftover(o) or pick([o], 'system') for o in Folder(path).names()):", "    if False:"),
+    ('run/folder', "    if data_name(name) != m['file']: raise", "    if False: raise"),
     ('run/folder', "    if free < need:", "    if False:"),
     ('run/folder', "        self.store.remove(file)\n        raise\n", "        raise\n"),
     ('run/folder', "    need = 1.1*need + 20_000\n", ""),

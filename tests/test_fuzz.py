@@ -126,6 +126,16 @@ def test_manifests_are_checked(folder, change):
     assert name not in [m['file'] for m in run.checkpoints()] and 'damaged' in str(run.damaged[name])
 
 
+def test_a_manifest_counts_under_its_own_name(folder):
+    "One that took another's place would be read, and its data cleared away as left over"
+    run = Run(folder('finished'))
+    new,old = [run.path/o['file'].replace('.safetensors', '.json') for o in run.checkpoints()[:2]]
+    there = [o['file'] for o in run.checkpoints()[2:]]
+    new.replace(old)
+    assert [o['file'] for o in run.checkpoints()] == there
+    assert f"describes another file, {new.stem}.safetensors; remove it" in str(run.damaged[old.name])
+
+
 @pytest.mark.parametrize('change', [dict(host='\x1b[2Jx'), dict(host='x'*10_000), dict(generation=-1), dict(beat='1'), dict(time=float('nan')), dict(resumes=[None])])
 def test_owner_records_are_checked(folder, change):
     run = Run(folder('unfinished'))

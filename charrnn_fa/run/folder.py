@@ -79,6 +79,10 @@ class RunFiles:
         except OSError as e: raise unread(self._at(name), e) from None
 
 # %% ../../nbs/32_run.folder.ipynb #b92c0db8
+def _need_own_name(m, name, path):
+    "Refuse a manifest under a name that is another one's: its data would be without one of their own, and so rubbish"
+    if data_name(name) != m['file']: raise RunError(f"{path} describes another file, {m['file']}", 'remove it from the folder.')
+
 @patch
 def record(self:RunFiles,
     name, # Of a file
@@ -90,7 +94,10 @@ def record(self:RunFiles,
     try:
         b = self.get(name)
         says_nothing = b is None or is_owner and not b
-        if not says_nothing: return check_record(b, schema, self._at(name), self.id)
+        if not says_nothing:
+            o = check_record(b, schema, self._at(name), self.id)
+            if not is_owner: _need_own_name(o, name, self._at(name))
+            return o
     except CharRNNError as e:
         self.damaged[name] = e
         if not is_owner and b is None: self.unsure.add(data_name(name))
