@@ -1,4 +1,4 @@
-"""A training step of `cpu-minute` alone, beside one and two busy processes, and beside another training, with and without `sharing_processors`.
+"""A training step of `cpu-minute` alone, beside one and two busy processes, and beside another training: as PyTorch does it, in a run by steps, and in one by the clock.
 
 Each case is a fresh process that trains for some seconds; the cases take turns. Prints milliseconds a step (median over turns of the mean of a turn, lowest and highest)
 and the ratios to the quiet step.   python benchmarks/neighbours.py [--turns 3] [--seconds 12] [--precision bf16]
@@ -12,9 +12,10 @@ import time
 from statistics import median
 
 busy = [sys.executable, '-c', 'while True: pass']
+ways = dict(bare='as PyTorch', steps='by steps', clock='by the clock')
 
 
-def train(seconds, precision, shares):
+def train(seconds, precision, how):
     "Milliseconds a step, after the first two seconds"
     import contextlib
     from fastai.callback.core import Callback, CancelFitException
@@ -22,7 +23,7 @@ def train(seconds, precision, shares):
     from charrnn_fa.learner import char_learner
     from charrnn_fa.text.corpus import load_corpus
     from charrnn_fa.text.data import CharDataLoaders
-    if not shares: loop.sharing_processors = lambda device: contextlib.nullcontext()
+    if how == 'bare': loop.sharing_processors = lambda device: contextlib.nullcontext()
 
     class Clock(Callback):
         order,at,n = 100,None,0
@@ -35,17 +36,18 @@ def train(seconds, precision, shares):
 
     clock = Clock()
     learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs'), seed=0), precision=precision)
-    with learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit_steps(10**6, cbs=clock)
+    length = dict(minutes=600) if how == 'clock' else dict(n_steps=10**6)
+    with learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit_steps(**length, cbs=clock)
     print(json.dumps(dict(ms=1000*(time.perf_counter()-clock.began)/clock.n)))
 
 
-def one(args, shares): return [sys.executable, __file__, '--one', '--seconds', str(args.seconds), '--precision', args.precision, *(['--shares'] if shares else [])]
+def one(args, how): return [sys.executable, __file__, '--one', how, '--seconds', str(args.seconds), '--precision', args.precision]
 
 
-def measured(args, shares, others):
+def measured(args, how, others):
     env = dict(os.environ)
     others = [subprocess.Popen(o, stdout=subprocess.DEVNULL, env=env) for o in others]
-    try: return json.loads(subprocess.run(one(args, shares), check=True, capture_output=True, text=True, env=env).stdout)['ms']
+    try: return json.loads(subprocess.run(one(args, how), check=True, capture_output=True, text=True, env=env).stdout)['ms']
     finally:
         for o in others: o.kill()
 
@@ -55,19 +57,18 @@ def main():
     p.add_argument('--turns', type=int, default=3)
     p.add_argument('--seconds', type=float, default=12)
     p.add_argument('--precision', default='bf16')
-    p.add_argument('--one', action='store_true')
-    p.add_argument('--shares', action='store_true')
+    p.add_argument('--one', choices=ways)
     args = p.parse_args()
-    if args.one: return train(args.seconds, args.precision, args.shares)
+    if args.one: return train(args.seconds, args.precision, args.one)
     long = argparse.Namespace(**{**vars(args), 'seconds':10**4})
     cases = {'alone': [], 'beside one busy process': [busy], 'beside two': [busy]*2, 'beside another training': None}
-    ms = {(k, s):[] for k in cases for s in (True, False)}
+    ms = {(k, how):[] for k in cases for how in ways}
     for _ in range(args.turns):
         for k,others in cases.items():
-            for s in (True, False): ms[k,s].append(measured(args, s, [one(long, s)] if others is None else others))
-    quiet = median(ms['alone',False])
-    print(f'{args.precision}, {os.cpu_count()} processors; ms a step, median (lowest to highest), and over the quiet step without sharing ({quiet:.1f})')
-    for (k,s),v in ms.items(): print(f"{k:26} {'sharing' if s else 'as before':10} {median(v):7.1f}  ({min(v):.1f} to {max(v):.1f})  {median(v)/quiet:.2f}")
+            for how in ways: ms[k,how].append(measured(args, how, [one(long, how)] if others is None else others))
+    quiet = median(ms['alone','bare'])
+    print(f'{args.precision}, {os.cpu_count()} processors; ms a step, median (lowest to highest), and over the quiet step as PyTorch does it ({quiet:.1f})')
+    for (k,how),v in ms.items(): print(f"{k:26} {ways[how]:14} {median(v):7.1f}  ({min(v):.1f} to {max(v):.1f})  {median(v)/quiet:.2f}")
 
 
 if __name__ == '__main__': main()

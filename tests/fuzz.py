@@ -171,7 +171,7 @@ def mutate_meta(rng, files):
 def mutate_tensors(rng, files):
     "Names, types, shapes and contents of tensors, in checkpoints and the text"
     data = rng.choice(names(files, '', '.safetensors'))
-    with suppress(ValueError, struct.error, KeyError, TypeError, AttributeError):
+    with suppress(ValueError, struct.error, KeyError, TypeError, AttributeError, IndexError):
         head,body = parse(files[data])
         if head.keys() <= {'__metadata__'}: return
         k = rng.choice([k for k in head if k != '__metadata__'])

@@ -87,6 +87,46 @@ print(all(map(torch.equal, alone, beside)), bool(seen) and min(seen) > 0, [o.nam
     assert (same, noticed, left) == ('True', 'True', 'False')
 
 
+def test_a_run_by_the_clock_goes_on_in_one_thread(tmp_path):
+    "As long as they are there; its checkpoints have the number of threads that it began with, and how many steps were made in one"
+    at_work,threads,kept,in_one = map(int, run(f"""
+from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.learner import char_learner
+from charrnn_fa.run.folder import RunFolder
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
+from fastai.callback.core import Callback
+
+torch.set_num_threads(2)
+
+class Seen(Callback):
+    "Waits, working, at the sixth step until the neighbours are noticed, and notes the threads of the seventh"
+    order = 2000
+    def after_batch(self):
+        if self.train_iter < 6: return
+        if self.train_iter == 7:
+            print(torch.get_num_threads())
+            raise KeyboardInterrupt
+        end,watcher = time.monotonic()+120,neighbours._here.watcher
+        while not watcher.one and time.monotonic() < end: torch.ones(300, 300) @ torch.ones(300, 300)
+        watcher.until = float('inf')
+
+busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2*{N})]
+learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=32, seed=1), n_hid=64, precision='fp32')
+try:
+    with learn.no_bar(), learn.no_logging(), learn.no_valid():
+        learn.fit_steps(minutes=5, cbs=[Seen(), Checkpoint({str(tmp_path/'r')!r}, quiet=True)])
+except KeyboardInterrupt: pass
+finally:
+    for o in busy: o.kill()
+run = RunFolder({str(tmp_path/'r')!r})
+(_,_,meta),*_ = run.whole()
+kept = meta['cbs']['Budget#0']['dict'] # names and values in turn
+print(torch.get_num_threads(), meta['env']['threads'], kept[kept.index('in_one_thread')+1])
+"""))
+    assert (at_work, threads, kept) == (1, 2, 2) and in_one > 0
+
+
 def test_an_error_leaves_no_thread():
     left, = run("""
 try:

@@ -10,6 +10,7 @@ import math, numbers, time
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from ..core import CharRNNError, check_number, is_number
+from .neighbours import may_rest
 
 # %% ../../nbs/21_callback.schedule.ipynb #08a999a3
 def lr_factor(
@@ -65,6 +66,7 @@ def before_fit(self:Budget):
     self.seconds,self.fall,self.plan = 0.,None,[]
     self.looked = [(self.start, 0.)] # (steps, seconds) at the last looks
     self._last = None # when the last step ended
+    self.in_one_thread = 0 # steps, because others needed the processors
 
 # %% ../../nbs/21_callback.schedule.ipynb #beac5b27
 @patch
@@ -92,6 +94,7 @@ def before_batch(self:Budget):
     if self._last is None: self._last = time.perf_counter()
     f = self.factor(self.train_iter)
     self.opt.set_hyper('lr', [o*f for o in self.lr_max])
+    if self.minutes is not None: self.in_one_thread += may_rest()
 
 # %% ../../nbs/21_callback.schedule.ipynb #af0e95bd
 @patch
@@ -167,7 +170,7 @@ def after_batch(self:Budget):
 def state_dict(self:Budget)->dict:
     "Decisions, time, highest rates"
     return dict(n_steps=self.n_steps, seconds=self.seconds, fall=self.fall and list(self.fall), lr_max=list(self.lr_max),
-                looked=[list(o) for o in self.looked], plan=[list(o) for o in self.plan])
+                looked=[list(o) for o in self.looked], plan=[list(o) for o in self.plan], in_one_thread=self.in_one_thread)
 
 # %% ../../nbs/21_callback.schedule.ipynb #bc54b23c
 def _is_count(v): return type(v) is int and 0 <= v < 2**62
@@ -190,7 +193,8 @@ def _is_state(self:Budget, d):
     are_rates = type(lrs) is list and len(lrs) == len(self.lr_max) and all(map(_is_time, lrs))
     are_looks = looked and _are_pairs(looked, _is_count, _is_time) and [*looked] == sorted(looked)
     is_plan = _are_pairs(d['plan'], _is_count, _is_count)
-    return is_n and is_fall and are_rates and are_looks and is_plan and _is_time(d['seconds'])
+    are_counts = _is_count(d.get('in_one_thread', 0)) and _is_time(d['seconds'])
+    return is_n and is_fall and are_rates and are_looks and is_plan and are_counts
 
 @patch
 def load_state_dict(self:Budget,
@@ -200,3 +204,4 @@ def load_state_dict(self:Budget,
     if not self._is_state(d): raise ValueError("This is no state of a Budget.")
     self.n_steps,self.seconds,self.lr_max = d['n_steps'],d['seconds'],d['lr_max']
     self.fall,self.looked,self.plan = d['fall'] and tuple(d['fall']),[*map(tuple, d['looked'])],[*map(tuple, d['plan'])]
+    self.in_one_thread = d.get('in_one_thread', 0) # older runs do not say

@@ -17,6 +17,7 @@ from fastai.basics import *
 from fastai.callback.core import _events
 from fastai.callback.progress import CSVLogger
 from ..text.streams import CharDL
+from ..callback.neighbours import all_threads
 from ..loop import CharLearner
 from ..run.files import RunError
 from ..run.model import versions, weights
@@ -36,7 +37,7 @@ def environment(
 ): # Plain values
     "What decides how the bits come out, besides code and data"
     device = one_param(learn.model).device
-    env = dict(device=device.type, threads=torch.get_num_threads(),
+    env = dict(device=device.type, threads=all_threads(),
                processor=f'{_cpu()}, {torch.backends.cpu.get_cpu_capability()}', **versions())
     if device.type != 'cuda': return env
     return dict(env, gpu=torch.cuda.get_device_name(device), cudnn=torch.backends.cudnn.version(),
