@@ -57,11 +57,11 @@ from charrnn_fa.text.data import CharDataLoaders
 from fastai.callback.core import Callback
 
 seen = []
-slept = Neighbours._let_sleep
-def noted(self, at):
-    slept(self, at)
-    seen.append(len(self.spares))
-Neighbours._let_sleep = noted
+looked = Neighbours.look
+def noted(self, share, at):
+    looked(self, share, at)
+    if self.sleepy: seen.append(len(self.spares))
+Neighbours.look = noted
 
 class Long(Callback):
     "Waits, working, until the neighbours are noticed"

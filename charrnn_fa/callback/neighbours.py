@@ -67,8 +67,9 @@ def hold_spares()->list:
 class Neighbours(threading.Thread):
     "Ends the spinning of our threads as long as others need the processors"
     every,many,few = .25,.2,.05 # seconds between looks; shares of the time that we wait
-    one = False # should all threads but one rest, in a run by the clock?
+    one = sleepy = False # should all threads but one rest (in a run by the clock), or none spin?
     n_threads = n_now = None # in all and at work, in a run by the clock
+    since = -1. # when that changed
     def __init__(self):
         super().__init__(daemon=True, name='neighbours')
         self.over = threading.Event()
@@ -89,22 +90,25 @@ def look(self:Neighbours,
     at:float, # Seconds, by any clock
 ):
     "Decide whether our threads may spin"
-    if not (self.spares or self.one):
-        if share >= self.many: self._let_sleep(at)
-        elif at >= getattr(self, 'until', 0) + self.every: self.patience = 1.
-    elif self.spares and share < self.few or at >= self.until: self._let_spin()
+    is_new = at > self.since + self.every
+    if not (self.one or self.sleepy):
+        if share >= self.many: self._give_way(at)
+        elif is_new: self.patience = 1.
+    elif at >= self.until or self.spares and share < self.few: self._let_spin(at)
+    elif self.one and share >= self.many and is_new: self.one,self.sleepy = False,True # one thread has to wait, too
+    if self.sleepy and not self.spares and self.n_now == self.n_threads: self.spares = hold_spares()
 
 @patch
-def _let_sleep(self:Neighbours, at):
+def _give_way(self:Neighbours, at):
     self.one = self.n_threads == 2
-    if not self.one: self.spares = hold_spares()
-    self.until = at+self.patience
+    self.sleepy = not self.one
+    self.since,self.until = at,at+self.patience
     self.patience = min(8., 2*self.patience)
 
 @patch
-def _let_spin(self:Neighbours):
+def _let_spin(self:Neighbours, at=0):
     for o in self.spares: o.stop()
-    self.spares,self.one = [],False
+    self.spares,self.one,self.sleepy,self.since = [],False,False,at
 
 # %% ../../nbs/19_callback.neighbours.ipynb #2cc0a401
 @patch
