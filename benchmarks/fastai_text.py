@@ -1,6 +1,7 @@
 """Characters trained on per second, from a text to a trained model: this library, and fastai's own text path (`TextBlock`, `LMDataLoader`), with the same model.
 
-The text is in a file; reading, tokenising, loaders, Learner and `--epochs` epochs count. One process each, taking turns.   python benchmarks/fastai_text.py [--chars 500000] [--turns 3]
+The text is in a file; imports, reading, tokenising, loaders, Learner and `--epochs` epochs count, or only the first `--steps` steps: then reading weighs more, the longer the text is.
+One process each, taking turns.   python benchmarks/fastai_text.py [--chars 500000] [--turns 3] [--steps 100]
 """
 import argparse
 import json
@@ -11,18 +12,27 @@ import time
 from pathlib import Path
 from statistics import median
 
+from fastai.callback.core import Callback, CancelFitException
+
 from charrnn_fa.text.corpus import load_corpus
 
 
-def ours(path, epochs):
+class Enough(Callback):
+    "Ends a fit after `n` steps"
+    def __init__(self, n): self.n = n
+    def after_batch(self):
+        if self.train_iter >= self.n: raise CancelFitException
+
+
+def ours(path, epochs, steps):
     from charrnn_fa.learner import char_learner
     from charrnn_fa.text.data import CharDataLoaders
     learn = char_learner(CharDataLoaders.from_corpus(path, seed=0))
-    with learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit(epochs, 4e-3)
+    with learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit(epochs, 4e-3, cbs=[Enough(steps)] if steps else None)
     return learn.steps_done*learn.dls.train.bs*learn.dls.train.seq_len
 
 
-def fastai(path, epochs):
+def fastai(path, epochs, steps):
     import pandas as pd
     from fastai.text.all import BaseTokenizer, DataBlock, IndexSplitter, Learner, TextBlock
     from torch import nn
@@ -51,32 +61,35 @@ def fastai(path, epochs):
     dls = DataBlock(blocks=block, get_x=lambda r: r['text'], splitter=IndexSplitter([1])).dataloaders(df, bs=preset.bs, seq_len=preset.seq_len)
     learn = Learner(dls, Stateful(len(dls.vocab)), loss_func=lambda p,y: nn.functional.cross_entropy(p.flatten(0, 1), y.flatten()))
     learn._do_epoch_validate = lambda *args: None
-    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 4e-3)
-    return epochs*len(dls.train)*preset.bs*preset.seq_len
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 4e-3, cbs=[Enough(steps)] if steps else None)
+    return (steps or epochs*len(dls.train))*preset.bs*preset.seq_len
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--chars', type=int, default=500_000)
     p.add_argument('--epochs', type=int, default=1)
+    p.add_argument('--steps', type=int)
     p.add_argument('--turns', type=int, default=3)
     p.add_argument('--one', nargs=2, metavar=('WAY', 'FILE'))
     args = p.parse_args()
     if args.one:
         began = time.perf_counter()
-        n = dict(ours=ours, fastai=fastai)[args.one[0]](args.one[1], args.epochs)
+        n = dict(ours=ours, fastai=fastai)[args.one[0]](args.one[1], args.epochs, args.steps)
         return print(json.dumps(n/(time.perf_counter()-began)))
     speeds = dict(ours=[], fastai=[])
     with tempfile.NamedTemporaryFile('w', suffix='.txt') as f:
-        f.write((load_corpus('pydocs')*9)[:args.chars])
+        text = load_corpus('pydocs')
+        f.write((text*(args.chars//len(text)+1))[:args.chars])
         f.flush()
         for _ in range(args.turns):
             for k,v in speeds.items():
-                line = [sys.executable, __file__, '--one', k, f.name, '--epochs', str(args.epochs)]
+                line = [sys.executable, __file__, '--one', k, f.name, '--epochs', str(args.epochs), *(['--steps', str(args.steps)] if args.steps else [])]
                 v.append(float(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]))
                 print(f'{k:7} {v[-1]:10,.0f} characters/s', flush=True)
     a,b = map(median, speeds.values())
-    print(f'{args.chars:,} characters, {args.epochs} epochs, imports included: ours {a:,.0f}, fastai {b:,.0f}, ratio {a/b:.1f}')
+    length = f'{args.steps} steps' if args.steps else f'{args.epochs} epochs'
+    print(f'{args.chars:,} characters, {length}, imports included: ours {a:,.0f}, fastai {b:,.0f}, ratio {a/b:.1f}')
 
 
 if __name__ == '__main__': main()

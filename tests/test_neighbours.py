@@ -60,7 +60,7 @@ seen = []
 looked = Neighbours.look
 def noted(self, share, at):
     looked(self, share, at)
-    if self.sleepy: seen.append(len(self.spares))
+    if self.way == 'sleep': seen.append(len(self.spares))
 Neighbours.look = noted
 
 class Long(Callback):
@@ -107,9 +107,9 @@ class Seen(Callback):
         if self.train_iter == 7:
             print(torch.get_num_threads())
             raise KeyboardInterrupt
-        end,watcher = time.monotonic()+120,neighbours._here.watcher
-        while not watcher.one and time.monotonic() < end: torch.ones(300, 300) @ torch.ones(300, 300)
-        watcher.until = float('inf')
+        end,watcher = time.monotonic()+120,neighbours._watcher()
+        while watcher.way != 'one' and time.monotonic() < end: torch.ones(300, 300) @ torch.ones(300, 300)
+        watcher.until,watcher.many = float('inf'),9. # it shall stay so
 
 busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2*{N})]
 learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=32, seed=1), n_hid=64, precision='fp32')

@@ -10,7 +10,7 @@ import math, numbers, time
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from ..core import CharRNNError, check_number, is_number
-from .neighbours import may_rest
+from .neighbours import may_rest, stop_resting
 
 # %% ../../nbs/21_callback.schedule.ipynb #08a999a3
 def lr_factor(
@@ -95,6 +95,9 @@ def before_batch(self:Budget):
     f = self.factor(self.train_iter)
     self.opt.set_hyper('lr', [o*f for o in self.lr_max])
     if self.minutes is not None: self.in_one_thread += may_rest()
+
+@patch
+def after_train(self:Budget): stop_resting()
 
 # %% ../../nbs/21_callback.schedule.ipynb #af0e95bd
 @patch
