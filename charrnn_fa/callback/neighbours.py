@@ -71,6 +71,7 @@ class Neighbours(threading.Thread):
     way = 'spin' # or 'sleep', or 'one': all threads but one are to rest
     n_threads = n_now = None # in all and at work, where they may rest
     since = -1. # when that last changed
+    are_many = False # are there more neighbours than one?
     def __init__(self):
         super().__init__(daemon=True, name='neighbours')
         self.over,self.lock = threading.Event(),threading.Lock()
@@ -102,9 +103,9 @@ def _decide(self:Neighbours, is_crowded, is_quiet, at):
     is_new = at > self.since + 1.5*self.every
     if self.way == 'spin':
         if is_crowded: self._give_way(at)
-        elif is_new: self.patience = 1.
+        elif is_new: self.patience,self.are_many = 1.,False
     elif at >= self.until or is_quiet and self.way == 'sleep': self.way,self.since = 'spin',at
-    elif is_crowded and is_new and self.way == 'one': self.way = 'sleep' # one thread has to wait as well
+    elif is_crowded and is_new and self.way == 'one': self.way,self.are_many = 'sleep',True # it has to wait as well
 
 @patch(as_prop=True)
 def _is_settled(self:Neighbours): return self.n_now is None or (self.n_now < self.n_threads) == (self.way == 'one')
@@ -112,7 +113,7 @@ def _is_settled(self:Neighbours): return self.n_now is None or (self.n_now < sel
 # %% ../../nbs/19_callback.neighbours.ipynb #cea2fd91
 @patch
 def _give_way(self:Neighbours, at):
-    self.way = 'one' if self.n_threads == 2 else 'sleep'
+    self.way = 'one' if self.n_threads == 2 and not self.are_many else 'sleep'
     self.since,self.until = at,at+self.patience
     self.patience = min(8., 2*self.patience)
 
