@@ -6,7 +6,8 @@
 __all__ = ['LossCall', 'Step', 'Subject', 'take_batches', 'learner_subject', 'function_subject', 'Place', 'place_of']
 
 # %% ../../nbs/39_doctor.subject.ipynb #bc989c6e
-import inspect, itertools, os, traceback
+import inspect, itertools, os, random, traceback
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback
@@ -33,12 +34,27 @@ class Step:
     calls: list = field(default_factory=list)   # Of the model: (args, kwargs, what came out)
     losses: list = field(default_factory=list)  # `LossCall`s
     events: list = field(default_factory=list)  # 'forward', 'loss', 'backward', 'step', 'zero_grad', in order
+    opts: list = field(default_factory=list)    # Optimisers that did something
+    entries: list = field(default_factory=list) # Tensors by which the input enters, as far as gradients can reach
+    trained: bool = None                        # Was the model in training mode?
+    loss: Tensor = None                         # What gradients were computed of
     grads: dict = field(default_factory=dict)   # Of the parameters by name, when the optimiser stepped
     error: Exception = None                     # That ended it
 
 # %% ../../nbs/39_doctor.subject.ipynb #774b2865
 _losses = {o:o.__name__ for o in (F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.kl_div,
                                   F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.gaussian_nll_loss)}
+
+def _enters(func, args, out):
+    "Whether ids become numbers here, of which gradients can be had"
+    if not isinstance(out, Tensor) or not out.is_floating_point() or not torch.is_grad_enabled(): return False
+    if func is F.embedding: return True
+    first = args[0] if args else None
+    is_ids = isinstance(first, Tensor) and first.dtype in (torch.int64, torch.int32, torch.uint8)
+    is_cast = is_ids and func in _casts
+    return is_cast and out.ndim >= 2 and not out.requires_grad
+
+_casts = {Tensor.float, Tensor.to, Tensor.type, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type_as}
 
 class _Watch(TorchFunctionMode):
     "Notes in `step` what PyTorch is asked to do"
@@ -47,10 +63,20 @@ class _Watch(TorchFunctionMode):
         self.step = None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is Tensor.backward and self.step: self.step.events.append('backward')
+        if func in (Tensor.backward, torch.autograd.backward) and self.step: self._note_backward(args[0])
         out = func(*args, **(kwargs or {}))
-        if func in _losses and self.step: self._note_loss(func, *args, out=out, **(kwargs or {}))
-        return out
+        if not self.step: return out
+        if func in _losses: self._note_loss(func, *args, out=out, **(kwargs or {}))
+        return self._note_entry(out) if 'loss' not in self.step.events and _enters(func, args, out) else out
+
+    def _note_backward(self, loss):
+        self.step.loss = loss if isinstance(loss, Tensor) else None
+        self.step.events.append('backward')
+
+    def _note_entry(self, out):
+        entry = out if out.requires_grad else out.requires_grad_()
+        self.step.entries.append(entry)
+        return out if out.grad_fn else entry.clone() # which may be changed in place
 
     def _note_loss(self, func, input, target, *args, out, **options):
         if args: options['args'] = args
@@ -68,7 +94,7 @@ class Subject:
         vocab=None, # Symbols by their ids, if they are known
     ):
         store_attr()
-        self.watch = _Watch()
+        self.watch,self.acting = _Watch(),False
         self.noted = Noted(model, *roots)
 
     def begin(self, batch):
@@ -80,14 +106,17 @@ class Subject:
 @patch
 def run(self:Subject,
     batches=None, # Instead of the subject's own
+    update=True, # Let optimisers make their steps
     seed=0, # Of dropout and the like
 )->list: # Of `Step`s; the last has the error, if one ended it
     "Make a training step with each batch; afterwards all is as before"
     self.steps = []
     hook = self.model.register_forward_hook(self._note_call, with_kwargs=True)
     torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
     try:
-        with self.watch, torch.enable_grad(): self.take(self.batches if batches is None else batches)
+        with _followed(self, update), self.watch: self.take(self.batches if batches is None else batches)
     except Exception as e:
         if not self.steps: self.begin(())
         self.steps[-1].error = e
@@ -102,22 +131,39 @@ def _note_call(self:Subject, model, args, kwargs, out):
     if not self.watch.step: return
     self.watch.step.calls.append((args, kwargs, out))
     self.watch.step.events.append('forward')
+    self.watch.step.trained = model.training
 
 # %% ../../nbs/39_doctor.subject.ipynb #63026b15
-@patch
-def follow(self:Subject,
-    opt, # Any optimiser
-):
-    "Note the steps of an optimiser, until the end of the run"
-    if 'step' in vars(opt): return # it is followed already
-    for name in 'step','zero_grad': setattr(opt, name, partial(self._act, getattr(opt, name), name))
+def _classes(cls):
+    "A class and all that inherit from it"
+    return {cls, *(o for sub in cls.__subclasses__() for o in _classes(sub))}
 
+@contextmanager
+def _followed(subject, update):
+    "A `with` in which a subject is told of each call of an optimiser's methods"
+    was = [(cls, name, vars(cls)[name]) for root in (torch.optim.Optimizer, Optimizer, OptimWrapper) for cls in _classes(root)
+           for name in ('step', 'zero_grad') if name in vars(cls)]
+    def wrapped(name, f):
+        def act(opt, *args, **kwargs): return subject.act(f, name, update, opt, *args, **kwargs)
+        return act
+    for cls,name,f in was: setattr(cls, name, wrapped(name, f))
+    try: yield
+    finally:
+        for cls,name,f in was: setattr(cls, name, f)
+
+# %% ../../nbs/39_doctor.subject.ipynb #5e58af08
 @patch
-def _act(self:Subject, method, name, *args, **kwargs):
-    if step := self.watch.step:
-        step.events.append(name)
-        if name == 'step': step.grads = {k:p.grad.detach().clone() for k,p in self.model.named_parameters() if p.grad is not None}
-    return method(*args, **kwargs)
+def act(self:Subject, f, name, update, opt, *args, **kwargs):
+    "An optimiser's method is called: note it, and let it"
+    if not self.watch.step or self.acting: return f(opt, *args, **kwargs)
+    self.watch.step.events.append(name)
+    self.watch.step.opts.append(opt)
+    if name == 'step':
+        self.watch.step.grads = {k:p.grad.detach().clone() for k,p in self.model.named_parameters() if p.grad is not None}
+        if not update: return None
+    self.acting = True # what it calls is its own business
+    try: return f(opt, *args, **kwargs)
+    finally: self.acting = False
 
 # %% ../../nbs/39_doctor.subject.ipynb #0bcf5637
 def take_batches(
@@ -140,7 +186,6 @@ def _parts(model, batches, loss_func, opt=None, vocab=None):
     "A subject from a model, batches, a loss and an optimiser"
     opt = opt or torch.optim.SGD([p for p in model.parameters() if p.requires_grad] or [torch.zeros(1)], lr=0.)
     def take(batches):
-        self.follow(opt)
         for b in batches:
             self.begin(b)
             *xb,yb = b
@@ -181,7 +226,6 @@ class _Look(Callback):
     def __init__(self, subject, n): store_attr()
     def before_batch(self):
         self.subject.begin((*self.xb, *self.yb))
-        self.subject.follow(self.opt)
     def after_batch(self):
         if len(self.subject.steps) >= self.n: raise CancelFitException
 
@@ -233,7 +277,6 @@ def function_subject(
     "What a function does that makes a training step"
     wanted = _arguments(f)
     def take(batches):
-        if opt is not None: self.follow(opt)
         for i,b in enumerate(batches):
             self.begin(b)
             f(*[dict(model=model, opt=opt, batch=b, x=b[0], y=b[-1], i=i)[o] for o in wanted])
