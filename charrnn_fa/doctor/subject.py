@@ -61,6 +61,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self):
         super().__init__()
         self.step = None
+        self.before_backward = noop # is given the step, whose graph is whole then
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (Tensor.backward, torch.autograd.backward) and self.step: self._note_backward(args[0])
@@ -72,6 +73,9 @@ class _Watch(TorchFunctionMode):
     def _note_backward(self, loss):
         self.step.loss = loss if isinstance(loss, Tensor) else None
         self.step.events.append('backward')
+        step,self.step = self.step,None # what is asked now is no part of it
+        try: self.before_backward(step)
+        finally: self.step = step
 
     def _note_entry(self, out):
         entry = out if out.requires_grad else out.requires_grad_()
@@ -108,9 +112,10 @@ def run(self:Subject,
     batches=None, # Instead of the subject's own
     update=True, # Let optimisers make their steps
     seed=0, # Of dropout and the like
+    before_backward=noop, # Is given each step while its graph is whole
 )->list: # Of `Step`s; the last has the error, if one ended it
     "Make a training step with each batch; afterwards all is as before"
-    self.steps = []
+    self.steps,self.watch.before_backward = [],before_backward
     hook = self.model.register_forward_hook(self._note_call, with_kwargs=True)
     torch.manual_seed(seed)
     random.seed(seed)
