@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['as_ids', 'shift_share', 'time_axis', 'check_targets', 'predictions', 'Layout', 'layout', 'Reach', 'reaches',
-           'check_reach', 'gradient_reach', 'check_gradients']
+           'check_reach', 'gradient_reach', 'check_gradients', 'check_scores', 'score_gradients', 'check_weights']
 
 # %% ../../nbs/42_doctor.probes.ipynb #78eb4ff7
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding
@@ -335,3 +335,96 @@ def _last_of(lay, row):
     "The last position of a row"
     rows,steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
     return row*steps + steps-1 if lay.axis else (steps-1)*rows + row
+
+# %% ../../nbs/42_doctor.probes.ipynb #c5050e68
+def _sums_to_one(p, tol=1e-3): return bool((p >= 0).all()) and bool(((p.sum(1)-1).abs() < tol).all())
+
+def _enlarged(subject, factor=100.):
+    "The predictions with all parameters `factor` times as large"
+    def enlarge(model, args):
+        with torch.no_grad():
+            for p in model.parameters(): p.mul_(factor)
+        hook.remove()
+    hook = subject.model.register_forward_pre_hook(enlarge)
+    try: step, = subject.run(subject.batches[:1], update=False)
+    finally: hook.remove()
+    found = None if step.error else predictions(step)
+    return found and found[0].detach().float()
+
+def _floor(n, low, high):
+    "What cross-entropy cannot get below if scores lie between two bounds"
+    return math.log(1 + (n-1)*math.exp(low-high))
+
+def check_scores(
+    subject:Subject,
+    step, # Of its first batch
+)->list: # Of `Finding`s: L1, L2, L4
+    "Whether the loss gets what it expects"
+    found = predictions(step)
+    if not found: return []
+    scores,n,name = found[0].detach().float(),found[0].shape[1],step.losses[0].name
+    if name == 'nll_loss' and not ((scores.logsumexp(1)).abs() < 1e-2).all():
+        return [Finding('L2', 'exact', "nll_loss expects logarithms of probabilities, and gets something else. So the loss can fall for ever without the network learning anything.", 'loss = F.cross_entropy(scores, y)   # which applies log_softmax itself', dict(largest_sum_of_exponentials=scores.logsumexp(1).exp().max().item()))]
+    if name not in ('cross_entropy', 'nll_loss'):
+        return [Finding('L4', 'exact', f"The loss is {name}, which treats the number of a character as an amount or its classes one by one. For one of {n} characters it is cross-entropy of scores and ids.", 'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())', dict(loss=name))]
+    return _check_bounds(subject, name, scores, n) if name == 'cross_entropy' and n > 1 else []
+
+# %% ../../nbs/42_doctor.probes.ipynb #8bb41357
+def _check_bounds(subject, name, scores, n):
+    if _sums_to_one(scores):
+        return [_applied('Softmax', "Probabilities go into a loss that applies softmax itself.", n, 0, 1)]
+    big = _enlarged(subject) if scores.abs().max() <= 1.001 else None
+    if big is None or not big.isfinite().all() or big.abs().max() > 1.001: return []
+    if _sums_to_one(big): return [_applied('Softmax', "Probabilities go into a loss that applies softmax itself.", n, 0, 1)]
+    low = 0 if big.min() >= 0 else -1
+    return [_applied('Sigmoid' if low == 0 else 'Tanh', f"Scores that cannot leave [{low}, 1] go into a loss that applies softmax itself.", n, low, 1)]
+
+def _applied(what, how, n, low, high):
+    floor = _floor(n, low, high)
+    return Finding('L1', 'exact', f"{how} With {n} characters it cannot get below {floor:.3f} nats, however good the network is.", f'return scores   # without {what.lower()}', dict(floor_nats=floor, applied=what.lower()))
+
+# %% ../../nbs/42_doctor.probes.ipynb #1589d2e2
+def score_gradients(
+    subject:Subject,
+): # Scores (n, classes), targets (n,), gradients of the loss (n, classes); None if there are none
+    "The gradient of the loss at each prediction"
+    res = []
+    def look(step):
+        if res or not step.losses or step.loss is None: return
+        scores = [c.scores for c in step.losses]
+        if not all(o.requires_grad for o in scores) or not step.loss.requires_grad: return
+        grads = torch.autograd.grad(step.loss.sum(), scores, retain_graph=True, allow_unused=True)
+        rows = [_rows_of(replace(c, scores=torch.zeros_like(c.scores) if g is None else g))[0] for c,g in zip(step.losses, grads)]
+        res.append((*predictions(step), torch.cat(rows)))
+    subject.run(subject.batches[:1], update=False, before_backward=look)
+    return tuple(o.detach().cpu() for o in res[0]) if res else None
+
+def check_weights(
+    subject:Subject,
+)->list: # Of `Finding`s: L3, L5, L6
+    "Whether every character trains the network, and as much as the others"
+    found = score_gradients(subject)
+    if not found: return []
+    scores,targets,grads = (o.float() if o.is_floating_point() else o for o in found)
+    n,used = len(targets),grads.abs().amax(1) > 0
+    expected = as_ids(subject.batches[0][0]).numel() if as_ids(subject.batches[0][0]) is not None else n
+    if not used.any(): return []
+    ignored = [i for i in targets.unique().tolist() if not used[targets == i].any()]
+    seen = {i for i in targets[used].tolist()}
+    if ignored and used[[i for i,t in enumerate(targets.tolist()) if t in seen]].all(): return [_ignored(ignored, targets)]
+    if used.sum() < 0.75*expected and len(subject.batches[0]) > 1:
+        return [Finding('L6', 'exact', f"Only {int(used.sum())} of {expected} characters of the first batch have a part in the loss. The others are computed and teach the network nothing.", 'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # all steps', dict(used=int(used.sum()), characters=expected))]
+    return _check_sum(scores[used], targets[used], grads[used])
+
+# %% ../../nbs/42_doctor.probes.ipynb #e5dc7840
+def _ignored(ids, targets):
+    share = sum((targets == i).float().mean().item() for i in ids)
+    return Finding('L5', 'exact', f"Targets with id {', '.join(map(str, ids[:5]))} get no gradient: the loss ignores {share:.0%} of the characters. ignore_index is for padding, which this text has not.", 'loss_func = nn.CrossEntropyLoss()   # without ignore_index', dict(ids=ids[:20], share=share))
+
+def _check_sum(scores, targets, grads):
+    "Whether the gradient is that of a mean"
+    whole = scores.softmax(1) - F.one_hot(targets.clamp(0, scores.shape[1]-1), scores.shape[1])
+    k = ((grads*whole).sum()/(whole*whole).sum()).item() * len(targets)
+    is_it = (grads*len(targets) - k*whole).abs().max() < 1e-3*k
+    if not is_it or k < 1.5: return []
+    return [Finding('L3', 'exact', f"The loss is a sum and not a mean: gradients are {k:,.0f} times as large as they would be, and change with the size of a batch. Learning rates that others use do not fit.", "loss = F.cross_entropy(scores, y, reduction='mean')", dict(times_the_mean=k))]
