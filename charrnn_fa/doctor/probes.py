@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = ['as_ids', 'shift_share', 'time_axis', 'check_targets', 'predictions', 'Layout', 'layout', 'Reach', 'reaches',
-           'check_reach', 'gradient_reach', 'check_gradients', 'check_scores', 'score_gradients', 'check_weights']
+           'check_reach', 'gradient_reach', 'check_gradients', 'check_scores', 'score_gradients', 'check_weights',
+           'check_parameters', 'check_zero', 'check_mode', 'check_batches', 'check_ids', 'is_carried', 'continuation',
+           'check_state']
 
 # %% ../../nbs/42_doctor.probes.ipynb #78eb4ff7
 import math
@@ -428,3 +430,171 @@ def _check_sum(scores, targets, grads):
     is_it = (grads*len(targets) - k*whole).abs().max() < 1e-3*k
     if not is_it or k < 1.5: return []
     return [Finding('L3', 'exact', f"The loss is a sum and not a mean: gradients are {k:,.0f} times as large as they would be, and change with the size of a batch. Learning rates that others use do not fit.", "loss = F.cross_entropy(scores, y, reduction='mean')", dict(times_the_mean=k))]
+
+# %% ../../nbs/42_doctor.probes.ipynb #9985bd28
+def _trainable(model): return {k for k,p in model.named_parameters() if p.requires_grad}
+
+def _listed(names, most=4):
+    names = sorted(names)
+    return ', '.join(names[:most]) + (f' and {len(names)-most} more' if len(names) > most else '')
+
+def _changed_by_steps(subject, n):
+    "Names of parameters that `n` steps change"
+    before = {k:p.detach().clone() for k,p in subject.model.named_parameters()}
+    after = {}
+    def note(step): after.update({k:p.detach().clone() for k,p in subject.model.named_parameters()})
+    batches = (subject.batches*n)[:n]
+    steps = subject.run([*batches, batches[0]], before_backward=note)
+    return {k for k,p in before.items() if k in after and not torch.equal(p, after[k])},steps
+
+# %% ../../nbs/42_doctor.probes.ipynb #2e9218eb
+def check_parameters(
+    subject:Subject,
+)->list: # Of `Finding`s: L7, R9, O7, O8, O9, O5
+    "Whether all parameters are trained"
+    frozen = {k for k,_ in subject.model.named_parameters()} - _trainable(subject.model)
+    changed,steps = _changed_by_steps(subject, 4)
+    if any(o.error for o in steps): return []
+    with_grad = {k for o in steps for k,g in o.grads.items() if g.abs().sum() > 0}
+    res = _check_frozen(subject, frozen)
+    if order := _check_order(steps): return [*res, *order] # what has which gradient says nothing then
+    return [*res, *_check_cut(subject, steps, with_grad), *_check_optimiser(subject, steps, changed, with_grad)]
+
+def _check_frozen(subject, frozen):
+    if not frozen: return []
+    return [Finding('O8', 'exact', f"{_listed(frozen)} cannot change: requires_grad is False. Perhaps the network was loaded with its first layers frozen.", 'learn.unfreeze()   # or: for p in model.parameters(): p.requires_grad_()', dict(frozen=len(frozen)))]
+
+def _check_cut(subject, steps, with_grad):
+    unused = _trainable(subject.model) - with_grad
+    if not with_grad and any('step' in o.events for o in steps):
+        return [Finding('L7', 'exact', "No parameter gets a gradient, so the loss does not hang together with the network. item(), .data, detach() or torch.tensor(...) between them cuts it off.", 'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them', dict(parameters_with_gradient=0))]
+    if unused and with_grad:
+        return [Finding('R9', 'exact', f"{_listed(unused)} gets no gradient: the loss does not depend on it. Perhaps a layer is left out in forward, or only a part of what it gives is used.", '', dict(without_gradient=len(unused), parameters=len(_trainable(subject.model))))]
+    return []
+
+# %% ../../nbs/42_doctor.probes.ipynb #f5e3bf57
+def _check_order(steps):
+    "Whether steps come after gradients"
+    events = [e for o in steps for e in o.events if e in ('backward', 'step', 'zero_grad')]
+    if 'backward' not in events:
+        return [Finding('O9', 'exact', "No gradient is ever computed: backward() is not called.", 'loss.backward()\nopt.step()', dict(steps=len(steps)))]
+    if 'step' not in events and 'backward' in events:
+        return [Finding('O9', 'exact', "Gradients are computed and never used: the optimiser makes no step.", 'loss.backward()\nopt.step()\nopt.zero_grad()', dict(steps=0))]
+    for o in steps:
+        e = [k for k in o.events if k in ('backward', 'step', 'zero_grad')]
+        if e[:2] == ['step', 'backward'] or 'step' in e and 'backward' in e and e.index('step') < e.index('backward'):
+            return [Finding('O9', 'exact', "The optimiser makes its step before gradients are computed, so it works with those of the batch before.", 'loss.backward()\nopt.step()\nopt.zero_grad()', dict(order=' '.join(e)))]
+        if 'zero_grad' in e and e.count('backward') == 1 and e.index('backward') < e.index('zero_grad') < (e.index('step') if 'step' in e else 0):
+            return [Finding('O9', 'exact', "Gradients are set to zero after they were computed and before the optimiser uses them.", 'opt.zero_grad()\nloss.backward()\nopt.step()', dict(order=' '.join(e)))]
+    return []
+
+def _check_optimiser(subject, steps, changed, with_grad):
+    "Whether it is one optimiser, and has all parameters"
+    if not any('step' in o.events for o in steps): return []
+    opts = [[x for x,e in zip(o.opts, [e for e in o.events if e in ('step', 'zero_grad')]) if e == 'step'] for o in steps]
+    firsts = [o[0] for o in opts if o]
+    if len(firsts) > 2 and len({id(o) for o in firsts}) == len(firsts):
+        return [Finding('O5', 'exact', "Each step is made by another optimiser, so what it has learned about the gradients is lost every time.", '# before the loop, once:\nopt = torch.optim.Adam(model.parameters(), lr=...)', dict(optimisers=len(firsts), steps=len(steps)))]
+    still = with_grad & _trainable(subject.model) - changed
+    if not still or all(g == 0 for o in firsts for g in _rates(o)): return _check_rate(firsts, still)
+    return [Finding('O7', 'exact', f"{_listed(still)} has a gradient and never changes: the optimiser does not have it. It was made before the model got this layer, or for another model.", 'opt = torch.optim.Adam(model.parameters(), lr=...)   # after the model is complete', dict(unchanged=len(still), changed=len(changed)))]
+
+def _rates(opt): return [g.get('lr', 0) for g in (getattr(opt, 'hypers', None) or opt.param_groups)]
+
+def _check_rate(opts, still):
+    if not still or not opts: return []
+    return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.", 'opt = torch.optim.Adam(model.parameters(), lr=1e-3)', dict(lr=0.))]
+
+# %% ../../nbs/42_doctor.probes.ipynb #790c7913
+def check_zero(
+    subject:Subject,
+)->list: # Of `Finding`s: O6
+    "Whether gradients of the last step are gone"
+    first = subject.batches[0]
+    once,twice = (subject.run([first]*2, update=False) + [None]*2)[:2]
+    if not twice or once.error or twice.error or not once.grads: return []
+    ks = [k for k,g in once.grads.items() if k in twice.grads and g.abs().sum() > 0]
+    ratio = [(twice.grads[k].norm()/once.grads[k].norm()).item() for k in ks]
+    if not ratio or 'zero_grad' in once.events+twice.events or not 1.9 < sorted(ratio)[len(ratio)//2] < 2.1: return []
+    return [Finding('O6', 'exact', "Gradients are never set to zero, so each step adds its own to those of all steps before. The second step had twice the gradient of the first, with the same batch.", 'opt.zero_grad()   # before loss.backward()', dict(ratio=sorted(ratio)[len(ratio)//2]))]
+
+# %% ../../nbs/42_doctor.probes.ipynb #02d348a9
+def check_mode(
+    step, # Of a subject
+    model:nn.Module, # That was trained in it
+)->list: # Of `Finding`s: T2
+    "Whether the model is in training mode in a training step"
+    if step.trained is not False: return []
+    idle = [type(m).__name__ for m in model.modules() if isinstance(m, (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)) or getattr(m, 'dropout', 0)]
+    if not idle: return []
+    return [Finding('T2', 'exact', f"The training step runs in evaluation mode, so {_listed(set(idle))} does nothing. Something has called eval(), and nothing train().", 'model.train()', dict(training=False))]
+
+def check_batches(
+    batches, # Of a subject
+)->list: # Of `Finding`s: T7
+    "Whether the batches differ"
+    xs = [as_ids(b[0]) for b in batches]
+    if len(xs) < 3 or any(o is None for o in xs) or any(o.shape != xs[0].shape or not torch.equal(o, xs[0]) for o in xs): return []
+    if all((o == o.flatten()[0]).all() or _has_period(o) for o in xs): return []
+    return [Finding('T7', 'exact', f"The first {len(xs)} batches are the same, so the network learns one piece of the text by heart.", 'for x,y in dl: ...   # in place of next(iter(dl)) in each step', dict(batches=len(xs)))]
+
+# %% ../../nbs/42_doctor.probes.ipynb #66b3540f
+def check_ids(
+    subject:Subject,
+    step, # Of its first batch
+)->list: # Of `Finding`s: S8, S2
+    "Whether ids and classes fit"
+    found,pairs = predictions(step),_texts(subject.batches)
+    res = []
+    n_symbols = len(subject.vocab) if subject.vocab is not None and hasattr(subject.vocab, '__len__') else 0
+    if found and n_symbols > 1 and found[0].shape[1] != n_symbols and found[0].shape[1] > 1:
+        n = found[0].shape[1]
+        res.append(Finding('S8', 'exact', f"The network has {n} outputs, and the vocabulary {n_symbols} symbols." + (" Some symbols can never be predicted." if n < n_symbols else " The others are never used."), f'nn.Linear(n_hid, {n_symbols})', dict(outputs=n, symbols=n_symbols)))
+    args = next((a for a,_,_ in step.calls), ())
+    x = args[0] if args and isinstance(args[0], Tensor) else None
+    if pairs and x is not None and x.is_floating_point() and x.shape[:2] == pairs[0][0].shape and x.numel() == pairs[0][0].numel() and pairs[0][0].max() > 1:
+        res.append(Finding('S2', 'exact', "The ids of the characters go into the network as numbers, as if z were twenty-five times b. A network can make something of a character only if it has a vector for it.", 'self.emb = nn.Embedding(n_symbols, 64)   # and in forward: x = self.emb(x)', dict(largest_id=int(pairs[0][0].max()))))
+    return res
+
+# %% ../../nbs/42_doctor.probes.ipynb #f208332b
+def is_carried(
+    subject:Subject,
+)->bool: # None if it cannot be told
+    "Whether what was in a batch has an influence on the next"
+    if len(subject.batches) < 2: return None
+    a,b = subject.batches[:2]
+    x = as_ids(a[0])
+    if x is None or x.unique().numel() < 2: return None
+    other = _changed(a, x=x.flip(0, -1) if x.shape == a[0].shape else x.flip(0))
+    runs = [subject.run([o, b], update=False) for o in (a, a, other)]
+    if any(len(r) < 2 or r[-1].error or not predictions(r[-1]) for r in runs): return None
+    base,again,new = (predictions(r[-1])[0].detach().float() for r in runs)
+    return bool((new-base).abs().max() > 4*(again-base).abs().max() + 1e-6*base.abs().max())
+
+def continuation(
+    batches, # Of a subject
+    axis, # Along which time runs
+): # Share of rows that go on in the next batch, and of rows that go on in the next row; None if it cannot be told
+    "Whether rows are one text, from batch to batch or from row to row"
+    pairs = _texts(batches)
+    if not pairs or len(pairs) < 2: return None
+    pairs = [(x, y) if axis else (x.T, y.T) for x,y in pairs]
+    on = [y[:len(x2),-1] == x2[:,0][:len(y)] for (_,y),(x2,_) in zip(pairs, pairs[1:])]
+    down = [y[:-1,-1] == x[1:,0] for x,y in pairs]
+    return torch.cat(on).float().mean().item(),torch.cat(down).float().mean().item()
+
+# %% ../../nbs/42_doctor.probes.ipynb #e4f95b11
+def check_state(
+    subject:Subject,
+)->list: # Of `Finding`s: D4, D5
+    "Whether a state that is carried belongs to the text that comes next"
+    axis = ifnone(time_axis(subject.batches) if _texts(subject.batches) else None, 1)
+    shares = continuation(subject.batches, axis)
+    if not shares or not is_carried(subject): return []
+    on,down = shares
+    n = sum(len(b[0]) for b in subject.batches[1:])
+    if on > 0.6 or n < 6: return []
+    evidence = dict(rows_that_go_on=on, rows=n)
+    if down == 1:
+        return [Finding('D5', 'exact', "Within a batch each row goes on with the next row, and not with the same row of the next batch. The state that is carried belongs to another piece of the text.", 'x = ids[:bs*(len(ids)//bs)].view(bs, -1)   # first the rows, then seq_len columns a batch', evidence)]
+    return [Finding('D4', 'exact', f"The state is carried to the next batch, but only {on:.0%} of the rows go on there. So each row begins with the memory of another piece of text.", 'state = None   # at the start of each batch; or take a loader of parallel streams', evidence)]
