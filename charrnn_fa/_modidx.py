@@ -968,6 +968,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes.continuation': ( 'doctor.probes.html#continuation',
                                                                                      'charrnn_fa/doctor/probes.py'),
+                                          'charrnn_fa.doctor.probes.exact_findings': ( 'doctor.probes.html#exact_findings',
+                                                                                       'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes.gradient_reach': ( 'doctor.probes.html#gradient_reach',
                                                                                        'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes.is_carried': ( 'doctor.probes.html#is_carried',

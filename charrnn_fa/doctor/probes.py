@@ -6,7 +6,7 @@
 __all__ = ['as_ids', 'shift_share', 'time_axis', 'check_targets', 'predictions', 'Layout', 'layout', 'Reach', 'reaches',
            'check_reach', 'gradient_reach', 'check_gradients', 'check_scores', 'score_gradients', 'check_weights',
            'check_parameters', 'check_zero', 'check_mode', 'check_batches', 'check_ids', 'is_carried', 'continuation',
-           'check_state']
+           'check_state', 'exact_findings']
 
 # %% ../../nbs/42_doctor.probes.ipynb #78eb4ff7
 import math
@@ -598,3 +598,32 @@ def check_state(
     if down == 1:
         return [Finding('D5', 'exact', "Within a batch each row goes on with the next row, and not with the same row of the next batch. The state that is carried belongs to another piece of the text.", 'x = ids[:bs*(len(ids)//bs)].view(bs, -1)   # first the rows, then seq_len columns a batch', evidence)]
     return [Finding('D4', 'exact', f"The state is carried to the next batch, but only {on:.0%} of the rows go on there. So each row begins with the memory of another piece of text.", 'state = None   # at the start of each batch; or take a loader of parallel streams', evidence)]
+
+# %% ../../nbs/42_doctor.probes.ipynb #528e52aa
+def exact_findings(
+    subject:Subject,
+    has_time=lambda: True, # Asked before each probe
+): # Pairs of what was looked at, in words, and its `Finding`s; None for what there was no time for
+    "Look for all faults that show in the computation itself"
+    step, = subject.run(subject.batches[:1], update=False)
+    if step.error: return
+    lay = rs = None
+    def depends():
+        nonlocal lay, rs
+        lay = layout(subject)
+        if not lay: return []
+        res = check_reach(subject, lay)
+        return res or check_gradients(subject, lay, reaches(subject, lay))
+    probes = {
+        'whether each target is the next character': lambda: check_targets(subject.batches),
+        'what the loss gets': lambda: check_scores(subject, step),
+        'ids and classes': lambda: check_ids(subject, step),
+        'what depends on what, and how far gradients go': depends,
+        'which characters train': lambda: check_weights(subject),
+        'parameters and the optimiser': lambda: check_parameters(subject),
+        'gradients from one step to the next': lambda: check_zero(subject),
+        'the mode': lambda: check_mode(step, subject.model),
+        'the batches': lambda: check_batches(subject.batches),
+        'the state from batch to batch': lambda: check_state(subject),
+    }
+    for what,probe in probes.items(): yield what,(probe() if has_time() else None)

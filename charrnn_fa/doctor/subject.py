@@ -189,7 +189,7 @@ def take_batches(
 # %% ../../nbs/39_doctor.subject.ipynb #c65484ed
 def _parts(model, batches, loss_func, opt=None, vocab=None):
     "A subject from a model, batches, a loss and an optimiser"
-    opt = opt or torch.optim.SGD([p for p in model.parameters() if p.requires_grad] or [torch.zeros(1)], lr=0.)
+    opt = opt or torch.optim.SGD([p for p in model.parameters() if p.requires_grad] or [torch.zeros(1)], lr=1e-3)
     def take(batches):
         for b in batches:
             self.begin(b)
