@@ -933,6 +933,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'charrnn_fa.doctor.probes._last_of': ( 'doctor.probes.html#_last_of',
                                                                                  'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes._listed': ('doctor.probes.html#_listed', 'charrnn_fa/doctor/probes.py'),
+                                          'charrnn_fa.doctor.probes._marked': ('doctor.probes.html#_marked', 'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes._mixed': ('doctor.probes.html#_mixed', 'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes._other_id': ( 'doctor.probes.html#_other_id',
                                                                                   'charrnn_fa/doctor/probes.py'),

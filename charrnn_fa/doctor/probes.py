@@ -147,14 +147,15 @@ def row_and_time(self:Layout,
     return (a, b) if self.axis else (b, a)
 
 # %% ../../nbs/42_doctor.probes.ipynb #becaa23e
-def _decoded(subject, batch, ids, change, base):
-    "Which position of `ids` each target of a step is"
+def _decoded(subject, shape, change, base):
+    "Which position in `shape` the target of each prediction is; None if the marks do not say"
     at = 0
-    for k,digit in enumerate(_digits(ids.shape, base)):
+    for k,digit in enumerate(_digits(shape, base)):
         step, = subject.run([change(digit)], update=False)
         if step.error or not (found := predictions(step)): return None
         at = at + found[1].cpu()*base**k
-    return at
+    is_told = at.numel() and at.unique().numel() == at.numel() and 0 <= at.min() and at.max() < math.prod(shape)
+    return at if is_told else None
 
 def layout(
     subject:Subject, # Whose first batch is looked at
@@ -167,12 +168,18 @@ def layout(
     n = found[0].shape[1]
     axis = ifnone(time_axis(subject.batches) if _texts(subject.batches) else None, 1)
     y = as_ids(batch[-1]) if len(batch) > 1 else None
-    if y is not None and y.numel() == x.numel() and n > 1:
-        at = _decoded(subject, batch, x, lambda d: _changed(batch, y=d.view(y.shape)), n)
-        if at is not None and at.unique().numel() > 1: return Layout(x, axis, at, n)
-    at = _decoded(subject, batch, x, lambda d: _changed(batch, x=d), n) if n > 1 else None # inputs and targets from one text
-    if at is None or at.unique().numel() < 2: return None
-    return Layout(x, axis, at - (1 if axis else x.shape[1]), n)
+    places = _marked(subject, batch, x, y, axis, n) if n > 1 else None
+    return None if places is None else Layout(x, axis, places, n)
+
+def _marked(subject, batch, x, y, axis, n):
+    "The last input that each prediction may know"
+    of_y = lambda shape: _decoded(subject, shape, lambda d: _changed(batch, y=d.view(y.shape)), n)
+    if y is not None and y.numel() == x.numel() and (at := of_y(x.shape)) is not None: return at
+    rows,steps = x.shape if axis else x.shape[::-1]
+    if y is not None and y.numel() == rows and (at := of_y((rows,))) is not None: # one target a row
+        return at*steps + steps-1 if axis else (steps-1)*rows + at
+    at = _decoded(subject, x.shape, lambda d: _changed(batch, x=d), n) # inputs and targets from one text
+    return None if at is None else at - (1 if axis else x.shape[1])
 
 # %% ../../nbs/42_doctor.probes.ipynb #ea41264b
 @dataclass
@@ -409,7 +416,8 @@ def check_weights(
     if not found: return []
     scores,targets,grads = (o.float() if o.is_floating_point() else o for o in found)
     n,used = len(targets),grads.abs().amax(1) > 0
-    expected = as_ids(subject.batches[0][0]).numel() if as_ids(subject.batches[0][0]) is not None else n
+    y = as_ids(subject.batches[0][-1])
+    expected = n if y is None else y.numel()
     if not used.any(): return []
     ignored = [i for i in targets.unique().tolist() if not used[targets == i].any()]
     seen = {i for i in targets[used].tolist()}
