@@ -196,6 +196,8 @@ class Reach:
         rows,times = lay.row_and_time(lay.places[self.moved & (lay.places >= 0)])
         self.here = bool(((rows == self.row) & (times == self.time)).any())
         own = times[rows == self.row]
+        all_rows,all_times = lay.row_and_time(lay.places[lay.places >= 0])
+        self.is_predicted = bool(((all_rows == self.row) & (all_times == self.time)).any()) # is there a prediction at that place?
         self.later = int((own > self.time).sum())           # in its own row
         self.earlier = int((own < self.time).sum())
         self.others = len(set(rows.tolist()) - {self.row})  # other rows
@@ -262,7 +264,7 @@ def check_reach(
     if any(r.others for r in rs): return [_mixed(subject, lay, rs, evidence)]
     if any(r.earlier for r in rs): return [_sees_ahead(evidence)]
     inner = [r for r in rs if r.time < steps-1]
-    if not any(r.here for r in rs) and any(r.later for r in inner):
+    if any(r.is_predicted for r in rs) and not any(r.here for r in rs) and any(r.later for r in inner):
         return [Finding('D2', 'exact', "The prediction of a character does not depend on the one just before it, only on earlier ones. Predictions and targets are one step apart.", 'x,y = text[:-1],text[1:]', evidence)]
     if not any(r.later for r in inner):
         return [Finding('R5', 'exact', "A character changes the prediction of the next one, and no later one. So the network has no memory, and can learn pairs of characters at best.", "out, state = rnn(x, state)   # and the same state goes into the next step", evidence)]
