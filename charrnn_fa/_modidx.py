@@ -1023,6 +1023,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'charrnn_fa/doctor/report.py'),
                                           'charrnn_fa.doctor.report.Report.heading': ( 'doctor.report.html#report.heading',
                                                                                        'charrnn_fa/doctor/report.py'),
+                                          'charrnn_fa.doctor.report._consequence_text': ( 'doctor.report.html#_consequence_text',
+                                                                                          'charrnn_fa/doctor/report.py'),
                                           'charrnn_fa.doctor.report._count': ('doctor.report.html#_count', 'charrnn_fa/doctor/report.py'),
                                           'charrnn_fa.doctor.report._evidence': ( 'doctor.report.html#_evidence',
                                                                                   'charrnn_fa/doctor/report.py'),

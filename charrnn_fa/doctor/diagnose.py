@@ -16,22 +16,27 @@ from .probes import exact_findings
 from .shapes import explain
 
 # %% ../../nbs/45_doctor.diagnose.ipynb #be31d354
+_ways = "give a Learner; or model=, dls= and loss_func=; or step_function=, model= and batches=."
+
 def _subject(learn, model, dls, loss_func, opt, step_function, batches):
     "A subject from whatever was given, with the words for it"
     if learn is not None: return _of_learner(learn)
     if step_function is not None:
-        if not isinstance(model, nn.Module): raise CharRNNError("A training step was given without the model that it trains", "give model= as well.")
+        if not isinstance(model, nn.Module):
+            raise CharRNNError("A training step was given without the model that it trains", "give model= as well.")
         if batches is None: batches = getattr(dls, 'train', dls)
-        if batches is None: raise CharRNNError("A training step was given without batches", "give batches=, a loader or a list of pairs.")
+        if batches is None:
+            raise CharRNNError("A training step was given without batches", "give batches=, a loader or a list of pairs.")
         return function_subject(step_function, model, opt, batches)
-    missing = [k for k,v in dict(model=model, dls=dls if dls is not None else batches, loss_func=loss_func).items() if v is None]
-    if missing: raise CharRNNError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", "give a Learner; or model=, dls= and loss_func=; or step_function=, model= and batches=.")
     dl = batches if batches is not None else getattr(dls, 'train', dls)
+    missing = [k for k,v in dict(model=model, dls=dl, loss_func=loss_func).items() if v is None]
+    if missing: raise CharRNNError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _ways)
     return parts_subject(model, take_batches(dl), loss_func, opt, getattr(dls, 'vocab', None))
 
 def _of_learner(learn):
-    if not isinstance(learn, Learner): raise CharRNNError(f"This is no Learner but {type(learn).__name__}", "give a Learner; or model=, dls= and loss_func=; or step_function=, model= and batches=.")
-    if getattr(learn, 'dls', None) is None or not hasattr(learn.dls, 'train'): raise CharRNNError("The Learner has no data", "give it loaders: learn.dls = ...")
+    if not isinstance(learn, Learner): raise CharRNNError(f"This is no Learner but {type(learn).__name__}", _ways)
+    if not hasattr(getattr(learn, 'dls', None), 'train'):
+        raise CharRNNError("The Learner has no data", "give it loaders: learn.dls = ...")
     return learner_subject(learn)
 
 # %% ../../nbs/45_doctor.diagnose.ipynb #b4113898
@@ -40,7 +45,9 @@ def _of_error(e, subject):
     if isinstance(e, WritesToDisk): raise CharRNNError(e.what, e.remedy) from e
     if f := explain(e, subject=subject): return f
     place = place_of(e)
-    return Finding('O9', 'exact', f"The training step ends in an error: {type(e).__name__}: {reason(e)}.", '', dict(error=str(e)[:300]), place)
+    return Finding('O9', 'exact',
+        f"The training step ends in an error: {type(e).__name__}: {reason(e)}.",
+        '', dict(error=str(e)[:300]), place)
 
 # %% ../../nbs/45_doctor.diagnose.ipynb #56c8e283
 def diagnose(
@@ -68,7 +75,8 @@ def diagnose(
 def _examined(subject, has_time):
     findings,checked,skipped = [],[],[]
     steps = subject.run()
-    if steps[-1].error: return [_of_error(steps[-1].error, subject)],['whether a training step ends without an error'],['all else, until it does']
+    if e := steps[-1].error:
+        return [_of_error(e, subject)],['whether a training step ends without an error'],['all else, until it does']
     for what,found in exact_findings(subject, has_time):
         (skipped if found is None else checked).append(what)
         findings += found or []

@@ -62,11 +62,17 @@ def check_targets(
     if pairs is None: return []
     share = lambda s,axis: min(shift_share(x, y, s, axis) for x,y in pairs)
     if any(share(1, a) == 1 for a in (1, 0)): return _check_wrap(pairs, 1 if share(1, 1) == 1 else 0)
-    if share(0, 1) == 1: return [Finding('D1', 'exact', "Each target is the character at the same place, so the network learns to copy. It is the next one that should be predicted.", 'x,y = text[:-1],text[1:]', dict(share_of_equal=1.))]
+    if share(0, 1) == 1: return [Finding('D1', 'exact',
+        "Each target is the character at the same place, so the network learns to copy. It is the next one that "
+        "should be predicted.",
+        'x,y = text[:-1],text[1:]', dict(share_of_equal=1.))]
     for s in 2,-1,3,-2,4,-3:
         if any(share(s, a) == 1 for a in (1, 0)):
-            ahead = f"{s} characters ahead" if s > 0 else f"{-s} character{'s'*(s < -1)} back, which the network has seen already"
-            return [Finding('D2', 'exact', f"The targets are {ahead}; they should be one ahead. Perhaps the loader shifts already.", 'x,y = text[:-1],text[1:]', dict(ahead=s))]
+            back = f"{-s} character{'s'*(s < -1)} back, which the network has seen already"
+            ahead = f"{s} characters ahead" if s > 0 else back
+            return [Finding('D2', 'exact',
+                f"The targets are {ahead}; they should be one ahead. Perhaps the loader shifts already.",
+                'x,y = text[:-1],text[1:]', dict(ahead=s))]
     return _check_columns(pairs)
 
 # %% ../../nbs/42_doctor.probes.ipynb #bcdd2fa1
@@ -78,7 +84,10 @@ def _check_columns(pairs):
     shares = _columns(pairs)
     bad = (shares < 1).nonzero().flatten().tolist()
     if not bad or len(bad) > len(shares)/2: return []
-    return [Finding('D3', 'exact', f"In {len(bad)} of {len(shares)+1} columns the targets are not the next characters: {bad[:5]}.", 'chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]', dict(columns=bad[:20], share_right=shares.min().item()))]
+    return [Finding('D3', 'exact',
+        f"In {len(bad)} of {len(shares)+1} columns the targets are not the next characters: {bad[:5]}.",
+        'chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]',
+        dict(columns=bad[:20], share_right=shares.min().item()))]
 
 def _check_wrap(pairs, axis):
     "Whether the last target of a row is its own first input"
@@ -86,7 +95,10 @@ def _check_wrap(pairs, axis):
     wraps = torch.cat([y[:,-1] == x[:,0] for x,y in pairs])
     periods = all((x == x[:,:1]).all() for x,_ in pairs) or any(_has_period(x) for x,_ in pairs)
     if len(wraps) < 4 or not wraps.all() or periods: return []
-    return [Finding('D3', 'exact', "The last target of each row is the row's own first character: the text wraps around. One target in each row is wrong.", 'chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]', dict(column=pairs[0][0].shape[1]-1, share=1.))]
+    return [Finding('D3', 'exact',
+        "The last target of each row is the row's own first character: the text wraps around. One target in each "
+        "row is wrong.",
+        'chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]', dict(column=pairs[0][0].shape[1]-1, share=1.))]
 
 def _has_period(x):
     "Whether the text in each row repeats with the length of the row"
@@ -97,7 +109,9 @@ def _has_period(x):
 def _rows_of(call):
     "Scores (n, classes) and targets (n,) of a `LossCall`"
     s,y = call.scores,call.target
-    if s.shape == y.shape: return s.flatten(0, -2) if s.ndim > 1 else s[None],y.flatten(0, -2).argmax(-1) if y.ndim > 1 else y.argmax()[None]
+    if s.shape == y.shape: # a target for each score
+        s,y = torch.atleast_2d(s),torch.atleast_2d(y)
+        return s.flatten(0, -2),y.flatten(0, -2).argmax(-1)
     if s.ndim == 1: s = s[None]
     return s.movedim(1, -1).flatten(0, -2),y.flatten().long()
 
@@ -197,7 +211,7 @@ class Reach:
         self.here = bool(((rows == self.row) & (times == self.time)).any())
         own = times[rows == self.row]
         all_rows,all_times = lay.row_and_time(lay.places[lay.places >= 0])
-        self.is_predicted = bool(((all_rows == self.row) & (all_times == self.time)).any()) # is there a prediction at that place?
+        self.is_predicted = bool(((all_rows == self.row) & (all_times == self.time)).any())
         self.later = int((own > self.time).sum())           # in its own row
         self.earlier = int((own < self.time).sum())
         self.others = len(set(rows.tolist()) - {self.row})  # other rows
@@ -258,35 +272,63 @@ def check_reach(
     steps = lay.x.shape[lay.axis]
     if not rs or steps < 3: return []
     if not any(r.moved.any() for r in rs):
-        return [Finding('Z1', 'exact', "No prediction changes when a character of the input is replaced. The network cannot learn more than how frequent each character is.", '', dict(characters_changed=len(rs)))]
-    evidence = dict(own_later=sum(r.later for r in rs), own_earlier=sum(r.earlier for r in rs), other_rows=max(r.others for r in rs))
+        return [Finding('Z1', 'exact',
+            "No prediction changes when a character of the input is replaced. The network cannot learn more than "
+            "how frequent each character is.",
+            '', dict(characters_changed=len(rs)))]
+    evidence = dict(own_later=sum(r.later for r in rs), own_earlier=sum(r.earlier for r in rs),
+                    other_rows=max(r.others for r in rs))
     if not all(r.here for r in rs) and _is_transposed(lay, rs): return [_transposed(evidence)]
     if any(r.others for r in rs): return [_mixed(subject, lay, rs, evidence)]
     if any(r.earlier for r in rs): return [_sees_ahead(evidence)]
     inner = [r for r in rs if r.time < steps-1]
     if any(r.is_predicted for r in rs) and not any(r.here for r in rs) and any(r.later for r in inner):
-        return [Finding('D2', 'exact', "The prediction of a character does not depend on the one just before it, only on earlier ones. Predictions and targets are one step apart.", 'x,y = text[:-1],text[1:]', evidence)]
+        return [Finding('D2', 'exact',
+            "The prediction of a character does not depend on the one just before it, only on earlier ones. "
+            "Predictions and targets are one step apart.",
+            'x,y = text[:-1],text[1:]', evidence)]
     if not any(r.later for r in inner):
-        return [Finding('R5', 'exact', "A character changes the prediction of the next one, and no later one. So the network has no memory, and can learn pairs of characters at best.", "out, state = rnn(x, state)   # and the same state goes into the next step", evidence)]
+        return [Finding('R5', 'exact',
+            "A character changes the prediction of the next one, and no later one. So the network has no memory, "
+            "and can learn pairs of characters at best.",
+            "out, state = rnn(x, state)   # and the same state goes into the next step", evidence)]
     return []
 
 # %% ../../nbs/42_doctor.probes.ipynb #a0e8bc5a
 def _transposed(evidence):
-    return Finding('S3', 'exact', "The scores are (steps, rows) and the targets (rows, steps); flattened, each prediction is compared with the target of another character. Nothing warns of it, since the sizes fit.", 'loss = F.cross_entropy(scores.transpose(0, 1).flatten(0, 1), y.flatten())', evidence)
+    return Finding('S3', 'exact',
+        "The scores are (steps, rows) and the targets (rows, steps); flattened, each prediction is compared with "
+        "the target of another character. Nothing warns of it, since the sizes fit.",
+        'loss = F.cross_entropy(scores.transpose(0, 1).flatten(0, 1), y.flatten())', evidence)
 
 def _sees_ahead(evidence):
-    return Finding('S10', 'exact', "A prediction changes with characters that come after it, so the network sees what it is to predict. The loss will look very good, and the text that it writes will be noise.", 'nn.LSTM(..., bidirectional=False)   # and nothing that is averaged or normalised over time', evidence)
+    return Finding('S10', 'exact',
+        "A prediction changes with characters that come after it, so the network sees what it is to predict. The "
+        "loss will look very good, and the text that it writes will be noise.",
+        'nn.LSTM(..., bidirectional=False)   # and nothing that is averaged or normalised over time', evidence)
 
 def _mixed(subject, lay, rs, evidence):
     "Other rows change as well: which of the reasons?"
     some = [r for r in rs if r.others]
     if all(map(_runs_over_batch, some)) and not any(r.later for r in rs):
-        return Finding('S5', 'exact', "A character changes predictions at the same step of the rows below it, and not the later ones of its own row. So the recurrence runs over the batch, and not along time.", 'nn.LSTM(..., batch_first=True)', evidence)
+        return Finding('S5', 'exact',
+            "A character changes predictions at the same step of the rows below it, and not the later ones of its "
+            "own row. So the recurrence runs over the batch, and not along time.",
+            'nn.LSTM(..., batch_first=True)', evidence)
     if not any(r.others for r in _reaches_in_eval(subject, lay)):
-        return Finding('S10', 'exact', "In training a prediction changes with other rows and steps, in evaluation it does not: something is normalised over the batch and over time, so it sees what it is to predict.", 'nn.LayerNorm(n_hid)   # in place of BatchNorm', evidence)
+        return Finding('S10', 'exact',
+            "In training a prediction changes with other rows and steps, in evaluation it does not: something is "
+            "normalised over the batch and over time, so it sees what it is to predict.",
+            'nn.LayerNorm(n_hid)   # in place of BatchNorm', evidence)
     if not any(r.earlier or r.others_earlier for r in rs) and any(r.later for r in rs):
-        return Finding('R4', 'exact', "A character changes later predictions of other rows: the rows of a batch share one state. Each row is a text of its own, and needs a state of its own.", 'state = torch.zeros(n_layers, len(x), n_hid)', evidence)
-    return Finding('S4', 'exact', "A character changes predictions of other rows. Somewhere view or reshape cuts the numbers anew where axes should be exchanged, or a mean is taken over the rows.", 'x = x.transpose(0, 1)   # not x.view(x.shape[1], x.shape[0], -1)', evidence)
+        return Finding('R4', 'exact',
+            "A character changes later predictions of other rows: the rows of a batch share one state. Each row is "
+            "a text of its own, and needs a state of its own.",
+            'state = torch.zeros(n_layers, len(x), n_hid)', evidence)
+    return Finding('S4', 'exact',
+        "A character changes predictions of other rows. Somewhere view or reshape cuts the numbers anew where axes "
+        "should be exchanged, or a mean is taken over the rows.",
+        'x = x.transpose(0, 1)   # not x.view(x.shape[1], x.shape[0], -1)', evidence)
 
 def _reaches_in_eval(subject, lay):
     "The same in evaluation mode, if the training step leaves the mode as it is"
@@ -319,7 +361,8 @@ def gradient_reach(
         for row in sorted({0, rows-1}):
             last = (at_row == row) & (at_time == steps-1) & (lay.places >= 0)
             if not last.any() or not found[0].requires_grad: continue
-            grads = torch.autograd.grad(found[0][last.to(found[0].device)].float().sum(), step.entries, retain_graph=True, allow_unused=True)
+            score = found[0][last.to(found[0].device)].float().sum()
+            grads = torch.autograd.grad(score, step.entries, retain_graph=True, allow_unused=True)
             grads = [torch.zeros_like(e) if g is None else g for g,e in zip(grads, step.entries)]
             norms = _by_time([g.detach().float() for g in grads], lay)
             if norms is not None: res[row] = norms[row].nonzero().flatten().tolist()
@@ -338,9 +381,14 @@ def check_gradients(
     found = gradient_reach(subject, lay) if remembers and steps > 2 else None
     if not found: return []
     back = max(steps-1 - min(times, default=steps-1) for times in found.values())
-    needed = max(steps-1 - r.time for r in rs if r.later and bool(r.moved[lay.places == _last_of(lay, r.row)].any())) if any(r.later for r in rs) else 0
+    reaches_last = lambda r: bool(r.moved[lay.places == _last_of(lay, r.row)].any())
+    needed = max((steps-1 - r.time for r in rs if r.later and reaches_last(r)), default=0)
     if back >= needed or needed < 1: return []
-    return [Finding('R1', 'exact', f"The last prediction depends on characters up to {needed} steps back, but its gradient goes back {back}. The state is detached on the way, so the network cannot learn to remember.", 'state = state.detach()   # once for each batch, and not in each step', dict(depends_on_steps_back=needed, gradient_steps_back=back))]
+    return [Finding('R1', 'exact',
+        f"The last prediction depends on characters up to {needed} steps back, but its gradient goes back {back}. "
+        "The state is detached on the way, so the network cannot learn to remember.",
+        'state = state.detach()   # once for each batch, and not in each step',
+        dict(depends_on_steps_back=needed, gradient_steps_back=back))]
 
 def _last_of(lay, row):
     "The last position of a row"
@@ -375,9 +423,16 @@ def check_scores(
     if not found: return []
     scores,n,name = found[0].detach().float(),found[0].shape[1],step.losses[0].name
     if name == 'nll_loss' and not ((scores.logsumexp(1)).abs() < 1e-2).all():
-        return [Finding('L2', 'exact', "nll_loss expects logarithms of probabilities, and gets something else. So the loss can fall for ever without the network learning anything.", 'loss = F.cross_entropy(scores, y)   # which applies log_softmax itself', dict(largest_sum_of_exponentials=scores.logsumexp(1).exp().max().item()))]
+        return [Finding('L2', 'exact',
+            "nll_loss expects logarithms of probabilities, and gets something else. So the loss can fall for ever "
+            "without the network learning anything.",
+            'loss = F.cross_entropy(scores, y)   # which applies log_softmax itself',
+            dict(largest_sum_of_exponentials=scores.logsumexp(1).exp().max().item()))]
     if name not in ('cross_entropy', 'nll_loss'):
-        return [Finding('L4', 'exact', f"The loss is {name}, which treats the number of a character as an amount or its classes one by one. For one of {n} characters it is cross-entropy of scores and ids.", 'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())', dict(loss=name))]
+        return [Finding('L4', 'exact',
+            f"The loss is {name}, which treats the number of a character as an amount or its classes one by one. "
+            f"For one of {n} characters it is cross-entropy of scores and ids.",
+            'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())', dict(loss=name))]
     return _check_bounds(subject, name, scores, n) if name == 'cross_entropy' and n > 1 else []
 
 # %% ../../nbs/42_doctor.probes.ipynb #8bb41357
@@ -388,11 +443,14 @@ def _check_bounds(subject, name, scores, n):
     if big is None or not big.isfinite().all() or big.abs().max() > 1.001: return []
     if _sums_to_one(big): return [_applied('Softmax', "Probabilities go into a loss that applies softmax itself.", n, 0, 1)]
     low = 0 if big.min() >= 0 else -1
-    return [_applied('Sigmoid' if low == 0 else 'Tanh', f"Scores that cannot leave [{low}, 1] go into a loss that applies softmax itself.", n, low, 1)]
+    how = f"Scores that cannot leave [{low}, 1] go into a loss that applies softmax itself."
+    return [_applied('Sigmoid' if low == 0 else 'Tanh', how, n, low, 1)]
 
 def _applied(what, how, n, low, high):
     floor = _floor(n, low, high)
-    return Finding('L1', 'exact', f"{how} With {n} characters it cannot get below {floor:.3f} nats, however good the network is.", f'return scores   # without {what.lower()}', dict(floor_nats=floor, applied=what.lower()))
+    return Finding('L1', 'exact',
+        f"{how} With {n} characters it cannot get below {floor:.3f} nats, however good the network is.",
+        f'return scores   # without {what.lower()}', dict(floor_nats=floor, applied=what.lower()))
 
 # %% ../../nbs/42_doctor.probes.ipynb #1589d2e2
 def score_gradients(
@@ -405,7 +463,8 @@ def score_gradients(
         scores = [c.scores for c in step.losses]
         if not all(o.requires_grad for o in scores) or not step.loss.requires_grad: return
         grads = torch.autograd.grad(step.loss.sum(), scores, retain_graph=True, allow_unused=True)
-        rows = [_rows_of(replace(c, scores=torch.zeros_like(c.scores) if g is None else g))[0] for c,g in zip(step.losses, grads)]
+        grads = [torch.zeros_like(s) if g is None else g for s,g in zip(scores, grads)]
+        rows = [_rows_of(replace(c, scores=g))[0] for c,g in zip(step.losses, grads)]
         res.append((*predictions(step), torch.cat(rows)))
     subject.run(subject.batches[:1], update=False, before_backward=look)
     return tuple(o.detach().cpu() for o in res[0]) if res else None
@@ -423,15 +482,23 @@ def check_weights(
     if not used.any(): return []
     ignored = [i for i in targets.unique().tolist() if not used[targets == i].any()]
     seen = {i for i in targets[used].tolist()}
-    if ignored and used[[i for i,t in enumerate(targets.tolist()) if t in seen]].all(): return [_ignored(ignored, targets)]
+    others = [i for i,t in enumerate(targets.tolist()) if t in seen]
+    if ignored and used[others].all(): return [_ignored(ignored, targets)]
     if used.sum() < 0.75*expected and len(subject.batches[0]) > 1:
-        return [Finding('L6', 'exact', f"Only {int(used.sum())} of {expected} characters of the first batch have a part in the loss. The others are computed and teach the network nothing.", 'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # all steps', dict(used=int(used.sum()), characters=expected))]
+        return [Finding('L6', 'exact',
+            f"Only {int(used.sum())} of {expected} characters of the first batch have a part in the loss. The "
+            "others are computed and teach the network nothing.",
+            'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # all steps',
+            dict(used=int(used.sum()), characters=expected))]
     return _check_sum(scores[used], targets[used], grads[used])
 
 # %% ../../nbs/42_doctor.probes.ipynb #e5dc7840
 def _ignored(ids, targets):
     share = sum((targets == i).float().mean().item() for i in ids)
-    return Finding('L5', 'exact', f"Targets with id {', '.join(map(str, ids[:5]))} get no gradient: the loss ignores {share:.0%} of the characters. ignore_index is for padding, which this text has not.", 'loss_func = nn.CrossEntropyLoss()   # without ignore_index', dict(ids=ids[:20], share=share))
+    return Finding('L5', 'exact',
+        f"Targets with id {', '.join(map(str, ids[:5]))} get no gradient: the loss ignores {share:.0%} of the "
+        "characters. ignore_index is for padding, which this text has not.",
+        'loss_func = nn.CrossEntropyLoss()   # without ignore_index', dict(ids=ids[:20], share=share))
 
 def _check_sum(scores, targets, grads):
     "Whether the gradient is that of a mean"
@@ -439,7 +506,10 @@ def _check_sum(scores, targets, grads):
     k = ((grads*whole).sum()/(whole*whole).sum()).item() * len(targets)
     is_it = (grads*len(targets) - k*whole).abs().max() < 1e-3*k
     if not is_it or k < 1.5: return []
-    return [Finding('L3', 'exact', f"The loss is a sum and not a mean: gradients are {k:,.0f} times as large as they would be, and change with the size of a batch. Learning rates that others use do not fit.", "loss = F.cross_entropy(scores, y, reduction='mean')", dict(times_the_mean=k))]
+    return [Finding('L3', 'exact',
+        f"The loss is a sum and not a mean: gradients are {k:,.0f} times as large as they would be, and change with "
+        "the size of a batch. Learning rates that others use do not fit.",
+        "loss = F.cross_entropy(scores, y, reduction='mean')", dict(times_the_mean=k))]
 
 # %% ../../nbs/42_doctor.probes.ipynb #9985bd28
 def _trainable(model): return {k for k,p in model.named_parameters() if p.requires_grad}
@@ -472,14 +542,24 @@ def check_parameters(
 
 def _check_frozen(subject, frozen):
     if not frozen: return []
-    return [Finding('O8', 'exact', f"{_listed(frozen)} cannot change: requires_grad is False. Perhaps the network was loaded with its first layers frozen.", 'learn.unfreeze()   # or: for p in model.parameters(): p.requires_grad_()', dict(frozen=len(frozen)))]
+    return [Finding('O8', 'exact',
+        f"{_listed(frozen)} cannot change: requires_grad is False. Perhaps the network was loaded with its first "
+        "layers frozen.",
+        'learn.unfreeze()   # or: for p in model.parameters(): p.requires_grad_()', dict(frozen=len(frozen)))]
 
 def _check_cut(subject, steps, with_grad):
     unused = _trainable(subject.model) - with_grad
     if not with_grad and any('step' in o.events for o in steps):
-        return [Finding('L7', 'exact', "No parameter gets a gradient, so the loss does not hang together with the network. item(), .data, detach() or torch.tensor(...) between them cuts it off.", 'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them', dict(parameters_with_gradient=0))]
+        return [Finding('L7', 'exact',
+            "No parameter gets a gradient, so the loss does not hang together with the network. item(), .data, "
+            "detach() or torch.tensor(...) between them cuts it off.",
+            'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them',
+            dict(parameters_with_gradient=0))]
     if unused and with_grad:
-        return [Finding('R9', 'exact', f"{_listed(unused)} gets no gradient: the loss does not depend on it. Perhaps a layer is left out in forward, or only a part of what it gives is used.", '', dict(without_gradient=len(unused), parameters=len(_trainable(subject.model))))]
+        return [Finding('R9', 'exact',
+            f"{_listed(unused)} gets no gradient: the loss does not depend on it. Perhaps a layer is left out in "
+            "forward, or only a part of what it gives is used.",
+            '', dict(without_gradient=len(unused), parameters=len(_trainable(subject.model))))]
     return []
 
 # %% ../../nbs/42_doctor.probes.ipynb #f5e3bf57
@@ -487,33 +567,48 @@ def _check_order(steps):
     "Whether steps come after gradients"
     events = [e for o in steps for e in o.events if e in ('backward', 'step', 'zero_grad')]
     if 'backward' not in events:
-        return [Finding('O9', 'exact', "No gradient is ever computed: backward() is not called.", 'loss.backward()\nopt.step()', dict(steps=len(steps)))]
+        return [Finding('O9', 'exact', "No gradient is ever computed: backward() is not called.",
+                        'loss.backward()\nopt.step()', dict(steps=len(steps)))]
     if 'step' not in events and 'backward' in events:
-        return [Finding('O9', 'exact', "Gradients are computed and never used: the optimiser makes no step.", 'loss.backward()\nopt.step()\nopt.zero_grad()', dict(steps=0))]
+        return [Finding('O9', 'exact',
+            "Gradients are computed and never used: the optimiser makes no step.",
+            'loss.backward()\nopt.step()\nopt.zero_grad()', dict(steps=0))]
     for o in steps:
         e = [k for k in o.events if k in ('backward', 'step', 'zero_grad')]
         if e[:2] == ['step', 'backward'] or 'step' in e and 'backward' in e and e.index('step') < e.index('backward'):
-            return [Finding('O9', 'exact', "The optimiser makes its step before gradients are computed, so it works with those of the batch before.", 'loss.backward()\nopt.step()\nopt.zero_grad()', dict(order=' '.join(e)))]
-        if 'zero_grad' in e and e.count('backward') == 1 and e.index('backward') < e.index('zero_grad') < (e.index('step') if 'step' in e else 0):
-            return [Finding('O9', 'exact', "Gradients are set to zero after they were computed and before the optimiser uses them.", 'opt.zero_grad()\nloss.backward()\nopt.step()', dict(order=' '.join(e)))]
+            return [Finding('O9', 'exact',
+                "The optimiser makes its step before gradients are computed, so it works with those of the batch "
+                "before.",
+                'loss.backward()\nopt.step()\nopt.zero_grad()', dict(order=' '.join(e)))]
+        if ' '.join(o for o in e if e.count('backward') == 1).find('backward zero_grad step') >= 0:
+            return [Finding('O9', 'exact',
+                "Gradients are set to zero after they were computed and before the optimiser uses them.",
+                'opt.zero_grad()\nloss.backward()\nopt.step()', dict(order=' '.join(e)))]
     return []
 
 def _check_optimiser(subject, steps, changed, with_grad):
     "Whether it is one optimiser, and has all parameters"
     if not any('step' in o.events for o in steps): return []
-    opts = [[x for x,e in zip(o.opts, [e for e in o.events if e in ('step', 'zero_grad')]) if e == 'step'] for o in steps]
-    firsts = [o[0] for o in opts if o]
+    firsts = [o.stepped for o in steps if o.stepped is not None]
     if len(firsts) > 2 and len({id(o) for o in firsts}) == len(firsts):
-        return [Finding('O5', 'exact', "Each step is made by another optimiser, so what it has learned about the gradients is lost every time.", '# before the loop, once:\nopt = torch.optim.Adam(model.parameters(), lr=...)', dict(optimisers=len(firsts), steps=len(steps)))]
+        return [Finding('O5', 'exact',
+            "Each step is made by another optimiser, so what it has learned about the gradients is lost every time.",
+            '# before the loop, once:\nopt = torch.optim.Adam(model.parameters(), lr=...)',
+            dict(optimisers=len(firsts), steps=len(steps)))]
     still = with_grad & _trainable(subject.model) - changed
     if not still or all(g == 0 for o in firsts for g in _rates(o)): return _check_rate(firsts, still)
-    return [Finding('O7', 'exact', f"{_listed(still)} has a gradient and never changes: the optimiser does not have it. It was made before the model got this layer, or for another model.", 'opt = torch.optim.Adam(model.parameters(), lr=...)   # after the model is complete', dict(unchanged=len(still), changed=len(changed)))]
+    return [Finding('O7', 'exact',
+        f"{_listed(still)} has a gradient and never changes: the optimiser does not have it. It was made before the "
+        "model got this layer, or for another model.",
+        'opt = torch.optim.Adam(model.parameters(), lr=...)   # after the model is complete',
+        dict(unchanged=len(still), changed=len(changed)))]
 
 def _rates(opt): return [g.get('lr', 0) for g in (getattr(opt, 'hypers', None) or opt.param_groups)]
 
 def _check_rate(opts, still):
     if not still or not opts: return []
-    return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.", 'opt = torch.optim.Adam(model.parameters(), lr=1e-3)', dict(lr=0.))]
+    return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.",
+                    'opt = torch.optim.Adam(model.parameters(), lr=1e-3)', dict(lr=0.))]
 
 # %% ../../nbs/42_doctor.probes.ipynb #790c7913
 def check_zero(
@@ -526,7 +621,10 @@ def check_zero(
     ks = [k for k,g in once.grads.items() if k in twice.grads and g.abs().sum() > 0]
     ratio = [(twice.grads[k].norm()/once.grads[k].norm()).item() for k in ks]
     if not ratio or 'zero_grad' in once.events+twice.events or not 1.9 < sorted(ratio)[len(ratio)//2] < 2.1: return []
-    return [Finding('O6', 'exact', "Gradients are never set to zero, so each step adds its own to those of all steps before. The second step had twice the gradient of the first, with the same batch.", 'opt.zero_grad()   # before loss.backward()', dict(ratio=sorted(ratio)[len(ratio)//2]))]
+    return [Finding('O6', 'exact',
+        "Gradients are never set to zero, so each step adds its own to those of all steps before. The second step "
+        "had twice the gradient of the first, with the same batch.",
+        'opt.zero_grad()   # before loss.backward()', dict(ratio=sorted(ratio)[len(ratio)//2]))]
 
 # %% ../../nbs/42_doctor.probes.ipynb #02d348a9
 def check_mode(
@@ -535,18 +633,24 @@ def check_mode(
 )->list: # Of `Finding`s: T2
     "Whether the model is in training mode in a training step"
     if step.trained is not False: return []
-    idle = [type(m).__name__ for m in model.modules() if isinstance(m, (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)) or getattr(m, 'dropout', 0)]
+    kinds = nn.modules.dropout._DropoutNd,nn.modules.batchnorm._BatchNorm
+    idle = [type(m).__name__ for m in model.modules() if isinstance(m, kinds) or getattr(m, 'dropout', 0)]
     if not idle: return []
-    return [Finding('T2', 'exact', f"The training step runs in evaluation mode, so {_listed(set(idle))} does nothing. Something has called eval(), and nothing train().", 'model.train()', dict(training=False))]
+    return [Finding('T2', 'exact',
+        f"The training step runs in evaluation mode, so {_listed(set(idle))} does nothing. Something has called "
+        "eval(), and nothing train().",
+        'model.train()', dict(training=False))]
 
 def check_batches(
     batches, # Of a subject
 )->list: # Of `Finding`s: T7
     "Whether the batches differ"
     xs = [as_ids(b[0]) for b in batches]
-    if len(xs) < 3 or any(o is None for o in xs) or any(o.shape != xs[0].shape or not torch.equal(o, xs[0]) for o in xs): return []
+    if len(xs) < 3 or any(o is None or not torch.equal(o, xs[0]) for o in xs): return []
     if all((o == o.flatten()[0]).all() or _has_period(o) for o in xs): return []
-    return [Finding('T7', 'exact', f"The first {len(xs)} batches are the same, so the network learns one piece of the text by heart.", 'for x,y in dl: ...   # in place of next(iter(dl)) in each step', dict(batches=len(xs)))]
+    return [Finding('T7', 'exact',
+        f"The first {len(xs)} batches are the same, so the network learns one piece of the text by heart.",
+        'for x,y in dl: ...   # in place of next(iter(dl)) in each step', dict(batches=len(xs)))]
 
 # %% ../../nbs/42_doctor.probes.ipynb #66b3540f
 def check_ids(
@@ -559,11 +663,20 @@ def check_ids(
     n_symbols = len(subject.vocab) if subject.vocab is not None and hasattr(subject.vocab, '__len__') else 0
     if found and n_symbols > 1 and found[0].shape[1] != n_symbols and found[0].shape[1] > 1:
         n = found[0].shape[1]
-        res.append(Finding('S8', 'exact', f"The network has {n} outputs, and the vocabulary {n_symbols} symbols." + (" Some symbols can never be predicted." if n < n_symbols else " The others are never used."), f'nn.Linear(n_hid, {n_symbols})', dict(outputs=n, symbols=n_symbols)))
+        res.append(Finding('S8', 'exact',
+            f"The network has {n} outputs, and the vocabulary {n_symbols} symbols."
+            + (" Some symbols can never be predicted." if n < n_symbols else " The others are never used."),
+            f'nn.Linear(n_hid, {n_symbols})',
+            dict(outputs=n, symbols=n_symbols)))
     args = next((a for a,_,_ in step.calls), ())
     x = args[0] if args and isinstance(args[0], Tensor) else None
-    if pairs and x is not None and x.is_floating_point() and x.shape[:2] == pairs[0][0].shape and x.numel() == pairs[0][0].numel() and pairs[0][0].max() > 1:
-        res.append(Finding('S2', 'exact', "The ids of the characters go into the network as numbers, as if z were twenty-five times b. A network can make something of a character only if it has a vector for it.", 'self.emb = nn.Embedding(n_symbols, 64)   # and in forward: x = self.emb(x)', dict(largest_id=int(pairs[0][0].max()))))
+    is_float = pairs and x is not None and x.is_floating_point() and x.numel() == pairs[0][0].numel()
+    if is_float and pairs[0][0].max() > 1:
+        res.append(Finding('S2', 'exact',
+            "The ids of the characters go into the network as numbers, as if z were twenty-five times b. A network "
+            "can make something of a character only if it has a vector for it.",
+            'self.emb = nn.Embedding(n_symbols, 64)   # and in forward: x = self.emb(x)',
+            dict(largest_id=int(pairs[0][0].max()))))
     return res
 
 # %% ../../nbs/42_doctor.probes.ipynb #f208332b
@@ -606,8 +719,14 @@ def check_state(
     if on > 0.6 or n < 6: return []
     evidence = dict(rows_that_go_on=on, rows=n)
     if down == 1:
-        return [Finding('D5', 'exact', "Within a batch each row goes on with the next row, and not with the same row of the next batch. The state that is carried belongs to another piece of the text.", 'x = ids[:bs*(len(ids)//bs)].view(bs, -1)   # first the rows, then seq_len columns a batch', evidence)]
-    return [Finding('D4', 'exact', f"The state is carried to the next batch, but only {on:.0%} of the rows go on there. So each row begins with the memory of another piece of text.", 'state = None   # at the start of each batch; or take a loader of parallel streams', evidence)]
+        return [Finding('D5', 'exact',
+            "Within a batch each row goes on with the next row, and not with the same row of the next batch. The "
+            "state that is carried belongs to another piece of the text.",
+            'x = ids[:bs*(len(ids)//bs)].view(bs, -1)   # first the rows, then seq_len columns a batch', evidence)]
+    return [Finding('D4', 'exact',
+        f"The state is carried to the next batch, but only {on:.0%} of the rows go on there. So each row begins "
+        "with the memory of another piece of text.",
+        'state = None   # at the start of each batch; or take a loader of parallel streams', evidence)]
 
 # %% ../../nbs/42_doctor.probes.ipynb #528e52aa
 def exact_findings(

@@ -147,11 +147,15 @@ def as_dict(self:Report)->dict:
 
 # %% ../../nbs/37_doctor.report.ipynb #69eee013
 def _wrapped(text, indent='   '):
-    return textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent, break_long_words=False,
+                         break_on_hyphens=False)
 
 def _number(v):
     if isinstance(v, bool) or not isinstance(v, float): return str(v)
     return f'{v:.3g}' if abs(v) < 1000 else f'{v:,.0f}'
+
+def _consequence_text(f):
+    return 'This follows from it: ' + '; '.join(f'{o.title.lower()} ({o.id})' for o in f.follows) + '.'
 
 def _evidence(f): return ', '.join(f'{k.replace("_", " ")} {_number(v)}' for k,v in f.evidence.items())
 
@@ -161,7 +165,7 @@ def __str__(self:Finding):
     if self.place: lines.append(f'   {self.place}')
     if self.evidence: lines.append(_wrapped(f'Seen: {_evidence(self)}.'))
     if self.fix: lines += ['', textwrap.indent(self.fix, '       '), '']
-    if self.follows: lines.append(_wrapped('This follows from it: ' + '; '.join(f'{o.title.lower()} ({o.id})' for o in self.follows) + '.'))
+    if self.follows: lines.append(_wrapped(_consequence_text(self)))
     return '\n'.join(lines).rstrip()
 
 # %% ../../nbs/37_doctor.report.ipynb #7f7587eb
@@ -200,10 +204,11 @@ _style = """<style>
 def _repr_html_(self:Finding):
     e = html.escape
     small = [str(self.place)]*bool(self.place) + [f'Seen: {_evidence(self)}.']*bool(self.evidence)
-    small += ['This follows from it: ' + '; '.join(f'{o.title.lower()} ({o.id})' for o in self.follows) + '.']*bool(self.follows)
+    if self.follows: small.append(_consequence_text(self))
     fix = f'<pre>{e(self.fix)}</pre>' if self.fix else ''
     notes = ''.join(f'<small>{e(o)}</small><br>' for o in small)
-    return f'<div class="f {self.certainty}"><h4>{self.id} · {e(self.title)} <small>{self.certainty}</small></h4>{e(self.message)}{fix}{notes}</div>'
+    title = f'<h4>{self.id} · {e(self.title)} <small>{self.certainty}</small></h4>'
+    return f'<div class="f {self.certainty}">{title}{e(self.message)}{fix}{notes}</div>'
 
 @patch
 def _repr_html_(self:Report):

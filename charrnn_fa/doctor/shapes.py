@@ -16,7 +16,8 @@ from .probes import as_ids, time_axis
 # %% ../../nbs/41_doctor.shapes.ipynb #074073cc
 def _numbers(message):
     "The sizes in an error; not the numbers of arguments and dimensions"
-    return [int(o) for o in re.findall(r'\d+', re.sub(r'#\d+|hidden\[\d\]|\d-?D\b|mat\d|dimension \d+|number \d+|m\d\b', '', message))]
+    others = r'#\d+|hidden\[\d\]|\d-?D\b|mat\d|dimension \d+|number \d+|m\d\b'
+    return [int(o) for o in re.findall(r'\d+', re.sub(others, '', message))]
 
 def _template(message): return re.sub(r'\d+', '#', message)
 
@@ -25,7 +26,9 @@ def _cut(batch, x, rows=0, steps=0, axis=1):
     def part(t):
         if not isinstance(t, Tensor): return t
         if t.ndim and t.numel() == x.numel() and t.ndim == 1: return part(t.view(x.shape)).flatten()
-        if t.shape[:2] == x.shape: return t.narrow(1-axis, 0, t.shape[1-axis]-rows).narrow(axis, 0, t.shape[axis]-steps).contiguous()
+        if t.shape[:2] == x.shape:
+            t = t.narrow(1-axis, 0, t.shape[1-axis]-rows)
+            return t.narrow(axis, 0, t.shape[axis]-steps).contiguous()
         return t[:len(t)-rows] if t.ndim and len(t) == x.shape[1-axis] else t
     return tuple(map(part, batch))
 
@@ -48,7 +51,8 @@ def _of_model(subject):
     res = {}
     if subject.vocab is not None and hasattr(subject.vocab, '__len__'): res['symbols'] = len(subject.vocab)
     for m in subject.model.modules():
-        if isinstance(m, nn.RNNBase): res.update({'hidden units':m.hidden_size, 'inputs of the recurrent layer':m.input_size, 'layers':m.num_layers})
+        if isinstance(m, nn.RNNBase):
+            res.update({'hidden units':m.hidden_size, 'inputs of the recurrent layer':m.input_size, 'layers':m.num_layers})
         if isinstance(m, nn.Embedding): res.update({'symbols':m.num_embeddings, 'embedding':m.embedding_dim})
     return res
 
@@ -85,7 +89,8 @@ def _call_arguments(source, wanted):
 
 def _loss_fix(place):
     "Cross-entropy over all steps, in the names of the line that failed"
-    f,a,b = (_call_arguments(place.source, 'loss|cross|criter|nll') if place else None) or ('F.cross_entropy', 'scores', 'y')[:3]
+    found = _call_arguments(place.source, 'loss|cross|criter|nll') if place else None
+    f,a,b = (found or ('F.cross_entropy', 'scores', 'y'))[:3]
     return f'{f}({a}.flatten(0, 1), {b}.flatten())'
 
 # %% ../../nbs/41_doctor.shapes.ipynb #d274f3e4
@@ -96,49 +101,82 @@ def _axis(pair):
 
 def _target_size(axes, place):
     want,got = axes[:2],axes[2:]
-    return 'S1', (f"cross_entropy looks for the classes on axis 1 of the scores. What it finds makes it expect targets of size ({_axis(want[0])}, {_axis(want[1])}), and they have ({_axis(got[0])}, {_axis(got[1])}). "
+    return 'S1', (
+        "cross_entropy looks for the classes on axis 1 of the scores. What it finds makes it expect targets of "
+        f"size ({_axis(want[0])}, {_axis(want[1])}), and they have ({_axis(got[0])}, {_axis(got[1])}). "
                   "The scores are (rows, steps, vocabulary): the classes are last."), _loss_fix(place)
 
 def _batch_sizes(axes, place):
-    return 'S1', (f"The loss gets scores for {_axis(axes[0])} and targets for {_axis(axes[1])}. It wants one target for each prediction, so both have to be flattened in the same way."), _loss_fix(place)
+    return 'S1', (
+        f"The loss gets scores for {_axis(axes[0])} and targets for {_axis(axes[1])}. It wants one target for each "
+        "prediction, so both have to be flattened in the same way."
+        ), _loss_fix(place)
 
 def _products(axes, place):
     a,b,c,d = axes
-    return 'S8', (f"A layer gets vectors of {_axis(b)} and was made for {_axis(c)}. The size of what goes in must be that of the layer's input."), f'nn.Linear({b[0]}, {d[0]})'
+    return 'S8', (
+        f"A layer gets vectors of {_axis(b)} and was made for {_axis(c)}. The size of what goes in must be that of "
+        "the layer's input."
+        ), f'nn.Linear({b[0]}, {d[0]})'
 
 def _input_size(axes, place):
-    return 'S8', f"A recurrent layer was made for vectors of {_axis(axes[0])}, and gets {_axis(axes[1])}.", f'nn.LSTM({axes[1][0]}, n_hid, batch_first=True)'
+    return ('S8',
+        f"A recurrent layer was made for vectors of {_axis(axes[0])}, and gets {_axis(axes[1])}.",
+        f'nn.LSTM({axes[1][0]}, n_hid, batch_first=True)')
 
 def _hidden_size(axes, place):
     names = ('layers', 'rows', 'hidden units')
     wanted,given = (f"({', '.join(f'{n} {k}' for (n,_),k in zip(o, names))})" for o in (axes[:3], axes[3:]))
-    return 'S6', (f"The state that goes in is {given}, and for this batch it has to be {wanted}: (layers, rows, hidden units). A state belongs to the rows that it was made with."), "state = None   # for a batch of another size; or leave the last, smaller batch out: drop_last=True"
+    return 'S6', (
+        f"The state that goes in is {given}, and for this batch it has to be {wanted}: (layers, rows, hidden "
+        "units). A state belongs to the rows that it was made with."
+        ), "state = None   # for a batch of another size; or leave the last, smaller batch out: drop_last=True"
 
 # %% ../../nbs/41_doctor.shapes.ipynb #c7f9a7d7
 def _two_sizes(axes, place):
     (a,*_),(b,*_) = axes[0],axes[1]
-    return 'S4', f"Two tensors are to be combined, one with {_axis(axes[0])} and one with {_axis(axes[1])} on the same axis. Exchange axes with transpose or permute where they should be the same, or add one with [:, None].", 'print(a.shape, b.shape)   # just before this line'
+    return ('S4',
+        f"Two tensors are to be combined, one with {_axis(axes[0])} and one with {_axis(axes[1])} on the same axis. "
+        "Exchange axes with transpose or permute where they should be the same, or add one with [:, None].",
+        'print(a.shape, b.shape)   # just before this line')
 
 def _view(axes, place):
-    return 'S4', f"view cannot make {' × '.join(_axis(o) for o in axes[:-1])} of {axes[-1][0]} numbers. Let one size be -1, or flatten two axes.", 'scores.flatten(0, 1)'
+    return ('S4',
+        f"view cannot make {' × '.join(_axis(o) for o in axes[:-1])} of {axes[-1][0]} numbers. Let one size be -1, "
+        "or flatten two axes.",
+        'scores.flatten(0, 1)')
 
 def _id_range(axes, place):
-    return 'D12', "An id is not below the number of symbols. The vocabulary is another one than that of the network, or counted from 1.", 'nn.Embedding(len(vocab), emb_sz)   # and nn.Linear(n_hid, len(vocab))'
+    return ('D12',
+        "An id is not below the number of symbols. The vocabulary is another one than that of the network, or "
+        "counted from 1.",
+        'nn.Embedding(len(vocab), emb_sz)   # and nn.Linear(n_hid, len(vocab))')
 
 def _tuple_state(axes, place):
-    return 'S7', "The state of an LSTM is a pair (h, c), and is treated as one tensor here; or what a recurrent layer returns, (outputs, state), is.", 'out, (h, c) = rnn(x)\nstate = (h.detach(), c.detach())'
+    return ('S7',
+        "The state of an LSTM is a pair (h, c), and is treated as one tensor here; or what a recurrent layer "
+        "returns, (outputs, state), is.",
+        'out, (h, c) = rnn(x)\nstate = (h.detach(), c.detach())')
 
 def _not_embedded(axes, place):
-    return 'S2', "Ids are whole numbers, and this layer works with vectors. An embedding has a vector for each id.", 'x = self.emb(x)   # self.emb = nn.Embedding(n_symbols, emb_sz)'
+    return ('S2',
+        "Ids are whole numbers, and this layer works with vectors. An embedding has a vector for each id.",
+        'x = self.emb(x)   # self.emb = nn.Embedding(n_symbols, emb_sz)')
 
 def _float_ids(axes, place):
     return 'D12', "Here ids are expected, whole numbers, and they come as something else.", 'x = x.long()'
 
 def _second_time(axes, place):
-    return 'R2', "The state of the last batch still has its graph, so gradients would go back into a batch that is over. The state should go on, and the graph should not.", 'state = state.detach()          # of an LSTM: tuple(o.detach() for o in state)'
+    return ('R2',
+        "The state of the last batch still has its graph, so gradients would go back into a batch that is over. "
+        "The state should go on, and the graph should not.",
+        'state = state.detach()          # of an LSTM: tuple(o.detach() for o in state)')
 
 def _one_dimension(axes, place):
-    return 'S1', "The targets have one axis more than the loss takes with these scores: it wants one id for each row of scores.", _loss_fix(place)
+    return ('S1',
+        "The targets have one axis more than the loss takes with these scores: it wants one id for each row of "
+        "scores.",
+        _loss_fix(place))
 
 # %% ../../nbs/41_doctor.shapes.ipynb #48357d69
 _patterns = {
@@ -148,14 +186,16 @@ _patterns = {
     r'input.size\(-1\) must be equal to input_size': _input_size,
     r'Expected hidden(\[\d\])? size': _hidden_size,
     r'For (un)?batched \d-D input, hx should also be': _hidden_size,
-    r'The size of tensor a \(\d+\) must match|Sizes of tensors must match|must be broadcastable|stack expects each tensor': _two_sizes,
+    r'The size of tensor a \(\d+\) must match|Sizes of tensors must match': _two_sizes,
+    r'must be broadcastable|stack expects each tensor': _two_sizes,
     r"shape '\[.*\]' is invalid for input of size": _view,
     r'index out of range in self|Target \d+ is out of bounds|device-side assert': _id_range,
     r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple": _tuple_state,
     r'backward through the graph a second time': _second_time,
     r'multi-target not supported|1D target tensor expected': _one_dimension,
     r"argument #1 'indices' to have one of the following scalar types": _float_ids,
-    r'mat1 and mat2 must have the same dtype|expected (m1 and m2|scalar type).*(Long|Int)|"addmm.*" not implemented for .(Long|Int)|input must have the type|RNN input dtype \(torch.int': _not_embedded,
+    r'mat1 and mat2 must have the same dtype|expected (m1 and m2|scalar type).*(Long|Int)': _not_embedded,
+    r'"addmm.*" not implemented for .(Long|Int)|input must have the type|RNN input dtype \(torch.int': _not_embedded,
     r'expected scalar type Long|not implemented for .Int|only .*integer.* can be converted': _float_ids,
 }
 

@@ -35,7 +35,7 @@ class Step:
     calls: list = field(default_factory=list)   # Of the model: (args, kwargs, what came out)
     losses: list = field(default_factory=list)  # `LossCall`s
     events: list = field(default_factory=list)  # 'forward', 'loss', 'backward', 'step', 'zero_grad', in order
-    opts: list = field(default_factory=list)    # Optimisers that did something
+    stepped: object = None                      # The optimiser that made the step
     entries: list = field(default_factory=list) # Tensors by which the input enters, as far as gradients can reach
     trained: bool = None                        # Was the model in training mode?
     loss: Tensor = None                         # What gradients were computed of
@@ -147,7 +147,8 @@ def _classes(cls):
 @contextmanager
 def _followed(subject, update):
     "A `with` in which a subject is told of each call of an optimiser's methods"
-    was = [(cls, name, vars(cls)[name]) for root in (torch.optim.Optimizer, Optimizer, OptimWrapper) for cls in _classes(root)
+    roots = torch.optim.Optimizer,Optimizer,OptimWrapper
+    was = [(cls, name, vars(cls)[name]) for root in roots for cls in _classes(root)
            for name in ('step', 'zero_grad') if name in vars(cls)]
     def wrapped(name, f):
         def act(opt, *args, **kwargs): return subject.act(f, name, update, opt, *args, **kwargs)
@@ -163,9 +164,10 @@ def act(self:Subject, f, name, update, opt, *args, **kwargs):
     "An optimiser's method is called: note it, and let it"
     if not self.watch.step or self.acting: return f(opt, *args, **kwargs)
     self.watch.step.events.append(name)
-    self.watch.step.opts.append(opt)
     if name == 'step':
-        self.watch.step.grads = {k:p.grad.detach().clone() for k,p in self.model.named_parameters() if p.grad is not None}
+        self.watch.step.stepped = opt
+        ps = self.model.named_parameters()
+        self.watch.step.grads = {k:p.grad.detach().clone() for k,p in ps if p.grad is not None}
         if not update: return None
     self.acting = True # what it calls is its own business
     try: return f(opt, *args, **kwargs)
@@ -179,7 +181,8 @@ def take_batches(
     "The first batches of a loader, which goes on as before"
     try: it = iter(dl)
     except TypeError:
-        raise CharRNNError(f"There are no batches: {type(dl).__name__} cannot be gone through", "give a loader or a list of batches.") from None
+        raise CharRNNError(f"There are no batches: {type(dl).__name__} cannot be gone through",
+                           "give a loader or a list of batches.") from None
     if it is dl:
         raise CharRNNError("The batches come from an iterator, which looking at them would use up",
                            "give a list of some of them, or a loader that begins anew each time.")

@@ -29,6 +29,7 @@ class Noted:
             for f in reversed(self.undo): f()
 
 # %% ../../nbs/38_doctor.untouched.ipynb #94cf7612
+_inner = 'torch._C','torch.utils.data','numpy'
 _plain = int, float, complex, bool, str, bytes, type(None), types.ModuleType, type, torch.dtype, torch.device
 
 @patch
@@ -37,7 +38,7 @@ def _note(self:Noted, o):
     self.seen[id(o)] = o # so that it lives, and its number stays its own
     for kind,note in _notes:
         if isinstance(o, kind): return note(self, o)
-    if hasattr(o, '__dict__') and not type(o).__module__.startswith(('torch._C', 'torch.utils.data', 'numpy')): self._note_attributes(o)
+    if hasattr(o, '__dict__') and not type(o).__module__.startswith(_inner): self._note_attributes(o)
 
 @patch
 def _note_attributes(self:Noted, o, follow=True):
@@ -120,7 +121,8 @@ def _note_bits(self, o):
 
 _notes = [
     (Tensor, Noted._note_tensor),
-    ((DataLoaders, DataLoader, torch.utils.data.DataLoader, Learner), lambda self,o: self._note_attributes(o, follow=False)),
+    ((DataLoaders, DataLoader, torch.utils.data.DataLoader, Learner),
+     lambda self,o: self._note_attributes(o, follow=False)),
     ((list, dict, set, bytearray, collections.deque), Noted._note_contents),
     ((tuple, frozenset), lambda self,o: self.todo.extend(o)),
     (np.ndarray, Noted._note_array),
@@ -198,7 +200,8 @@ def untouched(
 ):
     "A `with` in which a network may be trained, and after which nothing has happened"
     with ExitStack() as stack:
-        for o in same_rng(), same_switches(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()): stack.enter_context(o)
+        for o in same_rng(), same_switches(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            stack.enter_context(o)
         noted = Noted(*objects)
         stack.callback(noted.restore)
         stack.enter_context(no_writes())
