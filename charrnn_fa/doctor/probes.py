@@ -400,13 +400,9 @@ def _sums_to_one(p, tol=1e-3): return bool((p >= 0).all()) and bool(((p.sum(1)-1
 
 def _enlarged(subject, factor=100.):
     "The predictions with all parameters `factor` times as large"
-    def enlarge(model, args):
-        with torch.no_grad():
-            for p in model.parameters(): p.mul_(factor)
-        hook.remove()
-    hook = subject.model.register_forward_pre_hook(enlarge)
-    try: step, = subject.run(subject.batches[:1], update=False)
-    finally: hook.remove()
+    def enlarge(model):
+        for p in model.parameters(): p.mul_(factor)
+    step, = subject.run(subject.batches[:1], update=False, prepare=enlarge)
     found = None if step.error else predictions(step)
     return found and found[0].detach().float()
 

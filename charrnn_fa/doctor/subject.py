@@ -69,7 +69,7 @@ class _Watch(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if not self.step: return out
         if func in _losses: self._note_loss(func, *args, out=out, **(kwargs or {}))
-        return self._note_entry(out) if 'loss' not in self.step.events and _enters(func, args, out) else out
+        return self._note_entry(out) if 'backward' not in self.step.events and _enters(func, args, out) else out
 
     def _note_backward(self, loss):
         self.step.loss = loss if isinstance(loss, Tensor) else None
@@ -114,6 +114,7 @@ def run(self:Subject,
     update=True, # Let optimisers make their steps
     seed=0, # Of dropout and the like
     before_backward=noop, # Is given each step while its graph is whole
+    prepare=noop, # Is given the model, to change it for this run
 )->list: # Of `Step`s; the last has the error, if one ended it
     "Make a training step with each batch; afterwards all is as before"
     self.steps,self.watch.before_backward = [],before_backward
@@ -122,6 +123,7 @@ def run(self:Subject,
     random.seed(seed)
     np.random.seed(seed)
     try:
+        with torch.no_grad(): prepare(self.model)
         with _followed(self, update), self.watch: self.take(self.batches if batches is None else batches)
     except Exception as e:
         if not self.steps: self.begin(())

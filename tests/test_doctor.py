@@ -1,0 +1,358 @@
+"""The doctor's exact probes on programs as people write them, healthy and with one fault; nothing of what is examined changes
+
+The fault is written into a program, not into what a probe looks at: no detector's formula turned round.
+"""
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fastai.basics import DataLoaders, Learner
+from fastai.text.all import CrossEntropyLossFlat, LMDataLoader, rnn_cbs
+from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_lm_config
+from fastai.text.models.core import get_language_model
+from torch import nn
+
+from charrnn_fa.core import CharRNNError
+from charrnn_fa.doctor.diagnose import diagnose
+from charrnn_fa.doctor.ladder import ladder
+from charrnn_fa.learner import char_learner
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
+from charrnn_fa.text.vocab import CharVocab
+
+TEXT = load_corpus('pydocs')[:50_000]
+VOCAB = CharVocab.from_text(TEXT)
+IDS,V = VOCAB.encode(TEXT).long(),len(VOCAB)
+
+
+def windows(bs=16, seq_len=24, n=6, ahead=1):
+    "Pieces from anywhere in the text"
+    gen = torch.Generator().manual_seed(0)
+    starts = [torch.randint(0, len(IDS)-seq_len-3, (bs,), generator=gen).tolist() for _ in range(n)]
+    return [tuple(torch.stack([IDS[i+s:i+s+seq_len] for i in row]) for s in (0, ahead)) for row in starts]
+
+
+def streams(bs=16, seq_len=24, n=6):
+    m = (len(IDS)-1)//bs
+    x,y = IDS[:m*bs].view(bs, m),IDS[1:m*bs+1].view(bs, m)
+    return [(x[:,i*seq_len:(i+1)*seq_len], y[:,i*seq_len:(i+1)*seq_len]) for i in range(n)]
+
+
+def loss_over_all(scores, y): return F.cross_entropy(scores.flatten(0, 1), y.flatten())
+
+
+class Net(nn.Module):
+    "Embedding or one-hot, a recurrent layer of PyTorch's, scores"
+    def __init__(self, cls=nn.LSTM, n_layers=1, one_hot=False, dropout=0., tied=False, log=False, n=48):
+        super().__init__()
+        self.emb = nn.Embedding(V, n)
+        self.rnn = cls(V if one_hot else n, n, n_layers, batch_first=True, dropout=dropout if n_layers > 1 else 0.)
+        self.drop,self.out = nn.Dropout(dropout),nn.Linear(n, V)
+        self.one_hot,self.log = one_hot,log
+        if one_hot: del self.emb
+        if tied: self.out.weight = self.emb.weight
+
+    def forward(self, x):
+        x = F.one_hot(x, V).float() if self.one_hot else self.emb(x)
+        scores = self.out(self.drop(self.rnn(x)[0]))
+        return scores.log_softmax(-1) if self.log else scores
+
+
+class ByHand(nn.Module):
+    "The Elman network of a first tutorial: one character at a time, the state given and returned"
+    def __init__(self, n=32):
+        super().__init__()
+        self.n,self.i2h,self.h2o = n,nn.Linear(V+n, n),nn.Linear(n, V)
+
+    def forward(self, x, h):
+        h = torch.tanh(self.i2h(torch.cat([F.one_hot(x, V).float(), h], 1)))
+        return self.h2o(h),h
+
+
+class StepsFirst(nn.Module):
+    "Time on the first axis, as PyTorch has it"
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(V, 32),nn.GRU(32, 32),nn.Linear(32, V)
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+
+
+class Causal(nn.Module):
+    "No recurrence at all"
+    def __init__(self):
+        super().__init__()
+        self.emb,self.layer,self.out = nn.Embedding(V, 32),nn.TransformerEncoderLayer(32, 4, 64, .1, batch_first=True),nn.Linear(32, V)
+    def forward(self, x):
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.out(self.layer(self.emb(x), src_mask=mask, is_causal=True))
+
+
+class LastOnly(StepsFirst):
+    "One prediction a row"
+    def forward(self, x): return self.out(self.rnn(self.emb(x).transpose(0, 1))[0][-1])
+
+
+def given(model, batches=None, loss=loss_over_all, opt=torch.optim.Adam):
+    return dict(model=model, dls=batches or windows(), loss_func=loss, opt=opt(model.parameters(), lr=1e-3))
+
+
+def tutorial(detach=False, zero=True):
+    "Its training step: a loop over the characters, losses added up"
+    model = ByHand()
+    opt = torch.optim.Adam(model.parameters(), lr=2e-3)
+    def step(x, y):
+        h,loss = torch.zeros(len(x), model.n),0
+        if zero: opt.zero_grad()
+        for t in range(x.shape[1]):
+            scores,h = model(x[:,t], h)
+            loss = loss + F.cross_entropy(scores, y[:,t])
+            if detach: h = h.detach()
+        loss = loss/x.shape[1]
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.)
+        opt.step()
+    return dict(step_function=step, model=model, batches=windows(8))
+
+
+def stateful(batches, n_hid=32):
+    "A step whose state lives in a variable outside"
+    model,state = Net(n=n_hid),None
+    opt = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    def step(batch):
+        nonlocal state
+        x,y = batch
+        out,state = model.rnn(model.emb(x), state)
+        state = tuple(o.detach() for o in state)
+        loss = F.cross_entropy(model.out(out).transpose(1, 2), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    return dict(step_function=step, model=model, batches=batches)
+
+
+def in_chunks():
+    "Inputs and targets cut from one piece within the step"
+    model = Net(nn.GRU)
+    opt = torch.optim.SGD(model.parameters(), lr=.1)
+    def step(batch):
+        x,y = batch[0][:,:-1],batch[0][:,1:]
+        opt.zero_grad()
+        loss_over_all(model(x), y).backward()
+        opt.step()
+    return dict(step_function=step, model=model, batches=[(x,) for x,_ in windows()])
+
+
+def awd(**config):
+    dl = [LMDataLoader([o], bs=8, seq_len=24, shuffle=i == 0) for i,o in enumerate((IDS[:40_000], IDS[40_000:]))]
+    model = get_language_model(AWD_LSTM, V, config={**awd_lstm_lm_config, 'n_hid':48, 'emb_sz':32, 'n_layers':2, 'pad_token':None, **config})
+    return dict(learn=Learner(DataLoaders(*dl), model, loss_func=CrossEntropyLossFlat(), cbs=rnn_cbs()))
+
+
+def ours(**kwargs): return dict(learn=char_learner(CharDataLoaders.from_text(TEXT, bs=8, seq_len=24, seed=0), **kwargs))
+
+
+HEALTHY = {
+    'lstm': lambda: given(Net()), 'gru, two layers, dropout': lambda: given(Net(nn.GRU, 2, dropout=.3)), 'rnn': lambda: given(Net(nn.RNN)),
+    'one-hot': lambda: given(Net(one_hot=True)), 'log-softmax': lambda: given(Net(log=True)), 'tied': lambda: given(Net(tied=True, dropout=.5)),
+    'log-softmax and nll': lambda: given(Net(log=True), loss=lambda p,y: F.nll_loss(p.flatten(0, 1), y.flatten())),
+    'classes on axis 1': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.transpose(1, 2), y)),
+    'label smoothing': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), label_smoothing=.1)),
+    'streams without a state': lambda: given(Net(), streams()), 'small': lambda: given(Net(n=4)), 'high rate': lambda: given(Net(), opt=torch.optim.SGD),
+    'steps first': lambda: given(StepsFirst(), [(x.T.contiguous(), y.T.contiguous()) for x,y in windows()]), 'transformer': lambda: given(Causal()),
+    'one target a row': lambda: given(LastOnly(), [(x, y[:,-1]) for x,y in windows(32)], F.cross_entropy),
+    'tutorial': tutorial, 'a state outside': lambda: stateful(streams()), 'chunks': in_chunks,
+    'awd-lstm': awd, 'awd-lstm, one layer, not tied': lambda: awd(n_layers=1, tie_weights=False),
+    'ours': ours, 'ours, gru': lambda: ours(arch='gru', n_layers=2), 'ours, rnn, one-hot': lambda: ours(arch='rnn', emb_sz=0, head_sz=0), 'ours, bf16': lambda: ours(precision='bf16'),
+}
+
+
+@pytest.mark.parametrize('program', HEALTHY)
+def test_nothing_is_wrong(program):
+    report = diagnose(**HEALTHY[program]())
+    assert not report.findings, report
+    assert report.checked and not report.skipped and 'Nothing is wrong' in str(report)
+
+
+class Turned(Net):
+    "Somebody has read that PyTorch wants (steps, rows), and turns what was right"
+    def __init__(self):
+        super().__init__()
+        self.rnn.batch_first = False
+
+
+class Reads(Net):
+    "Both ways, for more context"
+    def __init__(self):
+        super().__init__()
+        self.rnn,self.out = nn.LSTM(48, 48, batch_first=True, bidirectional=True),nn.Linear(96, V)
+
+
+class Recut(Net):
+    "view in place of transpose, there and back"
+    def forward(self, x):
+        e = self.emb(x)
+        e = e.view(e.shape[1], e.shape[0], -1)
+        return self.out(self.rnn(e)[0].transpose(0, 1))
+
+
+class Forgetful(Net):
+    "The state begins anew with each character"
+    def forward(self, x): return self.out(torch.stack([self.rnn(self.emb(x[:,t:t+1]))[0][:,0] for t in range(x.shape[1])], 1))
+
+
+class Softmaxed(Net):
+    def forward(self, x): return super().forward(x).softmax(-1)
+
+
+class Squashed(Net):
+    def forward(self, x): return super().forward(x).sigmoid()
+
+
+class Evaluated(Net):
+    "A sample was written before, and the mode left"
+    def __init__(self):
+        super().__init__(dropout=.2)
+        self.eval()
+
+
+class Amounts(Net):
+    "The number of a character as an amount of something"
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Linear(1, 48)
+    def forward(self, x): return super().forward(x[...,None])
+
+
+def transposed(model):
+    "The scores come steps first, and are flattened like that"
+    return given(model, loss=lambda p,y: F.cross_entropy(p.transpose(0, 1).reshape(-1, V), y.reshape(-1)))
+
+
+def step_of(order):
+    "A training step whose lines are in a wrong order, or not all there"
+    model = Net()
+    opt = torch.optim.Adam(model.parameters(), lr=1e-3)
+    def step(x, y):
+        loss = loss_over_all(model(x), y)
+        if 'cut' in order: loss = torch.tensor(loss.item(), requires_grad=True)
+        for o in order.split():
+            if o == 'zero': opt.zero_grad()
+            if o == 'backward': loss.backward()
+            if o == 'step': opt.step()
+            if o == 'anew': torch.optim.Adam(model.parameters(), lr=1e-3).step()
+    return dict(step_function=step, model=model, batches=windows())
+
+
+def frozen():
+    model = Net()
+    model.emb.weight.requires_grad_(False)
+    return given(model)
+
+
+def forgotten():
+    "An optimiser that was made before the last layer"
+    model = Net()
+    kwargs = given(model)
+    model.out = nn.Linear(48, V)
+    return kwargs
+
+
+def wrapped():
+    "The text of a row wraps around"
+    return given(Net(), [(x, x.roll(-1, 1)) for x,_ in windows()])
+
+
+FAULTS = {
+    'D1': lambda: given(Net(), windows(ahead=0)), 'D2': lambda: given(Net(), windows(ahead=2)), 'D3': wrapped, 'D4': lambda: stateful(windows()),
+    'S3': lambda: transposed(Net()), 'S4': lambda: given(Recut()), 'S5': lambda: given(Turned()), 'S10': lambda: given(Reads()),
+    'R1': lambda: tutorial(detach=True), 'R5': lambda: given(Forgetful()),
+    'L1': lambda: given(Softmaxed()), 'L1 sigmoid': lambda: given(Squashed()), 'L2': lambda: given(Net(), loss=lambda p,y: F.nll_loss(p.flatten(0, 1), y.flatten())),
+    'L3': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), reduction='sum')),
+    'L4': lambda: given(Net(), loss=lambda p,y: F.mse_loss(p, F.one_hot(y, V).float())),
+    'L5': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), ignore_index=VOCAB.stoi[' '])),
+    'L6': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])), 'L7': lambda: step_of('zero cut backward step'),
+    'O5': lambda: step_of('zero backward anew'), 'O6': lambda: tutorial(zero=False), 'O7': forgotten, 'O8': frozen,
+    'O9': lambda: step_of('step backward zero'), 'O9 zero': lambda: step_of('backward zero step'), 'O9 none': lambda: step_of('zero backward'),
+    'T2': lambda: given(Evaluated()), 'T7': lambda: given(Net(), windows()[:1]*4),
+    'S1': lambda: given(Net(), loss=F.cross_entropy), 'D12': lambda: given(Net(), [(x.float(), y) for x,y in windows()]), 'S2': lambda: given(Amounts(), [(x.float(), y) for x,y in windows()]),
+}
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_the_fault_is_the_first_that_is_found(fault):
+    report = diagnose(**FAULTS[fault]())
+    first = report.findings[0]
+    assert (first.id, first.certainty) == (fault.split()[0], 'exact'), report
+    assert len(first.message.split('. ')) <= 3 and first.fix and first.title in str(report)
+
+
+def all_of(o, seen=None):
+    "Bits of everything that hangs on a model, an optimiser, a closure"
+    return [(k, v.detach().clone(), v.grad is not None) for k,v in o.state_dict(keep_vars=True).items()]
+
+
+@pytest.mark.parametrize('program', ['tutorial', 'a state outside', 'awd-lstm', 'ours', 'gru, two layers, dropout'])
+def test_nothing_changes(program):
+    kwargs = HEALTHY[program]()
+    learn = kwargs.get('learn')
+    model = learn.model if learn else kwargs['model']
+    if learn: learn.dls.train.one_batch() # whatever loaders do first
+    before,modes = all_of(model),[m.training for m in model.modules()]
+    attributes = {n:{k:v for k,v in vars(m).items() if not k.startswith('_')} for n,m in model.named_modules()}
+    rngs = random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist()
+    of_learner = learn and dict(vars(learn))
+    diagnose(**kwargs)
+    assert rngs == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    assert modes == [m.training for m in model.modules()]
+    for (k,a,g),(_,b,h) in zip(before, all_of(model)): assert torch.equal(a, b) and g == h, k
+    for n,m in model.named_modules(): assert {k:v for k,v in vars(m).items() if not k.startswith('_')}.keys() == attributes[n].keys()
+    if learn: assert dict(vars(learn)).keys() == of_learner.keys() and all(vars(learn)[k] is v for k,v in of_learner.items())
+    if 'step_function' in kwargs and program == 'a state outside':
+        cells = dict(zip(kwargs['step_function'].__code__.co_freevars, kwargs['step_function'].__closure__))
+        assert cells['state'].cell_contents is None and not cells['opt'].cell_contents.state
+
+
+def test_an_error_in_somebody_elses_code_is_a_finding(tmp_path):
+    "With the line where it is, and nothing changed"
+    class Fails(Net):
+        def forward(self, x):
+            self.calls = getattr(self, 'calls', 0)+1
+            raise KeyError('hidden')
+    model = Fails()
+    f, = diagnose(**given(model)).findings
+    assert f.place.source == "raise KeyError('hidden')" and f.place.file == __file__ and 'KeyError' in f.message and not hasattr(model, 'calls')
+
+
+def test_a_step_that_writes_is_refused_before_it_does(tmp_path):
+    kwargs = tutorial()
+    def step(x, y):
+        torch.save(kwargs['model'].state_dict(), tmp_path/'model.pth')
+        (tmp_path/'log.txt').write_text('x')
+    with pytest.raises(CharRNNError, match='writes to a file.*give the doctor a training step'): diagnose(step_function=step, model=kwargs['model'], batches=windows())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('kwargs,said', [
+    (dict(), 'missing'), (dict(model=Net()), 'dls and loss_func are missing'), (dict(step_function=print), 'without the model'), (dict(learn=3), 'no Learner'),
+    (dict(model=Net(), loss_func=loss_over_all, dls=iter(windows())), 'use up'), (dict(model=Net(), loss_func=loss_over_all, dls=[]), 'no batches'),
+    (dict(model=Net(), step_function=lambda a,b,c: 0, batches=windows()), 'takes a, b, c'), (dict(learn=Learner(DataLoaders([], []), Net(), loss_func=loss_over_all)), 'no batches')])
+def test_bad_input_is_answered_in_a_sentence(kwargs, said):
+    with pytest.raises(CharRNNError, match=said) as e: diagnose(**kwargs)
+    assert e.value.remedy
+
+
+def test_the_ladder_has_the_constants_of_a_small_text():
+    "Interpolated Witten-Bell by dictionaries"
+    train,valid = TEXT[:4000],TEXT[4000:4300]
+    def p(c, h):
+        if h is None: return 1/V
+        after = [train[i+len(h)] for i in range(len(train)-len(h)) if train.startswith(h, i)]
+        shorter = p(c, h[1:] if h else None)
+        return (after.count(c) + len(set(after))*shorter)/(len(after) + len(set(after))) if after else shorter
+    dls = CharDataLoaders.from_documents([train, valid], [[0], [1]], vocab=VOCAB, bs=2, seq_len=16)
+    found = ladder(dls)
+    for n,k in enumerate(['unigram', 'bigram', '3-gram', '4-gram', '5-gram'], 1):
+        if n in (1, 2, 5): assert abs(found[k] + np.mean([np.log(p(c, valid[max(0, i-n+1):i])) for i,c in enumerate(valid)])) < 1e-9
+    assert found['uniform'] == np.log(V) and abs(found['double softmax'] - np.log(1+(V-1)/np.e)) < 1e-12
