@@ -147,6 +147,7 @@ def _start_counts(self:CharLearner):
     self.carried = None # state after the last batch
     self.chars_seen,self.steps_done,self.run_epoch = 0,0,0
     self.validates = True # `fit` validates after each epoch
+    self.neighbours = None # the watcher of a fit that shares its processors
     self._first,self._steps = (0, 0),None
 
 # %% ../nbs/24_loop.ipynb #1771af39
@@ -313,7 +314,7 @@ def fit(self:CharLearner,
     cbs = L(cbs)
     logger,all_cbs = self.logger,[*self.cbs, *cbs]
     try:
-        with flushing_denormals(), sharing_processors(self.device):
+        with flushing_denormals(), sharing_processors(self.device) as watcher, replacing(self, neighbours=watcher):
             super(CharLearner, self).fit(n_epoch, lr=lr, wd=wd, cbs=cbs, reset_opt=reset_opt)
     except BaseException:
         self._clean_after_error(logger, all_cbs)

@@ -17,7 +17,6 @@ from fastai.basics import *
 from fastai.callback.core import _events
 from fastai.callback.progress import CSVLogger
 from ..text.streams import CharDL
-from ..callback.neighbours import all_threads
 from ..loop import CharLearner
 from ..run.files import RunError
 from ..run.model import versions, weights
@@ -37,7 +36,8 @@ def environment(
 ): # Plain values
     "What decides how the bits come out, besides code and data"
     device = one_param(learn.model).device
-    env = dict(device=device.type, threads=all_threads(),
+    resting = getattr(learn, 'neighbours', None) # as many threads as it has in all, also while all but one rest
+    env = dict(device=device.type, threads=resting and resting.n_threads or torch.get_num_threads(),
                processor=f'{_cpu()}, {torch.backends.cpu.get_cpu_capability()}', **versions())
     if device.type != 'cuda': return env
     return dict(env, gpu=torch.cuda.get_device_name(device), cudnn=torch.backends.cudnn.version(),

@@ -18,6 +18,7 @@ from .shapes import explain
 # %% ../../nbs/45_doctor.diagnose.ipynb #be31d354
 _ways = "give a Learner; or model=, dls= and loss_func=; or step_function=, model= and batches=."
 
+# %% ../../nbs/45_doctor.diagnose.ipynb #9c60ff4b
 def _subject(learn, model, dls, loss_func, opt, step_function, batches):
     "A subject from whatever was given, with the words for it"
     if learn is not None: return _of_learner(learn)
@@ -33,6 +34,7 @@ def _subject(learn, model, dls, loss_func, opt, step_function, batches):
     if missing: raise CharRNNError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _ways)
     return parts_subject(model, take_batches(dl), loss_func, opt, getattr(dls, 'vocab', None))
 
+# %% ../../nbs/45_doctor.diagnose.ipynb #0b5ca718
 def _of_learner(learn):
     if not isinstance(learn, Learner): raise CharRNNError(f"This is no Learner but {type(learn).__name__}", _ways)
     if not hasattr(getattr(learn, 'dls', None), 'train'):
@@ -72,6 +74,7 @@ def diagnose(
         findings,checked,skipped = _examined(subject, has_time)
     return Report(findings, checked, skipped, time.perf_counter()-began, type(subject.model).__name__)
 
+# %% ../../nbs/45_doctor.diagnose.ipynb #a3099fa9
 def _examined(subject, has_time):
     findings,checked,skipped = [],[],[]
     steps = subject.run()

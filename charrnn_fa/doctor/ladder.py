@@ -19,6 +19,7 @@ def _later(context, starts):
     res[starts] = -1
     return res
 
+# %% ../../nbs/40_doctor.ladder.ipynb #0abe5a75
 def _unique(codes):
     "Different numbers, where each of `codes` stands among them, and how often it occurs"
     if codes.max(initial=0) > 8*len(codes) + 2**22: return np.unique(codes, return_inverse=True, return_counts=True)
@@ -26,6 +27,7 @@ def _unique(codes):
     pairs,places = np.flatnonzero(counts),np.cumsum(counts > 0)-1
     return pairs,places[codes],counts[pairs]
 
+# %% ../../nbs/40_doctor.ladder.ipynb #0c9eb61f
 def _count(context, ids, vocab_sz):
     "What occurs, a context and a symbol as one number; how often; and its place for each position, -1 without a context"
     has = context >= 0
@@ -41,6 +43,7 @@ def _look_up(pairs, context, ids, vocab_sz):
     places = np.minimum(np.searchsorted(pairs, wanted), len(pairs)-1)
     return np.where((context >= 0) & (pairs[places] == wanted), places, -1)
 
+# %% ../../nbs/40_doctor.ladder.ipynb #14f2400f
 def _mixed(p, pairs, counts, context, places, vocab_sz):
     "Probabilities of the next longer context, mixed with those of the shorter, `p`"
     kinds = np.bincount(pairs//vocab_sz)
@@ -78,6 +81,7 @@ rungs = dict(
        '5-gram':'remembers about four characters'},
 )
 
+# %% ../../nbs/40_doctor.ladder.ipynb #d332693b
 class Ladder(dict):
     "What is lost on a text, in nats per character, by models that count; from the least to the most that they know"
     def says(self,
@@ -114,6 +118,7 @@ def _rows(x, y):
     raise CharRNNError(f"Batches with inputs {tuple(x.shape)} and targets {tuple(y.shape)} are no rows of a text",
                        "give loaders whose targets are ids, (rows, steps), or the text itself.")
 
+# %% ../../nbs/40_doctor.ladder.ipynb #bf4f8f72
 def _read(dl):
     "All ids of a loader, and where its documents start"
     if hasattr(dl, 'ids'): return dl.ids.cpu().numpy(),[0]

@@ -57,6 +57,7 @@ kinds = {'D':'data and targets', 'S':'shapes and axes', 'R':'recurrence and stat
 # %% ../../nbs/37_doctor.report.ipynb #17bb1704
 certainties = 'exact','strong','weak'
 
+# %% ../../nbs/37_doctor.report.ipynb #cd2506b9
 @dataclass
 class Finding:
     "A fault, how it was seen, and what mends it"
@@ -73,7 +74,7 @@ class Finding:
         "The fault in a few words"
         return catalogue[self.id]
 
-# %% ../../nbs/37_doctor.report.ipynb #cd2506b9
+# %% ../../nbs/37_doctor.report.ipynb #a813644b
 def _plain(v):
     "A value as JSON can hold it"
     if isinstance(v, dict): return {str(k):_plain(o) for k,o in v.items()}
@@ -82,6 +83,7 @@ def _plain(v):
     if isinstance(v, float) and not math.isfinite(v): return str(v)
     return v if v is None or isinstance(v, (bool, int, float, str)) else str(v)
 
+# %% ../../nbs/37_doctor.report.ipynb #10aa9e96
 @patch
 def as_dict(self:Finding)->dict:
     "All of it, as JSON can hold it"
@@ -100,6 +102,7 @@ _consequences = dict(
     I7='T5 I6', T2='T4', T7='T4 D6', R11='L5', G5='G3 G4', G4='G3', G2='G3',
 )
 
+# %% ../../nbs/37_doctor.report.ipynb #ca7f4a62
 def _fold(findings):
     "Causes, with what follows from them beneath"
     ids = {o.id for o in findings}
@@ -157,6 +160,7 @@ def _number(v):
 def _consequence_text(f):
     return 'This follows from it: ' + '; '.join(f'{o.title.lower()} ({o.id})' for o in f.follows) + '.'
 
+# %% ../../nbs/37_doctor.report.ipynb #7f7587eb
 def _evidence(f): return ', '.join(f'{k.replace("_", " ")} {_number(v)}' for k,v in f.evidence.items())
 
 @patch
@@ -168,7 +172,7 @@ def __str__(self:Finding):
     if self.follows: lines.append(_wrapped(_consequence_text(self)))
     return '\n'.join(lines).rstrip()
 
-# %% ../../nbs/37_doctor.report.ipynb #7f7587eb
+# %% ../../nbs/37_doctor.report.ipynb #f4dc803a
 def _count(n, what): return f"{n} {what}{'s'*(n != 1)}"
 
 @patch
@@ -179,6 +183,7 @@ def heading(self:Report)->str:
     if not n: return f"Nothing is wrong{of}, as far as was looked ({self.seconds:.0f} s)."
     return f"{_count(n, 'fault')} in the training{of} ({self.seconds:.0f} s)."
 
+# %% ../../nbs/37_doctor.report.ipynb #fdd7fcb3
 @patch
 def _notes(self:Report):
     return [f'{k}: {", ".join(v)}.' for k,v in {'Looked at':self.checked, 'Not looked at':self.skipped}.items() if v]
@@ -200,6 +205,7 @@ _style = """<style>
 .charrnn-report pre{background:rgba(128,128,128,.15);padding:.5em .8em;border-radius:4px;overflow-x:auto;color:inherit}
 </style>"""
 
+# %% ../../nbs/37_doctor.report.ipynb #f2442d6b
 @patch
 def _repr_html_(self:Finding):
     e = html.escape
@@ -210,6 +216,7 @@ def _repr_html_(self:Finding):
     title = f'<h4>{self.id} · {e(self.title)} <small>{self.certainty}</small></h4>'
     return f'<div class="f {self.certainty}">{title}{e(self.message)}{fix}{notes}</div>'
 
+# %% ../../nbs/37_doctor.report.ipynb #44f16f5b
 @patch
 def _repr_html_(self:Report):
     notes = ''.join(f'<p><small>{html.escape(o)}</small></p>' for o in self._notes())

@@ -10,8 +10,7 @@ import ast, re
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding
-from .subject import Subject, learner_subject, place_of
-from .probes import as_ids, time_axis
+from .subject import Subject, as_ids, learner_subject, place_of, time_axis
 
 # %% ../../nbs/41_doctor.shapes.ipynb #074073cc
 def _numbers(message):
@@ -21,6 +20,7 @@ def _numbers(message):
 
 def _template(message): return re.sub(r'\d+', '#', message)
 
+# %% ../../nbs/41_doctor.shapes.ipynb #648cf99c
 def _cut(batch, x, rows=0, steps=0, axis=1):
     "A batch with fewer rows and steps"
     def part(t):
@@ -32,13 +32,14 @@ def _cut(batch, x, rows=0, steps=0, axis=1):
         return t[:len(t)-rows] if t.ndim and len(t) == x.shape[1-axis] else t
     return tuple(map(part, batch))
 
+# %% ../../nbs/41_doctor.shapes.ipynb #47e79444
 def _messages(subject, i, batch):
     "The error of the same step with other sizes"
     batches = [*subject.batches[:i], batch]
     step = subject.run(batches, update=False)[-1]
     return str(step.error) if step.error else None
 
-# %% ../../nbs/41_doctor.shapes.ipynb #648cf99c
+# %% ../../nbs/41_doctor.shapes.ipynb #aead16d7
 def _kind(n, with_row, with_step):
     "What a number is, by what it becomes with a row less, and with a step less"
     if with_row == with_step == n: return None
@@ -46,6 +47,7 @@ def _kind(n, with_row, with_step):
     if with_row == n: return 'steps' if with_step == n-1 else 'steps × …'
     return 'rows × steps'
 
+# %% ../../nbs/41_doctor.shapes.ipynb #2e72e35e
 def _of_model(subject):
     "Sizes of the model, by name"
     res = {}
@@ -56,6 +58,7 @@ def _of_model(subject):
         if isinstance(m, nn.Embedding): res.update({'symbols':m.num_embeddings, 'embedding':m.embedding_dim})
     return res
 
+# %% ../../nbs/41_doctor.shapes.ipynb #33f15e40
 def _named(subject):
     "Sizes of the model in words; where two things have one size, both"
     res = {}
@@ -87,6 +90,7 @@ def _call_arguments(source, wanted):
         if isinstance(o, ast.Call) and re.search(wanted, ast.unparse(o.func), re.I) and len(o.args) >= 2:
             return ast.unparse(o.func),*map(ast.unparse, o.args)
 
+# %% ../../nbs/41_doctor.shapes.ipynb #e1db51a0
 def _loss_fix(place):
     "Cross-entropy over all steps, in the names of the line that failed"
     found = _call_arguments(place.source, 'loss|cross|criter|nll') if place else None
@@ -106,12 +110,14 @@ def _target_size(axes, place):
         f"size ({_axis(want[0])}, {_axis(want[1])}), and they have ({_axis(got[0])}, {_axis(got[1])}). "
                   "The scores are (rows, steps, vocabulary): the classes are last."), _loss_fix(place)
 
+# %% ../../nbs/41_doctor.shapes.ipynb #c7f9a7d7
 def _batch_sizes(axes, place):
     return 'S1', (
         f"The loss gets scores for {_axis(axes[0])} and targets for {_axis(axes[1])}. It wants one target for each "
         "prediction, so both have to be flattened in the same way."
         ), _loss_fix(place)
 
+# %% ../../nbs/41_doctor.shapes.ipynb #48357d69
 def _products(axes, place):
     a,b,c,d = axes
     return 'S8', (
@@ -124,6 +130,7 @@ def _input_size(axes, place):
         f"A recurrent layer was made for vectors of {_axis(axes[0])}, and gets {_axis(axes[1])}.",
         f'nn.LSTM({axes[1][0]}, n_hid, batch_first=True)')
 
+# %% ../../nbs/41_doctor.shapes.ipynb #bb40adb4
 def _hidden_size(axes, place):
     names = ('layers', 'rows', 'hidden units')
     wanted,given = (f"({', '.join(f'{n} {k}' for (n,_),k in zip(o, names))})" for o in (axes[:3], axes[3:]))
@@ -132,7 +139,7 @@ def _hidden_size(axes, place):
         "units). A state belongs to the rows that it was made with."
         ), "state = None   # for a batch of another size; or leave the last, smaller batch out: drop_last=True"
 
-# %% ../../nbs/41_doctor.shapes.ipynb #c7f9a7d7
+# %% ../../nbs/41_doctor.shapes.ipynb #60370a70
 def _two_sizes(axes, place):
     (a,*_),(b,*_) = axes[0],axes[1]
     return ('S4',
@@ -140,6 +147,7 @@ def _two_sizes(axes, place):
         "Exchange axes with transpose or permute where they should be the same, or add one with [:, None].",
         'print(a.shape, b.shape)   # just before this line')
 
+# %% ../../nbs/41_doctor.shapes.ipynb #c2cf698b
 def _view(axes, place):
     return ('S4',
         f"view cannot make {' × '.join(_axis(o) for o in axes[:-1])} of {axes[-1][0]} numbers. Let one size be -1, "
@@ -152,6 +160,7 @@ def _id_range(axes, place):
         "counted from 1.",
         'nn.Embedding(len(vocab), emb_sz)   # and nn.Linear(n_hid, len(vocab))')
 
+# %% ../../nbs/41_doctor.shapes.ipynb #17dd0a01
 def _tuple_state(axes, place):
     return ('S7',
         "The state of an LSTM is a pair (h, c), and is treated as one tensor here; or what a recurrent layer "
@@ -163,6 +172,7 @@ def _not_embedded(axes, place):
         "Ids are whole numbers, and this layer works with vectors. An embedding has a vector for each id.",
         'x = self.emb(x)   # self.emb = nn.Embedding(n_symbols, emb_sz)')
 
+# %% ../../nbs/41_doctor.shapes.ipynb #4321d09e
 def _float_ids(axes, place):
     return 'D12', "Here ids are expected, whole numbers, and they come as something else.", 'x = x.long()'
 
@@ -172,13 +182,14 @@ def _second_time(axes, place):
         "The state should go on, and the graph should not.",
         'state = state.detach()          # of an LSTM: tuple(o.detach() for o in state)')
 
+# %% ../../nbs/41_doctor.shapes.ipynb #d5a74411
 def _one_dimension(axes, place):
     return ('S1',
         "The targets have one axis more than the loss takes with these scores: it wants one id for each row of "
         "scores.",
         _loss_fix(place))
 
-# %% ../../nbs/41_doctor.shapes.ipynb #48357d69
+# %% ../../nbs/41_doctor.shapes.ipynb #991b0427
 _patterns = {
     r'Expected target size \[': _target_size,
     r'Expected input batch_size \(\d+\) to match target batch_size': _batch_sizes,
@@ -199,6 +210,7 @@ _patterns = {
     r'expected scalar type Long|not implemented for .Int|only .*integer.* can be converted': _float_ids,
 }
 
+# %% ../../nbs/41_doctor.shapes.ipynb #27b55a01
 def explain(
     e:Exception, # With its traceback
     learn:Learner=None, # In which it happened
@@ -216,6 +228,7 @@ def explain(
     except (ValueError, IndexError): return None
     return Finding(id, 'exact', text, fix, dict(error=message.splitlines()[0][:200].rstrip('.')), place)
 
+# %% ../../nbs/41_doctor.shapes.ipynb #aa94d336
 def _failing(subject, message):
     "The first batch that fails in the same way"
     steps = subject.run()

@@ -40,6 +40,7 @@ def _note(self:Noted, o):
         if isinstance(o, kind): return note(self, o)
     if hasattr(o, '__dict__') and not type(o).__module__.startswith(_inner): self._note_attributes(o)
 
+# %% ../../nbs/38_doctor.untouched.ipynb #36936761
 @patch
 def _note_attributes(self:Noted, o, follow=True):
     d = vars(o)
@@ -78,13 +79,14 @@ def _note_contents(self:Noted, o):
     if isinstance(o, dict): self.todo += [*was.values()]
     elif len(was) < 10_000 or not isinstance(next(iter(was)), _plain): self.todo += list(was)
 
+# %% ../../nbs/38_doctor.untouched.ipynb #8b46ace7
 @patch
 def _note_array(self:Noted, a):
     if a.dtype == object or not a.flags.writeable: return
     was = a.copy()
     self.undo.append(lambda: np.copyto(a, was))
 
-# %% ../../nbs/38_doctor.untouched.ipynb #8b46ace7
+# %% ../../nbs/38_doctor.untouched.ipynb #750a4347
 @patch
 def _note_function(self:Noted, f):
     for cell in f.__closure__ or ():
@@ -97,6 +99,7 @@ def _note_function(self:Noted, f):
 
 _libraries = {*sys.stdlib_module_names, 'torch', 'fastai', 'fastcore', 'charrnn_fa', 'numpy', 'pandas', 'tqdm'}
 
+# %% ../../nbs/38_doctor.untouched.ipynb #6de0aaa1
 @patch
 def _note_globals(self:Noted, f):
     g = f.__globals__
@@ -109,11 +112,12 @@ def _names(code):
     "Global names in a function, and in those within"
     return [*code.co_names, *(n for o in code.co_consts if isinstance(o, types.CodeType) for n in _names(o))]
 
-# %% ../../nbs/38_doctor.untouched.ipynb #750a4347
+# %% ../../nbs/38_doctor.untouched.ipynb #494e357a
 def _note_generator(self, o):
     get,put = (o.get_state, o.set_state) if isinstance(o, torch.Generator) else (o.getstate, o.setstate)
     self.undo.append(functools.partial(put, get()))
 
+# %% ../../nbs/38_doctor.untouched.ipynb #0c315616
 def _note_bits(self, o):
     bits = o.bit_generator if hasattr(o, 'bit_generator') else o._bit_generator
     was = bits.state
@@ -142,6 +146,7 @@ _writes = {'os.remove', 'os.rename', 'os.mkdir', 'os.rmdir', 'os.link', 'os.syml
 _guarded = [] # one entry for each guard that is on
 _harmless = '/dev/', '/proc/'
 
+# %% ../../nbs/38_doctor.untouched.ipynb #8c504f3f
 def _is_write(event, args):
     if event in _writes: return True
     if event != 'open' or not isinstance(args[0], (str, bytes, os.PathLike)): return False
@@ -154,10 +159,11 @@ def _refuse(event, args):
     what = args[0] if args else event
     raise WritesToDisk(f"It writes to a file ({what})", "give the doctor a training step that does not save or log.")
 
-# %% ../../nbs/38_doctor.untouched.ipynb #8c504f3f
+# %% ../../nbs/38_doctor.untouched.ipynb #3e4eca5a
 @functools.cache
 def _listen(): sys.addaudithook(_refuse) # once, since it cannot be taken back
 
+# %% ../../nbs/38_doctor.untouched.ipynb #f664fbf3
 @contextmanager
 def no_writes():
     "A `with` in which this thread cannot change files"
@@ -184,6 +190,7 @@ def same_rng():
         random.setstate(py)
         np.random.set_state(npy)
 
+# %% ../../nbs/38_doctor.untouched.ipynb #8a0af452
 @contextmanager
 def same_switches():
     "A `with` after which PyTorch computes gradients, looks for anomalies and chooses types as before"
@@ -194,6 +201,7 @@ def same_switches():
         torch.set_anomaly_enabled(anomaly)
         torch.set_default_dtype(dtype)
 
+# %% ../../nbs/38_doctor.untouched.ipynb #d791e575
 @contextmanager
 def untouched(
     *objects, # Whose contents, and whatever hangs on them, come back

@@ -17,7 +17,6 @@ from ..core import CharRNNError, check_number, is_number
 from ..text.vocab import CharVocab
 from ..models import CharRNN, count_params
 from ..presets import Preset, precision_names
-from ..callback.neighbours import all_threads
 from .files import RunError, damage, same_tensors, sha256_pieces
 from .records import check, counts, need
 from .folder import RunFolder
@@ -75,7 +74,7 @@ def char_settings(
     valid = learn.dls.valid.ids
     return dict(
         kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
-        vocab=json.loads(learn.vocab.to_json()), threads=all_threads(), versions=versions(),
+        vocab=json.loads(learn.vocab.to_json()), threads=torch.get_num_threads(), versions=versions(),
         info={'valid_pct':len(valid)/(len(train)+len(valid)), **info},
         text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid)),
     )
