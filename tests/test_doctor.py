@@ -3,6 +3,10 @@
 The fault is written into a program, not into what a probe looks at: no detector's formula turned round.
 """
 import random
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,11 +172,169 @@ HEALTHY = {
 }
 
 
+def looped(make, batches=None, model=None):
+    "A training step that is written out, by `make(model, opt)`"
+    model = model or Net()
+    opt = torch.optim.Adam(model.parameters(), lr=1e-3)
+    return dict(step_function=make(model, opt), model=model, batches=batches or windows())
+
+
+def scheduled(model, opt):
+    sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 100)
+    def step(x, y):
+        opt.zero_grad()
+        loss_over_all(model(x), y).backward()
+        opt.step()
+        sched.step()
+    return step
+
+
+def by_hand(model, opt):
+    def step(x, y):
+        loss_over_all(model(x), y).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= .1*p.grad
+                p.grad = None
+    return step
+
+
+def functional(model, opt):
+    ps = [*model.parameters()]
+    def step(x, y):
+        for p,g in zip(ps, torch.autograd.grad(loss_over_all(model(x), y), ps)): p.grad = g
+        opt.step()
+    return step
+
+
+def with_closure(model, opt):
+    def step(x, y):
+        def closure():
+            opt.zero_grad()
+            loss = loss_over_all(model(x), y)
+            loss.backward()
+            return loss
+        opt.step(closure)
+    return step
+
+
+def accumulated(model, opt):
+    n = [0]
+    def step(x, y):
+        (loss_over_all(model(x), y)/8).backward()
+        n[0] += 1
+        if n[0] % 8 == 0:
+            opt.step()
+            opt.zero_grad()
+    return step
+
+
+def in_parts(model, opt):
+    def step(x, y):
+        opt.zero_grad()
+        for a,b in zip(x.chunk(4), y.chunk(4)): (loss_over_all(model(a), b)/4).backward()
+        opt.step()
+    return step
+
+
+def truncated(model, opt):
+    def step(x, y):
+        state = None
+        for a,b in zip(x.split(12, 1), y.split(12, 1)):
+            opt.zero_grad()
+            out,state = model.rnn(model.emb(a), state)
+            state = tuple(o.detach() for o in state)
+            loss_over_all(model.out(out), b).backward()
+            opt.step()
+    return step
+
+
+def scaled(model, opt):
+    scaler = torch.amp.GradScaler('cpu')
+    def step(x, y):
+        opt.zero_grad()
+        scaler.scale(loss_over_all(model(x), y)).backward()
+        scaler.step(opt)
+        scaler.update()
+    return step
+
+
+def two_optimisers(model, opt):
+    a,b = torch.optim.SGD(model.emb.parameters(), .1),torch.optim.Adam([*model.rnn.parameters(), *model.out.parameters()])
+    def step(x, y):
+        loss_over_all(model(x), y).backward()
+        for o in a, b:
+            o.step()
+            o.zero_grad()
+    return step
+
+
+def from_dict(model, opt):
+    def step(batch):
+        opt.zero_grad()
+        loss_over_all(model(batch['x']), batch['y']).backward()
+        opt.step()
+    return step
+
+
+def from_tensor(model, opt):
+    def step(batch):
+        opt.zero_grad()
+        loss_over_all(model(batch[:,:-1]), batch[:,1:]).backward()
+        opt.step()
+    return step
+
+
+def usual(model, opt):
+    def step(data, target):
+        opt.zero_grad()
+        loss_over_all(model(data), target).backward()
+        opt.step()
+    return step
+
+
+def zero_head():
+    model = Net()
+    nn.init.zeros_(model.out.weight)
+    nn.init.zeros_(model.out.bias)
+    return given(model)
+
+
+def names(fill):
+    "Short words, one a row, filled up"
+    gen,res = torch.Generator().manual_seed(0),[]
+    for _ in range(5):
+        x,y = torch.zeros(8, 10, dtype=torch.long),torch.full((8, 10), fill)
+        for row in range(8):
+            word = torch.randint(1, 20, (int(torch.randint(3, 9, (), generator=gen)),), generator=gen)
+            x[row,1:1+len(word)],y[row,:len(word)],y[row,len(word)] = word,word,0
+        res.append((x, y))
+    return res
+
+
+def masked(model, opt):
+    def step(x, y):
+        opt.zero_grad()
+        F.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=-1).backward()
+        opt.step()
+    return step
+
+
+HEALTHY |= {
+    **{o.__name__: (lambda o=o: looped(o)) for o in (scheduled, by_hand, functional, with_closure, accumulated, in_parts, truncated, scaled, two_optimisers, usual)},
+    'from_dict': lambda: looped(from_dict, [dict(x=x, y=y) for x,y in windows()]), 'from_tensor': lambda: looped(from_tensor, [x for x,_ in windows()]),
+    'zero head': zero_head, 'words with padding': lambda: looped(masked, names(-1)), 'words filled with their end': lambda: looped(usual, names(0)),
+    'flat targets': lambda: given(Net(), [(x, y.flatten()) for x,y in windows()], lambda p,y: F.cross_entropy(p.flatten(0, 1), y)),
+    'left in evaluation mode': lambda: given(Net(dropout=.3).eval()), 'one-hot targets': lambda: given(Net(), [(x, F.one_hot(y, V)) for x,y in windows()], lambda p,y: F.cross_entropy(p.flatten(0, 1), y.argmax(-1).flatten())),
+    'steps first, in one piece': lambda: looped(lambda m,o: lambda batch: (o.zero_grad(), loss_over_all(m(batch[:-1].T), batch[1:].T).backward(), o.step()), [x.T.contiguous() for x,_ in windows()]),
+}
+
+
 @pytest.mark.parametrize('program', HEALTHY)
 def test_nothing_is_wrong(program):
     report = diagnose(**HEALTHY[program]())
     assert not report.findings, report
-    assert report.checked and not report.skipped and 'Nothing is wrong' in str(report)
+    assert len(report.checked) > 7 and not report.skipped and 'Nothing is wrong' in str(report)
 
 
 class Turned(Net):
@@ -246,9 +408,10 @@ def step_of(order):
 
 
 def frozen():
+    "All but the last layer, as after loading a trained encoder"
     model = Net()
-    model.emb.weight.requires_grad_(False)
-    return given(model)
+    for o in model.emb, model.rnn: o.requires_grad_(False)
+    return dict(given(model), opt=torch.optim.Adam(model.out.parameters()))
 
 
 def forgotten():
@@ -259,13 +422,24 @@ def forgotten():
     return kwargs
 
 
+def with_targets(f):
+    "A step that makes its own targets from the inputs"
+    def make(model, opt):
+        def step(x, y):
+            opt.zero_grad()
+            loss_over_all(model(x), f(x)).backward()
+            opt.step()
+        return step
+    return looped(make)
+
+
 def wrapped():
     "The text of a row wraps around"
     return given(Net(), [(x, x.roll(-1, 1)) for x,_ in windows()])
 
 
 FAULTS = {
-    'D1': lambda: given(Net(), windows(ahead=0)), 'D2': lambda: given(Net(), windows(ahead=2)), 'D3': wrapped, 'D4': lambda: stateful(windows()),
+    'D1': lambda: given(Net(), windows(ahead=0)), 'D1 in the step': lambda: with_targets(lambda x: x), 'D3 in the step': lambda: with_targets(lambda x: x.roll(-1, 1)), 'D2': lambda: given(Net(), windows(ahead=2)), 'D3': wrapped, 'D4': lambda: stateful(windows()),
     'S3': lambda: transposed(Net()), 'S4': lambda: given(Recut()), 'S5': lambda: given(Turned()), 'S10': lambda: given(Reads()),
     'R1': lambda: tutorial(detach=True), 'R5': lambda: given(Forgetful()),
     'L1': lambda: given(Softmaxed()), 'L1 sigmoid': lambda: given(Squashed()), 'L2': lambda: given(Net(), loss=lambda p,y: F.nll_loss(p.flatten(0, 1), y.flatten())),
@@ -275,7 +449,7 @@ FAULTS = {
     'L6': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])), 'L7': lambda: step_of('zero cut backward step'),
     'O5': lambda: step_of('zero backward anew'), 'O6': lambda: tutorial(zero=False), 'O7': forgotten, 'O8': frozen,
     'O9': lambda: step_of('step backward zero'), 'O9 zero': lambda: step_of('backward zero step'), 'O9 none': lambda: step_of('zero backward'),
-    'T2': lambda: given(Evaluated()), 'T7': lambda: given(Net(), windows()[:1]*4),
+    'T2': lambda: looped(usual, model=Evaluated()), 'T7': lambda: given(Net(), windows()[:1]*4),
     'S1': lambda: given(Net(), loss=F.cross_entropy), 'D12': lambda: given(Net(), [(x.float(), y) for x,y in windows()]), 'S2': lambda: given(Amounts(), [(x.float(), y) for x,y in windows()]),
 }
 
@@ -312,6 +486,58 @@ def test_nothing_changes(program):
     if 'step_function' in kwargs and program == 'a state outside':
         cells = dict(zip(kwargs['step_function'].__code__.co_freevars, kwargs['step_function'].__closure__))
         assert cells['state'].cell_contents is None and not cells['opt'].cell_contents.state
+
+
+def test_a_loss_by_hand_is_not_said_to_have_been_looked_at():
+    "Scores and targets that do not pass through a loss of PyTorch's are not seen"
+    report = diagnose(**given(Net(), loss=lambda p,y: -p.log_softmax(-1).gather(-1, y[...,None]).mean()))
+    assert not report.findings and len(report.skipped) == 4 and 'no loss function' in str(report)
+
+
+@pytest.mark.parametrize('opt', ['partial(OptimWrapper, opt=torch.optim.AdamW)', 'Adam'])
+def test_a_fresh_process_trains_on(opt):
+    "What is imported on the way is imported whole"
+    code = f"""
+import torch
+from functools import partial
+from fastai.basics import *
+from test_doctor import Net, loss_over_all, windows
+from charrnn_fa.doctor.diagnose import diagnose
+dls = DataLoaders(DataLoader([(x[0], y[0]) for x,y in windows()], bs=2), DataLoader([(x[0], y[0]) for x,y in windows()], bs=2))
+learn = Learner(dls, Net(), loss_func=loss_over_all, opt_func={opt})
+before = dls.train.rng.getstate()
+assert not diagnose(learn).findings and dls.train.rng.getstate() == before
+with learn.no_bar(), learn.no_logging(): learn.fit(1)
+"""
+    p = subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+
+
+def test_no_more_time_than_was_given():
+    "What was not reached is said"
+    def step(x, y): time.sleep(.2)
+    began = time.monotonic()
+    report = diagnose(step_function=step, model=Net(), batches=windows(), seconds=1.)
+    assert report.skipped and not report.findings and time.monotonic()-began < 20
+
+
+counted = 0
+
+
+def test_counters_stand_where_they_stood():
+    "Of a function, of its module, and a global name that did not exist"
+    model = Net()
+    opt = torch.optim.Adam(model.parameters())
+    def step(x, y):
+        global counted, made
+        counted += 1
+        made = x
+        step.n = getattr(step, 'n', 0)+1
+        opt.zero_grad()
+        loss_over_all(model(x), y).backward()
+        opt.step()
+    assert not diagnose(step_function=step, model=model, batches=windows()).findings
+    assert counted == 0 and 'made' not in globals() and not hasattr(step, 'n')
 
 
 def test_an_error_in_somebody_elses_code_is_a_finding(tmp_path):

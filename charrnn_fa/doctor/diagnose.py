@@ -8,10 +8,10 @@ __all__ = ['diagnose']
 # %% ../../nbs/45_doctor.diagnose.ipynb #62a6d13d
 import time
 from fastai.basics import *
-from ..core import CharRNNError, check_number, reason
+from ..core import CharRNNError, check_number
 from .report import Finding, Report
 from .untouched import WritesToDisk, untouched
-from .subject import function_subject, learner_subject, parts_subject, place_of, take_batches
+from .subject import OutOfTime, function_subject, learner_subject, parts_subject, place_of, take_batches
 from .probes import exact_findings
 from .shapes import explain
 
@@ -46,10 +46,9 @@ def _of_error(e, subject):
     "A finding for an error in the code that is examined"
     if isinstance(e, WritesToDisk): raise CharRNNError(e.what, e.remedy) from e
     if f := explain(e, subject=subject): return f
-    place = place_of(e)
-    return Finding('O9', 'exact',
-        f"The training step ends in an error: {type(e).__name__}: {reason(e)}.",
-        '', dict(error=str(e)[:300]), place)
+    last = (str(e).strip().splitlines() or [''])[-1].strip().rstrip('.')[:300]
+    message = f"The training step ends in an error: {type(e).__name__}{': '*bool(last)}{last}."
+    return Finding('O9', 'exact', message, '', dict(error=str(e)[:300]), place_of(e))
 
 # %% ../../nbs/45_doctor.diagnose.ipynb #56c8e283
 def diagnose(
@@ -71,13 +70,15 @@ def diagnose(
     extra = [learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics] if isinstance(learn, Learner) else []
     with untouched(*given, *extra, *[l for o in loaders for l in (o, *getattr(o, 'loaders', ()))]):
         subject = _subject(learn, model, dls, loss_func, opt, step_function, batches)
+        subject.until = began+seconds
         findings,checked,skipped = _examined(subject, has_time)
     return Report(findings, checked, skipped, time.perf_counter()-began, type(subject.model).__name__)
 
 # %% ../../nbs/45_doctor.diagnose.ipynb #a3099fa9
 def _examined(subject, has_time):
     findings,checked,skipped = [],[],[]
-    steps = subject.run()
+    try: steps = subject.run()
+    except OutOfTime: return [],[],['anything: there was no time']
     if e := steps[-1].error:
         return [_of_error(e, subject)],['whether a training step ends without an error'],['all else, until it does']
     for what,found in exact_findings(subject, has_time):
