@@ -36,8 +36,8 @@ def environment(
 ): # Plain values
     "What decides how the bits come out, besides code and data"
     device = one_param(learn.model).device
-    resting = getattr(learn, 'neighbours', None) # as many threads as it has in all, also while all but one rest
-    env = dict(device=device.type, threads=resting and resting.n_threads or torch.get_num_threads(),
+    watcher = learn.neighbours if isinstance(learn, CharLearner) else None # knows of threads that rest
+    env = dict(device=device.type, threads=watcher and watcher.n_threads or torch.get_num_threads(),
                processor=f'{_cpu()}, {torch.backends.cpu.get_cpu_capability()}', **versions())
     if device.type != 'cuda': return env
     return dict(env, gpu=torch.cuda.get_device_name(device), cudnn=torch.backends.cudnn.version(),

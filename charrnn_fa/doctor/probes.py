@@ -13,7 +13,6 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fastai.basics import *
-from ..core import CharRNNError
 from .report import Finding
 from .subject import OutOfTime, Subject, as_ids, shift_share, time_axis
 
@@ -799,9 +798,9 @@ def exact_findings(
     "Look for all faults that show in the computation itself"
     step, = subject.run(subject.batches[:1], update=False)
     if step.error: return
-    lay = rs = None
+    lay = None
     def depends():
-        nonlocal lay, rs
+        nonlocal lay
         lay = layout(subject)
         if not lay: return []
         res = check_reach(subject, lay)

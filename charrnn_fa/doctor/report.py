@@ -9,7 +9,6 @@ __all__ = ['catalogue', 'kinds', 'certainties', 'Finding', 'arrange', 'Report']
 import html, math, textwrap
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from ..core import check_number
 
 # %% ../../nbs/37_doctor.report.ipynb #39ec77bf
 catalogue = dict(

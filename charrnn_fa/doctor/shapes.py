@@ -8,7 +8,6 @@ __all__ = ['axes_of', 'explain']
 # %% ../../nbs/41_doctor.shapes.ipynb #70f234eb
 import ast, re
 from fastai.basics import *
-from ..core import CharRNNError
 from .report import Finding
 from .subject import Subject, as_ids, learner_subject, place_of, time_axis
 
@@ -141,7 +140,6 @@ def _hidden_size(axes, place):
 
 # %% ../../nbs/41_doctor.shapes.ipynb #60370a70
 def _two_sizes(axes, place):
-    (a,*_),(b,*_) = axes[0],axes[1]
     return ('S4',
         f"Two tensors are to be combined, one with {_axis(axes[0])} and one with {_axis(axes[1])} on the same axis. "
         "Exchange axes with transpose or permute where they should be the same, or add one with [:, None].",

@@ -16,7 +16,7 @@ from fastai.callback.tracker import TrackerCallback
 from torch.overrides import TorchFunctionMode
 from ..core import CharRNNError
 from ..callback.progress import ProgressLines
-from .untouched import Noted, untouched
+from .untouched import Noted
 
 # %% ../../nbs/39_doctor.subject.ipynb #617d84f1
 def as_ids(
