@@ -21,7 +21,7 @@ def _texts(batches):
     "Inputs and targets as ids, of batches that have a target for each step; None if they have not"
     pairs = [(as_ids(b[0]), as_ids(b[-1])) for b in batches if len(b) > 1]
     if not pairs or any(o is None for p in pairs for o in p): return None
-    pairs = [(x, y.view(x.shape) if y.numel() == x.numel() else y) for x,y in pairs]
+    pairs = [(x, y.reshape(x.shape) if y.numel() == x.numel() else y) for x,y in pairs]
     return pairs if all(x.ndim == 2 and x.shape == y.shape for x,y in pairs) else None
 
 # %% ../../nbs/42_doctor.probes.ipynb #334b09d2
@@ -247,6 +247,7 @@ def reaches(
         step, = subject.run([b], update=False, prepare=prepare)
         return None if step.error or not (p := predictions(step)) else p[0].detach().float()
     base,again = scores(batch),scores(batch)
+    if base is None or again is None: return []
     noise = 4*(again-base).abs().max() + 1e-6*base.abs().max()
     res = []
     for row,time in _spots(lay):
