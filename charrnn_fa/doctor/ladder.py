@@ -9,6 +9,7 @@ __all__ = ['rungs', 'ngram_probs', 'Ladder', 'ladder']
 import math
 from fastai.basics import *
 from ..core import CharRNNError
+from .batches import read_ids
 from ..text.data import split_text
 from ..text.vocab import CharVocab
 
@@ -111,22 +112,6 @@ def _ladder(train, valid, vocab_sz, **starts):
     return Ladder(res, **{'double softmax':math.log(1 + (vocab_sz-1)/math.e)})
 
 # %% ../../nbs/40_doctor.ladder.ipynb #64f49557
-def _rows(x, y):
-    "The ids of a batch, one document a row"
-    if y.ndim == 2: return y
-    if y.ndim == 1 and x.ndim == 2 and len(x) == len(y): return torch.cat([x, y[:,None]], 1)
-    raise CharRNNError(f"Batches with inputs {tuple(x.shape)} and targets {tuple(y.shape)} are no rows of a text",
-                       "give loaders whose targets are ids, (rows, steps), or the text itself.")
-
-# %% ../../nbs/40_doctor.ladder.ipynb #bf4f8f72
-def _read(dl):
-    "All ids of a loader, and where its documents start"
-    if hasattr(dl, 'ids'): return dl.ids.cpu().numpy(),[0]
-    rows = [row.cpu().numpy().astype(np.int64) for x,y in dl for row in _rows(x, y)]
-    starts = np.cumsum([0, *map(len, rows[:-1])])
-    return np.concatenate(rows) if rows else np.zeros(0, np.int64),list(starts)
-
-# %% ../../nbs/40_doctor.ladder.ipynb #f00f0cac
 def ladder(
     text_or_dls, # A text, or loaders
     valid_pct:float=0.1, # Share of a text's end that is the validation part
@@ -136,6 +121,6 @@ def ladder(
         vocab = CharVocab.from_text(text_or_dls)
         train,valid = split_text(text_or_dls, valid_pct)
         return _ladder(vocab.encode(train), vocab.encode(valid), len(vocab))
-    (train,train_starts),(valid,valid_starts) = map(_read, (text_or_dls.train, text_or_dls.valid))
+    (train,train_starts),(valid,valid_starts) = map(read_ids, (text_or_dls.train, text_or_dls.valid))
     n = max(len(getattr(text_or_dls, 'vocab', ())), *(int(o.max(initial=0))+1 for o in (train, valid)))
     return _ladder(train, valid, n, train_starts=train_starts, valid_starts=valid_starts)

@@ -9,7 +9,8 @@ __all__ = ['axes_of', 'explain']
 import ast, re
 from fastai.basics import *
 from .report import Finding
-from .subject import Subject, as_ids, learner_subject, place_of, time_axis
+from .batches import as_ids, time_axis
+from .subject import Subject, learner_subject, place_of
 
 # %% ../../nbs/41_doctor.shapes.ipynb #074073cc
 def _numbers(message):
