@@ -75,8 +75,8 @@ def test_imports_go_one_way():
 
 
 # The wings in DESIGN.md's order. A wing may import from those before its own level; two of one level may not import each other in a circle.
-LEVELS = (['core'], ['text', 'models', 'optim', 'generate', 'evaluate', 'presets', 'callback'], ['loop'],
-          ['learner'], ['run', 'doctor'], ['store', 'show'], ['checkpoint'], ['colab', 'options', 'cli'], ['all', '__main__'])
+LEVELS = (['core'], ['text', 'models', 'optim', 'generate', 'evaluate', 'presets', 'callback'], ['loop', 'doctor'],
+          ['learner'], ['run'], ['store', 'show'], ['checkpoint'], ['colab', 'options', 'cli'], ['all', '__main__'])
 
 
 def wing(name): return name.split('.')[0]
@@ -233,4 +233,4 @@ def test_a_resume_crosses_few_rooms():
     p = subprocess.run([sys.executable, '-c', code], cwd=root/'tests', env={**os.environ, 'PYTHONPATH':str(root)}, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     n_rooms,n_calls = json.loads(p.stdout.splitlines()[-1])
-    assert 10 < n_rooms <= 24 and 100 < n_calls <= 300
+    assert 10 < n_rooms <= 25 and 100 < n_calls <= 300

@@ -17,7 +17,8 @@ from charrnn_fa.doctor.subject import (
     OutOfTime, Subject, fetches, function_subject, learner_subject, parts_subject, place_of, predictions
 )
 from charrnn_fa.doctor.update import (
-    check_accumulation, check_foreign, check_ids, check_mode, check_parameters, check_scores, check_weights, check_zero
+    check_accumulation, check_foreign, check_ids, check_inputs, check_mode, check_parameters, check_scores, check_weights,
+    check_zero
 )
 from charrnn_fa.doctor.initial import (
     check_alike, check_amount, check_first_bad, check_first_loss, check_overlap, check_symbols, check_table,
@@ -89,8 +90,8 @@ def _of_state(subject, step):
         'the bend of the recurrence': lambda: check_linear(subject),
         'units and gates': lambda: check_units(subject),
         'units that are all alike': lambda: check_alike(subject),
-        'the mode': lambda: check_mode(step, subject.model),
-        'the batches': lambda: check_batches(subject.batches),
+        'the mode': lambda: check_mode(subject, step),
+        'the batches': lambda: check_batches(subject.batches) or check_inputs(subject),
         'which way the text runs': lambda: check_direction(subject.more),
         'batches of other sizes': lambda: _other_sizes(subject),
     }
@@ -103,7 +104,7 @@ def _other_sizes(subject):
     e = subject.run(ends, update=False)[-1].error
     return [of_error(e, subject, ends)] if e else []
 
-_without_a_batch = {'what the loss gets', 'the first loss', 'gradients that are added up', 'parameters and the optimiser', 'the mode',
+_without_a_batch = {'the batches', 'what the loss gets', 'the first loss', 'gradients that are added up', 'parameters and the optimiser', 'the mode',
                     'layers that are no part of the model', 'units and gates', 'units that are all alike', 'the graph from batch to batch'}
 
 def exact_findings(

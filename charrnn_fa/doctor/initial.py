@@ -212,7 +212,8 @@ def check_table(
     p,said = torch.bincount(targets, minlength=scores.shape[1]).float()/len(targets),scores.softmax(1).mean(0)
     nats = F.cross_entropy(scores, targets).item()
     as_is,sorted_too = _distance(p, said),_distance(p.sort()[0], said.sort()[0])
-    if nats < -(p*(p+1e-9).log()).sum().item() + .3 or as_is < .5 or sorted_too > .3 or sorted_too > .4*as_is: return []
+    is_bad = -(p*(p+1e-9).log()).sum().item() + .3 < nats < math.log(scores.shape[1]) + 2.5
+    if not is_bad or as_is < .5 or sorted_too > .45 or sorted_too > .35*as_is: return []
     return [Finding('D7', 'strong',
         f"The loss is {nats:.2f} nats, and the network predicts symbols that are as frequent as those of the text, but others. The "
         "weights were learned with another table of symbols.",

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Layout', 'layout', 'check_own_targets', 'Reach', 'reaches', 'check_reach', 'gradient_reach', 'check_gradients',
-           'check_linear', 'check_graph', 'kept_graph', 'is_carried', 'check_state']
+           'check_linear', 'check_graph', 'kept_graph', 'is_carried', 'rows_that_move', 'check_shared_state',
+           'check_state']
 
 # %% ../../nbs/42_doctor.probes.ipynb #78eb4ff7
 import math
@@ -397,6 +398,44 @@ def is_carried(
     return bool((new-base).abs().max() > 4*(again-base).abs().max() + 1e-6*base.abs().max())
 
 # %% ../../nbs/42_doctor.probes.ipynb #e4f95b11
+def rows_that_move(
+    subject:Subject,
+    lay:Layout, # Of its first batch
+    r:int, # Row to change
+): # Which rows of the next batch that changes, (rows,); None if it cannot be told
+    "Change one row of a batch, and see which rows of the next are predicted otherwise"
+    a,b = subject.batches[:2]
+    x = as_ids(a[0])
+    if lay is None or x is None or x.shape != as_ids(b[0]).shape or (lay.places < 0).any(): return None
+    rows = x.shape[0] if lay.axis else x.shape[1]
+    if rows < 3: return None
+    new = x.clone()
+    at = (r,) if lay.axis else (slice(None), r)
+    new[at] = new[at].flip(0) if (new[at] != new[at].flip(0)).any() else (new[at]+1) % lay.n_classes
+    runs = [subject.run([o, b], update=False) for o in (a, a, _changed(a, x=new))]
+    if any(len(o) < 2 or o[-1].error or not predictions(o[-1]) for o in runs): return None
+    base,again,moved = (predictions(o[-1])[0].detach().float() for o in runs)
+    if len(base) != len(lay.places) or base.shape != moved.shape: return None
+    is_moved = (moved-base).abs().amax(1) > 4*(again-base).abs().max() + 1e-6*base.abs().max()
+    at_row,_ = lay.row_and_time(lay.places)
+    return torch.stack([is_moved[at_row == i].any() for i in range(rows)])
+
+def check_shared_state(
+    subject:Subject,
+)->list: # Of `Finding`s: R4
+    "Whether each row has a state of its own from batch to batch"
+    lay = layout(subject)
+    if lay is None: return []
+    n = lay.x.shape[0] if lay.axis else lay.x.shape[1]
+    moved = {r:rows_that_move(subject, lay, r) for r in (n//2, n-1)}
+    others = max((int(m.sum() - m[r].long()) for r,m in moved.items() if m is not None), default=0)
+    if not others: return []
+    return [Finding('R4', 'exact',
+        f"A character in one row of a batch changes predictions in {others} other rows of the next. The rows share what is carried "
+        "from batch to batch, but each is a text of its own.",
+        'state = state.detach()   # (layers, rows, units): no mean, sum or choice over the rows', dict(other_rows=others))]
+
+# %% ../../nbs/42_doctor.probes.ipynb #7718916a
 def check_state(
     subject:Subject,
 )->list: # Of `Finding`s: D4, D5
@@ -405,6 +444,7 @@ def check_state(
     if axis is None: return []
     shares = continuation(subject.batches, axis)
     if not shares or not is_carried(subject): return []
+    if shared := check_shared_state(subject): return shared
     on,down = shares
     n = sum(len(b[0]) for b in subject.batches[1:])
     if on > 0.6 or n < 6: return []

@@ -15,7 +15,7 @@ from .subject import Subject, learner_subject, place_of
 # %% ../../nbs/41_doctor.shapes.ipynb #074073cc
 def _numbers(message):
     "The sizes in an error; not the numbers of arguments and dimensions"
-    others = r'#\d+|hidden\[\d\]|\d-?D\b|mat\d|dimension \d+|number \d+|m\d\b'
+    others = r'#\d+|size\(-1\)|hidden\[\d\]|\d-?D\b|mat\d|dimension \d+|number \d+|m\d\b'
     return [int(o) for o in re.findall(r'\d+', re.sub(others, '', message))]
 
 def _template(message): return re.sub(r'\d+', '#', message)
@@ -95,7 +95,8 @@ def _loss_fix(place):
     "Cross-entropy over all steps, in the names of the line that failed"
     found = _call_arguments(place.source, 'loss|cross|criter|nll') if place else None
     f,a,b = (found or ('F.cross_entropy', 'scores', 'y'))[:3]
-    return f'{f}({a}.flatten(0, 1), {b}.flatten())'
+    is_flat = lambda o: any(k in o for k in ('flatten', 'view', 'reshape'))
+    return f"{f}({a if is_flat(a) else a+'.flatten(0, 1)'}, {b if is_flat(b) else b+'.flatten()'})"
 
 # %% ../../nbs/41_doctor.shapes.ipynb #d274f3e4
 def _axis(pair):

@@ -36,6 +36,7 @@ class Step:
     "What happened in one training step"
     batch: tuple                                # As the loader gave it
     calls: list = field(default_factory=list)   # Of the model: (args, kwargs, what came out)
+    modes: list = field(default_factory=list)   # Whether it was in training mode, for each of them
     losses: list = field(default_factory=list)  # `LossCall`s
     events: list = field(default_factory=list)  # 'forward', 'loss', 'backward', 'step', 'zero_grad', in order
     stepped: object = None                      # The optimiser that made the step
@@ -230,6 +231,7 @@ def _note_gradients(self:Subject, step):
 def _note_call(self:Subject, model, args, kwargs, out):
     if not self.watch.step: return
     self.watch.step.calls.append((args, kwargs, out))
+    self.watch.step.modes.append(model.training)
     self.watch.step.events.append('forward')
     self.watch.step.trained,self.watch.step.with_graph = model.training,torch.is_grad_enabled()
 
@@ -450,7 +452,10 @@ class Place:
     line: int
     function: str
     source: str
-    def __str__(self): return f'{self.file}:{self.line}, in {self.function}: {self.source}'
+    def __str__(self):
+        is_cell = 'ipykernel' in self.file or self.file.startswith('<ipython')
+        where = f'line {self.line} of a cell' if is_cell else f'{self.file}:{self.line}'
+        return f"{where}{', in '+self.function if self.function != '<module>' else ''}: {self.source}"
 
 _inside = tuple(f'{os.sep}{o}{os.sep}' for o in ('site-packages', 'dist-packages', 'charrnn_fa'))
 _begins = os.path.dirname(os.__file__)+os.sep,'<frozen'

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_scores', 'score_gradients', 'check_weights', 'check_parameters', 'check_zero', 'check_accumulation',
-           'check_foreign', 'check_mode', 'check_ids']
+           'check_foreign', 'check_mode', 'check_inputs', 'check_ids']
 
 # %% ../../nbs/38_doctor.update.ipynb #468bee20
 import math
@@ -405,19 +405,76 @@ def check_foreign(
         'self.layers = nn.ModuleList([...])   # in __init__', dict(tensors=len(foreign)), place)]
 
 # %% ../../nbs/38_doctor.update.ipynb #02d348a9
+def _output(subject, mode, seed):
+    "What the model is given and gives in the first step, in some mode"
+    def change(model, args):
+        for m in model.modules(): m.training = mode
+    hook = subject.model.register_forward_pre_hook(change)
+    try: step, = subject.run(subject.batches[:1], update=False, seed=seed)
+    finally: hook.remove()
+    if step.error or not step.calls: return None
+    args,_,out = step.calls[0]
+    return _tensors([*args]),[o.detach().float() for o in _tensors(out if isinstance(out, (list, tuple)) else [out])]
+
+def _is_same(a, b):
+    "Whether two runs gave the same; None if they were not given the same"
+    if a is None or b is None or len(a[0]) != len(b[0]): return None
+    if not all(x.shape == y.shape and torch.equal(x, y) for x,y in zip(a[0], b[0])): return None
+    return len(a[1]) == len(b[1]) and all(x.shape == y.shape and torch.allclose(x, y, atol=1e-5, rtol=1e-4) for x,y in zip(a[1], b[1]))
+
+# %% ../../nbs/38_doctor.update.ipynb #dafcc574
 def check_mode(
-    step, # Of a subject
-    model:nn.Module, # That was trained in it
-)->list: # Of `Finding`s: T2
-    "Whether the model is in training mode in a training step"
-    if step.trained is not False: return []
-    kinds = nn.modules.dropout._DropoutNd,nn.modules.batchnorm._BatchNorm
-    idle = [type(m).__name__ for m in model.modules() if isinstance(m, kinds) or getattr(m, 'dropout', 0)]
-    if not idle: return []
-    return [Finding('T2', 'exact',
-        f"The training step runs in evaluation mode, so {_listed(set(idle))} does nothing. Something has called "
-        "eval(), and nothing train().",
-        'model.train()', dict(training=False))]
+    subject:Subject,
+    step, # Of its first batch
+)->list: # Of `Finding`s: T1, T2, T3
+    "Whether dropout is on in training, and off when something is measured"
+    in_eval = _output(subject, False, 0)
+    if _is_same(in_eval, _output(subject, False, 1)) is False: return [_always_on()]
+    if step.trained is False and _is_same(in_eval, _output(subject, True, 0)) is False: return [_never_on()]
+    last_backward = max((i for i,e in enumerate(step.events) if e == 'backward'), default=None)
+    after = [e for e in step.events[last_backward:] if e == 'forward'] if last_backward is not None else []
+    if after and any(step.modes[-len(after):]) and _is_same(in_eval, _output(subject, True, 0)) is False: return [_measured_with_dropout()]
+    if after and step.with_graph: return [_measured_with_graph()]
+    return []
+
+def _measured_with_graph():
+    return Finding('T3', 'strong',
+        "After the step the network is asked again, and what gradients would need is kept for it. If such losses are collected, "
+        "memory grows with each.",
+        'with torch.no_grad(): valid_loss = loss_func(model(x), y).item()', {})
+
+def _always_on():
+    return Finding('T1', 'exact',
+        "In evaluation mode the network gives something else each time it is asked the same: dropout is always on. Then validation "
+        "and text are worse than they should be.",
+        'F.dropout(h, p, training=self.training)   # or nn.Dropout(p), made in __init__', {})
+
+def _never_on():
+    return Finding('T2', 'exact',
+        "The training step runs in evaluation mode, so dropout and the like do nothing. Something has called eval(), and nothing "
+        "train().",
+        'model.train()', dict(training=False))
+
+def _measured_with_dropout():
+    return Finding('T1', 'exact',
+        "After the step the network is asked again, without a gradient, and still in training mode: what is measured there has "
+        "dropout in it.",
+        'model.eval()   # before validation, and model.train() after it', {})
+
+# %% ../../nbs/38_doctor.update.ipynb #d65e6371
+def check_inputs(
+    subject:Subject,
+)->list: # Of `Finding`s: T7
+    "Whether the network gets another batch in each step"
+    steps = subject.run((subject.batches*4)[:4], update=False)
+    if any(o.error or not o.calls for o in steps) or len(steps) < 3: return []
+    given = [_tensors([*o.calls[0][0]])[:1] for o in steps]
+    if not all(given) or any(g[0].shape != given[0][0].shape or not torch.equal(g[0], given[0][0]) for g in given): return []
+    if subject.batches[0] and all(torch.equal(a, b) for o in subject.batches[1:] for a,b in zip(o, subject.batches[0]) if isinstance(a, Tensor) and a.shape == b.shape): return []
+    if given[0][0].unique().numel() < 2: return []
+    return [Finding('T7', 'exact',
+        f"In {len(steps)} steps the network gets the same batch each time, so it learns one piece of the text by heart.",
+        'it = iter(dl)   # once, and next(it) in each step; no seed in the function that cuts batches', dict(steps=len(steps)))]
 
 # %% ../../nbs/38_doctor.update.ipynb #66b3540f
 def check_ids(
