@@ -148,6 +148,15 @@ def _add_eval(sub):
     p.add_argument('--skip-unknown', action='store_true', help='leave out characters that the run does not know')
     _add_json(p)
 
+# %% ../nbs/90_options.ipynb #b36485f5
+def _add_doctor(sub):
+    "`charrnn doctor`"
+    p = _command(sub, 'doctor', 'what is wrong', 'What is wrong with a run, or with the Learner that a function of a Python file returns.',
+                 'doctor runs/docs', 'doctor train.py:make_learner --json')
+    p.add_argument('run', metavar='DIR|FILE.py:FUNCTION')
+    p.add_argument('--seconds', type=float, default=60, help='that it may take with a Learner (default: 60)')
+    _add_json(p, 'the findings as one JSON object on standard output')
+
 # %% ../nbs/90_options.ipynb #ee5dad74
 def _add_info(sub):
     "`charrnn info`"
@@ -166,6 +175,6 @@ def parser()->argparse.ArgumentParser:
     "The parser of the command line"
     p = _Parser(prog='charrnn', description='Train a network to write, letter by letter.',
                 epilog='example: charrnn train shakespeare --run runs/bard --minutes 1')
-    sub = p.add_subparsers(dest='command', required=True, metavar='{train,sample,eval,info,demo}', parser_class=_Parser)
-    for add in _add_train, _add_sample, _add_eval, _add_info, _add_demo: add(sub)
+    sub = p.add_subparsers(dest='command', required=True, metavar='{train,sample,eval,info,doctor,demo}', parser_class=_Parser)
+    for add in _add_train, _add_sample, _add_eval, _add_info, _add_doctor, _add_demo: add(sub)
     return p

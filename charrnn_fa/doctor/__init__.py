@@ -3,5 +3,6 @@ from .ladder import Ladder, ladder
 from .report import Finding, Report
 from .shapes import explain
 from .diagnose import diagnose
+from .watch import Doctor
 
-__all__ = ['Finding', 'Ladder', 'Report', 'diagnose', 'explain', 'ladder']
+__all__ = ['Doctor', 'Finding', 'Ladder', 'Report', 'diagnose', 'explain', 'ladder']

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['take_batches', 'parts_of', 'Parts', 'as_ids', 'shift_share', 'time_axis', 'texts_of', 'check_targets', 'has_period',
-           'check_batches', 'continuation', 'read_ids', 'check_direction']
+           'check_batches', 'continuation', 'read_ids', 'check_direction', 'table_of']
 
 # %% ../../nbs/36_doctor.batches.ipynb #88574c7c
 import itertools
@@ -226,3 +226,43 @@ def check_direction(
         "Neighbours in the batch follow each other in the text, and neighbours in time do not: the text runs down the batch. So "
         "each row is every so many-th character.",
         'x = ids[:bs*(len(ids)//bs)].view(bs, -1)   # rows first; .t() for (steps, rows)', dict(nats_along_time=along, nats_down_the_batch=down))]
+
+# %% ../../nbs/36_doctor.batches.ipynb #157ddef7
+def _rows_of_text(batches, axis, least=48):
+    "Consecutive ids of a text: each row, as far as it goes on from batch to batch"
+    pairs = [(x if axis else x.T, y if axis else y.T) for x,y in texts_of(batches) or []]
+    for r in range(len(pairs[0][0]) if pairs else 0):
+        row = [pairs[0][0][r]]
+        for (x,y),(x2,_) in zip(pairs, pairs[1:]):
+            if sum(map(len, row)) >= least or r >= min(len(y), len(x2)) or y[r,-1] != x2[r,0]: break
+            row.append(x2[r])
+        yield torch.cat(row)[:120].cpu().numpy().astype(np.int64)
+
+def _places(codes, ids, equal):
+    "Where in a text different ids are different characters; with `equal`, equal ids equal ones as well"
+    fits = np.ones(max(0, len(codes)-len(ids)+1), bool)
+    gen = np.random.default_rng(0)
+    at = [(i, j) for i in range(len(ids)) for j in range(i) if equal or ids[i] != ids[j]]
+    for k in gen.permutation(len(at))[:500]:
+        i,j = at[k]
+        is_same = codes[i:i+len(fits)] == codes[j:j+len(fits)]
+        fits &= is_same if ids[i] == ids[j] else ~is_same
+        if not fits.any(): break
+    return np.flatnonzero(fits)
+
+# %% ../../nbs/36_doctor.batches.ipynb #f4b87746
+def table_of(
+    batches, # Of a subject
+    text:str, # The corpus
+    most:int=200_000, # Characters of it that are looked at
+)->dict: # Character -> id, of those that were met; None if the text is not found
+    "The numbers that a loader has given to characters"
+    axis,res = time_axis(batches),{}
+    codes = np.array([ord(c) for c in text[:most]])
+    for k,ids in enumerate(_rows_of_text(batches, axis) if axis is not None else ()):
+        if len(ids) < 16 or k > 12: break
+        at = _places(codes, ids, True)
+        if not len(at): at = _places(codes, ids, False)
+        found = {text[i:i+len(ids)] for i in at}
+        if len(found) == 1: res.update(zip(found.pop(), ids.tolist()))
+    return res or None

@@ -17,11 +17,11 @@ from charrnn_fa.doctor.subject import (
     OutOfTime, Subject, fetches, function_subject, learner_subject, parts_subject, place_of, predictions
 )
 from charrnn_fa.doctor.update import (
-    check_accumulation, check_foreign, check_ids, check_inputs, check_mode, check_parameters, check_scores, check_weights,
-    check_zero
+    check_accumulation, check_foreign, check_ids, check_inputs, check_left, check_mode, check_parameters, check_reported, check_scores,
+    check_weights, check_zero
 )
 from charrnn_fa.doctor.initial import (
-    check_alike, check_amount, check_first_bad, check_first_loss, check_overlap, check_symbols, check_table,
+    check_alike, check_amount, check_first_bad, check_first_loss, check_overlap, check_same_text, check_symbols, check_table,
     check_units
 )
 from charrnn_fa.doctor.probes import (
@@ -72,7 +72,7 @@ def _of_computation(subject, step):
         'what depends on what, and how far gradients go': depends,
         'which characters train': lambda: check_weights(subject),
         'gradients that are added up': lambda: check_accumulation(subject),
-        'the first loss': lambda: check_first_loss(step),
+        'the first loss': lambda: check_first_loss(step) + check_reported(step),
     }
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #b4113898
@@ -80,11 +80,11 @@ def _of_state(subject, step):
     "Probes of weights, optimiser and state, by what they look at"
     return {
         'whether each target is the next character': lambda: check_targets(subject.batches),
-        'the symbols': lambda: check_symbols(subject.vocab, subject.more) + check_table(subject),
+        'the symbols': lambda: check_symbols(subject.vocab, subject.more, subject.text) + check_table(subject),
         'ids and classes': lambda: check_ids(subject, step),
         'parameters and the optimiser': lambda: check_parameters(subject),
         'layers that are no part of the model': lambda: check_foreign(subject),
-        'gradients from one step to the next': lambda: check_zero(subject),
+        'gradients from one step to the next': lambda: check_zero(subject) or check_left(subject),
         'the graph from batch to batch': lambda: check_graph(subject),
         'the state from batch to batch': lambda: check_state(subject),
         'the bend of the recurrence': lambda: check_linear(subject),
@@ -143,9 +143,17 @@ def of_error(
     finally: subject.batches = was
     if told: return kept_graph(subject, told.place) if told.id == 'R2' else told
     if 'modified by an inplace operation' in str(e) and (found := check_graph(subject)): return found[0]
+    if 'does not require grad and does not have a grad_fn' in str(e): return _cut_off(e)
     last = (str(e).strip().splitlines() or [''])[-1].strip().rstrip('.')[:300]
     message = f"The training step ends in an error: {type(e).__name__}{': '*bool(last)}{last}."
     return Finding('O9', 'exact', message, '', dict(error=str(e)[:300]), place_of(e))
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #f0ea8d80
+def _cut_off(e):
+    return Finding('L7', 'exact',
+        "No gradient can be computed: the loss does not hang together with any parameter. .data, detach(), item(), argmax or no_grad() "
+        "on the way cuts it off.",
+        'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them', dict(error=str(e)[:100]), place_of(e))
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #2bf76f1b
 def _off_by_one(subject):
@@ -188,7 +196,7 @@ def diagnose(
         dl = batches if batches is not None else getattr(loaders[0], 'train', loaders[0]) if loaders else None
         if dl is not None and _is_empty(dl): return Report([_without_batches(dl)], ['the number of batches'], ['all else, without them'])
         subject = _subject(learn, model, dls, loss_func, opt, step_function, batches)
-        subject.loader,subject.until = dl,began+seconds
+        subject.loader,subject.until,subject.text = dl,began+seconds,text
         subject.more = subject.batches if dl is None else take_batches(dl, 24)
         findings,checked,skipped = _examined(subject, learn, loaders[0] if loaders else None, sample, text)
     return Report(findings, checked, skipped, time.perf_counter()-began, type(subject.model).__name__)
@@ -212,7 +220,7 @@ def _all_findings(subject, learn, dls, sample, text):
     if learn is not None: yield 'validation',_in_time(lambda: _of_validation(learn, subject), has_time)
     n = sum(p.numel() for p in subject.model.parameters())
     yield 'the amount of text',_in_time(lambda: check_amount(dls, n), has_time)
-    yield 'whether the validation text is new',_in_time(lambda: check_overlap(dls), has_time)
+    yield 'whether the validation text is new',_in_time(lambda: check_overlap(dls) + check_same_text(dls), has_time)
     yield from trial_findings(subject, subject.until)
 
 def _of_validation(learn, subject):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Layout', 'layout', 'check_own_targets', 'Reach', 'reaches', 'check_reach', 'gradient_reach', 'check_gradients',
            'check_linear', 'check_graph', 'kept_graph', 'is_carried', 'rows_that_move', 'check_shared_state',
-           'check_state']
+           'keeps_state', 'check_lost_state', 'check_length', 'check_state']
 
 # %% ../../nbs/42_doctor.probes.ipynb #78eb4ff7
 import math
@@ -436,12 +436,59 @@ def check_shared_state(
         'state = state.detach()   # (layers, rows, units): no mean, sum or choice over the rows', dict(other_rows=others))]
 
 # %% ../../nbs/42_doctor.probes.ipynb #7718916a
+def _tensors_in(o, depth=0):
+    if isinstance(o, Tensor): return [o] if o.is_floating_point() and o.ndim > 1 and not isinstance(o, nn.Parameter) else []
+    return [t for p in o for t in _tensors_in(p, depth+1)] if isinstance(o, (tuple, list)) and depth < 3 else []
+
+def keeps_state(
+    subject:Subject,
+)->bool:
+    "Whether a step leaves a state in an attribute of the model, or of its Learner"
+    seen = []
+    def look(step):
+        owners = [*subject.model.modules(), *(o for o in subject.roots if isinstance(o, Learner))]
+        kept = [t for o in owners for k,v in vars(o).items() if not k.startswith('_') and k not in _of_fit for t in _tensors_in(v)]
+        seen.append(any(t.numel() > 1 for t in kept))
+    subject.run(subject.batches[:1], update=False, before_backward=look)
+    return bool(seen and seen[0])
+
+_of_fit = 'xb','yb','pred','loss','loss_grad','dls','input','target','out','output'
+
+def check_lost_state(
+    subject:Subject,
+    axis:int, # Along which time runs
+)->list: # Of `Finding`s: R5
+    "Whether a state that is kept is used"
+    shares = continuation(subject.batches, axis)
+    if not shares or shares[0] < .99 or is_carried(subject) is not False or not keeps_state(subject): return []
+    return [Finding('R5', 'strong',
+        "The streams go on from batch to batch, and the network keeps a state; but nothing of one batch has an influence on the next. "
+        "The state is made anew before it is used.",
+        'self.state = tuple(o.detach() for o in state)   # kept, and emptied only where a new text begins',
+        dict(rows_that_go_on=shares[0]))]
+
+def check_length(
+    subject:Subject,
+    axis:int, # Along which time runs
+)->list: # Of `Finding`s: R7
+    "Whether gradients reach further than a character or two"
+    steps = subject.batches[0][0].shape[axis]
+    if steps > 3 or not is_carried(subject): return []
+    seen = subject.run((subject.batches*2)[:4], update=False)
+    if any(o.error or 'step' not in o.events for o in seen): return [] # a step for several batches
+    return [Finding('R7', 'strong',
+        f"The state goes on, but gradients go back over {steps} character{'s'*(steps > 1)} only, since a batch has no more. So the "
+        "network cannot learn to remember what it needs later.",
+        'seq_len = 64   # characters of a batch', dict(steps=steps))]
+
+# %% ../../nbs/42_doctor.probes.ipynb #28a9f26e
 def check_state(
     subject:Subject,
 )->list: # Of `Finding`s: D4, D5
     "Whether a state that is carried belongs to the text that comes next"
     axis = time_axis(subject.batches)
     if axis is None: return []
+    if found := check_length(subject, axis) or check_lost_state(subject, axis): return found
     shares = continuation(subject.batches, axis)
     if not shares or not is_carried(subject): return []
     if shared := check_shared_state(subject): return shared

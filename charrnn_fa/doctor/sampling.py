@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Written', 'write', 'taken', 'as_read', 'fitted_temperature', 'check_temperature', 'check_written_state',
-           'repeated_share', 'copied_share', 'check_text', 'check_symbols_written', 'sampling_findings']
+           'check_own_text', 'repeated_share', 'copied_share', 'check_text', 'check_one_table', 'check_symbols_written',
+           'sampling_findings', 'check_unknown']
 
 # %% ../../nbs/46_doctor.sampling.ipynb #8f192c64
 import inspect, math
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fastai.basics import *
 from .report import Finding
-from .batches import as_ids
+from .batches import as_ids, table_of
 from .subject import Subject, place_of, predictions
 from .probes import Layout, layout
 
@@ -23,16 +24,17 @@ class Written:
     text: str = ''                               # What is new of it
     fed: list = field(default_factory=list)      # The ids of each call, (n,); None for what are no ids
     scores: list = field(default_factory=list)   # What came back for the last of them, (symbols,)
+    firsts: list = field(default_factory=list)   # The same for the first of them
     active: set = field(default_factory=set)     # Kinds of modules that do something in training only, and did
     error: Exception = None
 
 _random_modules = nn.modules.dropout._DropoutNd,nn.modules.batchnorm._BatchNorm
 
 # %% ../../nbs/46_doctor.sampling.ipynb #fefcf268
-def _last_scores(out):
+def _last_scores(out, i=-1):
     out = out[0] if isinstance(out, (tuple, list)) else out
     if not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 1: return None
-    return out.detach().float().reshape(-1, out.shape[-1])[-1]
+    return out.detach().float().reshape(-1, out.shape[-1])[i]
 
 @contextmanager
 def _listening(model, res):
@@ -42,6 +44,7 @@ def _listening(model, res):
         ids = None if x is None else as_ids(x)
         res.fed.append(None if ids is None else ids.flatten())
         res.scores.append(_last_scores(out))
+        res.firsts.append(_last_scores(out, 0))
     def note_mode(m, args, out):
         is_random = isinstance(m, _random_modules) and getattr(m, 'p', 1) > 0 or getattr(m, 'dropout', 0) and isinstance(m, nn.RNNBase)
         if m.training and is_random: res.active.add(type(m).__name__)
@@ -129,7 +132,19 @@ def check_temperature(
     if known is None or len(known[1]) < 60 or not _is_sharp(known[0]): return []
     if _takes(sample, 'temperature'): return _check_both(sample, model, prompt)
     t = fitted_temperature(*known)
+    if t > 1.5 and (other := _by_first_scores(w, known[1])): return [other]
     return [_temperature(f"The characters fit a temperature of {'any size' if t == math.inf else f'{t:.1f}'}", t)] if t > 1.5 else []
+
+def _by_first_scores(w, ids):
+    "G3, if characters are taken by what comes back for the first character that is fed"
+    firsts = [o for o in w.firsts[-len(ids)-1:-1]]
+    if any(o is None for o in firsts) or not _feeds_all(w): return None
+    nats = [F.cross_entropy(torch.stack(o), ids).item() for o in (firsts, w.scores[-len(ids)-1:-1])]
+    if nats[0] > nats[1]-.3: return None
+    return Finding('G3', 'exact',
+        "Characters are taken by the scores for the first character that is fed, and not for the last. So the text does not go on "
+        "from where it is.",
+        'p = model(x)[:,-1].softmax(-1)   # the last step', dict(nats_by_first=nats[0], nats_by_last=nats[1]))
 
 def _check_both(sample, model, prompt):
     "Temperature 0.5 and 2, if the function takes one"
@@ -224,6 +239,30 @@ def _state_lost(off, memory, is_alone):
         'scores,state = model(x, state)   # and the same state goes in with the next character',
         dict(nats_off=off, nats_of_memory=memory))
 
+# %% ../../nbs/46_doctor.sampling.ipynb #b809b55f
+def check_own_text(
+    subject:Subject,
+    w:Written,
+    table, # Character -> id, as in training; None if it is not known
+)->list: # Of `Finding`s: G3
+    "Whether a network expects what it has written"
+    ids = torch.tensor([table[c] for c in w.text if c in table]) if table else torch.zeros(0)
+    lay = layout(subject) if len(ids) > 60 else None
+    if lay is None or (lay.places < 0).any(): return []
+    n_rows,n_steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
+    rows = ids[:len(ids)//n_steps*n_steps].view(-1, n_steps)[:n_rows]
+    scores = _read_scores(subject, lay, rows) if len(rows) else None
+    if scores is None: return []
+    logp,skip = _log_probs(scores[:len(rows)]),n_steps//4
+    cost = -logp[:,:-1].gather(-1, rows[:,1:,None])[:,skip:].mean().item()
+    expected = -(logp.exp()*logp).sum(-1)[:,skip:-1].mean().item()
+    if not cost > expected+.5: return []
+    return [Finding('G3', 'strong',
+        f"The network finds its own text surprising: {cost:.2f} nats a character, where it expects {expected:.2f}. So it was asked in "
+        "another way than in training: with a state that is lost, or with something else than the character that was taken.",
+        'scores,state = model(x, state)   # x: the character that was taken, state: that of the step before',
+        dict(nats=cost, expected=expected))]
+
 # %% ../../nbs/46_doctor.sampling.ipynb #41a9c5fb
 def repeated_share(
     text:str,
@@ -261,6 +300,30 @@ def check_text(
         f"{copied:.0%} of what is written stands in the corpus, in pieces of 40 characters and more: the network recites.",
         'dropout = 0.5   # or a smaller network, fewer epochs, more text', dict(share_copied=copied))]
     return []
+
+def _pairs_of(w, prompt):
+    "Characters and the ids that stand for them while text is written"
+    ids,_ = as_read(w)
+    text = prompt + w.text
+    return list(zip(text, ids.tolist())) if len(text)-1 <= len(ids) <= len(text) else []
+
+def check_one_table(
+    w:Written,
+    prompt:str,
+    table, # Character -> id, as in training; None if it is not known
+)->list: # Of `Finding`s: G4
+    "Whether one table is used all the way"
+    if not w.fed or any(o is None for o in w.fed): return []
+    at,wrong,pairs = {},0,_pairs_of(w, prompt)
+    for c,i in pairs:
+        expected = (table or {}).get(c, at.setdefault(c, i))
+        wrong += i != expected
+    if not pairs or wrong < .02*len(pairs): return []
+    of = 'that of the training' if table else 'the one before'
+    return [Finding('G4', 'exact',
+        f"{wrong/len(pairs):.0%} of the characters have another number while text is written than in {of}. Two tables of symbols are in "
+        "use, or one that is moved.",
+        'itos = sorted(set(text)); stoi = {c:i for i,c in enumerate(itos)}   # one table, kept with the weights', dict(share_wrong=wrong/len(pairs)))]
 
 def check_symbols_written(
     w:Written,
@@ -300,10 +363,27 @@ def sampling_findings(
         res = [_dropout_on(w.active)]
         w = write(_in_eval(sample), model, prompt, n)
         subject.noted.restore()
-    if w.fed: res += check_written_state(subject, w, prompt) + check_symbols_written(w, subject.vocab)
+    table = table_of(subject.more, text) if text else None
+    if w.fed: res += check_one_table(w, prompt, table) or check_symbols_written(w, subject.vocab)
+    if w.fed and not res: res += check_written_state(subject, w, prompt)
+    if not w.fed: res += check_own_text(subject, w, table)
     if not res: res += check_temperature(sample, model, prompt, w)
     subject.noted.restore()
-    return res + check_text(w, text)
+    return res + (check_text(w, text) or check_unknown(sample, subject, prompt) if not res else [])
+
+def check_unknown(
+    sample, # See `write`
+    subject:Subject,
+    prompt:str,
+)->list: # Of `Finding`s: G6
+    "Whether a symbol that the network does not know is refused"
+    w = write(sample, subject.model, prompt[:6]+'\u2603'+prompt[6:], 5)
+    subject.noted.restore()
+    if w.error is not None: return []
+    return [Finding('G6', 'weak',
+        "A prompt with a symbol that the text does not have is accepted without a word, so the network reads something else than what "
+        "stands there.",
+        "unknown = set(prompt) - set(stoi)   # say so, and stop", {})]
 
 def _in_eval(sample):
     "The same function with a model whose dropout is off"

@@ -10,6 +10,7 @@ import ast, re
 from fastai.basics import *
 from .report import Finding
 from .batches import as_ids, time_axis
+from .untouched import untouched
 from .subject import Subject, learner_subject, place_of
 
 # %% ../../nbs/41_doctor.shapes.ipynb #074073cc
@@ -220,7 +221,9 @@ def explain(
     message = str(e)
     told = next((f for k,f in _patterns.items() if re.search(k, message)), None)
     if not told: return None
-    if learn is not None and subject is None: subject = learner_subject(learn)
+    if learn is not None and subject is None:
+        with untouched(learn, learn.dls, *learn.dls.loaders, learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics):
+            return explain(e, subject=learner_subject(learn))
     i = _failing(subject, message) if subject else None
     axes = axes_of(subject, message, i) if i is not None else [(n, None) for n in _numbers(message)]
     place = place_of(e)

@@ -49,6 +49,7 @@ class Step:
     rates: list = field(default_factory=list)   # Learning rates of the step
     error: Exception = None                     # That ended it
     picks: list = field(default_factory=list)   # What may be a cross-entropy by hand, as `LossCall`s
+    twice: bool = False                         # Was the gradient of one loss computed twice?
 
 # %% ../../nbs/37_doctor.subject.ipynb #a519d42d
 _losses = {o:o.__name__ for o in (F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.kl_div,
@@ -111,6 +112,7 @@ class _Watch(TorchFunctionMode):
 @patch
 def _note_backward(self:_Watch, loss):
     step,self.step = self.step,None # what is asked now is no part of it
+    step.twice |= isinstance(loss, Tensor) and loss is step.loss
     step.loss = loss if isinstance(loss, Tensor) else None
     if not step.losses: step.losses = step.picks
     step.events.append('backward')
