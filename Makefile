@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 META := settings.ini pyproject.toml setup.py
 
-.PHONY: demo test test-colab mutants bench readme docs clean
+.PHONY: demo test test-colab mutants bench doctor-bench readme docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.package
@@ -29,6 +29,12 @@ mutants: .venv/.dev
 BENCHMARKS := fit_overhead import_time start step generation neighbours on_time fastai_text save_overhead
 bench: .venv/.package
 	@for o in $(BENCHMARKS); do echo; echo "benchmarks/$$o.py"; $(BIN)/python benchmarks/$$o.py || exit 1; done
+
+# What the doctor finds in all programs of tests/planted, beside three other tools: an hour or more.
+RIVALS := torchtest2==0.1.0 neural-net-checklist==1.1.0 torch-audit==0.3.0
+doctor-bench: .venv/.dev
+	$(BIN)/python -m pip install -q --no-deps $(PIP_FLAGS) $(RIVALS)
+	$(BIN)/python benchmarks/doctor_bench.py --jobs 2
 
 # README.md and its picture from the stored outputs of nbs/index.ipynb
 readme: .venv/.dev

@@ -549,7 +549,7 @@ def _examined(args):
     from charrnn_fa.doctor.diagnose import diagnose
     where = _split_function(args.run)
     if where is None:
-        from charrnn_fa.doctor.runs import examine_run
+        from charrnn_fa.run.health import examine_run
         return examine_run(args.run)
     made = _from_file(*where)
     return diagnose(**made, seconds=args.seconds) if isinstance(made, dict) else diagnose(made, seconds=args.seconds)

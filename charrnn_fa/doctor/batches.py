@@ -29,6 +29,7 @@ def take_batches(
     if not res: raise CharRNNError("The loader has no batches", "give a longer text, or smaller batches.")
     return res
 
+# %% ../../nbs/36_doctor.batches.ipynb #c2cc348e
 def parts_of(
     b, # A batch: a tensor, or a tuple, a list or a dictionary of them
 )->tuple:
@@ -38,6 +39,7 @@ def parts_of(
     res.like = b
     return res
 
+# %% ../../nbs/36_doctor.batches.ipynb #523ca72d
 class Parts(tuple):
     "The tensors of a batch"
     like = ()
@@ -138,7 +140,7 @@ def _check_wrap(pairs, axis):
     firsts,ends,lasts = (torch.cat(o) for o in zip(*((x[:,0], x[:,-1], y[:,-1]) for x,y in pairs)))
     periods = all((x == x[:,:1]).all() for x,_ in pairs) or any(has_period(x) for x,_ in pairs)
     if len(lasts) < 6 or periods: return []
-    is_one = lasts.unique().numel() == 1
+    is_one = lasts.unique().numel() == 1 and len(lasts) > 11
     what = ("The last target of each row is the row's own first character: the text wraps around" if (lasts == firsts).all() and not is_one
             else "The last target of each row is its own input" if (lasts == ends).all() and not is_one
             else f"The last target of each row is id {int(lasts[0])}, which is put there and not read" if is_one else None)
@@ -203,12 +205,13 @@ def read_ids(
 # %% ../../nbs/36_doctor.batches.ipynb #a90131f7
 def _told(a, b, n):
     "Mutual information of two lists of ids, in nats, less what chance gives for as many"
-    def mi(a, b):
+    def _mi(a, b):
         p = torch.bincount(a*n+b, minlength=n*n).view(n, n).float()/len(a)
         return (p*(p/(p.sum(1, keepdim=True)*p.sum(0)).clamp_min(1e-12)).clamp_min(1e-12).log()).sum().item()
     gen = torch.Generator().manual_seed(0)
-    return mi(a, b) - mi(a, b[torch.randperm(len(b), generator=gen)])
+    return _mi(a, b) - _mi(a, b[torch.randperm(len(b), generator=gen)])
 
+# %% ../../nbs/36_doctor.batches.ipynb #3d024d0a
 def check_direction(
     batches, # Of a subject, some more than a few
 )->list: # Of `Finding`s: D5
@@ -223,9 +226,10 @@ def check_direction(
     along,down = _told(*pair(lambda o: o[:,:-1], lambda o: o[:,1:]), n),_told(*pair(lambda o: o[:-1], lambda o: o[1:]), n)
     if down < .2 or down < 3*max(along, 0): return []
     return [Finding('D5', 'exact',
-        "Neighbours in the batch follow each other in the text, and neighbours in time do not: the text runs down the batch. So "
-        "each row is every so many-th character.",
-        'x = ids[:bs*(len(ids)//bs)].view(bs, -1)   # rows first; .t() for (steps, rows)', dict(nats_along_time=along, nats_down_the_batch=down))]
+        "Neighbours in the batch follow each other in the text, and neighbours in time do not: the text runs down "
+        "the batch. So each row is every so many-th character.",
+        'x = ids[:bs*(len(ids)//bs)].view(bs, -1)   # rows first; .t() for (steps, rows)',
+        dict(nats_along_time=along, nats_down_the_batch=down))]
 
 # %% ../../nbs/36_doctor.batches.ipynb #157ddef7
 def _rows_of_text(batches, axis, least=48):
@@ -238,6 +242,7 @@ def _rows_of_text(batches, axis, least=48):
             row.append(x2[r])
         yield torch.cat(row)[:120].cpu().numpy().astype(np.int64)
 
+# %% ../../nbs/36_doctor.batches.ipynb #19f2c909
 def _places(codes, ids, equal):
     "Where in a text different ids are different characters; with `equal`, equal ids equal ones as well"
     fits = np.ones(max(0, len(codes)-len(ids)+1), bool)

@@ -104,9 +104,13 @@ def _other_sizes(subject):
     e = subject.run(ends, update=False)[-1].error
     return [of_error(e, subject, ends)] if e else []
 
-_without_a_batch = {'the batches', 'what the loss gets', 'the first loss', 'gradients that are added up', 'parameters and the optimiser', 'the mode',
-                    'layers that are no part of the model', 'units and gates', 'units that are all alike', 'the graph from batch to batch'}
+_without_a_batch = {
+    'the batches', 'what the loss gets', 'the first loss', 'gradients that are added up', 'parameters and the optimiser',
+    'the mode', 'layers that are no part of the model', 'units and gates', 'units that are all alike',
+    'the graph from batch to batch',
+}
 
+# %% ../../nbs/47_doctor.diagnose.ipynb #ac4ac3b2
 def exact_findings(
     subject:Subject,
     has_time=lambda: True, # Asked before each probe
@@ -120,8 +124,9 @@ def exact_findings(
     probes = {**computation, **_of_state(subject, step)}
     blind = {} if predictions(step) else computation
     if not subject.batches[0]: blind = {k for k in probes if k not in _without_a_batch}
+    why = 'no loss function of PyTorch was seen' if subject.batches[0] else 'the step fetches its batches itself'
     for what,probe in probes.items():
-        if what in blind: yield f"{what} ({'the step fetches its batches itself' if not subject.batches[0] else 'no loss function of PyTorch was seen'})",None
+        if what in blind: yield f'{what} ({why})',None
         else: yield what,_in_time(probe, has_time)
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #a3099fa9
@@ -151,24 +156,30 @@ def of_error(
 # %% ../../nbs/47_doctor.diagnose.ipynb #f0ea8d80
 def _cut_off(e):
     return Finding('L7', 'exact',
-        "No gradient can be computed: the loss does not hang together with any parameter. .data, detach(), item(), argmax or no_grad() "
-        "on the way cuts it off.",
-        'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them', dict(error=str(e)[:100]), place_of(e))
+        "No gradient can be computed: the loss does not hang together with any parameter. .data, detach(), item(), "
+        "argmax or no_grad() on the way cuts it off.",
+        'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them',
+        dict(error=str(e)[:100]), place_of(e))
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #2bf76f1b
 def _off_by_one(subject):
     "D3, if there are more inputs than targets, or fewer"
     x,y = as_ids(subject.batches[0][0]),as_ids(subject.batches[0][-1])
-    if x is None or y is None or x.ndim != 2 or y.ndim != 2 or abs(x.numel()-y.numel()) not in x.shape or not {*x.shape} & {*y.shape}: return None
+    if x is None or y is None or x.ndim != 2 or y.ndim != 2: return None
+    is_one_off = abs(x.numel()-y.numel()) in x.shape and {*x.shape} & {*y.shape}
+    if not is_one_off: return None
     return Finding('D3', 'exact',
-        f"The inputs are {tuple(x.shape)} and the targets {tuple(y.shape)}: each input needs one target, the character after it.",
+        f"The inputs are {tuple(x.shape)} and the targets {tuple(y.shape)}: each input needs one target, the "
+        "character after it.",
         'chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]', dict(inputs=x.numel(), targets=y.numel()))
 
+# %% ../../nbs/47_doctor.diagnose.ipynb #fc6e54a4
 def _without_batches(dl):
     return Finding('D10', 'exact',
         "The loader has no batches: the text is shorter than one of them.",
         'dls = CharDataLoaders.from_text(text, bs=4, seq_len=16)', dict(batches=0))
 
+# %% ../../nbs/47_doctor.diagnose.ipynb #8a1bb09b
 def _is_empty(dl):
     try: return len(dl) == 0
     except TypeError: return False
@@ -213,15 +224,21 @@ def _examined(subject, learn, dls, sample, text):
         findings += found or []
     return findings,checked,skipped
 
+# %% ../../nbs/47_doctor.diagnose.ipynb #3c06a92a
 def _all_findings(subject, learn, dls, sample, text):
     has_time = lambda: time.perf_counter() < subject.until
     yield from exact_findings(subject, has_time)
     if sample is not None: yield 'how text is written',_in_time(lambda: sampling_findings(sample, subject, text), has_time)
     if learn is not None: yield 'validation',_in_time(lambda: _of_validation(learn, subject), has_time)
     n = sum(p.numel() for p in subject.model.parameters())
-    yield 'the amount of text',_in_time(lambda: check_amount(dls, n), has_time)
+    yield 'the amount of text',_in_time(lambda: check_amount(dls, n, _batch_size(subject)), has_time)
     yield 'whether the validation text is new',_in_time(lambda: check_overlap(dls) + check_same_text(dls), has_time)
     yield from trial_findings(subject, subject.until)
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #f8a7efbd
+def _batch_size(subject):
+    x = subject.batches[0][0] if subject.batches[0] else None
+    return x.shape[:2].numel() if isinstance(x, Tensor) and x.ndim > 1 else 0
 
 def _of_validation(learn, subject):
     return [of_error(o, subject) if isinstance(o, Exception) else o for o in check_validation(learn, subject.batches)]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_symbols', 'overlap', 'check_overlap', 'check_same_text', 'check_amount', 'Looked', 'looked_at',
-           'check_first_loss', 'check_table', 'check_units', 'units', 'at_an_end', 'check_gates', 'check_first_bad',
-           'not_finite', 'overflow', 'check_alike']
+           'check_first_loss', 'check_table', 'check_units', 'units', 'check_layers', 'at_an_end', 'check_gates',
+           'check_first_bad', 'not_finite', 'overflow', 'check_alike']
 
 # %% ../../nbs/39_doctor.initial.ipynb #b21cf4f2
 import math
@@ -25,6 +25,7 @@ def _ids_of(batches, symbols, wanted):
     ids = torch.cat([o.flatten() for o in ids if o is not None]) if ids else torch.zeros(0)
     return {s:(ids == i).float().mean().item() for i,s in enumerate(symbols) if s in wanted and len(ids)}
 
+# %% ../../nbs/39_doctor.initial.ipynb #da23bbc3
 def check_symbols(
     vocab, # Symbols by their ids, or None
     batches, # Of a subject
@@ -40,28 +41,30 @@ def check_symbols(
     if not has_capitals and (marked := sum(_ids_of(batches, symbols, {'\ufffd'}).values())) > .01: return [_lost(marked)]
     return [_damaged(bad)] if (bad := _marks_of_damage(symbols)) else []
 
-# %% ../../nbs/39_doctor.initial.ipynb #da23bbc3
+# %% ../../nbs/39_doctor.initial.ipynb #347ad94b
 def _shared_numbers(table):
     "Characters that have a number together, by that number"
     res = {}
     for c,i in (table or {}).items(): res.setdefault(i, []).append(c)
     return {i:cs for i,cs in res.items() if len(cs) > 1}
 
+# %% ../../nbs/39_doctor.initial.ipynb #626814c6
 def _merged(shared):
     i,cs = max(shared.items(), key=lambda o: len(o[1]))
     return Finding('D8', 'exact',
-        f"{', '.join(map(repr, sorted(cs)[:6]))}{' and others' if len(cs) > 6 else ''} have one and the same number, {i}. What was one "
-        "in the text cannot be told apart any more, and cannot be written.",
+        f"{', '.join(map(repr, sorted(cs)[:6]))}{' and others' if len(cs) > 6 else ''} have one and the same "
+        f"number, {i}. What was one in the text cannot be told apart any more, and cannot be written.",
         'itos = sorted(set(text))   # of the text as it is: no lower(), no default for what is unknown',
         dict(characters=sum(map(len, shared.values())), numbers=len(shared)))
 
-# %% ../../nbs/39_doctor.initial.ipynb #347ad94b
+# %% ../../nbs/39_doctor.initial.ipynb #605e7224
 def _lost(share):
     return Finding('D8', 'exact',
         f"{share:.1%} of the characters were replaced by one symbol for all that is unknown. The network can neither "
         "read nor write them.",
         "vocab = sorted(set(text))   # or min_freq=1, and no lower-casing", dict(share_unknown=share))
 
+# %% ../../nbs/39_doctor.initial.ipynb #30e43cd6
 def _marks_of_damage(symbols):
     "What no text should have"
     marks = {'\ufffd':'the mark of an unreadable byte', '\ufeff':'a byte order mark', '\x00':'null characters'}
@@ -70,9 +73,11 @@ def _marks_of_damage(symbols):
     if '\r' in symbols: bad.append('carriage returns')
     return bad + ['letters such as Ã©, which are UTF-8 read as Latin-1']*is_utf8_as_latin
 
+# %% ../../nbs/39_doctor.initial.ipynb #058d4dea
 def _damaged(bad):
     return Finding('D9', 'strong',
-        f"Among the symbols is {' and '.join(bad)}: the file was read with another encoding than it was written with.",
+        f"Among the symbols is {' and '.join(bad)}: the file was read with another encoding than it was written "
+        "with.",
         "text = open(path, encoding='utf-8').read()   # or 'cp1252', 'utf-16'", dict(marks=bad))
 
 # %% ../../nbs/39_doctor.initial.ipynb #84e1ca72
@@ -80,43 +85,48 @@ def _distance(p, q):
     "Kullback-Leibler divergence, in nats"
     return (p*((p+1e-6)/(q+1e-6)).log()).sum().item()
 
+# %% ../../nbs/39_doctor.initial.ipynb #2e443cef
 def _pieces(ids, n):
     "A number for each piece of `n` ids"
     res = np.zeros(max(0, len(ids)-n+1), np.uint64)
     for k in range(n): res = res*np.uint64(1_000_003) + ids[k:k+len(res)].astype(np.uint64)
     return res
 
+# %% ../../nbs/39_doctor.initial.ipynb #37935cd3
 def overlap(
     train, # Ids and starts, as `read_ids` gives them
     valid, # Likewise
     n:int=30, # Characters of a piece
 )->float: # Or None, if rows are too short
     "Share of the pieces of the validation part that are in the training part"
-    def pieces(ids, starts):
+    def _of_rows(ids, starts):
         rows = np.split(ids, starts[1:])
         return np.concatenate([_pieces(o, n) for o in rows])
-    a,b = pieces(*train),pieces(*valid)
+    a,b = _of_rows(*train),_of_rows(*valid)
     return float(np.isin(b, a).mean()) if len(a) and len(b) else None
 
-# %% ../../nbs/39_doctor.initial.ipynb #2e443cef
+# %% ../../nbs/39_doctor.initial.ipynb #b882b4fc
 def _whole_share(train, valid, n):
     "The same, if pieces that cross the ends of rows were seen as well"
     length = np.median(np.diff([*train[1], len(train[0])]))
     share = overlap(train, valid, n)
     return share and min(1., share*length/(length-n+1))
 
+# %% ../../nbs/39_doctor.initial.ipynb #adaa28e2
 def check_overlap(
     dls, # Loaders
     n:int=20, # Characters of a piece
 )->list: # Of `Finding`s: D6
     "Whether the validation text is new"
-    try: share = _whole_share(read_ids(dls.train, 2_000_000), read_ids(dls.valid, 500_000), n)
+    try: train,valid = read_ids(dls.train, 2_000_000),read_ids(dls.valid, 500_000)
     except (AttributeError, CharRNNError, TypeError, ValueError): return [] # no loaders of texts
+    share = _whole_share(train, valid, n)
     if share is None or share < .4: return [] # in a manual a fifth may be
     return [Finding('D6', 'strong',
-        f"{share:.0%} of the pieces of {n} characters in the validation part are in the training part as well. So the "
-        "validation loss does not say how well the network does on new text.",
-        'cut = int(.9*len(text)); train,valid = text[:cut],text[cut:]   # before anything is cut into windows', dict(share=share))]
+        f"{share:.0%} of the pieces of {n} characters in the validation part are in the training part as well. So "
+        "the validation loss does not say how well the network does on new text.",
+        'cut = int(.9*len(text)); train,valid = text[:cut],text[cut:]   # before anything is cut into windows',
+        dict(share=share))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #599f4608
 def check_same_text(
@@ -131,14 +141,15 @@ def check_same_text(
     off = _distance(p, q)
     if off < .4: return []
     return [Finding('T9', 'strong',
-        f"The validation part has other characters than the training part: {off:.2f} nats would be lost by frequencies alone. Losses of "
-        "the two cannot be compared.",
+        f"The validation part has other characters than the training part: {off:.2f} nats would be lost by "
+        "frequencies alone. Losses of the two cannot be compared.",
         'train,valid = text[:cut],text[cut:]   # of one text, treated alike', dict(nats_apart=off))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #4c0b3f6c
 def check_amount(
     dls, # Loaders
     n_params:int, # Of the model
+    n_batch:int, # Characters of a batch
 )->list: # Of `Finding`s: D10, D11
     "Whether there is enough text"
     try: n,n_valid = len(dls.train),len(dls.valid)
@@ -148,13 +159,14 @@ def check_amount(
         return [Finding('D10', 'strong',
             f"The text gives {what}. Make batches smaller, sequences shorter, or take more text.",
             'dls = CharDataLoaders.from_text(text, bs=8, seq_len=32)', dict(batches=n, valid_batches=n_valid))]
-    n_chars = len(getattr(dls.train, 'ids', ()))
+    n_chars = len(getattr(dls.train, 'ids', ())) or n*n_batch
     ratio = n_chars/max(1, n_params)
     if not n_chars or .03 < ratio < 500: return []
     small = ratio <= .03
     advice = "a smaller network, or more dropout" if small else "a larger network"
     return [Finding('D11', 'weak',
-        f"The training part has {n_chars:,} characters and the network {n_params:,} parameters. {advice.capitalize()} fits better.",
+        f"The training part has {n_chars:,} characters and the network {n_params:,} parameters. "
+        f"{advice.capitalize()} fits better.",
         'n_hid=64, dropout=0.5' if small else 'n_hid=256', dict(characters=n_chars, parameters=n_params))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #cf86bbab
@@ -186,6 +198,7 @@ def _look_for_bad(self:Looked, func, args, out):
     self.from_bad = not all(map(is_finite, args))
     self.bad_place = place_here()
 
+# %% ../../nbs/39_doctor.initial.ipynb #c39fbb2d
 @patch
 def _look_at_units(self:Looked, name, out):
     if name in ('tanh', 'tanh_', 'rnn_tanh', 'rnn_tanh_cell'): self.ends.append((out.abs() > .97).float().mean().item())
@@ -193,6 +206,7 @@ def _look_at_units(self:Looked, name, out):
         self.off.append(((out != 0).flatten(0, -2).sum(0) == 0).float().mean().item())
     if name in ('sigmoid', 'sigmoid_'): self.gates.append(out.float().mean().item())
 
+# %% ../../nbs/39_doctor.initial.ipynb #f3ec8b7a
 @patch
 def _note_padding(self:Looked, ids, weight, padding_idx=None, **kwargs):
     if padding_idx is None: return
@@ -221,6 +235,7 @@ def _is_fresh(step):
     state = getattr(step.stepped, 'state', None)
     return not state or not any(isinstance(o, dict) and o for o in state.values())
 
+# %% ../../nbs/39_doctor.initial.ipynb #a87a790b
 def check_first_loss(
     step, # Of the first batch
 )->list: # Of `Finding`s: I1, O4
@@ -230,11 +245,12 @@ def check_first_loss(
     scores,targets = found[0].detach().float(),found[1]
     is_real = (targets >= 0) & (targets < scores.shape[1])
     nats,guess = F.cross_entropy(scores[is_real], targets[is_real]).item(),math.log(scores.shape[1])
-    if not math.isfinite(nats) or nats < guess + .5 or not _is_fresh(step): return []
+    if not math.isfinite(nats) or nats < guess + .5 or nats < guess + 2 and not _is_fresh(step): return []
     return [Finding('I1', 'strong',
-        f"Before the first step the loss is {nats:.2f} nats, and a guess among {scores.shape[1]} symbols has {guess:.2f}. So the "
-        "first scores are too large, and the first steps only make them smaller.",
-        'nn.init.normal_(out.weight, std=.02); nn.init.zeros_(out.bias)   # out: the last layer', dict(nats=nats, guess=guess))]
+        f"Before the first step the loss is {nats:.2f} nats, and a guess among {scores.shape[1]} symbols has "
+        f"{guess:.2f}. So the first scores are too large, and the first steps only make them smaller.",
+        'nn.init.normal_(out.weight, std=.02); nn.init.zeros_(out.bias)   # out: the last layer',
+        dict(nats=nats, guess=guess))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #acca3e28
 def check_table(
@@ -254,8 +270,8 @@ def check_table(
     is_bad = -(p*(p+1e-9).log()).sum().item() + .3 < nats < math.log(scores.shape[1]) + 2.5
     if not is_bad or as_is < .5 or sorted_too > .45 or sorted_too > .35*as_is: return []
     return [Finding('D7', 'strong',
-        f"The loss is {nats:.2f} nats, and the network predicts symbols that are as frequent as those of the text, but others. The "
-        "weights were learned with another table of symbols.",
+        f"The loss is {nats:.2f} nats, and the network predicts symbols that are as frequent as those of the text, "
+        "but others. The weights were learned with another table of symbols.",
         'stoi = {c:i for i,c in enumerate(sorted(set(text)))}   # the same table as when the weights were learned; keep it with them',
         dict(nats=nats, off=as_is, off_if_numbered_anew=sorted_too))]
 
@@ -268,8 +284,9 @@ def check_units(
     res = units(seen)
     for i,share in seen.padding.items():
         if share > .003 and not at_an_end(subject.batches, i): res.append(_padded(subject, i, share))
-    return res + check_gates(subject.model, seen)
+    return res + check_gates(subject.model, seen) + check_layers(subject)
 
+# %% ../../nbs/39_doctor.initial.ipynb #8feb130a
 def units(
     seen:Looked,
     most:float=.5, # Share at the ends; after some training more is usual
@@ -279,24 +296,47 @@ def units(
     res = [_saturated(ends)] if ends > most else []
     return res + ([_dead(max(seen.off))] if seen.off and max(seen.off) > .7 else [])
 
+# %% ../../nbs/39_doctor.initial.ipynb #70a4b876
 def _saturated(share):
     return Finding('I3', 'strong',
-        f"{share:.0%} of the units are at the end of their range, beyond 0.97. There tanh is flat, so no gradient comes through.",
+        f"{share:.0%} of the units are at the end of their range, beyond 0.97. There tanh is flat, so no gradient "
+        "comes through.",
         'nn.init.orthogonal_(rnn.weight_hh_l0)   # smaller first weights', dict(share=share))
 
+# %% ../../nbs/39_doctor.initial.ipynb #56eab726
 def _dead(share):
     return Finding('I4', 'strong',
         f"{share:.0%} of the ReLU units are off for every character of the batch, so they get no gradient.",
         'torch.tanh(...)   # in place of relu; or a lower learning rate', dict(share=share))
 
+# %% ../../nbs/39_doctor.initial.ipynb #96efa1fa
 def _padded(subject, i, share):
     vocab = subject.vocab
     name = repr(vocab[i]) if isinstance(vocab, (list, tuple, str)) or hasattr(vocab, '__getitem__') else f'with id {i}'
     return Finding('R11', 'exact',
-        f"The symbol {name}, {share:.1%} of the text, is taken for padding: its vector gets no gradient and never changes.",
-        'nn.Embedding(n_symbols, emb_sz)   # without padding_idx; for AWD_LSTM pad_token=None', dict(id=i, share=share))
+        f"The symbol {name}, {share:.1%} of the text, is taken for padding: its vector gets no gradient and never "
+        "changes.",
+        'nn.Embedding(n_symbols, emb_sz)   # without padding_idx; for AWD_LSTM pad_token=None',
+        dict(id=i, share=share))
 
-# %% ../../nbs/39_doctor.initial.ipynb #8feb130a
+# %% ../../nbs/39_doctor.initial.ipynb #f2784c3e
+def check_layers(
+    subject:Subject,
+    most:float=1e6, # Times that gradients of one layer may be those of another
+)->list: # Of `Finding`s: I5
+    "Whether gradients vanish from layer to layer"
+    step, = subject.run(subject.batches[:1], update=False)
+    norms = {k:g.norm().item() for k,g in step.raw.items() if g.ndim > 1 and g.norm() > 0}
+    if len(norms) < 3: return []
+    low,high = min(norms, key=norms.get),max(norms, key=norms.get)
+    if norms[high] < most*norms[low]: return []
+    return [Finding('I5', 'strong',
+        f"The gradient of {low} is {norms[high]/norms[low]:.0e} times smaller than that of {high}: it vanishes on the way through "
+        "the layers.",
+        'nn.LayerNorm(n_hid)   # between layers, or fewer of them, or a way around each: h = h + layer(h)',
+        dict(smallest=norms[low], largest=norms[high]))]
+
+# %% ../../nbs/39_doctor.initial.ipynb #6558d71b
 def at_an_end(
     batches, # Of a subject
     i:int, # A symbol
@@ -311,12 +351,14 @@ def at_an_end(
         else: return False
     return True
 
+# %% ../../nbs/39_doctor.initial.ipynb #28d90825
 def _forget_biases(model):
     for m in model.modules():
         if not isinstance(m, nn.LSTM) or not m.bias: continue
         n = m.hidden_size
         for k in range(m.num_layers): yield (getattr(m, f'bias_ih_l{k}')+getattr(m, f'bias_hh_l{k}'))[n:2*n].mean().item()
 
+# %% ../../nbs/39_doctor.initial.ipynb #60cb0d69
 def check_gates(
     model:nn.Module, # That was looked at
     seen:Looked,
@@ -326,11 +368,11 @@ def check_gates(
     if not closed and not (seen.gates and min(seen.gates) < .1): return []
     mean = min([1/(1+math.exp(-o)) for o in closed] + seen.gates)
     return [Finding('R10', 'strong',
-        f"A gate is all but closed at the start ({mean:.2f} open on average). If it is the forget gate, the state is lost at "
-        "each step, and no gradient goes back.",
+        f"A gate is all but closed at the start ({mean:.2f} open on average). If it is the forget gate, the state "
+        "is lost at each step, and no gradient goes back.",
         'rnn.bias_ih_l0.data[n_hid:2*n_hid] = 1.   # forget gate of nn.LSTM', dict(open=mean))]
 
-# %% ../../nbs/39_doctor.initial.ipynb #70a4b876
+# %% ../../nbs/39_doctor.initial.ipynb #02e2231c
 def check_first_bad(
     subject:Subject,
     step, # Of the first batch
@@ -344,6 +386,7 @@ def check_first_bad(
     if seen.bad_dtype is torch.float16: return [overflow(seen)]
     return [not_finite(f"The first is what {seen.bad} gives" if seen.bad else 'Where they begin could not be seen', {}, seen.bad_place)]
 
+# %% ../../nbs/39_doctor.initial.ipynb #a2ca22bd
 def not_finite(
     where:str, # A sentence, without its end
     evidence:dict,
@@ -351,21 +394,24 @@ def not_finite(
 )->Finding:
     "Numbers are not finite"
     return Finding('O4', 'exact',
-        f"The loss is not a number. {where}. A logarithm of 0 or a division by 0 does that, and a learning rate that is "
-        "too high.",
+        f"The loss is not a number. {where}. A logarithm of 0 or a division by 0 does that, and a learning rate "
+        "that is too high.",
         'F.cross_entropy(scores, y)   # in place of log(softmax(scores)); clip gradients; a lower lr', evidence, place)
 
+# %% ../../nbs/39_doctor.initial.ipynb #c49ec6da
 def overflow(
     seen:Looked,
 )->Finding: # O12
     "Numbers are too large for half precision"
     return Finding('O12', 'exact',
         f"{seen.bad} gives more than float16 can hold (65,504), so the loss is not a number.",
-        "torch.autocast(device, dtype=torch.bfloat16)   # or a GradScaler with float16; or float32", {}, seen.bad_place)
+        "torch.autocast(device, dtype=torch.bfloat16)   # or a GradScaler with float16; or float32",
+        {}, seen.bad_place)
 
 # %% ../../nbs/39_doctor.initial.ipynb #0e5c8430
 def _n_different(p): return len(torch.unique(p.detach().float(), dim=0))
 
+# %% ../../nbs/39_doctor.initial.ipynb #15702ffa
 def check_alike(
     subject:Subject,
     n:int=3, # Steps
@@ -375,10 +421,11 @@ def check_alike(
     few = [k for k,p in ps.items() if _n_different(p) <= len(p)/8]
     if not few: return []
     after = {}
-    def note(step): after.update({k:(_n_different(ps[k]), not torch.equal(ps[k], subject.before[k])) for k in few})
-    subject.run((subject.batches*n)[:n+1], before_backward=note)
+    def _note(step): after.update({k:(_n_different(ps[k]), not torch.equal(ps[k], subject.before[k])) for k in few})
+    subject.run((subject.batches*n)[:n+1], before_backward=_note)
     alike = [k for k,(different,moved) in after.items() if moved and different <= len(ps[k])/8]
     if not alike: return []
     return [Finding('I2', 'exact',
-        f"Rows of {alike[0]} begin alike and stay alike, so {len(ps[alike[0]])} units do the work of {after[alike[0]][0]}.",
+        f"Rows of {alike[0]} begin alike and stay alike, so {len(ps[alike[0]])} units do the work of "
+        f"{after[alike[0]][0]}.",
         f'nn.init.xavier_uniform_(model.{alike[0]})', dict(units=len(ps[alike[0]]), different=after[alike[0]][0]))]

@@ -30,7 +30,8 @@ def _unique(codes):
 
 # %% ../../nbs/40_doctor.ladder.ipynb #0c9eb61f
 def _count(context, ids, vocab_sz):
-    "What occurs, a context and a symbol as one number; how often; and its place for each position, -1 without a context"
+    "What occurs, a context and a symbol as one number; how often; and its place for each position, -1 without a "
+    "context"
     has = context >= 0
     pairs,places,counts = _unique(context[has]*vocab_sz + ids[has])
     longer = np.full(len(ids), -1)

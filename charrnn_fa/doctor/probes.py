@@ -22,6 +22,7 @@ def _digits(shape, base):
     n = max(1, math.ceil(math.log(max(2, at.numel()), base) - 1e-9))
     return [at//base**k % base for k in range(n)]
 
+# %% ../../nbs/42_doctor.probes.ipynb #5030854e
 def _in_form(ids, like):
     "Ids in the form that a loader gives them in"
     if like.ndim == ids.ndim+1: return F.one_hot(ids, like.shape[-1]).to(like.dtype)
@@ -75,8 +76,9 @@ def layout(
     if step.error or x is None or x.ndim != 2 or not (found := predictions(step)): return None
     n = found[0].shape[1]
     y = as_ids(batch[-1]) if len(batch) > 1 else None
-    axis = ifnone(time_axis(subject.batches), 1)
-    if n < 2: return None
+    axis = time_axis(subject.batches)
+    if n < 2 or axis is None and len(batch) > 2: return None # which of the parts is the text?
+    axis = ifnone(axis, 1)
     if y is None: return _from_one_text(subject, batch, x, n)
     places = _marked(subject, batch, x, y, axis, n)
     return None if places is None else Layout(x, axis, places, n)
@@ -90,6 +92,7 @@ def _marked(subject, batch, x, y, axis, n):
     if y is not None and y.numel() == rows and (at := of_y((rows,))) is not None: # one target a row
         return at*steps + steps-1 if axis else (steps-1)*rows + at
 
+# %% ../../nbs/42_doctor.probes.ipynb #1a1d78af
 def check_own_targets(
     subject:Subject,
 )->list: # Of `Finding`s: D1, D2, D3
@@ -106,6 +109,7 @@ def check_own_targets(
     wraps = (at.view(x.shape)[:,:-1] == here.view(x.shape)[:,1:]).all() and (at.view(x.shape)[:,-1] == here.view(x.shape)[:,0]).all()
     return check_targets([(here.view(x.shape), at.view(x.shape))]*2) if wraps else []
 
+# %% ../../nbs/42_doctor.probes.ipynb #7089d526
 def _from_one_text(subject, batch, x, n):
     "The layout of a step that cuts inputs and targets from one text: its first characters are no targets"
     at = _decoded(subject, x.shape, lambda d: _changed(batch, x=d), n)
@@ -145,12 +149,13 @@ def _spots(lay):
     rows,steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
     return [(b, t) for b in sorted({0, rows//2, rows-1}) for t in sorted({0, steps//2, max(0, steps-2)})]
 
+# %% ../../nbs/42_doctor.probes.ipynb #0acbd4d7
 def _other_id(lay, i):
     "An id that is not `i`, of those that occur"
     some = lay.x.unique().tolist()
     return next((o for o in some[some.index(i)+1:] + some if o != i), (i+1) % lay.n_classes)
 
-# %% ../../nbs/42_doctor.probes.ipynb #0acbd4d7
+# %% ../../nbs/42_doctor.probes.ipynb #be522e34
 def reaches(
     subject:Subject,
     lay:Layout, # Of its first batch
@@ -158,10 +163,10 @@ def reaches(
 )->list: # Of `Reach`es
     "Change characters one by one, and see which predictions change"
     batch = subject.batches[0]
-    def scores(b):
+    def _scores(b):
         step, = subject.run([b], update=False, prepare=prepare)
         return None if step.error or not (p := predictions(step)) else p[0].detach().float()
-    base,again = scores(batch),scores(batch)
+    base,again = _scores(batch),_scores(batch)
     if base is None or again is None: return []
     noise = 4*(again-base).abs().max() + 1e-6*base.abs().max()
     res = []
@@ -169,7 +174,7 @@ def reaches(
         x = lay.x.clone()
         at = (row, time) if lay.axis else (time, row)
         x[at] = _other_id(lay, x[at].item())
-        new = scores(_changed(batch, x=x))
+        new = _scores(_changed(batch, x=x))
         if new is None or new.shape != base.shape: continue
         moved = ((new-base).abs().amax(1) > noise).cpu()
         res.append(Reach(row, time, moved).seen_by(lay))
@@ -178,15 +183,16 @@ def reaches(
 # %% ../../nbs/42_doctor.probes.ipynb #28ce1cd8
 def _runs_over_batch(r): return r.others and r.others_now and r.others_below and not r.later and not r.earlier
 
+# %% ../../nbs/42_doctor.probes.ipynb #eaaba07d
 def _is_transposed(lay, rs):
     "Whether all would be right if the predictions came in the other order"
     if len(lay.places) != lay.x.numel(): return False
-    def is_right(places):
+    def _is_right(places):
         other = Layout(lay.x, lay.axis, places, lay.n_classes)
         seen = [Reach(r.row, r.time, r.moved).seen_by(other) for r in rs]
         return all(r.here and not r.earlier and not r.others for r in seen)
     by_row = torch.arange(lay.x.numel())
-    return is_right(by_row) or is_right(by_row.view(lay.x.shape).T.reshape(-1))
+    return _is_right(by_row) or _is_right(by_row.view(lay.x.shape).T.reshape(-1))
 
 # %% ../../nbs/42_doctor.probes.ipynb #a0e8bc5a
 def _stirred(model):
@@ -194,6 +200,7 @@ def _stirred(model):
     gen = torch.Generator().manual_seed(0)
     for p in model.parameters(): p.add_((.05*torch.randn(p.shape, generator=gen)).to(p))
 
+# %% ../../nbs/42_doctor.probes.ipynb #d4b57d4c
 def check_reach(
     subject:Subject,
     lay:Layout, # Of its first batch
@@ -233,6 +240,7 @@ def _transposed(evidence):
         "the target of another character. Nothing warns of it, since the sizes fit.",
         'loss = F.cross_entropy(scores.transpose(0, 1).flatten(0, 1), y.flatten())', evidence)
 
+# %% ../../nbs/42_doctor.probes.ipynb #9ba9db12
 def _sees_ahead(evidence):
     return Finding('S10', 'exact',
         "A prediction changes with characters that come after it, so the network sees what it is to predict. The "
@@ -266,9 +274,9 @@ def _mixed(subject, lay, rs, evidence):
 # %% ../../nbs/42_doctor.probes.ipynb #537d5c68
 def _reaches_in_eval(subject, lay):
     "The same in evaluation mode, if the training step leaves the mode as it is"
-    def eval_mode(model, args):
+    def _eval_mode(model, args):
         for m in model.modules(): m.training = False
-    hook = subject.model.register_forward_pre_hook(eval_mode)
+    hook = subject.model.register_forward_pre_hook(_eval_mode)
     try: return reaches(subject, lay)
     finally: hook.remove()
 
@@ -291,7 +299,7 @@ def gradient_reach(
     rows,steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
     at_row,at_time = lay.row_and_time(lay.places)
     res = {}
-    def look(step):
+    def _look(step):
         if res or not step.entries or not (found := predictions(step)) or len(found[0]) != len(lay.places): return
         for row in sorted({0, rows-1}):
             last = (at_row == row) & (at_time == steps-1) & (lay.places >= 0)
@@ -301,7 +309,7 @@ def gradient_reach(
             grads = [torch.zeros_like(e) if g is None else g for g,e in zip(grads, step.entries)]
             norms = _by_time([g.detach().float() for g in grads], lay)
             if norms is not None: res[row] = norms[row].nonzero().flatten().tolist()
-    subject.run(subject.batches[:1], update=False, before_backward=look)
+    subject.run(subject.batches[:1], update=False, before_backward=_look)
     return res or None
 
 # %% ../../nbs/42_doctor.probes.ipynb #5296e5a7
@@ -335,11 +343,12 @@ def _last_of(lay, row):
 def _shifted(subject, by):
     "The predictions with what enters the network moved by random numbers, of its own size, times `by`"
     gen = torch.Generator().manual_seed(0)
-    def alter(e): return e + by*(torch.randn(e.shape, generator=gen).to(e)*(3*e.detach().std() + .1))
-    step, = subject.run(subject.batches[:1], update=False, alter=alter)
+    def _alter(e): return e + by*(torch.randn(e.shape, generator=gen).to(e)*(3*e.detach().std() + .1))
+    step, = subject.run(subject.batches[:1], update=False, alter=_alter)
     found = None if step.error or not step.entries else predictions(step)
     return found and found[0].detach().double() - found[0].detach().double().mean(1, keepdim=True)
 
+# %% ../../nbs/42_doctor.probes.ipynb #14c42723
 def check_linear(
     subject:Subject,
 )->list: # Of `Finding`s: R8
@@ -359,14 +368,15 @@ def check_graph(
 )->list: # Of `Finding`s: R2, R3
     "Whether gradients go back into a batch that is over"
     first,reached = [],[]
-    def look(step):
+    def _look(step):
         if not first: first.append(step)
         elif first[0] is not step and first[0].entries and step.loss is not None and step.loss.requires_grad:
             grads = torch.autograd.grad(step.loss.sum(), first[0].entries, retain_graph=True, allow_unused=True)
             reached.append(any(g is not None for g in grads))
-    subject.run(subject.batches[:2], update=False, before_backward=look)
+    subject.run(subject.batches[:2], update=False, before_backward=_look)
     return [kept_graph(subject)] if any(reached) else []
 
+# %% ../../nbs/42_doctor.probes.ipynb #a7792f07
 def kept_graph(
     subject:Subject,
     place=None, # Where it was noticed
@@ -374,9 +384,9 @@ def kept_graph(
     "The state of the last batch still has its graph"
     if line := thrown_away(*subject.model.modules(), *subject.roots):
         return Finding('R3', 'exact',
-            "detach() gives a new tensor, which is thrown away here. The old one keeps its graph, so gradients would go "
-            "back into batches that are over.",
-            line.source.replace(line.source.split('.detach')[0], f"{line.source.split('.detach')[0]} = {line.source.split('.detach')[0]}", 1), {}, line)
+            "detach() gives a new tensor, which is thrown away here. The old one keeps its graph, so gradients "
+            "would go back into batches that are over.",
+            f"{line.source.split('.detach')[0]} = {line.source}", {}, line)
     return Finding('R2', 'exact',
         "The state of the last batch still has its graph, so gradients go back into a batch that is over. The state "
         "should go on, and the graph should not.",
@@ -420,6 +430,7 @@ def rows_that_move(
     at_row,_ = lay.row_and_time(lay.places)
     return torch.stack([is_moved[at_row == i].any() for i in range(rows)])
 
+# %% ../../nbs/42_doctor.probes.ipynb #a0c8901b
 def check_shared_state(
     subject:Subject,
 )->list: # Of `Finding`s: R4
@@ -431,29 +442,32 @@ def check_shared_state(
     others = max((int(m.sum() - m[r].long()) for r,m in moved.items() if m is not None), default=0)
     if not others: return []
     return [Finding('R4', 'exact',
-        f"A character in one row of a batch changes predictions in {others} other rows of the next. The rows share what is carried "
-        "from batch to batch, but each is a text of its own.",
-        'state = state.detach()   # (layers, rows, units): no mean, sum or choice over the rows', dict(other_rows=others))]
+        f"A character in one row of a batch changes predictions in {others} other rows of the next. The rows share "
+        "what is carried from batch to batch, but each is a text of its own.",
+        'state = state.detach()   # (layers, rows, units): no mean, sum or choice over the rows',
+        dict(other_rows=others))]
 
 # %% ../../nbs/42_doctor.probes.ipynb #7718916a
 def _tensors_in(o, depth=0):
     if isinstance(o, Tensor): return [o] if o.is_floating_point() and o.ndim > 1 and not isinstance(o, nn.Parameter) else []
     return [t for p in o for t in _tensors_in(p, depth+1)] if isinstance(o, (tuple, list)) and depth < 3 else []
 
+# %% ../../nbs/42_doctor.probes.ipynb #027d5670
 def keeps_state(
     subject:Subject,
 )->bool:
     "Whether a step leaves a state in an attribute of the model, or of its Learner"
     seen = []
-    def look(step):
+    def _look(step):
         owners = [*subject.model.modules(), *(o for o in subject.roots if isinstance(o, Learner))]
         kept = [t for o in owners for k,v in vars(o).items() if not k.startswith('_') and k not in _of_fit for t in _tensors_in(v)]
         seen.append(any(t.numel() > 1 for t in kept))
-    subject.run(subject.batches[:1], update=False, before_backward=look)
+    subject.run(subject.batches[:1], update=False, before_backward=_look)
     return bool(seen and seen[0])
 
 _of_fit = 'xb','yb','pred','loss','loss_grad','dls','input','target','out','output'
 
+# %% ../../nbs/42_doctor.probes.ipynb #83309af0
 def check_lost_state(
     subject:Subject,
     axis:int, # Along which time runs
@@ -462,11 +476,12 @@ def check_lost_state(
     shares = continuation(subject.batches, axis)
     if not shares or shares[0] < .99 or is_carried(subject) is not False or not keeps_state(subject): return []
     return [Finding('R5', 'strong',
-        "The streams go on from batch to batch, and the network keeps a state; but nothing of one batch has an influence on the next. "
-        "The state is made anew before it is used.",
+        "The streams go on from batch to batch, and the network keeps a state; but nothing of one batch has an "
+        "influence on the next. The state is made anew before it is used.",
         'self.state = tuple(o.detach() for o in state)   # kept, and emptied only where a new text begins',
         dict(rows_that_go_on=shares[0]))]
 
+# %% ../../nbs/42_doctor.probes.ipynb #641d6d5f
 def check_length(
     subject:Subject,
     axis:int, # Along which time runs
@@ -477,8 +492,8 @@ def check_length(
     seen = subject.run((subject.batches*2)[:4], update=False)
     if any(o.error or 'step' not in o.events for o in seen): return [] # a step for several batches
     return [Finding('R7', 'strong',
-        f"The state goes on, but gradients go back over {steps} character{'s'*(steps > 1)} only, since a batch has no more. So the "
-        "network cannot learn to remember what it needs later.",
+        f"The state goes on, but gradients go back over {steps} character{'s'*(steps > 1)} only, since a batch has "
+        "no more. So the network cannot learn to remember what it needs later.",
         'seq_len = 64   # characters of a batch', dict(steps=steps))]
 
 # %% ../../nbs/42_doctor.probes.ipynb #28a9f26e

@@ -15,7 +15,7 @@ from fastai.basics import *
 from .report import Finding
 from .batches import as_ids, table_of
 from .subject import Subject, place_of, predictions
-from .probes import Layout, layout
+from .probes import layout
 
 # %% ../../nbs/46_doctor.sampling.ipynb #a98215e5
 @dataclass
@@ -36,20 +36,21 @@ def _last_scores(out, i=-1):
     if not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 1: return None
     return out.detach().float().reshape(-1, out.shape[-1])[i]
 
+# %% ../../nbs/46_doctor.sampling.ipynb #1c873a8e
 @contextmanager
 def _listening(model, res):
     "A `with` in which calls of a model are noted"
-    def note(m, args, kwargs, out):
+    def _note(m, args, kwargs, out):
         x = next((o for o in (*args, *kwargs.values()) if isinstance(o, Tensor)), None)
         ids = None if x is None else as_ids(x)
         res.fed.append(None if ids is None else ids.flatten())
         res.scores.append(_last_scores(out))
         res.firsts.append(_last_scores(out, 0))
-    def note_mode(m, args, out):
+    def _note_mode(m, args, out):
         is_random = isinstance(m, _random_modules) and getattr(m, 'p', 1) > 0 or getattr(m, 'dropout', 0) and isinstance(m, nn.RNNBase)
         if m.training and is_random: res.active.add(type(m).__name__)
-    hooks = [model.register_forward_hook(note, with_kwargs=True)]
-    hooks += [m.register_forward_hook(note_mode) for m in model.modules()]
+    hooks = [model.register_forward_hook(_note, with_kwargs=True)]
+    hooks += [m.register_forward_hook(_note_mode) for m in model.modules()]
     try: yield
     finally: [h.remove() for h in hooks]
 
@@ -74,8 +75,11 @@ def write(
 def _feeds_all(w):
     "Whether each call has the text of the one before, and more"
     pairs = [(a, b) for a,b in zip(w.fed, w.fed[1:]) if a is not None and b is not None]
-    return bool(pairs) and all(len(b) > 1 for _,b in pairs) and all(len(b) == len(a)+1 and torch.equal(b[:-1], a) or torch.equal(b[:-1], a[1:]) for a,b in pairs)
+    grows = lambda a,b: len(b) == len(a)+1 and torch.equal(b[:-1], a)
+    slides = lambda a,b: torch.equal(b[:-1], a[1:])
+    return bool(pairs) and all(len(b) > 1 and (grows(a, b) or slides(a, b)) for a,b in pairs)
 
+# %% ../../nbs/46_doctor.sampling.ipynb #c4d6753c
 def taken(
     w:Written,
 ): # Scores (n, symbols) and the id that was taken by each, (n,); None if it cannot be told
@@ -86,6 +90,7 @@ def taken(
     if len({len(o) for o in scores}) > 1: return None
     return torch.stack(scores[:-1]),torch.stack(ids[1:]).long()
 
+# %% ../../nbs/46_doctor.sampling.ipynb #b71d0541
 def as_read(
     w:Written,
 ): # Ids, (n,), and for each call the place of its last id among them
@@ -102,6 +107,7 @@ def _log_probs(scores):
     is_probability = (scores >= 0).all() and ((scores.sum(-1)-1).abs() < 1e-3).all()
     return scores.clamp_min(1e-30).log() if is_probability else scores.log_softmax(-1)
 
+# %% ../../nbs/46_doctor.sampling.ipynb #3997f4b0
 def fitted_temperature(
     scores, # (n, symbols)
     ids, # That were taken, (n,)
@@ -112,6 +118,7 @@ def fitted_temperature(
     best = ts[int(np.argmin(fits))]
     return math.inf if best > 20 else best
 
+# %% ../../nbs/46_doctor.sampling.ipynb #d361f94f
 def _is_sharp(scores):
     p = _log_probs(scores)
     return -(p.exp()*p).sum(-1).mean().item() < .9*math.log(p.shape[-1])
@@ -121,6 +128,7 @@ def _takes(sample, name):
     try: return name in inspect.signature(sample).parameters
     except (TypeError, ValueError): return False
 
+# %% ../../nbs/46_doctor.sampling.ipynb #77f52243
 def check_temperature(
     sample, # See `write`
     model:nn.Module,
@@ -135,6 +143,7 @@ def check_temperature(
     if t > 1.5 and (other := _by_first_scores(w, known[1])): return [other]
     return [_temperature(f"The characters fit a temperature of {'any size' if t == math.inf else f'{t:.1f}'}", t)] if t > 1.5 else []
 
+# %% ../../nbs/46_doctor.sampling.ipynb #543b149a
 def _by_first_scores(w, ids):
     "G3, if characters are taken by what comes back for the first character that is fed"
     firsts = [o for o in w.firsts[-len(ids)-1:-1]]
@@ -142,10 +151,11 @@ def _by_first_scores(w, ids):
     nats = [F.cross_entropy(torch.stack(o), ids).item() for o in (firsts, w.scores[-len(ids)-1:-1])]
     if nats[0] > nats[1]-.3: return None
     return Finding('G3', 'exact',
-        "Characters are taken by the scores for the first character that is fed, and not for the last. So the text does not go on "
-        "from where it is.",
+        "Characters are taken by the scores for the first character that is fed, and not for the last. So the text "
+        "does not go on from where it is.",
         'p = model(x)[:,-1].softmax(-1)   # the last step', dict(nats_by_first=nats[0], nats_by_last=nats[1]))
 
+# %% ../../nbs/46_doctor.sampling.ipynb #66ded20e
 def _check_both(sample, model, prompt):
     "Temperature 0.5 and 2, if the function takes one"
     ts = []
@@ -157,6 +167,7 @@ def _check_both(sample, model, prompt):
     said = ' and '.join('none' if t == math.inf else f'{t:.1f}' for t in ts)
     return [_temperature(f"Asked for temperatures 0.5 and 2, the characters fit {said}", ts[0])]
 
+# %% ../../nbs/46_doctor.sampling.ipynb #fd8453f4
 def _temperature(seen, t):
     return Finding('G1', 'strong',
         f"{seen}. Scores are to be divided by the temperature, once, and softmax applied to that, once.",
@@ -166,8 +177,10 @@ def _temperature(seen, t):
 def _to_eval(model, args):
     for m in model.modules(): m.training = False
 
+# %% ../../nbs/46_doctor.sampling.ipynb #d326c566
 def _read_scores(subject, lay, rows):
-    "Scores of a model that reads rows of ids from an empty state as in training, but in evaluation mode: (rows, steps, symbols)"
+    "Scores of a model that reads rows of ids from an empty state as in training, but in evaluation mode: (rows, "
+    "steps, symbols)"
     n_rows,n_steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
     x = torch.zeros(n_rows, n_steps, dtype=torch.long)
     x[:len(rows),:rows.shape[1]] = rows
@@ -183,9 +196,10 @@ def _read_scores(subject, lay, rows):
     res[at_row*n_steps+at_time] = found[0].detach().float().cpu()
     return res.view(n_rows, n_steps, -1)
 
-# %% ../../nbs/46_doctor.sampling.ipynb #d326c566
+# %% ../../nbs/46_doctor.sampling.ipynb #ce2dc818
 def _kl(logp, logq): return (logp.exp()*(logp-logq)).sum(-1)
 
+# %% ../../nbs/46_doctor.sampling.ipynb #56964032
 def _other_rows(ids, n_steps, n_rows, at):
     "For some places in a text: the last characters up to there, as many as fit; and each of them alone"
     whole = torch.stack([ids[:n_steps]])
@@ -193,6 +207,7 @@ def _other_rows(ids, n_steps, n_rows, at):
     for r,i in enumerate(at[:n_rows]): alone[r,0] = ids[i]
     return whole,alone
 
+# %% ../../nbs/46_doctor.sampling.ipynb #f7d75501
 def check_written_state(
     subject:Subject,
     w:Written,
@@ -219,23 +234,26 @@ def check_written_state(
     is_alone = _kl(last, said).mean().item() < .2*off
     return [_state_lost(off, memory, is_alone)]
 
-# %% ../../nbs/46_doctor.sampling.ipynb #ce2dc818
+# %% ../../nbs/46_doctor.sampling.ipynb #6c3775ab
 def _no_ids():
     return Finding('G3', 'exact',
-        "What goes back into the network is no character but numbers between: perhaps the probabilities, and not the symbol that "
-        "was chosen.",
+        "What goes back into the network is no character but numbers between: perhaps the probabilities, and not "
+        "the symbol that was chosen.",
         'i = torch.multinomial(p, 1)   # and i goes in next', {})
 
+# %% ../../nbs/46_doctor.sampling.ipynb #7816469c
 def _prompt_lost(n, prompt):
     return Finding('G3', 'exact',
-        f"Of the prompt's {len(prompt)} characters the network reads {max(0, n)}. What it writes does not go on from the prompt.",
+        f"Of the prompt's {len(prompt)} characters the network reads {max(0, n)}. What it writes does not go on "
+        "from the prompt.",
         'for c in prompt: scores,state = model(stoi[c], state)', dict(characters=len(prompt), read=max(0, n)))
 
+# %% ../../nbs/46_doctor.sampling.ipynb #c818c231
 def _state_lost(off, memory, is_alone):
     how = "what it says after the last character alone" if is_alone else "something else"
     return Finding('G3', 'exact',
-        f"While it writes, the network does not say what it says of the same text in training, but {how}. The state is lost or "
-        "replaced from one character to the next.",
+        f"While it writes, the network does not say what it says of the same text in training, but {how}. The state "
+        "is lost or replaced from one character to the next.",
         'scores,state = model(x, state)   # and the same state goes in with the next character',
         dict(nats_off=off, nats_of_memory=memory))
 
@@ -258,8 +276,9 @@ def check_own_text(
     expected = -(logp.exp()*logp).sum(-1)[:,skip:-1].mean().item()
     if not cost > expected+.5: return []
     return [Finding('G3', 'strong',
-        f"The network finds its own text surprising: {cost:.2f} nats a character, where it expects {expected:.2f}. So it was asked in "
-        "another way than in training: with a state that is lost, or with something else than the character that was taken.",
+        f"The network finds its own text surprising: {cost:.2f} nats a character, where it expects {expected:.2f}. "
+        "So it was asked in another way than in training: with a state that is lost, or with something else than "
+        "the character that was taken.",
         'scores,state = model(x, state)   # x: the character that was taken, state: that of the step before',
         dict(nats=cost, expected=expected))]
 
@@ -272,6 +291,7 @@ def repeated_share(
     pieces = [text[i:i+n] for i in range(len(text)-n+1)]
     return 1-len(set(pieces))/len(pieces) if pieces else 0.
 
+# %% ../../nbs/46_doctor.sampling.ipynb #8ae7df1e
 def copied_share(
     text:str,
     corpus:str,
@@ -283,9 +303,7 @@ def copied_share(
         if text[i:i+n] in corpus: covered[i:i+n] = True
     return float(covered.mean()) if len(text) else 0.
 
-test_eq((repeated_share('abcdefgh'*20, 8) > .9, repeated_share('abcdefgh', 4), copied_share('xx'+'y'*40, 'y'*50)), (True, 0., 40/42))
-
-# %% ../../nbs/46_doctor.sampling.ipynb #093b3d85
+# %% ../../nbs/46_doctor.sampling.ipynb #ffc261a5
 def check_text(
     w:Written,
     corpus:str, # Or None
@@ -293,20 +311,23 @@ def check_text(
     "Whether a text repeats itself, or another"
     loop,copied = repeated_share(w.text),copied_share(w.text, corpus) if corpus else 0.
     if loop > .4: return [Finding('G7', 'strong',
-        f"{loop:.0%} of what is written was written before: the text goes round in circles. At a low temperature the most likely "
-        "character leads back to where it was.",
+        f"{loop:.0%} of what is written was written before: the text goes round in circles. At a low temperature "
+        "the most likely character leads back to where it was.",
         'temperature = 0.8   # or top_p = 0.9', dict(share_repeated=loop))]
     if copied > .5: return [Finding('G8', 'strong',
-        f"{copied:.0%} of what is written stands in the corpus, in pieces of 40 characters and more: the network recites.",
+        f"{copied:.0%} of what is written stands in the corpus, in pieces of 40 characters and more: the network "
+        "recites.",
         'dropout = 0.5   # or a smaller network, fewer epochs, more text', dict(share_copied=copied))]
     return []
 
+# %% ../../nbs/46_doctor.sampling.ipynb #0c58ef6b
 def _pairs_of(w, prompt):
     "Characters and the ids that stand for them while text is written"
     ids,_ = as_read(w)
     text = prompt + w.text
     return list(zip(text, ids.tolist())) if len(text)-1 <= len(ids) <= len(text) else []
 
+# %% ../../nbs/46_doctor.sampling.ipynb #bdfc5c0f
 def check_one_table(
     w:Written,
     prompt:str,
@@ -321,10 +342,12 @@ def check_one_table(
     if not pairs or wrong < .02*len(pairs): return []
     of = 'that of the training' if table else 'the one before'
     return [Finding('G4', 'exact',
-        f"{wrong/len(pairs):.0%} of the characters have another number while text is written than in {of}. Two tables of symbols are in "
-        "use, or one that is moved.",
-        'itos = sorted(set(text)); stoi = {c:i for i,c in enumerate(itos)}   # one table, kept with the weights', dict(share_wrong=wrong/len(pairs)))]
+        f"{wrong/len(pairs):.0%} of the characters have another number while text is written than in {of}. Two "
+        "tables of symbols are in use, or one that is moved.",
+        'itos = sorted(set(text)); stoi = {c:i for i,c in enumerate(itos)}   # one table, kept with the weights',
+        dict(share_wrong=wrong/len(pairs)))]
 
+# %% ../../nbs/46_doctor.sampling.ipynb #6142d6c8
 def check_symbols_written(
     w:Written,
     vocab, # Symbols by their ids, or None
@@ -340,11 +363,12 @@ def check_symbols_written(
         if ''.join(symbols[i] for i in ids) == part: return []
     wrong = sum(symbols[i] != c for i,c in zip(ids, text))/len(ids)
     return [Finding('G4', 'exact',
-        f"{wrong:.0%} of the characters that are written are not those whose numbers go into the network. Numbers and characters "
-        "are from two vocabularies, or moved by one.",
-        'itos = sorted(set(text)); stoi = {c:i for i,c in enumerate(itos)}   # one table, kept with the weights', dict(share_wrong=wrong))]
+        f"{wrong:.0%} of the characters that are written are not those whose numbers go into the network. Numbers "
+        "and characters are from two vocabularies, or moved by one.",
+        'itos = sorted(set(text)); stoi = {c:i for i,c in enumerate(itos)}   # one table, kept with the weights',
+        dict(share_wrong=wrong))]
 
-# %% ../../nbs/46_doctor.sampling.ipynb #ffc261a5
+# %% ../../nbs/46_doctor.sampling.ipynb #375cd912
 def sampling_findings(
     sample, # Function of a model, a prompt and a number of characters
     subject:Subject, # What trains the model
@@ -371,6 +395,7 @@ def sampling_findings(
     subject.noted.restore()
     return res + (check_text(w, text) or check_unknown(sample, subject, prompt) if not res else [])
 
+# %% ../../nbs/46_doctor.sampling.ipynb #56164d22
 def check_unknown(
     sample, # See `write`
     subject:Subject,
@@ -381,30 +406,34 @@ def check_unknown(
     subject.noted.restore()
     if w.error is not None: return []
     return [Finding('G6', 'weak',
-        "A prompt with a symbol that the text does not have is accepted without a word, so the network reads something else than what "
-        "stands there.",
+        "A prompt with a symbol that the text does not have is accepted without a word, so the network reads "
+        "something else than what stands there.",
         "unknown = set(prompt) - set(stoi)   # say so, and stop", {})]
 
+# %% ../../nbs/46_doctor.sampling.ipynb #1917f87c
 def _in_eval(sample):
     "The same function with a model whose dropout is off"
-    def f(model, prompt, n):
+    def _f(model, prompt, n):
         hooks = [m.register_forward_pre_hook(lambda m,a: setattr(m, 'training', False)) for m in model.modules()]
         try: return sample(model, prompt, n)
         finally: [h.remove() for h in hooks]
-    return f
+    return _f
 
-# %% ../../nbs/46_doctor.sampling.ipynb #0c58ef6b
+# %% ../../nbs/46_doctor.sampling.ipynb #03994f96
 def _dropout_on(kinds):
     return Finding('G2', 'exact',
-        f"{', '.join(sorted(kinds))} works in training mode while text is written, so parts of the network are switched off at random.",
+        f"{', '.join(sorted(kinds))} works in training mode while text is written, so parts of the network are "
+        "switched off at random.",
         'model.eval()   # before writing, and model.train() after it', {})
 
+# %% ../../nbs/46_doctor.sampling.ipynb #a4f0d303
 def _of_sample_error(e, prompt, text):
     unknown = sorted({c for c in prompt} - {*(text or prompt)})
     place = place_of(e)
     if unknown or isinstance(e, KeyError) and str(e.args[0] if e.args else '') in prompt:
         return Finding('G6', 'exact',
-            f"The prompt has {', '.join(map(repr, unknown or [str(e.args[0])]))}, which the network has never read, so there is no number for it.",
+            f"The prompt has {', '.join(map(repr, unknown or [str(e.args[0])]))}, which the network has never read, "
+            "so there is no number for it.",
             "prompt = ''.join(c for c in prompt if c in stoi)", {}, place)
     last = (str(e).strip().splitlines() or [''])[-1].strip().rstrip('.')[:300]
     return Finding('G3', 'exact', f"Writing ends in an error: {type(e).__name__}{': '*bool(last)}{last}.", '', {}, place)

@@ -24,14 +24,14 @@ def _template(message): return re.sub(r'\d+', '#', message)
 # %% ../../nbs/41_doctor.shapes.ipynb #648cf99c
 def _cut(batch, x, rows=0, steps=0, axis=1):
     "A batch with fewer rows and steps"
-    def part(t):
+    def _part(t):
         if not isinstance(t, Tensor): return t
-        if t.ndim and t.numel() == x.numel() and t.ndim == 1: return part(t.view(x.shape)).flatten()
+        if t.ndim and t.numel() == x.numel() and t.ndim == 1: return _part(t.view(x.shape)).flatten()
         if t.shape[:2] == x.shape:
             t = t.narrow(1-axis, 0, t.shape[1-axis]-rows)
             return t.narrow(axis, 0, t.shape[axis]-steps).contiguous()
         return t[:len(t)-rows] if t.ndim and len(t) == x.shape[1-axis] else t
-    return tuple(map(part, batch))
+    return tuple(map(_part, batch))
 
 # %% ../../nbs/41_doctor.shapes.ipynb #47e79444
 def _messages(subject, i, batch):
@@ -105,6 +105,7 @@ def _axis(pair):
     n,name = pair
     return f'{n} {name}'.replace(' × …', ' times something') if name else f'{n}'
 
+# %% ../../nbs/41_doctor.shapes.ipynb #96cd7d98
 def _target_size(axes, place):
     want,got = axes[:2],axes[2:]
     return 'S1', (
@@ -122,11 +123,13 @@ def _batch_sizes(axes, place):
 # %% ../../nbs/41_doctor.shapes.ipynb #48357d69
 def _products(axes, place):
     a,b,c,d = axes
+    if b[1] == 'steps': return _not_embedded(axes, place) # a row of ids goes into a layer
     return 'S8', (
         f"A layer gets vectors of {_axis(b)} and was made for {_axis(c)}. The size of what goes in must be that of "
         "the layer's input."
         ), f'nn.Linear({b[0]}, {d[0]})'
 
+# %% ../../nbs/41_doctor.shapes.ipynb #3b94a4c8
 def _input_size(axes, place):
     return ('S8',
         f"A recurrent layer was made for vectors of {_axis(axes[0])}, and gets {_axis(axes[1])}.",
@@ -155,28 +158,40 @@ def _view(axes, place):
         "or flatten two axes.",
         'scores.flatten(0, 1)')
 
+# %% ../../nbs/41_doctor.shapes.ipynb #17dd0a01
+def _few_outputs(axes, place):
+    return ('S8',
+        f"A target has the id {axes[0][0]}, and the network has no output for it: it has fewer outputs than there are symbols.",
+        'nn.Linear(n_hid, len(vocab))   # the last layer')
+
 def _id_range(axes, place):
     return ('D12',
         "An id is not below the number of symbols. The vocabulary is another one than that of the network, or "
         "counted from 1.",
         'nn.Embedding(len(vocab), emb_sz)   # and nn.Linear(n_hid, len(vocab))')
 
-# %% ../../nbs/41_doctor.shapes.ipynb #17dd0a01
+# %% ../../nbs/41_doctor.shapes.ipynb #4321d09e
 def _tuple_state(axes, place):
     return ('S7',
         "The state of an LSTM is a pair (h, c), and is treated as one tensor here; or what a recurrent layer "
         "returns, (outputs, state), is.",
         'out, (h, c) = rnn(x)\nstate = (h.detach(), c.detach())')
 
+# %% ../../nbs/41_doctor.shapes.ipynb #944431d4
+def _unpacked_state(axes, place):
+    if not place or not re.search(r'\bh\w*\s*,\s*c', place.source): raise ValueError # something else is unpacked
+    return _tuple_state(axes, place)
+
 def _not_embedded(axes, place):
     return ('S2',
         "Ids are whole numbers, and this layer works with vectors. An embedding has a vector for each id.",
         'x = self.emb(x)   # self.emb = nn.Embedding(n_symbols, emb_sz)')
 
-# %% ../../nbs/41_doctor.shapes.ipynb #4321d09e
+# %% ../../nbs/41_doctor.shapes.ipynb #fc49fb0f
 def _float_ids(axes, place):
     return 'D12', "Here ids are expected, whole numbers, and they come as something else.", 'x = x.long()'
 
+# %% ../../nbs/41_doctor.shapes.ipynb #e26d4f35
 def _second_time(axes, place):
     return ('R2',
         "The state of the last batch still has its graph, so gradients would go back into a batch that is over. "
@@ -201,14 +216,16 @@ _patterns = {
     r'The size of tensor a \(\d+\) must match|Sizes of tensors must match': _two_sizes,
     r'must be broadcastable|stack expects each tensor': _two_sizes,
     r"shape '\[.*\]' is invalid for input of size": _view,
-    r'index out of range in self|Target \d+ is out of bounds|device-side assert': _id_range,
-    r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple": _tuple_state,
+    r'index out of range in self|device-side assert': _id_range,
+    r'Target \d+ is out of bounds': _few_outputs,
+    r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple|hx and cx should also be": _tuple_state,
+    r'(too many|not enough) values to unpack': _unpacked_state,
     r'backward through the graph a second time': _second_time,
     r'multi-target not supported|1D target tensor expected': _one_dimension,
     r"argument #1 'indices' to have one of the following scalar types": _float_ids,
     r'mat1 and mat2 must have the same dtype|expected (m1 and m2|scalar type).*(Long|Int)': _not_embedded,
     r'"addmm.*" not implemented for .(Long|Int)|input must have the type|RNN input dtype \(torch.int': _not_embedded,
-    r'expected scalar type Long|not implemented for .Int|only .*integer.* can be converted': _float_ids,
+    r'expected (scalar type|target dtype to be) Long|not implemented for .Int|only .*integer.* can be converted': _float_ids,
 }
 
 # %% ../../nbs/41_doctor.shapes.ipynb #27b55a01

@@ -64,6 +64,7 @@ def _enters(func, args, out):
     is_cast = args and _is_ids(args[0]) and func in _casts
     return is_cast and out.ndim >= 2 and not out.requires_grad
 
+# %% ../../nbs/37_doctor.subject.ipynb #5451f6f9
 def _is_ids(o): return isinstance(o, Tensor) and o.dtype in (torch.int64, torch.int32, torch.uint8)
 
 _casts = {Tensor.float, Tensor.to, Tensor.type, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type_as}
@@ -119,6 +120,7 @@ def _note_backward(self:_Watch, loss):
     try: self.before_backward(step)
     finally: self.step = step
 
+# %% ../../nbs/37_doctor.subject.ipynb #8c76baca
 @patch
 def _note_entry(self:_Watch, out):
     entry = self.alter(out if out.requires_grad else out.requires_grad_())
@@ -131,6 +133,7 @@ def _note_pick(self:_Watch, scores, rows, target, out):
     kind = _probability_kind(rows)
     if kind: self.step.picks.append(LossCall(kind, scores, target.view(scores.shape[:-1]), out, {}))
 
+# %% ../../nbs/37_doctor.subject.ipynb #71fc3b9e
 @patch
 def _note_loss(self:_Watch, func, input, target, *args, out, **options):
     if args: options['args'] = args
@@ -225,10 +228,12 @@ def _has_moved(self:Subject):
 
 class OutOfTime(Exception): "There is no time for a further run"
 
+# %% ../../nbs/37_doctor.subject.ipynb #7c77d422
 @patch
 def _note_gradients(self:Subject, step):
-    step.raw = {k:p.grad.detach().clone() for k,p in self.model.named_parameters() if p.grad is not None}
+    step.raw = {k:p.grad.detach().to_dense().clone() for k,p in self.model.named_parameters() if p.grad is not None}
 
+# %% ../../nbs/37_doctor.subject.ipynb #c2e34931
 @patch
 def _note_call(self:Subject, model, args, kwargs, out):
     if not self.watch.step: return
@@ -249,13 +254,13 @@ def _followed(subject, update):
     roots = torch.optim.Optimizer,Optimizer,OptimWrapper,torch.optim.lr_scheduler.LRScheduler
     was = [(cls, name, vars(cls)[name]) for root in roots for cls in _classes(root)
            for name in ('step', 'zero_grad') if name in vars(cls)]
-    def wrapped(name, f):
-        def act(opt, *args, **kwargs): return subject.act(f, name, update, opt, *args, **kwargs)
-        return act
+    def _wrapped(name, f):
+        def _act(opt, *args, **kwargs): return subject.act(f, name, update, opt, *args, **kwargs)
+        return _act
     own = [(o, name, vars(o)[name]) for o in subject.noted.seen.values() if isinstance(o, roots)
            for name in ('step', 'zero_grad') if name in vars(o)] # such as a scheduler leaves
-    for cls,name,f in was: setattr(cls, name, wrapped(name, f))
-    for o,name,f in own: vars(o)[name] = partial(wrapped(name, lambda opt, *args, f=f, **kwargs: f(*args, **kwargs)), o)
+    for cls,name,f in was: setattr(cls, name, _wrapped(name, f))
+    for o,name,f in own: vars(o)[name] = partial(_wrapped(name, lambda opt, *args, f=f, **kwargs: f(*args, **kwargs)), o)
     try: yield
     finally:
         for cls,name,f in was: setattr(cls, name, f)
@@ -280,20 +285,22 @@ def act(self:Subject, f, name, update, opt, *args, **kwargs):
         with _other_hypers(opt, self.hypers if name == 'step' else noop): return f(opt, *args, **kwargs)
     finally: self.acting = False
 
+# %% ../../nbs/37_doctor.subject.ipynb #d2167c7e
 @patch
 def _note_step(self:Subject, opt):
     step = self.watch.step
     step.stepped,step.rates = opt,[g.get('lr', 0) for g in hypers_of(opt)]
-    new = {k:p.grad.detach().clone() for k,p in self.model.named_parameters() if p.grad is not None}
+    new = {k:p.grad.detach().to_dense().clone() for k,p in self.model.named_parameters() if p.grad is not None}
     step.grads = {**new, **step.grads} # of several optimisers the first
 
-# %% ../../nbs/37_doctor.subject.ipynb #d2167c7e
+# %% ../../nbs/37_doctor.subject.ipynb #1bd6ad21
 def hypers_of(
     opt, # PyTorch's or fastai's
 )->list: # Of dictionaries
     "The hyper-parameters of an optimiser, by group"
     return getattr(opt, 'hypers', None) or opt.param_groups
 
+# %% ../../nbs/37_doctor.subject.ipynb #9f221db1
 @contextmanager
 def _other_hypers(opt, change):
     "A `with` in which an optimiser has other hyper-parameters"
@@ -311,7 +318,7 @@ def _other_hypers(opt, change):
 def parts_subject(model, batches, loss_func, opt=None, vocab=None):
     "What a model does with a loss and an optimiser in the usual loop"
     given,opt = opt,opt or torch.optim.SGD([p for p in model.parameters() if p.requires_grad] or [torch.zeros(1)], lr=1e-3)
-    def take(batches):
+    def _take(batches):
         model.train()
         for b in batches:
             self.begin(b)
@@ -319,7 +326,7 @@ def parts_subject(model, batches, loss_func, opt=None, vocab=None):
             loss_func(_scores(model(*xb)), yb).backward()
             opt.step()
             opt.zero_grad()
-    self = Subject(model, batches, take, [opt, loss_func], vocab)
+    self = Subject(model, batches, _take, [opt, loss_func], vocab)
     self.knows_rate = given is not None
     return self
 
@@ -334,6 +341,7 @@ _onlooker_names = 'Checkpoint', 'DriveCheckpoint', 'Doctor', 'ShowGraphCallback'
 
 def _looks_on(cb): return isinstance(cb, _onlookers) or type(cb).__name__ in _onlooker_names
 
+# %% ../../nbs/37_doctor.subject.ipynb #72aaec7c
 def in_quiet(
     learn:Learner, # Which is changed
 ):
@@ -382,12 +390,12 @@ def learner_subject(
     learn:Learner, # Any
 )->Subject:
     "What a Learner does"
-    def take(batches):
+    def _take(batches):
         in_quiet(learn)
         learn.dls = OtherLoaders(learn.dls, batches)
         learn.fit(1, cbs=LooksOn(self, len(batches)))
     roots = [learn, learn.cbs, learn.opt, learn.loss_func, *learn.metrics]
-    self = Subject(learn.model, take_batches(learn.dls.train), take, roots, getattr(learn.dls, 'vocab', None))
+    self = Subject(learn.model, take_batches(learn.dls.train), _take, roots, getattr(learn.dls, 'vocab', None))
     return self
 
 # %% ../../nbs/37_doctor.subject.ipynb #8de7b541
@@ -407,7 +415,7 @@ def _required(f):
     kinds = inspect.Parameter.POSITIONAL_ONLY,inspect.Parameter.POSITIONAL_OR_KEYWORD
     return [p.name for p in inspect.signature(f).parameters.values() if p.kind in kinds and p.default is p.empty]
 
-
+# %% ../../nbs/37_doctor.subject.ipynb #2e9f51ff
 def fetches(
     f, # A training step
 )->bool:
@@ -438,12 +446,12 @@ def function_subject(
     "What a function does that makes a training step"
     batches = take_batches(batches)
     wanted = _arguments(f, len(batches[0]))
-    def take(batches):
+    def _take(batches):
         for i,b in enumerate(batches):
             self.begin(b)
             given = dict(model=model, opt=opt, batch=self.batches[0].whole(b), x=b[0], y=b[-1], i=i) if b else {}
             f(*[b[o] if isinstance(o, int) else given[o] for o in wanted])
-    self = Subject(model, batches, take, [f, opt], vocab)
+    self = Subject(model, batches, _take, [f, opt], vocab)
     return self
 
 # %% ../../nbs/37_doctor.subject.ipynb #40959758

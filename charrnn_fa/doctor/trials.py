@@ -41,6 +41,7 @@ class Trial:
 # %% ../../nbs/44_doctor.trials.ipynb #f4081752
 class _Enough(Exception): "There was time for no more"
 
+# %% ../../nbs/44_doctor.trials.ipynb #a8544769
 def _nats(step):
     "Cross-entropy of a step, or its loss if it has none"
     if (found := _real(step)) is None: return float('nan') if step.loss is None else step.loss.detach().float().mean().item()
@@ -48,6 +49,7 @@ def _nats(step):
     if step.losses[0].name == 'probability': scores = scores.log()
     return F.cross_entropy(scores, targets).item() if len(targets) else float('nan')
 
+# %% ../../nbs/44_doctor.trials.ipynb #c23100f0
 def _real(step):
     "Scores and targets of a step, without those that are ignored; None if there are none"
     found = predictions(step)
@@ -58,22 +60,26 @@ def _real(step):
 
 _classifying = 'cross_entropy','nll_loss','probability','log-probability'
 
+# %% ../../nbs/44_doctor.trials.ipynb #40070051
 def _entropy(ids):
     p = ids.unique(return_counts=True)[1]/max(1, len(ids))
     return -(p*p.log()).sum().item()
 
+# %% ../../nbs/44_doctor.trials.ipynb #0708626e
 def _norm(grads): return math.sqrt(sum(g.float().square().sum().item() for g in grads))
 
-# %% ../../nbs/44_doctor.trials.ipynb #a8544769
+# %% ../../nbs/44_doctor.trials.ipynb #26dcd9a9
 def _cycled(batches, n): return [batches[i % len(batches)] for i in range(n)]
 
+# %% ../../nbs/44_doctor.trials.ipynb #e60740c6
 def _eval_mode(subject, n):
     "A hook that lets steps from the n-th on run in evaluation mode"
-    def to_eval(model, args):
+    def _to_eval(model, args):
         if len(subject.steps) < n: return
         for m in model.modules(): m.training = False
-    return subject.model.register_forward_pre_hook(to_eval)
+    return subject.model.register_forward_pre_hook(_to_eval)
 
+# %% ../../nbs/44_doctor.trials.ipynb #a3397e76
 def trial(
     subject:Subject,
     n:int=60, # Steps
@@ -84,19 +90,19 @@ def trial(
     "Train a little"
     res,until = Trial(),time.perf_counter()+seconds
     batches = _cycled(batches or subject.more, n)
-    def before(step):
+    def _before(step):
         nats = _nats(step)
         if not math.isfinite(nats) and res.bad is None: res.bad = len(subject.steps)-1
         if time.perf_counter() > until or res.bad is not None: raise _Enough
         res.nats.append(nats)
         if res.guess is None and (found := _real(step)) is not None: res.guess = _entropy(found[1])
         step.calls,step.losses,step.picks,step.entries = [],[],[],[] # so that memory does not grow
-    def after(step): res.norms.append(_norm([p.grad for p in subject.model.parameters() if p.grad is not None]))
-    def at_step(groups):
+    def _after(step): res.norms.append(_norm([p.grad for p in subject.model.parameters() if p.grad is not None]))
+    def _at_step(groups):
         if len(subject.steps) <= n: hypers(groups)
         else: [g.update(lr=0.) for g in groups] # the two steps at the end only measure
     hook = _eval_mode(subject, n+2)
-    try: steps = subject.run([*batches, batches[-1], batches[-1]], before_backward=before, after_backward=after, hypers=at_step)
+    try: steps = subject.run([*batches, batches[-1], batches[-1]], before_backward=_before, after_backward=_after, hypers=_at_step)
     finally: hook.remove()
     return _complete(res, steps, n)
 
@@ -115,14 +121,16 @@ def _complete(res, steps, n):
 
 # %% ../../nbs/44_doctor.trials.ipynb #32b4b9be
 def _scaled(by):
-    def change(groups):
+    def _change(groups):
         for g in groups: g['lr'] *= by
-    return change
+    return _change
 
+# %% ../../nbs/44_doctor.trials.ipynb #225d0e2e
 def _without_decay(groups):
     for g in groups:
         for k in {'wd', 'weight_decay'} & {*g}: g[k] = 0.
 
+# %% ../../nbs/44_doctor.trials.ipynb #8c0db7c3
 def _still_falls(t):
     "Whether a loss is on its way down at the end"
     n = len(t.nats)//4
@@ -143,6 +151,7 @@ def check_high_rate(
         if t.end < reference and not _catches_up(subject, base, t, by, seconds): return [_too_high(base, t, by)]
     return []
 
+# %% ../../nbs/44_doctor.trials.ipynb #b5770934
 def _catches_up(subject, base, t, by, seconds):
     "Whether a loss that falls late is not much behind after three times as many steps"
     if base.bad is not None or not _still_falls(base): return False
@@ -150,15 +159,16 @@ def _catches_up(subject, base, t, by, seconds):
     n = min(len(more.nats), len(less.nats))
     return more.bad is None and n > len(base.nats) and statistics.mean(more.nats[n-20:n]) < statistics.mean(less.nats[n-20:n]) + .4
 
+# %% ../../nbs/44_doctor.trials.ipynb #08829a2e
 def _too_high(base, t, by):
     lr = max(base.rates[:5] or [0])
     was = 'not a number' if base.bad is not None else f'{base.end:.2f} nats'
     return Finding('O1', 'strong',
-        f"After {len(t.nats)} steps the loss is {was}; with {by:g} of the learning rate it is {t.end:.2f}, from the same weights "
-        "and with the same batches. So the learning rate is too high.",
+        f"After {len(t.nats)} steps the loss is {was}; with {by:g} of the learning rate it is {t.end:.2f}, from the "
+        "same weights and with the same batches. So the learning rate is too high.",
         f'lr = {lr*by:.2g}   # in place of {lr:.2g}', dict(lr=lr, nats=base.end, nats_with_less=t.end, times=by))
 
-# %% ../../nbs/44_doctor.trials.ipynb #b5770934
+# %% ../../nbs/44_doctor.trials.ipynb #2ebc146d
 def check_low_rate(
     subject:Subject,
     base:Trial, # As it is
@@ -174,11 +184,12 @@ def check_low_rate(
         if base.gain > .2: return []
     return []
 
+# %% ../../nbs/44_doctor.trials.ipynb #a7406726
 def _too_low(base, t, by):
     lr = max(base.rates[:5] or [0])
     return Finding('O2', 'strong',
-        f"In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats, and with {by} times the learning rate by "
-        f"{t.gain:.2f}. So the learning rate is too low.",
+        f"In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats, and with {by} times the "
+        f"learning rate by {t.gain:.2f}. So the learning rate is too low.",
         f'lr = {lr*by:.2g}   # in place of {lr:.2g}', dict(lr=lr, gain=base.gain, gain_with_more=t.gain, times=by))
 
 # %% ../../nbs/44_doctor.trials.ipynb #2dc4c45d
@@ -193,26 +204,36 @@ def check_course(
     if len(base.rates) > 20 and max(base.rates[-5:]) < .01*max(base.rates): res.append(_rate_gone(base))
     return res
 
+# %% ../../nbs/44_doctor.trials.ipynb #226720b9
 def _never_returns(subject):
     "Whether an optimiser that was replaced makes no further step"
     seen = [o.stepped for o in subject.steps if o.stepped is not None]
     changes = sum(a is not b for a,b in zip(seen, seen[1:]))
     return changes == len({id(o) for o in seen})-1
 
+# %% ../../nbs/44_doctor.trials.ipynb #0b6cde9f
 def _made_anew(base):
     return Finding('O5', 'exact',
-        f"In {len(base.rates)} steps {len(base.opts)} optimisers were at work, one after the other: each new one has lost what the "
-        "one before knew of the gradients.",
-        "for g in opt.param_groups: g['lr'] = lr   # in place of a new optimiser", dict(optimisers=len(base.opts), steps=len(base.rates)))
+        f"In {len(base.rates)} steps {len(base.opts)} optimisers were at work, one after the other: each new one "
+        "has lost what the one before knew of the gradients.",
+        "for g in opt.param_groups: g['lr'] = lr   # in place of a new optimiser",
+        dict(optimisers=len(base.opts), steps=len(base.rates)))
 
+# %% ../../nbs/44_doctor.trials.ipynb #baddd3e4
 def _rate_gone(base):
     return Finding('O10', 'strong',
-        f"The learning rate falls from {max(base.rates):.2g} to {base.rates[-1]:.2g} in {len(base.rates)} steps, so nothing more is learned. "
-        "Perhaps the schedule was meant for epochs and goes on with every batch.",
+        f"The learning rate falls from {max(base.rates):.2g} to {base.rates[-1]:.2g} in {len(base.rates)} steps, so "
+        "nothing more is learned. Perhaps the schedule was meant for epochs and goes on with every batch.",
         'scheduler.step()   # once after each epoch, or with the number of batches as its length',
         dict(highest=max(base.rates), lowest=base.rates[-1], steps=len(base.rates)))
 
 # %% ../../nbs/44_doctor.trials.ipynb #750937b5
+def _without_dropout(subject, *args, **kwargs):
+    "A trial in evaluation mode"
+    hook = _eval_mode(subject, 0)
+    try: return trial(subject, *args, **kwargs)
+    finally: hook.remove()
+
 def check_dropout(
     subject:Subject,
     base:Trial, # As it is
@@ -220,13 +241,11 @@ def check_dropout(
 )->list: # Of `Finding`s: I7
     "Whether dropout keeps the network from learning"
     if base.cost is None or base.cost < .1: return []
-    hook = _eval_mode(subject, 0)
-    try: t = trial(subject, len(base.nats), seconds)
-    finally: hook.remove()
-    if t.bad is not None or t.end > base.end - .35: return []
+    t = _without_dropout(subject, len(base.nats), seconds)
+    if t.bad is not None or t.end > base.end - .28: return []
     return [Finding('I7', 'strong',
-        f"After {len(base.nats)} steps the loss is {base.end:.2f} nats, and without dropout it is {t.end:.2f}. That much takes away "
-        "what the network needs in order to learn.",
+        f"After {len(base.nats)} steps the loss is {base.end:.2f} nats, and without dropout it is {t.end:.2f}. That "
+        "much takes away what the network needs in order to learn.",
         'dropout = 0.2', dict(nats=base.end, nats_without=t.end))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #d9fc65a7
@@ -242,8 +261,8 @@ def check_decay(
     t = trial(subject, len(base.nats), seconds, hypers=_without_decay)
     if t.bad is not None or t.end > base.end - .15: return []
     return [Finding('O13', 'strong',
-        f"With weight decay {max(wds):g} the loss is {base.end:.2f} nats after {len(base.nats)} steps, and without it {t.end:.2f}: the "
-        "weights are pulled to zero faster than they learn.",
+        f"With weight decay {max(wds):g} the loss is {base.end:.2f} nats after {len(base.nats)} steps, and without "
+        f"it {t.end:.2f}: the weights are pulled to zero faster than they learn.",
         'weight_decay=0.01   # and AdamW', dict(weight_decay=max(wds), nats=base.end, nats_without=t.end))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #34522683
@@ -257,13 +276,14 @@ def check_explosion(
     was_clipped = base.used and max(base.used) < .5*max(norms, default=0)
     wild = len(norms) < len(base.norms) or len(norms) > 4 and max(norms) > max(20*statistics.median(norms), 10)
     if was_clipped or not (wild or base.bad is not None or norms and statistics.median(norms) > 30): return []
-    def clip(groups): nn.utils.clip_grad_norm_(subject.model.parameters(), 1.)
-    t = trial(subject, max(20, len(base.nats)), seconds, hypers=clip)
+    def _clip(groups): nn.utils.clip_grad_norm_(subject.model.parameters(), 1.)
+    t = trial(subject, max(20, len(base.nats)), seconds, hypers=_clip)
     helps = t.bad is None and len(t.nats) > 10 and (base.bad is not None and t.end < t.start - .1 or t.end < base.end - .15)
     if not helps: return []
     return [Finding('O3', 'strong',
-        f"The norm of the gradient goes up to {max(norms, default=math.inf):,.0f}, {max(norms, default=1)/max(1e-9, statistics.median(norms or [1])):.0f} times "
-        f"the usual. Clipped to 1, the same training ends at {t.end:.2f} nats.",
+        f"The norm of the gradient goes up to {max(norms, default=math.inf):,.0f}, "
+        f"{max(norms, default=1)/max(1e-9, statistics.median(norms or [1])):.0f} times the usual. Clipped to 1, the "
+        f"same training ends at {t.end:.2f} nats.",
         'nn.utils.clip_grad_norm_(model.parameters(), 1.)   # before opt.step()',
         dict(largest=max(norms, default=math.inf), median=statistics.median(norms or [0]), nats_clipped=t.end))]
 
@@ -276,7 +296,8 @@ def check_lost_numbers(
     if base.bad is None: return []
     if base.bad == 0: return [] # that is seen without a training
     seen = looked_at(subject, _cycled(subject.more, base.bad+1), base.bad, update=True)
-    where = f"In step {base.bad+1} {'the weights are not finite any more' if seen.from_bad else f'{seen.bad} gives the first number that is not finite'}" if seen.bad else f"It happens in step {base.bad+1}"
+    what = 'it happens' if not seen.bad else 'the weights are not finite any more' if seen.from_bad else f'{seen.bad} gives the first'
+    where = f"In step {base.bad+1} {what}"
     return [not_finite(where, dict(step=base.bad+1), seen.bad_place)]
 
 # %% ../../nbs/44_doctor.trials.ipynb #a03b774c
@@ -288,17 +309,17 @@ def check_capacity(
 )->list: # Of `Finding`s: I6
     "Whether one batch can be learned by heart, or at least better than by counting"
     batch = subject.batches[0]
-    if base.bad is not None or base.cost is not None and base.cost > .2: return []
+    if base.bad is not None: return []
     guess = None
     for by in 1,10:
-        t = trial(subject, n, seconds, batches=[batch], hypers=_scaled(by))
+        t = _without_dropout(subject, n, seconds, batches=[batch], hypers=_scaled(by))
         guess = t.guess
         if guess is None or t.bad is None and len(t.nats) < n or t.end < .75*guess: return []
         best = t.end if by == 1 else min(best, t.end)
     if not .75*guess < best < guess + .5: return []
     return [Finding('I6', 'strong',
-        f"After {n} steps with one and the same batch the loss is {best:.2f} nats; how frequent each character is alone would give "
-        f"{guess:.2f}. The network is too small to learn even one batch by heart.",
+        f"After {n} steps with one and the same batch the loss is {best:.2f} nats; how frequent each character is "
+        f"alone would give {guess:.2f}. The network is too small to learn even one batch by heart.",
         'n_hid = 128', dict(nats=best, unigram=guess))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #f1f5f84e

@@ -17,11 +17,12 @@ from .subject import Subject, hypers_of, place_here, predictions, rows_of
 # %% ../../nbs/38_doctor.update.ipynb #c5050e68
 def _sums_to_one(p, tol=1e-3): return bool((p >= 0).all()) and bool(((p.sum(1)-1).abs() < tol).all())
 
+# %% ../../nbs/38_doctor.update.ipynb #bedb0b9d
 def _enlarged(subject, factor=100.):
     "The predictions with all parameters `factor` times as large"
-    def enlarge(model):
+    def _enlarge(model):
         for p in model.parameters(): p.mul_(factor)
-    step, = subject.run(subject.batches[:1], update=False, prepare=enlarge)
+    step, = subject.run(subject.batches[:1], update=False, prepare=_enlarge)
     found = None if step.error else predictions(step)
     return found and found[0].detach().float()
 
@@ -72,9 +73,10 @@ def check_reported(
     times = loss/max(nats, 1e-9)
     if abs(loss-nats) < .03*nats or times > 1.9 or times < .6: return [] # a sum, or a part of one
     return [Finding('L8', 'weak',
-        f"The loss of a batch is {loss:.3f} and its cross-entropy {nats:.3f}: something is added. Curves of it cannot be compared with "
-        "those of others.",
-        'print(F.cross_entropy(scores.flatten(0, 1), y.flatten()))   # beside the loss that is trained', dict(loss=loss, cross_entropy=nats))]
+        f"The loss of a batch is {loss:.3f} and its cross-entropy {nats:.3f}: something is added. Curves of it "
+        "cannot be compared with those of others.",
+        'print(F.cross_entropy(scores.flatten(0, 1), y.flatten()))   # beside the loss that is trained',
+        dict(loss=loss, cross_entropy=nats))]
 
 # %% ../../nbs/38_doctor.update.ipynb #5f352310
 def _is_normed(t, axis):
@@ -83,10 +85,12 @@ def _is_normed(t, axis):
     is_one = lambda sums: bool(((sums-1).abs() < 1e-3).all())
     return bool((t >= 0).all()) and is_one(t.sum(axis)) or bool((t <= 0).all()) and is_one(t.exp().sum(axis))
 
+# %% ../../nbs/38_doctor.update.ipynb #88ffff53
 def _check_axis(step, n):
     "S9: whether probabilities run along rows or steps, and not along the symbols"
     outs = [o for _,_,o in step.calls[-1:]] + [c.scores for c in step.losses[:1]]
-    for t in (o[0] if isinstance(o, (tuple, list)) else o for o in outs):
+    outs = [o[0] if isinstance(o, (tuple, list)) else o for o in outs]
+    for t in outs + _unflattened(step, n):
         if not isinstance(t, Tensor) or t.ndim < 2 or not t.is_floating_point(): continue
         t = t.detach().float()
         classes = [a for a in range(t.ndim) if t.shape[a] == n]
@@ -94,10 +98,18 @@ def _check_axis(step, n):
         if wrong := [a for a in range(t.ndim) if a not in classes and _is_normed(t, a)]: return [_wrong_axis(wrong[0], t)]
     return []
 
+# %% ../../nbs/38_doctor.update.ipynb #ac84408a
+def _unflattened(step, n):
+    "What the loss gets, as rows and steps again, if it is of all of the batch"
+    x = as_ids(step.batch[0]) if step.batch else None
+    s = step.losses[0].scores
+    if x is None or x.ndim != 2 or s.ndim != 2 or s.shape != (x.numel(), n) or n in x.shape: return []
+    return [s.view(*x.shape, n), s.view(*x.T.shape, n)]
+
 def _wrong_axis(axis, t):
     return Finding('S9', 'exact',
-        f"Softmax runs along axis {axis} of the scores, {tuple(t.shape)}, so the probabilities of one symbol at all places "
-        "sum to 1, and not those of all symbols at one place.",
+        f"Softmax runs along axis {axis} of the scores, {tuple(t.shape)}, so the probabilities of one symbol at all "
+        "places sum to 1, and not those of all symbols at one place.",
         'scores.log_softmax(-1)   # or no softmax at all, with cross_entropy', dict(axis=axis, shape=list(t.shape)))
 
 # %% ../../nbs/38_doctor.update.ipynb #6e19f052
@@ -124,7 +136,7 @@ def score_gradients(
 ): # Scores (n, classes), targets (n,), gradients of the loss (n, classes); None if there are none
     "The gradient of the loss at each prediction"
     res,used = [],[0]
-    def look(step):
+    def _look(step):
         new,used[0] = step.losses[used[0]:],len(step.losses)
         if not new or step.loss is None: return
         scores = [c.scores for c in new]
@@ -133,7 +145,7 @@ def score_gradients(
         grads = [torch.zeros_like(s) if g is None else g for s,g in zip(scores, grads)]
         rows = [rows_of(replace(c, scores=g))[0] for c,g in zip(new, grads)]
         if found := predictions(replace(step, losses=new)): res.append((*found, torch.cat(rows)))
-    subject.run(subject.batches[:1], update=False, before_backward=look)
+    subject.run(subject.batches[:1], update=False, before_backward=_look)
     return tuple(torch.cat(o).detach().cpu() for o in zip(*res)) if res else None
 
 # %% ../../nbs/38_doctor.update.ipynb #e5dc7840
@@ -168,6 +180,7 @@ def _rows_and_ends(y):
     same = (rows == rows[:,-1:]).flip(1).long().cumprod(1).sum(1)
     return rows,same
 
+# %% ../../nbs/38_doctor.update.ipynb #c241a18b
 def _n_expected(batch, n):
     "How many characters of a batch should train; those at the ends of rows that are all alike may be padding"
     y = as_ids(batch[-1])
@@ -175,6 +188,7 @@ def _n_expected(batch, n):
     rows,same = _rows_and_ends(y)
     return rows.numel() - int((same[same > 1]).sum())
 
+# %% ../../nbs/38_doctor.update.ipynb #dfb2260f
 def _is_burn_in(used, batch):
     "Whether it is the first steps of all rows that have no part, and fewer than three quarters"
     shape = as_ids(batch[0]).shape if as_ids(batch[0]) is not None else ()
@@ -184,6 +198,7 @@ def _is_burn_in(used, batch):
         if (u == (torch.arange(u.shape[1]) >= n)).all(): return n < .75*u.shape[1]
     return False
 
+# %% ../../nbs/38_doctor.update.ipynb #c4f6b42b
 def _at_the_end(batches, ids):
     "Whether these targets come at the ends of rows only, as padding does"
     for b in batches:
@@ -194,6 +209,7 @@ def _at_the_end(batches, ids):
         if any(((rows == i) & inner).any() for i in ids): return False
     return True
 
+# %% ../../nbs/38_doctor.update.ipynb #afc346fb
 def _ignored(ids, targets):
     share = sum((targets == i).float().mean().item() for i in ids)
     return Finding('L5', 'exact',
@@ -201,13 +217,14 @@ def _ignored(ids, targets):
         "characters. ignore_index is for padding, which this text has not.",
         'loss_func = nn.CrossEntropyLoss()   # without ignore_index', dict(ids=ids[:20], share=share))
 
-# %% ../../nbs/38_doctor.update.ipynb #dfb2260f
+# %% ../../nbs/38_doctor.update.ipynb #e518e0db
 def _scale(scores, targets, grads):
     "How many times a gradient of scores is that of a mean; None if it is another"
     whole = scores.softmax(1) - F.one_hot(targets.clamp(0, scores.shape[1]-1), scores.shape[1])
     k = ((grads*whole).sum()/(whole*whole).sum()).item() * len(targets)
     return k if (grads*len(targets) - k*whole).abs().max() < 1e-2*abs(k) else None
 
+# %% ../../nbs/38_doctor.update.ipynb #7454effe
 def _check_sum(scores, targets, grads):
     "Whether the gradient is that of a mean"
     k = _scale(scores, targets, grads)
@@ -229,9 +246,9 @@ def _changed_by_steps(subject, n):
     "Names of parameters that `n` steps change"
     before = {k:p.detach().clone() for k,p in subject.model.named_parameters()}
     after = {}
-    def note(step): after.update({k:p.detach().clone() for k,p in subject.model.named_parameters()})
+    def _note(step): after.update({k:p.detach().clone() for k,p in subject.model.named_parameters()})
     batches = (subject.batches*n)[:n]
-    steps = subject.run([*batches, batches[0]], before_backward=note)
+    steps = subject.run([*batches, batches[0]], before_backward=_note)
     return {k for k,p in before.items() if k in after and not torch.equal(p, after[k])},steps
 
 # %% ../../nbs/38_doctor.update.ipynb #f5e3bf57
@@ -256,6 +273,7 @@ def _until_a_step(subject, most=64):
     steps = subject.run((subject.batches*most)[:most])
     return steps if any('step' in o.events for o in steps) and not steps[-1].error else None
 
+# %% ../../nbs/38_doctor.update.ipynb #618cb9a3
 def _check_frozen(subject, frozen):
     if not frozen: return []
     ps = dict(subject.model.named_parameters())
@@ -263,27 +281,29 @@ def _check_frozen(subject, frozen):
     return [Finding('O8', 'exact' if share > .5 else 'weak',
         f"{_listed(frozen)} cannot change: requires_grad is False. Perhaps the network was loaded with its first "
         "layers frozen.",
-        'learn.unfreeze()   # or: for p in model.parameters(): p.requires_grad_()', dict(tensors_frozen=len(frozen), share=share))]
+        'learn.unfreeze()   # or: for p in model.parameters(): p.requires_grad_()',
+        dict(tensors_frozen=len(frozen), share=share))]
 
-# %% ../../nbs/38_doctor.update.ipynb #618cb9a3
+# %% ../../nbs/38_doctor.update.ipynb #e39e566c
 def _stir(model):
     gen = torch.Generator().manual_seed(0)
     for p in model.parameters(): p.add_((.05*torch.randn(p.shape, generator=gen)).to(p)) # some begin at zero
 
+# %% ../../nbs/38_doctor.update.ipynb #04025d7a
 def check_entries(
     subject:Subject,
 )->list: # Of `Finding`s: L7
     "Whether a gradient comes back to where the text enters the network"
     seen = []
-    def look(step):
+    def _look(step):
         if step.loss is None or not step.loss.requires_grad or not step.entries: return
         grads = torch.autograd.grad(step.loss.sum(), step.entries, retain_graph=True, allow_unused=True)
         seen.append(any(g is not None and not (g == 0).all() for g in grads))
-    subject.run(subject.batches[:1], update=False, before_backward=look, prepare=_stir)
+    subject.run(subject.batches[:1], update=False, before_backward=_look, prepare=_stir)
     if not seen or any(seen): return []
     return [Finding('L7', 'exact',
-        "No gradient comes back to where the text enters: detach(), .data, item() or no_grad() cuts the network in two, and only the "
-        "part after it learns.",
+        "No gradient comes back to where the text enters: detach(), .data, item() or no_grad() cuts the network in "
+        "two, and only the part after it learns.",
         'scores = self.out(h)   # of h as it is, without .data or detach()', dict(entries_with_gradient=0))]
 
 # %% ../../nbs/38_doctor.update.ipynb #50ff2ef9
@@ -312,6 +332,7 @@ def _all_alike(subject, names):
     ps = dict(subject.model.named_parameters())
     return {k for k in names if ps[k].ndim > 1 and ps[k].numel() > 1 and (ps[k] == ps[k].flatten()[0]).all()}
 
+# %% ../../nbs/38_doctor.update.ipynb #c1ab5aca
 def _is_left_out(subject, unused):
     "Whether a whole module has no gradient, or much of a model; a first state that is learned may have none"
     ps = {k:p for k,p in subject.model.named_parameters() if p.requires_grad}
@@ -325,6 +346,7 @@ def _has_a_step(f):
     code = getattr(f, '__code__', None)
     return code is not None and 'step' in code.co_names
 
+# %% ../../nbs/38_doctor.update.ipynb #18b38f98
 def _never_stepped(subject, steps):
     "Why the optimiser makes no step: numbers that overflow, steps that never come, or none that is written"
     if any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values()):
@@ -334,11 +356,12 @@ def _never_stepped(subject, steps):
     is_planned = any(isinstance(o, Learner) or _has_a_step(o) for o in subject.roots)
     if is_planned: return Finding('O11', 'exact',
         f"Gradients of {len(steps)} batches are added up, and the optimiser makes no step.",
-        'if (i+1) % 4 == 0: opt.step(); opt.zero_grad()   # with i that goes on from batch to batch', dict(batches=len(steps)))
+        'if (i+1) % 4 == 0: opt.step(); opt.zero_grad()   # with i that goes on from batch to batch',
+        dict(batches=len(steps)))
     return Finding('O9', 'exact', "Gradients are computed and never used: the optimiser makes no step.",
         'loss.backward()\nopt.step()\nopt.zero_grad()', dict(steps=0))
 
-# %% ../../nbs/38_doctor.update.ipynb #18b38f98
+# %% ../../nbs/38_doctor.update.ipynb #d2e1aa5f
 def _check_order(subject, steps):
     "Whether steps come after gradients"
     events = [e for o in steps for e in o.events if e in ('backward', 'step', 'zero_grad')]
@@ -360,6 +383,7 @@ def _check_order(subject, steps):
                 'opt.zero_grad()\nloss.backward()\nopt.step()', dict(order=' '.join(e)))]
     return _check_twice(steps) or _check_schedule_order(steps)
 
+# %% ../../nbs/38_doctor.update.ipynb #e6274e3e
 def _check_twice(steps):
     "Whether gradients of one loss are computed twice in a step"
     twice = [o for o in steps if o.twice]
@@ -367,6 +391,7 @@ def _check_twice(steps):
     return [Finding('O9', 'exact', "backward() is called twice on the same loss in one step, so its gradient counts twice.",
                     'loss.backward()   # once', dict(steps=len(twice)))]
 
+# %% ../../nbs/38_doctor.update.ipynb #5c8b7703
 def _check_schedule_order(steps):
     orders = [[k for k in o.events if k in ('schedule', 'step')] for o in steps]
     if len([o for o in orders if o[:2] == ['schedule', 'step']]) < 2: return []
@@ -384,7 +409,8 @@ def _check_optimiser(subject, steps, changed, with_grad):
             "Each step is made by another optimiser, so what it has learned about the gradients is lost every time.",
             '# before the loop, once:\nopt = torch.optim.Adam(model.parameters(), lr=...)',
             dict(optimisers=len(firsts), steps=len(steps)))]
-    still = with_grad & _trainable(subject.model) - changed
+    tiny = {k for o in steps for k,g in o.grads.items() if g.abs().max() < 1e-9}
+    still = with_grad & _trainable(subject.model) - changed - tiny
     if resting := _with_rate_zero(subject, firsts, still): return [_resting(resting, still)]
     if not still or all(g == 0 for o in firsts for g in _rates(o)): return _check_rate(firsts, still)
     return [Finding('O7', 'exact',
@@ -402,6 +428,7 @@ def _with_rate_zero(subject, opts, still):
     zero = {id(p) for g in groups if not g['lr'] for p in g['params']}
     return {k for k in still if id(ps[k]) in zero}
 
+# %% ../../nbs/38_doctor.update.ipynb #9d9fd3b0
 def _resting(names, still):
     return Finding('O8', 'exact', f"{_listed(names)} cannot change: the learning rate of its group is 0.",
                    "for g in opt.param_groups: g['lr'] = lr", dict(tensors=len(names)))
@@ -420,16 +447,17 @@ def check_left(
 )->list: # Of `Finding`s: O6
     "The same where weights are moved by hand: what is left of a gradient when the next one is computed"
     left,at = [],[]
-    def look(step):
-        if step is not subject.steps[0]: left.append(any(p.grad is not None and not (p.grad == 0).all() for p in subject.model.parameters()))
+    def _look(step):
+        grads = [p.grad for p in subject.model.parameters() if p.grad is not None]
+        if step is not subject.steps[0]: left.append(any((g != 0).any() for g in grads))
         at.append({k:p.detach().clone() for k,p in subject.model.named_parameters()})
-    steps = subject.run((subject.batches*2)[:3], before_backward=look)
+    steps = subject.run((subject.batches*2)[:3], before_backward=_look)
     if any('step' in o.events or o.error for o in steps) or len(at) < 3 or not all(left): return []
     moves = [any(not torch.equal(a[k], b[k]) for k in a) for a,b in zip(at, at[1:])]
     if not all(moves): return []
     return [Finding('O6', 'exact',
-        "The weights are moved by their gradients, which are not set to zero afterwards. So each step adds its own to those of the "
-        "steps before.",
+        "The weights are moved by their gradients, which are not set to zero afterwards. So each step adds its own "
+        "to those of the steps before.",
         'for p in model.parameters(): p.grad = None   # after the step', dict(steps=len(steps)))]
 
 # %% ../../nbs/38_doctor.update.ipynb #790c7913
@@ -458,21 +486,21 @@ def check_accumulation(
     "Whether gradients that are added up make a mean"
     batches = (subject.batches*most)[:most]
     scales = []
-    def look(step):
+    def _look(step):
         c = step.losses[-1] if step.losses else None
         if c is None or step.loss is None or not step.loss.requires_grad or not c.scores.requires_grad: return
         g, = torch.autograd.grad(step.loss.sum(), c.scores, retain_graph=True, allow_unused=True)
         if g is None or c.target.is_floating_point(): return
         (s,y),(g,_) = rows_of(c),rows_of(replace(c, scores=g))
         scales.append(_scale(s.detach().float(), y, g.float()))
-    steps = subject.run(batches, update=False, before_backward=look)
+    steps = subject.run(batches, update=False, before_backward=_look)
     events = [e for o in steps for e in o.events if e in ('backward', 'step')]
     n = events.index('step') if 'step' in events else 0
     if n < 2 or len(scales) < n or any(k is None or k < .9 for k in scales[:n]): return []
     if n > sum(not {'step'} & {*o.events} for o in steps[:n]) + 1: return [] # several losses in one step
     return [Finding('O11', 'strong',
-        f"Gradients of {n} batches are added up before a step, and not divided by {n}. So they are {n} times as large as those "
-        "of one batch, and a learning rate that fits one is too high.",
+        f"Gradients of {n} batches are added up before a step, and not divided by {n}. So they are {n} times as "
+        "large as those of one batch, and a learning rate that fits one is too high.",
         f'(loss/{n}).backward()', dict(batches=n))]
 
 # %% ../../nbs/38_doctor.update.ipynb #238ea583
@@ -484,6 +512,7 @@ def _enters_here(subject, t):
     "Whether a tensor is what enters the network, of which gradients are asked only to look"
     return any(t is o for o in subject.steps[-1].entries) or not isinstance(t, nn.Parameter) and t.ndim != 2
 
+# %% ../../nbs/38_doctor.update.ipynb #d7643b5e
 def check_foreign(
     subject:Subject,
 )->list: # Of `Finding`s: O7
@@ -492,38 +521,41 @@ def check_foreign(
     opts = [o for o in subject.noted.seen.values() if isinstance(o, torch.optim.Optimizer)]
     own |= {id(p) for o in opts for g in o.param_groups for p in g['params']}
     foreign = {}
-    def look(func, args, kwargs, out):
+    def _look(func, args, kwargs, out):
         for t in _tensors([*args, *kwargs.values()]):
-            if t.is_leaf and t.requires_grad and id(t) not in own and not _enters_here(subject, t): foreign.setdefault(id(t), (t, place_here()))
-    subject.watch.look = look
+            is_foreign = t.is_leaf and t.requires_grad and id(t) not in own and not _enters_here(subject, t)
+            if is_foreign: foreign.setdefault(id(t), (t, place_here()))
+    subject.watch.look = _look
     try: step, = subject.run(subject.batches[:1], update=False)
     finally: subject.watch.look = noop
     if step.error or not foreign: return []
     t,place = next(iter(foreign.values()))
     return [Finding('O7', 'exact',
-        f"Weights of size {tuple(t.shape)} are used that are no part of the model: their layer is made in forward, or kept in a "
-        "plain list. No optimiser has them, and nothing saves them.",
+        f"Weights of size {tuple(t.shape)} are used that are no part of the model: their layer is made in forward, "
+        "or kept in a plain list. No optimiser has them, and nothing saves them.",
         'self.layers = nn.ModuleList([...])   # in __init__', dict(tensors=len(foreign)), place)]
 
 # %% ../../nbs/38_doctor.update.ipynb #02d348a9
 def _output(subject, mode, seed):
     "What the model is given and gives in the first step, in some mode"
-    def change(model, args):
+    def _change(model, args):
         for m in model.modules(): m.training = mode
-    hook = subject.model.register_forward_pre_hook(change)
+    hook = subject.model.register_forward_pre_hook(_change)
     try: step, = subject.run(subject.batches[:1], update=False, seed=seed)
     finally: hook.remove()
     if step.error or not step.calls: return None
     args,_,out = step.calls[0]
     return _tensors([*args]),[o.detach().float() for o in _tensors(out if isinstance(out, (list, tuple)) else [out])]
 
+# %% ../../nbs/38_doctor.update.ipynb #dafcc574
 def _is_same(a, b):
     "Whether two runs gave the same; None if they were not given the same"
     if a is None or b is None or len(a[0]) != len(b[0]): return None
     if not all(x.shape == y.shape and torch.equal(x, y) for x,y in zip(a[0], b[0])): return None
-    return len(a[1]) == len(b[1]) and all(x.shape == y.shape and torch.allclose(x, y, atol=1e-5, rtol=1e-4, equal_nan=True) for x,y in zip(a[1], b[1]))
+    is_close = lambda x,y: x.shape == y.shape and torch.allclose(x, y, atol=1e-5, rtol=1e-4, equal_nan=True)
+    return len(a[1]) == len(b[1]) and all(map(is_close, a[1], b[1]))
 
-# %% ../../nbs/38_doctor.update.ipynb #dafcc574
+# %% ../../nbs/38_doctor.update.ipynb #686d22ec
 def check_mode(
     subject:Subject,
     step, # Of its first batch
@@ -538,28 +570,32 @@ def check_mode(
     if after and step.with_graph: return [_measured_with_graph()]
     return []
 
+# %% ../../nbs/38_doctor.update.ipynb #40654d04
 def _measured_with_graph():
     return Finding('T3', 'strong',
-        "After the step the network is asked again, and what gradients would need is kept for it. If such losses are collected, "
-        "memory grows with each.",
+        "After the step the network is asked again, and what gradients would need is kept for it. If such losses "
+        "are collected, memory grows with each.",
         'with torch.no_grad(): valid_loss = loss_func(model(x), y).item()', {})
 
+# %% ../../nbs/38_doctor.update.ipynb #36ec8ed0
 def _always_on():
     return Finding('T1', 'exact',
-        "In evaluation mode the network gives something else each time it is asked the same: dropout is always on. Then validation "
-        "and text are worse than they should be.",
+        "In evaluation mode the network gives something else each time it is asked the same: dropout is always on. "
+        "Then validation and text are worse than they should be.",
         'F.dropout(h, p, training=self.training)   # or nn.Dropout(p), made in __init__', {})
 
+# %% ../../nbs/38_doctor.update.ipynb #46f93e1a
 def _never_on():
     return Finding('T2', 'exact',
-        "The training step runs in evaluation mode, so dropout and the like do nothing. Something has called eval(), and nothing "
-        "train().",
+        "The training step runs in evaluation mode, so dropout and the like do nothing. Something has called "
+        "eval(), and nothing train().",
         'model.train()', dict(training=False))
 
+# %% ../../nbs/38_doctor.update.ipynb #0cae54b1
 def _measured_with_dropout():
     return Finding('T1', 'exact',
-        "After the step the network is asked again, without a gradient, and still in training mode: what is measured there has "
-        "dropout in it.",
+        "After the step the network is asked again, without a gradient, and still in training mode: what is "
+        "measured there has dropout in it.",
         'model.eval()   # before validation, and model.train() after it', {})
 
 # %% ../../nbs/38_doctor.update.ipynb #d65e6371
@@ -571,13 +607,21 @@ def check_inputs(
     if any(o.error or not o.calls for o in steps) or len(steps) < 3: return []
     given = [_tensors([*o.calls[0][0]])[:1] for o in steps]
     if not all(given) or any(g[0].shape != given[0][0].shape or not torch.equal(g[0], given[0][0]) for g in given): return []
-    if subject.batches[0] and all(torch.equal(a, b) for o in subject.batches[1:] for a,b in zip(o, subject.batches[0]) if isinstance(a, Tensor) and a.shape == b.shape): return []
+    pairs = [(a, b) for o in subject.batches[1:] for a,b in zip(o, subject.batches[0]) if isinstance(a, Tensor)]
+    if subject.batches[0] and all(a.shape == b.shape and torch.equal(a, b) for a,b in pairs): return []
     if given[0][0].unique().numel() < 2: return []
     return [Finding('T7', 'exact',
-        f"In {len(steps)} steps the network gets the same batch each time, so it learns one piece of the text by heart.",
-        'it = iter(dl)   # once, and next(it) in each step; no seed in the function that cuts batches', dict(steps=len(steps)))]
+        f"In {len(steps)} steps the network gets the same batch each time, so it learns one piece of the text by "
+        "heart.",
+        'it = iter(dl)   # once, and next(it) in each step; no seed in the function that cuts batches',
+        dict(steps=len(steps)))]
 
 # %% ../../nbs/38_doctor.update.ipynb #66b3540f
+def _are_ids_as_numbers(entries, ids):
+    "Whether all that enters the network is the ids themselves, one number each"
+    is_it = lambda e: e.numel() == ids.numel() and torch.equal(e.detach().flatten().long().sort()[0].cpu(), ids.flatten().long().sort()[0].cpu())
+    return bool(entries) and all(map(is_it, entries[:1]))
+
 def check_ids(
     subject:Subject,
     step, # Of its first batch
@@ -586,9 +630,9 @@ def check_ids(
     found,pairs = predictions(step),texts_of(subject.batches)
     res = []
     n_symbols = len(subject.vocab) if subject.vocab is not None and hasattr(subject.vocab, '__len__') else 0
-    if found and n_symbols > 1 and 1 < found[0].shape[1] < n_symbols:
+    if found and n_symbols > 1 and found[0].shape[1] > 1 and not n_symbols <= found[0].shape[1] < 1.5*n_symbols:
         n = found[0].shape[1]
-        res.append(Finding('S8', 'exact',
+        res.append(Finding('S8', 'exact' if n < n_symbols else 'weak',
             f"The network has {n} outputs, and the vocabulary {n_symbols} symbols."
             + (" Some symbols can never be predicted." if n < n_symbols else " The others are never used."),
             f'nn.Linear(n_hid, {n_symbols})',
@@ -596,7 +640,8 @@ def check_ids(
     args = next((a for a,_,_ in step.calls), ())
     x = args[0] if args and isinstance(args[0], Tensor) else None
     is_float = pairs and x is not None and x.is_floating_point() and x.numel() == pairs[0][0].numel() and not step.entries
-    if is_float and pairs[0][0].max() > 1:
+    is_cast = bool(pairs) and _are_ids_as_numbers(step.entries, pairs[0][0])
+    if (is_float or is_cast) and pairs[0][0].max() > 1:
         res.append(Finding('S2', 'exact',
             "The ids of the characters go into the network as numbers, as if z were twenty-five times b. A network "
             "can make something of a character only if it has a vector for it.",

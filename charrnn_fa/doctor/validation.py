@@ -25,6 +25,7 @@ def ends_of(
     batches = [parts_of(b) for b in itertools.islice(it, 1 if n > most else None)]
     return [batches[0], batches[-1]] if len(batches) > 1 else batches
 
+# %% ../../nbs/43_doctor.validation.ipynb #36eea9c3
 def is_of_other_size(
     a, # A batch
     b, # Another
@@ -38,11 +39,11 @@ def validating(
     batches:list, # For validation
 )->Subject:
     "What a Learner does when it validates"
-    def take(batches):
+    def _take(batches):
         in_quiet(learn)
         learn.dls = OtherLoaders(learn.dls, [], batches)
         learn.validate(dl=learn.dls.valid, cbs=LooksOn(self, len(batches)+1, run_valid=True))
-    self = Subject(learn.model, batches, take, [learn, learn.cbs, learn.opt, learn.loss_func, *learn.metrics])
+    self = Subject(learn.model, batches, _take, [learn, learn.cbs, learn.opt, learn.loss_func, *learn.metrics])
     return self
 
 # %% ../../nbs/43_doctor.validation.ipynb #bfbc97c3
@@ -51,11 +52,11 @@ def two_epochs(
     batches:list, # One for both epochs, and those for validation
 )->Subject:
     "What a Learner does with a batch, with a validation, and with the batch again"
-    def take(batches):
+    def _take(batches):
         in_quiet(learn)
         learn.dls = OtherLoaders(learn.dls, batches[:1], batches[1:])
         learn.fit(2, cbs=LooksOn(self, 2))
-    self = Subject(learn.model, batches, take, [learn, learn.cbs, learn.opt, learn.loss_func, *learn.metrics])
+    self = Subject(learn.model, batches, _take, [learn, learn.cbs, learn.opt, learn.loss_func, *learn.metrics])
     return self
 
 # %% ../../nbs/43_doctor.validation.ipynb #74fb6053
@@ -74,24 +75,27 @@ def check_validation(
     if any(o.with_graph for o in calls): res.append(_computes_gradients())
     return res + check_leak(two_epochs(learn, [train_batches[0], *valid]))
 
+# %% ../../nbs/43_doctor.validation.ipynb #d06886fe
 def _differ(steps, others):
     "Whether two validations of one model give different predictions"
     pairs = [(a.calls[0][2], b.calls[0][2]) for a,b in zip(steps, others)]
     pairs = [[o[0] if isinstance(o, (tuple, list)) else o for o in p] for p in pairs]
     return any(isinstance(a, Tensor) and a.shape == b.shape and not torch.allclose(a.float(), b.float(), atol=1e-4) for a,b in pairs)
 
-# %% ../../nbs/43_doctor.validation.ipynb #d06886fe
+# %% ../../nbs/43_doctor.validation.ipynb #e039fc65
 def _in_training_mode():
     return Finding('T1', 'exact',
-        "Validation runs in training mode: dropout is on, so two validations of the same network differ, and the loss is worse "
-        "than it should be.",
+        "Validation runs in training mode: dropout is on, so two validations of the same network differ, and the "
+        "loss is worse than it should be.",
         'model.eval()   # before validation, and model.train() after it', {})
 
+# %% ../../nbs/43_doctor.validation.ipynb #dbcf9d4d
 def _computes_gradients():
     return Finding('T3', 'exact',
         "Validation keeps what gradients would need, so memory grows with each batch.",
         'with torch.no_grad(): ...', {})
 
+# %% ../../nbs/43_doctor.validation.ipynb #ebc0bf81
 def check_leak(
     subject:Subject, # Of two epochs
 )->list: # Of `Finding`s: R6
@@ -106,6 +110,6 @@ def check_leak(
     if not base.shape == again.shape == new.shape: return []
     if not (new-base).abs().max() > 4*(again-base).abs().max() + 1e-5*base.abs().max(): return []
     return [Finding('R6', 'exact',
-        "What the network reads in validation is still in its state when training goes on, so the first predictions of the next "
-        "epoch begin with the memory of another text.",
+        "What the network reads in validation is still in its state when training goes on, so the first "
+        "predictions of the next epoch begin with the memory of another text.",
         'model.reset()   # before and after validation; or keep the state of training aside', {})]

@@ -19,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from .batches import as_ids
 from .initial import Looked, overflow, units
 from .shapes import explain
-from .untouched import untouched
 
 # %% ../../nbs/45_doctor.watch.ipynb #1c9fd285
 class Course:
@@ -53,6 +52,7 @@ def note_loss(self:Course,
     self.losses.append((self.step, statistics.mean(self.recent)))
     self.recent = []
 
+# %% ../../nbs/45_doctor.watch.ipynb #2e1599c2
 @patch
 def note_batch(self:Course,
     x:Tensor, # Ids, (rows, steps)
@@ -67,17 +67,19 @@ def note_batch(self:Course,
     at = (x.flatten()*len(self.pairs)+y.flatten()).cpu()
     self.pairs += torch.bincount(at, minlength=len(self.pairs)**2).view_as(self.pairs)
 
-# %% ../../nbs/45_doctor.watch.ipynb #2e1599c2
+# %% ../../nbs/45_doctor.watch.ipynb #9452908e
 def _entropy(p):
     p = p[p > 0]
     return -(p*p.log()).sum().item()
 
+# %% ../../nbs/45_doctor.watch.ipynb #a9369608
 @patch
 def unigram(self:Course)->float: # In nats; None if too little was read
     "What is lost by who knows how frequent each character is"
     if self.pairs is None or self.pairs.sum() < 5000: return None
     return _entropy(self.pairs.sum(0)/self.pairs.sum())
 
+# %% ../../nbs/45_doctor.watch.ipynb #4350aa24
 @patch
 def bigram(self:Course)->float: # In nats; None if too little was read
     "What is lost by who knows the last character"
@@ -92,6 +94,7 @@ def _thirds(losses):
     n = len(losses)//3
     return _mean(losses[n:2*n]),_mean(losses[2*n:])
 
+# %% ../../nbs/45_doctor.watch.ipynb #84e5fda3
 def plateau(
     c:Course,
     least:int=300, # Steps before anything is said
@@ -106,11 +109,13 @@ def plateau(
     if (b := c.bigram()) is not None and abs(now-b) < .08: return _stands('Z2', now, b,
         "the last character alone gives as much. So the network has no memory")
 
-# %% ../../nbs/45_doctor.watch.ipynb #84e5fda3
+# %% ../../nbs/45_doctor.watch.ipynb #060f6036
 def _stands(id, now, counted, what):
     return Finding(id, 'strong', f"The loss stands at {now:.2f} nats, and {what}.",
-                   'from charrnn_fa import doctor\ndoctor.diagnose(learn)   # says why', dict(loss=now, by_counting=counted))
+                   'from charrnn_fa import doctor\ndoctor.diagnose(learn)   # says why',
+                   dict(loss=now, by_counting=counted))
 
+# %% ../../nbs/45_doctor.watch.ipynb #517e06fe
 def rebound(
     c:Course,
     least:int=150, # Steps before anything is said
@@ -123,11 +128,11 @@ def rebound(
     rise = min(o for _,o in smooth[-3:])-low
     if rise < .2 or c.step-at < 5*c.every: return None
     return Finding('Z3', 'strong',
-        f"The loss fell to {low:.2f} nats at step {at:,} and has risen by {rise:.2f} since. The learning rate may be too high, or "
-        "gradients explode.",
+        f"The loss fell to {low:.2f} nats at step {at:,} and has risen by {rise:.2f} since. The learning rate may "
+        "be too high, or gradients explode.",
         'learn.fit_one_cycle(3, lr/5)   # or GradientClip(1.)', dict(lowest=low, at_step=at, rise=rise))
 
-# %% ../../nbs/45_doctor.watch.ipynb #060f6036
+# %% ../../nbs/45_doctor.watch.ipynb #31c62479
 def explosion(
     c:Course,
 )->Finding: # O3 or None
@@ -137,9 +142,11 @@ def explosion(
     usual,now = statistics.median(norms),norms[-1]
     if math.isfinite(now) and now < max(20*usual, 10): return None
     return Finding('O3', 'strong',
-        f"The norm of the gradient is {now:,.0f} in step {c.norms[-1][0]:,}, and {usual:.2g} is usual. One such step can undo many.",
+        f"The norm of the gradient is {now:,.0f} in step {c.norms[-1][0]:,}, and {usual:.2g} is usual. One such "
+        "step can undo many.",
         'Learner(..., cbs=GradientClip(1.))', dict(norm=now, usual=usual, step=c.norms[-1][0]))
 
+# %% ../../nbs/45_doctor.watch.ipynb #1145087e
 def spike(
     c:Course,
 )->Finding: # Z4 or None
@@ -150,11 +157,11 @@ def spike(
     mad = statistics.median(abs(o-usual) for o in last[:-1])
     if last[-1] < usual + max(8*mad, 1.): return None
     return Finding('Z4', 'weak',
-        f"The loss jumps from {usual:.2f} to {last[-1]:.2f} nats about step {c.step:,}. A piece of the text unlike the rest does that, or "
-        "a gradient that is not clipped.",
+        f"The loss jumps from {usual:.2f} to {last[-1]:.2f} nats about step {c.step:,}. A piece of the text unlike "
+        "the rest does that, or a gradient that is not clipped.",
         'Learner(..., cbs=GradientClip(1.))', dict(before=usual, now=last[-1], step=c.step))
 
-# %% ../../nbs/45_doctor.watch.ipynb #517e06fe
+# %% ../../nbs/45_doctor.watch.ipynb #87a523c7
 def decayed(
     c:Course,
     wd:float, # Weight decay, the highest of all groups
@@ -162,10 +169,11 @@ def decayed(
     "Weights that are pulled to zero"
     if len(c.weights) < 3 or wd < .3 or c.weights[-1] > .6*c.weights[0]: return None
     return Finding('O13', 'strong',
-        f"The weights have shrunk to {c.weights[-1]/c.weights[0]:.0%} of their first size, by weight decay {wd:g}. They are pulled to zero "
-        "faster than they learn.",
+        f"The weights have shrunk to {c.weights[-1]/c.weights[0]:.0%} of their first size, by weight decay {wd:g}. "
+        "They are pulled to zero faster than they learn.",
         'learn.fit_one_cycle(3, lr, wd=0.01)', dict(weight_decay=wd, share_left=c.weights[-1]/c.weights[0]))
 
+# %% ../../nbs/45_doctor.watch.ipynb #5475d597
 def odd_rates(
     c:Course,
     least:int=100, # Steps before anything is said
@@ -179,7 +187,7 @@ def odd_rates(
     return Finding('O10', 'strong', f"In the {c.step:,} steps of this fit the learning rate {what}.",
                    'learn.fit_one_cycle(3, 3e-3)', dict(highest=max(lrs), first=lrs[0], last=lrs[-1]))
 
-# %% ../../nbs/45_doctor.watch.ipynb #31c62479
+# %% ../../nbs/45_doctor.watch.ipynb #d4b73c5d
 def jump(
     c:Course,
     loss:float, # Of the first step of a new fit
@@ -191,9 +199,12 @@ def jump(
     if loss < was + max(.5, 4*statistics.stdev([*c.last][-20:])): return None
     is_new = abs(loss-math.log(n_symbols)) < .5
     what = "that of a network that has learned nothing: the weights were not loaded" if is_new else "not where it had stopped"
-    return Finding('G5' if is_new else 'G9', 'strong', f"Training goes on with a loss of {loss:.2f} nats, after {was:.2f} before. That is {what}.",
-                   "learn.load('name')   # and look at missing keys: load_state_dict(sd, strict=True)", dict(before=was, now=loss))
+    return Finding('G5' if is_new else 'G9', 'strong',
+        f"Training goes on with a loss of {loss:.2f} nats, after {was:.2f} before. That is {what}.",
+                   "learn.load('name')   # and look at missing keys: load_state_dict(sd, strict=True)",
+                   dict(before=was, now=loss))
 
+# %% ../../nbs/45_doctor.watch.ipynb #1a070b6f
 def unlearned(
     c:Course,
     least:int=100, # Steps before anything is said
@@ -204,11 +215,12 @@ def unlearned(
     now = _mean([*c.losses][-5:])
     if now < (2*u+b)/3: return None
     return Finding('T5', 'weak',
-        f"At the end the loss is {now:.2f} nats; how frequent each character is gives {u:.2f}, the last character alone {b:.2f}. The network "
-        "has not learned enough yet.",
-        'learn.fit_one_cycle(10, 3e-3)   # longer, or with a higher rate: learn.lr_find()', dict(loss=now, unigram=u, bigram=b))
+        f"At the end the loss is {now:.2f} nats; how frequent each character is gives {u:.2f}, the last character "
+        f"alone {b:.2f}. The network has not learned enough yet.",
+        'learn.fit_one_cycle(10, 3e-3)   # longer, or with a higher rate: learn.lr_find()',
+        dict(loss=now, unigram=u, bigram=b))
 
-# %% ../../nbs/45_doctor.watch.ipynb #1145087e
+# %% ../../nbs/45_doctor.watch.ipynb #90ff2560
 def overfitting(
     c:Course,
 )->Finding: # T4 or None
@@ -219,8 +231,8 @@ def overfitting(
     now,train_now = c.valid[-1][1:]
     if len(later) < 3 or now-low < .1 or now-train_now < .3 or train_now > train_then: return None
     return Finding('T4', 'strong',
-        f"The validation loss was best at step {at:,} with {low:.2f} nats and is {now:.2f} now, while the training loss has fallen to "
-        f"{train_now:.2f}. The network learns the training text by heart.",
+        f"The validation loss was best at step {at:,} with {low:.2f} nats and is {now:.2f} now, while the training "
+        f"loss has fallen to {train_now:.2f}. The network learns the training text by heart.",
         'char_learner(dls, dropout=0.5)   # or a smaller n_hid, fewer steps, more text',
         dict(best_step=at, best=low, now=now, training=train_now))
 
@@ -235,13 +247,16 @@ def kept_state(
             if k.startswith('_'): continue
             vs = [v] if isinstance(v, Tensor) else [o for o in v] if isinstance(v, (tuple, list)) else []
             vs = [p for o in vs for p in (o if isinstance(o, (tuple, list)) else [o])]
-            res += [o.detach() for o in vs if isinstance(o, Tensor) and not isinstance(o, nn.Parameter) and o.is_floating_point() and o.ndim > 1]
+            vs = [o for o in vs if isinstance(o, Tensor) and not isinstance(o, nn.Parameter)]
+            res += [o.detach() for o in vs if o.is_floating_point() and o.ndim > 1]
     return res
 
+# %% ../../nbs/45_doctor.watch.ipynb #55d5c0c0
 def _is_empty(state): return not state or all((o == 0).all() for o in state)
 
 def _marks(state): return [o.double().sum().item() for o in state]
 
+# %% ../../nbs/45_doctor.watch.ipynb #bbd72eee
 def leaked(
     before:list, # Marks of the state after the last batch
     state:list, # State now, before the next
@@ -251,9 +266,10 @@ def leaked(
     if not before or _is_empty(state): return None
     is_same = _marks(state) == before
     if is_same != is_other_text: return None
-    text = ("The state of the last batch goes on into another text, from training to validation or from one epoch to the next."
-            if is_other_text else "Between two batches somebody has written into the state of the network, such as a sample that is drawn on the way.")
-    return Finding('R6', 'strong', text, 'cbs=ModelResetter()   # from fastai.callback.rnn; or keep the state aside while a sample is written', {})
+    text = ("The state of the last batch goes on into another text, from training to validation or from one epoch to the "
+            "next." if is_other_text else "Between two batches somebody has written into the state of the network, such as "
+            "a sample that is drawn on the way.")
+    return Finding('R6', 'strong', text, 'cbs=ModelResetter()   # from fastai.callback.rnn; a sample has its own state', {})
 
 # %% ../../nbs/45_doctor.watch.ipynb #3f5d45ec
 _random = nn.modules.dropout._DropoutNd,nn.modules.batchnorm._BatchNorm
@@ -266,25 +282,29 @@ def wrong_mode(
     idle = [type(m).__name__ for m in model.modules() if m.training != is_training and _is_random(m)]
     if not idle: return None
     if is_training: return Finding('T2', 'exact',
-        f"Training goes on in evaluation mode, so {idle[0]} does nothing. Something has called eval(), and nothing train().",
+        f"Training goes on in evaluation mode, so {idle[0]} does nothing. Something has called eval(), and nothing "
+        "train().",
         'model.train()   # after whatever called eval()', dict(modules=len(idle)))
     return Finding('T1', 'exact',
         f"Validation runs in training mode, so {idle[0]} is on, and the loss is worse than it should be.",
         'model.eval()   # before validation, and model.train() after it', dict(modules=len(idle)))
 
+# %% ../../nbs/45_doctor.watch.ipynb #3ca0ee1c
 def _is_random(m):
     "Whether a module does something in training only: those of PyTorch, and others that drop with a probability"
     p = getattr(m, 'p', getattr(m, 'weight_p', None)) # as fastai's have it
     return isinstance(m, _random) or bool(isinstance(m, nn.RNNBase) and m.dropout) or isinstance(p, float) and 0 < p < 1
 
+# %% ../../nbs/45_doctor.watch.ipynb #6277479d
 def keeps_graph(
     is_training:bool, # Or does the Learner validate?
 )->Finding: # T3 or None
     "Validation that keeps what gradients would need"
     if is_training or not torch.is_grad_enabled(): return None
-    return Finding('T3', 'exact', "Validation keeps what gradients would need, so memory grows with each batch.", 'with torch.no_grad(): ...', {})
+    return Finding('T3', 'exact', "Validation keeps what gradients would need, so memory grows with each batch.",
+                   'with torch.no_grad(): ...', {})
 
-# %% ../../nbs/45_doctor.watch.ipynb #3ca0ee1c
+# %% ../../nbs/45_doctor.watch.ipynb #8a8e07f3
 class Doctor(Callback):
     "Watches a run, and speaks once per fault"
     order = 10.5 # gradients are unscaled then, and not yet clipped
@@ -297,6 +317,7 @@ class Doctor(Callback):
         store_attr()
         self.findings,self.course = [],Course(every)
 
+# %% ../../nbs/45_doctor.watch.ipynb #b54c25f9
 @patch
 def tell(self:Doctor,
     f:Finding, # Or None
@@ -306,12 +327,13 @@ def tell(self:Doctor,
     self.findings.append(f)
     say(f'\n{f}\n', self.file or sys.stderr)
 
+# %% ../../nbs/45_doctor.watch.ipynb #b820e411
 @patch(as_prop=True)
 def report(self:Doctor)->Report:
     "All that was found"
     return Report(self.findings, ['the course of the loss', 'gradients', 'validation'], subject=type(self.learn.model).__name__)
 
-# %% ../../nbs/45_doctor.watch.ipynb #8a8e07f3
+# %% ../../nbs/45_doctor.watch.ipynb #14c30e2d
 @patch
 def before_fit(self:Doctor):
     self.is_on = in_fit(self.learn)
@@ -320,6 +342,7 @@ def before_fit(self:Doctor):
     self.is_first,self.course.rates,self.marks = True,[],None
     self._note_optimiser()
 
+# %% ../../nbs/45_doctor.watch.ipynb #dccb9e15
 @patch
 def _note_optimiser(self:Doctor):
     "O5, if each of several fits has an optimiser of its own"
@@ -329,12 +352,14 @@ def _note_optimiser(self:Doctor):
         "Each call of fit has made its optimiser anew, so what it knew of the gradients was lost each time.",
         'learn.fit(5)   # once; or without reset_opt', dict(optimisers=len(seen))))
 
+# %% ../../nbs/45_doctor.watch.ipynb #d20d72e0
 @patch
 def before_batch(self:Doctor):
     if not self.is_on: return
     is_other = self.marks is not None and self.marks[0] != (self.training, self.learn.epoch)
     if self.marks is not None: self.tell(leaked(self.marks[1], kept_state(self.model), is_other))
 
+# %% ../../nbs/45_doctor.watch.ipynb #aa069539
 @patch
 def after_pred(self:Doctor):
     if not self.is_on: return
@@ -342,12 +367,14 @@ def after_pred(self:Doctor):
     if self.model.training != self.training: self.tell(wrong_mode(self.model, self.training))
     if not self.training: self.tell(keeps_graph(self.training))
 
+# %% ../../nbs/45_doctor.watch.ipynb #d5f82d1c
 @patch
 def after_loss(self:Doctor):
     if not (self.is_on and self.training): return
     self.has_loss = self.course.is_due or self.loss.device.type == 'cpu'
     if self.has_loss and not math.isfinite(self.loss.detach().float().mean().item()): self.tell(self._lost_numbers())
 
+# %% ../../nbs/45_doctor.watch.ipynb #77b5d1f8
 @patch
 def before_step(self:Doctor):
     if not (self.is_on and self.course.is_due): return
@@ -357,7 +384,7 @@ def before_step(self:Doctor):
     self.before = (p := max((o for o in self.model.parameters() if o.grad is not None), key=lambda o: o.numel())),p.detach().clone()
     self.tell(explosion(self.course))
 
-# %% ../../nbs/45_doctor.watch.ipynb #b54c25f9
+# %% ../../nbs/45_doctor.watch.ipynb #2693dde9
 @patch
 def after_step(self:Doctor):
     if not self.is_on or getattr(self, 'before', None) is None: return
@@ -365,6 +392,7 @@ def after_step(self:Doctor):
     self.course.updates.append((self.course.step, ((p.detach()-was).norm()/was.norm().clamp_min(1e-12)).item()))
     self.before = None
 
+# %% ../../nbs/45_doctor.watch.ipynb #7dc154e1
 @patch
 def after_batch(self:Doctor):
     if not (self.is_on and self.training and self.has_loss): return
@@ -380,12 +408,14 @@ def after_batch(self:Doctor):
         for f in plateau(c), rebound(c), decayed(c, self._wd()): self.tell(f)
     if self._is_tenth(): self._measure()
 
+# %% ../../nbs/45_doctor.watch.ipynb #bb273a8a
 @patch
 def _note_slowly(self:Doctor):
     self.course.rates.append(max(h.get('lr', 0) for h in self.opt.hypers))
     if self.course.step % (3*self.every) == 0 and self._wd() >= .3:
         self.course.weights.append(math.sqrt(sum(p.detach().square().sum().item() for p in self.model.parameters())))
 
+# %% ../../nbs/45_doctor.watch.ipynb #f8589a26
 @patch
 def _wd(self:Doctor): return max(h.get('wd', 0) or 0 for h in self.opt.hypers)
 
@@ -394,12 +424,13 @@ def _n_symbols(self:Doctor):
     pred = self.pred[0] if isinstance(self.pred, (tuple, list)) else self.pred
     return pred.shape[-1] if isinstance(pred, Tensor) and pred.ndim else 0
 
-# %% ../../nbs/45_doctor.watch.ipynb #b820e411
+# %% ../../nbs/45_doctor.watch.ipynb #5dac1180
 @patch
 def _count_pairs(self:Doctor):
     x,y = as_ids(self.xb[0]),as_ids(self.yb[0]) if self.yb else None
     if x is not None and y is not None and x.numel() == y.numel() and x.numel(): self.course.note_batch(x, y)
 
+# %% ../../nbs/45_doctor.watch.ipynb #ad007d29
 @patch
 def _is_tenth(self:Doctor):
     "Whether another tenth of the run is over"
@@ -407,9 +438,11 @@ def _is_tenth(self:Doctor):
     done = self.learn.train_iter
     return int(10*done/max(1, n)) > int(10*(done-1)/max(1, n)) and done > 0
 
+# %% ../../nbs/45_doctor.watch.ipynb #e52c5235
 @patch
 def _train_loss(self:Doctor): return _mean([*self.course.losses][-5:]) if self.course.losses else None
 
+# %% ../../nbs/45_doctor.watch.ipynb #4e60ce31
 @patch
 def _measure(self:Doctor):
     "Validation loss on some characters, if the model is a function of text and state"
@@ -422,7 +455,7 @@ def _measure(self:Doctor):
     self.course.valid.append((self.course.step, F.cross_entropy(scores.float().flatten(0, 1), y.flatten()).item(), self._train_loss()))
     self.tell(overfitting(self.course))
 
-# %% ../../nbs/45_doctor.watch.ipynb #14c30e2d
+# %% ../../nbs/45_doctor.watch.ipynb #3b1c65d4
 @patch
 def after_epoch(self:Doctor):
     rec = getattr(self.learn, 'recorder', None)
@@ -432,6 +465,7 @@ def after_epoch(self:Doctor):
         self.course.valid.append((self.course.step, valid[0], self._train_loss()))
         self.tell(overfitting(self.course))
 
+# %% ../../nbs/45_doctor.watch.ipynb #a236ed36
 @patch
 def after_fit(self:Doctor):
     if not self.is_on: return
@@ -453,6 +487,7 @@ class _Looks(TorchFunctionMode):
         with torch._C.DisableTorchFunction(): self.seen(func, args, kwargs or {}, out)
         return out
 
+# %% ../../nbs/45_doctor.watch.ipynb #2af35376
 @patch
 @contextmanager
 def looking(self:Doctor):
@@ -472,6 +507,7 @@ def state_dict(self:Doctor)->dict:
     return dict(said=[o.as_dict() for o in self.findings], step=self.course.step, losses=[list(o) for o in self.course.losses],
                 valid=[list(o) for o in self.course.valid])
 
+# %% ../../nbs/45_doctor.watch.ipynb #ef58a340
 @patch
 def load_state_dict(self:Doctor,
     d:dict, # What `state_dict` gave
@@ -496,8 +532,10 @@ def _lost_numbers(self:Doctor):
     norms = [o for _,o in self.course.norms]
     grew = f" The gradient's norm was {norms[-1]:,.1f} shortly before." if norms else ''
     return Finding('O4', 'exact', f"The loss is not a number in step {self.course.step+1:,}. {where}.{grew}",
-                   'learn.fit_one_cycle(3, lr/10)   # and GradientClip(1.)', dict(step=self.course.step+1, parameters_lost=len(bad)), seen.bad_place)
+                   'learn.fit_one_cycle(3, lr/10)   # and GradientClip(1.)',
+                   dict(step=self.course.step+1, parameters_lost=len(bad)), seen.bad_place)
 
+# %% ../../nbs/45_doctor.watch.ipynb #d5dd3bef
 def _first_bad(model, xb):
     "See once more what the network makes of a batch"
     seen = Looked()
@@ -513,6 +551,7 @@ def _explain_errors(learn, doctor):
 
 def _explain_no_more(learn): vars(learn).pop('_do_one_batch', None)
 
+# %% ../../nbs/45_doctor.watch.ipynb #ce1c7eb9
 def _one_batch(learn, doctor):
     try:
         with doctor.looking(): return type(learn)._do_one_batch(learn)

@@ -1,0 +1,40 @@
+"""Some of the programs with planted faults, and some healthy ones; `make doctor-bench` looks at all of them"""
+import io
+
+import pytest
+from planted import all_programs
+
+from charrnn_fa import doctor
+from charrnn_fa.doctor.report import arrange
+from charrnn_fa.doctor.watch import Doctor
+
+PROGRAMS = {p.name:p for p in all_programs()}
+FAULTY = """copies_its_input fortran_order awd_targets_equal_inputs everything_lower_case set_order_after_reload
+    keeps_data_of_the_gru_cell mean_state_for_all_rows init_hidden_at_each_forward awd_bptt_of_two carried_state_averaged_over_streams
+    added_up_over_time scores_data head_that_detaches entropy_bonus_in_the_loss
+    descent_that_keeps_gradients backward_twice rate_zero_for_the_body counter_begins_anew awd_accumulates_a_million
+    functional_dropout_always_on eval_in_the_step seeded_in_get_batch valid_text_in_capitals
+    state_thrown_away softmax_of_the_softmax letters_in_another_order probabilities_fed_back
+    awd_without_model_resetter sampling_overwrites_the_state learner_with_decay_of_ten prefix_of_data_parallel ours_on_a_page""".split()
+HEALTHY = """elman_one_hot min_char_rnn learned_first_state burn_in step_that_fetches batch_as_dictionary masks_beside two_optimisers
+    log_softmax_and_nll watched_by_hand watched_ours""".split()
+
+
+def found(p):
+    "Ids of the findings, those that are causes, for a program"
+    made = p.make()
+    if 'watch' not in made: return [o.id for o in doctor.diagnose(**made, seconds=30).findings]
+    cb = Doctor(file=io.StringIO())
+    made['watch'](made['learn'], [cb])
+    return [o.id for o in arrange(cb.findings)]
+
+
+@pytest.mark.parametrize('name', FAULTY)
+def test_the_planted_fault_comes_first(name):
+    p = PROGRAMS[name]
+    ids = found(p)
+    assert ids and ids[0] in p.ids+p.also, ids
+
+
+@pytest.mark.parametrize('name', HEALTHY)
+def test_a_healthy_program_has_no_finding(name): assert found(PROGRAMS[name]) == []
