@@ -523,7 +523,8 @@ def check_foreign(
     foreign = {}
     def _look(func, args, kwargs, out):
         for t in _tensors([*args, *kwargs.values()]):
-            is_foreign = t.is_leaf and t.requires_grad and id(t) not in own and not _enters_here(subject, t)
+            is_in_loss = 'backward' not in subject.steps[-1].events and torch.is_grad_enabled()
+            is_foreign = is_in_loss and t.is_leaf and t.requires_grad and id(t) not in own and not _enters_here(subject, t)
             if is_foreign: foreign.setdefault(id(t), (t, place_here()))
     subject.watch.look = _look
     try: step, = subject.run(subject.batches[:1], update=False)
