@@ -332,9 +332,14 @@ HEALTHY |= {
 
 @pytest.mark.parametrize('program', HEALTHY)
 def test_nothing_is_wrong(program):
-    report = diagnose(**HEALTHY[program]())
-    assert not report.findings, report
-    assert len(report.checked) > 7 and not report.skipped and 'Nothing is wrong' in str(report)
+    "Nothing exact: not all of these programs would learn in a minute, with their few batches and rates of 0.001"
+    report = diagnose(**HEALTHY[program](), trials=False)
+    assert not exact(report), report
+    assert len(report.checked) > 7 and {*report.skipped} <= TRIALS
+
+
+TRIALS = {'short trainings (trials=False)'}
+def exact(report): return [o for o in report.findings if o.certainty == 'exact']
 
 
 class Turned(Net):
@@ -448,7 +453,7 @@ FAULTS = {
     'L5': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), ignore_index=VOCAB.stoi[' '])),
     'L6': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])), 'L7': lambda: step_of('zero cut backward step'),
     'O5': lambda: step_of('zero backward anew'), 'O6': lambda: tutorial(zero=False), 'O7': forgotten, 'O8': frozen,
-    'O9': lambda: step_of('step backward zero'), 'O9 zero': lambda: step_of('backward zero step'), 'O9 none': lambda: step_of('zero backward'),
+    'O9': lambda: step_of('step backward zero'), 'O9 zero': lambda: step_of('backward zero step'), 'O11 none': lambda: step_of('zero backward'),
     'T2': lambda: looped(usual, model=Evaluated()), 'T7': lambda: given(Net(), windows()[:1]*4),
     'S1': lambda: given(Net(), loss=F.cross_entropy), 'D12': lambda: given(Net(), [(x.float(), y) for x,y in windows()]), 'S2': lambda: given(Amounts(), [(x.float(), y) for x,y in windows()]),
 }
@@ -456,7 +461,7 @@ FAULTS = {
 
 @pytest.mark.parametrize('fault', FAULTS)
 def test_the_fault_is_the_first_that_is_found(fault):
-    report = diagnose(**FAULTS[fault]())
+    report = diagnose(**FAULTS[fault](), trials=False)
     first = report.findings[0]
     assert (first.id, first.certainty) == (fault.split()[0], 'exact'), report
     assert len(first.message.split('. ')) <= 3 and first.fix and first.title in str(report)
@@ -490,8 +495,15 @@ def test_nothing_changes(program):
 
 def test_a_loss_by_hand_is_not_said_to_have_been_looked_at():
     "Scores and targets that do not pass through a loss of PyTorch's are not seen"
-    report = diagnose(**given(Net(), loss=lambda p,y: -p.log_softmax(-1).gather(-1, y[...,None]).mean()))
-    assert not report.findings and len(report.skipped) == 4 and 'no loss function' in str(report)
+    report = diagnose(**given(Net(), loss=lambda p,y: -(p.log_softmax(-1)*F.one_hot(y, V)).sum(-1).mean()), trials=False)
+    assert not exact(report) and sum('no loss function' in o for o in report.skipped) == 6
+
+
+def test_a_loss_of_picked_probabilities_is_seen():
+    report = diagnose(**given(Net(), loss=lambda p,y: -p.log_softmax(-1).gather(-1, y[...,None]).mean()), trials=False)
+    assert not exact(report) and not any('no loss function' in o for o in report.skipped)
+    ahead = [(x, torch.cat([y[:,1:], y[:,:1]], 1)) for x,y in windows()]
+    assert diagnose(**given(Net(), ahead, loss=lambda p,y: -p.softmax(-1).gather(-1, y[...,None]).log().mean()), trials=False).findings[0].id in ('D2', 'D3')
 
 
 @pytest.mark.parametrize('opt', ['partial(OptimWrapper, opt=torch.optim.AdamW)', 'Adam'])
@@ -506,7 +518,7 @@ from charrnn_fa.doctor.diagnose import diagnose
 dls = DataLoaders(DataLoader([(x[0], y[0]) for x,y in windows()], bs=2), DataLoader([(x[0], y[0]) for x,y in windows()], bs=2))
 learn = Learner(dls, Net(), loss_func=loss_over_all, opt_func={opt})
 before = dls.train.rng.getstate()
-assert not diagnose(learn).findings and dls.train.rng.getstate() == before
+assert not any(o.certainty == 'exact' for o in diagnose(learn, trials=False).findings) and dls.train.rng.getstate() == before
 with learn.no_bar(), learn.no_logging(): learn.fit(1)
 """
     p = subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parent, capture_output=True, text=True)
@@ -536,7 +548,7 @@ def test_counters_stand_where_they_stood():
         opt.zero_grad()
         loss_over_all(model(x), y).backward()
         opt.step()
-    assert not diagnose(step_function=step, model=model, batches=windows()).findings
+    assert not diagnose(step_function=step, model=model, batches=windows(), trials=False).findings
     assert counted == 0 and 'made' not in globals() and not hasattr(step, 'n')
 
 
@@ -547,7 +559,7 @@ def test_an_error_in_somebody_elses_code_is_a_finding(tmp_path):
             self.calls = getattr(self, 'calls', 0)+1
             raise KeyError('hidden')
     model = Fails()
-    f, = diagnose(**given(model)).findings
+    f, = diagnose(**given(model), trials=False).findings
     assert f.place.source == "raise KeyError('hidden')" and f.place.file == __file__ and 'KeyError' in f.message and not hasattr(model, 'calls')
 
 
@@ -562,8 +574,8 @@ def test_a_step_that_writes_is_refused_before_it_does(tmp_path):
 
 @pytest.mark.parametrize('kwargs,said', [
     (dict(), 'missing'), (dict(model=Net()), 'dls and loss_func are missing'), (dict(step_function=print), 'without the model'), (dict(learn=3), 'no Learner'),
-    (dict(model=Net(), loss_func=loss_over_all, dls=iter(windows())), 'use up'), (dict(model=Net(), loss_func=loss_over_all, dls=[]), 'no batches'),
-    (dict(model=Net(), step_function=lambda a,b,c: 0, batches=windows()), 'takes a, b, c'), (dict(learn=Learner(DataLoaders([], []), Net(), loss_func=loss_over_all)), 'no batches')])
+    (dict(model=Net(), loss_func=loss_over_all, dls=iter(windows())), 'use up'),
+    (dict(model=Net(), step_function=lambda a,b,c: 0, batches=windows()), 'takes a, b, c')])
 def test_bad_input_is_answered_in_a_sentence(kwargs, said):
     with pytest.raises(CharRNNError, match=said) as e: diagnose(**kwargs)
     assert e.value.remedy
@@ -582,3 +594,7 @@ def test_the_ladder_has_the_constants_of_a_small_text():
     for n,k in enumerate(['unigram', 'bigram', '3-gram', '4-gram', '5-gram'], 1):
         if n in (1, 2, 5): assert abs(found[k] + np.mean([np.log(p(c, valid[max(0, i-n+1):i])) for i,c in enumerate(valid)])) < 1e-9
     assert found['uniform'] == np.log(V) and abs(found['double softmax'] - np.log(1+(V-1)/np.e)) < 1e-12
+
+
+@pytest.mark.parametrize('kwargs', [dict(model=Net(), loss_func=loss_over_all, dls=[]), dict(learn=Learner(DataLoaders([], []), Net(), loss_func=loss_over_all))])
+def test_a_loader_without_batches_is_a_finding(kwargs): assert [o.id for o in diagnose(**kwargs).findings] == ['D10']

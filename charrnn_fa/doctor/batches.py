@@ -140,9 +140,11 @@ def _check_wrap(pairs, axis):
     firsts,ends,lasts = (torch.cat(o) for o in zip(*((x[:,0], x[:,-1], y[:,-1]) for x,y in pairs)))
     periods = all((x == x[:,:1]).all() for x,_ in pairs) or any(has_period(x) for x,_ in pairs)
     if len(lasts) < 6 or periods: return []
-    is_one = lasts.unique().numel() == 1 and len(lasts) > 11
-    what = ("The last target of each row is the row's own first character: the text wraps around" if (lasts == firsts).all() and not is_one
-            else "The last target of each row is its own input" if (lasts == ends).all() and not is_one
+    runs_on = torch.cat([y[:,-2] == y[:,-1] for _,y in pairs if y.shape[1] > 1]) # as padding does
+    n_lasts = lasts.unique().numel()
+    is_one = n_lasts == 1 and len(lasts) > 11 and lasts[0] >= 0 and not runs_on.any()
+    what = ("The last target of each row is the row's own first character: the text wraps around" if (lasts == firsts).all() and n_lasts > 1
+            else "The last target of each row is its own input" if (lasts == ends).all() and n_lasts > 1
             else f"The last target of each row is id {int(lasts[0])}, which is put there and not read" if is_one else None)
     if what is None: return []
     return [Finding('D3', 'exact', f"{what}. One target in each row is wrong.",

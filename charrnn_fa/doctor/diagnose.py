@@ -195,6 +195,7 @@ def diagnose(
     batches=None, # Instead of loaders: a list of batches
     sample=None, # Function of model, prompt and a number of characters, which lets the network write
     text:str=None, # The corpus, for `sample`
+    trials:bool=True, # Train a little as well, with one thing changed each time
     seconds:float=60, # Of time, at the most
 )->Report:
     "What keeps a network from learning; nothing of what is given changes"
@@ -209,23 +210,23 @@ def diagnose(
         subject = _subject(learn, model, dls, loss_func, opt, step_function, batches)
         subject.loader,subject.until,subject.text = dl,began+seconds,text
         subject.more = subject.batches if dl is None else take_batches(dl, 24)
-        findings,checked,skipped = _examined(subject, learn, loaders[0] if loaders else None, sample, text)
+        findings,checked,skipped = _examined(subject, learn, loaders[0] if loaders else None, sample, text, trials)
     return Report(findings, checked, skipped, time.perf_counter()-began, type(subject.model).__name__)
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #379a7ebb
-def _examined(subject, learn, dls, sample, text):
+def _examined(subject, learn, dls, sample, text, trials):
     findings,checked,skipped = [],[],[]
     try: steps = subject.run()
     except OutOfTime: return [],[],['anything: there was no time']
     if e := steps[-1].error:
         return [of_error(e, subject)],['whether a training step ends without an error'],['all else, until it does']
-    for what,found in _all_findings(subject, learn, dls, sample, text):
+    for what,found in _all_findings(subject, learn, dls, sample, text, trials):
         (skipped if found is None else checked).append(what)
         findings += found or []
     return findings,checked,skipped
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #3c06a92a
-def _all_findings(subject, learn, dls, sample, text):
+def _all_findings(subject, learn, dls, sample, text, trials):
     has_time = lambda: time.perf_counter() < subject.until
     yield from exact_findings(subject, has_time)
     if sample is not None: yield 'how text is written',_in_time(lambda: sampling_findings(sample, subject, text), has_time)
@@ -233,7 +234,8 @@ def _all_findings(subject, learn, dls, sample, text):
     n = sum(p.numel() for p in subject.model.parameters())
     yield 'the amount of text',_in_time(lambda: check_amount(dls, n, _batch_size(subject)), has_time)
     yield 'whether the validation text is new',_in_time(lambda: check_overlap(dls) + check_same_text(dls), has_time)
-    yield from trial_findings(subject, subject.until)
+    if trials: yield from trial_findings(subject, subject.until)
+    else: yield 'short trainings (trials=False)',None
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #f8a7efbd
 def _batch_size(subject):

@@ -316,7 +316,7 @@ def check_capacity(
         guess = t.guess
         if guess is None or t.bad is None and len(t.nats) < n or t.end < .75*guess: return []
         best = t.end if by == 1 else min(best, t.end)
-    if not .75*guess < best < guess + .5: return []
+    if not .75*guess < best < guess - .05: return [] # at the guess itself it may only not have begun yet
     return [Finding('I6', 'strong',
         f"After {n} steps with one and the same batch the loss is {best:.2f} nats; how frequent each character is "
         f"alone would give {guess:.2f}. The network is too small to learn even one batch by heart.",
