@@ -1063,6 +1063,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes._transposed': ( 'doctor.probes.html#_transposed',
                                                                                     'charrnn_fa/doctor/probes.py'),
+                                          'charrnn_fa.doctor.probes._weighted': ( 'doctor.probes.html#_weighted',
+                                                                                  'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes.check_gradients': ( 'doctor.probes.html#check_gradients',
                                                                                         'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes.check_graph': ( 'doctor.probes.html#check_graph',

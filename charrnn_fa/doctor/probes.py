@@ -291,6 +291,10 @@ def _by_time(grads, lay):
     if len(flat) == steps and all(len(o) == rows for o in flat): return torch.stack([o.norm(dim=-1) for o in flat], 1)
 
 # %% ../../nbs/42_doctor.probes.ipynb #f6554f60
+def _weighted(scores):
+    "A sum with weights of its own for each symbol; the plain sum of probabilities is 1 and has no gradient"
+    return (scores*torch.linspace(1, 2, scores.shape[-1]).to(scores)).sum()
+
 def gradient_reach(
     subject:Subject,
     lay:Layout, # Of its first batch
@@ -304,7 +308,7 @@ def gradient_reach(
         for row in sorted({0, rows-1}):
             last = (at_row == row) & (at_time == steps-1) & (lay.places >= 0)
             if not last.any() or not found[0].requires_grad: continue
-            score = found[0][last.to(found[0].device)].float().sum()
+            score = _weighted(found[0][last.to(found[0].device)].float())
             grads = torch.autograd.grad(score, step.entries, retain_graph=True, allow_unused=True)
             grads = [torch.zeros_like(e) if g is None else g for g,e in zip(grads, step.entries)]
             norms = _by_time([g.detach().float() for g in grads], lay)
