@@ -26,7 +26,7 @@ mutants: .venv/.dev
 	$(BIN)/python tests/mutants.py
 
 # Ratios against named references, side by side: half an hour on a machine with nothing else to do.
-BENCHMARKS := fit_overhead import_time start step generation neighbours on_time fastai_text save_overhead
+BENCHMARKS := fit_overhead doctor_cost import_time start step generation neighbours on_time fastai_text save_overhead
 bench: .venv/.package
 	@for o in $(BENCHMARKS); do echo; echo "benchmarks/$$o.py"; $(BIN)/python benchmarks/$$o.py || exit 1; done
 

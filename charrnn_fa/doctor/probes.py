@@ -332,7 +332,7 @@ def check_gradients(
     needed = max((steps-1 - r.time for r in rs if r.later and reaches_last(r)), default=0)
     if back >= needed or needed < 1: return []
     return [Finding('R1', 'exact',
-        f"The last prediction depends on characters up to {needed} steps back, but its gradient goes back {back}. "
+        f"The last prediction depends on characters up to {needed} step{'s'*(needed > 1)} back, but its gradient goes back {back}. "
         "The state is detached on the way, so the network cannot learn to remember.",
         'state = state.detach()   # once for each batch, and not in each step',
         dict(depends_on_steps_back=needed, gradient_steps_back=back))]
