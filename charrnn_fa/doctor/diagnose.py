@@ -65,7 +65,9 @@ def _of_computation(subject, step):
     def depends():
         lay = layout(subject)
         if not lay: return []
-        return check_reach(subject, lay) or check_gradients(subject, lay, reaches(subject, lay))
+        found = check_reach(subject, lay)
+        if found and (other := _sizes_by_chance(subject, step)): return other
+        return found or check_gradients(subject, lay, reaches(subject, lay))
     return {
         'what the step makes of the targets': lambda: check_own_targets(subject),
         'what the loss gets': lambda: check_scores(subject, step),
@@ -76,6 +78,15 @@ def _of_computation(subject, step):
     }
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #b4113898
+def _sizes_by_chance(subject, step):
+    "S1, if the loss takes another axis for the classes and it has their size by chance: one step less brings it out"
+    s,x = step.losses[0].scores,as_ids(subject.batches[0][0])
+    if s.ndim < 3 or s.shape[1] != s.shape[-1] or x.shape[1] != s.shape[1]: return []
+    batch = tuple(o[:,:-1].contiguous() if isinstance(o, Tensor) and o.shape == x.shape else o for o in subject.batches[0])
+    other, = subject.run([batch], update=False)
+    told = other.error and explain(other.error)
+    return [told] if told and told.id == 'S1' else []
+
 def _of_state(subject, step):
     "Probes of weights, optimiser and state, by what they look at"
     return {

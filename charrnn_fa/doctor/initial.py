@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['check_symbols', 'overlap', 'check_overlap', 'check_same_text', 'check_amount', 'Looked', 'looked_at',
-           'check_first_loss', 'check_table', 'check_units', 'units', 'check_layers', 'at_an_end', 'check_gates',
-           'check_first_bad', 'not_finite', 'overflow', 'check_alike']
+           'check_first_loss', 'check_table', 'check_units', 'units', 'check_all_ids', 'check_layers', 'at_an_end',
+           'check_gates', 'check_first_bad', 'not_finite', 'overflow', 'check_alike']
 
 # %% ../../nbs/39_doctor.initial.ipynb #b21cf4f2
-import math
+import itertools, math
 from dataclasses import dataclass, field
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding
-from .batches import as_ids, read_ids, table_of
+from .batches import as_ids, parts_of, read_ids, table_of
 from .subject import Subject, place_here, predictions
 
 # %% ../../nbs/39_doctor.initial.ipynb #1d4279db
@@ -161,7 +161,7 @@ def check_amount(
             'dls = CharDataLoaders.from_text(text, bs=8, seq_len=32)', dict(batches=n, valid_batches=n_valid))]
     n_chars = len(getattr(dls.train, 'ids', ())) or n*n_batch
     ratio = n_chars/max(1, n_params)
-    if not n_chars or .03 < ratio < 500: return []
+    if not n_chars or .03 < ratio < 200: return []
     small = ratio <= .03
     advice = "a smaller network, or more dropout" if small else "a larger network"
     return [Finding('D11', 'weak',
@@ -179,6 +179,7 @@ class Looked:
     ends: list = field(default_factory=list)  # For each tanh the share of numbers near its ends
     off: list = field(default_factory=list)   # For each ReLU the share of units that are never on
     gates: list = field(default_factory=list) # Means of what sigmoids give
+    n_rows: int = None # Of the first embedding
     padding: dict = field(default_factory=dict) # Ids that embeddings take for padding: the share of them among the ids
 
     def __call__(self, func, args, kwargs, out):
@@ -208,7 +209,8 @@ def _look_at_units(self:Looked, name, out):
 
 # %% ../../nbs/39_doctor.initial.ipynb #f3ec8b7a
 @patch
-def _note_padding(self:Looked, ids, weight, padding_idx=None, **kwargs):
+def _note_padding(self:Looked, ids, weight, padding_idx=None, *args, **kwargs):
+    self.n_rows = ifnone(self.n_rows, len(weight))
     if padding_idx is None: return
     i = padding_idx % len(weight)
     self.padding[i] = max(self.padding.get(i, 0), (ids == i).float().mean().item())
@@ -281,7 +283,7 @@ def check_units(
 )->list: # Of `Finding`s: I3, I4, R10, R11
     "Whether units can move, and symbols count"
     seen = looked_at(subject)
-    res = units(seen)
+    res = units(seen) + check_all_ids(subject, seen.n_rows)
     for i,share in seen.padding.items():
         if share > .003 and not at_an_end(subject.batches, i): res.append(_padded(subject, i, share))
     return res + check_gates(subject.model, seen) + check_layers(subject)
@@ -318,6 +320,22 @@ def _padded(subject, i, share):
         "changes.",
         'nn.Embedding(n_symbols, emb_sz)   # without padding_idx; for AWD_LSTM pad_token=None',
         dict(id=i, share=share))
+
+# %% ../../nbs/39_doctor.initial.ipynb #b4797916
+def check_all_ids(
+    subject:Subject,
+    n_rows:int, # Of the embedding; None if there is none
+    most:int=400, # Batches; of more only these are looked at
+)->list: # Of `Finding`s: D12
+    "Whether all ids of the loader have a vector"
+    if n_rows is None or subject.loader is None: return []
+    ids = (as_ids(parts_of(b)[0]) for b in itertools.islice(iter(subject.loader), most))
+    largest = max((int(o.max()) for o in ids if o is not None and o.numel()), default=0)
+    if largest < n_rows: return []
+    return [Finding('D12', 'exact',
+        f"The loader has ids up to {largest}, and the embedding {n_rows} rows, from 0 to {n_rows-1}. Training will end in an error when "
+        "such an id comes.",
+        f'nn.Embedding({largest+1}, emb_sz)   # or ids that are counted from 0', dict(largest=largest, rows=n_rows))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #f2784c3e
 def check_layers(

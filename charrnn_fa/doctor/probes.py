@@ -435,6 +435,12 @@ def rows_that_move(
     return torch.stack([is_moved[at_row == i].any() for i in range(rows)])
 
 # %% ../../nbs/42_doctor.probes.ipynb #a0c8901b
+def _recut(others):
+    return Finding('S4', 'exact',
+        f"A character in one row of a batch changes predictions in {others} other rows of the next, and not in all. What is carried "
+        "is cut anew by view or reshape where axes should be exchanged.",
+        'state = state.transpose(0, 1)   # not state.view(bs, n_layers, n_hid)', dict(other_rows=others))
+
 def check_shared_state(
     subject:Subject,
 )->list: # Of `Finding`s: R4
@@ -445,6 +451,7 @@ def check_shared_state(
     moved = {r:rows_that_move(subject, lay, r) for r in (n//2, n-1)}
     others = max((int(m.sum() - m[r].long()) for r,m in moved.items() if m is not None), default=0)
     if not others: return []
+    if others < n-1: return [_recut(others)]
     return [Finding('R4', 'exact',
         f"A character in one row of a batch changes predictions in {others} other rows of the next. The rows share "
         "what is carried from batch to batch, but each is a text of its own.",
@@ -472,6 +479,12 @@ def keeps_state(
 _of_fit = 'xb','yb','pred','loss','loss_grad','dls','input','target','out','output'
 
 # %% ../../nbs/42_doctor.probes.ipynb #83309af0
+def _many_updates(n, steps):
+    return Finding('R7', 'strong',
+        f"In a batch of {steps} steps the optimiser makes {n}, so gradients go back over {max(1, steps//n)} characters only. The network "
+        "cannot learn to remember what it needs later.",
+        'loss = sum(losses)/len(losses); loss.backward(); opt.step()   # once for all steps of a batch', dict(updates=n, steps=steps))
+
 def check_lost_state(
     subject:Subject,
     axis:int, # Along which time runs
@@ -492,6 +505,9 @@ def check_length(
 )->list: # Of `Finding`s: R7
     "Whether gradients reach further than a character or two"
     steps = subject.batches[0][0].shape[axis]
+    first, = subject.run(subject.batches[:1], update=False)
+    n_updates = first.events.count('step')
+    if n_updates > max(3, steps/4): return [_many_updates(n_updates, steps)]
     if steps > 3 or not is_carried(subject): return []
     seen = subject.run((subject.batches*2)[:4], update=False)
     if any(o.error or 'step' not in o.events for o in seen): return [] # a step for several batches

@@ -50,6 +50,7 @@ class Step:
     error: Exception = None                     # That ended it
     picks: list = field(default_factory=list)   # What may be a cross-entropy by hand, as `LossCall`s
     twice: bool = False                         # Was the gradient of one loss computed twice?
+    changed_late: bool = False                  # Was the gradient made smaller after it was used?
 
 # %% ../../nbs/37_doctor.subject.ipynb #a519d42d
 _losses = {o:o.__name__ for o in (F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.kl_div,
@@ -177,6 +178,7 @@ class Subject:
         store_attr()
         self.watch,self.acting = _Watch(),False
         self.more = batches # those of trials, which take more
+        self.loader,self.text = None,None # where they come from, and the corpus, if they are known
         self.knows_rate = True # is the optimiser somebody's own?
         self.until = math.inf # when no further run may begin
         self.trains_itself = False # do weights change without an optimiser that is known?
@@ -185,8 +187,19 @@ class Subject:
 
     def begin(self, batch):
         "A step begins"
+        self.watch_gradients()
         self.watch.step = Step(batch)
         self.steps.append(self.watch.step)
+
+# %% ../../nbs/37_doctor.subject.ipynb #30e9ac55
+@patch
+def watch_gradients(self:Subject):
+    "Note whether gradients have become smaller since the optimiser used them"
+    last = self.steps[-1] if self.steps else None
+    if last is None or last.stepped is None or last.changed_late: return
+    norm = lambda gs: math.sqrt(sum(g.float().square().sum().item() for g in gs))
+    now = norm(p.grad.detach().to_dense() for p in self.model.parameters() if p.grad is not None)
+    last.changed_late = 0 < now < .99*norm(last.grads.values())
 
 # %% ../../nbs/37_doctor.subject.ipynb #f804b683
 @patch
@@ -276,6 +289,7 @@ def act(self:Subject, f, name, update, opt, *args, **kwargs):
     if callable(closure):
         res = closure() # what it does comes before the step
         kwargs,args = {**kwargs, 'closure':lambda: res},()
+    if name == 'zero_grad': self.watch_gradients()
     self.watch.step.events.append(name)
     if name == 'step':
         self._note_step(opt)

@@ -240,7 +240,7 @@ def check_dropout(
     seconds:float, # For each trial
 )->list: # Of `Finding`s: I7
     "Whether dropout keeps the network from learning"
-    if base.cost is None or base.cost < .1: return []
+    if base.cost is None or base.cost < .02: return []
     t = _without_dropout(subject, len(base.nats), seconds)
     if t.bad is not None or t.end > base.end - .28: return []
     return [Finding('I7', 'strong',

@@ -381,9 +381,16 @@ def _check_order(subject, steps):
             return [Finding('O9', 'exact',
                 "Gradients are set to zero after they were computed and before the optimiser uses them.",
                 'opt.zero_grad()\nloss.backward()\nopt.step()', dict(order=' '.join(e)))]
-    return _check_twice(steps) or _check_schedule_order(steps)
+    return _check_twice(steps) or _check_late(steps) or _check_schedule_order(steps)
 
 # %% ../../nbs/38_doctor.update.ipynb #e6274e3e
+def _check_late(steps):
+    "Whether gradients are clipped when they have been used already"
+    late = [o for o in steps if o.changed_late]
+    if len(late) < 2: return []
+    return [Finding('O9', 'exact', "Gradients are made smaller after the optimiser has used them, so clipping has no effect.",
+                    'loss.backward()\nnn.utils.clip_grad_norm_(model.parameters(), 1.)\nopt.step()', dict(steps=len(late)))]
+
 def _check_twice(steps):
     "Whether gradients of one loss are computed twice in a step"
     twice = [o for o in steps if o.twice]
@@ -620,8 +627,9 @@ def check_inputs(
 # %% ../../nbs/38_doctor.update.ipynb #66b3540f
 def _are_ids_as_numbers(entries, ids):
     "Whether all that enters the network is the ids themselves, one number each"
-    is_it = lambda e: e.numel() == ids.numel() and torch.equal(e.detach().flatten().long().sort()[0].cpu(), ids.flatten().long().sort()[0].cpu())
-    return bool(entries) and all(map(is_it, entries[:1]))
+    steps = entries if len(entries) > 1 and all(e.numel() == ids.shape[0] for e in entries) else entries[:1]
+    seen = torch.cat([e.detach().flatten() for e in steps]).cpu() if steps else torch.zeros(0)
+    return seen.numel() == ids.numel() and torch.equal(seen.sort()[0], ids.flatten().float().sort()[0].cpu())
 
 def check_ids(
     subject:Subject,
