@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['take_batches', 'parts_of', 'Parts', 'as_ids', 'shift_share', 'time_axis', 'texts_of', 'check_targets', 'has_period',
-           'check_batches', 'continuation', 'read_ids', 'check_direction', 'table_of']
+           'check_batches', 'continuation', 'valid_of', 'read_ids', 'check_direction', 'table_of']
 
 # %% ../../nbs/36_doctor.batches.ipynb #88574c7c
 import itertools
@@ -142,7 +142,8 @@ def _check_wrap(pairs, axis):
     if len(lasts) < 6 or periods: return []
     runs_on = torch.cat([y[:,-2] == y[:,-1] for _,y in pairs if y.shape[1] > 1]) # as padding does
     n_lasts = lasts.unique().numel()
-    is_one = n_lasts == 1 and len(lasts) > 11 and lasts[0] >= 0 and not runs_on.any()
+    is_read = any((x == lasts[0]).any() for x,_ in pairs) # a mark for an end is not
+    is_one = n_lasts == 1 and len(lasts) > 11 and is_read and not runs_on.any()
     what = ("The last target of each row is the row's own first character: the text wraps around" if (lasts == firsts).all() and n_lasts > 1
             else "The last target of each row is its own input" if (lasts == ends).all() and n_lasts > 1
             else f"The last target of each row is id {int(lasts[0])}, which is put there and not read" if is_one else None)
@@ -188,6 +189,14 @@ def _rows(x, y):
     if y.ndim == 1 and x.ndim == 2 and len(x) == len(y): return torch.cat([x, y[:,None]], 1)
     raise CharRNNError(f"Batches with inputs {tuple(x.shape)} and targets {tuple(y.shape)} are no rows of a text",
                        "give loaders whose targets are ids, (rows, steps), or the text itself.")
+
+# %% ../../nbs/36_doctor.batches.ipynb #2c148d49
+def valid_of(
+    dls, # Loaders
+): # None if there is none
+    "The loader for validation"
+    try: return dls.valid
+    except (AttributeError, IndexError, TypeError): return None
 
 # %% ../../nbs/36_doctor.batches.ipynb #0b2fe590
 def read_ids(

@@ -81,7 +81,7 @@ def _of_computation(subject, step):
 def _sizes_by_chance(subject, step):
     "S1, if the loss takes another axis for the classes and it has their size by chance: one step less brings it out"
     s,x = step.losses[0].scores,as_ids(subject.batches[0][0])
-    if s.ndim < 3 or s.shape[1] != s.shape[-1] or x.shape[1] != s.shape[1]: return []
+    if s.ndim != 3 or s.shape[1] != s.shape[-1] or x.shape[1] != s.shape[1]: return []
     batch = tuple(o[:,:-1].contiguous() if isinstance(o, Tensor) and o.shape == x.shape else o for o in subject.batches[0])
     other, = subject.run([batch], update=False)
     told = other.error and explain(other.error)
@@ -229,6 +229,9 @@ def _examined(subject, learn, dls, sample, text, trials):
     findings,checked,skipped = [],[],[]
     try: steps = subject.run()
     except OutOfTime: return [],[],['anything: there was no time']
+    if steps[-1].error: # perhaps since gradients are asked for what enters
+        subject.watch.marks_entries = False
+        steps = subject.run()
     if e := steps[-1].error:
         return [of_error(e, subject)],['whether a training step ends without an error'],['all else, until it does']
     for what,found in _all_findings(subject, learn, dls, sample, text, trials):

@@ -525,7 +525,7 @@ def check_state(
     if axis is None: return []
     if found := check_length(subject, axis) or check_lost_state(subject, axis): return found
     shares = continuation(subject.batches, axis)
-    if not shares or not is_carried(subject): return []
+    if not shares or not is_carried(subject) or any(len(b) > 2 for b in subject.batches): return [] # a part may say where texts begin
     if shared := check_shared_state(subject): return shared
     on,down = shares
     n = sum(len(b[0]) for b in subject.batches[1:])

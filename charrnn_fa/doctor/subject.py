@@ -49,6 +49,7 @@ class Step:
     rates: list = field(default_factory=list)   # Learning rates of the step
     error: Exception = None                     # That ended it
     picks: list = field(default_factory=list)   # What may be a cross-entropy by hand, as `LossCall`s
+    looks_up: bool = False                      # Is there an embedding, or another table?
     twice: bool = False                         # Was the gradient of one loss computed twice?
     changed_late: bool = False                  # Was the gradient made smaller after it was used?
 
@@ -97,6 +98,7 @@ class _Watch(TorchFunctionMode):
         self.step = None
         self.before_backward,self.after_backward = noop,noop # are given the step; before, its graph is whole
         self.look = noop # is given each function that is called, its arguments and what it gives
+        self.marks_entries = True # May tensors of ids get gradients?
         self.alter = noop # is given what enters the network, and gives what enters instead
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -108,7 +110,9 @@ class _Watch(TorchFunctionMode):
         if self.look is not noop: self.look(func, args, kwargs or {}, out)
         if func in _losses: self._note_loss(func, *args, out=out, **(kwargs or {}))
         elif picked := _picked(func, args, out): self._note_pick(args[0], *picked, out)
-        return self._note_entry(out) if 'backward' not in self.step.events and _enters(func, args, out) else out
+        if not self.marks_entries or 'backward' in self.step.events or not _enters(func, args, out): return out
+        self.step.looks_up |= func in (F.embedding, Tensor.__getitem__)
+        return self._note_entry(out)
 
 # %% ../../nbs/37_doctor.subject.ipynb #1d2f7cbd
 @patch
@@ -199,7 +203,9 @@ def watch_gradients(self:Subject):
     if last is None or last.stepped is None or last.changed_late: return
     norm = lambda gs: math.sqrt(sum(g.float().square().sum().item() for g in gs))
     now = norm(p.grad.detach().to_dense() for p in self.model.parameters() if p.grad is not None)
-    last.changed_late = 0 < now < .99*norm(last.grads.values())
+    is_simple = last.events.count('step') == last.events.count('backward') == 1
+    if is_simple and 'zero_grad' in last.events[last.events.index('step'):]: return # what is left then is of others
+    last.changed_late = is_simple and 0 < now < .99*norm(last.grads.values())
 
 # %% ../../nbs/37_doctor.subject.ipynb #f804b683
 @patch
@@ -253,7 +259,8 @@ def _note_call(self:Subject, model, args, kwargs, out):
     self.watch.step.calls.append((args, kwargs, out))
     self.watch.step.modes.append(model.training)
     self.watch.step.events.append('forward')
-    self.watch.step.trained,self.watch.step.with_graph = model.training,torch.is_grad_enabled()
+    step = self.watch.step
+    step.trained,step.with_graph = ifnone(step.trained, model.training),torch.is_grad_enabled() # trained: by the first call
 
 # %% ../../nbs/37_doctor.subject.ipynb #63026b15
 def _classes(cls):

@@ -50,7 +50,12 @@ def _note_attributes(self:Noted, o, follow=True):
         d.clear()
         d.update(was)
     self.undo.append(undo)
-    if follow: self.todo += was.values()
+    if follow: self.todo += [*was.values(), *_own_methods(type(o))]
+
+def _own_methods(cls):
+    "Functions of somebody's own classes, whose globals may change"
+    own = [c for c in cls.__mro__ if (c.__module__ or '').split('.')[0] not in libraries]
+    return [f for c in own for f in vars(c).values() if isinstance(f, types.FunctionType)]
 
 # %% ../../nbs/35_doctor.untouched.ipynb #ea14135c
 @patch

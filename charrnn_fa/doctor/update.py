@@ -18,7 +18,7 @@ from .subject import Subject, hypers_of, place_here, predictions, rows_of
 def _sums_to_one(p, tol=1e-3): return bool((p >= 0).all()) and bool(((p.sum(1)-1).abs() < tol).all())
 
 # %% ../../nbs/38_doctor.update.ipynb #bedb0b9d
-def _enlarged(subject, factor=100.):
+def _enlarged(subject, factor=1e4):
     "The predictions with all parameters `factor` times as large"
     def _enlarge(model):
         for p in model.parameters(): p.mul_(factor)
@@ -32,6 +32,14 @@ def _floor(n, low, high):
     return math.log(1 + (n-1)*math.exp(low-high))
 
 # %% ../../nbs/38_doctor.update.ipynb #aeb9c588
+def _is_of_targets(subject):
+    "Whether a loss compares with targets, and not parts of the network with each other"
+    subject.watch.marks_entries = False
+    try: step, = subject.run(subject.batches[:1], update=False)
+    finally: subject.watch.marks_entries = True
+    return not any(o.target.requires_grad for o in step.losses)
+
+# %% ../../nbs/38_doctor.update.ipynb #4adea1d9
 def check_scores(
     subject:Subject,
     step, # Of its first batch
@@ -48,7 +56,7 @@ def check_scores(
             "without the network learning anything.",
             'loss = F.cross_entropy(scores, y)   # which applies log_softmax itself',
             dict(largest_sum_of_exponentials=scores.logsumexp(1).exp().max().item()))]
-    if not {o.name for o in step.losses} & _for_classes:
+    if not {o.name for o in step.losses} & _for_classes and _is_of_targets(subject):
         return [Finding('L4', 'exact',
             f"The loss is {name}, which treats the number of a character as an amount or its classes one by one. "
             f"For one of {n} characters it is cross-entropy of scores and ids.",
@@ -117,7 +125,7 @@ def _check_bounds(subject, name, scores, n):
     if _sums_to_one(scores):
         return [_applied('Softmax', "Probabilities go into a loss that applies softmax itself.", n, 0, 1)]
     big = _enlarged(subject) if scores.abs().max() <= 1.001 else None
-    if big is None or not big.isfinite().all() or big.abs().max() > 1.001 or big.max()-big.min() < 1e-3: return []
+    if big is None or not big.isfinite().all() or not .9 < big.abs().max() < 1.001 or big.max()-big.min() < 1e-3: return []
     if _sums_to_one(big): return [_applied('Softmax', "Probabilities go into a loss that applies softmax itself.", n, 0, 1)]
     low = 0 if big.min() >= 0 else -1
     how = f"Scores that cannot leave [{low}, 1] go into a loss that applies softmax itself."
@@ -170,7 +178,7 @@ def check_weights(
             "others are computed and teach the network nothing.",
             'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # all steps',
             dict(used=int(used.sum()), characters=expected))]
-    is_scaled = any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values())
+    is_scaled = any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values()) or _is_scaled_back(subject.steps[0])
     return [] if is_scaled else _check_sum(scores[used], targets[used], grads[used])
 
 # %% ../../nbs/38_doctor.update.ipynb #313bfacf
@@ -186,7 +194,8 @@ def _n_expected(batch, n):
     y = as_ids(batch[-1])
     if y is None or not y.numel(): return n
     rows,same = _rows_and_ends(y)
-    return rows.numel() - int((same[same > 1]).sum())
+    real = int((rows >= 0).sum())
+    return real - int((same[same > 1]).sum()) if real == rows.numel() else real
 
 # %% ../../nbs/38_doctor.update.ipynb #dfb2260f
 def _is_burn_in(used, batch):
@@ -200,16 +209,20 @@ def _is_burn_in(used, batch):
 
 # %% ../../nbs/38_doctor.update.ipynb #c4f6b42b
 def _at_the_end(batches, ids):
-    "Whether these targets come at the ends of rows only, as padding does"
+    "Whether these targets come only before or after all others of a row, along either axis, as padding does"
     for b in batches:
         y = as_ids(b[-1])
         if y is None: continue
-        rows,same = _rows_and_ends(y)
-        inner = torch.arange(rows.shape[1]) < (rows.shape[1]-same)[:,None]
-        if any(((rows == i) & inner).any() for i in ids): return False
+        if y.ndim != 2: return True # it cannot be told
+        is_pad = sum(y == i for i in ids) > 0
+        if not any(_is_outside(o) for o in (is_pad, is_pad.T)): return False
     return True
 
-# %% ../../nbs/38_doctor.update.ipynb #afc346fb
+def _is_outside(pad):
+    "Whether marks stand in one piece at the beginning or the end of each row"
+    first,last = pad.long().cumprod(1).bool(),pad.long().flip(1).cumprod(1).flip(1).bool()
+    return bool((pad == (first | last)).all())
+
 def _ignored(ids, targets):
     share = sum((targets == i).float().mean().item() for i in ids)
     return Finding('L5', 'exact',
@@ -225,6 +238,12 @@ def _scale(scores, targets, grads):
     return k if (grads*len(targets) - k*whole).abs().max() < 1e-2*abs(k) else None
 
 # %% ../../nbs/38_doctor.update.ipynb #7454effe
+def _is_scaled_back(step):
+    "Whether gradients are divided, by more than a little, before they are used, and not to a norm of 1 or less"
+    norm = lambda gs: math.sqrt(sum(g.float().square().sum().item() for g in gs))
+    raw,used = norm(step.raw.values()),norm(step.grads.values())
+    return 0 < used < .2*raw and (raw/used) % 1 < 1e-3
+
 def _check_sum(scores, targets, grads):
     "Whether the gradient is that of a mean"
     k = _scale(scores, targets, grads)
@@ -365,13 +384,14 @@ def _never_stepped(subject, steps):
 def _check_order(subject, steps):
     "Whether steps come after gradients"
     events = [e for o in steps for e in o.events if e in ('backward', 'step', 'zero_grad')]
-    if 'backward' not in events:
+    if 'backward' not in events and not any(o.grads for o in steps):
         return [Finding('O9', 'exact', "No gradient is ever computed: backward() is not called.",
                         'loss.backward()\nopt.step()', dict(steps=len(steps)))]
     if 'step' not in events and 'backward' in events:
         return [_never_stepped(subject, steps)]
     for o in steps:
         e = [k for k in o.events if k in ('backward', 'step', 'zero_grad')]
+        if e == ['step', 'zero_grad', 'backward']: continue # the same, a call later
         if e[:2] == ['step', 'backward'] or 'step' in e and 'backward' in e and e.index('step') < e.index('backward'):
             return [Finding('O9', 'exact',
                 "The optimiser makes its step before gradients are computed, so it works with those of the batch "
@@ -570,7 +590,7 @@ def check_mode(
 )->list: # Of `Finding`s: T1, T2, T3
     "Whether dropout is on in training, and off when something is measured"
     in_eval = _output(subject, False, 0)
-    if _is_same(in_eval, _output(subject, False, 1)) is False: return [_always_on()]
+    if _is_same(in_eval, _output(subject, False, 1)) is False: return [_always_on()] if _drops(subject) else []
     if step.trained is False and _is_same(in_eval, _output(subject, True, 0)) is False: return [_never_on()]
     last_backward = max((i for i,e in enumerate(step.events) if e == 'backward'), default=None)
     after = [e for e in step.events[last_backward:] if e == 'forward'] if last_backward is not None else []
@@ -586,6 +606,15 @@ def _measured_with_graph():
         'with torch.no_grad(): valid_loss = loss_func(model(x), y).item()', {})
 
 # %% ../../nbs/38_doctor.update.ipynb #36ec8ed0
+def _drops(subject):
+    "Whether something is dropped in a step; a first state may be random as well"
+    names = set()
+    def _look(func, args, kwargs, out): names.add(getattr(func, '__name__', ''))
+    subject.watch.look = _look
+    try: subject.run(subject.batches[:1], update=False)
+    finally: subject.watch.look = noop
+    return bool(names & {'dropout', 'alpha_dropout', 'feature_alpha_dropout', 'bernoulli', 'bernoulli_', 'rand', 'rand_like', 'dropout1d', 'lstm', 'gru'})
+
 def _always_on():
     return Finding('T1', 'exact',
         "In evaluation mode the network gives something else each time it is asked the same: dropout is always on. "
@@ -649,7 +678,7 @@ def check_ids(
     args = next((a for a,_,_ in step.calls), ())
     x = args[0] if args and isinstance(args[0], Tensor) else None
     is_float = pairs and x is not None and x.is_floating_point() and x.numel() == pairs[0][0].numel() and not step.entries
-    is_cast = bool(pairs) and _are_ids_as_numbers(step.entries, pairs[0][0])
+    is_cast = bool(pairs) and not step.looks_up and _are_ids_as_numbers(step.entries, pairs[0][0])
     if (is_float or is_cast) and pairs[0][0].max() > 1:
         res.append(Finding('S2', 'exact',
             "The ids of the characters go into the network as numbers, as if z were twenty-five times b. A network "

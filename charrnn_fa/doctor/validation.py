@@ -9,7 +9,7 @@ __all__ = ['ends_of', 'is_of_other_size', 'validating', 'two_epochs', 'check_val
 import itertools
 from fastai.basics import *
 from .report import Finding
-from .batches import as_ids, parts_of
+from .batches import as_ids, parts_of, valid_of
 from .subject import LooksOn, OtherLoaders, Subject, in_quiet, predictions
 
 # %% ../../nbs/43_doctor.validation.ipynb #976c5ca5
@@ -65,7 +65,8 @@ def check_validation(
     train_batches:list, # Of its own
 )->list: # Of `Finding`s: T1, T3, R6; or the error that ends it
     "Whether validation measures, and leaves training as it is"
-    valid = ends_of(learn.dls.valid) if getattr(learn.dls, 'valid', None) is not None else []
+    dl = valid_of(learn.dls)
+    valid = ends_of(dl) if dl is not None else []
     if not valid: return []
     subject = validating(learn, valid)
     steps,others = subject.run(update=False),subject.run(update=False, seed=1)

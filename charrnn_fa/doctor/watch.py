@@ -16,9 +16,10 @@ from ..callback.progress import in_fit
 from ..generate import evaluating
 from .report import Finding, Report
 from torch.overrides import TorchFunctionMode
-from .batches import as_ids
+from .batches import as_ids, valid_of
 from .initial import Looked, overflow, units
 from .shapes import explain
+from .untouched import Noted, same_rng
 
 # %% ../../nbs/45_doctor.watch.ipynb #1c9fd285
 class Course:
@@ -59,12 +60,14 @@ def note_batch(self:Course,
     y:Tensor, # Those that follow
 ):
     "Count what follows what"
-    n = int(max(x.max(), y.max()))+1
-    if n > 1000: return
+    is_real = (x.flatten() >= 0) & (y.flatten() >= 0) # less is a mark for padding
+    x,y = x.flatten()[is_real],y.flatten()[is_real]
+    n = int(max(x.max(), y.max()))+1 if len(x) else 0
+    if not 0 < n <= 1000: return
     if self.pairs is None or len(self.pairs) < n:
         old,self.pairs = self.pairs,torch.zeros(n, n)
         if old is not None: self.pairs[:len(old),:len(old)] = old
-    at = (x.flatten()*len(self.pairs)+y.flatten()).cpu()
+    at = (x*len(self.pairs)+y).cpu()
     self.pairs += torch.bincount(at, minlength=len(self.pairs)**2).view_as(self.pairs)
 
 # %% ../../nbs/45_doctor.watch.ipynb #9452908e
@@ -261,9 +264,10 @@ def leaked(
     before:list, # Marks of the state after the last batch
     state:list, # State now, before the next
     is_other_text:bool, # Does the next batch belong to another text?
+    has_moved:bool=True, # Has it ever changed? What is always the same is no state
 )->Finding: # R6 or None
     "A state that is kept where it should not be, or changed by somebody"
-    if not before or _is_empty(state): return None
+    if not before or _is_empty(state) or not has_moved: return None
     is_same = _marks(state) == before
     if is_same != is_other_text: return None
     text = ("The state of the last batch goes on into another text, from training to validation or from one epoch to the "
@@ -315,7 +319,13 @@ class Doctor(Callback):
     ):
         check_number('every', every, 1, whole=True)
         store_attr()
-        self.findings,self.course = [],Course(every)
+        self.findings,self.course,self.is_on,self.has_loss = [],Course(every),False,False
+
+    def __call__(self, event_name): # whatever it meets, the fit goes on
+        try: return super().__call__(event_name)
+        except Exception as e:
+            self.is_on = False
+            say(f"doctor: watching ends, since something was met that it does not know: {e}", self.file or sys.stderr)
 
 # %% ../../nbs/45_doctor.watch.ipynb #b54c25f9
 @patch
@@ -346,8 +356,8 @@ def before_fit(self:Doctor):
 @patch
 def _note_optimiser(self:Doctor):
     "O5, if each of several fits has an optimiser of its own"
-    seen = self.__dict__.setdefault('opts', [])
-    if not seen or seen[-1] is not self.opt: seen.append(self.opt)
+    seen = self.__dict__.setdefault('opt_ids', [])
+    if not seen or seen[-1] != id(self.opt): seen.append(id(self.opt))
     if len(seen) == 4: self.tell(Finding('O5', 'strong',
         "Each call of fit has made its optimiser anew, so what it knew of the gradients was lost each time.",
         'learn.fit(5)   # once; or without reset_opt', dict(optimisers=len(seen))))
@@ -355,9 +365,13 @@ def _note_optimiser(self:Doctor):
 # %% ../../nbs/45_doctor.watch.ipynb #d20d72e0
 @patch
 def before_batch(self:Doctor):
+    self.has_loss = False
     if not self.is_on: return
     is_other = self.marks is not None and self.marks[0] != (self.training, self.learn.epoch)
-    if self.marks is not None: self.tell(leaked(self.marks[1], kept_state(self.model), is_other))
+    if self.marks is None: return
+    seen = self.__dict__.setdefault('seen_marks', [])
+    if not seen or seen[-1] != self.marks[1]: self.seen_marks = [*seen[-1:], self.marks[1]]
+    self.tell(leaked(self.marks[1], kept_state(self.model), is_other, len(self.seen_marks) > 1))
 
 # %% ../../nbs/45_doctor.watch.ipynb #aa069539
 @patch
@@ -374,14 +388,15 @@ def after_pred(self:Doctor):
 def after_loss(self:Doctor):
     if not (self.is_on and self.training): return
     self.has_loss = self.course.is_due or self.loss.device.type == 'cpu'
-    if self.has_loss and not math.isfinite(self.loss.detach().float().mean().item()): self.tell(self._lost_numbers())
+    is_said = any(o.id in ('O4', 'O12') for o in self.findings)
+    if self.has_loss and not is_said and not math.isfinite(self.loss.detach().float().mean().item()): self.tell(self._lost_numbers())
 
 # %% ../../nbs/45_doctor.watch.ipynb #77b5d1f8
 @patch
 def before_step(self:Doctor):
     if not (self.is_on and self.course.is_due): return
     grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-    if not grads: return
+    if not grads or any(g.is_sparse for g in grads): return
     self.course.norms.append((self.course.step, nn.utils.get_total_norm(grads).item()))
     self.before = (p := max((o for o in self.model.parameters() if o.grad is not None), key=lambda o: o.numel())),p.detach().clone()
     self.tell(explosion(self.course))
@@ -448,7 +463,7 @@ def _train_loss(self:Doctor): return _mean([*self.course.losses][-5:]) if self.c
 @patch
 def _measure(self:Doctor):
     "Validation loss on some characters, if the model is a function of text and state"
-    ids = getattr(self.dls.valid, 'ids', None)
+    ids = getattr(valid_of(self.dls), 'ids', None)
     if not hasattr(self.learn, 'chars_seen') or ids is None or len(ids) < 100 or not self.course.losses: return
     rows = min(16, max(1, (len(ids)-1)//64))
     n = min(128, (len(ids)-1)//rows)
@@ -473,7 +488,8 @@ def after_fit(self:Doctor):
     if not self.is_on: return
     _explain_no_more(self.learn)
     c = self.course
-    for f in plateau(c, 120), rebound(c, 100), odd_rates(c): self.tell(f)
+    is_whole = self.learn.train_iter >= self.n_iter*self.n_epoch
+    for f in plateau(c, 120), rebound(c, 100), odd_rates(c) if is_whole else None: self.tell(f)
     if not self.quiet and not self.findings: self.tell(unlearned(c))
     if not self.quiet and not self.findings: say("doctor: nothing was wrong, as far as a run shows.", self.file or sys.stderr)
 
@@ -486,7 +502,7 @@ class _Looks(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        with torch._C.DisableTorchFunction(): self.seen(func, args, kwargs or {}, out)
+        with torch._C.DisableTorchFunction(), suppress(Exception): self.seen(func, args, kwargs or {}, out)
         return out
 
 # %% ../../nbs/45_doctor.watch.ipynb #2af35376
@@ -494,7 +510,8 @@ class _Looks(TorchFunctionMode):
 @contextmanager
 def looking(self:Doctor):
     "A `with` in which a step is looked at, if it is time for that"
-    is_time = self.is_on and self.training and self.course.step % 200 == 30
+    is_compiled = any(type(m).__name__ == 'OptimizedModule' for m in self.model.modules()) if self.is_on else False
+    is_time = self.is_on and not is_compiled and self.training and self.course.step % 200 == 30
     if not is_time:
         yield
         return
@@ -541,7 +558,9 @@ def _lost_numbers(self:Doctor):
 def _first_bad(model, xb):
     "See once more what the network makes of a batch"
     seen = Looked()
-    with torch.no_grad(), suppress(Exception), _Looks(seen): model(*xb)
+    noted = Noted(model)
+    with same_rng(), torch.no_grad(), suppress(Exception), _Looks(seen): model(*xb)
+    noted.restore()
     return seen
 
 # %% ../../nbs/45_doctor.watch.ipynb #271ef29e
