@@ -2,17 +2,19 @@
 
 The fault is written into a program, not into what a probe looks at: no detector's formula turned round.
 """
+import io
 import random
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fastai.basics import DataLoaders, Learner
+from fastai.basics import Callback, CancelBatchException, DataLoaders, Learner, OptimWrapper
 from fastai.text.all import CrossEntropyLossFlat, LMDataLoader, rnn_cbs
 from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_lm_config
 from fastai.text.models.core import get_language_model
@@ -21,6 +23,7 @@ from torch import nn
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.doctor.diagnose import diagnose
 from charrnn_fa.doctor.ladder import ladder
+from charrnn_fa.doctor.watch import Doctor
 from charrnn_fa.learner import char_learner
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
@@ -598,3 +601,39 @@ def test_the_ladder_has_the_constants_of_a_small_text():
 
 @pytest.mark.parametrize('kwargs', [dict(model=Net(), loss_func=loss_over_all, dls=[]), dict(learn=Learner(DataLoaders([], []), Net(), loss_func=loss_over_all))])
 def test_a_loader_without_batches_is_a_finding(kwargs): assert [o.id for o in diagnose(**kwargs).findings] == ['D10']
+
+
+class SkipsThree(Callback):
+    "Batches that were done before a kill are skipped"
+    def before_batch(self):
+        if self.learn.train_iter < 3: raise CancelBatchException
+
+
+class Infinite(Callback):
+    "One batch ends in an infinite loss, and is left out"
+    def after_loss(self):
+        if self.learn.train_iter == 4: self.learn.loss_grad = self.learn.loss = self.learn.loss*float('inf')
+    def before_backward(self):
+        if self.learn.train_iter == 4: raise CancelBatchException
+
+
+def masked_rows(): return [(x, torch.cat([torch.full_like(y[:,:4], -100), y[:,4:]], 1)) for x,y in windows(n=20)]
+
+
+def sparse_net():
+    net = Net()
+    net.emb = nn.Embedding(V, 48, sparse=True)
+    return net
+
+
+@pytest.mark.parametrize('make,batches,cbs', [(Net, masked_rows, []), (Net, lambda: windows(n=20), [SkipsThree]), (sparse_net, lambda: windows(n=20), []),
+                                             (lambda: Net(dropout=.3), lambda: windows(n=20), [Infinite]), (lambda: Net(dropout=.3), lambda: windows(n=40), [])])
+def test_a_fit_is_the_same_with_the_doctor_and_without(make, batches, cbs):
+    def weights(*doctor):
+        torch.manual_seed(0)
+        learn = Learner(DataLoaders(batches(), batches()[:2]), make(), loss_over_all, opt_func=partial(OptimWrapper, opt=torch.optim.SGD), cbs=[o() for o in cbs])
+        with learn.no_bar(), learn.no_logging(): learn.fit(2, .1, cbs=[*doctor])
+        return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+    said = io.StringIO()
+    assert torch.equal(weights(), weights(Doctor(file=said)))
+    assert 'watching ends' not in said.getvalue()
