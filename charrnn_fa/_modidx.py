@@ -929,6 +929,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._subject': ( 'doctor.diagnose.html#_subject',
                                                                                      'charrnn_fa/doctor/diagnose.py'),
+                                            'charrnn_fa.doctor.diagnose._uses_all': ( 'doctor.diagnose.html#_uses_all',
+                                                                                      'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._without_batches': ( 'doctor.diagnose.html#_without_batches',
                                                                                              'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose.diagnose': ( 'doctor.diagnose.html#diagnose',

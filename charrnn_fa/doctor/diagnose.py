@@ -87,10 +87,16 @@ def _sizes_by_chance(subject, step):
     told = other.error and explain(other.error)
     return [told] if told and told.id == 'S1' else []
 
+def _uses_all(subject, step):
+    "Whether all targets of the loader are compared with, and not some that a step chooses, such as all but the first"
+    found,y = predictions(step),as_ids(subject.batches[0][-1])
+    return not found or y is None or len(found[1]) == y.numel()
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #a9bc6285
 def _of_state(subject, step):
     "Probes of weights, optimiser and state, by what they look at"
     return {
-        'whether each target is the next character': lambda: check_targets(subject.batches),
+        'whether each target is the next character': lambda: check_targets(subject.batches) if _uses_all(subject, step) else [],
         'the symbols': lambda: check_symbols(subject.vocab, subject.more, subject.text) + check_table(subject),
         'ids and classes': lambda: check_ids(subject, step),
         'parameters and the optimiser': lambda: check_parameters(subject),
