@@ -613,7 +613,10 @@ def _drops(subject):
     subject.watch.look = _look
     try: subject.run(subject.batches[:1], update=False)
     finally: subject.watch.look = noop
-    return bool(names & {'dropout', 'alpha_dropout', 'feature_alpha_dropout', 'bernoulli', 'bernoulli_', 'rand', 'rand_like', 'dropout1d', 'lstm', 'gru'})
+    return bool(names & _dropping)
+
+_dropping = {'dropout', 'alpha_dropout', 'feature_alpha_dropout', 'dropout1d', 'bernoulli', 'bernoulli_', 'rand', 'rand_like',
+             'lstm', 'gru'}
 
 def _always_on():
     return Finding('T1', 'exact',
