@@ -11,10 +11,10 @@ import math, statistics, sys
 from collections import deque
 from contextlib import contextmanager, suppress
 from fastai.basics import *
-from ..core import CharRNNError, check_number, say
+from ..core import CharRNNError, check_number, is_number, say
 from ..callback.progress import in_fit
 from ..generate import evaluating
-from .report import Finding, Report
+from .report import Finding, Report, catalogue, certainties
 from torch.overrides import TorchFunctionMode
 from .batches import as_ids, valid_of
 from .initial import Looked, overflow, units
@@ -107,9 +107,9 @@ def plateau(
     if c.step < least or len(losses) < 12: return None
     before,now = _thirds(losses)
     if abs(before-now) > .03: return None
-    if (u := c.unigram()) is not None and now > u-.1: return _stands('Z1', now, u,
+    if (u := c.unigram()) is not None and u > .5 and now > u-.1: return _stands('Z1', now, u,
         "how frequent each character is gives as much. So the network makes nothing of its input")
-    if (b := c.bigram()) is not None and abs(now-b) < .08: return _stands('Z2', now, b,
+    if (b := c.bigram()) is not None and b > .5 and abs(now-b) < .08: return _stands('Z2', now, b,
         "the last character alone gives as much. So the network has no memory")
 
 # %% ../../nbs/45_doctor.watch.ipynb #060f6036
@@ -532,12 +532,31 @@ def load_state_dict(self:Doctor,
     d:dict, # What `state_dict` gave
 ):
     "Go on from there"
-    keys = 'id','certainty','message','fix','evidence'
-    self.findings = [Finding(**{k:o[k] for k in keys}) for o in d.get('said', [])]
-    self.course = Course(self.every)
-    self.course.step = d.get('step', 0)
-    self.course.losses.extend(tuple(o) for o in d.get('losses', []))
-    self.course.valid = [tuple(o) for o in d.get('valid', [])]
+    if not _is_state(d): raise ValueError("This is no state of a Doctor.")
+    keys,c = ('id','certainty','message','fix','evidence'),self.course
+    self.findings[:] = [Finding(**{k:o[k] for k in keys}) for o in d['said']]
+    c.step = d['step']
+    c.losses.clear()
+    c.losses.extend(map(tuple, d['losses']))
+    c.valid[:] = [*map(tuple, d['valid'])]
+
+@patch
+def __copy__(self:Doctor): return Doctor(self.quiet, self.every, self.file) # with a course of its own
+
+# %% ../../nbs/45_doctor.watch.ipynb #03807f10
+def _is_pair_list(v, n):
+    "Whether it is a list, not too long, of lists of `n` numbers"
+    return type(v) is list and len(v) <= 4000 and all(type(o) is list and len(o) == n and all(map(is_number, o)) for o in v)
+
+def _is_told(o):
+    words = 'message','fix'
+    is_known = type(o) is dict and o.get('id') in catalogue and o.get('certainty') in certainties
+    return is_known and all(type(o.get(k)) is str and len(o[k]) < 5000 for k in words) and type(o.get('evidence')) is dict
+
+def _is_state(d):
+    is_step = type(d.get('step')) is int and 0 <= d['step'] < 2**53
+    are_told = type(d.get('said')) is list and len(d['said']) < 100 and all(map(_is_told, d['said']))
+    return is_step and are_told and _is_pair_list(d.get('losses'), 2) and _is_pair_list(d.get('valid'), 3)
 
 # %% ../../nbs/45_doctor.watch.ipynb #ca652062
 @patch
