@@ -371,7 +371,8 @@ def test_damaged_run(call, tmp_path, run, part):
     shutil.copytree(run, d)
     file = d/'run.json' if part == 'run.json' else next(d.glob(f'step-*.{part}'))
     b = bytearray(file.read_bytes())
-    b[len(b)//2] ^= 1
+    i = next(i for i in range(len(b)//2, len(b)) if part == 'safetensors' or chr(b[i]).isalpha())      # the last digit of a number may say nothing
+    b[i] ^= 1
     file.write_bytes(b)
     for args in ['sample', d], ['eval', d, '--json'], ['info', d], ['train', 'count', '--run', d]:
         status,out,err = call(*args)
