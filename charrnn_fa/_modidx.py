@@ -1707,6 +1707,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'charrnn_fa/doctor/watch.py'),
                                          'charrnn_fa.doctor.watch._is_random': ( 'doctor.watch.html#_is_random',
                                                                                  'charrnn_fa/doctor/watch.py'),
+                                         'charrnn_fa.doctor.watch._is_row': ('doctor.watch.html#_is_row', 'charrnn_fa/doctor/watch.py'),
                                          'charrnn_fa.doctor.watch._is_state': ('doctor.watch.html#_is_state', 'charrnn_fa/doctor/watch.py'),
                                          'charrnn_fa.doctor.watch._is_told': ('doctor.watch.html#_is_told', 'charrnn_fa/doctor/watch.py'),
                                          'charrnn_fa.doctor.watch._marks': ('doctor.watch.html#_marks', 'charrnn_fa/doctor/watch.py'),

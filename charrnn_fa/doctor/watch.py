@@ -11,7 +11,7 @@ import math, statistics, sys
 from collections import deque
 from contextlib import contextmanager, suppress
 from fastai.basics import *
-from ..core import CharRNNError, check_number, is_number, say
+from ..core import CharRNNError, check_number, say
 from ..callback.progress import in_fit
 from ..generate import evaluating
 from .report import Finding, Report, catalogue, certainties
@@ -544,9 +544,12 @@ def load_state_dict(self:Doctor,
 def __copy__(self:Doctor): return Doctor(self.quiet, self.every, self.file) # with a course of its own
 
 # %% ../../nbs/45_doctor.watch.ipynb #03807f10
+def _is_row(o, n): # NaN is not below infinity
+    return type(o) is list and len(o) == n and {*map(type, o)} <= {int, float} and all(abs(x) < math.inf for x in o)
+
 def _is_pair_list(v, n):
     "Whether it is a list, not too long, of lists of `n` numbers"
-    return type(v) is list and len(v) <= 4000 and all(type(o) is list and len(o) == n and all(map(is_number, o)) for o in v)
+    return type(v) is list and len(v) <= 4000 and all(_is_row(o, n) for o in v)
 
 def _is_told(o):
     words = 'message','fix'
