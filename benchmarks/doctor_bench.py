@@ -5,7 +5,7 @@ begins when the program is made. An error or a timeout of the doctor is a miss. 
 versions named there (or --skip-rivals). A finding's rank is its place among the causes; a consequence stands behind
 its cause, so it is never first. A pair is found if both its faults are among the first three.
 
-python benchmarks/doctor_bench.py [--only NAMES] [--skip-rivals] [--seconds 60] [--jobs 2] [--out FILE] [--json FILE]
+python benchmarks/doctor_bench.py [--only NAMES] [--skip-rivals] [--others-from FILE] [--seconds 60] [--jobs 2] [--out FILE] [--json FILE]
 """
 import argparse
 import importlib
@@ -155,7 +155,14 @@ def looked_at(args, todo, whos):
                 bar.set_postfix_str(f"{p['name'][:30]} ({who})")
                 bar.update()
     except KeyboardInterrupt: print('Interrupted: what follows is of the programs that were done', file=sys.stderr)
-    return [p for p in todo if len(p.get('by', ())) == len(whos)]
+    return [p for p in todo if all(o in p.get('by', ()) for o in whos)]
+
+
+def add_others(todo, file, others):
+    "What the others said in an earlier run; a program that was not there then has no part"
+    known = {p['name']:p['by'] for p in json.loads(file.read_text())}
+    for p in todo: p['by'] = {k:v for k,v in known.get(p['name'], {}).items() if k in others}
+    return [p for p in todo if len(p['by']) == len(others)]
 
 
 # What it comes to
@@ -334,8 +341,9 @@ def totals(single, pairs, healthy, errors, others):
 def how(done, others, args, seconds):
     command = ' '.join(['python benchmarks/doctor_bench.py', *sys.argv[1:]])
     limits = f'The doctor has {args.seconds:g} seconds for each' + f', the others {args.rival_seconds:g}'*bool(others)
+    earlier = ' What the others said is of an earlier run, of the same programs.'*bool(args.others_from)
     return (f'`{command}`: {len(done)} programs of `tests/planted`, {args.jobs} at a time, '
-            f'in {seconds/60:.0f} minutes. {limits}.')
+            f'in {seconds/60:.0f} minutes. {limits}.{earlier}')
 
 
 def report(done, others, args, seconds):
@@ -363,6 +371,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--only', default='', help='names of programs, ids or modules, with commas or spaces between')
     p.add_argument('--skip-rivals', action='store_true')
+    p.add_argument('--others-from', type=Path, help='the --json of an earlier run: only the doctor is asked anew')
     p.add_argument('--seconds', type=float, default=60)
     p.add_argument('--rival-seconds', type=float, default=20,
                    help='for each of the others; it cuts short the last check of neural-net-checklist')
@@ -373,7 +382,8 @@ def main():
     others = [] if args.skip_rivals else ['torchtest2', 'neural-net-checklist', 'torch-audit']
     began = time.perf_counter()
     if not (todo := programs(args.only)): sys.exit('There are no such programs')
-    done = looked_at(args, todo, ['doctor', *others])
+    if args.others_from: todo = add_others(todo, args.others_from, others)
+    done = looked_at(args, todo, ['doctor'] if args.others_from else ['doctor', *others])
     text = report(done, others, args, time.perf_counter()-began)
     args.out.write_text(text)
     if args.json: args.json.write_text(json.dumps(done, indent=1))

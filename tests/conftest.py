@@ -105,11 +105,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    "A web server on this machine: `server.answers[path]` is what it gives, `server.asked` what it was asked for"
+    "A web server on this machine: `server.answers[path]` is what it gives, `server.asked` what it was asked for; an answer that hangs waits for `server.over`"
     s = ThreadingHTTPServer(('127.0.0.1', 0), _Handler)
-    s.answers,s.asked,s.url = {},[],f'http://127.0.0.1:{s.server_port}'
-    threading.Thread(target=s.serve_forever, daemon=True).start()
+    s.answers,s.asked,s.over,s.url = {},[],threading.Event(),f'http://127.0.0.1:{s.server_port}'
+    threading.Thread(target=s.serve_forever, args=[0.01], daemon=True).start()        # looks every 10 ms whether it is to end
     yield s
+    s.over.set()
     s.shutdown()
     s.server_close()
 

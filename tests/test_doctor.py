@@ -323,11 +323,59 @@ def masked(model, opt):
     return step
 
 
+def from_labels(model, opt):
+    "The labels are the inputs, and the step compares with the next ones, as a large library has it"
+    def step(batch):
+        opt.zero_grad()
+        scores = model(batch['input_ids'])
+        loss_over_all(scores[:,:-1], batch['labels'][:,1:]).backward()
+        opt.step()
+    return step
+
+
+def padded(model, opt):
+    def step(x, y):
+        opt.zero_grad()
+        F.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=-100).backward()
+        opt.step()
+    return step
+
+
+def of_many_lengths():
+    "Texts of many lengths, steps first; what follows a text is filled up"
+    gen,res = torch.Generator().manual_seed(0),[]
+    for x,y in windows(12):
+        ends = torch.randint(8, x.shape[1]+1, (len(x),), generator=gen)
+        is_over = torch.arange(x.shape[1]) >= ends[:,None]
+        res.append((x.masked_fill(is_over, 0).T.contiguous(), y.masked_fill(is_over, -100).T.contiguous()))
+    return res
+
+
+def with_gaps(bs=16, seq_len=24, n=20):
+    "Streams cut into pieces of one more than inputs, so that one character of each is a target only"
+    rows = IDS[:len(IDS)//bs*bs].view(bs, -1)
+    return [(o[:,:-1], o[:,1:]) for o in rows.split(seq_len+1, 1)[:n]]
+
+
+def asked(model, opt):
+    "The first state asks for gradients, as in an old tutorial"
+    def step(x, y):
+        opt.zero_grad()
+        h = torch.zeros(len(x), 48, requires_grad=True)
+        loss_over_all(model.out(model.rnn(model.emb(x), h[None])[0]), y).backward()
+        opt.step()
+    return step
+
+
 HEALTHY |= {
     **{o.__name__: (lambda o=o: looped(o)) for o in (scheduled, by_hand, functional, with_closure, accumulated, in_parts, truncated, scaled, two_optimisers, usual)},
     'from_dict': lambda: looped(from_dict, [dict(x=x, y=y) for x,y in windows()]), 'from_tensor': lambda: looped(from_tensor, [x for x,_ in windows()]),
     'zero head': zero_head, 'words with padding': lambda: looped(masked, names(-1)), 'words filled with their end': lambda: looped(usual, names(0)),
     'flat targets': lambda: given(Net(), [(x, y.flatten()) for x,y in windows()], lambda p,y: F.cross_entropy(p.flatten(0, 1), y)),
+    'targets first': lambda: looped(from_dict, [dict(y=y, x=x) for x,y in windows()]),
+    'labels are inputs': lambda: looped(from_labels, [dict(labels=x, input_ids=x) for x,_ in windows()]),
+    'padding, steps first': lambda: looped(padded, of_many_lengths(), StepsFirst()),
+    'gaps': lambda: stateful(with_gaps()), 'a first state with gradients': lambda: looped(asked, model=Net(nn.GRU)),
     'left in evaluation mode': lambda: given(Net(dropout=.3).eval()), 'one-hot targets': lambda: given(Net(), [(x, F.one_hot(y, V)) for x,y in windows()], lambda p,y: F.cross_entropy(p.flatten(0, 1), y.argmax(-1).flatten())),
     'steps first, in one piece': lambda: looped(lambda m,o: lambda batch: (o.zero_grad(), loss_over_all(m(batch[:-1].T), batch[1:].T).backward(), o.step()), [x.T.contiguous() for x,_ in windows()]),
 }
@@ -457,6 +505,7 @@ FAULTS = {
     'L6': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])), 'L7': lambda: step_of('zero cut backward step'),
     'O5': lambda: step_of('zero backward anew'), 'O6': lambda: tutorial(zero=False), 'O7': forgotten, 'O8': frozen,
     'O9': lambda: step_of('step backward zero'), 'O9 zero': lambda: step_of('backward zero step'), 'O11 none': lambda: step_of('zero backward'),
+    'S5 padded': lambda: looped(padded, of_many_lengths(), Net()),
     'T2': lambda: looped(usual, model=Evaluated()), 'T7': lambda: given(Net(), windows()[:1]*4),
     'S1': lambda: given(Net(), loss=F.cross_entropy), 'D12': lambda: given(Net(), [(x.float(), y) for x,y in windows()]), 'S2': lambda: given(Amounts(), [(x.float(), y) for x,y in windows()]),
 }

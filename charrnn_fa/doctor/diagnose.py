@@ -7,18 +7,19 @@ __all__ = ['exact_findings', 'of_error', 'diagnose']
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #62a6d13d
 import time
-from contextlib import suppress
 from fastai.basics import *
 from ..core import CharRNNError, check_number
 from .report import Finding, Report
 from .untouched import WritesToDisk, untouched
-from .batches import as_ids, check_batches, check_direction, check_targets, take_batches
+from charrnn_fa.doctor.batches import (
+    AllInTime, InTime, LoaderEnds, OutOfTime, as_ids, check_batches, check_direction, check_targets, take_batches
+)
 from charrnn_fa.doctor.subject import (
-    OutOfTime, Subject, fetches, function_subject, learner_subject, parts_subject, place_of, predictions
+    Subject, fetches, function_subject, learner_subject, parts_subject, place_of, predictions
 )
 from charrnn_fa.doctor.update import (
     check_accumulation, check_foreign, check_ids, check_inputs, check_left, check_mode, check_parameters, check_reported, check_scores,
-    check_weights, check_zero
+    check_smoothing, check_weights, check_zero
 )
 from charrnn_fa.doctor.initial import (
     check_alike, check_amount, check_first_bad, check_first_loss, check_overlap, check_same_text, check_symbols, check_table,
@@ -38,7 +39,7 @@ _ways = "give a Learner; or model=, dls= and loss_func=; or step_function=, mode
 # %% ../../nbs/47_doctor.diagnose.ipynb #9c60ff4b
 def _subject(learn, model, dls, loss_func, opt, step_function, batches):
     "A subject from whatever was given, with the words for it"
-    if learn is not None: return _of_learner(learn)
+    if learn is not None: return _of_learner(learn, batches)
     if step_function is not None:
         if not isinstance(model, nn.Module):
             raise CharRNNError("A training step was given without the model that it trains", "give model= as well.")
@@ -53,11 +54,11 @@ def _subject(learn, model, dls, loss_func, opt, step_function, batches):
     return parts_subject(model, take_batches(dl), loss_func, opt, getattr(dls, 'vocab', None))
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #0b5ca718
-def _of_learner(learn):
+def _of_learner(learn, batches):
     if not isinstance(learn, Learner): raise CharRNNError(f"This is no Learner but {type(learn).__name__}", _ways)
     if not hasattr(getattr(learn, 'dls', None), 'train'):
         raise CharRNNError("The Learner has no data", "give it loaders: learn.dls = ...")
-    return learner_subject(learn)
+    return learner_subject(learn, batches)
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #528e52aa
 def _of_computation(subject, step):
@@ -74,7 +75,7 @@ def _of_computation(subject, step):
         'what depends on what, and how far gradients go': depends,
         'which characters train': lambda: check_weights(subject),
         'gradients that are added up': lambda: check_accumulation(subject),
-        'the first loss': lambda: check_first_loss(step) + check_reported(step),
+        'the first loss': lambda: check_first_loss(step) + check_reported(step) + check_smoothing(subject, step),
     }
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #b4113898
@@ -105,13 +106,22 @@ def _of_state(subject, step):
         'the graph from batch to batch': lambda: check_graph(subject),
         'the state from batch to batch': lambda: check_state(subject),
         'the bend of the recurrence': lambda: check_linear(subject),
-        'units and gates': lambda: check_units(subject),
+        'units and gates': lambda: _units(subject),
         'units that are all alike': lambda: check_alike(subject),
         'the mode': lambda: check_mode(subject, step),
         'the batches': lambda: check_batches(subject.batches) or check_inputs(subject),
         'which way the text runs': lambda: check_direction(subject.more),
         'batches of other sizes': lambda: _other_sizes(subject),
     }
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #54577b86
+def _units(subject):
+    "Units, gates and all ids of the loader; without these if going through it takes too long"
+    try: return check_units(subject)
+    except OutOfTime:
+        was,subject.loader = subject.loader,None
+        try: return check_units(subject)
+        finally: subject.loader = was
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #56c8e283
 def _other_sizes(subject):
@@ -149,7 +159,9 @@ def exact_findings(
 # %% ../../nbs/47_doctor.diagnose.ipynb #a3099fa9
 def _in_time(probe, has_time):
     "The findings of a probe, or None if time is over before it ends"
-    with suppress(OutOfTime): return probe() if has_time() else None
+    try: return probe() if has_time() else None
+    except OutOfTime: return None
+    except LoaderEnds as e: return [Finding('O9', 'exact', f"{e}.", 'for b in loader: pass', {}, place_of(e.__cause__))]
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #2809ba76
 def of_error(
@@ -199,9 +211,21 @@ def _without_batches(dl):
 # %% ../../nbs/47_doctor.diagnose.ipynb #8a1bb09b
 def _is_empty(dl):
     try: return len(dl) == 0
-    except TypeError: return False
+    except Exception: return False
+
+def _train_of(dls):
+    "The loader for training, of loaders or whatever was given for them"
+    try: return getattr(dls, 'train', dls)
+    except IndexError: return [] # there is none
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #11fabe5d
+def _first_batches(dl, until, missing, n=24):
+    res = take_batches(dl, n, until)
+    is_cut = len(res) < n and time.perf_counter() > until
+    if is_cut: missing.append(f"batches after the first {len(res) if len(res) > 1 else 'one'}, which came too slowly")
+    return res
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #379a7ebb
 def diagnose(
     learn:Learner=None, # Ours or any other
     model:nn.Module=None, # Instead of a Learner: the model,
@@ -222,28 +246,35 @@ def diagnose(
     loaders = [o for o in (dls, getattr(learn, 'dls', None), batches) if o is not None]
     extra = [learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics] if isinstance(learn, Learner) else []
     with untouched(*given, *extra, *[l for o in loaders for l in (o, *getattr(o, 'loaders', ()))]):
-        dl = batches if batches is not None else getattr(loaders[0], 'train', loaders[0]) if loaders else None
+        dl = batches if batches is not None else _train_of(loaders[0]) if loaders else None
         if dl is not None and _is_empty(dl): return Report([_without_batches(dl)], ['the number of batches'], ['all else, without them'])
-        subject = _subject(learn, model, dls, loss_func, opt, step_function, batches)
-        subject.loader,subject.until,subject.text = dl,began+seconds,text
-        subject.more = subject.batches if dl is None else take_batches(dl, 24)
-        findings,checked,skipped = _examined(subject, learn, loaders[0] if loaders else None, sample, text, trials)
+        until,missing = began+seconds,[]
+        more = None if dl is None else _first_batches(dl, began+seconds/4, missing)
+        subject = _subject(learn, model, dls, loss_func, opt, step_function, more and more[:4])
+        subject.until,subject.text,subject.more = until,text,more or subject.batches
+        subject.loader = None if dl is None else InTime(dl, until)
+        all_loaders = AllInTime(loaders[0], until) if loaders else None
+        findings,checked,skipped = _examined(subject, learn, all_loaders, sample, text, trials)
+        skipped += missing
     return Report(findings, checked, skipped, time.perf_counter()-began, type(subject.model).__name__)
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #379a7ebb
+# %% ../../nbs/47_doctor.diagnose.ipynb #1e8e647d
 def _examined(subject, learn, dls, sample, text, trials):
     findings,checked,skipped = [],[],[]
-    try: steps = subject.run()
-    except OutOfTime: return [],[],['anything: there was no time']
-    if steps[-1].error: # perhaps since gradients are asked for what enters
-        subject.watch.marks_entries = False
-        steps = subject.run()
-    if e := steps[-1].error:
-        return [of_error(e, subject)],['whether a training step ends without an error'],['all else, until it does']
-    for what,found in _all_findings(subject, learn, dls, sample, text, trials):
-        (skipped if found is None else checked).append(what)
-        findings += found or []
+    try:
+        if e := _first_error(subject):
+            return [of_error(e, subject)],['whether a training step ends without an error'],['all else, until it does']
+        for what,found in _all_findings(subject, learn, dls, sample, text, trials):
+            (skipped if found is None else checked).append(what)
+            findings += found or []
+    except OutOfTime: skipped.append('all else: there was no time' if checked else 'anything: there was no time')
     return findings,checked,skipped
+
+def _first_error(subject):
+    e = subject.run()[-1].error
+    if e is None: return None
+    subject.watch.marks_entries = False # perhaps it came since gradients are asked for what enters
+    return subject.run()[-1].error
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #3c06a92a
 def _all_findings(subject, learn, dls, sample, text, trials):
@@ -263,4 +294,7 @@ def _batch_size(subject):
     return x.shape[:2].numel() if isinstance(x, Tensor) and x.ndim > 1 else 0
 
 def _of_validation(learn, subject):
-    return [of_error(o, subject) if isinstance(o, Exception) else o for o in check_validation(learn, subject.batches)]
+    was,learn.dls = learn.dls,AllInTime(learn.dls, subject.until)
+    try: found = check_validation(learn, subject.batches)
+    finally: learn.dls = was
+    return [of_error(o, subject) if isinstance(o, Exception) else o for o in found]

@@ -71,6 +71,7 @@ def _marks_of_damage(symbols):
     bad = [v for k,v in marks.items() if k in symbols]
     is_utf8_as_latin = 'Ã' in symbols and any(o in symbols for o in '©¤¶¼¨ª\xa0') or 'â' in symbols and '€' in symbols
     if '\r' in symbols: bad.append('carriage returns')
+    if any('\x80' <= o <= '\x9f' and o != '\x85' for o in symbols if len(o) == 1): bad.append('control characters that no text has')
     return bad + ['letters such as Ã©, which are UTF-8 read as Latin-1']*is_utf8_as_latin
 
 # %% ../../nbs/39_doctor.initial.ipynb #058d4dea
@@ -178,12 +179,16 @@ class Looked:
     bad_dtype: object = None
     ends: list = field(default_factory=list)  # For each tanh the share of numbers near its ends
     off: list = field(default_factory=list)   # For each ReLU the share of units that are never on
-    gates: list = field(default_factory=list) # Means of what sigmoids give
+    gates: list = field(default_factory=list) # Means of gates by which what was there before is multiplied
+    n_products: int = 0 # Matrix products so far
+    made: dict = field(default_factory=dict) # By the id of a tensor: the tensor, products before it, whether it is a gate
     n_rows: int = None # Of the first embedding
     padding: dict = field(default_factory=dict) # Ids that embeddings take for padding: the share of them among the ids
 
     def __call__(self, func, args, kwargs, out):
         "A function was called"
+        self._look_at_gates(getattr(func, '__name__', '').strip('_'), args, out)
+        self._look_into_layer(getattr(func, '__name__', ''), args, out)
         if not isinstance(out, Tensor): out = out[0] if isinstance(out, tuple) and out and isinstance(out[0], Tensor) else None
         if out is None or not out.is_floating_point() or not out.numel(): return
         if self.bad is None: self._look_for_bad(func, args, out)
@@ -205,7 +210,43 @@ def _look_at_units(self:Looked, name, out):
     if name in ('tanh', 'tanh_', 'rnn_tanh', 'rnn_tanh_cell'): self.ends.append((out.abs() > .97).float().mean().item())
     if name in ('relu', 'relu_', 'rnn_relu', 'rnn_relu_cell') and out.ndim > 1:
         self.off.append(((out != 0).flatten(0, -2).sum(0) == 0).float().mean().item())
-    if name in ('sigmoid', 'sigmoid_'): self.gates.append(out.float().mean().item())
+
+# %% ../../nbs/39_doctor.initial.ipynb #8bc49b19
+def _before_gates(args, out):
+    "What goes into the gates of a layer of PyTorch, (..., gates × units)"
+    x,state,weights,*_,batch_first = args
+    w_ih,w_hh,b_ih,b_hh = weights[:4]
+    if len(weights) > 4: return F.linear(x, w_ih, b_ih) # what comes back from the first of several layers is not known
+    first = state[0] if isinstance(state, tuple) else state
+    first = first.transpose(0, 1) if batch_first else first
+    h = torch.cat([first, out[0]], int(batch_first)).narrow(int(batch_first), 0, x.shape[int(batch_first)])
+    return F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)
+
+@patch
+@torch.no_grad()
+def _look_into_layer(self:Looked, name, args, out):
+    "Note the share of gates that are at their ends, below 0.03 or above 0.97"
+    is_plain = name in ('lstm', 'gru') and isinstance(args[2], (list, tuple)) and args[3] # not packed, with biases
+    if not is_plain: return
+    gates = _before_gates(args, out).abs()
+    n = args[2][1].shape[1]
+    at_end = gates[...,:2*n] > 3.5
+    self.ends.append(at_end.float().mean().item())
+
+# %% ../../nbs/39_doctor.initial.ipynb #e7b0ab58
+_matrix_products = 'linear','matmul','mm','bmm','addmm','baddbmm','einsum'
+_of_a_gate = 'sub','rsub','chunk','split','unbind','getitem','narrow','squeeze','unsqueeze'
+
+@patch
+def _look_at_gates(self:Looked, name, args, out):
+    self.n_products += name in _matrix_products
+    known = [self.made.get(id(o), (o, -1, False)) for o in args if isinstance(o, Tensor)]
+    gates = [o for o in known if o[2]]
+    is_gate = name == 'sigmoid' or name in _of_a_gate and len(known) == 1 and bool(gates)
+    self.made.update({id(o):(o, self.n_products, is_gate) for o in (out if isinstance(out, (tuple, list)) else [out])})
+    if name != 'mul' or len(known) < 2 or not gates: return
+    gate,at,_ = gates[0]
+    if any(o[1] < at for o in known if o[0] is not gate): self.gates.append(gate.detach().float().mean().item())
 
 # %% ../../nbs/39_doctor.initial.ipynb #f3ec8b7a
 @patch
@@ -340,7 +381,7 @@ def check_all_ids(
 # %% ../../nbs/39_doctor.initial.ipynb #f2784c3e
 def check_layers(
     subject:Subject,
-    most:float=1e6, # Times that gradients of one layer may be those of another
+    most:float=1e4, # Times that gradients of one layer may be those of another
 )->list: # Of `Finding`s: I5
     "Whether gradients vanish from layer to layer"
     step, = subject.run(subject.batches[:1], update=False)
@@ -372,9 +413,10 @@ def at_an_end(
 # %% ../../nbs/39_doctor.initial.ipynb #28d90825
 def _forget_biases(model):
     for m in model.modules():
-        if not isinstance(m, nn.LSTM) or not m.bias: continue
+        if not isinstance(m, (nn.LSTM, nn.LSTMCell)) or not m.bias: continue
         n = m.hidden_size
-        for k in range(m.num_layers): yield (getattr(m, f'bias_ih_l{k}')+getattr(m, f'bias_hh_l{k}'))[n:2*n].mean().item()
+        ends = [f'_l{k}' for k in range(m.num_layers)] if isinstance(m, nn.LSTM) else ['']
+        for o in ends: yield (getattr(m, 'bias_ih'+o)+getattr(m, 'bias_hh'+o))[n:2*n].mean().item()
 
 # %% ../../nbs/39_doctor.initial.ipynb #60cb0d69
 def check_gates(
@@ -386,7 +428,7 @@ def check_gates(
     if not closed and not (seen.gates and min(seen.gates) < .1): return []
     mean = min([1/(1+math.exp(-o)) for o in closed] + seen.gates)
     return [Finding('R10', 'strong',
-        f"A gate is all but closed at the start ({mean:.2f} open on average). If it is the forget gate, the state "
+        f"The gate that keeps what is remembered is all but closed at the start, {mean:.2f} open on average. So the state "
         "is lost at each step, and no gradient goes back.",
         'rnn.bias_ih_l0.data[n_hid:2*n_hid] = 1.   # forget gate of nn.LSTM', dict(open=mean))]
 

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
-from .batches import as_ids, check_targets, continuation, time_axis
+from .batches import as_ids, check_targets, continuation, follows_on, shift_share, time_axis
 from .subject import Subject, predictions, thrown_away
 
 # %% ../../nbs/42_doctor.probes.ipynb #48ecf37c
@@ -78,16 +78,25 @@ def layout(
     y = as_ids(batch[-1]) if len(batch) > 1 else None
     axis = time_axis(subject.batches)
     if n < 2 or axis is None and len(batch) > 2: return None # which of the parts is the text?
-    axis = ifnone(axis, 1)
+    axis = ifnone(axis, _likely_axis(x, y))
     if y is None: return _from_one_text(subject, batch, x, n)
     places = _marked(subject, batch, x, y, axis, n)
     return None if places is None else Layout(x, axis, places, n)
 
 # %% ../../nbs/42_doctor.probes.ipynb #32321be8
+def _likely_axis(x, y):
+    "Along which axis most targets are the next inputs, if padding hides it for the others"
+    if y is None or y.numel() != x.numel(): return 1
+    along,down = (shift_share(x, y.reshape(x.shape), 1, axis) for axis in (1, 0))
+    return 0 if down > along + .3 else 1
+
+# %% ../../nbs/42_doctor.probes.ipynb #0f942e34
 def _marked(subject, batch, x, y, axis, n):
     "The last input that each prediction may know"
     of_y = lambda shape: _decoded(subject, shape, lambda d: _changed(batch, y=d.view(y.shape)), n)
-    if y is not None and y.numel() == x.numel() and (at := of_y(x.shape)) is not None: return at
+    if y is not None and y.numel() == x.numel() and (at := of_y(x.shape)) is not None:
+        behind = _steps_behind(at, x) if torch.equal(x, y.reshape(x.shape)) else None
+        return at - (behind or 0) # where the step itself compares with the next ones, the first are no targets
     rows,steps = x.shape if axis else x.shape[::-1]
     if y is not None and y.numel() == rows and (at := of_y((rows,))) is not None: # one target a row
         return at*steps + steps-1 if axis else (steps-1)*rows + at
@@ -113,10 +122,14 @@ def check_own_targets(
 def _from_one_text(subject, batch, x, n):
     "The layout of a step that cuts inputs and targets from one text: its first characters are no targets"
     at = _decoded(subject, x.shape, lambda d: _changed(batch, x=d), n)
-    if at is None: return None
+    behind = None if at is None else _steps_behind(at, x)
+    return Layout(x, int(behind == 1), at-behind, n) if behind else None
+
+def _steps_behind(at, x):
+    "How far the input just before a target is behind it in memory, if all but the first of each row are targets; else None"
     never = sorted({*range(x.numel())} - {*at.tolist()})
-    if never == list(range(0, x.numel(), x.shape[1])): return Layout(x, 1, at-1, n)
-    if never == list(range(x.shape[1])): return Layout(x, 0, at-x.shape[1], n)
+    if never == list(range(0, x.numel(), x.shape[1])): return 1
+    if never == list(range(x.shape[1])): return x.shape[1]
 
 # %% ../../nbs/42_doctor.probes.ipynb #ea41264b
 @dataclass
@@ -261,7 +274,8 @@ def _mixed(subject, lay, rs, evidence):
             "In training a prediction changes with other rows and steps, in evaluation it does not: something is "
             "normalised over the batch and over time, so it sees what it is to predict.",
             'nn.LayerNorm(n_hid)   # in place of BatchNorm', evidence)
-    if not any(r.earlier or r.others_earlier for r in rs) and any(r.later for r in rs):
+    all_others = (lay.x.shape[0] if lay.axis else lay.x.shape[1]) - 1
+    if not any(r.earlier or r.others_earlier for r in rs) and any(r.later for r in rs) and evidence['other_rows'] > .75*all_others:
         return Finding('R4', 'exact',
             "A character changes later predictions of other rows: the rows of a batch share one state. Each row is "
             "a text of its own, and needs a state of its own.",
@@ -298,7 +312,7 @@ def _weighted(scores):
 def gradient_reach(
     subject:Subject,
     lay:Layout, # Of its first batch
-)->dict: # Row -> steps from which the last prediction of that row has a gradient; None if it cannot be told
+)->dict: # Row -> norm of the gradient that the last prediction of that row has from each step; None if it cannot be told
     "From which inputs the last prediction of a row gets a gradient"
     rows,steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
     at_row,at_time = lay.row_and_time(lay.places)
@@ -312,7 +326,7 @@ def gradient_reach(
             grads = torch.autograd.grad(score, step.entries, retain_graph=True, allow_unused=True)
             grads = [torch.zeros_like(e) if g is None else g for g,e in zip(grads, step.entries)]
             norms = _by_time([g.detach().float() for g in grads], lay)
-            if norms is not None: res[row] = norms[row].nonzero().flatten().tolist()
+            if norms is not None: res[row] = norms[row].cpu()
     subject.run(subject.batches[:1], update=False, before_backward=_look)
     return res or None
 
@@ -321,21 +335,36 @@ def check_gradients(
     subject:Subject,
     lay:Layout, # Of its first batch
     rs, # `Reach`es
-)->list: # Of `Finding`s: R1
+)->list: # Of `Finding`s: R1, R7
     "Whether gradients go back as far as the network remembers"
     steps = lay.x.shape[lay.axis]
     remembers = any(r.later for r in rs)
     found = gradient_reach(subject, lay) if remembers and steps > 2 else None
     if not found: return []
-    back = max(steps-1 - min(times, default=steps-1) for times in found.values())
+    back = max(steps-1 - min(norms.nonzero().flatten().tolist(), default=steps-1) for norms in found.values())
     reaches_last = lambda r: bool(r.moved[lay.places == _last_of(lay, r.row)].any())
     needed = max((steps-1 - r.time for r in rs if r.later and reaches_last(r)), default=0)
-    if back >= needed or needed < 1: return []
-    return [Finding('R1', 'exact',
+    return [_detached(needed, back)] if back < needed and needed > 0 else _vanishing(found, steps)
+
+# %% ../../nbs/42_doctor.probes.ipynb #a33cbf35
+def _detached(needed, back):
+    return Finding('R1', 'exact',
         f"The last prediction depends on characters up to {needed} step{'s'*(needed > 1)} back, but its gradient goes back {back}. "
         "The state is detached on the way, so the network cannot learn to remember.",
         'state = state.detach()   # once for each batch, and not in each step',
-        dict(depends_on_steps_back=needed, gradient_steps_back=back))]
+        dict(depends_on_steps_back=needed, gradient_steps_back=back))
+
+# %% ../../nbs/42_doctor.probes.ipynb #9e8cd4f0
+def _vanishing(norms, steps, back=24, least=1e-10):
+    "R7, if nothing is left of the gradient where most of a long row is still to come"
+    if steps < 2*back: return []
+    left = max((o[-1-back]/o[-1]).item() for o in norms.values() if o[-1] > 0)
+    if not left < least: return []
+    return [Finding('R7', 'strong',
+        f"A gradient goes back over {steps} steps, and after {back} of them {left:.0e} of it is left. So most of the steps are computed "
+        "for nothing, and the network cannot learn to remember over them.",
+        'nn.LSTM(emb_sz, n_hid, batch_first=True)   # or larger recurrent weights, and seq_len = 32',
+        dict(steps=steps, left=left, steps_back=back))]
 
 # %% ../../nbs/42_doctor.probes.ipynb #d9bf3f96
 def _last_of(lay, row):
@@ -529,7 +558,7 @@ def check_state(
     if shared := check_shared_state(subject): return shared
     on,down = shares
     n = sum(len(b[0]) for b in subject.batches[1:])
-    if on > 0.6 or n < 6: return []
+    if on > 0.6 or n < 6 or follows_on(subject.more, axis): return []
     evidence = dict(rows_that_go_on=on, rows=n)
     if down == 1:
         return [Finding('D5', 'exact',

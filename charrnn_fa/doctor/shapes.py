@@ -123,7 +123,8 @@ def _batch_sizes(axes, place):
 # %% ../../nbs/41_doctor.shapes.ipynb #48357d69
 def _products(axes, place):
     a,b,c,d = axes
-    if b[1] == 'steps': return _not_embedded(axes, place) # a row of ids goes into a layer
+    is_one_row = b[1] == 'rows' and a[0] == 1 # a tensor of one axis
+    if b[1] == 'steps' or is_one_row: return _not_embedded(axes, place) # ids go into a layer
     return 'S8', (
         f"A layer gets vectors of {_axis(b)} and was made for {_axis(c)}. The size of what goes in must be that of "
         "the layer's input."
@@ -145,6 +146,26 @@ def _hidden_size(axes, place):
         ), "state = None   # for a batch of another size; or leave the last, smaller batch out: drop_last=True"
 
 # %% ../../nbs/41_doctor.shapes.ipynb #60370a70
+def _differ_in_rows(subject):
+    "Whether two tensors that do not meet differ in the number of their rows, and in nothing else"
+    func,args = subject.watch.failed or (None, ())
+    ts = [o for o in (args[0] if args and isinstance(args[0], (tuple, list)) else args) if isinstance(o, Tensor)]
+    x = as_ids(subject.batches[0][0])
+    if len(ts) != 2 or ts[0].ndim != ts[1].ndim or x is None: return False
+    joined = args[1] % ts[0].ndim if func in (torch.cat, torch.concat) and len(args) > 1 else None
+    apart = [i for i,(a,b) in enumerate(zip(*(o.shape for o in ts))) if a != b and i != joined]
+    return len(apart) == 1 and apart[0] < ts[0].ndim-1 and bool({len(x), x.shape[-1]} & {o.shape[apart[0]] for o in ts})
+
+# %% ../../nbs/41_doctor.shapes.ipynb #a6c5453f
+def _other_rows(axes, place):
+    rows,others = ([n for n,name in axes if (name == 'rows') is wanted] for wanted in (True, False))
+    if len(rows) != 1: return _two_sizes(axes, place)
+    return ('S6',
+        f"The batch has {rows} rows, and what meets it has {others[0]}, as an earlier or smaller batch may have had. A state "
+        "belongs to the rows that it was made with.",
+        f'state = torch.zeros(len(x), n_hid)   # {rows} rows, as many as the batch has')
+
+# %% ../../nbs/41_doctor.shapes.ipynb #f4b6ca15
 def _two_sizes(axes, place):
     return ('S4',
         f"Two tensors are to be combined, one with {_axis(axes[0])} and one with {_axis(axes[1])} on the same axis. "
@@ -244,6 +265,7 @@ def explain(
     i = _failing(subject, message) if subject else None
     axes = axes_of(subject, message, i) if i is not None else [(n, None) for n in _numbers(message)]
     place = place_of(e)
+    if told is _two_sizes and i is not None and _differ_in_rows(subject): told = _other_rows
     try: id,text,fix = told(axes, place)
     except (ValueError, IndexError): return None
     return Finding(id, 'exact', text, fix, dict(error=message.splitlines()[0][:200].rstrip('.')), place)

@@ -80,15 +80,35 @@ def _eval_mode(subject, n):
     return subject.model.register_forward_pre_hook(_to_eval)
 
 # %% ../../nbs/44_doctor.trials.ipynb #a3397e76
+def _scaled(hypers, by):
+    "Other hyper-parameters, with `by` times the learning rate"
+    def _change(groups):
+        hypers(groups)
+        for g in groups: g['lr'] *= by
+    return _change
+
+def _moved(model, by):
+    "A function that makes the last move of the weights `by` times as long"
+    ps,was = [*model.parameters()],[]
+    @torch.no_grad()
+    def _move():
+        for p,w in zip(ps, was): p.copy_(w + by*(p-w))
+        was[:] = [p.detach().clone() for p in ps]
+    return _move
+
+# %% ../../nbs/44_doctor.trials.ipynb #7fa4fc8e
 def trial(
     subject:Subject,
     n:int=60, # Steps
     seconds:float=5, # At the most
     batches=None, # Default: those of the subject for trials, again and again
     hypers=noop, # See `Subject.run`
+    rate:float=1., # Times the learning rate
 )->Trial:
     "Train a little"
     res,until = Trial(),time.perf_counter()+seconds
+    if rate != 1 and not subject.trains_itself: hypers = _scaled(hypers, rate)
+    subject.between = _moved(subject.model, rate) if rate != 1 and subject.trains_itself else noop
     batches = _cycled(batches or subject.more, n)
     def _before(step):
         nats = _nats(step)
@@ -103,7 +123,9 @@ def trial(
         else: [g.update(lr=0.) for g in groups] # the two steps at the end only measure
     hook = _eval_mode(subject, n+2)
     try: steps = subject.run([*batches, batches[-1], batches[-1]], before_backward=_before, after_backward=_after, hypers=_at_step)
-    finally: hook.remove()
+    finally:
+        hook.remove()
+        subject.between = noop
     return _complete(res, steps, n)
 
 # %% ../../nbs/44_doctor.trials.ipynb #7cb3a18f
@@ -118,12 +140,6 @@ def _complete(res, steps, n):
         if all(o.stepped is not k for k in res.opts): res.opts.append(o.stepped)
         o.grads = {}
     return res
-
-# %% ../../nbs/44_doctor.trials.ipynb #32b4b9be
-def _scaled(by):
-    def _change(groups):
-        for g in groups: g['lr'] *= by
-    return _change
 
 # %% ../../nbs/44_doctor.trials.ipynb #225d0e2e
 def _without_decay(groups):
@@ -145,7 +161,7 @@ def check_high_rate(
     "Whether a lower learning rate does better"
     is_lost = base.bad is not None or base.end > base.start - .1
     for by in (.1, .01, .001) if is_lost else (.1,):
-        t = trial(subject, len(base.nats) if base.bad is None else 60, seconds, hypers=_scaled(by))
+        t = trial(subject, len(base.nats) if base.bad is None else 60, seconds, rate=by)
         if t.bad is not None or len(t.nats) < 20: continue
         reference = base.nats[0] - .2 if base.bad is not None else base.end - .15
         if t.end < reference and not _catches_up(subject, base, t, by, seconds): return [_too_high(base, t, by)]
@@ -155,18 +171,20 @@ def check_high_rate(
 def _catches_up(subject, base, t, by, seconds):
     "Whether a loss that falls late is not much behind after three times as many steps"
     if base.bad is not None or not _still_falls(base): return False
-    more,less = (trial(subject, 3*len(base.nats), 2*seconds, hypers=_scaled(k)) for k in (1, by))
+    more,less = (trial(subject, 3*len(base.nats), 2*seconds, rate=k) for k in (1, by))
     n = min(len(more.nats), len(less.nats))
     return more.bad is None and n > len(base.nats) and statistics.mean(more.nats[n-20:n]) < statistics.mean(less.nats[n-20:n]) + .4
 
 # %% ../../nbs/44_doctor.trials.ipynb #08829a2e
+def _rate_fix(lr, by): return f'lr = {lr*by:.2g}   # in place of {lr:.2g}' if lr else f'lr = {by:g}*lr   # by which weights are moved'
+
 def _too_high(base, t, by):
-    lr = max(base.rates[:5] or [0])
+    lr = max(base.rates, default=0)
     was = 'not a number' if base.bad is not None else f'{base.end:.2f} nats'
     return Finding('O1', 'strong',
         f"After {len(t.nats)} steps the loss is {was}; with {by:g} of the learning rate it is {t.end:.2f}, from the "
         "same weights and with the same batches. So the learning rate is too high.",
-        f'lr = {lr*by:.2g}   # in place of {lr:.2g}', dict(lr=lr, nats=base.end, nats_with_less=t.end, times=by))
+        _rate_fix(lr, by), dict(lr=lr, nats=base.end, nats_with_less=t.end, times=by))
 
 # %% ../../nbs/44_doctor.trials.ipynb #2ebc146d
 def check_low_rate(
@@ -177,8 +195,8 @@ def check_low_rate(
     "Whether a higher learning rate does much better"
     rises = base.rates and base.rates[-1] > 1.5*base.rates[0] # a warm-up, of which the end is not seen
     if base.bad is not None or rises or base.gain > .8: return []
-    for by in 10,100,1000:
-        t = trial(subject, len(base.nats), seconds, hypers=_scaled(by))
+    for by in 10,100,1000,10_000,100_000:
+        t = trial(subject, len(base.nats), seconds, rate=by)
         if t.bad is not None or t.end > t.start + .5: return []
         if t.gain > .5 and max(base.gain, 0) < .12*t.gain: return [_too_low(base, t, by)]
         if base.gain > .2: return []
@@ -186,11 +204,11 @@ def check_low_rate(
 
 # %% ../../nbs/44_doctor.trials.ipynb #a7406726
 def _too_low(base, t, by):
-    lr = max(base.rates[:5] or [0])
+    lr = max(base.rates, default=0)
     return Finding('O2', 'strong',
-        f"In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats, and with {by} times the "
+        f"In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats, and with {by:,} times the "
         f"learning rate by {t.gain:.2f}. So the learning rate is too low.",
-        f'lr = {lr*by:.2g}   # in place of {lr:.2g}', dict(lr=lr, gain=base.gain, gain_with_more=t.gain, times=by))
+        _rate_fix(lr, by), dict(lr=lr, gain=base.gain, gain_with_more=t.gain, times=by))
 
 # %% ../../nbs/44_doctor.trials.ipynb #2dc4c45d
 def check_course(
@@ -242,7 +260,8 @@ def check_dropout(
     "Whether dropout keeps the network from learning"
     if base.cost is None or base.cost < .02: return []
     t = _without_dropout(subject, len(base.nats), seconds)
-    if t.bad is not None or t.end > base.end - .28: return []
+    is_stuck = base.guess is not None and base.end > base.guess + .05 and base.cost > .12 # it knows less than frequencies
+    if t.bad is not None or t.end > base.end - (.2 if is_stuck else .28): return []
     return [Finding('I7', 'strong',
         f"After {len(base.nats)} steps the loss is {base.end:.2f} nats, and without dropout it is {t.end:.2f}. That "
         "much takes away what the network needs in order to learn.",
@@ -306,16 +325,17 @@ def check_capacity(
     base:Trial, # As it is
     seconds:float, # For each trial
     n:int=120, # Steps
+    rate:float=1., # Times the learning rate, if that is known to be better
 )->list: # Of `Finding`s: I6
     "Whether one batch can be learned by heart, or at least better than by counting"
     batch = subject.batches[0]
     if base.bad is not None: return []
     guess = None
-    for by in 1,10:
-        t = _without_dropout(subject, n, seconds, batches=[batch], hypers=_scaled(by))
+    for by in rate,10*rate:
+        t = _without_dropout(subject, n, seconds, batches=[batch], rate=by)
         guess = t.guess
         if guess is None or t.bad is None and len(t.nats) < n or t.end < .75*guess: return []
-        best = t.end if by == 1 else min(best, t.end)
+        best = t.end if by == rate else min(best, t.end)
     if not .75*guess < best < guess - .05: return [] # at the guess itself it may only not have begun yet
     return [Finding('I6', 'strong',
         f"After {n} steps with one and the same batch the loss is {best:.2f} nats; how frequent each character is "
@@ -323,6 +343,10 @@ def check_capacity(
         'n_hid = 128', dict(nats=best, unigram=guess))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #f1f5f84e
+def _better_rate(found):
+    "How many times the learning rate is known to be better"
+    return next((o.evidence['times'] for fs in found.values() for o in fs or [] if o.id in ('O1', 'O2')), 1.)
+
 def trial_findings(
     subject:Subject,
     until:float, # When it has to end, by `time.perf_counter`
@@ -341,8 +365,11 @@ def trial_findings(
         'clipped gradients': lambda: check_explosion(subject, base, left(.4)),
         'no dropout': lambda: check_dropout(subject, base, left(.5)),
         'no weight decay': lambda: check_decay(subject, base, left(.5)),
-        'one batch by heart': lambda: check_capacity(subject, base, left(.5)),
+        'one batch by heart': lambda: check_capacity(subject, base, left(.5), rate=_better_rate(res)),
     }
+    res = {}
     for what,test in tests.items():
-        try: yield what,test() if has_rate and left(1) > .5 else None
-        except OutOfTime: yield what,None
+        can_tell = has_rate or 'rate' in what and subject.trains_itself
+        try: res[what] = test() if can_tell and left(1) > .5 else None
+        except OutOfTime: res[what] = None
+        yield what,res[what]
