@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['take_batches', 'is_iterator', 'LoaderEnds', 'parts_of', 'Parts', 'OutOfTime', 'InTime', 'AllInTime', 'as_ids',
-           'shift_share', 'time_axis', 'texts_of', 'check_targets', 'has_period', 'check_batches', 'continuation',
-           'follows_on', 'valid_of', 'read_ids', 'check_direction', 'table_of']
+           'shift_share', 'time_axis', 'texts_of', 'check_targets', 'has_period', 'tensors_of', 'check_batches',
+           'continuation', 'follows_on', 'valid_of', 'read_ids', 'check_direction', 'table_of']
 
 # %% ../../nbs/36_doctor.batches.ipynb #88574c7c
 import itertools, math, time
@@ -236,6 +236,14 @@ def has_period(x):
     "Whether the text in each row repeats with the length of the row"
     n = x.shape[1]
     return any((x[:,p:] == x[:,:-p]).all() and n % p == 0 for p in range(1, n//2+1))
+
+# %% ../../nbs/36_doctor.batches.ipynb #11f50745
+def tensors_of(
+    o, # A tensor, or lists and tuples of them, within each other
+)->list:
+    "All tensors in something"
+    if isinstance(o, Tensor): return [o]
+    return [t for p in o for t in tensors_of(p)] if isinstance(o, (list, tuple)) else []
 
 # %% ../../nbs/36_doctor.batches.ipynb #5fd805cc
 def check_batches(

@@ -14,20 +14,18 @@ from .untouched import WritesToDisk, untouched
 from charrnn_fa.doctor.batches import (
     AllInTime, InTime, LoaderEnds, OutOfTime, as_ids, check_batches, check_direction, check_targets, take_batches
 )
-from charrnn_fa.doctor.subject import (
-    Subject, fetches, function_subject, learner_subject, parts_subject, place_of, predictions
-)
-from charrnn_fa.doctor.update import (
-    check_accumulation, check_foreign, check_ids, check_inputs, check_left, check_mode, check_parameters, check_reported, check_scores,
-    check_smoothing, check_weights, check_zero
-)
+from .subject import Subject, predictions
+from .given import fetches, function_subject, learner_subject, parts_subject
+from .place import place_of
+from .loss import check_accumulation, check_reported, check_scores, check_smoothing, check_weights
+from .update import check_foreign, check_left, check_parameters, check_zero
+from .forward import check_ids, check_inputs, check_mode
 from charrnn_fa.doctor.initial import (
     check_alike, check_amount, check_first_bad, check_first_loss, check_overlap, check_same_text, check_symbols, check_table,
     check_units
 )
-from charrnn_fa.doctor.probes import (
-    check_gradients, check_graph, check_linear, check_own_targets, check_reach, check_state, kept_graph, layout, reaches
-)
+from .probes import check_gradients, check_linear, check_own_targets, check_reach, layout, reaches
+from .carried import check_graph, check_state, kept_graph
 from .sampling import sampling_findings
 from .validation import check_validation, ends_of, is_of_other_size
 from .trials import trial_findings

@@ -14,7 +14,8 @@ from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding
 from .batches import as_ids, parts_of, read_ids, table_of
-from .subject import Subject, place_here, predictions
+from .subject import Subject, predictions
+from .place import place_here
 
 # %% ../../nbs/39_doctor.initial.ipynb #1d4279db
 _unknown = 'xxunk', '<unk>', '[UNK]', '<UNK>', 'UNK'
@@ -180,6 +181,7 @@ class Looked:
     ends: list = field(default_factory=list)  # For each tanh the share of numbers near its ends
     off: list = field(default_factory=list)   # For each ReLU the share of units that are never on
     gates: list = field(default_factory=list) # Means of gates by which what was there before is multiplied
+    looks_into_layers: bool = True # Of PyTorch, what their gates get; that takes time
     n_products: int = 0 # Matrix products so far
     made: dict = field(default_factory=dict) # By the id of a tensor: the tensor, products before it, whether it is a gate
     n_rows: int = None # Of the first embedding
@@ -226,8 +228,9 @@ def _before_gates(args, out):
 @torch.no_grad()
 def _look_into_layer(self:Looked, name, args, out):
     "Note the share of gates that are at their ends, below 0.03 or above 0.97"
-    is_plain = name in ('lstm', 'gru') and isinstance(args[2], (list, tuple)) and args[3] # not packed, with biases
-    if not is_plain: return
+    if not self.looks_into_layers or name not in ('lstm', 'gru'): return
+    is_packed,has_biases = not isinstance(args[2], (list, tuple)),args[3]
+    if is_packed or not has_biases: return
     gates = _before_gates(args, out).abs()
     n = args[2][1].shape[1]
     at_end = gates[...,:2*n] > 3.5
@@ -374,8 +377,8 @@ def check_all_ids(
     largest = max((int(o.max()) for o in ids if o is not None and o.numel()), default=0)
     if largest < n_rows: return []
     return [Finding('D12', 'exact',
-        f"The loader has ids up to {largest}, and the embedding {n_rows} rows, from 0 to {n_rows-1}. Training will end in an error when "
-        "such an id comes.",
+        f"The loader has ids up to {largest}, and the embedding {n_rows} rows, from 0 to {n_rows-1}. Training will end "
+        "in an error when such an id comes.",
         f'nn.Embedding({largest+1}, emb_sz)   # or ids that are counted from 0', dict(largest=largest, rows=n_rows))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #f2784c3e

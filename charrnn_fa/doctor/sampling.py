@@ -15,7 +15,8 @@ from fastai.basics import *
 from torch.overrides import TorchFunctionMode
 from .report import Finding
 from .batches import as_ids, table_of
-from .subject import Subject, place_here, place_of, predictions
+from .subject import Subject, predictions
+from .place import place_here, place_of
 from .probes import layout
 
 # %% ../../nbs/46_doctor.sampling.ipynb #a98215e5

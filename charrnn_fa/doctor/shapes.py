@@ -11,7 +11,9 @@ from fastai.basics import *
 from .report import Finding
 from .batches import as_ids, time_axis
 from .untouched import untouched
-from .subject import Subject, learner_subject, place_of
+from .subject import Subject
+from .given import learner_subject
+from .place import place_of
 
 # %% ../../nbs/41_doctor.shapes.ipynb #074073cc
 def _numbers(message):

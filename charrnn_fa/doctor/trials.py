@@ -176,7 +176,9 @@ def _catches_up(subject, base, t, by, seconds):
     return more.bad is None and n > len(base.nats) and statistics.mean(more.nats[n-20:n]) < statistics.mean(less.nats[n-20:n]) + .4
 
 # %% ../../nbs/44_doctor.trials.ipynb #08829a2e
-def _rate_fix(lr, by): return f'lr = {lr*by:.2g}   # in place of {lr:.2g}' if lr else f'lr = {by:g}*lr   # by which weights are moved'
+def _rate_fix(lr, by):
+    if lr: return f'lr = {lr*by:.2g}   # in place of {lr:.2g}'
+    return f'lr = {by:g}*lr   # by which weights are moved'
 
 def _too_high(base, t, by):
     lr = max(base.rates, default=0)

@@ -13,7 +13,8 @@ from fastai.basics import *
 from ..loop import replacing
 from .report import Finding
 from .batches import as_ids, parts_of, valid_of
-from .subject import LooksOn, OtherLoaders, Subject, in_quiet, predictions
+from .subject import Subject, predictions
+from .given import LooksOn, OtherLoaders, in_quiet
 from .untouched import same_rng
 
 # %% ../../nbs/43_doctor.validation.ipynb #976c5ca5

@@ -422,7 +422,7 @@ def looking(self:Doctor):
     if not (self.is_on and self.training and self._n_steps() >= self.whole_at) or _is_compiled(self.model):
         yield
         return
-    seen = Looked()
+    seen = Looked(looks_into_layers=False)
     with _Looks(seen): yield
     for f in units(seen, .85): self.tell(f)
 
@@ -487,7 +487,7 @@ def _lost_numbers(self:Doctor):
 # %% ../../nbs/45_doctor.watch.ipynb #d5dd3bef
 def _first_bad(model, xb):
     "See once more what the network makes of a batch"
-    seen = Looked()
+    seen = Looked(looks_into_layers=False)
     noted = Noted(model)
     with same_rng(), torch.no_grad(), suppress(Exception), _Looks(seen): model(*xb)
     noted.restore()
