@@ -179,6 +179,7 @@ class Looked:
     bad_place: object = None
     bad_dtype: object = None
     ends: list = field(default_factory=list)  # For each tanh the share of numbers near its ends
+    gate_ends: list = field(default_factory=list) # For each layer of PyTorch the share of its gates near their ends
     off: list = field(default_factory=list)   # For each ReLU the share of units that are never on
     gates: list = field(default_factory=list) # Means of gates by which what was there before is multiplied
     looks_into_layers: bool = True # Of PyTorch, what their gates get; that takes time
@@ -234,7 +235,7 @@ def _look_into_layer(self:Looked, name, args, out):
     gates = _before_gates(args, out).abs()
     n = args[2][1].shape[1]
     at_end = gates[...,:2*n] > 3.5
-    self.ends.append(at_end.float().mean().item())
+    self.gate_ends.append(at_end.float().mean().item())
 
 # %% ../../nbs/39_doctor.initial.ipynb #e7b0ab58
 _matrix_products = 'linear','matmul','mm','bmm','addmm','baddbmm','einsum'
@@ -338,8 +339,10 @@ def units(
     most:float=.5, # Share at the ends; after some training more is usual
 )->list: # Of `Finding`s: I3, I4
     "Whether units stand at the ends of their range, or are never on"
-    ends = sum(seen.ends)/max(1, len(seen.ends))
-    res = [_saturated(ends)] if ends > most else []
+    mean = lambda shares: sum(shares)/max(1, len(shares))
+    ends,gates = mean(seen.ends),mean(seen.gate_ends)
+    is_stuck = ends > most or gates > max(most, .85) # gates of a network that has learned much are often at an end
+    res = [_saturated(max(ends, gates))] if is_stuck else []
     return res + ([_dead(max(seen.off))] if seen.off and max(seen.off) > .7 else [])
 
 # %% ../../nbs/39_doctor.initial.ipynb #70a4b876
