@@ -364,7 +364,7 @@ def _vanishing(norms, steps, back=24, least=1e-10):
     left = max((o[-1-back]/o[-1]).item() for o in norms.values() if o[-1] > 0)
     if not left < least: return []
     return [Finding('R7', 'strong',
-        f"A gradient goes back over {steps} steps, and after {back} of them {left:.0e} of it is left. So most of the "
+        f"A gradient goes back over {steps} steps, and after {back} of them a share of {left:.0e} is left. So most of the "
         "steps are computed for nothing, and the network cannot learn to remember over them.",
         'nn.LSTM(emb_sz, n_hid, batch_first=True)   # or larger recurrent weights, and seq_len = 32',
         dict(steps=steps, left=left, steps_back=back))]

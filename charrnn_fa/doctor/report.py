@@ -179,9 +179,9 @@ def _count(n, what): return f"{n} {what}{'s'*(n != 1)}"
 @patch
 def heading(self:Report)->str:
     "The outcome in one sentence"
-    of = f' of {self.subject}' if self.subject else ''
+    of,with_it = (f' {k} {self.subject}' if self.subject else '' for k in ('of', 'with'))
     n = len(self.findings)
-    if not n: return f"Nothing is wrong{of}, as far as was looked ({self.seconds:.0f} s)."
+    if not n: return f"Nothing is wrong{with_it}, as far as was looked ({self.seconds:.0f} s)."
     return f"{_count(n, 'fault')} in the training{of} ({self.seconds:.0f} s)."
 
 # %% ../../nbs/34_doctor.report.ipynb #fdd7fcb3

@@ -163,9 +163,9 @@ def _other_rows(axes, place):
     rows,others = ([n for n,name in axes if (name == 'rows') is wanted] for wanted in (True, False))
     if len(rows) != 1: return _two_sizes(axes, place)
     return ('S6',
-        f"The batch has {rows} rows, and what meets it has {others[0]}, as an earlier or smaller batch may have had. A state "
+        f"The batch has {rows[0]} rows, and what meets it has {others[0]}, as an earlier or smaller batch may have had. A state "
         "belongs to the rows that it was made with.",
-        f'state = torch.zeros(len(x), n_hid)   # {rows} rows, as many as the batch has')
+        f'state = torch.zeros(len(x), n_hid)   # {rows[0]} rows, as many as the batch has')
 
 # %% ../../nbs/41_doctor.shapes.ipynb #f4b6ca15
 def _two_sizes(axes, place):
