@@ -27,10 +27,14 @@ def link(href:str, nb:Path)->str:
     return 'https://github.com/{user}/{repo}/blob/{branch}/'.format(**cfg['DEFAULT']) + f'{target.relative_to(root)}{mark}{part}'
 
 
-def build(out:Path):
-    "A page for each notebook"
-    for nb in tqdm(sorted(o for o in nbs.rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts), disable=None):
-        html = HTMLExporter().from_filename(nb)[0]
+def notebooks(): return sorted(o for o in nbs.rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
+
+
+def build(out:Path, **options):
+    "A page for each notebook; `options` go to nbconvert"
+    exporter = HTMLExporter(**options)
+    for nb in tqdm(notebooks(), disable=None):
+        html = exporter.from_filename(nb)[0]
         html = re.sub(r'(<a href=")([^"]+)(")', lambda m: m[1] + link(m[2], nb) + m[3], html)
         page = out/nb.relative_to(nbs).with_suffix('.html')
         page.parent.mkdir(parents=True, exist_ok=True)

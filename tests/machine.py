@@ -1,9 +1,15 @@
-"Other machines for tests: processes with a `CHARRNN_HOME` of their own"
+"Other machines for tests: processes with a `CHARRNN_HOME` of their own, and the command in a process that needs no second for its imports"
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
+
+import tqdm.auto
+
+showwarning = warnings.showwarning                                                  # Python's own
 
 
 def machine(home, f, log=None):
@@ -23,6 +29,38 @@ def machine(home, f, log=None):
         status = 0
     except BaseException: traceback.print_exc()
     finally: os._exit(status)
+
+
+def command(*args, stdin=0, stdout=1, stderr=2):
+    "`charrnn` in a process of its own with these descriptors, in a session of its own; its id. It is a fork, which does not end as the interpreter does"
+    from charrnn_fa.cli import main
+    sys.stdout.flush(); sys.stderr.flush()
+    pid = os.fork()
+    if pid: return pid
+    status = 1
+    try:
+        os.setsid()
+        for o in tqdm.std.tqdm,*tqdm.std.tqdm.__subclasses__(): o._lock = threading.RLock() # theirs would be shared with this process, and with one that is killed for ever
+        signal.signal(signal.SIGINT, signal.default_int_handler)                    # ignored by what runs in the background
+        for fd,at in zip([os.dup(o) for o in (stdin, stdout, stderr)], (0, 1, 2)): os.dup2(fd, at)
+        sys.stdin,sys.stdout,sys.stderr = open(0, closefd=False),open(1, 'w', closefd=False),open(2, 'w', buffering=1, errors='backslashreplace', closefd=False)
+        warnings.resetwarnings()
+        warnings.showwarning = showwarning                                          # pytest keeps them to itself otherwise
+        status = main(list(map(str, args)))
+        sys.stdout.flush()
+    except SystemExit as e: status = e.code
+    except BaseException: traceback.print_exc()
+    finally: os._exit(status or 0)
+
+
+def output_of(*args):
+    "What the command writes to a pipe; it must end well"
+    r,w = os.pipe()
+    pid = command(*args, stdout=w)
+    os.close(w)
+    with open(r, encoding='utf-8') as f: out = f.read()
+    assert ended(pid) == 0, out
+    return out
 
 
 def dawdle(go):

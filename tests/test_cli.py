@@ -6,7 +6,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 
 import faultfs
 import pytest
@@ -14,6 +13,8 @@ from fastai.callback.core import Callback
 
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.cli import main
+from charrnn_fa.run.folder import RunFolder
+from machine import command, ended, machine, until
 
 TINY = '--n-hid 16 --emb-sz 8 --head-sz 8 --bs 4 --seq-len 16 --precision fp32'.split()
 
@@ -85,29 +86,22 @@ def test_info(call, run):
     assert 'finished after 150 steps' in call('info', run)[1]
 
 
-KILLED_AT_ONCE = """
-import os, signal, sys
-from charrnn_fa.cli import main
-from charrnn_fa.run.folder import RunFolder
-create = RunFolder.create
-def create_and_die(*args):
-    create(*args)
-    os.kill(os.getpid(), signal.SIGKILL)
-RunFolder.create = create_and_die
-main(sys.argv[1:])
-"""
-
-
-def test_unfinished_run_goes_on_by_itself(call, tmp_path):
+def test_unfinished_run_goes_on_by_itself(call, tmp_path, home):
     "Killed before the first step: the same settings, from the beginning"
     d = tmp_path/'r'
     args = 'train', 'count', '--steps', '200', '--seed', '5', '--quiet', *TINY
-    p = subprocess.run([sys.executable, '-c', KILLED_AT_ONCE, *args, '--run', str(d)], capture_output=True, text=True)
-    assert p.returncode == -signal.SIGKILL, p.stderr
+    def killed_at_once():
+        create = RunFolder.create
+        def create_and_die(*args):
+            create(*args)
+            os.kill(os.getpid(), signal.SIGKILL)
+        RunFolder.create = create_and_die
+        main([*args, '--run', str(d)])
+    assert ended(machine(home, killed_at_once)) == -signal.SIGKILL
     assert json.loads(call('info', d, '--json')[1])['step'] == 0
     status,out,_ = call('train', 'count', '--run', d, '--json', '--quiet')
     assert status == 0 and json.loads(out)['steps'] == 200
-    subprocess.run([sys.executable, '-m', 'charrnn_fa', *args, '--run', str(tmp_path/'alone')], check=True, capture_output=True)
+    assert call(*args, '--run', tmp_path/'alone')[0] == 0
     assert json.loads(call('info', d, '--json')[1])['weights_sha256'] == json.loads(call('info', tmp_path/'alone', '--json')[1])['weights_sha256']
 
 
@@ -173,8 +167,7 @@ def in_terminal(args, until, columns=100):
     fcntl,pty,termios = (pytest.importorskip(o) for o in ('fcntl', 'pty', 'termios'))
     ours,theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 24, columns, 0, 0))       # without a width tqdm shows nothing
-    p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', *map(str, args)], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) # ignored by what runs in the background
+    pid = command(*args, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     out,seen,until = b'',0,[o.encode() for o in until]
     try:
@@ -182,10 +175,10 @@ def in_terminal(args, until, columns=100):
             out += piece
             while until and until[0] in out[seen:]:
                 seen = out.index(until[0], seen) + len(until.pop(0))
-                if not until: p.send_signal(signal.SIGINT)
-        status = p.wait()
+                if not until: os.kill(pid, signal.SIGINT)
+        status,pid = ended(pid),None
     finally:
-        p.kill()
+        if pid: os.kill(pid, signal.SIGKILL); ended(pid)
         os.close(ours)
     return status,[overwritten(o) for o in out.decode().replace('\r\n', '\n').split('\n')]
 
@@ -242,9 +235,12 @@ def test_a_run_on_a_mount(call, run, tmp_path):
         drive.control(uncommitted=True)
         (d/'owner-000009-01234567-0.json').touch()
         drive.control(delay=dict(getattr=30))
-        p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', 'info', str(d)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        try: assert 'has not answered for 10 seconds' in p.stderr.readline()
-        finally: p.kill()
+        r,w = os.pipe()
+        with open(os.devnull, 'w') as null: pid = command('info', d, stdout=null.fileno(), stderr=w)
+        os.close(w)
+        try:
+            with open(r) as f: assert 'has not answered for 10 seconds' in f.readline()
+        finally: os.kill(pid, signal.SIGKILL); drive.control(); ended(pid)
 
 
 def test_from_another_run_with_more_symbols(call, run, tmp_path):
@@ -258,12 +254,10 @@ def test_from_another_run_with_more_symbols(call, run, tmp_path):
 
 def test_interrupted_fine_tuning_starts_from_the_other_run(call, run, tmp_path):
     d = tmp_path/'r'
-    p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', 'train', 'count', '--run', str(d), '--from', run, '--steps', '20000', '--lr', '0', '--quiet'],
-                         stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not (d/'run.json').exists():
-        assert p.poll() is None
-        time.sleep(0.01)
-    p.kill(); p.wait()
+    pid = command('train', 'count', '--run', d, '--from', run, '--steps', 20000, '--lr', 0, '--quiet')
+    try: until((d/'run.json').exists, what='the run')
+    finally: os.kill(pid, signal.SIGKILL)
+    assert ended(pid) == -signal.SIGKILL
     assert json.loads(call('eval', d, '--json')[1])['nats'] == json.loads(call('eval', run, '--json')[1])['nats']
     assert json.loads(call('info', d, '--json')[1])['finished'] is False
     status,_,err = call('train', 'count', '--run', d, '--seed', 123456)

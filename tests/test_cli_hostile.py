@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from charrnn_fa.cli import main
 from charrnn_fa.run import model as runs
 from charrnn_fa.run.files import pack_json, read_json
+from machine import command, ended, output_of
 
 TINY = '--n-hid 16 --emb-sz 8 --head-sz 8 --bs 4 --seq-len 16 --precision fp32'.split()
 COMMAND = [sys.executable, '-m', 'charrnn_fa']
@@ -160,17 +162,14 @@ def test_json_says_whether_it_trained(call, tmp_path):
 
 # Output that cannot be written
 
-def steps_of(run): return json.loads(subprocess.run([*COMMAND, 'info', run, '--json'], capture_output=True, check=True).stdout)
-
-
 @pytest.mark.parametrize('more', [[], ['--quiet'], ['--json']])
-def test_a_reader_that_leaves_does_not_stop_a_training(tmp_path, more):
+def test_a_reader_that_leaves_does_not_stop_a_training(call, tmp_path, more):
     "The reading end is closed before the first line"
     r,w = os.pipe()
     os.close(r)
     p = subprocess.run([*COMMAND, 'train', 'count', '--run', tmp_path/'r', '--steps', '40', *TINY, *more], stdout=w, stderr=subprocess.PIPE, text=True)
     os.close(w)
-    d = steps_of(tmp_path/'r')
+    d = json.loads(call('info', tmp_path/'r', '--json')[1])
     assert d['finished'] and d['step'] == 40
     assert p.returncode == (1 if more == ['--json'] else 0)
     assert 'Traceback' not in p.stderr and 'Exception ignored' not in p.stderr
@@ -179,11 +178,11 @@ def test_a_reader_that_leaves_does_not_stop_a_training(tmp_path, more):
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='this system has no /dev/full')
 @pytest.mark.parametrize('where', ['stdout', 'stderr', 'both'])
-def test_a_full_disk_behind_the_output_does_not_stop_a_training(tmp_path, where):
+def test_a_full_disk_behind_the_output_does_not_stop_a_training(call, tmp_path, where):
     with open('/dev/full', 'w') as full:
         streams = {o: full if where in (o, 'both') else subprocess.PIPE for o in ('stdout', 'stderr')}
         p = subprocess.run([*COMMAND, 'train', 'count', '--run', tmp_path/'r', '--steps', '40', *TINY], **streams, text=True)
-    d = steps_of(tmp_path/'r')
+    d = json.loads(call('info', tmp_path/'r', '--json')[1])
     assert d['finished'] and d['step'] == 40
     if where == 'stdout': assert p.returncode == 1 and 'No space left' in one_sentence(p.stderr)
     if where == 'stderr': assert p.returncode == 0
@@ -230,7 +229,7 @@ def shown(*args, answer=None):
     import termios
     ours,theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 24, 200, 0, 0))
-    p = subprocess.Popen([*COMMAND, *map(str, args)], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    pid = command(*args, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     out,end = b'',time.monotonic()+120
     if answer: os.write(ours, answer.encode())
@@ -241,9 +240,10 @@ def shown(*args, answer=None):
             except OSError: break
             if not piece: break
             out += piece
-        return p.wait(30),out.decode()
+        status,pid = ended(pid),None
+        return status,out.decode()
     finally:
-        p.kill()
+        if pid: os.kill(pid, signal.SIGKILL); ended(pid)
         os.close(ours)
 
 
@@ -268,9 +268,9 @@ def test_a_terminal_gets_nothing_that_it_would_obey(evil, tmp_path, command):
 
 
 def test_a_pipe_gets_the_text_as_it_is(evil):
-    p = subprocess.run([*COMMAND, 'sample', evil/'r', '-n', '300', '--temperature', '9', '--seed', '1'], capture_output=True, text=True, check=True)
-    assert '\x1b' in p.stdout and '\\x1b' not in p.stdout
-    assert EVIL in subprocess.run([*COMMAND, 'info', evil/'r'], capture_output=True, text=True, check=True).stdout
+    out = output_of('sample', evil/'r', '-n', 300, '--temperature', 9, '--seed', 1)
+    assert '\x1b' in out and '\\x1b' not in out
+    assert EVIL in output_of('info', evil/'r')
 
 
 def test_a_message_shows_control_characters(call, tmp_path):

@@ -43,31 +43,36 @@ def train(d, arch, device, precision, die):
         json.dump(dict(weights=sha(learn.model.parameters()), losses=sha(learn.recorder.losses), opt=sha(opt), carried=sha(learn.carried), text=learn.generate('The', n=80, seed=1)), f)
 
 
-def process(d, *args):
-    "A fresh process; what it said"
+def process(clean, d, arch, device, *args):
+    "A fresh process, or on a CPU a fork of one that has imported everything and run no torch operation; its status, and what it said"
     d.mkdir(exist_ok=True)
+    if device == 'cpu':
+        rc,said = clean.run(log := d/'log', train, d, arch, device, *args),log.read_text()
+        log.unlink()
+        return subprocess.CompletedProcess(args, rc, said, said)
+    args = arch,device,*args
     env = {**os.environ, 'CUBLAS_WORKSPACE_CONFIG': ':16:8'}
     return subprocess.run([sys.executable, __file__, str(d), *map(str, args)], env=env, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize('arch,device,precision', [('lstm', 'cpu', 'fp32'), *(gpu(a, 'cuda', p) for a in ('lstm', 'gru', 'rnn') for p in ('fp32', 'fp16')), gpu('lstm', 'cuda', 'bf16')])
-def test_killed_twice_and_the_same(tmp_path, arch, device, precision):
-    p = process(tmp_path/'alone', arch, device, precision, 0)
+def test_killed_twice_and_the_same(clean, tmp_path, arch, device, precision):
+    p = process(clean, tmp_path/'alone', arch, device, precision, 0)
     assert p.returncode == 0, p.stderr
     for die in 47, 118:
-        p = process(tmp_path/'killed', arch, device, precision, die)
+        p = process(clean, tmp_path/'killed', arch, device, precision, die)
         assert p.returncode == -signal.SIGKILL, p.stderr
-    p = process(tmp_path/'killed', arch, device, precision, 0)
+    p = process(clean, tmp_path/'killed', arch, device, precision, 0)
     assert p.returncode == 0 and 'No longer exact' not in p.stdout, p.stdout + p.stderr
     assert (tmp_path/'killed/result.json').read_text() == (tmp_path/'alone/result.json').read_text()
     assert RunFolder(tmp_path/'killed/run').resumes() == [40, 110]
 
 
 @pytest.mark.parametrize('then,now', [gpu('cuda', 'cpu'), gpu('cpu', 'cuda')])
-def test_the_other_device_goes_on_and_says_so(tmp_path, then, now):
+def test_the_other_device_goes_on_and_says_so(clean, tmp_path, then, now):
     "An fp16 run goes on in fp32 where there is no GPU"
-    assert process(tmp_path/'r', 'lstm', then, 'fp16' if then == 'cuda' else 'fp32', 118).returncode == -signal.SIGKILL
-    p = process(tmp_path/'r', 'lstm', now, 'fp32', 0)
+    assert process(clean, tmp_path/'r', 'lstm', then, 'fp16' if then == 'cuda' else 'fp32', 118).returncode == -signal.SIGKILL
+    p = process(clean, tmp_path/'r', 'lstm', now, 'fp32', 0)
     assert p.returncode == 0 and f'device {then} -> {now}' in p.stdout and (then == 'cpu' or 'fp16 -> fp32' in p.stdout), p.stdout + p.stderr
 
 

@@ -375,36 +375,53 @@ def go_on(learn, stop):
     return learn
 
 
-@pytest.mark.parametrize('at', [(0, 1), (1, 0), (1, 7), (2, 80)])
-@pytest.mark.parametrize('kwargs', [dict(dropout=0.3), dict(arch='rnn', precision='bf16'), dict(opt_func=AdamW, n_layers=2, dropout=0.2), dict(reset_pct=0.3)])
-def test_a_run_split_in_two_is_the_same_run(text, make, same, tmp_path, at, kwargs):
+SPLIT = [dict(dropout=0.3), dict(arch='rnn', precision='bf16'), dict(opt_func=AdamW, n_layers=2, dropout=0.2), dict(reset_pct=0.3)]
+
+
+@pytest.fixture(scope='module')
+def splittable(text, tmp_path_factory):
+    "Learners with 29 batches in an epoch, and those that have trained without a cut, each trained once"
+    d,whole = tmp_path_factory.mktemp('split'),{}
+    def _fresh(**kwargs):
+        dls = CharDataLoaders.from_text(text[:2000], bs=4, seq_len=16, seed=7, path=d, device='cpu')
+        learn = char_learner(dls, **{**dict(n_hid=16, emb_sz=8, head_sz=0, precision='fp32'), **kwargs})
+        return learn.remove_cbs(learn.progress)
+    def _whole(f, **kwargs):
+        if (k := repr(kwargs)) not in whole: f(whole.setdefault(k, _fresh(**kwargs)))
+        return whole[k]
+    return _fresh,_whole
+
+
+@pytest.mark.parametrize('at', [(0, 1), (1, 0), (1, 7), (2, 26)])
+@pytest.mark.parametrize('kwargs', SPLIT)
+def test_a_run_split_in_two_is_the_same_run(splittable, same, at, kwargs):
     "Weights equal to the bit, for every place of the cut"
-    def fresh(): return make(CharDataLoaders.from_text(text, bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu'), **kwargs)
-    one = fresh()
-    one.fit_one_cycle(3, 1e-2)
+    fresh,whole = splittable
+    one = whole(lambda learn: learn.fit_one_cycle(3, 1e-2), **kwargs)
     stop = StopAt(*at)
-    fresh().fit_one_cycle(3, 1e-2, cbs=stop)
-    two = go_on(fresh(), stop)
+    fresh(**kwargs).fit_one_cycle(3, 1e-2, cbs=stop)
+    two = go_on(fresh(**kwargs), stop)
     two.start_at(*at).fit_one_cycle(3, 1e-2)
+    assert len(one.dls.train) == 29 and len(two.recorder.lrs) == 3*29 - at[0]*29 - at[1]
     assert same(one, two)
     assert one.recorder.lrs[-len(two.recorder.lrs):] == two.recorder.lrs
 
 
-@pytest.mark.parametrize('step', [1, 84, 85, 130])
-def test_a_run_of_steps_split_in_two(text, make, same, tmp_path, step):
-    def fresh(): return make(CharDataLoaders.from_text(text, bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu'), dropout=0.2, reset_pct=0.1)
-    one = fresh()
-    one.fit_steps(200)
+@pytest.mark.parametrize('step', [1, 28, 29, 44])
+def test_a_run_of_steps_split_in_two(splittable, same, step):
+    fresh,whole = splittable
+    kwargs = dict(dropout=0.2, reset_pct=0.1)
+    one = whole(lambda learn: learn.fit_steps(66), **kwargs)
     stop = StopAt(0, step)
-    half = fresh()
-    half.fit_steps(200, cbs=stop)
-    two = fresh()
+    half = fresh(**kwargs)
+    half.fit_steps(66, cbs=stop)
+    two = fresh(**kwargs)
     two.create_opt()
     (weights,opt,two.carried,dl),rng = stop.kept
     two.model.load_state_dict(weights); two.opt.load_state_dict(opt)
     two.dls.train.load_state_dict({**dl, 'batch':dl['batch']-1})     # the batch that was drawn and not trained on
     torch.set_rng_state(rng)
-    two.fit_steps(200, start=step)
+    two.fit_steps(66, start=step)
     assert same(one, two)
 
 

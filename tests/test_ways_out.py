@@ -113,6 +113,16 @@ def of(d, short, *cbs, n=2, ckpt=dict(minutes=60), accumulate=0, make=ours, sums
     return learn
 
 
+@pytest.fixture(scope='module')
+def alone_with(text, tmp_path_factory):
+    "The run that nothing stops; trained once for all tests that compare theirs with the same one"
+    runs = {}
+    def _alone(*cbs, **kwargs):
+        if (k := (*cbs, *kwargs.items())) not in runs: runs[k] = of(tmp_path_factory.mktemp('alone'), text[:1000], *(f() for f in cbs), **kwargs)
+        return runs[k]
+    return _alone
+
+
 ON_THE_WAY = 'before_batch after_pred after_loss before_backward after_backward before_step'.split()
 IN_A_BATCH = dict.fromkeys(ON_THE_WAY, 0) | dict(after_step=1, after_batch=1)
 
@@ -120,9 +130,9 @@ def same_history(a, b): return [float(o) for o in a.recorder.losses] == [float(o
 
 @pytest.mark.parametrize('n,order', [(19, -20), (19, 4), (19, 55), (19, 900), (1, 55), (15, 55), (28, 55)])
 @pytest.mark.parametrize('event', IN_A_BATCH)
-def test_an_error_in_a_batch(short, tmp_path, same, event, n, order, capfd):
+def test_an_error_in_a_batch(short, tmp_path, same, alone_with, event, n, order, capfd):
     "Before its step the batch before is saved, after it this one, whichever callbacks have heard of it; epochs have 14"
-    alone = of(tmp_path/'alone', short)
+    alone = alone_with()
     with pytest.raises(RuntimeError, match='thrown'): of(tmp_path, short, At(event, n, 'error', order))
     assert (newest_step(tmp_path/'r'), Lock.held) == (n-1+IN_A_BATCH[event], {}) and capfd.readouterr() == ('', '')
     again = of(tmp_path, short)
@@ -167,8 +177,8 @@ class Freezes(Callback):
 
 @pytest.mark.parametrize('n,cb', [(15, Anneals), (19, Anneals), (20, Freezes)])
 @pytest.mark.parametrize('event', ON_THE_WAY)
-def test_an_error_beside_a_callback_that_sets_what_modules_do(short, tmp_path, same, event, n, cb):
-    alone = of(tmp_path/'alone', short, cb())
+def test_an_error_beside_a_callback_that_sets_what_modules_do(short, tmp_path, same, alone_with, event, n, cb):
+    alone = alone_with(cb)
     with pytest.raises(RuntimeError): of(tmp_path, short, cb(), At(event, n, 'error', 900))
     lost = cb is Freezes and event in ('after_backward', 'before_step')
     assert newest_step(tmp_path/'r') == (0 if lost else n-1)
@@ -290,9 +300,9 @@ def test_an_error_after_a_cancelled_epoch(short, tmp_path, same, event, exceptio
 
 
 @pytest.mark.parametrize('event,order', [('after_step', 50), ('after_batch', -50), ('before_step', 50)])
-def test_an_error_beside_two_checkpoints(short, tmp_path, same, event, order):
+def test_an_error_beside_two_checkpoints(short, tmp_path, same, alone_with, event, order):
     "Each goes on by itself, and has what it says"
-    alone = of(tmp_path/'alone', short)
+    alone = alone_with()
     with pytest.raises(RuntimeError): of(tmp_path, short, At(event, 19, 'error', order), Checkpoint(tmp_path/'s', steps=5, quiet=True), ckpt=dict(steps=5))
     steps = [newest_step(tmp_path/o) for o in 'rs']
     assert steps == [18 if event == 'before_step' else 15]*2
@@ -359,7 +369,7 @@ def test_the_loader_goes_on_as_it_would(short, tmp_path):
     assert len(list(learn.dls.train)) == 14
 
 
-def test_an_error_in_the_loader(short, tmp_path, same):
+def test_an_error_in_the_loader(short, tmp_path, same, alone_with):
     "Between two batches"
     class Breaks(ItemTransform):
         n = 0
@@ -371,15 +381,15 @@ def test_an_error_in_the_loader(short, tmp_path, same):
         learn = ours(d, text)
         learn.dls.train.after_batch.add(Breaks())
         return learn
-    alone = of(tmp_path/'alone', short)
+    alone = alone_with()
     with pytest.raises(RuntimeError, match='thrown'): of(tmp_path, short, make=breaks)
     assert newest_step(tmp_path/'r') == 19
     assert same(alone, of(tmp_path, short))
 
 
 @pytest.mark.parametrize('event,valid,step', [('before_validate', False, 14), ('after_pred', True, 14), ('after_epoch', False, 14), ('before_epoch', False, 0), ('after_train', False, 14)])
-def test_an_error_around_a_validation(short, tmp_path, same, event, valid, step):
-    alone = of(tmp_path/'alone', short)
+def test_an_error_around_a_validation(short, tmp_path, same, alone_with, event, valid, step):
+    alone = alone_with()
     with pytest.raises(RuntimeError): of(tmp_path, short, At(event, 1, 'error', 900, valid))
     assert newest_step(tmp_path/'r') == step
     assert same(alone, of(tmp_path, short))
@@ -404,8 +414,8 @@ def test_an_error_while_the_disk_is_full(short, tmp_path, event, n, monkeypatch,
     assert 'goes on after' not in capsys.readouterr().out and newest_step(tmp_path/'r') == 0 and not Lock.held
 
 
-def test_an_error_after_the_last_epoch(short, tmp_path, same):
-    alone = of(tmp_path/'alone', short)
+def test_an_error_after_the_last_epoch(short, tmp_path, same, alone_with):
+    alone = alone_with()
     with pytest.raises(RuntimeError): of(tmp_path, short, At('after_fit', 1, 'error'))
     assert newest_step(tmp_path/'r') == 28 and not RunFolder(tmp_path/'r').finished
     assert same(alone, of(tmp_path, short, At('before_batch', 1, 'error')))
@@ -413,9 +423,9 @@ def test_an_error_after_the_last_epoch(short, tmp_path, same):
 
 @pytest.mark.parametrize('event', ['before_batch', 'after_loss', 'before_step', 'after_batch'])
 @pytest.mark.parametrize('n', range(17, 22))
-def test_an_error_while_gradients_are_summed_up(short, tmp_path, same, event, n):
+def test_an_error_while_gradients_are_summed_up(short, tmp_path, same, alone_with, event, n):
     "Twelve rows are three batches; those that are summed up are saved too, unless some of this batch are among them"
-    alone = of(tmp_path/'alone', short, accumulate=12)
+    alone = alone_with(accumulate=12)
     with pytest.raises(RuntimeError): of(tmp_path, short, At(event, n, 'error', -20), accumulate=12)
     lost = event == 'before_step' and n%3 != 1
     assert newest_step(tmp_path/'r') == (n if event == 'after_batch' else 0 if lost else n-1)

@@ -382,8 +382,9 @@ def after_epoch(self:Doctor):
 @patch
 def _deaf(self:Doctor):
     "Of the last batch, once something should have been learned"
-    x = as_ids(self.xb[0]) if self.xb else None
-    scores = self.pred[0] if isinstance(self.pred, (tuple, list)) else self.pred
+    xb,pred = getattr(self.learn, 'xb', ()),getattr(self.learn, 'pred', None) # there is none if no step was made
+    x = as_ids(xb[0]) if xb else None
+    scores = pred[0] if isinstance(pred, (tuple, list)) and len(pred) else pred
     return deaf(x, scores) if x is not None and self.course.step >= 60 else None
 
 # %% ../../nbs/45_doctor.watch.ipynb #57a2680a
