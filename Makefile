@@ -16,7 +16,7 @@ demo: .venv/.package
 # One thread each: models are small here, and two processes run at a time.
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-colab:
 	@PYTHON313="$(PYTHON313)" PIP_FLAGS="$(PIP_FLAGS)" OMP_NUM_THREADS=1 $(PYTHON) tests/colab/run.py
