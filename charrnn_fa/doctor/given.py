@@ -12,7 +12,7 @@ from fastai.callback.progress import CSVLogger, ProgressCallback
 from fastai.callback.tracker import TrackerCallback
 from ..core import CharRNNError
 from ..callback.progress import ProgressLines
-from .batches import take_batches
+from .batches import names_of_targets, take_batches
 from .subject import Subject
 
 # %% ../../nbs/37a_doctor.given.ipynb #c65484ed
@@ -127,7 +127,7 @@ _known = dict(
     opt=('opt', 'optimizer', 'optimiser', 'optim'),
     batch=('batch', 'b', 'data'),
     x=('x', 'xb', 'input', 'inputs', 'inp', 'ids', 'src', 'seq'),
-    y=('y', 'yb', 'target', 'targets', 'label', 'labels', 'tgt', 'out'),
+    y=(*names_of_targets, 'out'),
     i=('i', 'step', 'it', 'iteration', 'epoch', 'n'),
 )
 _meaning = {o:k for k,v in _known.items() for o in v}
