@@ -41,17 +41,18 @@ def check_kept_loss(
 def check_heart(
     train:float, # Nats on some of the training part
     valid:float, # Nats on as much of the validation part
-    results:dict, # What was kept with the run
+    best_step:int, # Where the validation loss was lowest on the way; None if that was not kept
+    n_steps:int, # In all
 )->list: # Of `Finding`s: T4
     "Whether the training text is known by heart"
-    if valid-train < .3: return []
-    best,step = results.get('best_nats'),results.get('best_step')
-    was = f" It was best at step {step:,} with {best:.2f} nats." if best and best < valid-.05 else ''
+    was_better = best_step is not None and best_step < .75*n_steps
+    if valid-train < (.3 if was_better else .6): return []
+    was = f" The validation loss was lowest at step {best_step:,} of {n_steps:,}." if was_better else ''
     return [Finding('T4', 'strong',
         f"On its training text the network loses {train:.2f} nats a character, on the validation part {valid:.2f}: "
         f"it has learned the text by heart.{was}",
         'charrnn train CORPUS --run OTHER --dropout 0.5   # or fewer minutes, a smaller --n-hid, more text',
-        dict(training=train, validation=valid, **({'best_step':step, 'best':best} if was else {})))]
+        dict(training=train, validation=valid, **({'best_step':best_step} if was_better else {})))]
 
 # %% ../../nbs/56_run.health.ipynb #133429bc
 def check_rung(
@@ -73,14 +74,14 @@ def examine_run(
     "What is wrong with a run that is kept in a folder"
     began = time.perf_counter()
     run = path if isinstance(path, Run) else Run(path)
-    model,results = run.load_model('cpu'),run.newest()['results']
+    model,newest = run.load_model('cpu'),run.newest()
     if bad := check_kept_weights(model):
         return Report(bad, ['the weights'], ['all else, without weights'], time.perf_counter()-began, 'the run')
     checked,skipped,found = ['the weights'],[],[]
     train = valid = None
     if 'file' in run.settings['text']:
         train,valid = run.ids('train'),run.ids('valid')
-        found += _of_losses(model, train, valid, results, len(run.vocab))
+        found += _of_losses(model, train, valid, newest, len(run.vocab))
         checked += ['the loss that was kept', 'training text against validation text', 'the loss on the ladder']
     else: skipped.append('all losses (the run does not keep its text)')
     text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
@@ -89,9 +90,17 @@ def examine_run(
     return Report(found, checked+['what it writes'], skipped, time.perf_counter()-began, 'the run')
 
 # %% ../../nbs/56_run.health.ipynb #777b4867
-def _of_losses(model, train, valid, results, vocab_sz):
+def _mean_nats(model, ids, n, k=10):
+    "Mean loss of `k` pieces from all over a text, of `n` ids in all"
+    size = n//k
+    starts = np.linspace(0, len(ids)-size, k).astype(int)
+    return float(np.mean([evaluate_ids(model, ids[i:i+size], 256)['nats'] for i in starts]))
+
+def _of_losses(model, train, valid, newest, vocab_sz):
+    results = newest['results']
     nats = evaluate_ids(model, valid)['nats']
-    n = min(len(train), len(valid), 20_000)
-    some = [evaluate_ids(model, o[:n], 256)['nats'] for o in (train, valid)]
-    heart = check_heart(*some, results)
-    return [*check_kept_loss(nats, results.get('nats')), *heart, *([] if heart else check_rung(nats, ids_ladder(train, valid, vocab_sz)))]
+    n = min(len(train), len(valid), 40_000)
+    some = [_mean_nats(model, o, n) for o in (train, valid)] if n >= 500 else [nats, nats]
+    heart = check_heart(*some, results.get('best_step'), newest['step'])
+    rung = [] if heart else check_rung(nats, ids_ladder(train, valid, vocab_sz))
+    return [*check_kept_loss(nats, results.get('nats')), *heart, *rung]
