@@ -5,7 +5,7 @@ import math
 import pickle
 
 import pytest
-from fastai.basics import AvgMetric, Callback, DataLoaders, F, Learner, Metric, OptimWrapper, accuracy, nn, partial, torch
+from fastai.basics import AvgMetric, Callback, CancelFitException, DataLoaders, F, Learner, Metric, OptimWrapper, accuracy, nn, partial, torch
 
 from charrnn_fa.doctor import watch
 from charrnn_fa.doctor.watch import Doctor
@@ -47,6 +47,21 @@ def doctor(**kwargs): return Doctor(quiet=True, file=io.StringIO(), **kwargs)
 class NaNs(Callback):
     def after_pred(self):
         if self.training and self.learn.train_iter == 15: self.learn.pred = self.learn.pred*math.nan
+
+
+class Ends(Callback):
+    "Ends a fit before it has made a step, as one does that is finished already"
+    order = 90
+    def __init__(self, event): setattr(self, event, self._end)
+    def _end(self): raise CancelFitException
+
+
+@pytest.mark.parametrize('event', ['before_fit', 'before_epoch', 'before_train', 'before_batch', 'after_pred'])
+def test_a_fit_without_a_step_is_nothing_to_speak_of(event):
+    cb = Doctor(quiet=True, file=io.StringIO())
+    learn = learner(20)
+    with learn.no_logging(): learn.fit(1, 1e-3, cbs=[cb, Ends(event)])
+    assert (cb.findings, cb.file.getvalue()) == ([], '')
 
 
 @pytest.mark.parametrize('is_near', [True, False])

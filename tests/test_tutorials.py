@@ -17,7 +17,9 @@ def said(path, cwd):
     env = {**os.environ, 'CHARRNN_TUTORIAL':'short', 'IPYTHONDIR':str(cwd/'.ipython')}
     nb = nbformat.read(path, as_version=4)
     NotebookClient(nb, timeout=300, kernel_name='python3', resources={'metadata':{'path':str(cwd)}}).execute(env=env)
-    return ''.join(o.get('text', '') for c in nb.cells for o in c.get('outputs', []))
+    text = ''.join(o.get('text', '') for c in nb.cells for o in c.get('outputs', []))
+    assert 'watching ends' not in text # a Doctor that met something that it does not know
+    return text
 
 
 @pytest.mark.parametrize('path', tutorials, ids=lambda o: o.stem)

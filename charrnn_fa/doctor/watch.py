@@ -393,6 +393,7 @@ def after_fit(self:Doctor):
     if not self.is_on: return
     _explain_no_more(self.learn)
     self._read()
+    if self.is_first: return # no step was made
     if _knows(self.opt): self.last_that_knew = number_of(self.opt),_kind(self.opt)
     c = self.course
     is_whole = self.learn.train_iter >= self.n_iter*self.n_epoch
