@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 META := settings.ini pyproject.toml setup.py
 
-.PHONY: demo test test-colab mutants bench doctor-bench readme docs clean
+.PHONY: demo test test-colab mutants bench doctor-bench readme docs docs-links clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.package
@@ -40,8 +40,15 @@ doctor-bench: .venv/.dev
 readme: .venv/.dev
 	$(BIN)/python tests/readme.py > README.md.new && mv README.md.new README.md
 
-docs: .venv/.dev
-	$(BIN)/python tests/docs.py _docs
+# The site, in _docs/html. A warning of Sphinx's is an error, such as a link within the site that leads nowhere; `docs-links` asks the others.
+SPHINX = $(BIN)/python -m sphinx -q -W --keep-going -c docs -d _docs/read _docs/pages
+docs: .venv/.docs
+	@rm -rf _docs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/pages.py _docs/pages
+	$(SPHINX) _docs/html
+
+docs-links: docs
+	$(SPHINX) -b linkcheck _docs/links
 
 .venv/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; name one with: make PYTHON=python3.12"; exit 1; }
@@ -54,6 +61,10 @@ docs: .venv/.dev
 
 .venv/.dev: .venv/.package $(META)
 	$(BIN)/python -m pip install -q $(PIP_FLAGS) -e '.[dev]'
+	@touch $@
+
+.venv/.docs: .venv/.dev $(META)
+	$(BIN)/python -m pip install -q $(PIP_FLAGS) -e '.[docs]'
 	@touch $@
 
 clean:

@@ -22,6 +22,7 @@ setup(
     classifiers=['Programming Language :: Python :: 3', 'Programming Language :: Python :: 3 :: Only'],
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    package_data={'charrnn_fa.show': ['*.html', '*.css', '*.js']},
+    extras_require={o: cfg[f'{o}_requirements'].split() for o in ('dev', 'docs')},
     entry_points={'console_scripts': [cfg['console_script']], 'nbdev': [f"{cfg['lib_name']} = {cfg['lib_name']}._modidx:d"]},
 )

@@ -21,7 +21,7 @@ from .callback.schedule import *
 from .callback.progress import *
 from .loop import *
 from .learner import *
-from . import doctor
+from . import doctor, show
 from .run.files import RunError, RunWarning
 from .run.model import Run, load_run, save_run, weights_sha256
 from .store.mount import StoreError

@@ -3,6 +3,7 @@ import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import browser as browsers
 import faultfs
 import inject
 import kills
@@ -51,8 +52,9 @@ def settled(monkeypatch):
 
 # What a machine may lack
 
-LACKS = dict(fuse=faultfs.missing, strace=inject.missing)       # fixtures, and why their tests are skipped here, or None
-HAVE = dict(fuse='apt-get install fuse3, as root on Linux with /dev/fuse', strace='apt-get install strace')
+LACKS = dict(fuse=faultfs.missing, strace=inject.missing, browser=browsers.missing)    # fixtures, and why their tests are skipped here, or None
+HAVE = dict(fuse='apt-get install fuse3, as root on Linux with /dev/fuse', strace='apt-get install strace',
+            browser='apt-get install chromium; pip install playwright')
 
 
 @pytest.fixture(scope='session')
@@ -61,6 +63,13 @@ def fuse(): "For a test that mounts a file system"
 
 @pytest.fixture(scope='session')
 def strace(): "For a test that lets system calls fail"
+
+
+@pytest.fixture(scope='session')
+def browser():
+    "A chromium without a window"
+    if why := browsers.missing(): pytest.skip(why)
+    with browsers.launched() as b: yield b
 
 
 def pytest_runtest_setup(item):

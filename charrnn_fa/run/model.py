@@ -119,6 +119,16 @@ def _check_size(self:Run, m):
     if p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz) > m['size']:
         raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored", 'restore it from a copy.')
 
+# %% ../../nbs/49_run.model.ipynb #ac2465a5
+@patch
+def _check_sizes(self:Run):
+    "Refuse settings that ask for a larger model than the files of the run hold"
+    manifests = self.checkpoints()
+    if self.damaged and not manifests: raise next(iter(self.damaged.values()))
+    here = [m for m in manifests if self.has(m)]
+    if manifests and not here: self.data(manifests[0])
+    for m in here: self._check_size(m)
+
 # %% ../../nbs/49_run.model.ipynb #5c30ee0f
 @patch
 def load_model(self:Run,
@@ -172,11 +182,11 @@ def learner(self:Run,
     text=None, # The text of the run, if it was too long to be kept
 ): # `CharLearner`
     "A Learner with text and settings of the run, and fresh weights"
-    for m in self.checkpoints(): self._check_size(m)
+    self._check_sizes()
     s = self.settings
     if text is None: parts = [self.vocab.textify(self.ids(o)) for o in ('train', 'valid')]
     else: parts = self.parts(text)
-    from charrnn_fa.learner import char_learner
+    from charrnn_fa.build import char_learner
     from charrnn_fa.text.data import CharDataLoaders
     dls = CharDataLoaders.from_documents(parts, [[0], [1]], vocab=self.vocab, seed=s['seed'], device=device,
                                          **self.preset.dls)

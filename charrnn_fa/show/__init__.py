@@ -1,0 +1,14 @@
+"Pictures of what a network knows"
+from .interpret import CharInterpretation
+from .lens import lens
+from .losses import losses
+from .memory import memory
+from .neurons import Found, find_units, neurons, properties
+from .page import Picture
+from .share import page_model, share
+from .surprise import surprise
+from .temperature import temperature
+from .watch import Live, Watch
+
+__all__ = ['CharInterpretation', 'Found', 'Live', 'Picture', 'Watch', 'find_units', 'lens', 'losses', 'memory', 'neurons', 'page_model', 'properties',
+           'share', 'surprise', 'temperature']

@@ -1,0 +1,260 @@
+"The documentation: every public name is on a page, every link leads somewhere, a stored picture answers"
+import json
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Thread
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from charrnn_fa import show
+from charrnn_fa._modidx import d as index
+
+root = Path(__file__).resolve().parents[1]
+GITHUB = 'https://github.com/charrnn/charrnn_fa/blob/main/'      # as settings.ini has it
+
+
+@pytest.fixture
+def docs(monkeypatch):
+    monkeypatch.syspath_prepend(root/'docs')
+    import pages
+    return pages
+
+
+def listed(text):
+    "The full names that the directives of a page define, by a reading of its own"
+    cells = [o['source'] for o in json.loads(text)['cells'] if o['cell_type'] == 'markdown']
+    module = ''
+    for kind,name,options in re.findall(r'`{3,}\{py:(\w+)\} ([\w.]+).*\n((?::\w+:.*\n)*)', '\n'.join(cells)):
+        if kind == 'module': module = name
+        own = re.search(r'^:module: (.*)$', options, re.M)
+        yield f'{own[1] if own else module}.{name}'
+
+
+def test_every_public_name_is_on_a_page(docs):
+    "All that nbdev has put into its index of the modules; a method may be in another module than its class"
+    there = {o for path,text in docs.pages() if path.suffix == '.ipynb' for o in listed(text)}
+    last = {'.'.join(o.split('.')[-2:]) for o in there}
+    wanted = [(o, o[len(mod)+1:]) for mod,names in index['syms'].items() for o in names]
+    wanted = [(o, name) for o,name in wanted if not any(part.startswith('_') for part in name.split('.'))]
+    assert len(wanted) > 600
+    assert [o for o,name in wanted if o not in there and name not in last] == []
+    assert [o for o,name in wanted if o not in there and '.' not in name] == []
+
+
+CODE = """
+from dataclasses import dataclass
+from fastcore.basics import patch
+
+limit = 3
+
+@dataclass
+class Row:
+    "One row of a `table`"
+    n:int = 1 # Which one, 1 < n < *all*
+
+    def twice(self): return 2*self.n
+
+@patch(as_prop=True)
+def half(self:Row): return self.n/2
+
+@patch
+def times(self:Row,
+    by:float=2., # How often; $k$
+)->float: # `n` times `by`
+    "So much of it"
+    return self.n*by
+
+def both(
+    a, # First
+    b, # Second
+): # The two, without a type
+    return a,b
+
+def _own(): pass
+"""
+
+
+def test_what_a_cell_defines(docs, tmp_path, monkeypatch):
+    "By hand: a constant, a dataclass with its fields and methods, patched methods, a return value without a type"
+    (tmp_path/'room.py').write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    row,half,times,both,limit = docs.defined(CODE, 'room')
+    lines = lambda o: [l for l in o.splitlines() if l.strip('`').strip()]
+    assert lines(row) == ['````{py:class} Row(n: int = 1)', 'One row of a `table`', ':param n: Which one, 1 \\< n \\< \\*all\\*',
+                          '```{py:method} Row.twice()']
+    assert lines(half) == ['```{py:property} Row.half']
+    assert lines(times) == ['```{py:method} Row.times(by: float=2.0) -> float', 'So much of it', ':param by: How often; $k$',
+                            ':returns: `n` times `by`']
+    assert lines(both) == ['```{py:function} both(a, b)', ':param a: First', ':param b: Second', ':returns: The two, without a type']
+    assert lines(limit) == ['```{py:data} limit']
+
+
+@pytest.mark.parametrize('nb,href,to', [
+    ('05_text.streams.ipynb', '24_loop.ipynb#why', '/24_loop.ipynb#why'),
+    ('tutorials/shakespeare.ipynb', '../24_loop.ipynb', '/24_loop.ipynb'),
+    ('tutorials/shakespeare.ipynb', 'your_own_text.ipynb', '/tutorials/your_own_text.ipynb'),
+    ('index.ipynb', 'nbs/24_loop.ipynb', '/24_loop.ipynb'),
+    ('index.ipynb', 'CHANGELOG.md', GITHUB+'CHANGELOG.md'),
+    ('24_loop.ipynb', '../tests/house.py', GITHUB+'tests/house.py'),
+    ('24_loop.ipynb', '#why', '#why'),
+    ('24_loop.ipynb', 'https://a.b/c.ipynb', 'https://a.b/c.ipynb')])
+def test_a_link_leads_to_a_page_or_to_the_repository(docs, nb, href, to): assert docs.link(href, docs.nbs/nb) == to
+
+
+def test_a_link_to_nothing_is_an_error(docs):
+    with pytest.raises(FileNotFoundError, match='24_loop.*no_such'): docs.link('no_such.ipynb', docs.nbs/'24_loop.ipynb')
+
+
+# A small site in a real browser
+
+TEXT = 'ROMEO:\nSay "no", or go.\n\n'
+
+
+@pytest.fixture(scope='module')
+def lens():
+    "As a notebook keeps it"
+    from charrnn_fa.learner import char_learner
+    from charrnn_fa.text.data import CharDataLoaders
+    learn = char_learner(CharDataLoaders.from_text(TEXT*40, bs=4, seq_len=32, seed=3), n_hid=16, emb_sz=8, head_sz=0, precision='fp32')
+    learn.remove_cbs(learn.progress)
+    watch = show.Watch(TEXT, share=1)
+    learn.fit_steps(60, cbs=watch)
+    return show.lens(learn, TEXT, watch, units=['cell 3'])
+
+
+def notebook(path, *cells):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kernel = dict(name='python3', display_name='python3', language='python')
+    path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)))
+
+
+def markdown(source): return dict(cell_type='markdown', metadata={}, source=source)
+
+
+@pytest.fixture(scope='module')
+def site(lens, tmp_path_factory):
+    "A front page, one room and a lesson with a picture, made by the project's own settings"
+    if find_spec('sphinx') is None or find_spec('myst_nb') is None: pytest.skip('Sphinx is not here; `make docs` installs it')
+    tmp = tmp_path_factory.mktemp('site')
+    code = dict(cell_type='code', metadata={}, source='lens', execution_count=1, outputs=[dict(
+        output_type='execute_result', execution_count=1, metadata={}, data={'text/html':lens._repr_html_(), 'text/plain':str(lens)})])
+    notebook(tmp/'nbs/index.ipynb', markdown('# Front\n\nA [lesson](nbs/tutorials/a.ipynb), [house rules](tests/house.py)'))
+    lesson = '# A lesson\n\n> In one line\n\n[room](../13_evaluate.ipynb), [part](../13_evaluate.ipynb#two-protocols)'
+    notebook(tmp/'nbs/tutorials/a.ipynb', markdown(lesson), code)
+    shutil.copy(root/'nbs/13_evaluate.ipynb', tmp/'nbs')
+    shutil.copytree(root/'docs', tmp/'docs', ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copy(root/'settings.ini', tmp)
+    (tmp/'tests').mkdir()
+    (tmp/'tests/house.py').touch()
+    (tmp/'docs/reading.md').write_text('# Where to begin\n\n## Lessons\n\n[A lesson](/tutorials/a.ipynb)\n')
+    for cmd in ['docs/pages.py', 'pages'], ['-m', 'sphinx', '-q', '-W', '--keep-going', '-c', 'docs', 'pages', 'html']:
+        p = subprocess.run([sys.executable, *cmd], cwd=tmp, capture_output=True, text=True)
+        assert p.returncode == 0, p.stderr
+    return tmp/'html'
+
+
+class Page(HTMLParser):
+    def __init__(self, path):
+        super().__init__()
+        self.ids,self.links = set(),[]
+        self.feed(path.read_text(encoding='utf-8'))
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids.add(attrs.get('id'))
+        self.links += [attrs[o] for o in ('href', 'src') if attrs.get(o)]
+
+
+def test_every_link_leads_somewhere(site):
+    "To a file that is there, and to a place in it"
+    pages = {o:Page(o) for o in site.rglob('*.html')}
+    near = [(path, o) for path,page in pages.items() for o in page.links if not re.match(r'\w+:|//', o)]
+    where = lambda path, o: (path.parent/unquote(urlsplit(o).path)).resolve() if urlsplit(o).path else path
+    assert len(near) > 100 and [o for path,o in near if not where(path, o).is_file()] == []
+    parts = [(where(path, o), o) for path,o in near if urlsplit(o).fragment]
+    assert len(parts) > 20 and [o for to,o in parts if to in pages and unquote(urlsplit(o).fragment) not in pages[to].ids] == []
+    assert {'tutorials/a.html', GITHUB+'tests/house.py'} <= {*pages[site/'index.html'].links}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+@pytest.fixture(scope='module')
+def address(site):
+    "Where a server has the pages"
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=site))
+    Thread(target=server.serve_forever, args=[.01], daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}/'
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    "With nothing asked of another server, and without a complaint"
+    bad,contexts = [],[]
+    def _visit(name, **context):
+        contexts.append(c := browser.new_context(**context))
+        page = c.new_page()
+        page.on('console', lambda o: bad.append(o.text) if o.type in ('error', 'warning') else None)
+        page.on('pageerror', lambda o: bad.append(str(o)))
+        page.on('request', lambda o: bad.append(o.url) if not o.url.startswith((address, 'data:')) else None)
+        page.goto(address + name)
+        return page
+    yield _visit
+    for c in contexts: c.close()
+    assert bad == []
+
+
+def colours(page): return page.locator('.lens .t i').evaluate_all('os => os.map(o => getComputedStyle(o).backgroundColor)')
+
+
+@pytest.mark.parametrize('scheme,width', [('light', 1200), ('dark', 390)])
+def test_a_stored_picture_answers(visit, lens, scheme, width):
+    "The slider recolours the text, a chip too, a click tells what was expected; nothing is wider than the page"
+    page = visit('tutorials/a.html', color_scheme=scheme, viewport=dict(width=width, height=800))
+    late,slider = colours(page),page.locator('.lens input[type=range]')
+    slider.focus()
+    for _ in lens.data['moments']: page.keyboard.press('ArrowLeft')
+    assert page.locator('.lens .when').text_content().startswith('no training: ') and colours(page) != late
+    page.locator('.lens .t i').nth(5).click()
+    assert page.locator('.lens .said div').count() >= 3
+    early,chip = colours(page),page.get_by_role('button', name='cell 3')
+    chip.click()
+    assert chip.get_attribute('aria-pressed') == 'true' and colours(page) != early
+    assert page.evaluate('document.documentElement.scrollWidth') <= width
+
+
+def test_the_theme_reaches_the_picture(visit):
+    "The button of the page, not only what the system says: ink is light on dark and dark on light"
+    page = visit('tutorials/a.html', color_scheme='light', viewport=dict(width=1200, height=800))
+    light = lambda o, what: sum(map(int, re.findall(r'\d+', page.locator(o).first.evaluate(f'o => getComputedStyle(o).{what}'))[:3])) > 384
+    assert not light('.lens .t', 'color') and light('body', 'backgroundColor')
+    for _ in range(3):
+        page.locator('.theme-toggle >> visible=true').first.click()
+        if page.locator('body').get_attribute('data-theme') == 'dark': break
+    assert light('.lens .t', 'color') and not light('body', 'backgroundColor')
+
+
+def test_a_name_is_explained_and_found(visit):
+    "In the room, in the index of names, and by the search"
+    page = visit('13_evaluate.html')
+    name = page.locator('dt[id="charrnn_fa.evaluate.evaluate_ids"]')
+    entry = name.locator('xpath=..').text_content()
+    source = (root/'charrnn_fa/evaluate.py').read_text(encoding='utf-8')
+    told = re.search(r'^def evaluate_ids\(.*?^\)', source, re.M | re.S)[0]
+    assert told.count('# ') >= 3 and all(o.replace('`', '') in entry for o in re.findall(r'# (.*)$', told, re.M))
+    closed = page.locator('details.hide').first
+    assert not closed.locator('pre').is_visible()
+    closed.locator('summary').click()
+    assert closed.locator('pre').is_visible()
+    visit('genindex.html').locator('a[href="13_evaluate.html#charrnn_fa.evaluate.evaluate_ids"]').wait_for()
+    visit('search.html?q=evaluate_ids').locator('.search a[href^="13_evaluate.html#charrnn_fa.evaluate.evaluate_ids"]').first.wait_for()

@@ -1,0 +1,278 @@
+"Pictures in a real browser and against numbers of PyTorch's: static, self-contained, safe, and answering to pointer and keys"
+import math
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from charrnn_fa import show
+from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.core import CharRNNError
+from charrnn_fa.learner import char_learner
+from charrnn_fa.run.model import Run, load_run, save_run
+from charrnn_fa.text.data import CharDataLoaders
+
+LINE = 'ROMEO:\nSay "no", or go.\n\n'
+NASTY = 'Say </script><script>document.title = "bad"</script><img src=x onerror="document.title=\'bad\'"> "no"\n'
+
+
+@pytest.fixture(scope='module')
+def trained():
+    "A small network that has seen one line often, and the watch that read along"
+    text = (LINE + NASTY)*24
+    learn = char_learner(CharDataLoaders.from_text(text, bs=4, seq_len=32, seed=3), n_hid=32, emb_sz=8, head_sz=0, precision='fp32')
+    learn.remove_cbs(learn.progress)
+    watch = show.Watch(NASTY, share=1)
+    learn.fit_steps(90, cbs=watch)
+    return learn,watch
+
+
+PICTURES = dict(
+    surprise=lambda learn, watch: show.surprise(learn, NASTY),
+    neurons=lambda learn, watch: show.neurons(learn, NASTY),
+    memory=lambda learn, watch: show.memory(learn, NASTY, n=20),
+    losses=lambda learn, watch: show.losses(learn),
+    temperature=lambda learn, watch: show.temperature(learn, 'Say </script>', (.3, 1.), n=40),
+    lens=lambda learn, watch: show.lens(learn, NASTY, watch),
+)
+
+
+@pytest.fixture(scope='module')
+def pictures(trained): return {k:f(*trained) for k,f in PICTURES.items()}
+
+
+@pytest.mark.parametrize('name', PICTURES)
+def test_a_picture_is_static_and_alone(pictures, name):
+    "It names no address, and two renderings of it share no id"
+    p = pictures[name]
+    a,b = p._repr_html_(),p._repr_html_()
+    addresses = [o for o in re.findall(r'https?://[^\s"<)]+', a) if not o.startswith('http://www.w3.org/')]      # names of SVG's own
+    assert addresses == [] and not re.search(r'<(script|img|link|iframe)[^>]+(src|href)=', a)
+    ids = [re.findall(r'\bid="([^"]+)"', o) for o in (a, b)]
+    assert ids[0] and len({*ids[0], *ids[1]}) == len(ids[0])+len(ids[1])
+    assert str(p).strip() and '<div' not in str(p)
+
+
+@pytest.fixture
+def visit(browser, tmp_path):
+    "A picture as a page of its own, without a network; nothing may be asked for or complained of"
+    bad,contexts = [],[]
+    def _visit(picture, **context):
+        path = picture.save(tmp_path/f'{len(contexts)}.html')
+        contexts.append(c := browser.new_context(offline=True, **context))
+        page = c.new_page()
+        page.on('console', lambda o: bad.append(o.text))
+        page.on('pageerror', lambda o: bad.append(str(o)))
+        page.on('request', lambda o: bad.append(o.url) if o.url != path.as_uri() else None)
+        page.goto(path.as_uri())
+        return page
+    yield _visit
+    for c in contexts: c.close()
+    assert bad == []
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+@pytest.mark.parametrize('name', PICTURES)
+def test_a_picture_fits_a_phone_and_runs_no_text(pictures, visit, name, scheme):
+    "In light and dark; its ink is not that of the paper"
+    page = visit(pictures[name], color_scheme=scheme, viewport=dict(width=390, height=800))
+    assert page.title() == pictures[name].title
+    assert page.evaluate('document.documentElement.scrollWidth <= innerWidth')
+    ink = page.evaluate("getComputedStyle(document.querySelector('.charrnn')).color")
+    assert ink == dict(light='rgb(0, 0, 0)', dark='rgb(255, 255, 255)')[scheme]
+
+
+def test_surprise_is_what_pytorch_computes(trained, pictures):
+    learn,_ = trained
+    ids = learn.vocab.encode(NASTY)
+    with torch.no_grad(): logits,_ = learn.model.eval()(ids[None])
+    bits = F.cross_entropy(logits[0,:-1], ids[1:], reduction='none').numpy()/math.log(2)
+    assert np.allclose(pictures['surprise'].data.bits[1:], bits, atol=1e-4)
+
+
+def test_a_character_is_asked_by_pointer_and_by_keys(pictures, visit):
+    p = pictures['surprise']
+    page = visit(p)
+    marks,told = page.locator('.s i'),page.locator('output')
+    assert marks.count() == len(NASTY)
+    marks.nth(4).hover()
+    assert told.text_content().startswith(f'<  {p.data.bits[4]:.1f} bits. Expected: ')
+    page.locator('.s').focus()
+    page.keyboard.press('ArrowRight')
+    assert told.text_content().startswith(f'/  {p.data.bits[5]:.1f} bits.')
+    for _ in range(9): page.keyboard.press('ArrowLeft')
+    assert told.text_content().startswith('S  the first character')
+
+
+def background(mark): return mark.evaluate('o => getComputedStyle(o).backgroundColor')
+
+def strength(mark):
+    "How strong the colour of a mark is"
+    parts = re.findall(r'[\d.]+', background(mark))
+    return float(parts[3]) if len(parts) > 3 else 1.
+
+
+def test_the_lens_goes_back_to_the_beginning(trained, pictures, visit):
+    "The slider recolours the text by the moments that were kept"
+    _,watch = trained
+    moments = show.lens(*[trained[0], NASTY, watch]).data['moments']
+    page = visit(pictures['lens'])
+    marks,slider = page.locator('.lens .t i'),page.locator('.lens input[type=range]')
+    assert int(slider.get_attribute('max'))+1 == len(moments) >= 4
+    late = [strength(marks.nth(i)) for i in range(1, 30)]
+    slider.focus()
+    for _ in moments: page.keyboard.press('ArrowLeft')
+    early = [strength(marks.nth(i)) for i in range(1, 30)]
+    bits = watch.moments[0]['bits'].numpy()/16
+    assert np.allclose(early, np.minimum(1, bits[1:30]/8)*.8, atol=.01)
+    assert sum(early) > 2*sum(late)
+    assert page.locator('.when').text_content().startswith('no training: ')
+    assert slider.get_attribute('aria-valuetext') == page.locator('.when').text_content()
+
+
+def test_the_lens_tells_what_was_expected(pictures, trained, visit):
+    "As PyTorch computes it; the earlier characters that mattered are underlined"
+    learn,_ = trained
+    ids = learn.vocab.encode(NASTY)
+    with torch.no_grad(): probs = learn.model.eval()(ids[None])[0][0,19].softmax(-1)
+    best = int(probs.argmax())
+    page = visit(pictures['lens'])
+    page.locator('.lens .t i').nth(20).click()
+    rows = page.locator('.said div')
+    assert rows.nth(0).locator('b').text_content() == learn.vocab[best].replace(' ', '␣').replace('\n', '⏎')
+    assert abs(int(re.findall(r'\d+', rows.nth(0).locator('span').text_content())[0]) - 100*float(probs[best])) < 1.1
+    shadows = page.locator('.lens .t i').evaluate_all("os => os.map(o => o.style.boxShadow !== '')")
+    assert shadows[19] and not any(shadows[20:]) and any(shadows[:20])
+
+
+def test_the_chips_of_the_lens_colour_by_a_unit(trained, visit):
+    learn,watch = trained
+    p = show.lens(learn, NASTY, watch, units=['cell 3'])
+    values = show.neurons(learn, NASTY, unit='cell 3').data.values
+    page = visit(p)
+    chip = page.get_by_role('button', name='cell 3')
+    chip.focus()
+    page.keyboard.press('Enter')
+    assert chip.get_attribute('aria-pressed') == 'true'
+    colours = [background(page.locator('.lens .t i').nth(i)) for i in range(40)]
+    big = np.abs(values[:40]) > .2*np.abs(values).max()
+    assert big.any() and all((c.startswith('rgba(224')) == (v > 0) for c,v,b in zip(colours, values, big) if b)
+    page.locator('.lens .t i').nth(7).hover()
+    scale = p.data['units'][0]['scale']
+    told = float(page.locator('.said').text_content().split()[-1])
+    assert abs(told - np.clip(values[7], -scale, scale)) < scale/100
+
+
+def test_the_lens_plays(pictures, visit):
+    "From the beginning, moment by moment"
+    page = visit(pictures['lens'])
+    page.get_by_role('button', name='watch it learn').click()
+    assert page.locator('.when').text_content().startswith('no training')
+    page.locator('.when', has_not_text='no training').wait_for()
+    page.get_by_role('button', name='stop').click()
+    assert page.get_by_role('button', name='watch it learn').is_visible()
+
+
+def test_a_lens_of_300_characters_and_ten_moments_is_small(trained):
+    learn,_ = trained
+    text = (LINE*20)[:300]
+    watch = show.Watch(text)
+    watch.learn = learn
+    for i in range(10):
+        watch.look()
+        watch.moments[-1].update(step=i, mean=20.-i)
+    p = show.lens(learn, text, watch, units=[0, 1, 2, 3, 4])
+    assert len(p.data['moments']) == 10 and len(p._repr_html_()) < 150_000
+
+
+def test_the_watch_comes_back_after_a_kill(make, tmp_path):
+    "With a run that was interrupted and taken up again, as if it had not been"
+    def _watched(path, stop=None):
+        learn,watch = make(),show.Watch('the first of them')
+        if stop: learn.add_cb(stop)
+        try: learn.fit_steps(40, cbs=[watch, Checkpoint(path, steps=10, quiet=True)])
+        except KeyboardInterrupt: pass
+        return watch
+    from fastai.callback.core import Callback
+    class Stop(Callback):
+        def before_batch(self):
+            if self.training and self.train_iter == 25: raise KeyboardInterrupt
+    whole = _watched(tmp_path/'whole')
+    broken = _watched(tmp_path/'broken', Stop())
+    again = _watched(tmp_path/'broken')
+    assert 0 < len(broken.moments) and again.moments[0]['step'] == 0 and again.moments[-1]['step'] == 40
+    assert len([o for o in again.moments if o['step'] == 0]) == 1
+    assert torch.equal(again.moments[-1]['bits'], whole.moments[-1]['bits'])
+
+
+def test_a_lens_from_the_checkpoints_of_a_run(make, tmp_path):
+    learn = make()
+    learn.fit_steps(30, cbs=Checkpoint(tmp_path/'r', steps=10, keep=5, quiet=True))
+    p = show.lens(load_run(tmp_path/'r'), 'of the text', tmp_path/'r', units=[])
+    assert [o['name'] for o in p.data['moments']] == ['step 10', 'step 20', 'step 30']
+
+
+@pytest.mark.parametrize('name', ['surprise', 'neurons', 'lens'])
+@pytest.mark.parametrize('given,says', [('', 'has 0 characters'), (None, 'The text is NoneType'), ('\u0416\u0416', 'knows no character')])
+def test_a_text_that_cannot_be_shown_is_one_sentence(learn, name, given, says):
+    kwargs = dict(unit=0) if name == 'neurons' else {}
+    with pytest.raises(CharRNNError, match=says): getattr(show, name)(learn, given, **kwargs)
+
+
+@pytest.mark.parametrize('name', ['surprise', 'neurons', 'lens'])
+def test_ten_megabytes_are_a_bounded_picture(learn, name):
+    p = getattr(show, name)(learn, 'the text '*1_100_000, **({'unit':0} if name == 'neurons' else {'units':[]} if name == 'lens' else {}))
+    assert 'are left out' in str(p) and len(p._repr_html_()) < 1_500_000
+
+
+@pytest.mark.parametrize('name', PICTURES)
+def test_a_model_that_is_not_ours_is_one_sentence(name):
+    from fastai.basics import DataLoader, DataLoaders, Learner, nn
+    dl = DataLoader([(torch.zeros(2), torch.zeros(1))]*4, bs=2)
+    other = Learner(DataLoaders(dl, dl), nn.Linear(2, 1), loss_func=nn.MSELoss())
+    args = {'memory':(), 'losses':(), 'temperature':('a',)}.get(name, ('a',))
+    with pytest.raises(CharRNNError): getattr(show, name)(other, *args)
+
+
+@pytest.mark.parametrize('path,says', [('no/such/folder/a.html', 'could not be written'), ('a.pdf', 'end the name in')])
+def test_a_path_that_cannot_be_written_is_one_sentence(learn, tmp_path, path, says):
+    with pytest.raises(CharRNNError, match=says): show.surprise(learn, 'the').save(tmp_path/path)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_figures_are_saved_as_svg_and_png(pictures, tmp_path):
+    svg = pictures['losses'].save(tmp_path/'a.svg')
+    assert ElementTree.parse(svg).getroot().tag.endswith('svg')
+    assert pictures['losses'].save(tmp_path/'a.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_a_unit_that_was_planted_is_found_on_text_that_was_not_searched(make):
+    "And a property of the reader's own, with its correlation as NumPy gives it"
+    learn = make(arch='rnn')
+    with torch.no_grad():
+        layer,emb = learn.model.rnns[0],learn.model.emb.weight
+        emb[:,0] = torch.tensor([2.*(c in 'aeiou') for c in learn.vocab])
+        layer.Wxh[5],layer.Whh[5] = 0.,0.
+        layer.Wxh[5,0] = 1.
+    text = learn.vocab.textify(learn.dls.train.ids[:4000])
+    found, = show.find_units(learn, text, {'vowel':lambda t: [c in 'aeiou' for c in t]})
+    assert found.unit == 'state 5' and found.held_out > .999
+    half = show.find_units(learn, text, {'long':lambda t: [len(t[:i].split('\n')[-1]) for i in range(len(t))]})
+    assert half == [] or abs(half[0].held_out) <= 1
+
+
+def test_pictures_change_nothing(learn):
+    "Neither weights nor gradients, mode, memory or random state"
+    learn.fit_steps(5)
+    def _state(): return ([p.clone() for p in learn.model.parameters()], [p.grad for p in learn.model.parameters()],
+                          learn.model.training, torch.random.get_rng_state(), [o.clone() for o in learn.carried])
+    before = _state()
+    text = learn.vocab.textify(learn.dls.train.ids[:200])
+    for o in (show.surprise(learn, text), show.neurons(learn, text, unit=1), show.memory(learn, n=10), show.losses(learn),
+              show.temperature(learn, 'the', (.5,), n=20), show.lens(learn, text, units=[0])): o._repr_html_()
+    after = _state()
+    assert all(map(torch.equal, before[0], after[0])) and before[2] == after[2] and torch.equal(before[3], after[3])
+    assert all(a is b for a,b in zip(before[1], after[1])) and all(map(torch.equal, before[4], after[4]))
