@@ -2,6 +2,7 @@
 import json
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_writes_what_python_writes(bold, visit, shape):
 
 @pytest.mark.parametrize('shape', [dict(head_sz=20), dict(arch='rnn', emb_sz=0, n_layers=2)], ids=['head', 'one_hot'])
 def test_int8(bold, visit, shape, monkeypatch):
-    monkeypatch.setattr('charrnn_fa.show.share.most_half', 0)
+    monkeypatch.setattr(sys.modules['charrnn_fa.show.share'], 'most_half', 0)
     learn = bold(**shape)
     page = visit(learn)
     same_as_python(page, learn)
