@@ -2298,6 +2298,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'charrnn_fa.run.hub._hub': ('run.hub.html#_hub', 'charrnn_fa/run/hub.py'),
                                     'charrnn_fa.run.hub._in_use': ('run.hub.html#_in_use', 'charrnn_fa/run/hub.py'),
                                     'charrnn_fa.run.hub._in_words': ('run.hub.html#_in_words', 'charrnn_fa/run/hub.py'),
+                                    'charrnn_fa.run.hub._is_http_error': ('run.hub.html#_is_http_error', 'charrnn_fa/run/hub.py'),
                                     'charrnn_fa.run.hub._learner': ('run.hub.html#_learner', 'charrnn_fa/run/hub.py'),
                                     'charrnn_fa.run.hub._names': ('run.hub.html#_names', 'charrnn_fa/run/hub.py'),
                                     'charrnn_fa.run.hub._proven': ('run.hub.html#_proven', 'charrnn_fa/run/hub.py'),

@@ -176,7 +176,7 @@ def wings():
 def listed(rooms): return '\n'.join(f"- [{o.stem.split('_', 1)[1]}](/{o.name}): {subtitle(o)}" for o in rooms)
 
 
-def toctree(pages, caption=''): return fenced('toctree', '', ':hidden:', f':caption: {caption}', '', *pages)
+def toctree(pages, *options): return fenced('toctree', '', ':hidden:', *options, '', *pages)
 
 
 def wing(name, rooms):
@@ -192,7 +192,7 @@ def pages():
     lessons = re.findall(r'\(/(tutorials/\w+)\.ipynb\)', reading)
     rooms = [o[0].stem if len(o) == 1 else f'wings/{k}' for k,o in wings().items()]
     parts = dict(Lessons=['reading', *lessons], Rooms=rooms, Reference=['Names <genindex>'])
-    books[Path('index.ipynb')]['cells'] += [markdown(toctree(o, k)) for k,o in parts.items()]
+    books[Path('index.ipynb')]['cells'] += [markdown(toctree(o, f':caption: {k}')) for k,o in parts.items()]
     for v in books.values(): v['cells'] = [{**o, 'id':f'cell-{i}'} for i,o in enumerate(v['cells'])]
     yield from ((k, json.dumps(v)) for k,v in books.items())
     yield Path('reading.md'),reading + ''.join(f'\n### {k}\n\n{listed(o)}\n' for k,o in wings().items())

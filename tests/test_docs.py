@@ -141,7 +141,7 @@ def markdown(source): return dict(cell_type='markdown', metadata={}, source=sour
 
 @pytest.fixture(scope='module')
 def site(lens, tmp_path_factory):
-    "A front page, one room and a lesson with a picture, made by the project's own settings"
+    "A front page, a room, a wing of two more and a lesson with a picture, made by the project's own settings"
     if find_spec('sphinx') is None or find_spec('myst_nb') is None: pytest.skip('Sphinx is not here; `make docs` installs it')
     tmp = tmp_path_factory.mktemp('site')
     code = dict(cell_type='code', metadata={}, source='lens', execution_count=1, outputs=[dict(
@@ -150,6 +150,7 @@ def site(lens, tmp_path_factory):
     lesson = '# A lesson\n\n> In one line\n\n[room](../13_evaluate.ipynb), [part](../13_evaluate.ipynb#two-protocols)'
     notebook(tmp/'nbs/tutorials/a.ipynb', markdown(lesson), code)
     shutil.copy(root/'nbs/13_evaluate.ipynb', tmp/'nbs')
+    for o in '01_text.a', '02_text.b': notebook(tmp/f'nbs/{o}.ipynb', markdown(f'# {o[3:]}\n\n> A room'))
     shutil.copytree(root/'docs', tmp/'docs', ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copy(root/'settings.ini', tmp)
     (tmp/'tests').mkdir()
@@ -180,7 +181,7 @@ def test_every_link_leads_somewhere(site):
     assert len(near) > 100 and [o for path,o in near if not where(path, o).is_file()] == []
     parts = [(where(path, o), o) for path,o in near if urlsplit(o).fragment]
     assert len(parts) > 20 and [o for to,o in parts if to in pages and unquote(urlsplit(o).fragment) not in pages[to].ids] == []
-    assert {'tutorials/a.html', GITHUB+'tests/house.py'} <= {*pages[site/'index.html'].links}
+    assert {'wings/text.html', 'tutorials/a.html', GITHUB+'tests/house.py'} <= {*pages[site/'index.html'].links}
 
 
 class Quiet(SimpleHTTPRequestHandler):

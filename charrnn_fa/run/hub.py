@@ -288,6 +288,11 @@ def _refusal(e, repo_id, secret):
     says = f' (it says: {told})' if told and status in (400, 403, 409) else ''
     return CharRNNError(f'The Hub {what.format(repo_id)}{says}', mend)
 
+# %% ../../nbs/58a_run.hub.ipynb #c0593751
+def _is_http_error(e):
+    "Whether an error comes from httpx or its successor"
+    return any(o.__name__ == 'HTTPError' and o.__module__.startswith('httpx') for o in type(e).__mro__)
+
 # %% ../../nbs/58a_run.hub.ipynb #f491e260
 @contextmanager
 def _in_words(
@@ -295,7 +300,6 @@ def _in_words(
     secret=None, # Never shown
 ):
     "Turn what can go wrong between here and the Hub into one sentence"
-    import httpx
     try: yield
     except CharRNNError: raise
     except Exception as e:
@@ -303,7 +307,7 @@ def _in_words(
         if hasattr(e, 'response') and hasattr(e, 'server_message'): raise _refusal(e, repo_id, secret) from None
         if getattr(e, 'strerror', None):
             raise CharRNNError(f'Files of {repo_id} cannot be kept here ({e.strerror})', f'{remedy(e)}.') from None
-        if isinstance(e, (httpx.HTTPError, OSError)):
+        if isinstance(e, OSError) or _is_http_error(e):
             why = f'The Hub cannot be reached ({type(e).__name__})'
             raise CharRNNError(why, 'check the network, and try again.') from None
         why = f"What the Hub answers for {repo_id} makes no sense here ({type(e).__name__})"

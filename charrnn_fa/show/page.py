@@ -205,7 +205,9 @@ def check_learn(
     learn, # A Learner
 ):
     "Refuse what cannot be asked, character by character"
-    if hasattr(learn, 'model') and hasattr(learn, 'vocab') and hasattr(learn.model, 'empty_state'): return
+    if hasattr(learn, 'model') and hasattr(learn, 'vocab') and hasattr(learn.model, 'empty_state'):
+        if all(p.isfinite().all() for p in learn.model.parameters()): return
+        raise CharRNNError('The network has weights that are not finite', 'train it anew at a lower rate.')
     needs = 'A picture needs a network that reads character by character and says its state'
     remedy = 'make the Learner by char_learner, or load one by load_run.'
     raise CharRNNError(f'{needs}, and {type(learn).__name__} has none', remedy)
