@@ -87,7 +87,10 @@ def make_env():
     return packages
 
 
-def source_files(): return [root/o for o in ('settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in')] + sorted((root/'charrnn_fa').rglob('*.py'))
+def source_files():
+    "What a wheel is made of, data of the pictures included"
+    top = [root/o for o in ('settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in')]
+    return top + sorted(o for o in (root/'charrnn_fa').rglob('*.*') if o.suffix in ('.py', '.js', '.css', '.html'))
 
 
 def install_package(base):
