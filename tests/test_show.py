@@ -1,12 +1,15 @@
 "Pictures in a real browser and against numbers of PyTorch's: static, self-contained, safe, and answering to pointer and keys"
 import math
+import os
 import re
+import signal
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fastai.callback.core import Callback
 
 from charrnn_fa import show
 from charrnn_fa.checkpoint import Checkpoint
@@ -188,24 +191,26 @@ def test_a_lens_of_300_characters_and_ten_moments_is_small(trained):
     assert len(p.data['moments']) == 10 and len(p._repr_html_()) < 150_000
 
 
-def test_the_watch_comes_back_after_a_kill(make, tmp_path):
-    "With a run that was interrupted and taken up again, as if it had not been"
-    def _watched(path, stop=None):
-        learn,watch = make(),show.Watch('the first of them')
-        if stop: learn.add_cb(stop)
-        try: learn.fit_steps(40, cbs=[watch, Checkpoint(path, steps=10, quiet=True)])
-        except KeyboardInterrupt: pass
-        return watch
-    from fastai.callback.core import Callback
-    class Stop(Callback):
-        def before_batch(self):
-            if self.training and self.train_iter == 25: raise KeyboardInterrupt
-    whole = _watched(tmp_path/'whole')
-    broken = _watched(tmp_path/'broken', Stop())
-    again = _watched(tmp_path/'broken')
-    assert 0 < len(broken.moments) and again.moments[0]['step'] == 0 and again.moments[-1]['step'] == 40
-    assert len([o for o in again.moments if o['step'] == 0]) == 1
-    assert torch.equal(again.moments[-1]['bits'], whole.moments[-1]['bits'])
+class Killed(Callback):
+    "End the process at a step, without a word"
+    def before_batch(self):
+        if self.training and self.train_iter == 25: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_watch_comes_back_after_a_kill(make, tmp_path, settled):
+    "With the checkpoint at step 20: what the killed process kept up to there is in the next one, which never looked at it"
+    def _watched(name, *cbs):
+        learn,watch = make(),show.Watch('the first of them', most=100, share=1)
+        learn.fit_steps(40, cbs=[watch, Checkpoint(tmp_path/name, steps=10, quiet=True), *cbs])
+        return {o['step']:o['bits'] for o in watch.moments}
+    whole = _watched('whole')
+    if not (pid := os.fork()):
+        try: _watched('broken', Killed())
+        finally: os._exit(1)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    again = _watched('broken')
+    kept = [o for o in whole if o <= 20]
+    assert len(kept) > 1 and all(torch.equal(again[o], whole[o]) for o in [*kept, 40])
 
 
 def test_a_lens_from_the_checkpoints_of_a_run(make, tmp_path):

@@ -10,5 +10,5 @@ from .surprise import surprise
 from .temperature import temperature
 from .watch import Live, Watch
 
-__all__ = ['CharInterpretation', 'Found', 'Live', 'Picture', 'Watch', 'find_units', 'lens', 'losses', 'memory', 'neurons', 'page_model', 'properties',
-           'share', 'surprise', 'temperature']
+__all__ = ['CharInterpretation', 'Found', 'Live', 'Picture', 'Watch', 'find_units', 'lens', 'losses', 'memory', 'neurons',
+           'page_model', 'properties', 'share', 'surprise', 'temperature']

@@ -8,7 +8,8 @@
   const moments = data.moments.map(o => ({...o, bits: bytes(o.bits), best: bytes(o.best), probs: bytes(o.probs)}));
   const units = data.units.map(o => ({...o, values: bytes(o.values)}));
   const influence = bytes(data.influence);
-  const slider = find('input[type=range]'), when = find('.when'), said = find('.said'), chips = [...root.querySelectorAll('.chip[data-unit]')];
+  const slider = find('input[type=range]'), when = find('.when'), said = find('.said');
+  const chips = [...root.querySelectorAll('.chip[data-unit]')];
   const key = find('.key'), low = find('.low'), high = find('.high'), play = find('.play');
   let at = moments.length-1, unit = -1, on = -1, timer = null;
 
@@ -18,7 +19,7 @@
     const v = (units[unit].values[i]-128)/127;
     return v < 0 ? blue(-.8*v) : orange(.8*v);
   };
-  const before = place => {                                                       // how much each earlier character matters for the one that is asked
+  const before = place => {                                                       // how much it matters for the one that is asked
     const i = on < 0 ? -1 : known[on], j = known[place];
     return i < 0 || j < 0 || j >= i || i-j > data.reach ? 0 : influence[i*data.reach + i-j-1]/255;
   };
@@ -30,7 +31,7 @@
   });
 
   const line = (letter, p, hit) => {
-    const row = document.createElement('div'), b = document.createElement('b'), t = document.createElement('span'), s = document.createElement('s');
+    const [row, b, t, s] = ['div', 'b', 'span', 's'].map(o => document.createElement(o));
     b.textContent = letter;
     t.textContent = p < .005 ? '< 1 %' : `${Math.round(100*p)} %`;
     s.style.width = `${Math.max(1, 100*p)}%`;
@@ -43,7 +44,10 @@
     const i = known[on], m = moments[at];
     if (i < 0) return said.replaceChildren('The network does not know this character.');
     const letter = data.vocab[data.ids[i]];
-    if (unit >= 0) return said.replaceChildren(`${letter}   ${units[unit].name}: ${((units[unit].values[i]-128)/127*units[unit].scale).toFixed(2)}`);
+    if (unit >= 0) {
+      const u = units[unit], value = (u.values[i]-128)/127*u.scale;
+      return said.replaceChildren(`${letter}   ${u.name}: ${value.toFixed(2)}`);
+    }
     if (!i) return said.replaceChildren(`${letter}   the first character, which nothing predicts`);
     const head = document.createElement('p');
     head.textContent = `${letter}   ${(m.bits[i]/data.step).toFixed(1)} bits. Expected here, after ${m.name}:`;
@@ -62,7 +66,8 @@
     slider.setAttribute('aria-valuetext', when.textContent);
     slider.disabled = play.disabled = moments.length < 2 || unit >= 0;
     chips.forEach(o => o.setAttribute('aria-pressed', String(+o.dataset.unit === unit)));
-    key.style.background = unit < 0 ? `linear-gradient(90deg,${orange(0)},${orange(.8)})` : `linear-gradient(90deg,${blue(.8)},${blue(0)} 50%,${orange(0)} 50%,${orange(.8)})`;
+    const one = `${orange(0)},${orange(.8)}`, two = `${blue(.8)},${blue(0)} 50%,${orange(0)} 50%,${orange(.8)}`;
+    key.style.background = `linear-gradient(90deg,${unit < 0 ? one : two})`;
     low.textContent = unit < 0 ? 'expected' : 'low';
     high.textContent = unit < 0 ? `${data.most} bits and more` : 'high';
     paint();
