@@ -213,6 +213,17 @@ def test_the_watch_comes_back_after_a_kill(make, tmp_path, settled):
     assert len(kept) > 1 and all(torch.equal(again[o], whole[o]) for o in [*kept, 40])
 
 
+def test_a_run_that_loses_its_numbers_is_not_watched_further(make, recwarn):
+    "And the watch does not end it"
+    class Lost(Callback):
+        def after_step(self):
+            if self.train_iter == 12: self.learn.model.decoder.bias.data[0] = math.nan
+    watch = show.Watch('the first', share=1)
+    make().fit_steps(30, cbs=[watch, Lost()])
+    assert len(watch.moments) > 1 and all(math.isfinite(o['mean']) for o in watch.moments)
+    assert [o for o in recwarn if 'show' in o.filename] == []
+
+
 def test_a_lens_from_the_checkpoints_of_a_run(make, tmp_path):
     learn = make()
     learn.fit_steps(30, cbs=Checkpoint(tmp_path/'r', steps=10, keep=5, quiet=True))

@@ -6,7 +6,7 @@
 __all__ = ['per_bit', 'to_moment', 'bits_of', 'thinned', 'Watch', 'Live']
 
 # %% ../../nbs/57_show.watch.ipynb #57f0564d
-import html, time
+import html, math, time
 from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
 from ..callback.progress import in_fit, steps_in_all
@@ -83,6 +83,7 @@ def _nats(learn):
 def look(self:Watch):
     "Keep what the network expects now"
     began,step,nats = time.perf_counter(),getattr(self.learn, 'train_iter', 0),_nats(self.learn)
+    if nats is not None and not math.isfinite(nats): return # what it expects is lost, and the doctor says so
     ids,_ = known_ids(self.learn.vocab, self.text)
     self.moments.append(to_moment(self.learn.model, ids, step, nats, self.n_best))
     self.moments = thinned(self.moments, 2*self.most)
