@@ -218,24 +218,28 @@ def _set_ns_dtype(self:CharLearner):
     if isinstance(self.opt, Muon): self.opt.ns_dtype = ns_dtype(self.precision, self.device)
 
 @patch
-def to_bf16(self:CharLearner):
-    "Train in bf16"
-    return self.set_precision('bf16')
-
-@patch
 def to_fp32(self:CharLearner):
     "Train in single precision"
     return self.set_precision('fp32')
 
 # %% ../nbs/24_loop.ipynb #1e1a4071
 @patch
+def _set_or_fp32(self:CharLearner, precision):
+    try: return self.set_precision(precision)
+    except CharRNNError as e: warnings.warn(f"{e.what}; fp32 is used.")
+    return self.to_fp32()
+
+@patch
+def to_bf16(self:CharLearner):
+    "bf16 where the device has it; elsewhere a warning and fp32, so that a notebook runs without it"
+    return self._set_or_fp32('bf16')
+
+@patch
 def to_fp16(self:CharLearner,
     **kwargs # Of fastai's method, for the scaler; not used
 ):
-    "fp16 on a GPU; elsewhere a warning and fp32, so that a notebook runs without one"
-    if self.device.type == 'cuda': return self.set_precision('fp16')
-    warnings.warn("fp16 needs a GPU; fp32 is used.")
-    return self.to_fp32()
+    "fp16 on a GPU; elsewhere a warning and fp32"
+    return self._set_or_fp32('fp16')
 
 # %% ../nbs/24_loop.ipynb #00757827
 inner_events = L.split('before_batch after_pred after_loss '

@@ -46,6 +46,8 @@ from charrnn_fa.store.url import UrlStore
 from charrnn_fa.learner import char_learner
 from inject import CALLS, at_every_call, gate, missing
 
+BF16 = 'bf16' if torch.backends.cpu.get_cpu_capability() == 'AVX512' else 'fp32'       # what this processor has; asked without an operation of torch
+
 torch.set_num_threads(1)
 SEED = 11 # of the run left alone
 
@@ -109,7 +111,7 @@ class Case:
 CASES = dict(
     lstm=Case(learner=dict(dropout=0.2)),
     best=Case(cbs=lambda: [SaveModelCallback(with_opt=True), CSVLogger(), Noise()], learner=dict(dropout=0.2, n_layers=2)),
-    steps=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(arch='gru', reset_pct=0.2, precision='bf16')),
+    steps=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(arch='gru', reset_pct=0.2, precision=BF16)),
     sums=Case(lambda learn, cbs: learn.fit_flat_cos(3, 1e-2, cbs=cbs), lambda: [GradientAccumulation(12)], dict(arch='rnn', emb_drop=0.1)),
     hidden=Case(cbs=lambda: [Hidden()], learner=dict(dropout=0.2), before=lambda learn: learn.model.emb.requires_grad_(False)),
     plain=Case(lambda learn, cbs: learn.fit_one_cycle(4, 1e-2, cbs=cbs), lambda: [SaveModelCallback(), CSVLogger(), Noise()], make=plain),

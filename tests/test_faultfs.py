@@ -194,9 +194,10 @@ def test_torn_rename(drive, old):
 
 
 def test_stale(drive, old):
+    "What must be stale is looked at while a minute is given, and what must come after it with half a second"
     m = drive.mountpoint
     (m/'gone').write_bytes(b'')
-    drive.control(stale=0.7)
+    drive.control(stale=60)
     (m/'new').write_bytes(b'new one')
     (m/'gone').unlink()
     os.replace(m/'new', old)
@@ -204,11 +205,16 @@ def test_stale(drive, old):
     (drive.backing/'theirs').write_bytes(b'')
     assert names(m) == ['f.txt', 'gone'] and old.read_bytes() == b'old' and old.stat().st_size == 3
     assert not (m/'gone').exists() and (m/'other').read_bytes() == b'mine'
+    drive.control(stale=0.5)
     assert eventually(lambda: names(m) == ['f.txt', 'other', 'theirs'] and old.read_bytes() == b'new one' and old.stat().st_size == 7)
-    (drive.backing/'f.txt').write_bytes(b'changed elsewhere')
-    assert old.read_bytes() == b'new one' and eventually(lambda: old.read_bytes() == b'changed elsewhere')
-    old.write_bytes(b'in place')
-    assert old.read_bytes() == b'changed elsewhere' and eventually(lambda: old.read_bytes() == b'in place')
+    for change in (lambda: (drive.backing/'f.txt').write_bytes(b'elsewhere'), lambda: old.write_bytes(b'in place')):
+        drive.control(stale=60)
+        before = old.read_bytes()
+        change()
+        assert old.read_bytes() == before
+        drive.control(stale=0.5)
+        assert eventually(lambda: old.read_bytes() not in (before, b''))
+    assert old.read_bytes() == b'in place'
     drive.control(stale=60)
     old.write_bytes(b'x')
     assert old.read_bytes() == b'in place'

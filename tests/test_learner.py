@@ -32,6 +32,9 @@ from charrnn_fa.loop import CharLearner
 from charrnn_fa.models import CharRNN
 from charrnn_fa.optim import AdamW
 from charrnn_fa.presets import presets
+from kills import BF16
+
+needs_bf16 = pytest.mark.skipif(BF16 != 'bf16', reason='this processor has no LSTM in bf16')
 
 
 def nats(learn): return learn.validate()[0]
@@ -257,6 +260,7 @@ def test_biases_do_not_decay(make):
     assert {k for k,p in learn.model.named_parameters() if not learn.opt.state[p].get('do_wd', True)} == {k for k,p in learn.model.named_parameters() if p.ndim == 1}
 
 
+@needs_bf16
 def test_precisions(learn):
     assert learn.to_bf16() is learn and learn.precision == 'bf16'
     learn.fit(1, 1e-2)
@@ -267,6 +271,7 @@ def test_precisions(learn):
     assert nats(learn) < 3.3
 
 
+@needs_bf16
 def test_bf16_is_used(make):
     "The logits of a bf16 run are rounded; those of an fp32 run are not"
     class Dtype(Callback):
@@ -275,6 +280,26 @@ def test_bf16_is_used(make):
         cb = Dtype()
         make(precision=precision).fit(1, 1e-3, cbs=cb)
         assert cb.seen == dtype
+
+
+def test_without_an_lstm_in_bf16():
+    "A processor with AVX2 and no more, as oneDNN can be told to see: fp32 is taken by itself, bf16 is refused in a sentence"
+    code = """
+import warnings
+from charrnn_fa.learner import char_learner
+from charrnn_fa.text.data import CharDataLoaders
+dls = CharDataLoaders.from_text('to be or not to be. '*400, seed=1)
+learn = char_learner(dls)
+learn.remove_cbs(learn.progress)
+with learn.no_logging(): learn.fit_steps(2)
+print(learn.precision)
+try: char_learner(dls, precision='bf16')
+except ValueError as e: print(e)
+with warnings.catch_warnings(record=True) as w: print(learn.to_bf16().precision, len(w))
+"""
+    done = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, ONEDNN_MAX_CPU_ISA='AVX2', OMP_NUM_THREADS='1'), capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    assert done.returncode == 0 and said[0] == 'fp32' and 'take fp32' in said[1] and said[2] == 'fp32 1', (done.stdout, done.stderr)
 
 
 def test_gradient_clip(make):
@@ -375,7 +400,7 @@ def go_on(learn, stop):
     return learn
 
 
-SPLIT = [dict(dropout=0.3), dict(arch='rnn', precision='bf16'), dict(opt_func=AdamW, n_layers=2, dropout=0.2), dict(reset_pct=0.3)]
+SPLIT = [dict(dropout=0.3), dict(arch='rnn', precision=BF16), dict(opt_func=AdamW, n_layers=2, dropout=0.2), dict(reset_pct=0.3)]
 
 
 @pytest.fixture(scope='module')
@@ -536,6 +561,7 @@ def test_error_in_a_callback_leaves_the_logger(learn):
         assert learn.logger == logger
 
 
+@needs_bf16
 def test_predictions_of_a_bf16_run_are_single(make):
     assert make(precision='bf16').get_preds()[0].dtype == torch.float32
 
