@@ -11,6 +11,7 @@ from .text.corpus import *
 from .text.vocab import *
 from .text.streams import *
 from .text.data import *
+from .text.drawings import *
 from .models import *
 from .optim import *
 from .generate import *

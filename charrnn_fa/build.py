@@ -10,9 +10,12 @@ from fastai.basics import *
 from fastai.callback.schedule import *
 from fastai.callback.training import GradientClip
 from . import generate as _generate
-from dataclasses import replace
+from dataclasses import asdict, replace
 import secrets
 from .core import CharRNNError, check_number
+from .text.drawings import count_drawn
+from .text.read import check_type
+from .text.strokes import Drawings, strokes_to_text, text_to_strokes
 from .text.vocab import CharVocab
 from .models import CharRNN, count_params
 from .optim import AdamW, Muon
@@ -161,16 +164,59 @@ def stream(self:CharLearner,
     "New text after `prompt`, piece by piece as it is made"
     return _generate.stream(self.model, self.vocab, prompt, n, **kwargs)
 
+# %% ../nbs/48_build.ipynb #9594b018
+def _per_drawing(r, text):
+    "The loss of a text of drawings in its own units"
+    n,nats = count_drawn(text),r['nats']*r['n_chars']
+    return {f'nats_per_{k[:-1]}':nats/v for k,v in n.items() if v}
+
 # %% ../nbs/48_build.ipynb #1da94ebb
 @patch
 def evaluate(self:CharLearner,
     context='carry', # `'carry'` for one stream, a number for windows of that length
     text:str=None, # Default: the validation part
     progress:bool=False, # Show a bar; or what makes one of a list
-)->dict: # nats, bits, perplexity, accuracy, n_chars, context
+)->dict: # nats, bits, perplexity, accuracy, n_chars, context; of drawings nats_per_drawing and nats_per_point too
     "How well the model predicts every character of a text but the first"
     ids = self.dls.valid.ids if text is None else self.vocab.encode(text)
-    return evaluate_ids(self.model, ids, context, progress)
+    res = evaluate_ids(self.model, ids, context, progress)
+    return {**res, **_per_drawing(res, self.vocab.textify(ids))} if hasattr(self.dls, 'strokes') else res
+
+# %% ../nbs/48_build.ipynb #6a13db90
+@patch
+def _stroke_code(self:CharLearner):
+    if hasattr(self.dls, 'strokes'): return self.dls.strokes
+    raise CharRNNError('This network was trained on a text, not on drawings', 'make its loaders by CharDataLoaders.from_drawings.')
+
+@patch
+def _longest_line(self:CharLearner):
+    "Characters of the longest line to train on, and at least 100"
+    ends = (self.dls.train.ids == self.vocab.stoi['\n']).nonzero().flatten()
+    return max(100, int(ends.diff().max()) if len(ends) > 1 else 500)
+
+# %% ../nbs/48_build.ipynb #c0ab67b2
+def _begun(begin, code):
+    "What a person drew, as a line with the pen lifted at its end"
+    if begin is None: return ''
+    check_type('begin', begin, (list, tuple), 'a drawing: a list of strokes, lists of (x, y)')
+    return strokes_to_text([begin], **asdict(code)).replace('\n', ' ')
+
+@patch
+def draw(self:CharLearner,
+    n:int=16, # Drawings
+    temperature:float=.6, # Below 1 the likely becomes likelier
+    seed:int=None, # None draws one; the same seed gives the same drawings
+    begin=None, # A drawing that is to be finished: a list of strokes
+    **kwargs # Of `generate`: top_k, top_p, min_p
+)->Drawings: # With `.repaired` and `.skipped`; fewer than `n` if some are skipped
+    "New drawings, by a network that was trained on drawings"
+    code,most = self._stroke_code(),4*self._longest_line()
+    check_number('n', n, 1, whole=True, high=10_000)
+    before = '\n' + _begun(begin, code)
+    lines = [o[1:] for o in self.generate(before, most, temperature=temperature, seed=seed, bs=n, stop='\n', **kwargs)]
+    res = text_to_strokes('\n'.join(lines) + '\n', **asdict(code))
+    res.repaired += sum(len(o)+1 >= len(before)+most for o in lines)
+    return res
 
 # %% ../nbs/48_build.ipynb #7e068032
 _per_symbol = 'emb.weight','decoder.weight','decoder.bias' # one row for each

@@ -14,6 +14,7 @@ from functools import cache
 from importlib.metadata import version
 from fastcore.basics import patch
 from ..core import CharRNNError, check_number, is_number
+from ..text.strokes import StrokeCode
 from ..text.vocab import CharVocab
 from ..models import CharRNN, count_params
 from ..presets import Preset, precision_names
@@ -65,6 +66,10 @@ def check_described(
                        'so it could not be made again', 'make the Learner with char_learner.')
 
 # %% ../../nbs/49_run.model.ipynb #f2cc5d46
+def _drawn_with(dls):
+    "How the drawings of a text are written, if they are some"
+    return dict(strokes=asdict(dls.strokes)) if hasattr(dls, 'strokes') else {}
+
 def char_settings(
     learn, # Made by `char_learner`
     **info # Where the text came from and the like
@@ -75,7 +80,7 @@ def char_settings(
     return dict(
         kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
         vocab=json.loads(learn.vocab.to_json()), threads=torch.get_num_threads(), versions=versions(),
-        info={'valid_pct':len(valid)/(len(train)+len(valid)), **info},
+        info={'valid_pct':len(valid)/(len(train)+len(valid)), **_drawn_with(learn.dls), **info},
         text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid)),
     )
 
@@ -92,7 +97,7 @@ def kept_text(
 # %% ../../nbs/49_run.model.ipynb #b6996383
 char_schema = {
     'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str}, 'vocab':dict, 'preset':dict, 'seed':counts,
-    'precision':lambda o: type(o) is str and o in precision_names, 'info':{'valid_pct?':is_number},
+    'precision':lambda o: type(o) is str and o in precision_names, 'info':{'valid_pct?':is_number, 'strokes?':dict},
 }
 
 class Run(RunFolder):
@@ -110,6 +115,7 @@ class Run(RunFolder):
                                f"make that Learner again and fit it with Checkpoint('{path}').")
             check(s, char_schema)
             self.vocab = CharVocab.from_json(json.dumps(s['vocab']))
+            self.strokes = StrokeCode(**s['info']['strokes']) if 'strokes' in s['info'] else None
             self.preset = Preset(**s['preset'])
 
 # %% ../../nbs/49_run.model.ipynb #7a844429
@@ -190,6 +196,7 @@ def learner(self:Run,
     from charrnn_fa.text.data import CharDataLoaders
     dls = CharDataLoaders.from_documents(parts, [[0], [1]], vocab=self.vocab, seed=s['seed'], device=device,
                                          **self.preset.dls)
+    if self.strokes: dls.strokes = self.strokes
     return char_learner(dls, preset=self.preset, precision=_kept(s['precision'], dls.device or 'cpu'))
 
 # %% ../../nbs/49_run.model.ipynb #fba5a413

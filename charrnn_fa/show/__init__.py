@@ -1,4 +1,5 @@
 "Pictures of what a network knows"
+from .drawings import drawings, nearest
 from .interpret import CharInterpretation
 from .lens import lens
 from .losses import losses
@@ -10,5 +11,5 @@ from .surprise import surprise
 from .temperature import temperature
 from .watch import Live, Watch
 
-__all__ = ['CharInterpretation', 'Found', 'Live', 'Picture', 'Watch', 'find_units', 'lens', 'losses', 'memory', 'neurons',
-           'page_model', 'properties', 'share', 'surprise', 'temperature']
+__all__ = ['CharInterpretation', 'Found', 'Live', 'Picture', 'Watch', 'drawings', 'find_units', 'lens', 'losses', 'memory',
+           'nearest', 'neurons', 'page_model', 'properties', 'share', 'surprise', 'temperature']

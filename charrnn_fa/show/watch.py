@@ -12,7 +12,8 @@ from fastai.callback.progress import ProgressCallback
 from ..callback.progress import in_fit, steps_in_all
 from ..core import check_number, loss_text, may_be_lost, say
 from ..generate import generate
-from .page import check_learn, known_ids, shown_part
+from .drawings import drawings
+from .page import Picture, check_learn, known_ids, shown_part
 from .surprise import read_ids
 
 # %% ../../nbs/57_show.watch.ipynb #d496e5b4
@@ -140,11 +141,11 @@ class _Shown:
     "An output of a notebook that can be replaced; in a terminal, lines"
     handle = None
     def show(self,
-        text:str, # What takes the place of the one before
+        sample, # What takes the place of the one before: a string or a `Picture`
     ):
-        if not _in_notebook(): return say(text)
+        if not _in_notebook(): return say(str(sample))
         from IPython.display import display, HTML
-        page = HTML(f'<pre style="white-space:pre-wrap">{html.escape(text)}</pre>')
+        page = sample if isinstance(sample, Picture) else HTML(f'<pre style="white-space:pre-wrap">{html.escape(sample)}</pre>')
         if self.handle: self.handle.update(page)
         else: self.handle = display(page, display_id=True)
 
@@ -165,12 +166,14 @@ class Live(Callback):
 
 # %% ../../nbs/57_show.watch.ipynb #8a6e0642
 @patch
-def page(self:Live)->str:
+def page(self:Live): # A string, or a `Picture` of drawings
     "How far it is, what the loss means, and a sample"
     model,vocab,nats = self.learn.model,self.learn.vocab,_nats(self.learn)
-    text = generate(model, vocab, self.prompt, self.n, temperature=self.temperature, seed=self.part)
     words = f': the network {self.ladder.says(nats)}' if self.ladder is not None else ''
-    return f'step {self.train_iter:,}   {loss_text(nats)}{words}\n{text}\n'
+    said = f'step {self.train_iter:,}   {loss_text(nats)}{words}'
+    if hasattr(self.learn.dls, 'strokes'): return drawings(self.learn.draw(8, self.temperature, seed=self.part), title=said)
+    text = generate(model, vocab, self.prompt, self.n, temperature=self.temperature, seed=self.part)
+    return f'{said}\n{text}\n'
 
 # %% ../../nbs/57_show.watch.ipynb #75489e89
 @patch

@@ -19,16 +19,18 @@ from .strokes import box, fit_drawing
 _places = {} # what is its own key
 
 def _stroke(xs, ys):
-    points = list(zip(xs, ys, strict=True))
-    if not all(type(o) in (int, float) for p in points for o in p): raise ValueError('has a coordinate that is no number')
-    return [_places.setdefault(p, p) if len(_places) < 2**17 else p for p in points]
+    if not {*map(type, xs), *map(type, ys)} <= {int, float}: raise ValueError('has a coordinate that is no number')
+    points = zip(xs, ys, strict=True)
+    if len(_places) > 2**17: return [*points] # places between the cells are many
+    return [_places.setdefault(p, p) for p in points]
+
+def _is_inside(stroke): return min(map(min, stroke)) >= 0 and max(map(max, stroke)) <= box
 
 def _strokes(record):
     "The strokes of a line, in the box"
-    res = [_stroke(*s[:2]) for s in record['drawing']]
-    if not any(res): raise CharRNNError('has no strokes')
-    res = [s for s in res if s]
-    return res if all(0 <= o <= box for s in res for p in s for o in p) else fit_drawing(res)
+    res = [s for s in (_stroke(*s[:2]) for s in record['drawing']) if s]
+    if not res: raise CharRNNError('has no strokes')
+    return res if all(map(_is_inside, res)) else fit_drawing(res)
 
 # %% ../../nbs/07c_text.quickdraw.ipynb #b4ce6b26
 _longest = 2**20 # characters of a line
@@ -42,10 +44,12 @@ def _records(path):
             if len(line) == _longest: raise CorpusError(f'{path}, line {i} has more than {_longest:,} characters', 'is it a file of drawings?')
             if line.strip(): yield i,line
 
+def _no_number(name): raise CharRNNError(f'has {name} where a number is meant')
+
 def _read_line(path, i, line):
     "The drawing in a line, and the part that it belongs to"
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_no_number)
         return _strokes(record),record.get('split')
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as e:
         why = e.what if isinstance(e, CharRNNError) else 'is no JSON object with a list of strokes as "drawing"'

@@ -63,10 +63,17 @@ class Drawings(list):
 def _flat(drawings):
     "All points (n, 2), the length of each stroke, and the number of strokes of each drawing"
     strokes = [s for d in drawings for s in d]
-    points = np.array([p for s in strokes for p in s], dtype=np.float64).reshape(-1, 2)
-    return points,[len(s) for s in strokes],[len(d) for d in drawings]
+    points = np.array([*chain.from_iterable(strokes)], dtype=np.float64).reshape(-1, 2)
+    return points,[*map(len, strokes)],[*map(len, drawings)]
 
 # %% ../../nbs/07_text.strokes.ipynb #8ed9ad04
+def _all_drawn(drawings):
+    "Whether all are drawings, asked at once"
+    try:
+        points,*lens = _flat(drawings)
+        return len(points) == sum(lens[0]) and all(map(all, lens)) and 0 <= points.min() and points.max() <= box
+    except (TypeError, ValueError, OverflowError): return False
+
 def _not_drawn(d):
     "Why something is no drawing; empty if it is one"
     try: points = [(float(x), float(y)) for s in d for x,y in s]
@@ -84,6 +91,7 @@ def check_drawings(
     if isinstance(drawings, str): raise CharRNNError('A text is no list of drawings', 'read it by text_to_strokes.')
     try: drawings = [*drawings]
     except TypeError: raise CharRNNError('These are no drawings', 'give what load_drawings gives.') from None
+    if _all_drawn(drawings): return
     for i,d in enumerate(drawings):
         if why := _not_drawn(d): raise CharRNNError(f'Drawing {i} {why}', 'bring it to the paper by fit_drawing.')
 
