@@ -186,7 +186,8 @@ def evaluate(self:CharLearner,
 @patch
 def _stroke_code(self:CharLearner):
     if hasattr(self.dls, 'strokes'): return self.dls.strokes
-    raise CharRNNError('This network was trained on a text, not on drawings', 'make its loaders by CharDataLoaders.from_drawings.')
+    what = 'This network was trained on a text, not on drawings'
+    raise CharRNNError(what, 'make its loaders by CharDataLoaders.from_drawings.')
 
 @patch
 def _longest_line(self:CharLearner):

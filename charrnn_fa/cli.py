@@ -204,10 +204,12 @@ def _instead(args, run, what)->str:
 # %% ../nbs/91_cli.ipynb #ea9e28ee
 def _same_drawings(args, run):
     "Refuse drawings of another name than those that a run was begun with"
-    if run.strokes is None: raise CharRNNError(f'{args.run} is a run on a text, not on drawings', 'give another folder.')
+    if run.strokes is None:
+        raise CharRNNError(f'{args.run} is a run on a text, not on drawings', 'give another folder.')
     begun = run.settings['info'].get('corpus')
     if args.corpus is None or begun in (None, _lasting(args.corpus)): return
-    raise CharRNNError(f"{args.run} was begun with {without_secrets(begun)}, not with {without_secrets(args.corpus)}", _instead(args, run, 'it'))
+    what = f"{args.run} was begun with {without_secrets(begun)}, not with {without_secrets(args.corpus)}"
+    raise CharRNNError(what, _instead(args, run, 'it'))
 
 def _text_asked(args, run):
     "The text that a run goes on with; None for its own copy"

@@ -168,17 +168,20 @@ def _add_info(sub):
 
 def _add_draw(sub):
     "`charrnn draw`"
-    p = _command(sub, 'draw', 'train on drawings', 'Train on drawings, and write a page of new ones, DIR/drawings.html.',
+    p = _command(sub, 'draw', 'train on drawings',
+                 'Train on drawings, and write a page of new ones, DIR/drawings.html.',
                  'draw faces --run runs/faces', 'draw quickdraw:cat --run runs/cats --minutes 5 -n 100')
     p.add_argument('corpus', nargs='?', metavar='WHAT',
                    help='faces, letters, quickdraw:NAME, an .ndjson or .svg file, or a folder of .svg files')
-    p.add_argument('--run', required=True, metavar='DIR', help='folder for the run; new, empty, or with a run on drawings')
+    p.add_argument('--run', required=True, metavar='DIR',
+                   help='folder for the run; new, empty, or with a run on drawings')
     p.add_argument('-n', '--n', type=int, default=60, help='new drawings (default: 60)')
     p.add_argument('--temperature', type=float, default=0.6, help='0 draws what is likeliest always (default: 0.6)')
     p.add_argument('--preset', help=f"{', '.join(presets)} (default: drawings-minute)")
-    _add(p.add_mutually_exclusive_group(), ('--minutes', float, 'wall time from the first step'), ('--steps', int, 'batches to train on'))
-    _add(p, ('--seed', int, 'fixes all of it (default: drawn and shown)'),
-            ('--valid-pct', float, 'share of the drawings kept for validation (default: 0.1, or 0.15 of faces and letters)'))
+    _add(p.add_mutually_exclusive_group(),
+         ('--minutes', float, 'wall time from the first step'), ('--steps', int, 'batches to train on'))
+    share = 'share of the drawings kept for validation (default: 0.1, or 0.15 of faces and letters)'
+    _add(p, ('--seed', int, 'fixes all of it (default: drawn and shown)'), ('--valid-pct', float, share))
     p.add_argument('--quiet', action='store_true', help='no bar and no samples')
     _add_json(p, 'the result as one JSON object on standard output')
 
@@ -192,6 +195,7 @@ def parser()->argparse.ArgumentParser:
     "The parser of the command line"
     p = _Parser(prog='charrnn', description='Train a network to write, letter by letter.',
                 epilog='example: charrnn train shakespeare --run runs/bard --minutes 1')
-    sub = p.add_subparsers(dest='command', required=True, metavar='{train,sample,eval,info,doctor,draw,demo}', parser_class=_Parser)
+    sub = p.add_subparsers(dest='command', required=True, parser_class=_Parser,
+                           metavar='{train,sample,eval,info,doctor,draw,demo}')
     for add in _add_train, _add_sample, _add_eval, _add_info, _add_doctor, _add_draw, _add_demo: add(sub)
     return p

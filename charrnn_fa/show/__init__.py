@@ -11,5 +11,6 @@ from .surprise import surprise
 from .temperature import temperature
 from .watch import Live, Watch
 
-__all__ = ['CharInterpretation', 'Found', 'Live', 'Picture', 'Watch', 'drawings', 'find_units', 'lens', 'losses', 'memory',
+__all__ = ['CharInterpretation', 'Found', 'Live', 'Picture', 'Watch', 'drawings', 'find_units', 'lens', 'losses',
+           'memory',
            'nearest', 'neurons', 'page_model', 'properties', 'share', 'surprise', 'temperature']

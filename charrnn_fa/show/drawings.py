@@ -82,10 +82,13 @@ def nearest(
 # %% ../../nbs/55a_show.drawings.ipynb #2e6dd184
 _style = """<style>
 .charrnn .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(4.6em,1fr));gap:.5em;max-width:52em}
-.charrnn .sheet svg{width:100%}.charrnn .sheet path{fill:none;stroke:currentColor;stroke-width:6;stroke-linecap:round;stroke-linejoin:round}
-.charrnn .sheet .two{display:grid;grid-template-columns:1fr 1fr;grid-column:span 2;border:1px solid rgba(128,128,128,.35);border-radius:4px}
+.charrnn .sheet svg{width:100%}
+.charrnn .sheet path{fill:none;stroke:currentColor;stroke-width:6;stroke-linecap:round;stroke-linejoin:round}
+.charrnn .sheet .two{display:grid;grid-template-columns:1fr 1fr;grid-column:span 2}
+.charrnn .sheet .two{border:1px solid rgba(128,128,128,.35);border-radius:4px}
 .charrnn .sheet .near path{stroke:rgb(var(--blue))}
-@media (prefers-reduced-motion:no-preference){.charrnn .sheet .moving path{stroke-dasharray:1 2;stroke-dashoffset:1.02;animation:charrnn-draw linear forwards}}
+@media (prefers-reduced-motion:no-preference){
+.charrnn .sheet .moving path{stroke-dasharray:1 2;stroke-dashoffset:1.02;animation:charrnn-draw linear forwards}}
 @keyframes charrnn-draw{to{stroke-dashoffset:0}}
 </style>"""
 
@@ -102,7 +105,8 @@ def _svg(drawing, name='', animate=False, label='a drawing'):
         paths.append(_path(s, timing))
         seconds += len(s)*.05 + .15
     classes = ' '.join([name, *(['moving'] if animate else [])])
-    return f'<svg role="img" aria-label="{label}" class="{classes}" viewBox="-8 -8 {box+16} {box+16}">{"".join(paths)}</svg>'
+    about = f'role="img" aria-label="{label}" class="{classes}" viewBox="-8 -8 {box+16} {box+16}"'
+    return f'<svg {about}>{"".join(paths)}</svg>'
 
 def _again():
     "A button that lets all drawings of a sheet be drawn again"
@@ -113,7 +117,8 @@ def _again():
 def _sheet(drawings, near, animate, note, name):
     "All drawings as HTML, each beside the nearest of the corpus if that is known"
     cells = [_svg(d, '', animate) for d in drawings]
-    if near: cells = [f'<div class="two">{c}{_svg(o, "near", label="the nearest of the corpus")}</div>' for c,o in zip(cells, near)]
+    theirs = [_svg(o, 'near', label='the nearest of the corpus') for o in near]
+    if near: cells = [f'<div class="two">{c}{o}</div>' for c,o in zip(cells, theirs)]
     button = _again() if animate else ''
     legend = '<p><small>In blue, the drawing of the corpus that is most like it.</small></p>' if near else ''
     note = f'<p><small>{note}</small></p>' if note else ''

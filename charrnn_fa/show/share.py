@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['most_half', 'most_bytes', 'checked_copy', 'kinds', 'encoded', 'round_weights', 'page_model', 'sampled', 'measured',
-           'size_words', 'about_words', 'facts', 'found_unit', 'unit_of', 'spec_of', 'page_html', 'share']
+           'size_words', 'about_words', 'facts', 'found_unit', 'unit_of', 'spec_of', 'drawn_spec', 'page_html', 'share']
 
 # %% ../../nbs/58_show.share.ipynb #fd89c6b7
 import base64, html, json, math, os
@@ -151,13 +151,20 @@ def _good_words(found, n_symbols):
     return f' On a text that is new to it, it needs {bits:.2f} bits a character; a blind guess needs {blind:.2f}.'
 
 # %% ../../nbs/58_show.share.ipynb #da27eaed
+def _drawn_words(about, n):
+    return (f'A small neural network has read {about or "drawings"}, written as {n:,} letters: '
+            'two for each movement of a pen. It has learned to guess which letter comes next, and so it draws. '
+            'All of it happens in your own browser: nothing is sent anywhere.')
+
 def about_words(
     learn, # A `CharLearner`
     about:str, # What it read, or None
     found:dict, # As `measured` gives it
 )->str:
     "What the page is, in a few sentences"
-    read = _read_words(len(getattr(getattr(learn.dls, 'train', None), 'ids', ())), about)
+    n = len(getattr(getattr(learn.dls, 'train', None), 'ids', ()))
+    if hasattr(learn.dls, 'strokes'): return _drawn_words(about, n)
+    read = _read_words(n, about)
     return (f'A small neural network has read {read}, one character after the other, and has learned to guess '
             f'what comes next.{_good_words(found, len(learn.vocab))} Here it writes, in your own browser: '
             'nothing is sent anywhere.')
@@ -238,6 +245,15 @@ def spec_of(
                 most_bits=most_bits, tensors=listed)
 
 # %% ../../nbs/58_show.share.ipynb #b0173381
+def drawn_spec(
+    learn, # A `CharLearner` for drawings
+)->dict:
+    "What a page that draws needs to know beside"
+    code = learn.dls.strokes
+    strokes = dict(size=code.size, letters=code.letters, lowest=code.lowest, absolute=code.absolute)
+    return dict(strokes=strokes, most_letters=4*learn._longest_line())
+
+# %% ../../nbs/58_show.share.ipynb #edc64dd1
 def page_html(
     spec:dict, # As `spec_of` gives it
     weights:bytes, # As `round_weights` gives them
@@ -246,12 +262,16 @@ def page_html(
     facts:str, # HTML at the foot of the page
 )->str:
     "The whole page"
-    return Template(asset('share.html')).substitute(
+    draws = 'strokes' in spec
+    css = asset('share.css') + ('\n' + asset('draw.css') if draws else '')
+    return Template(asset('draw.html' if draws else 'share.html')).substitute(
         title=html.escape(title), about=html.escape(about), facts=facts, spec=script_json(spec),
-        colours=f':root {{ --orange: {orange}; --blue: {blue}; }}', css=asset('share.css'),
-        weights=base64.b64encode(weights).decode(), net=asset('share_net.js'), page=asset('share_page.js'))
+        colours=f':root {{ --orange: {orange}; --blue: {blue}; }}', css=css, net=asset('share_net.js'),
+        weights=base64.b64encode(weights).decode(), page=asset('draw_page.js' if draws else 'share_page.js'))
 
 # %% ../../nbs/58_show.share.ipynb #4c795ec9
+_title = 'A network that writes'
+
 def _check_asked(path, **words):
     if not isinstance(path, (str, os.PathLike)) or not Path(path).name:
         raise CharRNNError(f'{path!r} is no file', "give the name of one, such as 'page.html'.")
@@ -262,7 +282,7 @@ def _check_asked(path, **words):
 def share(
     learn, # A `CharLearner` with a plain `CharRNN`
     path, # Of the file, such as 'page.html'
-    title:str='A network that writes', # Of the page
+    title:str=_title, # Of the page
     about:str=None, # What it read, such as 'the works of Shakespeare'
     prompt:str='', # What stands in the box at first
     unit=None, # To colour by: a number, a name such as 'cell 3', a `Found`; by default one that a search finds
@@ -271,9 +291,11 @@ def share(
     _check_asked(path, title=title, prompt=prompt, about=about or '')
     model = checked_copy(learn)
     listed,weights = round_weights(model)
-    unit = unit_of(model, found_unit(learn, model, unit))
+    draws = hasattr(learn.dls, 'strokes')
+    unit = unit_of(model, 0 if draws else found_unit(learn, model, unit))
     found = measured(learn, model)
-    spec = spec_of(model, learn.vocab, listed, prompt, unit)
+    spec = {**spec_of(model, learn.vocab, listed, prompt, unit), **(drawn_spec(learn) if draws else {})}
+    if draws and title == _title: title = 'A network that draws'
     text = page_html(spec, weights, title, about_words(learn, about, found), facts(model, listed, len(weights), found))
     write_whole(path, text.encode(errors='replace'))
     return Path(path)

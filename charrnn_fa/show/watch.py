@@ -145,7 +145,8 @@ class _Shown:
     ):
         if not _in_notebook(): return say(str(sample))
         from IPython.display import display, HTML
-        page = sample if isinstance(sample, Picture) else HTML(f'<pre style="white-space:pre-wrap">{html.escape(sample)}</pre>')
+        def _pre(text): return HTML(f'<pre style="white-space:pre-wrap">{html.escape(text)}</pre>')
+        page = sample if isinstance(sample, Picture) else _pre(sample)
         if self.handle: self.handle.update(page)
         else: self.handle = display(page, display_id=True)
 
@@ -171,7 +172,8 @@ def page(self:Live): # A string, or a `Picture` of drawings
     model,vocab,nats = self.learn.model,self.learn.vocab,_nats(self.learn)
     words = f': the network {self.ladder.says(nats)}' if self.ladder is not None else ''
     said = f'step {self.train_iter:,}   {loss_text(nats)}{words}'
-    if hasattr(self.learn.dls, 'strokes'): return drawings(self.learn.draw(8, self.temperature, seed=self.part), title=said)
+    if hasattr(self.learn.dls, 'strokes'):
+        return drawings(self.learn.draw(8, self.temperature, seed=self.part), title=said)
     text = generate(model, vocab, self.prompt, self.n, temperature=self.temperature, seed=self.part)
     return f'{said}\n{text}\n'
 

@@ -47,7 +47,8 @@ def _from_path(path, n):
     elif is_drawings(path): return read_ndjson(path, n)
     else:
         what = f"'{visible(str(path)[:80], lines=False)}' is no name, file or folder of drawings"
-        raise CorpusError(what, f"give {', '.join(glyph_sets)}, quickdraw:NAME, a file .ndjson or .svg, or a folder of .svg files.")
+        names = ', '.join(glyph_sets)
+        raise CorpusError(what, f'give {names}, quickdraw:NAME, a file .ndjson or .svg, or a folder of .svg files.')
     return drawings,[None]*len(drawings)
 
 def _found(what, n, progress):
@@ -107,8 +108,9 @@ def split_drawings(
 )->tuple: # (indices for training, indices for validation)
     "Divide drawings after a shuffle"
     check_number('valid_pct', valid_pct, 0, high=1)
-    if n < 2: raise CharRNNError(f'There {"is one drawing" if n else "are no drawings"}', 'give at least two, one of them to validate on.')
-    order,k = np.random.default_rng(seed).permutation(n).tolist(),min(max(1, round(valid_pct*n)), n-1)
+    if n < 2: raise CharRNNError(f'There are {n} drawings', 'give at least two, one of them to validate on.')
+    order = np.random.default_rng(seed).permutation(n).tolist()
+    k = min(max(1, round(valid_pct*n)), n-1)
     return order[k:],order[:k]
 
 # %% ../../nbs/08_text.drawings.ipynb #c1abd059

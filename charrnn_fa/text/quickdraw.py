@@ -6,13 +6,13 @@
 __all__ = ['quickdraw_url', 'read_ndjson', 'quickdraw']
 
 # %% ../../nbs/07c_text.quickdraw.ipynb #6332f659
-import base64, gzip, hashlib, json, os, re, zlib
+import base64, gzip, hashlib, json, os, re, warnings, zlib
 from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 from ..core import CharRNNError, charrnn_home, reason, visible
 from .download import _patience, _session, _why
-from .read import CorpusError, check_file
+from .read import CorpusError, TextWarning, check_file
 from .strokes import box, fit_drawing
 
 # %% ../../nbs/07c_text.quickdraw.ipynb #995cd043
@@ -41,7 +41,8 @@ def _records(path):
         for i in range(1, 10**9):
             line = f.readline(_longest)
             if not line: return
-            if len(line) == _longest: raise CorpusError(f'{path}, line {i} has more than {_longest:,} characters', 'is it a file of drawings?')
+            if len(line) == _longest:
+                raise CorpusError(f'{path}, line {i} has {_longest:,} characters or more', 'is it a file of drawings?')
             if line.strip(): yield i,line
 
 def _no_number(name): raise CharRNNError(f'has {name} where a number is meant')
@@ -53,7 +54,10 @@ def _read_line(path, i, line):
         return _strokes(record),record.get('split')
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as e:
         why = e.what if isinstance(e, CharRNNError) else 'is no JSON object with a list of strokes as "drawing"'
-        raise CorpusError(f'{path}, line {i}: the drawing {visible(why, lines=False)}', 'mend or delete that line.') from None
+        what = f'{path}, line {i}: the drawing {visible(why, lines=False)}'
+        raise CorpusError(what, 'mend or delete that line.') from None
+
+def _is_dot(drawing): return all(p == drawing[0][0] for s in drawing for p in s)
 
 def read_ndjson(
     path, # Of an `.ndjson` or `.ndjson.gz` in the format of QuickDraw
@@ -65,9 +69,14 @@ def read_ndjson(
         check_file(path)
         read = [_read_line(path, i, o) for i,o in islice(_records(path), n)]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
-        raise CorpusError(f'{path} cannot be read ({visible(reason(e), lines=False)})', 'check its name, or get it anew.') from None
-    if not read: raise CorpusError(f'{path} has no drawings', 'give a file with a JSON object a line.')
-    return [d for d,_ in read],[part for _,part in read]
+        what = f'{path} cannot be read ({visible(reason(e), lines=False)})'
+        raise CorpusError(what, 'check its name, or get it anew.') from None
+    drawn = [(d, part) for d,part in read if not _is_dot(d)]
+    remedy = 'give a file with a JSON object a line, and more than a point in each.'
+    if not drawn: raise CorpusError(f'{path} has no drawings', remedy)
+    if dots := len(read)-len(drawn):
+        warnings.warn(f'{dots:,} drawings of {path} are a single point, and are left out.', TextWarning)
+    return [d for d,_ in drawn],[part for _,part in drawn]
 
 # %% ../../nbs/07c_text.quickdraw.ipynb #25244bd5
 quickdraw_url = 'https://storage.googleapis.com/quickdraw_dataset/full/simplified'
@@ -110,8 +119,7 @@ def _more(url, path, note, n, bar):
 def _check_end(path, note):
     "Refuse a file that is not what the server said that it has"
     md5 = json.loads(note.read_text()).get('md5')
-    with open(path, 'rb') as f: mine = hashlib.file_digest(f, 'md5').hexdigest() if hasattr(hashlib, 'file_digest') else hashlib.md5(f.read()).hexdigest()
-    if md5 in (None, mine): return
+    if md5 in (None, hashlib.md5(path.read_bytes()).hexdigest()): return
     path.unlink()
     raise CorpusError('what came is not what the server has (MD5)', 'try again.')
 
@@ -137,12 +145,14 @@ def quickdraw(
 )->list: # In a box of 255
     "Drawings of a class of QuickDraw, from `charrnn_home()` if they are there already"
     if not re.fullmatch(r"[A-Za-z][A-Za-z '-]{0,40}", name):
-        raise CorpusError(f"'{visible(name[:40], lines=False)}' is no class of QuickDraw", 'give one such as quickdraw:face.')
+        shown = visible(name[:40], lines=False)
+        raise CorpusError(f"'{shown}' is no class of QuickDraw", 'give one such as quickdraw:face.')
     url,path = f'{quickdraw_url}/{quote(name)}.ndjson',charrnn_home()/'quickdraw'/f'{name}.ndjson'
     try: _get(url, path, n, progress)
     except (OSError, ValueError) as e:
         missing = getattr(getattr(e, 'response', None), 'status_code', None) in (403, 404)
         why = 'it has no such class' if missing else _why(e)
-        remedy = 'look at quickdraw.withgoogle.com/data for one that there is.' if missing else f'get {url} with a browser, and give the path of the copy.'
+        remedy = f'get {url} with a browser, and give the path of the copy.'
+        if missing: remedy = 'look at quickdraw.withgoogle.com/data for one that there is.'
         raise CorpusError(f"QuickDraw's '{name}' could not be had: {why}", remedy) from None
     return read_ndjson(path, n)[0]

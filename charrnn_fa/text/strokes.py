@@ -142,11 +142,19 @@ def _stroke(part, pen, code):
     values = [code.values[c] for c in part if c in code.values]
     well,cells = len(values) == len(part) > 0 and len(values) % 2 == 0,[]
     for a,b in zip(values[::2], values[1::2]):
-        to = (a, b) if code.absolute else (pen[0]+a, pen[1]+b)
-        pen = tuple(min(max(o, 0), code.size-1) for o in to)
-        well &= pen == to
+        pen = (a, b) if code.absolute else (pen[0]+a, pen[1]+b)
         cells.append(pen)
     return cells,pen,well
+
+def _onto(strokes, last):
+    "Strokes of cells moved to the paper, and the factor that they were made smaller by"
+    if not strokes: return strokes,1.
+    cells = [*chain.from_iterable(strokes)]
+    lows,highs = [*map(min, zip(*cells))],[*map(max, zip(*cells))]
+    if min(lows) >= 0 and max(highs) <= last: return strokes,1.
+    factor = max(1., *((b-a)/last for a,b in zip(lows, highs)))
+    moves = lows if factor > 1 else [min(a, 0) + max(b-last, 0) for a,b in zip(lows, highs)]
+    return [[tuple((v-m)/factor for v,m in zip(p, moves)) for p in s] for s in strokes],factor
 
 def _drawing(line, code):
     "A drawing in the coordinates of the box, and whether all was well"
@@ -154,8 +162,9 @@ def _drawing(line, code):
     for part in line.split(' '):
         cells,pen,well = _stroke(part, pen, code)
         all_well &= well
-        if cells: strokes.append([tuple(round(o*box/(code.size-1)) for o in p) for p in cells])
-    return strokes,all_well
+        if cells: strokes.append(cells)
+    strokes,factor = _onto(strokes, code.size-1)
+    return [[tuple(round(o*box/(code.size-1)) for o in p) for p in s] for s in strokes],all_well and factor == 1
 
 def text_to_strokes(
     text:str, # A drawing a line
@@ -179,8 +188,10 @@ def fit_drawing(
 )->list:
     "A drawing moved to the top left corner and scaled to a box of 255"
     try: strokes = [np.array(s, dtype=np.float64).reshape(-1, 2) for s in drawing]
-    except (TypeError, ValueError, OverflowError): raise CharRNNError('This is no list of strokes', 'give lists of (x, y).') from None
-    if not strokes or not all(map(len, strokes)): raise CharRNNError('There is nothing drawn', 'give at least one stroke.')
+    except (TypeError, ValueError, OverflowError):
+        raise CharRNNError('This is no list of strokes', 'give lists of (x, y).') from None
+    if not strokes or not all(map(len, strokes)):
+        raise CharRNNError('There is nothing drawn', 'give at least one stroke.')
     if not np.abs(np.concatenate(strokes)).max() < 1e300: # NaN neither
         raise CharRNNError('Coordinates are no finite numbers', 'give smaller ones.')
     low,high = (f(np.concatenate(strokes), 0) for f in (np.min, np.max))

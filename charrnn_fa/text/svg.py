@@ -25,8 +25,10 @@ def _root(path):
     if path.stat().st_size > _most_bytes: raise _Odd(f'has more than {_most_bytes/1e6:.0f} MB')
     try: root = parse(path, forbid_dtd=False).getroot()
     except DefusedXmlException: raise _Odd('has entities or other files in it') from None
-    except (ParseError, ValueError, LookupError, RecursionError) as e: raise _Odd(f'is no SVG ({visible(e, lines=False)[:80]})') from None
-    if root.tag.rpartition('}')[2] != 'svg': raise _Odd(f'is no SVG, its outermost element is {visible(root.tag[-40:], lines=False)}')
+    except (ParseError, ValueError, LookupError, RecursionError) as e:
+        raise _Odd(f'is no SVG ({visible(e, lines=False)[:80]})') from None
+    name = visible(root.tag.rpartition('}')[2][:40], lines=False)
+    if name != 'svg': raise _Odd(f'is no SVG, its outermost element is {name}')
     return root
 
 # %% ../../nbs/07a_text.svg.ipynb #73fbd355
@@ -36,8 +38,9 @@ def _n_drawn(e, by_id, known, above=()):
     "How many elements are drawn for `e`"
     if e in above or len(above) > 200: raise _Odd('has an element that uses itself, or too many within each other')
     if e not in known:
-        used = next((by_id.get(e.get(o, '')[1:]) for o in _href if e.get(o)), None) if str(e.tag).endswith('use') else None
-        known[e] = 1 + sum(_n_drawn(o, by_id, known, (*above, e)) for o in [*e, *([used] if used is not None else [])])
+        names = [e.get(o)[1:] for o in _href if e.get(o)] if str(e.tag).endswith('use') else []
+        inner = [*e, *(by_id[o] for o in names[:1] if o in by_id)]
+        known[e] = 1 + sum(_n_drawn(o, by_id, known, (*above, e)) for o in inner)
     return known[e]
 
 def _check_size(root):

@@ -1,0 +1,347 @@
+"Drawings against an independent reading of their text, real files, a real server that is killed, and the page that draws in a real browser"
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from charrnn_fa import show
+from charrnn_fa.cli import main
+from charrnn_fa.core import CharRNNError
+from charrnn_fa.learner import char_learner
+from charrnn_fa.run.model import Run, load_run, save_run
+from charrnn_fa.show.share import page_model, share
+from charrnn_fa.text.data import CharDataLoaders
+from charrnn_fa.text.drawings import augment, load_drawings, split_drawings
+from charrnn_fa.text.quickdraw import read_ndjson
+from charrnn_fa.text.strokes import Drawings, StrokeCode, fit_drawing, simplify, stroke_letters, strokes_to_text, text_to_strokes
+
+HOUSE = [[(0, 255), (0, 100), (128, 0), (255, 100), (255, 255), (0, 255)], [(90, 255), (90, 180), (150, 180), (150, 255)]]
+
+
+def read_by_hand(line, size):
+    "Cells of a line, by the rule in the notebook's first paragraph and nothing else"
+    letters = stroke_letters(size)
+    x,y,strokes,i = 0,0,[[]],0
+    while i < len(line):
+        if line[i] == ' ':
+            strokes.append([])
+            i += 1
+            continue
+        x += letters.index(line[i])-(size-1)
+        y += letters.index(line[i+1])-(size-1)
+        strokes[-1].append((x, y))
+        i += 2
+    return strokes
+
+
+@pytest.mark.parametrize('size', [2, 7, 48, 256])
+def test_a_line_says_where_the_pen_goes(size):
+    rng = np.random.default_rng(size)
+    for _ in range(50):
+        d = [[tuple(map(float, p)) for p in rng.uniform(0, 255, (rng.integers(1, 12), 2))] for _ in range(rng.integers(1, 6))]
+        cells = [[tuple(round(o*(size-1)/255) for o in p) for p in s] for s in d]
+        merged = [[p for i,p in enumerate(s) if i == 0 or p != s[i-1]] for s in cells]
+        line = strokes_to_text([d], size).rstrip('\n')
+        assert read_by_hand(line, size) == merged
+        back, = text_to_strokes(line, size)
+        assert [[tuple(round(o*(size-1)/255) for o in p) for p in s] for s in back] == merged
+
+
+def test_twice_there_and_back():
+    "Also what a network might write: any letters in any order give drawings that are written and read alike"
+    rng,letters = np.random.default_rng(0),np.array([*stroke_letters(), ' ', '\n', '!', 'é', '\t'])
+    text = ''.join(rng.choice(letters, 20_000))
+    ds = text_to_strokes(text)
+    again = text_to_strokes(strokes_to_text(ds))
+    assert again == ds and again.repaired == again.skipped == 0
+    assert ds.repaired > 100 and len(ds)+ds.skipped == len(text.split('\n'))
+
+
+def test_lines_are_counted_as_what_they_are():
+    ok,half,lost = strokes_to_text([HOUSE]),strokes_to_text([HOUSE])[:-2]+'\n','!?\n'
+    ds = text_to_strokes(ok + half + lost + '\n' + ok)
+    assert isinstance(ds, Drawings) and (len(ds), ds.repaired, ds.skipped) == (3, 1, 2)
+
+
+def test_what_is_left_out_lies_near_the_line():
+    rng = np.random.default_rng(1)
+    stroke = np.cumsum(rng.normal(0, 3, (200, 2)), 0)
+    kept = np.array(simplify([stroke.tolist()], 4.)[0])
+    assert 2 < len(kept) < 100
+    a,b = kept[:-1],kept[1:]
+    t = np.clip(((stroke[:,None]-a)*(b-a)).sum(-1)/((b-a)**2).sum(-1), 0, 1)
+    assert np.linalg.norm(a+t[...,None]*(b-a)-stroke[:,None], axis=-1).min(1).max() <= 4+1e-9
+
+
+# --- Files
+
+SVGS = {
+    'line': ('<line x1="10" y1="10" x2="30" y2="50"/>', [[(0, 0), (127.5, 255)]]),
+    'moved, scaled, turned': ('<g transform="translate(7 3) scale(2)"><path transform="rotate(90)" d="M0 0H20V10"/></g>', [[(127.5, 0), (127.5, 255), (0, 255)]]),
+    'used twice': ('<defs><path id="a" d="M0 0L10 0"/></defs><use href="#a"/><use href="#a" x="0" y="10"/>', [[(0, 0), (255, 0)], [(0, 255), (255, 255)]]),
+    'two parts': ('<path d="m0 0 l0 4 m4 0 l0 -4"/>', [[(0, 0), (0, 255)], [(255, 255), (255, 0)]]),
+    'millimetres': ('<line x1="0mm" y1="0mm" x2="10mm" y2="5mm"/>', [[(0, 0), (255, 127.5)]]),
+}
+
+
+@pytest.mark.parametrize('name', SVGS)
+def test_svg(tmp_path, name):
+    body,want = SVGS[name]
+    (tmp_path/'a.svg').write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="100mm" height="100mm" viewBox="0 0 100 100">{body}</svg>')
+    (got,) = load_drawings(tmp_path/'a.svg')
+    assert [len(s) for s in got] == [len(s) for s in want]
+    if 'mm' not in body: assert np.allclose(np.concatenate(got), np.concatenate(want), atol=.02)
+
+
+def test_a_circle_in_an_svg_is_round(tmp_path):
+    (tmp_path/'a.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg"><ellipse cx="9" cy="7" rx="40" ry="20"/></svg>')
+    points = np.array(load_drawings(tmp_path/'a.svg')[0][0])
+    assert np.allclose(((points-[127.5, 63.75])/[127.5, 63.75]).__pow__(2).sum(1), 1, atol=.01) and len(points) > 16
+
+
+BAD = {
+    'bomb.svg': '<!DOCTYPE svg [' + ''.join(f'<!ENTITY a{i+1} "{f"&a{i};"*10}">' for i in range(9)) + '<!ENTITY a0 "x">]><svg>&a9;</svg>',
+    'uses.svg': '<svg>' + ''.join(f'<g id="u{i}">{f"""<use href="#u{i+1}"/>"""*10}</g>' for i in range(12)) + '<path id="u12" d="M0 0L1 1"/></svg>',
+    'self.svg': '<svg><g id="a"><use href="#a"/></g></svg>',
+    'outside.svg': '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
+    'broken path.svg': '<svg><path d="M 0 0 L 9 q"/></svg>',
+    'no lines.svg': '<svg><text>hello</text></svg>',
+    'one point.svg': '<svg><path d="M5 5L5 5"/></svg>',
+    'huge.svg': '<svg><path d="M0 0L1e400 5"/></svg>',
+    'nan.svg': '<svg><path d="M0 0LNaN 5"/></svg>',
+    'text.svg': 'To be or not to be',
+    'page.svg': '<html><body/></html>',
+    'empty.svg': '',
+    'one point.ndjson': '{"drawing":[[[5],[5]]]}\n'*9,
+    'huge.ndjson': '{"drawing":[[[0,1e400],[0,5]]]}\n',
+    'nan.ndjson': '{"drawing":[[[0,NaN],[0,5]]]}\n',
+    'strings.ndjson': '{"drawing":[[["0"],["5"]]]}\n',
+    'text.ndjson': 'To be or not to be\n',
+    'deep.ndjson': '['*100_000,
+    'empty.ndjson': '',
+    'cut.ndjson.gz': gzip.compress(b'{"drawing":[[[0,1],[0,5]]]}\n'*2000)[:-20],
+    'plain.ndjson.gz': '{"drawing":[[[0,1],[0,5]]]}\n',
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_what_is_no_drawing_is_refused_in_one_sentence(tmp_path, capsys, name):
+    (tmp_path/name).write_bytes(b if isinstance(b := BAD[name], bytes) else b.encode())
+    began = time.monotonic()
+    status = main(['draw', str(tmp_path/name), '--run', str(tmp_path/'run'), '--steps', '1', '--quiet'])
+    said = capsys.readouterr()
+    assert status == 1 and said.err.count('\n') == 1 and said.out == '' and time.monotonic()-began < 20, said
+    assert name in said.err or 'drawing' in said.err
+    assert not (tmp_path/'run').exists()
+
+
+def test_a_text_is_no_drawings(tmp_path, capsys):
+    (tmp_path/'hamlet.txt').write_text('To be, or not to be')
+    for what in tmp_path/'hamlet.txt', tmp_path, 'pydocs', 'quickdraw:', 'quickdraw:../../x':
+        assert main(['draw', str(what), '--run', str(tmp_path/'run')]) == 1
+        assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_raw_files_are_brought_to_the_paper(tmp_path):
+    (tmp_path/'raw.ndjson').write_text(json.dumps({'drawing':[[[1000.5, 1500.5], [200, 700], [0, 31]]]}))
+    assert read_ndjson(tmp_path/'raw.ndjson')[0] == [[[(0, 0), (255, 255)]]]
+
+
+# --- A class of QuickDraw
+
+class Slow(BaseHTTPRequestHandler):
+    lines = [json.dumps({'word':'cat', 'drawing':[[[0, i%256], [0, 255]]], 'key_id':str(i)*20}) for i in range(3000)]
+    body = ('\n'.join(lines)+'\n').encode()
+    asked,slow = [],True
+    def log_message(self, *args): pass
+    def do_GET(self):
+        start = int(re.match(r'bytes=(\d+)-', self.headers.get('Range', 'bytes=0-'))[1])
+        self.asked.append(start)
+        self.send_response(206 if start else 200)
+        self.send_header('ETag', '"x"')
+        self.send_header('Content-Length', str(len(self.body)-start))
+        self.end_headers()
+        for i in range(start, len(self.body), 20_000):
+            self.wfile.write(self.body[i:i+20_000])
+            if self.slow: time.sleep(.2)
+
+
+def test_a_class_of_quickdraw_comes_back_after_a_kill(tmp_path):
+    "The process is killed in the middle; the next one asks for what is missing only, and has all drawings in order"
+    Slow.asked.clear()
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = f"import charrnn_fa.text.quickdraw as q; q.quickdraw_url = 'http://127.0.0.1:{server.server_port}'; ds = q.quickdraw('cat', 5000, False); print(len(ds), [d[0][1][0] for d in ds] == [i%256 for i in range(3000)])"
+    env,kept = dict(os.environ, CHARRNN_HOME=str(tmp_path)),tmp_path/'quickdraw/cat.ndjson'
+    try:
+        first = subprocess.Popen([sys.executable, '-c', code], env=env)
+        while not kept.exists() or kept.stat().st_size < 30_000: time.sleep(.05)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        had = kept.read_bytes()
+        assert 0 < len(had) < len(Slow.body)
+        Slow.slow = False
+        out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+        assert out.stdout == '3000 True\n', out.stderr
+        assert Slow.asked == [0, had.rindex(b'\n')+1]
+    finally:
+        Slow.slow = True
+        server.shutdown()
+        server.server_close()
+
+
+# --- Loaders
+
+def test_no_twin_of_a_training_drawing_is_validated_on():
+    "Each drawing has a number of strokes of its own, which no variation changes"
+    ds = [[[(0, 10*i), (255, 10*i)] for i in range(1, k+1)] for k in range(1, 21)]
+    dls = CharDataLoaders.from_drawings(ds, seed=5, times=7, valid_pct=.25, bs=2, seq_len=8)
+    kinds = [[line.count(' ')+1 for line in dls.vocab.textify(o.ids).split('\n')[1:-1]] for o in dls.loaders]
+    assert not {*kinds[0]} & {*kinds[1]} and {*kinds[0]} | {*kinds[1]} == {*range(1, 21)}
+    assert sorted(kinds[0]) == sorted([*{*kinds[0]}]*7) and len(kinds[1]) == 5
+    other = CharDataLoaders.from_drawings(ds, seed=6, times=7, valid_pct=.25, bs=2, seq_len=8)
+    assert other.vocab.textify(other.valid.ids) != dls.vocab.textify(dls.valid.ids)
+
+
+def test_the_same_seed_gives_the_same_corpus():
+    ids = lambda seed: CharDataLoaders.from_drawings('faces', times=3, seed=seed).train.ids
+    assert torch.equal(ids(1), ids(1)) and not torch.equal(ids(1), ids(2))
+
+
+def test_built_in_drawings_need_no_network(tmp_path):
+    code = "import socket; from charrnn_fa.text.drawings import load_drawings; socket.socket = None; print(len(load_drawings('faces', times=1)), len(load_drawings('letters', times=1)))"
+    out = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, CHARRNN_HOME=str(tmp_path)), capture_output=True, text=True)
+    assert out.stdout == '66 250\n', out.stderr
+
+
+# --- A network that draws
+
+@pytest.fixture(scope='module')
+def drawer():
+    "A small network that has seen a house often"
+    dls = CharDataLoaders.from_drawings(augment([HOUSE], 60, seed=1, jitter=0, drop=0), bs=4, seq_len=32, seed=3, size=24)
+    learn = char_learner(dls, n_hid=48, emb_sz=8, head_sz=0, precision='fp32', lr=1e-2)
+    learn.remove_cbs(learn.progress)
+    with learn.no_logging(): learn.fit_steps(300)
+    return learn
+
+
+def test_losses_per_drawing_and_point(drawer):
+    "Against PyTorch's cross-entropy over the whole text"
+    r,ids = drawer.evaluate(),drawer.dls.valid.ids.long()
+    with torch.no_grad(): total = F.cross_entropy(drawer.model.eval()(ids[None,:-1])[0][0].double(), ids[1:], reduction='sum').item()
+    assert r['nats_per_drawing'] == pytest.approx(total/6, rel=1e-5) and r['nats_per_point'] == pytest.approx(total/60, rel=1e-5)
+    assert 'nats_per_drawing' in drawer.evaluate(text='\n00 00\n')
+
+
+def test_draws_and_finishes(drawer):
+    ds = drawer.draw(12, temperature=.3, seed=1)
+    assert len(ds) >= 11 and np.mean([len(d) for d in ds]) == pytest.approx(2, abs=.5)
+    assert drawer.draw(12, temperature=.3, seed=1) == ds != drawer.draw(12, temperature=.3, seed=2)
+    walls, = text_to_strokes(strokes_to_text([HOUSE[:1]], 24), 24)
+    for d in drawer.draw(3, seed=1, begin=HOUSE[:1]): assert d[0] == walls[0] and len(d) > 1
+
+
+def test_a_network_that_read_a_text_does_not_draw(learn):
+    with pytest.raises(CharRNNError, match='from_drawings'): learn.draw()
+
+
+def test_a_run_knows_how_its_strokes_are_written(drawer, tmp_path):
+    save_run(drawer, tmp_path/'r')
+    again = load_run(tmp_path/'r')
+    assert again.dls.strokes == StrokeCode(24) and again.draw(3, seed=1) == drawer.draw(3, seed=1)
+    settings = tmp_path/'r/run.json'
+    good = settings.read_text()
+    assert '"size": 24' in good or '"size":24' in good
+    for bad in '"size": 1', '"size": "x"', '"siz": 24':
+        settings.write_text(re.sub(r'"size": ?24', bad, good))
+        with pytest.raises(CharRNNError): Run(tmp_path/'r')
+
+
+def test_live_shows_drawings(drawer, capsys):
+    drawer.fit_steps(6, cbs=show.Live(updates=2))
+    assert len(re.findall('[\u2801-\u28ff]', capsys.readouterr().out)) > 50
+
+
+def test_the_command(tmp_path, capsys):
+    line = ['draw', 'faces', '--run', str(tmp_path/'r'), '--steps', '4', '-n', '3', '--seed', '2', '--json']
+    assert main(line) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first['finished'] and first['steps'] == 4 and first['drawings'] <= 3 and 0 <= first['well_formed'] <= 1
+    page = (tmp_path/'r/drawings.html').read_text()
+    assert main(line) == 0
+    assert json.loads(capsys.readouterr().out)['nats'] == first['nats'] and (tmp_path/'r/drawings.html').read_text().count('<svg') == page.count('<svg')
+    assert main(['draw', 'letters', '--run', str(tmp_path/'r')]) == 1 and 'begun with faces' in capsys.readouterr().err
+
+
+# --- Pictures and the page
+
+def test_nearest_finds_a_twin_and_says_how_far():
+    faces = load_drawings('faces', times=1)
+    moved = [[[(x*.5+40, y*.7+20) for x,y in s] for s in d] for d in faces]
+    assert [i for i,_ in show.nearest(moved, faces)] == [*range(66)]
+    assert max(d for _,d in show.nearest(moved, faces)) < .05 < min(d for _,d in show.nearest([HOUSE], faces))
+
+
+def test_a_sheet_says_what_it_leaves_out(tmp_path):
+    p = show.drawings([HOUSE]*500)
+    assert 'first 200 of 500' in str(p) and 'first 200 of 500' in p._repr_html_() and len(p._repr_html_()) < 200_000
+    for kind in 'svg', 'png', 'html', 'txt': assert p.save(tmp_path/f'a.{kind}').stat().st_size > 500
+
+
+@pytest.fixture
+def page(browser, drawer, tmp_path):
+    "The shared page of a network that draws, at a phone's size, offline; nothing may be asked for or complained of"
+    path,bad,seen = share(drawer, tmp_path/'page.html'),[],[]
+    c = browser.new_context(offline=True, viewport=dict(width=390, height=800), has_touch=True)
+    p = c.new_page()
+    p.on('console', lambda o: bad.append(o.text))
+    p.on('pageerror', lambda o: bad.append(str(o)))
+    p.on('request', lambda o: seen.append(o.url))
+    p.goto(path.as_uri())
+    p.locator('#status', has_text='12 drawings').wait_for()
+    yield p
+    if shots := os.environ.get('CHARRNN_SHOTS'): p.screenshot(path=f'{shots}/draw.png', full_page=True)
+    c.close()
+    assert bad == [] and len(seen) == 1
+
+
+def test_the_page_draws_what_python_draws(page, drawer):
+    model = page_model(drawer)
+    saved,drawer.model = drawer.model,model
+    try:
+        for begin in None, HOUSE[:1]:
+            want = drawer.draw(1, temperature=.6, seed=9, begin=begin)[0]
+            line = page.evaluate('([s, o]) => charrnn.line(s, o)', [begin or [], dict(seed='9', temperature=.6)])
+            assert text_to_strokes(line, 24)[0] == want == [[tuple(p) for p in s] for s in page.evaluate('s => charrnn.toStrokes(s)', line)]
+    finally: drawer.model = saved
+    assert page.evaluate('s => charrnn.toText(s)', HOUSE) == strokes_to_text([HOUSE], 24).rstrip('\n')
+
+
+def test_the_page_finishes_what_a_hand_begins(page):
+    assert page.locator('#sheet svg').count() == 12 and page.text_content('#finish') == 'Draw'
+    r = page.locator('#pad').bounding_box()
+    page.mouse.move(r['x']+20, r['y']+r['height']-20)
+    page.mouse.down()
+    for k in range(20): page.mouse.move(r['x']+20, r['y']+r['height']-20-k*8)
+    page.mouse.up()
+    assert page.locator('#pad path').count() == 1 and page.text_content('#finish') == 'Finish it'
+    assert len(page.get_attribute('#pad path', 'd').split()) < 12          # a straight line has two ends
+    page.fill('#seed', '5')
+    page.click('#finish')
+    page.locator('#status', has_text='The network drew').wait_for()
+    assert page.locator('#pad path.new').count() >= 1 and page.locator('#pad path:not(.new)').count() == 1
+    page.click('#undo')
+    assert page.locator('#pad path').count() == 0 and page.text_content('#finish') == 'Draw'
+    assert page.evaluate('document.documentElement.scrollWidth') <= 390
