@@ -12,6 +12,7 @@ from .text.vocab import *
 from .text.streams import *
 from .text.data import *
 from .text.drawings import *
+from .text.drawn import *
 from .models import *
 from .optim import *
 from .generate import *

@@ -13,7 +13,7 @@ from . import generate as _generate
 from dataclasses import asdict, replace
 import secrets
 from .core import CharRNNError, check_number
-from .text.drawings import count_drawn
+from .text.drawn import count_drawn
 from .text.read import check_type
 from .text.strokes import Drawings, strokes_to_text, text_to_strokes
 from .text.vocab import CharVocab

@@ -558,6 +558,76 @@ def test_a_loss_of_picked_probabilities_is_seen():
     assert diagnose(**given(Net(), ahead, loss=lambda p,y: -p.softmax(-1).gather(-1, y[...,None]).log().mean()), trials=False).findings[0].id in ('D2', 'D3')
 
 
+# Targets that are not the next character
+
+class BothWays(nn.Module):
+    "Some classes for each character, from all that stands before and after"
+    def __init__(self, n=2, norm=False):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(V, 24),nn.GRU(24, 24, bidirectional=True, batch_first=True),nn.Linear(48, n)
+        self.norm = nn.BatchNorm1d(48) if norm else nn.Identity()
+    def forward(self, x): return self.out(self.norm(self.rnn(self.emb(x))[0].transpose(1, 2)).transpose(1, 2))
+
+
+VOWELS = torch.tensor([c in 'aeiou' for c in VOCAB.itos])
+
+
+def vowel_or_first(x):
+    "Whether a character is a vowel, and whether it follows a space: four tags"
+    return VOWELS[x].long() + 2*(torch.cat([x[:,:1], x[:,:-1]], 1) == VOCAB.stoi[' ']).long()
+
+
+@pytest.mark.parametrize('norm', [False, True])
+@pytest.mark.parametrize('tag', [lambda x: VOWELS[x].long(), vowel_or_first, lambda x: (torch.cat([x[:,1:], x[:,:1]], 1) == VOCAB.stoi[' ']).long()])
+def test_a_tagger_may_look_in_both_directions(tag, norm):
+    n = int(max(tag(x).max() for x,_ in windows()))+1
+    assert not diagnose(**given(BothWays(n, norm), [(x, tag(x)) for x,_ in windows()]), trials=False).findings
+
+
+def test_who_predicts_the_next_character_may_not_even_if_rows_are_padded():
+    def _cut(x, y): return tuple(torch.cat([o[:,:-6], torch.full_like(o[:,:6], m)], 1) for o,m in ((x, 0), (y, -100)))
+    for batches in windows(), [_cut(*b) for b in windows()]:
+        assert diagnose(**given(BothWays(V), batches), trials=False).findings[0].id == 'S10'
+
+
+def echo(text, by, n=12):
+    "The target of each place is what stood there `by` steps before"
+    return [(text[:,i:i+15], text[:,i-by:i-by+15]) for i in range(by, by+15*n, 15)]
+
+
+@pytest.mark.parametrize('by', [1, 3])
+def test_an_echo_is_an_exercise(by):
+    bits = torch.randint(0, 2, (8, 400), generator=torch.Generator().manual_seed(3))
+    assert not diagnose(**given(Net(), echo(bits, by)), trials=False).findings
+
+
+@pytest.mark.parametrize('by', [1, 2, 3])
+def test_a_text_that_is_given_back_is_doubtful(by):
+    found = diagnose(**given(Net(), echo(IDS[:16*400].view(16, 400), by)), trials=False).findings
+    assert [(o.id, o.certainty) for o in found] == [('D2', 'weak')] and 'If the next character' in found[0].message
+
+
+def of_lengths(mark, pad=0, n=6):
+    "Rows of different length, padded; their last real target is known"
+    gen = torch.Generator().manual_seed(5)
+    def _one():
+        k,i = (int(torch.randint(*o, (1,), generator=gen)) for o in ((12, 30), (0, len(IDS)-40)))
+        return tuple(F.pad(IDS[i+s:i+s+k], (0, 30-k), value=m) for s,m in ((0, pad), (1, mark)))
+    return [tuple(torch.stack(o) for o in zip(*(_one() for _ in range(16)))) for _ in range(n)]
+
+
+@pytest.mark.parametrize('mark', [-100, V])
+def test_padding_is_no_wrong_column(mark):
+    def loss(p, y): return F.cross_entropy(p.flatten(0, 1), y.flatten(), ignore_index=mark)
+    assert not diagnose(**given(Net(), of_lengths(mark), loss), trials=False).findings
+
+
+def test_a_wrong_column_is_found_beside_padding():
+    def _spoil(x, y): return x,torch.where(torch.arange(30) == 7, 3, y)
+    found = diagnose(**given(Net(), [_spoil(*b) for b in of_lengths(-100)]), trials=False).findings
+    assert [o.id for o in found] == ['D3'] and found[0].evidence['columns'] == [7]
+
+
 @pytest.mark.parametrize('opt', ['partial(OptimWrapper, opt=torch.optim.AdamW)', 'Adam'])
 def test_a_fresh_process_trains_on(opt):
     "What is imported on the way is imported whole"

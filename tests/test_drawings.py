@@ -22,7 +22,7 @@ from charrnn_fa.learner import char_learner
 from charrnn_fa.run.model import Run, load_run, save_run
 from charrnn_fa.show.share import page_model, share
 from charrnn_fa.text.data import CharDataLoaders
-from charrnn_fa.text.drawings import augment, load_drawings, split_drawings
+from charrnn_fa.text.drawings import augment, load_drawings
 from charrnn_fa.text.quickdraw import read_ndjson
 from charrnn_fa.text.strokes import Drawings, StrokeCode, fit_drawing, simplify, stroke_letters, strokes_to_text, text_to_strokes
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['names_of_targets', 'take_batches', 'is_iterator', 'LoaderEnds', 'parts_of', 'Parts', 'OutOfTime', 'InTime',
-           'AllInTime', 'as_ids', 'shift_share', 'time_axis', 'texts_of', 'check_targets', 'has_period', 'tensors_of',
-           'check_batches', 'continuation', 'follows_on', 'valid_of', 'read_ids', 'check_direction', 'table_of']
+           'AllInTime', 'as_ids', 'shift_share', 'time_axis', 'likely_axis', 'in_use', 'agreement', 'are_next',
+           'texts_of', 'check_targets', 'looks_back', 'has_period', 'tensors_of', 'check_batches', 'continuation',
+           'follows_on', 'valid_of', 'read_ids', 'check_direction', 'table_of']
 
 # %% ../../nbs/36_doctor.batches.ipynb #88574c7c
 import itertools, math, time
@@ -168,6 +169,51 @@ def time_axis(
     goes_on = len(pairs) > 1 and all(torch.equal(y, x) for (_,y),(x,_) in zip(pairs, pairs[1:]))
     return next((a for a in (1, 0) if goes_on and all(x.shape[a] == 1 for x,_ in pairs)), None) # a character at a time
 
+# %% ../../nbs/36_doctor.batches.ipynb #bb52f19e
+def likely_axis(
+    x, # Ids
+    y, # Targets, or None
+)->int:
+    "Along which axis most targets are the next inputs, if padding hides it for the others"
+    if y is None or y.numel() != x.numel(): return 1
+    along,down = (shift_share(x, y.reshape(x.shape), 1, axis) for axis in (1, 0))
+    return 0 if down > along + .3 else 1
+
+# %% ../../nbs/36_doctor.batches.ipynb #4fdc2988
+def in_use(
+    y, # Targets, (rows, steps)
+)->Tensor: # Booleans, likewise
+    "Which targets are no padding"
+    ends = (y == y[:,-1:]).flip(1).long().cumprod(1).flip(1).bool()
+    marks = y[ends.sum(1) > 1,-1]
+    return (y >= 0) & ~(ends & torch.isin(y, marks))
+
+# %% ../../nbs/36_doctor.batches.ipynb #cb398775
+def agreement(
+    x, # Ids, (rows, steps)
+    y, # Targets, likewise
+    s:int, # How far the targets are ahead
+)->float: # 1 if all agree, 0 if no more than by chance
+    "How well targets agree with the input `s` steps on"
+    n = x.shape[1]-abs(s)
+    if n < 1: return 0.
+    use,at,to = in_use(y),slice(max(0, -s), max(0, -s)+n),slice(max(0, s), max(0, s)+n)
+    both = use[:,at] & use[:,to] # an input without a target may be padding
+    a,b = y[:,at][both],x[:,to][both]
+    p,q = (F.one_hot(o, int(max(a.max(), b.max()))+1).float().mean(0) for o in (a, b)) if len(a) else (torch.ones(1),)*2
+    chance = (p*q).sum().item()
+    return 0. if chance > 1-1e-6 else ((a == b).float().mean().item() - chance)/(1-chance)
+
+# %% ../../nbs/36_doctor.batches.ipynb #792e53bd
+def are_next(
+    x, # Ids, (rows, steps)
+    y, # Targets, likewise
+    axis:int=1, # Along which time runs
+)->bool:
+    "Whether the targets are inputs that come later"
+    x,y = (x, y) if axis else (x.T, y.T)
+    return max(agreement(x, y, s) for s in (1, 2, 3, 4)) > .5
+
 # %% ../../nbs/36_doctor.batches.ipynb #ee33e941
 def texts_of(batches):
     "Inputs and targets as ids, of batches that have a target for each step; None if they have not"
@@ -190,24 +236,44 @@ def check_targets(
         "should be predicted.",
         'x,y = text[:-1],text[1:]', dict(share_of_equal=1.))]
     for s in 2,-1,3,-2,4,-3:
-        if any(share(s, a) == 1 for a in (1, 0)):
-            back = f"{-s} character{'s'*(s < -1)} back, which the network has seen already"
-            ahead = f"{s} characters ahead" if s > 0 else back
-            return [Finding('D2', 'exact',
-                f"The targets are {ahead}; they should be one ahead. Perhaps the loader shifts already.",
-                'x,y = text[:-1],text[1:]', dict(ahead=s))]
+        if any(share(s, a) == 1 for a in (1, 0)): return _shifted(s) if s > 0 else looks_back(s, [x for x,_ in pairs])
     return _check_columns(pairs)
 
+def _shifted(s):
+    return [Finding('D2', 'exact',
+        f"The targets are {s} characters ahead; they should be one ahead. Perhaps the loader shifts already.",
+        'x,y = text[:-1],text[1:]', dict(ahead=s))]
+
 # %% ../../nbs/36_doctor.batches.ipynb #bcdd2fa1
-def _columns(pairs):
-    "For each step but the last, the share of targets that are the next input"
-    return torch.stack([(y[:,:-1] == x[:,1:]).float().mean(0) for x,y in pairs]).mean(0)
+def looks_back(
+    s:int, # How far the targets are ahead, below 0
+    xs, # Inputs, (rows, steps)
+)->list: # Of `Finding`s: D2
+    "Targets that are earlier inputs, of a text"
+    n = int(max(o.max() for o in xs))+1
+    a,b = (torch.cat([o[:,i].flatten() for o in xs]).cpu() for i in (slice(None, -1), slice(1, None)))
+    if n < 2000 and len(a) and _told(a, b, n) < .1: return []
+    return [Finding('D2', 'weak',
+        f"The targets are {-s} character{'s'*(s < -1)} back, which the network has seen already. If the next character "
+        "is to be predicted, they should be one ahead.",
+        'x,y = text[:-1],text[1:]', dict(ahead=s))]
 
 # %% ../../nbs/36_doctor.batches.ipynb #f8dc46eb
+def _columns(pairs):
+    "For each step but the last, the share of targets that are the next input; 1 where few are no padding"
+    n = min(y.shape[1] for _,y in pairs)
+    x,y,use = (torch.cat([o[:,:n] for o in t]) for t in zip(*((x, y, in_use(y)) for x,y in pairs)))
+    both = use[:,:-1] & use[:,1:]
+    n_right,n_both = ((both & (y[:,:-1] == x[:,1:])).sum(0),both.sum(0))
+    shares = torch.where(n_both > n_both.max()/4, n_right/n_both.clamp_min(1), 1.)
+    good = (shares >= .6).nonzero().flatten()
+    return shares,agreement(torch.cat([x[:,:1], x[:,1:][:,good]], 1), torch.cat([y[:,:-1][:,good], y[:,-1:]], 1), 1)
+
+# %% ../../nbs/36_doctor.batches.ipynb #0710d663
 def _check_columns(pairs):
-    shares = _columns(pairs)
+    shares,others = _columns(pairs)
     bad = (shares < .6).nonzero().flatten().tolist() # a single row may have a seam
-    if not bad or len(bad) > len(shares)/2: return []
+    if not bad or len(bad) > len(shares)/2 or others < .8: return []
     return [Finding('D3', 'exact',
         f"In {len(bad)} of {len(shares)+1} columns the targets are not the next characters: {bad[:5]}.",
         'chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]',

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
-from .batches import as_ids, check_targets, shift_share, time_axis
+from .batches import are_next, as_ids, check_targets, likely_axis, looks_back, time_axis
 from .subject import Subject, predictions
 
 # %% ../../nbs/42_doctor.probes.ipynb #48ecf37c
@@ -47,6 +47,7 @@ class Layout:
     axis: int        # Along which time runs
     places: Tensor   # For each prediction the last input that it may know, as a position in `x`; -1 if it has none
     n_classes: int   # Scores for each prediction
+    reads_on: bool = True # Are the targets inputs that come later?
 
 # %% ../../nbs/42_doctor.probes.ipynb #9194f00a
 @patch
@@ -81,30 +82,25 @@ def layout(
     y = as_ids(batch[-1]) if len(batch) > 1 else None
     axis = time_axis(subject.batches)
     if n < 2 or axis is None and len(batch) > 2: return None # which of the parts is the text?
-    axis = ifnone(axis, _likely_axis(x, y))
+    axis = ifnone(axis, likely_axis(x, y))
     if y is None: return _from_one_text(subject, batch, x, n)
-    places = _marked(subject, batch, x, y, axis, n)
-    return None if places is None else Layout(x, axis, places, n)
+    found = _marked(subject, batch, x, y, axis, n)
+    return found and Layout(x, axis, found[0], n, found[1])
 
 # %% ../../nbs/42_doctor.probes.ipynb #32321be8
-def _likely_axis(x, y):
-    "Along which axis most targets are the next inputs, if padding hides it for the others"
-    if y is None or y.numel() != x.numel(): return 1
-    along,down = (shift_share(x, y.reshape(x.shape), 1, axis) for axis in (1, 0))
-    return 0 if down > along + .3 else 1
-
-# %% ../../nbs/42_doctor.probes.ipynb #0f942e34
 def _marked(subject, batch, x, y, axis, n):
-    "The last input that each prediction may know"
+    "The last input that each prediction may know, and whether targets are inputs that come later"
     of_y = lambda shape: _decoded(subject, shape, lambda d: with_ids(batch, y=d.view(y.shape)), n)
     if y is not None and y.numel() == x.numel() and (at := of_y(x.shape)) is not None:
-        behind = _steps_behind(at, x) if torch.equal(x, y.reshape(x.shape)) else None
-        return at - (behind or 0) # where the step itself compares with the next ones, the first are no targets
+        y = y.reshape(x.shape)
+        behind = _steps_behind(at, x) if torch.equal(x, y) else None
+        # where the step itself compares with the next ones, the first are no targets
+        return at - (behind or 0),bool(behind) or are_next(x, y, axis)
     rows,steps = x.shape if axis else x.shape[::-1]
     if y is not None and y.numel() == rows and (at := of_y((rows,))) is not None: # one target a row
-        return at*steps + steps-1 if axis else (steps-1)*rows + at
+        return (at*steps + steps-1 if axis else (steps-1)*rows + at),False
 
-# %% ../../nbs/42_doctor.probes.ipynb #1a1d78af
+# %% ../../nbs/42_doctor.probes.ipynb #0f942e34
 def check_own_targets(
     subject:Subject,
 )->list: # Of `Finding`s: D1, D2, D3
@@ -117,7 +113,8 @@ def check_own_targets(
     if at is None or at.numel() != x.numel(): return []
     here = torch.arange(x.numel())
     for s in 0,-1,2:
-        if (at == here+s)[max(0, -s):at.numel()-max(0, s)].float().mean() > .9: return check_targets([(here[None], here[None]+s)])
+        if (at == here+s)[max(0, -s):at.numel()-max(0, s)].float().mean() < .9: continue
+        return looks_back(s, [x]) if s < 0 else check_targets([(here[None], here[None]+s)])
     wraps = (at.view(x.shape)[:,:-1] == here.view(x.shape)[:,1:]).all() and (at.view(x.shape)[:,-1] == here.view(x.shape)[:,0]).all()
     return check_targets([(here.view(x.shape), at.view(x.shape))]*2) if wraps else []
 
@@ -234,10 +231,10 @@ def check_reach(
     evidence = dict(own_later=sum(r.later for r in rs), own_earlier=sum(r.earlier for r in rs),
                     other_rows=max(r.others for r in rs))
     if not all(r.here for r in rs) and _is_transposed(lay, rs): return [_transposed(evidence)]
-    if any(r.others for r in rs): return [_mixed(subject, lay, rs, evidence)]
-    if any(r.earlier for r in rs): return [_sees_ahead(evidence)]
+    if any(r.others for r in rs): return _mixed(subject, lay, rs, evidence)
+    if any(r.earlier for r in rs): return [_sees_ahead(evidence)] if lay.reads_on else []
     inner = [r for r in rs if r.time < steps-1]
-    if any(r.is_predicted for r in rs) and not any(r.here for r in rs) and any(r.later for r in inner):
+    if lay.reads_on and any(r.is_predicted for r in rs) and not any(r.here for r in rs) and any(r.later for r in inner):
         return [Finding('D2', 'exact',
             "The prediction of a character does not depend on the one just before it, only on earlier ones. "
             "Predictions and targets are one step apart.",
@@ -268,25 +265,25 @@ def _mixed(subject, lay, rs, evidence):
     "Other rows change as well: which of the reasons?"
     some = [r for r in rs if r.others]
     if all(map(_runs_over_batch, some)) and not any(r.later for r in rs):
-        return Finding('S5', 'exact',
+        return [Finding('S5', 'exact',
             "A character changes predictions at the same step of the rows below it, and not the later ones of its "
             "own row. So the recurrence runs over the batch, and not along time.",
-            'nn.LSTM(..., batch_first=True)', evidence)
+            'nn.LSTM(..., batch_first=True)', evidence)]
     if not any(r.others for r in _reaches_in_eval(subject, lay)):
-        return Finding('S10', 'exact',
+        return [Finding('S10', 'exact',
             "In training a prediction changes with other rows and steps, in evaluation it does not: something is "
             "normalised over the batch and over time, so it sees what it is to predict.",
-            'nn.LayerNorm(n_hid)   # in place of BatchNorm', evidence)
+            'nn.LayerNorm(n_hid)   # in place of BatchNorm', evidence)] if lay.reads_on else []
     all_others = (lay.x.shape[0] if lay.axis else lay.x.shape[1]) - 1
     if not any(r.earlier or r.others_earlier for r in rs) and any(r.later for r in rs) and evidence['other_rows'] > .75*all_others:
-        return Finding('R4', 'exact',
+        return [Finding('R4', 'exact',
             "A character changes later predictions of other rows: the rows of a batch share one state. Each row is "
             "a text of its own, and needs a state of its own.",
-            'state = torch.zeros(n_layers, len(x), n_hid)', evidence)
-    return Finding('S4', 'exact',
+            'state = torch.zeros(n_layers, len(x), n_hid)', evidence)]
+    return [Finding('S4', 'exact',
         "A character changes predictions of other rows. Somewhere view or reshape cuts the numbers anew where axes "
         "should be exchanged, or a mean is taken over the rows.",
-        'x = x.transpose(0, 1)   # not x.view(x.shape[1], x.shape[0], -1)', evidence)
+        'x = x.transpose(0, 1)   # not x.view(x.shape[1], x.shape[0], -1)', evidence)]
 
 # %% ../../nbs/42_doctor.probes.ipynb #537d5c68
 def _reaches_in_eval(subject, lay):

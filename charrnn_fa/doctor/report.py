@@ -49,9 +49,10 @@ catalogue = dict(
     G3='The state is lost between characters', G4='The network has the vocabulary of another run',
     G5='Weights were not loaded', G6='The prompt has symbols that the network does not know',
     G7='The text repeats itself', G8='The text is copied from the corpus', G9='A run did not go on where it had stopped',
+    E1='The training step ends in an error', E2='The loader ends in an error',
 )
 kinds = {'D':'data and targets', 'S':'shapes and axes', 'R':'recurrence and state', 'L':'loss', 'O':'optimisation',
-         'I':'initialisation and capacity', 'T':'training state', 'Z':'plateaus', 'G':'sampling and reloading'}
+         'I':'initialisation and capacity', 'T':'training state', 'Z':'plateaus', 'G':'sampling and reloading', 'E':'errors'}
 
 # %% ../../nbs/34_doctor.report.ipynb #17bb1704
 certainties = 'exact','strong','weak'
@@ -123,7 +124,7 @@ def arrange(
 )->list: # Of `Finding`s
     "The findings in the order in which they should be mended, consequences beneath their causes"
     once = {}
-    for o in sorted(findings, key=lambda o: certainties.index(o.certainty)): once.setdefault(o.id, o)
+    for o in sorted(findings, key=lambda o: (o.id[0] != 'E', certainties.index(o.certainty))): once.setdefault(o.id, o)
     return _fold([*once.values()])
 
 # %% ../../nbs/34_doctor.report.ipynb #95f9c0c1
@@ -132,12 +133,18 @@ class Report:
     def __init__(self,
         findings, # `Finding`s in any order
         checked=(), # What was looked at, in words
-        skipped=(), # What there was no time for, or no way to
+        skipped=(), # What was not looked at, for want of time or for another reason
         seconds:float=0., # The examination took
         subject='', # What was examined, in words
+        late=(), # Those of `skipped` that there was no time for
     ):
-        self.findings = arrange(findings)
+        self.findings,self.late = arrange(findings),[*late]
         self.checked,self.skipped,self.seconds,self.subject = [*checked],[*skipped],seconds,subject
+
+    @property
+    def has_time(self)->bool:
+        "Whether there was time for most of it"
+        return not self.late or len(self.late) < len(self.checked)
 
     def __bool__(self): return bool(self.findings)
     def __len__(self): return len(self.findings)
@@ -147,7 +154,7 @@ class Report:
 def as_dict(self:Report)->dict:
     "All of it, as JSON can hold it"
     return dict(subject=self.subject, findings=[o.as_dict() for o in self.findings], checked=self.checked,
-                skipped=self.skipped, seconds=round(self.seconds, 1))
+                skipped=self.skipped, no_time_for=self.late, enough_time=self.has_time, seconds=round(self.seconds, 1))
 
 # %% ../../nbs/34_doctor.report.ipynb #69eee013
 def _wrapped(text, indent='   '):
@@ -176,18 +183,30 @@ def __str__(self:Finding):
 # %% ../../nbs/34_doctor.report.ipynb #f4dc803a
 def _count(n, what): return f"{n} {what}{'s'*(n != 1)}"
 
+def _took(seconds): return f'{seconds:.0f} s' if seconds >= 2 or seconds == 0 else f'{seconds:.1f} s'
+
+def _nothing_found(report, with_it):
+    "What it means that there is no finding"
+    late,n = len(report.late),len(report.late)+len(report.checked)
+    if not report.has_time:
+        what = f"looked at: {', '.join(report.checked)}" if report.checked else 'nothing was looked at'
+        return f"There was not enough time to tell whether anything is wrong{with_it} ({_took(report.seconds)}); {what}."
+    rest = f"; for {late} of {n} things there was no time" if late else ''
+    return f"Nothing is wrong{with_it}, as far as was looked{rest} ({_took(report.seconds)})."
+
 @patch
 def heading(self:Report)->str:
     "The outcome in one sentence"
     of,with_it = (f' {k} {self.subject}' if self.subject else '' for k in ('of', 'with'))
     n = len(self.findings)
-    if not n: return f"Nothing is wrong{with_it}, as far as was looked ({self.seconds:.0f} s)."
-    return f"{_count(n, 'fault')} in the training{of} ({self.seconds:.0f} s)."
+    return f"{_count(n, 'fault')} in the training{of} ({_took(self.seconds)})." if n else _nothing_found(self, with_it)
 
 # %% ../../nbs/34_doctor.report.ipynb #fdd7fcb3
 @patch
 def _notes(self:Report):
-    return [f'{k}: {", ".join(v)}.' for k,v in {'Looked at':self.checked, 'Not looked at':self.skipped}.items() if v]
+    others = [o for o in self.skipped if o not in self.late]
+    parts = {'Looked at':self.checked, 'No time for':self.late, 'Not looked at':others}
+    return [f'{k}: {", ".join(v)}.' for k,v in parts.items() if v]
 
 @patch
 def __str__(self:Report):

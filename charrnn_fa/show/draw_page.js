@@ -50,7 +50,7 @@ const ontoPaper = strokes => {
     const lows = [0, 1].map(k => Math.min(...cells.map(p => p[k]))), highs = [0, 1].map(k => Math.max(...cells.map(p => p[k])));
     const factor = Math.max(1, ...[0, 1].map(k => (highs[k] - lows[k]) / last));
     const moves = factor > 1 ? lows : [0, 1].map(k => Math.min(lows[k], 0) + Math.max(highs[k] - last, 0));
-    return strokes.map(s => s.map(p => p.map((v, k) => (v - moves[k]) / factor)));
+    return strokes.map(s => s.map(p => p.map((v, k) => Math.round((v - moves[k]) / factor))));
 };
 
 charrnn.toStrokes = (text, move = true) =>

@@ -86,6 +86,7 @@ def _not_drawn(d):
 
 def check_drawings(
     drawings, # What was given
+    first:int=0, # Number of the first one
 ):
     "Refuse what is no list of drawings in the box"
     if isinstance(drawings, str): raise CharRNNError('A text is no list of drawings', 'read it by text_to_strokes.')
@@ -93,7 +94,7 @@ def check_drawings(
     except TypeError: raise CharRNNError('These are no drawings', 'give what load_drawings gives.') from None
     if _all_drawn(drawings): return
     for i,d in enumerate(drawings):
-        if why := _not_drawn(d): raise CharRNNError(f'Drawing {i} {why}', 'bring it to the paper by fit_drawing.')
+        if why := _not_drawn(d): raise CharRNNError(f'Drawing {first+i} {why}', 'bring it to the paper by fit_drawing.')
 
 # %% ../../nbs/07_text.strokes.ipynb #24589097
 def _kept(points, cells, begins):
@@ -112,8 +113,11 @@ def _marks(stroke_lens, drawing_lens):
     return res
 
 # %% ../../nbs/07_text.strokes.ipynb #2724da51
-def _lines(drawings, code):
-    "The text of some drawings, with a line end before each"
+_page = 10_000 # drawings that are written at once, so that 100,000 need little more room than their text
+
+def _lines(drawings, code, first):
+    "The text of some drawings, with a line end before each; `first` is the number of the first one"
+    check_drawings(drawings, first)
     points,*lens = _flat(drawings)
     cells,marks = np.rint(points*(code.size-1)/box).astype(int),_marks(*lens)
     kept = _kept(points, cells, marks > 0)
@@ -132,9 +136,9 @@ def strokes_to_text(
 )->str:
     "Drawings as a text, one a line"
     code = StrokeCode(size, alphabet, absolute)
-    check_drawings(drawings)
-    pages = [drawings[i:i+10_000] for i in range(0, len(drawings), 10_000)]
-    return ''.join(_lines(o, code)[1:] + '\n' for o in pages)
+    if not isinstance(drawings, (list, tuple)): check_drawings(drawings)
+    pages = [drawings[i:i+_page] for i in range(0, len(drawings), _page)]
+    return ''.join(_lines(o, code, i*_page)[1:] + '\n' for i,o in enumerate(pages))
 
 # %% ../../nbs/07_text.strokes.ipynb #23807291
 def _stroke(part, pen, code):
@@ -147,14 +151,14 @@ def _stroke(part, pen, code):
     return cells,pen,well
 
 def _onto(strokes, last):
-    "Strokes of cells moved to the paper, and the factor that they were made smaller by"
-    if not strokes: return strokes,1.
+    "Strokes of cells, moved to the paper, and made smaller if they must be"
+    if not strokes: return strokes
     cells = [*chain.from_iterable(strokes)]
     lows,highs = [*map(min, zip(*cells))],[*map(max, zip(*cells))]
-    if min(lows) >= 0 and max(highs) <= last: return strokes,1.
+    if min(lows) >= 0 and max(highs) <= last: return strokes
     factor = max(1., *((b-a)/last for a,b in zip(lows, highs)))
     moves = lows if factor > 1 else [min(a, 0) + max(b-last, 0) for a,b in zip(lows, highs)]
-    return [[tuple((v-m)/factor for v,m in zip(p, moves)) for p in s] for s in strokes],factor
+    return [[tuple(round((v-m)/factor) for v,m in zip(p, moves)) for p in s] for s in strokes]
 
 def _drawing(line, code):
     "A drawing in the coordinates of the box, and whether all was well"
@@ -163,8 +167,8 @@ def _drawing(line, code):
         cells,pen,well = _stroke(part, pen, code)
         all_well &= well
         if cells: strokes.append(cells)
-    strokes,factor = _onto(strokes, code.size-1)
-    return [[tuple(round(o*box/(code.size-1)) for o in p) for p in s] for s in strokes],all_well and factor == 1
+    strokes = _onto(strokes, code.size-1)
+    return [[tuple(round(o*box/(code.size-1)) for o in p) for p in s] for s in strokes],all_well
 
 def text_to_strokes(
     text:str, # A drawing a line
