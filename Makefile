@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 META := settings.ini pyproject.toml setup.py
 
-.PHONY: demo test test-colab mutants bench doctor-bench readme docs docs-links clean
+.PHONY: demo test test-colab test-oldest test-newest mutants bench doctor-bench readme docs docs-links clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.package
@@ -20,6 +20,10 @@ test: .venv/.dev
 
 test-colab:
 	@PYTHON313="$(PYTHON313)" PIP_FLAGS="$(PIP_FLAGS)" OMP_NUM_THREADS=1 $(PYTHON) tests/colab/run.py
+
+# The tests with the lowest, and with the highest versions that settings.ini admits, in .venv-oldest and .venv-newest
+test-oldest test-newest:
+	PIP_FLAGS="$(PIP_FLAGS)" $(PYTHON) tests/versions.py $(@:test-%=%)
 
 # Does a test fail for each check, bound and fsync that is taken away? Takes most of an hour.
 mutants: .venv/.dev
@@ -68,4 +72,4 @@ docs-links: docs
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-colab build dist *.egg-info _docs
+	rm -rf .venv .venv-colab .venv-oldest .venv-newest build dist *.egg-info _docs

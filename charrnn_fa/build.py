@@ -29,6 +29,13 @@ from .doctor.watch import Doctor
 # %% ../nbs/48_build.ipynb #a0a89bb3
 _all_ = ['CharLearner']
 
+# %% ../nbs/48_build.ipynb #4bee8c32
+@patch
+def _check_text(self:CharLearner, ds_idx, dl=None):
+    "Refuse loaders that have no text"
+    if len(self.dls[ds_idx] if dl is None else dl): return
+    raise CharRNNError('The loader of this Learner has no text', 'give the text that it is about, or make loaders from one.')
+
 # %% ../nbs/48_build.ipynb #60b6cabf
 @patch
 @delegates(Learner.get_preds)
@@ -39,6 +46,7 @@ def get_preds(self:CharLearner,
     **kwargs # Such as `with_loss`
 ):
     "Predictions and targets, one row per character in the order of the text"
+    self._check_text(ds_idx, dl)
     with self.untouched(history=True):
         return Learner.get_preds(self, ds_idx, dl, cbs=L(cbs)+OneRowPerChar(), **kwargs)
 
@@ -50,6 +58,7 @@ def validate(self:CharLearner,
     cbs=None, # For this call only
 ): # Loss and metrics
     "Loss and metrics over `dl`, every character the same"
+    self._check_text(ds_idx, dl)
     with self.untouched(history=True): return Learner.validate(self, ds_idx, dl, cbs)
 
 # %% ../nbs/48_build.ipynb #e09f039c
@@ -87,6 +96,7 @@ def lr_find(self:CharLearner,
     **kwargs # Likewise
 ):
     "fastai's mock training; everything is as before afterwards"
+    self._check_text(0)
     with self.untouched(): return Learner.lr_find(self, *args, **kwargs)
 
 # %% ../nbs/48_build.ipynb #6ae03cc9

@@ -19,6 +19,7 @@ from charrnn_fa import show
 from charrnn_fa.cli import main
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.learner import char_learner
+from charrnn_fa.run.files import digest
 from charrnn_fa.run.model import Run, load_run, save_run
 from charrnn_fa.show.share import page_model, share
 from charrnn_fa.text.data import CharDataLoaders
@@ -262,11 +263,13 @@ def test_a_run_knows_how_its_strokes_are_written(drawer, tmp_path):
     again = load_run(tmp_path/'r')
     assert again.dls.strokes == StrokeCode(24) and again.draw(3, seed=1) == drawer.draw(3, seed=1)
     settings = tmp_path/'r/run.json'
-    good = settings.read_text()
-    assert '"size": 24' in good or '"size":24' in good
-    for bad in '"size": 1', '"size": "x"', '"siz": 24':
-        settings.write_text(re.sub(r'"size": ?24', bad, good))
+    good = json.loads(settings.read_text())
+    for bad in dict(size=1), dict(size='x'), dict(siz=24), [24], dict(size=24, alphabet='ab'), dict(size=2.5):
+        d = {**good, 'info':{**good['info'], 'strokes':bad}}
+        settings.write_text(json.dumps({**d, 'sha256':digest(d)}))
         with pytest.raises(CharRNNError): Run(tmp_path/'r')
+    settings.write_text(json.dumps({**good, 'sha256':digest(good)}))
+    assert Run(tmp_path/'r').strokes == StrokeCode(24)
 
 
 def test_live_shows_drawings(drawer, capsys):

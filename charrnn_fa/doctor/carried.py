@@ -7,9 +7,10 @@ __all__ = ['check_graph', 'kept_graph', 'is_carried', 'rows_that_move', 'check_s
            'check_length', 'check_state']
 
 # %% ../../nbs/42a_doctor.carried.ipynb #e39ad012
+from contextlib import suppress
 from fastai.basics import *
 from .report import Finding
-from .batches import as_ids, continuation, follows_on, time_axis
+from .batches import OutOfTime, as_ids, continuation, follows_on, tensors_of, time_axis
 from .subject import Subject, predictions
 from .place import thrown_away
 from .probes import Layout, layout, with_ids
@@ -29,6 +30,39 @@ def check_graph(
     return [kept_graph(subject)] if any(reached) else []
 
 # %% ../../nbs/42a_doctor.carried.ipynb #a7792f07
+def _names_held(f):
+    "Variables of a function from outside, by name"
+    code,res = getattr(f, '__code__', None),{}
+    if code is None: return res
+    for k,cell in zip(code.co_freevars, f.__closure__ or ()):
+        with suppress(ValueError): res[k] = cell.cell_contents # it may be empty
+    return {**{k:f.__globals__[k] for k in code.co_names if k in f.__globals__}, **res}
+
+def _held(subject):
+    "Tensors of a graph, by what holds them, as code has it"
+    fs = [getattr(o, '__func__', o) for o in subject.roots]
+    owners = [*subject.model.modules(), *(o.__self__ for o in subject.roots if hasattr(o, '__self__'))]
+    named = [kv for f in fs for kv in _names_held(f).items()]
+    named += [(f'self.{k}', v) for o in owners for k,v in getattr(o, '__dict__', {}).items() if k[:1] != '_']
+    return {k:(v, ts) for k,v in named if (ts := [t for t in tensors_of(v) if t.grad_fn is not None])}
+
+# %% ../../nbs/42a_doctor.carried.ipynb #3d1ec08d
+def _state_line(subject):
+    "The line that cuts the state off from its graph, with the name that it has"
+    held,found = {},[]
+    def _note(): held.update(_held(subject) if len(subject.steps) == 1 else {})
+    def _look(step):
+        if step is subject.steps[0] or step.loss is None or not step.loss.requires_grad: return
+        for k,(v,ts) in held.items():
+            gs = torch.autograd.grad(step.loss.sum(), ts, retain_graph=True, allow_unused=True)
+            if any(g is not None for g in gs): found.append((k, v))
+    subject.between = _note
+    with suppress(OutOfTime): subject.run(subject.batches[:2], update=False, before_backward=_look)
+    subject.between = noop
+    for k,v in found[:1]: return f'{k} = '+(f'{k}.detach()' if isinstance(v, Tensor) else f'tuple(o.detach() for o in {k})')
+    return 'state = state.detach()          # of an LSTM: tuple(o.detach() for o in state)'
+
+# %% ../../nbs/42a_doctor.carried.ipynb #91aaddfe
 def kept_graph(
     subject:Subject,
     place=None, # Where it was noticed
@@ -42,7 +76,7 @@ def kept_graph(
     return Finding('R2', 'exact',
         "The state of the last batch still has its graph, so gradients go back into a batch that is over. The state "
         "should go on, and the graph should not.",
-        'state = state.detach()          # of an LSTM: tuple(o.detach() for o in state)', {}, place)
+        _state_line(subject), {}, place)
 
 # %% ../../nbs/42a_doctor.carried.ipynb #f208332b
 def is_carried(

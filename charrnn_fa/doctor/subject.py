@@ -185,7 +185,7 @@ class Subject:
         self.loader,self.text = None,None # where they come from, and the corpus, if they are known
         self.knows_rate = True # is the optimiser somebody's own?
         self.between = noop # is called before each step
-        self.until = math.inf # when no further run may begin
+        self.until,self.pace = math.inf,0. # when no further run may begin, and the shortest time of a step
         self.trains_itself = False # do weights change without an optimiser that is known?
         self.came = () # devices of the tensors that the model was given last
         self.before = {k:p.detach().clone() for k,p in model.named_parameters()}
@@ -193,11 +193,24 @@ class Subject:
 
     def begin(self, batch):
         "A step begins, if there is time for it"
-        if self.steps and time.perf_counter() > self.until: raise OutOfTime
+        if self.steps: self._note_pace()
+        if self.steps and self.is_late(): raise OutOfTime
+        self.began = time.perf_counter()
         self.between()
         self.watch_gradients()
         self.watch.step = Step(batch)
         self.steps.append(self.watch.step)
+
+# %% ../../nbs/37_doctor.subject.ipynb #f4dddf96
+@patch
+def _note_pace(self:Subject):
+    took = time.perf_counter()-self.began
+    self.pace = min(self.pace or took, took)
+
+@patch
+def is_late(self:Subject)->bool:
+    "Whether a step cannot end in time any more"
+    return time.perf_counter()+self.pace > self.until
 
 # %% ../../nbs/37_doctor.subject.ipynb #30e9ac55
 @patch
@@ -224,7 +237,7 @@ def run(self:Subject,
     hypers=noop, # Is given the groups of an optimiser, to change them for a step
 )->list: # Of `Step`s; the last has the error, if one ended it
     "Make a training step with each batch; afterwards all is as before"
-    if time.perf_counter() > self.until: raise OutOfTime
+    if self.is_late(): raise OutOfTime
     self.steps,self.hypers,self.watch.alter = [],hypers,alter
     self.watch.before_backward,self.watch.after_backward = before_backward,after_backward or self._note_gradients
     hooks = [self.model.register_forward_hook(self._note_call, with_kwargs=True), self._note_devices()]
@@ -236,9 +249,10 @@ def run(self:Subject,
         with torch.no_grad(): prepare(self.model)
         with _followed(self, update), self.watch: self.take(self.batches if batches is None else batches)
     except OutOfTime: raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         if not self.steps: self.begin(())
         self.steps[-1].error = self._in_words(e)
+    else: self._note_pace() if self.steps else None
     finally:
         self.watch.step = None
         for o in hooks: o.remove()

@@ -10,7 +10,7 @@ __all__ = ['Trial', 'trial', 'check_high_rate', 'check_low_rate', 'check_course'
 import math, statistics, time
 from dataclasses import dataclass, field
 from fastai.basics import *
-from .report import Finding
+from .report import Finding, no_way
 from .subject import OutOfTime, Subject, hypers_of, predictions
 from .initial import looked_at, not_finite
 
@@ -130,7 +130,8 @@ def trial(
 
 # %% ../../nbs/44_doctor.trials.ipynb #7cb3a18f
 def _complete(res, steps, n):
-    if steps[-1].error is not None and not isinstance(steps[-1].error, _Enough): res.error = steps[-1].error
+    e = steps[-1].error if len(steps) <= n else None # steps that measure may fail: cuDNN's, in evaluation mode
+    if not isinstance(e, _Enough): res.error = e
     if len(res.nats) == n+2: res.cost = res.nats[-2]-res.nats[-1]
     res.nats = res.nats[:n]
     for o in steps[:n]:
@@ -200,17 +201,38 @@ def check_low_rate(
     for by in 10,100,1000,10_000,100_000:
         t = trial(subject, len(base.nats), seconds, rate=by)
         if t.bad is not None or t.end > t.start + .5: return []
-        if t.gain > .5 and max(base.gain, 0) < .12*t.gain: return [_too_low(base, t, by)]
+        if t.gain > .5 and max(base.gain, 0) < .12*t.gain:
+            return [_too_low(base, t, by, _clipping(subject, base, seconds))]
         if base.gain > .2: return []
     return []
 
 # %% ../../nbs/44_doctor.trials.ipynb #a7406726
-def _too_low(base, t, by):
+def _too_low(base, t, by, clipped=None):
     lr = max(base.rates, default=0)
+    if clipped: return _clipped_away(base, t, by, *clipped)
     return Finding('O2', 'strong',
         f"In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats, and with {by:,} times the "
         f"learning rate by {t.gain:.2f}. So the learning rate is too low.",
         _rate_fix(lr, by), dict(lr=lr, gain=base.gain, gain_with_more=t.gain, times=by))
+
+# %% ../../nbs/44_doctor.trials.ipynb #5c0b77bf
+def _clipping(subject, base, seconds):
+    "To which norm gradients are clipped, and what they have before, if that keeps the network from learning; else None"
+    if len(base.used) < 10 or not 0 < max(base.used) < 1.01*min(base.used): return None
+    to,before = base.used[0],statistics.median(base.norms)
+    if before < 10*to: return None
+    def _undo(groups):
+        for p in subject.model.parameters():
+            if p.grad is not None: p.grad.mul_(before/to)
+    t = trial(subject, len(base.nats), seconds, hypers=_undo)
+    return (to, before) if t.bad is None and len(t.nats) > 10 and max(base.gain, 0) < .3*t.gain else None
+
+def _clipped_away(base, t, by, to, before):
+    return Finding('O2', 'strong',
+        f"The gradients come to the optimiser with a norm of {to:.2g} at every step, and have {before:.2g} before: "
+        f"clipping takes nearly all away. In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats.",
+        f'nn.utils.clip_grad_norm_(model.parameters(), 1.)   # in place of {to:.2g}',
+        dict(clipped_to=to, norm_before=before, gain=base.gain, gain_with_more=t.gain, times=by))
 
 # %% ../../nbs/44_doctor.trials.ipynb #2dc4c45d
 def check_course(
@@ -352,12 +374,12 @@ def _better_rate(found):
 def trial_findings(
     subject:Subject,
     until:float, # When it has to end, by `time.perf_counter`
-): # Pairs of what was looked at, in words, and its `Finding`s; None for what there was no time for
+): # Pairs of what was looked at, in words, and its `Finding`s, or the error that ends it; None if there was no time
     "What short trainings show, as long as there is time"
     left = lambda share: max(0., until-time.perf_counter())*share
     base = trial(subject, seconds=left(.25)) if left(1) > 1 else None
     if base is None or base.error is not None or len(base.nats) < (20 if base.bad is None else 1):
-        yield 'a short training',None
+        yield 'a short training',[base.error] if base and base.error is not None else None
         return
     yield 'a short training',[*check_lost_numbers(subject, base), *check_course(subject, base)]
     has_rate = subject.knows_rate and base.rates and max(base.rates) > 0 and not subject.trains_itself
@@ -372,6 +394,6 @@ def trial_findings(
     res = {}
     for what,test in tests.items():
         can_tell = has_rate or 'rate' in what and subject.trains_itself
-        try: res[what] = test() if can_tell and left(1) > .5 else None
+        try: res[what] = no_way if not can_tell else test() if left(1) > .5 else None
         except OutOfTime: res[what] = None
         yield what,res[what]

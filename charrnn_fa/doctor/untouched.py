@@ -435,13 +435,18 @@ _notes = [
 
 # %% ../../nbs/35_doctor.untouched.ipynb #823526ff
 _writes = {'os.remove', 'os.rename', 'os.rmdir', 'os.link', 'os.symlink', 'os.truncate', 'shutil.rmtree',
-           'subprocess.Popen', 'os.system'}
+           'subprocess.Popen', 'os.system', 'sqlite3.connect'}
 _guarded = [] # one entry for each guard that is on
 _harmless = '/dev/', '/proc/', os.devnull
 
 # %% ../../nbs/35_doctor.untouched.ipynb #8c504f3f
+def _is_read_only(db):
+    "Whether a data base of SQLite's, by its name, is in memory or cannot be written to"
+    return db in ('', ':memory:') or db.startswith('file:') and any(o in db for o in (':memory:', 'mode=memory', 'mode=ro'))
+
 def _is_write(event, args):
     if event == 'os.mkdir': return not os.path.exists(args[0])
+    if event == 'sqlite3.connect': return not _is_read_only(os.fsdecode(args[0]))
     if event in _writes: return True
     if event != 'open' or not isinstance(args[0], (str, bytes, os.PathLike)): return False
     mode,flags = args[1],args[2] or 0

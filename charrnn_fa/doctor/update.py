@@ -99,11 +99,33 @@ def _check_cut(subject, steps, with_grad):
             f"{_listed(alike)} begins with one value everywhere and gets no gradient, so it stays like that.",
             'nn.init.xavier_uniform_(p)   # in place of zeros or ones', dict(tensors=len(alike)))]
     if with_grad and _is_left_out(subject, unused):
+        if place := _without_graph(subject, unused): return [_no_grad(subject, unused, place[0])]
+        owner = min(unused).rpartition('.')[0] or min(unused)
         return [Finding('R9', 'exact',
             f"{_listed(unused)} gets no gradient: the loss does not depend on it. Perhaps a layer is left out in "
             "forward, or only a part of what it gives is used.",
-            '', dict(without_gradient=len(unused), parameters=len(_trainable(subject.model))))]
+            f'h = self.{owner}(h)   # in forward, and go on with what it gives; or remove the layer',
+            dict(without_gradient=len(unused), parameters=len(_trainable(subject.model))))]
     return []
+
+# %% ../../nbs/38a_doctor.update.ipynb #864974d5
+def _without_graph(subject, names):
+    "Where parameters are used in forward while no gradients are asked for, [place or None]; [] if they are not"
+    ids,places = {id(p) for k,p in subject.model.named_parameters() if k in names},[]
+    def _look(func, args, kwargs, out):
+        is_used = isinstance(out, (Tensor, tuple)) and any(id(t) in ids for t in tensors_of([*args, *kwargs.values()]))
+        if is_used and not torch.is_grad_enabled() and 'backward' not in subject.steps[-1].events: places.append(place_here())
+    subject.watch.look = _look
+    try: subject.run(subject.batches[:1], update=False)
+    finally: subject.watch.look = noop
+    return places[:1]
+
+# %% ../../nbs/38a_doctor.update.ipynb #2c143e1b
+def _no_grad(subject, names, place):
+    return Finding('L7', 'exact',
+        f"{_listed(names)} is used under torch.no_grad(), so it gets no gradient, and only the part after it learns.",
+        'h = self.layers(x)   # in forward without torch.no_grad(); that is for validation and for writing',
+        dict(without_gradient=len(names), parameters=len(_trainable(subject.model))), place)
 
 # %% ../../nbs/38a_doctor.update.ipynb #0f8620a2
 def _all_alike(subject, names):

@@ -216,6 +216,7 @@ def _without_text(run, device):
     dsets = Datasets(['', ''], [[tfm]], splits=[[0], [1]], dl_type=CharDL)
     dls = dsets.dataloaders(seed=run.settings['seed'], device=device, **run.preset.dls)
     dls.__class__ = CharDataLoaders
+    if run.strokes: dls.strokes = run.strokes
     return char_learner(dls, preset=run.preset, precision='fp32') # it does not train
 
 # %% ../../nbs/58a_run.hub.ipynb #52049a65

@@ -80,7 +80,7 @@ def char_settings(
     return dict(
         kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
         vocab=json.loads(learn.vocab.to_json()), threads=torch.get_num_threads(), versions=versions(),
-        info={'valid_pct':len(valid)/(len(train)+len(valid)), **_drawn_with(learn.dls), **info},
+        info={'valid_pct':len(valid)/max(1, len(train)+len(valid)), **_drawn_with(learn.dls), **info},
         text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid)),
     )
 
