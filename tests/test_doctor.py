@@ -499,7 +499,7 @@ FAULTS = {
     'S3': lambda: transposed(Net()), 'S4': lambda: given(Recut()), 'S5': lambda: given(Turned()), 'S10': lambda: given(Reads()),
     'R1': lambda: tutorial(detach=True), 'R5': lambda: given(Forgetful()),
     'L1': lambda: given(Softmaxed()), 'L1 sigmoid': lambda: given(Squashed()), 'L2': lambda: given(Net(), loss=lambda p,y: F.nll_loss(p.flatten(0, 1), y.flatten())),
-    'L3': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), reduction='sum')),
+    'L3': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), reduction='sum'), opt=torch.optim.SGD),
     'L4': lambda: given(Net(), loss=lambda p,y: F.mse_loss(p, F.one_hot(y, V).float())),
     'L5': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), ignore_index=VOCAB.stoi[' '])),
     'L6': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])), 'L7': lambda: step_of('zero cut backward step'),
@@ -626,6 +626,97 @@ def test_a_wrong_column_is_found_beside_padding():
     def _spoil(x, y): return x,torch.where(torch.arange(30) == 7, 3, y)
     found = diagnose(**given(Net(), [_spoil(*b) for b in of_lengths(-100)]), trials=False).findings
     assert [o.id for o in found] == ['D3'] and found[0].evidence['columns'] == [7]
+
+
+class Labels(BothWays):
+    "A number for each character"
+    def __init__(self): super().__init__(1)
+    def forward(self, x): return super().forward(x).squeeze(-1)
+
+
+class Series(nn.Module):
+    "The next number of a series"
+    def __init__(self):
+        super().__init__()
+        self.rnn,self.out = nn.LSTM(1, 24, batch_first=True),nn.Linear(24, 1)
+    def forward(self, x): return self.out(self.rnn(x)[0])
+
+
+def waves():
+    s = torch.sin(torch.arange(2001)/9)+torch.sin(torch.arange(2001)/3.7)
+    return [(s[i:-1][:400].view(16, 25, 1), s[i+1:][:400].view(16, 25, 1)) for i in (0, 400, 800, 1200, 1600)][:4]
+
+
+@pytest.mark.parametrize('seq_len', [24, 150])
+@pytest.mark.parametrize('tag', [lambda x: VOWELS[x].float(), lambda x: x/7.3, lambda x: VOWELS[x].float().cumsum(1)/9])
+def test_labels_for_each_character_are_no_classes(tag, seq_len):
+    batches = [(x, tag(x)) for x,_ in windows(16 if seq_len < 99 else 2, seq_len)]
+    loss = F.binary_cross_entropy_with_logits if tag(batches[0][0]).max() == 1 else F.mse_loss
+    assert not diagnose(**given(Labels(), batches, loss), trials=False).findings
+
+
+def test_numbers_are_no_classes(): assert not diagnose(**given(Series(), waves(), F.mse_loss), trials=False).findings
+
+
+@pytest.mark.parametrize('loss', [lambda p,y: F.mse_loss(p[...,0], y.float()), lambda p,y: F.smooth_l1_loss(p[...,0], y/V),
+                                  lambda p,y: F.binary_cross_entropy_with_logits(p, F.one_hot(y, V).float())])
+def test_symbols_are(loss): assert diagnose(**given(Net(), loss=loss), trials=False).findings[0].id == 'L4'
+
+
+def each(p, y): return F.cross_entropy(p.flatten(0, 1), y.flatten(), reduction='none').view(y.shape)
+
+
+def whole_sum(p, y): return each(p, y).sum()
+def sum_of_rows(p, y): return each(p, y).mean(1).sum()
+def sum_of_steps(p, y): return each(p, y).sum(1).mean()
+
+
+@pytest.mark.parametrize('loss,grows', [(whole_sum, True), (sum_of_rows, True), (sum_of_steps, False)])
+@pytest.mark.parametrize('opt', [torch.optim.SGD, torch.optim.Adam])
+def test_a_sum_matters_if_it_grows_with_the_batch_and_the_optimiser_minds(loss, grows, opt):
+    certainty = 'exact' if grows and opt is torch.optim.SGD else 'weak'
+    found = diagnose(**given(Net(), windows(bs=24), loss, opt), trials=False).findings
+    assert [(o.id, o.certainty) for o in found] == [('L3', certainty)]
+    assert ('size of a batch' in found[0].message) == grows
+
+
+def test_adam_in_mid_training_makes_nothing_of_a_sum_and_keeps_its_state():
+    kwargs = given(Net(), loss=whole_sum)
+    for x,y in windows():
+        kwargs['loss_func'](kwargs['model'](x), y).backward()
+        kwargs['opt'].step()
+        kwargs['opt'].zero_grad()
+    before = [{k:v.clone() for k,v in o.items()} for o in kwargs['opt'].state.values()]
+    found = diagnose(**kwargs, trials=False).findings
+    assert [(o.id, o.certainty) for o in found] == [('L3', 'weak')]
+    after = [*kwargs['opt'].state.values()]
+    assert len(before) == len(after) and all(torch.equal(a[k], b[k]) for a,b in zip(before, after) for k in a)
+
+
+def test_the_characters_that_do_not_train_are_counted():
+    last, = diagnose(**given(Net(), windows(bs=16, seq_len=24), lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])), trials=False).findings
+    assert '16 of 384' in last.message
+
+
+class Ends(Net):
+    "Scores that something is done to"
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+    def forward(self, x): return self.f(super().forward(x))
+
+
+@pytest.mark.parametrize('f', [F.relu, F.relu6, torch.tanh, F.hardtanh, torch.sigmoid, lambda s: s.clamp(min=-.02), lambda s: 2*torch.tanh(s)-1, lambda s: s.relu().square()])
+def test_scores_that_are_squeezed(f):
+    found = diagnose(**given(Ends(f)), trials=False).findings
+    assert [(o.id, o.certainty, o.title) for o in found] == [('L1', 'exact', 'The scores are squeezed')]
+
+
+@pytest.mark.parametrize('f', [F.softplus, F.leaky_relu, F.log_softmax, F.gelu, lambda s: s.clamp(-50, 50), lambda s: 30*torch.tanh(s/30),
+                               lambda s: s.masked_fill(torch.arange(V) > V+1, -1e9), torch.asinh, lambda s: s-1e9*(torch.arange(V) == 200)])
+def test_scores_that_are_not(f):
+    f = partial(F.log_softmax, dim=-1) if f is F.log_softmax else f
+    assert not diagnose(**given(Ends(f)), trials=False).findings
 
 
 @pytest.mark.parametrize('opt', ['partial(OptimWrapper, opt=torch.optim.AdamW)', 'Adam'])

@@ -9,6 +9,7 @@ __all__ = ['check_mode', 'check_inputs', 'check_ids']
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of, texts_of
+from .loss import of_classes
 from .subject import Subject, predictions
 
 # %% ../../nbs/38b_doctor.forward.ipynb #02d348a9
@@ -131,7 +132,7 @@ def check_ids(
     step, # Of its first batch
 )->list: # Of `Finding`s: S8, S2
     "Whether ids and classes fit"
-    found,pairs = predictions(step),texts_of(subject.batches)
+    found,pairs = predictions(step) if of_classes(step) else None,texts_of(subject.batches)
     res = []
     n_symbols = len(subject.vocab) if subject.vocab is not None and hasattr(subject.vocab, '__len__') else 0
     if not n_symbols and found and (rows := _table_rows(subject)) and found[0].shape[1] > 1.5*rows: n_symbols = rows
