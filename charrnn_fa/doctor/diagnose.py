@@ -141,7 +141,7 @@ def _is_bad(t): return isinstance(t, Tensor) and t.is_floating_point() and bool(
 def check_data(
     subject:Subject,
 )->list: # Of `Finding`s: O4
-    "Whether the batches have numbers that are none, and the loss is none because of them"
+    "Whether the batches are finite, and the loss is not because of them"
     for i,b in enumerate(subject.more):
         for k,t in enumerate(b):
             if _is_bad(t) and _is_lost(subject, b): return [_bad_data(i, _part_name(k, b), t)]
@@ -157,8 +157,8 @@ def _part_name(k, b): return 'inputs' if k == 0 else 'targets' if k == len(b)-1 
 def _bad_data(i, part, t):
     bad = (t.isnan() | (t == math.inf)).nonzero()
     return Finding('O4', 'exact',
-        f"Batch {i} itself has numbers that are none (NaN or infinite): {len(bad)} of the {t.numel():,} {part}, the "
-        f"first at {bad[0].tolist()}. So the loss of that batch is no number, and after its step no weight is one.",
+        f"Batch {i} itself has numbers that are not finite (NaN or infinite): {len(bad)} of the {t.numel():,} {part}, "
+        f"the first at {bad[0].tolist()}. So its loss is not finite either, and no weight is after its step.",
         'assert x.isfinite().all()   # where the data are made; leave such rows out, or x = x.nan_to_num()',
         dict(batch=i, part=part, numbers=len(bad)))
 
@@ -245,7 +245,8 @@ def _explained(e, subject):
 # %% ../../nbs/47_doctor.diagnose.ipynb #db29a2b4
 def _told(e, most=300):
     "What an error says, in one line"
-    lines = [o.strip() for o in str(e).strip().splitlines()] or ['']
+    text = e.args[0] if isinstance(e, KeyError) and '\n' in str(*e.args[:1]) else e # which str shows as code has it
+    lines = [o.strip() for o in str(text).strip().splitlines()] or ['']
     res = lines[-1] if any('Traceback' in o for o in lines) else ' '.join(lines).split(' Hint:')[0]
     if len(res) > most: res = res[:most].rpartition(' ')[0]+' …'
     return res.rstrip('.')
@@ -395,7 +396,7 @@ def check_errors(
     return [of_error(steps[-1].error, subject, subject.batches[:len(steps)], len(steps))] if steps[-1].error else []
 
 _before_all = {
-    'whether the batches have numbers that are none': check_data,
+    'whether the data are finite': check_data,
     'whether a training step ends without an error': check_errors,
     'the number of symbols': check_one_symbol,
 }
@@ -415,9 +416,10 @@ def _later_findings(subject, share=.1, n=24):
     subject.until = now + share*max(0., until-now)
     batches = (subject.more*n)[:n]
     try: steps = _plainly(subject, batches)
-    except OutOfTime: return f'{len(subject.steps)} steps one after the other',[] if subject.steps else None
+    except OutOfTime: steps = subject.steps
     finally: subject.until = until
-    return f'{len(steps)} steps one after the other',_of_later(subject, steps, batches)
+    what = f"{len(steps) or 'some'} step{'s'*(len(steps) != 1)} one after the other"
+    return what,_of_later(subject, steps, batches) if steps else None
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #79bc9dae
 def _of_later(subject, steps, batches):

@@ -35,7 +35,7 @@ catalogue = dict(
     O4='Numbers are no longer finite', O5='The optimiser is made anew on the way', O6='Gradients are never set to zero',
     O7='Parameters are missing in the optimiser', O8='Parameters are frozen', O9='A step happens in the wrong order',
     O10='The learning rate follows the wrong schedule', O11='Accumulated gradients are not averaged, or never used',
-    O12='Half precision overflows', O13='Weight decay is too strong',
+    O12='Half precision overflows', O13='Weight decay is too strong', O14='Gradients are clipped to almost nothing',
     I1='The first weights are too large', I2='The first weights are all alike, or zero', I3='Units are saturated',
     I4='Units are dead', I5='Gradients vanish or explode from layer to layer', I6='The network is too small',
     I7='There is too much dropout',
@@ -98,7 +98,7 @@ _consequences = dict(
     R1='R7 Z2 T5', R2='O4', R3='R2', R4='S4 Z2', R5='R1 R7 R9 Z2 T5 I6', R8='R7 O3 O4 Z2', R9='L6 O7',
     L1='Z1 Z2 T5 I6 O2 L2', L2='L8 O4 O3 L4', L3='O1 O3 I1', L4='Z1 Z2 L8 T5 I6', L5='L6', L6='R9 T5', L7='O7 O8 R1 R9 I6 L4 L6',
     O1='O3 Z1 Z3 Z4 O4 I3 T5 I6 I4', O2='T5 I6 Z1', O3='O4 Z3 Z4', O5='Z3 Z4', O6='O9 O1 O3 Z3 Z4 O4', O7='Z1 I6 O2 T5', O8='O7 I6 T5 Z1',
-    O9='O7 O2 Z1 I6', O10='O2 O1 T5 Z1', O11='O1 O2', O13='Z1 Z2 T5 I6', I1='O3 I3 O1', I2='I4 I5 I6 Z1 R9',
+    O9='O7 O2 Z1 I6', O10='O2 O1 T5 Z1', O11='O1 O2', O13='Z1 Z2 T5 I6', O14='O2 T5 I6 Z1', I1='O3 I3 O1', I2='I4 I5 I6 Z1 R9',
     I3='I5 R7 R10 Z1 Z3 Z4 T5', I4='I5 I6 Z1 Z3 Z4 T5 L7 O2', I5='Z1 I6 O7 L7 O2',
     Z1='L7 I6 R9 O2 T5',
     I7='T5 I6', T2='T4', T7='T4 D6 D4', R11='L5', G5='G3 G4', G4='G3', G2='G3',
@@ -193,7 +193,8 @@ def _nothing_found(report, with_it):
     "What it means that there is no finding"
     late,n = len(report.late),len(report.late)+len(report.checked)
     if not report.has_time:
-        what = f"looked at: {', '.join(report.checked)}" if report.checked else 'nothing was looked at'
+        few = [*report.checked[:3], f'{n-late-3} things more'] if n-late > 4 else report.checked
+        what = f"looked at: {', '.join(few)}" if few else 'nothing was looked at'
         return f"There was not enough time to tell whether anything is wrong{with_it} ({_took(report.seconds)}); {what}."
     rest = f"; for {late} of {n} things there was no time" if late else ''
     return f"Nothing is wrong{with_it}, as far as was looked{rest} ({_took(report.seconds)})."

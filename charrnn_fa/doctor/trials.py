@@ -194,7 +194,7 @@ def check_low_rate(
     subject:Subject,
     base:Trial, # As it is
     seconds:float, # For each trial
-)->list: # Of `Finding`s: O2
+)->list: # Of `Finding`s: O2, O14
     "Whether a higher learning rate does much better"
     rises = base.rates and base.rates[-1] > 1.5*base.rates[0] # a warm-up, of which the end is not seen
     if base.bad is not None or rises or base.gain > .8: return []
@@ -228,7 +228,7 @@ def _clipping(subject, base, seconds):
     return (to, before) if t.bad is None and len(t.nats) > 10 and max(base.gain, 0) < .3*t.gain else None
 
 def _clipped_away(base, t, by, to, before):
-    return Finding('O2', 'strong',
+    return Finding('O14', 'strong',
         f"The gradients come to the optimiser with a norm of {to:.2g} at every step, and have {before:.2g} before: "
         f"clipping takes nearly all away. In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats.",
         f'nn.utils.clip_grad_norm_(model.parameters(), 1.)   # in place of {to:.2g}',
@@ -369,7 +369,7 @@ def check_capacity(
 # %% ../../nbs/44_doctor.trials.ipynb #f1f5f84e
 def _better_rate(found):
     "How many times the learning rate is known to be better"
-    return next((o.evidence['times'] for fs in found.values() for o in fs or [] if o.id in ('O1', 'O2')), 1.)
+    return next((o.evidence['times'] for fs in found.values() for o in fs or [] if o.id in ('O1', 'O2', 'O14')), 1.)
 
 def trial_findings(
     subject:Subject,
