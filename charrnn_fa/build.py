@@ -218,11 +218,14 @@ def draw(self:CharLearner,
     temperature:float=.6, # Below 1 the likely becomes likelier
     seed:int=None, # None draws one; the same seed gives the same drawings
     begin=None, # A drawing that is to be finished: a list of strokes
+    most:int=None, # Letters at the most; default twice the longest drawing of the corpus
     **kwargs # Of `generate`: top_k, top_p, min_p
 )->Drawings: # With `.repaired` and `.skipped`; fewer than `n` if some are skipped
     "New drawings, by a network that was trained on drawings"
-    code,most = self._stroke_code(),4*self._longest_line()
+    code = self._stroke_code()
     check_number('n', n, 1, whole=True, high=10_000)
+    check_number('most', most, 1, whole=True, optional=True)
+    most = most or 2*self._longest_line()
     before = '\n' + _begun(begin, code)
     lines = [o[1:] for o in self.generate(before, most, temperature=temperature, seed=seed, bs=n, stop='\n', **kwargs)]
     res = text_to_strokes('\n'.join(lines) + '\n', **asdict(code))

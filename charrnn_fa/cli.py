@@ -48,7 +48,7 @@ def _sample_text(learn)->str:
     "What a network writes or draws just now"
     if not hasattr(learn.dls, 'strokes'): return _indent(learn.generate(n=150, seed=0)) + '\n'
     from charrnn_fa.show.drawings import drawings
-    return f'{drawings(learn.draw(4, seed=0))}\n'
+    return f'{drawings(learn.draw(4, seed=0, most=500))}\n'
 
 def _reporter(out, quiet):
     "A callback that tells on `out` how training goes"

@@ -173,7 +173,7 @@ def page(self:Live): # A string, or a `Picture` of drawings
     words = f': the network {self.ladder.says(nats)}' if self.ladder is not None else ''
     said = f'step {self.train_iter:,}   {loss_text(nats)}{words}'
     if hasattr(self.learn.dls, 'strokes'):
-        return drawings(self.learn.draw(8, self.temperature, seed=self.part), title=said)
+        return drawings(self.learn.draw(8, self.temperature, seed=self.part, most=500), title=said)
     text = generate(model, vocab, self.prompt, self.n, temperature=self.temperature, seed=self.part)
     return f'{said}\n{text}\n'
 
