@@ -28,6 +28,7 @@ from charrnn_fa.learner import char_learner
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.vocab import CharVocab
+from kills import BF16
 
 TEXT = load_corpus('pydocs')[:50_000]
 VOCAB = CharVocab.from_text(TEXT)
@@ -171,7 +172,7 @@ HEALTHY = {
     'one target a row': lambda: given(LastOnly(), [(x, y[:,-1]) for x,y in windows(32)], F.cross_entropy),
     'tutorial': tutorial, 'a state outside': lambda: stateful(streams()), 'chunks': in_chunks,
     'awd-lstm': awd, 'awd-lstm, one layer, not tied': lambda: awd(n_layers=1, tie_weights=False),
-    'ours': ours, 'ours, gru': lambda: ours(arch='gru', n_layers=2), 'ours, rnn, one-hot': lambda: ours(arch='rnn', emb_sz=0, head_sz=0), 'ours, bf16': lambda: ours(precision='bf16'),
+    'ours': ours, 'ours, gru': lambda: ours(arch='gru', n_layers=2), 'ours, rnn, one-hot': lambda: ours(arch='rnn', emb_sz=0, head_sz=0), 'ours, bf16': lambda: ours(precision=BF16),
 }
 
 

@@ -33,14 +33,15 @@ HOUSE = [[(0, 255), (0, 100), (128, 0), (255, 100), (255, 255), (0, 255)], [(90,
 def read_by_hand(line, size):
     "Cells of a line, by the rule in the notebook's first paragraph and nothing else"
     letters = stroke_letters(size)
+    right,down = letters[:2*size-1],letters[2*size-1:]
     x,y,strokes,i = 0,0,[[]],0
     while i < len(line):
         if line[i] == ' ':
             strokes.append([])
             i += 1
             continue
-        x += letters.index(line[i])-(size-1)
-        y += letters.index(line[i+1])-(size-1)
+        x += right.index(line[i])-(size-1)
+        y += down.index(line[i+1])-(size-1)
         strokes[-1].append((x, y))
         i += 2
     return strokes
@@ -66,7 +67,7 @@ def test_twice_there_and_back():
     ds = text_to_strokes(text)
     again = text_to_strokes(strokes_to_text(ds))
     assert again == ds and again.repaired == again.skipped == 0
-    assert ds.repaired > 100 and len(ds)+ds.skipped == len(text.split('\n'))
+    assert ds.repaired > 50 and len(ds)+ds.skipped == len(text.split('\n'))
 
 
 def test_lines_are_counted_as_what_they_are():
@@ -243,7 +244,7 @@ def test_losses_per_drawing_and_point(drawer):
     r,ids = drawer.evaluate(),drawer.dls.valid.ids.long()
     with torch.no_grad(): total = F.cross_entropy(drawer.model.eval()(ids[None,:-1])[0][0].double(), ids[1:], reduction='sum').item()
     assert r['nats_per_drawing'] == pytest.approx(total/6, rel=1e-5) and r['nats_per_point'] == pytest.approx(total/60, rel=1e-5)
-    assert 'nats_per_drawing' in drawer.evaluate(text='\n00 00\n')
+    assert 'nats_per_drawing' in drawer.evaluate(text='\n0. 0.\n')
 
 
 def test_draws_and_finishes(drawer):

@@ -6,8 +6,8 @@ const spec = JSON.parse(at('spec').textContent);
 const net = charrnn.network(spec, charrnn.bytes(at('weights').textContent));
 const symbols = spec.points.map(o => String.fromCodePoint(o));
 const ids = new Map(symbols.map((c, i) => [c, i]));
-const {size, lowest, absolute} = spec.strokes, letters = [...spec.strokes.letters];
-const values = new Map(letters.map((c, i) => [c, i + lowest]));
+const {size, lowest, absolute} = spec.strokes, letters = spec.strokes.letters.map(o => [...o]);
+const values = letters.map(o => new Map(o.map((c, i) => [c, i + lowest])));
 const box = 255, mostLetters = spec.most_letters;
 let begun = [], job = null;
 
@@ -22,7 +22,7 @@ charrnn.toText = strokes => {
         let res = '';
         stroke.map(p => p.map(toCell)).forEach((p, i, all) => {
             if (i && p.every((v, k) => v === all[i - 1][k])) return;
-            res += p.map((v, k) => letters[(absolute ? v : v - pen[k]) - lowest]).join('');
+            res += p.map((v, k) => letters[k][(absolute ? v : v - pen[k]) - lowest]).join('');
             pen = p;
         });
         return res;
@@ -33,7 +33,11 @@ charrnn.toText = strokes => {
 const toCells = text => {
     let pen = [0, 0];
     const points = part => {
-        const known = [...part].map(c => values.get(c)).filter(v => v !== undefined), res = [];
+        const known = [], res = [];
+        for (const c of part) {
+            const v = values[known.length % 2].get(c); // letters to the right and down take turns
+            if (v !== undefined) known.push(v);
+        }
         for (let i = 0; i + 1 < known.length; i += 2) {
             pen = [0, 1].map(k => absolute ? known[i + k] : pen[k] + known[i + k]);
             res.push(pen);

@@ -52,7 +52,7 @@ def from_drawings(cls:CharDataLoaders,
     n:int=None, # Drawings at the most; of QuickDraw 10,000 if not said
     times:int=None, # How often each is drawn to train on; default 110 for what is built in, else 1
     size:int=48, # Cells of the grid in each direction
-    alphabet:str=None, # The letters from the lowest value on; default `stroke_letters`
+    alphabet:str=None, # See `StrokeCode`
     absolute:bool=False, # A letter for each place instead of each step
     seed:int=None, # Of the shuffle, the differences and all that `from_documents` says; drawn if None
     **kwargs # Of `from_documents`: val_bs, path, device
@@ -68,7 +68,7 @@ def from_drawings(cls:CharDataLoaders,
     train,valid = ([drawings[i] for i in o] for o in splits)
     times,how = usual(what, times)
     texts = [_part(_shuffled(augment(train, times, own_seed, **how), own_seed), code), _part(valid, code)]
-    dls = cls.from_documents(texts, [[0], [1]], bs, seq_len, CharVocab(code.letters+' \n'), seed=own_seed, **kwargs)
+    dls = cls.from_documents(texts, [[0], [1]], bs, seq_len, CharVocab(''.join(code.letters)+' \n'), seed=own_seed, **kwargs)
     for dl in dls.loaders: dl.seed_given = seed is not None
     dls.strokes = code
     return dls

@@ -19,41 +19,48 @@ box = 255 # the largest coordinate of a drawing
 
 def _has_capital(c): return c != c.upper() and len(c.upper()) == 1 and c.upper().lower() == c
 
-_small = [c for c in map(chr, range(ord('a'), 0x530)) if _has_capital(c)]
+def _small(*ranges): return [c for o in ranges for c in map(chr, range(*o)) if _has_capital(c)]
+
+_latin = _small((0x61, 0x250), (0x1e00, 0x1f00))
+_others = _small((0x430, 0x530), (0x3b1, 0x430), (0x561, 0x590), (0x2c30, 0x2c5f), (0x2c80, 0x2cf0)) # Cyrillic, Greek, …
+
+def _letters(small, nothing, size, absolute):
+    if absolute: return [*small, *(c.upper() for c in small)][:size]
+    return [*(c.upper() for c in reversed(small[:size-1])), nothing, *small[:size-1]]
 
 def stroke_letters(
     size:int=48, # Cells of the grid in each direction
     absolute:bool=False, # A letter for each place instead of each step
-)->str: # From the lowest value on
+)->str: # Those to the right from the lowest value on, then those down
     "The letters that stand for steps from -(`size`-1) to `size`-1, or for places from 0 to `size`-1"
-    if absolute: return ''.join([*_small, *(c.upper() for c in _small)][:size])
-    some = _small[:size-1]
-    return ''.join([*(c.upper() for c in reversed(some)), '0', *some])
+    return ''.join(_letters(_latin, '0', size, absolute) + _letters(_others, '.', size, absolute))
 
 # %% ../../nbs/07_text.strokes.ipynb #0fb8d707
 @dataclass(frozen=True)
 class StrokeCode:
     "How drawings are written"
     size:int = 48 # Cells of the grid in each direction, from 2 to 256
-    alphabet:str = None # The letters from the lowest value on; default `stroke_letters`
+    alphabet:str = None # Letters from the lowest value on, for both directions or for each; default `stroke_letters`
     absolute:bool = False # A letter for each place instead of each step
 
     def __post_init__(self):
         check_number('size', self.size, 2, whole=True, high=box+1)
         check_type('alphabet', self.alphabet, str, 'a string', optional=True)
-        n,letters = self.n_values,self.letters
-        if len(letters) == len({*letters}) == n and not {*letters} & {*' \n\r'}: return
-        what = f"An alphabet of {len(letters)} letters does not fit a grid of {self.size}"
-        raise CharRNNError(what, f"give {n} different ones, without blank and line end.")
+        n,given = self.n_values,self.alphabet or ''
+        if len(given) == len({*given}) and len(given) in (0, n, 2*n) and not {*given} & {*' \n\r'}: return
+        what = f"An alphabet of {len(given)} letters does not fit a grid of {self.size}"
+        raise CharRNNError(what, f"give {n} or {2*n} different ones, without blank and line end.")
 
     @property
     def n_values(self)->int: return self.size if self.absolute else 2*self.size-1
     @property
-    def letters(self)->str: return self.alphabet or stroke_letters(self.size, self.absolute)
+    def letters(self)->tuple: # Two strings, the same one twice if a step may be either
+        s = self.alphabet or stroke_letters(self.size, self.absolute)
+        return (s, s) if len(s) == self.n_values else (s[:self.n_values], s[self.n_values:])
     @property
     def lowest(self)->int: return 0 if self.absolute else 1-self.size
     @cached_property
-    def values(self)->dict: return {c:i+self.lowest for i,c in enumerate(self.letters)}
+    def values(self)->list: return [{c:i+self.lowest for i,c in enumerate(o)} for o in self.letters]
 
 # %% ../../nbs/07_text.strokes.ipynb #39c11e0d
 class Drawings(list):
@@ -124,14 +131,15 @@ def _lines(drawings, code, first):
     cells,marks = cells[kept],marks[kept]
     steps = cells if code.absolute else np.diff(cells, axis=0, prepend=0)
     if not code.absolute: steps[marks == ord('\n')] = cells[marks == ord('\n')]
-    letters = np.frombuffer(code.letters.encode('utf-32-le'), np.uint32)
-    chars = np.column_stack([marks, letters[steps-code.lowest]]).ravel()
+    xs,ys = (np.frombuffer(o.encode('utf-32-le'), np.uint32) for o in code.letters)
+    x,y = (steps-code.lowest).T
+    chars = np.column_stack([marks, xs[x], ys[y]]).ravel()
     return chars[chars > 0].tobytes().decode('utf-32-le')
 
 def strokes_to_text(
     drawings, # Lists of strokes, lists of (x, y) from 0 to 255
     size:int=48, # Cells of the grid in each direction, from 2 to 256
-    alphabet:str=None, # The letters from the lowest value on; default `stroke_letters`
+    alphabet:str=None, # See `StrokeCode`
     absolute:bool=False, # A letter for each place instead of each step
 )->str:
     "Drawings as a text, one a line"
@@ -143,12 +151,14 @@ def strokes_to_text(
 # %% ../../nbs/07_text.strokes.ipynb #23807291
 def _stroke(part, pen, code):
     "The cells of one stroke, where the pen ends, and whether all was well"
-    values = [code.values[c] for c in part if c in code.values]
-    well,cells = len(values) == len(part) > 0 and len(values) % 2 == 0,[]
-    for a,b in zip(values[::2], values[1::2]):
+    read,cells = [],[]
+    for c in part: # letters to the right and down take turns
+        values = code.values[len(read)%2]
+        if c in values: read.append(values[c])
+    for a,b in zip(read[::2], read[1::2]):
         pen = (a, b) if code.absolute else (pen[0]+a, pen[1]+b)
         cells.append(pen)
-    return cells,pen,well
+    return cells,pen,len(read) == len(part) > 0 and len(read) % 2 == 0
 
 def _onto(strokes, last):
     "Strokes of cells, moved to the paper, and made smaller if they must be"
