@@ -219,7 +219,8 @@ def draw(self:CharLearner,
     seed:int=None, # None draws one; the same seed gives the same drawings
     begin=None, # A drawing that is to be finished: a list of strokes
     most:int=None, # Letters at the most; default twice the longest drawing of the corpus
-    **kwargs # Of `generate`: top_k, top_p, min_p
+    min_p:float=.02, # Letters with less than this share of the likeliest one's probability are not drawn
+    **kwargs # Of `generate`: top_k, top_p
 )->Drawings: # With `.repaired` and `.skipped`; fewer than `n` if some are skipped
     "New drawings, by a network that was trained on drawings"
     code = self._stroke_code()
@@ -227,7 +228,8 @@ def draw(self:CharLearner,
     check_number('most', most, 1, whole=True, optional=True)
     most = most or 2*self._longest_line()
     before = '\n' + _begun(begin, code)
-    lines = [o[1:] for o in self.generate(before, most, temperature=temperature, seed=seed, bs=n, stop='\n', **kwargs)]
+    lines = [o[1:] for o in self.generate(before, most, temperature=temperature, seed=seed, bs=n, stop='\n',
+                                           min_p=min_p, **kwargs)]
     res = text_to_strokes('\n'.join(lines) + '\n', **asdict(code))
     res.repaired += sum(len(o)+1 >= len(before)+most for o in lines)
     return res

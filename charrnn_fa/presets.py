@@ -136,7 +136,9 @@ presets = {
     'cpu-quarter-hour': Preset(minutes=15., n_hid=512, seq_len=96, dropout=0.25, emb_drop=0.1, wd=0.05,
         measured='tiny Shakespeare 1.380 nats (carry), 1.402 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
                  'beside other work; one seed'),
-    'drawings-minute': Preset(n_hid=320, dropout=0.),
+    'drawings-minute': Preset(dropout=0.,
+        measured='10,000 kanji 124.8 nats a drawing after 3,458 steps; faces in a minute on 2 cores of an AMD EPYC '
+                 'without AVX-512 (690 steps): 59 of 60 drawings well-formed at 0.7; one seed each'),
     't4-minute': Preset(n_hid=512, emb_sz=128, bs=64, seq_len=96, dropout=0.5, wd=0.05, max_epochs=40.),
     't4-ten-minutes': Preset(minutes=10., n_hid=1024, emb_sz=128, bs=128, seq_len=128, dropout=0.5, emb_drop=0.2, wd=0.05,
                              max_epochs=40.),

@@ -66,7 +66,7 @@ function* line(before, {seed, temperature}) {
     let scores;
     for (const r of charrnn.read(net, ['\n', ...before].map(c => ids.get(c)))) scores = r.scores;
     let left = mostLetters;
-    for (const r of charrnn.write(net, scores, {seed, temperature})) {
+    for (const r of charrnn.write(net, scores, {seed, temperature, min_p: spec.min_p})) {
         if (symbols[r.id] === '\n' || !left--) return;
         yield symbols[r.id];
     }

@@ -43,11 +43,14 @@ def _rows(blocks, per_row):
     rows = [blocks[i:i+per_row] for i in range(0, len(blocks), per_row)]
     return '\n'.join('  '.join(line) for row in rows for line in zip(*row))
 
+_most_dotted = 12 # drawings in a terminal
+
 def _terminal(drawings, near):
     "A sheet of 78 characters"
-    blocks = [braille(d) for d in drawings[:24]]
-    if not near: return _rows(blocks, 4)
-    return _rows([o for pair in zip(blocks, map(braille, near)) for o in pair], 4)
+    blocks = [braille(d) for d in drawings[:_most_dotted]]
+    if near: blocks = [o for pair in zip(blocks, map(braille, near)) for o in pair]
+    left_out = len(drawings)-_most_dotted
+    return _rows(blocks, 4) + (f'\nand {left_out:,} more' if left_out > 0 else '')
 
 # %% ../../nbs/55a_show.drawings.ipynb #423a719d
 _cells = 24

@@ -251,7 +251,7 @@ def drawn_spec(
     "What a page that draws needs to know beside"
     code = learn.dls.strokes
     strokes = dict(size=code.size, letters=code.letters, lowest=code.lowest, absolute=code.absolute)
-    return dict(strokes=strokes, most_letters=2*learn._longest_line())
+    return dict(strokes=strokes, most_letters=2*learn._longest_line(), min_p=.02) # as `learn.draw` has it
 
 # %% ../../nbs/58_show.share.ipynb #edc64dd1
 def page_html(

@@ -202,7 +202,7 @@ charrnn.uniforms = seed => {
     };
 };
 
-charrnn.weigh = (scores, temperature, banned = -1) => {
+charrnn.weigh = (scores, temperature, banned = -1, min_p = 0) => {
     const w = Float64Array.from(scores);
     if (banned >= 0) w[banned] = -Infinity;
     const best = w.reduce((a, b) => Math.max(a, b));
@@ -211,7 +211,7 @@ charrnn.weigh = (scores, temperature, banned = -1) => {
         return w.fill(0).fill(1, i, i + 1);
     }
     for (let i = 0; i < w.length; i++) w[i] = Math.exp((w[i] - best) / Math.max(temperature, 1e-250));
-    return w;
+    return min_p ? w.map(v => v < min_p ? 0 : v) : w;
 };
 
 const total = w => w.reduce((a, b) => a + b, 0);
@@ -256,10 +256,10 @@ charrnn.read = function* (net, ids) {
     }
 };
 
-charrnn.write = function* (net, scores, {seed, temperature, banned = -1}) {
+charrnn.write = function* (net, scores, {seed, temperature, banned = -1, min_p = 0}) {
     const uniform = charrnn.uniforms(seed);
     while (true) {
-        const p = charrnn.probabilities(scores), w = charrnn.weigh(scores, temperature, banned);
+        const p = charrnn.probabilities(scores), w = charrnn.weigh(scores, temperature, banned, min_p);
         const id = charrnn.draw(w, uniform());
         scores = net.read(id);
         yield record(id, p, net);
