@@ -144,7 +144,8 @@ def strokes_to_text(
 )->str:
     "Drawings as a text, one a line"
     code = StrokeCode(size, alphabet, absolute)
-    if not isinstance(drawings, (list, tuple)): check_drawings(drawings)
+    if isinstance(drawings, str) or not hasattr(drawings, '__iter__'): check_drawings(drawings)
+    if not isinstance(drawings, (list, tuple)): drawings = [*drawings]
     pages = [drawings[i:i+_page] for i in range(0, len(drawings), _page)]
     return ''.join(_lines(o, code, i*_page)[1:] + '\n' for i,o in enumerate(pages))
 
