@@ -57,6 +57,9 @@ def _read_line(path, i, line):
         what = f'{path}, line {i}: the drawing {visible(why, lines=False)}'
         raise CorpusError(what, 'mend or delete that line.') from None
 
+
+
+# %% ../../nbs/07c_text.quickdraw.ipynb #c5b1ba64
 def _is_dot(drawing): return all(p == drawing[0][0] for s in drawing for p in s)
 
 def read_ndjson(

@@ -161,6 +161,7 @@ def _stroke(part, pen, code):
         cells.append(pen)
     return cells,pen,len(read) == len(part) > 0 and len(read) % 2 == 0
 
+# %% ../../nbs/07_text.strokes.ipynb #1e54a79a
 def _onto(strokes, last):
     "Strokes of cells, moved to the paper, and made smaller if they must be"
     if not strokes: return strokes
@@ -181,6 +182,9 @@ def _drawing(line, code):
     strokes = _onto(strokes, code.size-1)
     return [[tuple(round(o*box/(code.size-1)) for o in p) for p in s] for s in strokes],all_well
 
+
+
+# %% ../../nbs/07_text.strokes.ipynb #2012961c
 def text_to_strokes(
     text:str, # A drawing a line
     size:int=48, # As it was written with
