@@ -2766,6 +2766,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'charrnn_fa.show.watch.Watch': ('show.watch.html#watch', 'charrnn_fa/show/watch.py'),
                                        'charrnn_fa.show.watch.Watch.__init__': ( 'show.watch.html#watch.__init__',
                                                                                  'charrnn_fa/show/watch.py'),
+                                       'charrnn_fa.show.watch.Watch._allowed': ( 'show.watch.html#watch._allowed',
+                                                                                 'charrnn_fa/show/watch.py'),
                                        'charrnn_fa.show.watch.Watch._is_due': ('show.watch.html#watch._is_due', 'charrnn_fa/show/watch.py'),
                                        'charrnn_fa.show.watch.Watch.after_batch': ( 'show.watch.html#watch.after_batch',
                                                                                     'charrnn_fa/show/watch.py'),

@@ -72,7 +72,7 @@ class Watch(Callback):
         check_number('n_best', n_best, 1, whole=True, high=20)
         self.text,self.note = shown_part(text, 1000)
         self.most,self.n_best,self.share = most,n_best,share
-        self.moments,self.spent = [],0. # spent in seconds
+        self.moments,self.spent,self.cost = [],0.,0. # what all looks and the last one took, in seconds
 
 # %% ../../nbs/57_show.watch.ipynb #4a2483d8
 def _nats(learn):
@@ -89,30 +89,38 @@ def look(self:Watch):
     self.moments.append(to_moment(self.learn.model, ids, step, nats, self.n_best))
     self.moments = thinned(self.moments, 2*self.most)
     self.told = nats
-    self.spent += time.perf_counter()-began
+    self.cost = time.perf_counter()-began
+    self.spent += self.cost
 
 # %% ../../nbs/57_show.watch.ipynb #a5841f20
-_fall = .05 # nats
+@patch
+def _allowed(self:Watch):
+    "Seconds that the looks may have taken by now"
+    elapsed = time.perf_counter()-self.began
+    return self.share*elapsed/math.sqrt(max(self.learn.pct_train, 1e-3))
+
+# %% ../../nbs/57_show.watch.ipynb #b0117596
+_fall = .1 # nats
 
 @patch
 def _is_due(self:Watch):
     nats = _nats(self.learn)
-    if nats is None or self.spent > self.share*(time.perf_counter()-self.began): return False
-    return self.told is None or nats < self.told-_fall
+    if nats is None or self.told is None: return nats is not None
+    return nats < self.told-_fall and self.spent+2*self.cost <= self._allowed()
 
-# %% ../../nbs/57_show.watch.ipynb #b0117596
+# %% ../../nbs/57_show.watch.ipynb #ecc31451
 @patch
 def before_fit(self:Watch):
     if not in_fit(self.learn): return
     check_learn(self.learn)
-    self.began,self.told = time.perf_counter(),None
+    self.began,self.spent = time.perf_counter(),0.
     if not self.moments: self.look()
-    self.spent = 0.
+    self.told = None
 
 # %% ../../nbs/57_show.watch.ipynb #f977699c
 @patch
 def after_batch(self:Watch):
-    if in_fit(self.learn) and self.train_iter % 5 == 0 and self._is_due(): self.look()
+    if self.train_iter % 5 == 0 and in_fit(self.learn) and self._is_due(): self.look()
 
 @patch
 def after_fit(self:Watch):
