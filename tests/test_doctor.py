@@ -520,6 +520,61 @@ def test_the_fault_is_the_first_that_is_found(fault):
     assert len(first.message.split('. ')) <= 3 and first.fix and first.title in str(report)
 
 
+class Guesser(nn.Module):
+    "A network whose author has names of their own for everything"
+    def __init__(self):
+        super().__init__()
+        self.lookup,self.cells,self.guess = nn.Embedding(V, 24),nn.GRU(24, 40),nn.Linear(40, V)
+    def forward(self, ids, memory=None):
+        o, memory = self.cells(self.lookup(ids), memory)
+        return self.guess(o)
+
+
+class Certain(Guesser):
+    def forward(self, ids, memory=None):
+        o, memory = self.cells(self.lookup(ids.t()), memory)
+        return F.softmax(self.guess(o).transpose(0, 1), dim=-1)
+
+
+def test_a_fix_has_the_names_of_the_training_step():
+    net,criterion = Guesser(),nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    def learn_some(ids, target):
+        logits = net(ids.t()).transpose(0, 1)
+        l = criterion(logits.flatten(0, 1), target.flatten())
+        l.backward()
+        optimizer.step()
+    f = diagnose(step_function=learn_some, model=net, batches=windows(), trials=False).findings[0]
+    assert (f.id, f.fix.split('  ')[0]) == ('O6', 'optimizer.zero_grad()'), f
+    assert 'l.backward()' in f.fix
+
+
+def test_a_fix_has_the_names_of_where_it_is_asked_for():
+    net = Guesser()
+    first_guess = F.cross_entropy
+    def criterion(p, y): return first_guess(p.flatten(0, 1), y.flatten())
+    f = diagnose(model=net, dls=windows(), loss_func=criterion, trials=False).findings[0]
+    assert (f.id, f.fix, f.place.function) == ('S5', 'self.cells = nn.GRU(24, 40, batch_first=True)', 'Guesser.__init__'), f
+
+
+def test_a_line_is_given_as_it_should_be():
+    f = diagnose(model=Certain(), dls=windows(), loss_func=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten()), trials=False).findings[0]
+    assert (f.id, f.fix) == ('L1', 'return self.guess(o).transpose(0, 1)') and f.place.function == 'Certain.forward', f
+    assert 'softmax' in f.place.source and f.place.file == __file__
+
+
+def test_a_line_in_a_cell_of_a_notebook_is_found():
+    "IPython keeps cells where Python finds the source of functions, but not of classes"
+    cell = ["import torch, torch.nn.functional as F", "from torch import nn",
+            "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.e,self.r,self.o = nn.Embedding(9, 8),nn.RNN(8, 8, batch_first=True),nn.Linear(8, 9)\n"
+            "    def forward(self, x): return self.o(self.r(self.e(x))[0]).softmax(-1)",
+            "from charrnn_fa.doctor.diagnose import diagnose", "ids = torch.arange(99) % 9", "dl = [(ids[i:i+16].view(2, 8), ids[i+1:i+17].view(2, 8)) for i in range(4)]",
+            "r = diagnose(model=Net(), dls=dl, loss_func=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten()), trials=False)", "print(r.findings[0])"]
+    program = f"from IPython.core.interactiveshell import InteractiveShell as S\ns = S.instance()\nfor c in {cell!r}: s.run_cell(c).raise_error()"
+    out = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True).stdout
+    assert 'L1' in out and 'in Net.forward' in out and 'return self.o(self.r(self.e(x))[0])\n' in out, out
+
+
 def all_of(o, seen=None):
     "Bits of everything that hangs on a model, an optimiser, a closure"
     return [(k, v.detach().clone(), v.grad is not None) for k,v in o.state_dict(keep_vars=True).items()]

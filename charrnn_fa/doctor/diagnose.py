@@ -6,7 +6,7 @@
 __all__ = ['check_data', 'check_one_symbol', 'exact_findings', 'of_loader', 'of_error', 'diagnose', 'check_errors']
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #62a6d13d
-import math, time, traceback
+import inspect, math, time, traceback
 from fastai.basics import *
 from ..core import CharRNNError, check_number
 from .report import Finding, Report, no_way
@@ -17,6 +17,7 @@ from charrnn_fa.doctor.batches import (
 from .subject import OtherDevice, Subject, predictions
 from .given import fetches, function_subject, learner_subject, parts_subject
 from .place import place_of
+from .words import Words, in_own_words
 from .loss import check_accumulation, check_reported, check_scores, check_smoothing, check_weights
 from .update import check_foreign, check_left, check_parameters, check_zero
 from .forward import check_ids, check_inputs, check_mode
@@ -310,6 +311,15 @@ def _first_batches(dl, until, missing, n=24):
     if is_cut: missing.append(f"batches after the first {len(res) if len(res) > 1 else 'one'}, which came too slowly")
     return res
 
+# %% ../../nbs/47_doctor.diagnose.ipynb #ff7edef4
+def _in_own_words(findings, subject, given, functions):
+    "Let findings speak of somebody's own names and lines"
+    functions = [o for o in functions if inspect.isroutine(o)]
+    own = Words(subject.model, functions, **given)
+    learn = given['learn']
+    written = *subject.model.modules(), *functions, *(learn.cbs if learn is not None else ()), *subject.roots
+    for o in findings: in_own_words(o, own, *written)
+
 # %% ../../nbs/47_doctor.diagnose.ipynb #379a7ebb
 class _Paced(InTime):
     "A loader that is not begun if even its first batch cannot come in time"
@@ -360,6 +370,7 @@ def diagnose(
         all_loaders = _paced(_AllPaced, loaders[0], until, pace) if loaders else None
         findings,checked,late,others = _examined(subject, learn, all_loaders, sample, text, trials)
         late += missing
+        _in_own_words(findings, subject, dict(learn=learn, opt=opt, loss_func=loss_func, dls=dls, dl=dl, loader=dl), given)
     return Report(findings, checked, [*others, *late], time.perf_counter()-began, type(subject.model).__name__, late)
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #3c06a92a

@@ -141,7 +141,7 @@ def check_ids(
         res.append(Finding('S8', 'exact' if n < n_symbols else 'weak',
             f"The network has {n} outputs, and the vocabulary {n_symbols} symbols."
             + (" Some symbols can never be predicted." if n < n_symbols else " The others are never used."),
-            f'nn.Linear(n_hid, {n_symbols})',
+            f'self.out = nn.Linear(n_hid, {n_symbols})',
             dict(outputs=n, symbols=n_symbols)))
     args = next((a for a,_,_ in step.calls), ())
     x = args[0] if args and isinstance(args[0], Tensor) else None

@@ -296,7 +296,7 @@ def check_first_loss(
     return [Finding('I1', 'strong',
         f"Before the first step the loss is {nats:.2f} nats, and a guess among {scores.shape[1]} symbols has "
         f"{guess:.2f}. So the first scores are too large, and the first steps only make them smaller.",
-        'nn.init.normal_(out.weight, std=.02); nn.init.zeros_(out.bias)   # out: the last layer',
+        'nn.init.normal_(last_layer.weight, std=.02); nn.init.zeros_(last_layer.bias)',
         dict(nats=nats, guess=guess))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #acca3e28

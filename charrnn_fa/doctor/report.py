@@ -105,13 +105,16 @@ _consequences = dict(
 )
 
 # %% ../../nbs/34_doctor.report.ipynb #ca7f4a62
+def _may_cause(cause, o):
+    "Whether a finding follows from another: what is weak explains nothing that is exact"
+    return o.id in _consequences.get(cause.id, '').split() and (cause.certainty, o.certainty) != ('weak', 'exact')
+
 def _fold(findings):
     "Causes, with what follows from them beneath"
-    ids = {o.id for o in findings}
     cause = {}
     for o in findings:
-        causes = [k for k in ids-{o.id} if o.id in _consequences.get(k, '').split()]
-        if causes: cause[o.id] = next(c.id for c in findings if c.id in causes)
+        causes = [c for c in findings if c is not o and _may_cause(c, o)]
+        if causes: cause[o.id] = causes[0].id
     def root(k, seen=()): return root(cause[k], (*seen, k)) if k in cause and k not in seen else k
     tops = [o for o in findings if root(o.id) == o.id]
     for o in findings:

@@ -276,6 +276,13 @@ def _without_dropout(subject, *args, **kwargs):
     try: return trial(subject, *args, **kwargs)
     finally: hook.remove()
 
+def _less_dropout(model):
+    "What to try in place of a dropout that is too strong: a fifth, or none if it is not much more"
+    ps = [m.p for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    ps += [m.dropout for m in model.modules() if isinstance(m, nn.RNNBase)]
+    return 0.2 if not any(ps) or max(ps) > .4 else 0.
+
+# %% ../../nbs/44_doctor.trials.ipynb #b3ce867b
 def check_dropout(
     subject:Subject,
     base:Trial, # As it is
@@ -289,7 +296,7 @@ def check_dropout(
     return [Finding('I7', 'strong',
         f"After {len(base.nats)} steps the loss is {base.end:.2f} nats, and without dropout it is {t.end:.2f}. That "
         "much takes away what the network needs in order to learn.",
-        'dropout = 0.2', dict(nats=base.end, nats_without=t.end))]
+        f'dropout = {_less_dropout(subject.model)}', dict(nats=base.end, nats_without=t.end))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #d9fc65a7
 def check_decay(
