@@ -93,6 +93,10 @@ SVGS = {
     'moved, scaled, turned': ('<g transform="translate(7 3) scale(2)"><path transform="rotate(90)" d="M0 0H20V10"/></g>', [[(127.5, 0), (127.5, 255), (0, 255)]]),
     'used twice': ('<defs><path id="a" d="M0 0L10 0"/></defs><use href="#a"/><use href="#a" x="0" y="10"/>', [[(0, 0), (255, 0)], [(0, 255), (255, 255)]]),
     'two parts': ('<path d="m0 0 l0 4 m4 0 l0 -4"/>', [[(0, 0), (0, 255)], [(255, 255), (255, 0)]]),
+    'a turned rectangle': ('<path d="M0 0H200V200"/><rect x="80" y="90" width="40" height="20" transform="rotate(90 100 100)"/>',
+                           [[(0, 0), (255, 0), (255, 255)], [(140.25, 102), (140.25, 153), (114.75, 153), (114.75, 102), (140.25, 102)]]),
+    'drawn only where it is used': ('<use href="#s"/><symbol id="s"><path d="M0 0L5 5"/></symbol><mask><path d="M0 9L9 9"/></mask>', [[(0, 0), (255, 255)]]),
+    'hidden': ('<g visibility="hidden"><path d="M0 0L9 9"/></g><path d="M0 0L5 5"/>', [[(0, 0), (255, 255)]]),
     'millimetres': ('<line x1="0mm" y1="0mm" x2="10mm" y2="5mm"/>', [[(0, 0), (255, 127.5)]]),
 }
 
@@ -104,6 +108,38 @@ def test_svg(tmp_path, name):
     (got,) = load_drawings(tmp_path/'a.svg')
     assert [len(s) for s in got] == [len(s) for s in want]
     if 'mm' not in body: assert np.allclose(np.concatenate(got), np.concatenate(want), atol=.02)
+
+
+def test_turned_circles_stand_where_a_browser_draws_them(tmp_path):
+    (tmp_path/'a.svg').write_text('<svg><path d="M0 0H200V200"/><g transform="translate(100 100) rotate(30)"><circle cx="40" cy="0" r="10"/></g></svg>')
+    points = np.array(load_drawings(tmp_path/'a.svg')[0][1])*200/255
+    assert np.allclose(np.hypot(*(points-[100+40*3**.5/2, 120]).T), 10, atol=.1)
+
+
+def test_a_long_path_used_often_is_a_bomb(tmp_path):
+    (tmp_path/'a.svg').write_text('<svg><path id="p" d="M0 0c' + ' 1 1 1 1 1 1'*9000 + '"/>' + '<use href="#p"/>'*15_000 + '</svg>')
+    began = time.monotonic()
+    with pytest.raises(CharRNNError, match='the most'): load_drawings(tmp_path/'a.svg')
+    assert time.monotonic()-began < 5
+
+
+def test_lines_of_other_editors(tmp_path):
+    line = '{"drawing":[[[0,10],[5,30]]]}'
+    (tmp_path/'a.ndjson').write_bytes(b'\xef\xbb\xbf' + f'{line}\r\n{line}'.encode())
+    assert load_drawings(tmp_path/'a.ndjson') == [[[(0, 5), (10, 30)]]]*2
+    (tmp_path/'b.ndjson').write_text(line + '\n{"drawing":[[[900],[900]]]}\n')
+    with pytest.warns(UserWarning, match='single point'): assert len(load_drawings(tmp_path/'b.ndjson')) == 1
+
+
+@pytest.mark.parametrize('kwargs', [dict(what=''), dict(what='x'*5000), dict(seed=-1), dict(seed=1.5), dict(seed='a')])
+def test_arguments_of_load_drawings(kwargs):
+    with pytest.raises(CharRNNError): load_drawings(**{'what':[HOUSE], 'times':2, **kwargs})
+
+
+def test_what_is_nothing_is_not_a_lost_line():
+    assert (text_to_strokes(''), text_to_strokes('').skipped) == ([], 0)
+    with pytest.raises(CharRNNError, match='twice'): StrokeCode(alphabet='a'*95)
+    with pytest.raises(CharRNNError): show.drawings([HOUSE], corpus='faces')
 
 
 def test_a_circle_in_an_svg_is_round(tmp_path):
@@ -118,6 +154,8 @@ BAD = {
     'self.svg': '<svg><g id="a"><use href="#a"/></g></svg>',
     'outside.svg': '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
     'broken path.svg': '<svg><path d="M 0 0 L 9 q"/></svg>',
+    'half a path.svg': '<svg><path d="M0 0L9 9L x 3"/></svg>',
+    'turn.svg': '<svg><path transform="rotate(x)" d="M0 0L9 9"/></svg>',
     'no lines.svg': '<svg><text>hello</text></svg>',
     'one point.svg': '<svg><path d="M5 5L5 5"/></svg>',
     'huge.svg': '<svg><path d="M0 0L1e400 5"/></svg>',
@@ -128,6 +166,9 @@ BAD = {
     'one point.ndjson': '{"drawing":[[[5],[5]]]}\n'*9,
     'huge.ndjson': '{"drawing":[[[0,1e400],[0,5]]]}\n',
     'nan.ndjson': '{"drawing":[[[0,NaN],[0,5]]]}\n',
+    'points.ndjson': '{"drawing":[[[0,1],[2,3],[4,5],[6,7]]]}\n',
+    'overflow.ndjson': '{"drawing":[[[1e308,-1e308],[0,5]]]}\n',
+    'blank.ndjson.gz': gzip.compress(b'\n'*20_000_000),
     'strings.ndjson': '{"drawing":[[["0"],["5"]]]}\n',
     'text.ndjson': 'To be or not to be\n',
     'deep.ndjson': '['*100_000,
@@ -349,3 +390,33 @@ def test_the_page_finishes_what_a_hand_begins(page):
     page.click('#undo')
     assert page.locator('#pad path').count() == 0 and page.text_content('#finish') == 'Draw'
     assert page.evaluate('document.documentElement.scrollWidth') <= 390
+
+
+def test_the_page_keeps_what_runs_off_the_paper_on_the_pad(page):
+    r = page.locator('#pad').bounding_box()
+    page.mouse.move(r['x']+r['width']-3, r['y']+r['height']-3)
+    page.mouse.down()
+    page.mouse.move(r['x']+9, r['y']+r['height']-3)
+    page.mouse.up()
+    last = page.evaluate("JSON.parse(document.getElementById('spec').textContent).points.map(o => String.fromCodePoint(o))")
+    far = [last.index(stroke_letters(24)[46]), last.index(stroke_letters(24)[-1])]
+    page.evaluate('o => { charrnn.write = function* () { for (let i = 0; i < 8; i++) yield {id: o[i % 2]}; }; }', far)
+    page.click('#finish')
+    page.locator('#status', has_text='The network drew').wait_for()
+    for o in page.locator('#pad path').all():
+        b = o.bounding_box()
+        assert b['x'] >= r['x']-1 and b['x']+b['width'] <= r['x']+r['width']+1 and b['y']+b['height'] <= r['y']+r['height']+1
+
+
+def test_the_page_with_a_wrong_seed_and_a_hasty_hand(page):
+    page.fill('#seed', 'abc')
+    for o in '#finish', '#more':
+        page.click(o)
+        page.locator('#status', has_text='whole number').wait_for()
+    page.fill('#seed', '')
+    for _ in range(4): page.evaluate("document.getElementById('more').click()")
+    page.locator('#status', has_text='12 drawings').wait_for()
+    page.wait_for_timeout(300)
+    assert page.locator('#sheet svg').count() == 12
+    page.locator('#pad').click(button='right')
+    assert page.locator('#pad path').count() == 0

@@ -218,3 +218,12 @@ def test_a_resume_crosses_few_rooms():
     assert p.returncode == 0, p.stderr
     n_rooms,n_calls = json.loads(p.stdout.splitlines()[-1])
     assert 10 < n_rooms <= 25 and 100 < n_calls <= 300
+
+
+def test_no_syntax_is_newer_than_the_oldest_python():
+    "ruff knows which Python each syntax came with, in notebooks as well; Python itself knows its own only"
+    oldest = 'py'+re.search(r'min_python = (\S+)', (root/'settings.ini').read_text())[1].replace('.', '')
+    where = [root/o for o in ('charrnn_fa', 'nbs', 'tests', 'benchmarks', 'docs')]
+    res = subprocess.run([sys.executable, '-m', 'ruff', 'check', '-q', '--isolated', '--no-cache', '--select', 'E9', '--target-version', oldest, *where],
+                         capture_output=True, text=True)
+    assert res.returncode == 0, res.stdout+res.stderr

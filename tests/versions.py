@@ -2,8 +2,9 @@
 
     tests/versions.py oldest|newest [TEST ...]
 
-An environment of its own, `.venv-oldest` or `.venv-newest`. `oldest` takes the lowest release that each requirement admits (`>=2.9` becomes `==2.9.*`),
-`newest` the highest. Then the tests run that touch what others made: without more words, those in TESTS. PIP_FLAGS goes to pip.
+An environment of its own, `.venv-oldest` or `.venv-newest`, of the Python that runs this. `oldest` takes the lowest release that each requirement admits
+(`>=2.9` becomes `==2.9.*`), `newest` the highest; uv finds in half a minute what pip seeks for many. Then the tests run that touch what others made: without
+more words, those in TESTS. PIP_FLAGS goes to uv, which reads nothing of pip's own settings.
 """
 import configparser
 import os
@@ -33,9 +34,11 @@ def main():
     which,*names = sys.argv[1:]
     venv = root/f'.venv-{which}'
     python,flags = venv/'bin/python',shlex.split(os.environ.get('PIP_FLAGS', ''))
-    def _pip(*args): subprocess.run([python, '-m', 'pip', 'install', '-q', *flags, *args], check=True, cwd=root)
     if not python.exists(): subprocess.run([sys.executable, '-m', 'venv', venv], check=True)
-    _pip('--upgrade', '--upgrade-strategy', 'eager', '-e', '.[dev]') if which == 'newest' else _pip('-e', '.[dev]', *requirements(which))
+    subprocess.run([python, '-m', 'pip', 'install', '-q', 'uv'], check=True)
+    if flags: flags += ['--index-strategy', 'unsafe-best-match'] # of all places the best version, as pip does
+    what = ['--upgrade', '-e', '.[dev]'] if which == 'newest' else ['-e', '.[dev]', *requirements(which)]
+    subprocess.run([venv/'bin/uv', 'pip', 'install', '-q', '--python', python, *flags, *what], check=True, cwd=root)
     show = 'import sys, torch, fastai, numpy, platform; print(platform.python_version(), "torch", torch.__version__, "fastai", fastai.__version__, "numpy", numpy.__version__)'
     subprocess.run([python, '-c', show], check=True)
     tests = names or [f'tests/test_{o}.py' for o in TESTS]

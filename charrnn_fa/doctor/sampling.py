@@ -215,8 +215,8 @@ def _likeness(rows):
     return rows@rows.T
 
 def _related(a, b):
-    at = torch.triu_indices(*a.shape, 1)
-    return torch.corrcoef(torch.stack([a[*at], b[*at]]))[0,1].item()
+    i,j = torch.triu_indices(*a.shape, 1)
+    return torch.corrcoef(torch.stack([a[i,j], b[i,j]]))[0,1].item()
 
 # %% ../../nbs/46_doctor.sampling.ipynb #59f4071f
 def knows_text(
