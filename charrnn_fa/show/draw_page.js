@@ -9,7 +9,7 @@ const ids = new Map(symbols.map((c, i) => [c, i]));
 const {size, lowest, absolute} = spec.strokes, letters = spec.strokes.letters.map(o => [...o]);
 const values = letters.map(o => new Map(o.map((c, i) => [c, i + lowest])));
 const box = 255, mostLetters = spec.most_letters;
-let begun = [], job = null;
+let begun = [], job = null, sheetJob = null;
 
 // ---- Strokes are text: two letters a step, a blank for a lifted pen, a line end after a drawing
 
@@ -93,8 +93,23 @@ const pathOf = (stroke, isNew) => {
 const show = (svg, strokes, given = Infinity) =>
     svg.replaceChildren(...strokes.map((s, i) => pathOf(s, i >= given)));
 
+// The pad shows all that is drawn: it steps back where the network leaves the paper
+const stepBack = strokes => {
+    const cells = strokes.flat(), spans = [0, 1].map(k => {
+        const [a, b] = [Math.min(0, ...cells.map(p => p[k])), Math.max(box, ...cells.map(p => p[k]))];
+        return [a, b - a];
+    });
+    const side = Math.max(...spans.map(o => o[1])) + 16;
+    at('pad').setAttribute('viewBox', `${spans.map(o => o[0] - 8).join(' ')} ${side} ${side}`);
+};
+
+const showOnPad = (strokes, given) => {
+    stepBack(strokes);
+    show(at('pad'), strokes, given);
+};
+
 const showBegun = () => {
-    show(at('pad'), begun);
+    showOnPad(begun);
     at('finish').textContent = begun.length ? 'Finish it' : 'Draw';
 };
 
@@ -125,6 +140,7 @@ const placeOf = e => {
 let stroke = null;
 
 at('pad').addEventListener('pointerdown', e => {
+    if (e.button || stroke) return; // the other buttons, a second finger
     e.preventDefault();
     job = null;
     at('pad').setPointerCapture(e.pointerId);
@@ -153,25 +169,33 @@ const request = (seed = at('seed').value || anySeed()) => ({seed, temperature: N
 
 const still = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
 
+const seedIsRight = () => {
+    const isRight = /^[0-9]{0,18}$/.test(at('seed').value);
+    if (!isRight) at('status').textContent = 'The seed must be a whole number of at most 18 digits, or nothing.';
+    return isRight;
+};
+
 charrnn.finish = async () => {
+    if (!seedIsRight()) return;
     const mine = job = {}, asked = request(), given = begun.length, before = beforeOf(begun);
     let text = before;
     at('status').textContent = 'Drawing \u2026';
     for (const c of line(before, asked)) {
         text += c;
         if (text.length % 3 || still()) continue;
-        show(at('pad'), charrnn.toStrokes(text, false), given);
+        showOnPad(charrnn.toStrokes(text, false), given);
         await frame();
         if (job !== mine) return;
     }
     const strokes = charrnn.toStrokes(text, false);
-    show(at('pad'), strokes, given);
+    showOnPad(strokes, given);
     const n = strokes.length - given;
     at('status').textContent = `The network drew ${n} line${n === 1 ? '' : 's'}. Seed ${asked.seed} gives them again.`;
 };
 
 charrnn.sheet = async (n = 12) => {
-    const first = BigInt(at('seed').value || anySeed());
+    if (!seedIsRight()) return;
+    const mine = sheetJob = {}, first = BigInt(at('seed').value || anySeed());
     at('sheet').replaceChildren();
     for (let i = 0; i < n; i++) {
         const svg = svgOf('svg');
@@ -181,6 +205,7 @@ charrnn.sheet = async (n = 12) => {
         show(svg, charrnn.toStrokes(charrnn.line([], request(String(first + BigInt(i))))));
         at('sheet').append(svg);
         await frame();
+        if (sheetJob !== mine) return;
     }
     at('status').textContent = `${n} drawings from seed ${first} on.`;
 };

@@ -143,7 +143,9 @@ _most = 200
 
 def _corpus(corpus):
     "Drawings, from drawings or from what a Learner was trained on"
-    if not hasattr(corpus, 'dls'): return corpus
+    if not hasattr(corpus, 'dls'):
+        check_drawings(corpus)
+        return corpus
     code = corpus._stroke_code()
     text = corpus.vocab.textify(corpus.dls.train.ids[:5_000_000])
     return text_to_strokes(text.strip('\n'), code.size, code.alphabet, code.absolute)

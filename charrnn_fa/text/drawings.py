@@ -40,7 +40,7 @@ def _svg_folder(path):
 # %% ../../nbs/08_text.drawings.ipynb #046ea5fe
 def _from_path(path, n):
     "The drawings of a file or folder, and the part of each"
-    if path.is_dir(): drawings = [read_svg(o) for o in _svg_folder(path)[:n]]
+    if len(path.name) < 256 and path.is_dir(): drawings = [read_svg(o) for o in _svg_folder(path)[:n]]
     elif path.suffix.lower() == '.svg': drawings = [read_svg(path)]
     elif is_drawings(path): return read_ndjson(path, n)
     else:
@@ -61,6 +61,7 @@ def found(
     check_type('what', what, (str, Path), 'a name, a path, or a list of drawings')
     if what in glyph_sets: drawings = glyph_drawings(what)[:n]
     elif str(what).startswith('quickdraw:'): drawings = quickdraw(what[10:], n or 10_000, progress)
+    elif what == '': raise CorpusError('The name of the drawings is empty', f"give one such as '{drawing_names[0]}', or a path.")
     else: return _from_path(Path(what).expanduser(), n)
     return drawings,[None]*len(drawings)
 
@@ -75,6 +76,7 @@ def augment(
 )->list: # The originals, then the others
     "Each drawing several times, never the same"
     check_number('times', times, 1, whole=True, high=10_000)
+    check_number('seed', seed, 0, whole=True, optional=True)
     rng = np.random.default_rng(seed)
     return [*drawings, *(vary(d, rng, **kwargs) for _ in range(times-1) for d in drawings)]
 
@@ -95,5 +97,6 @@ def load_drawings(
 )->list: # Of drawings: lists of strokes, lists of (x, y) from 0 to 255
     "The drawings that `what` stands for, the originals first"
     check_number('n', n, 1, whole=True, optional=True)
+    check_number('seed', seed, 0, whole=True, optional=True)
     times,how = usual(what, times)
     return augment(found(what, n, progress)[0], times, seed, **how)

@@ -31,7 +31,8 @@ def split_drawings(
 )->tuple: # (indices for training, indices for validation)
     "Divide drawings after a shuffle"
     check_number('valid_pct', valid_pct, 0, high=1)
-    if n < 2: raise CharRNNError(f'There are {n} drawings', 'give at least two, one of them to validate on.')
+    few = 'no drawing' if not n else 'only one drawing'
+    if n < 2: raise CharRNNError(f'There is {few}', 'give at least two, one of them to validate on.')
     order = np.random.default_rng(seed).permutation(n).tolist()
     k = min(max(1, round(valid_pct*n)), n-1)
     return order[k:],order[:k]

@@ -6,7 +6,7 @@
 __all__ = ['quickdraw_url', 'read_ndjson', 'quickdraw']
 
 # %% ../../nbs/07c_text.quickdraw.ipynb #6332f659
-import base64, gzip, hashlib, json, os, re, warnings, zlib
+import base64, gzip, hashlib, json, math, os, re, warnings, zlib
 from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
@@ -24,26 +24,36 @@ def _stroke(xs, ys):
     if len(_places) > 2**17: return [*points] # places between the cells are many
     return [_places.setdefault(p, p) for p in points]
 
+def _is_dot(drawing): return all(p == drawing[0][0] for s in drawing for p in s)
+
 def _is_inside(stroke): return min(map(min, stroke)) >= 0 and max(map(max, stroke)) <= box
 
 def _strokes(record):
     "The strokes of a line, in the box"
-    res = [s for s in (_stroke(*s[:2]) for s in record['drawing']) if s]
+    rows = record['drawing']
+    if any(len(s) > 3 for s in rows): raise CharRNNError('has a stroke of more than three rows, x, y and time')
+    res = [s for s in (_stroke(*s[:2]) for s in rows) if s]
     if not res: raise CharRNNError('has no strokes')
-    return res if all(map(_is_inside, res)) else fit_drawing(res)
+    if all(map(_is_inside, res)) or _is_dot(res) and all(map(math.isfinite, res[0][0])): return res
+    try: return fit_drawing(res)
+    except CharRNNError: raise CharRNNError('has coordinates that are not finite, or too large') from None
 
 # %% ../../nbs/07c_text.quickdraw.ipynb #b4ce6b26
 _longest = 2**20 # characters of a line
+_most_empty = 1_000_000 # lines of a file without anything
 
 def _records(path):
     "The lines of a file, packed or not, with their numbers"
-    with (gzip.open if path.suffix == '.gz' else open)(path, 'rt', encoding='utf-8') as f:
+    with (gzip.open if path.suffix == '.gz' else open)(path, 'rt', encoding='utf-8-sig') as f:
+        empty = 0
         for i in range(1, 10**9):
             line = f.readline(_longest)
             if not line: return
             if len(line) == _longest:
                 raise CorpusError(f'{path}, line {i} has {_longest:,} characters or more', 'is it a file of drawings?')
             if line.strip(): yield i,line
+            elif (empty := empty+1) > _most_empty:
+                raise CorpusError(f'{path} has more than {_most_empty:,} empty lines', 'is it a file of drawings?')
 
 def _no_number(name): raise CharRNNError(f'has {name} where a number is meant')
 
@@ -60,8 +70,6 @@ def _read_line(path, i, line):
 
 
 # %% ../../nbs/07c_text.quickdraw.ipynb #c5b1ba64
-def _is_dot(drawing): return all(p == drawing[0][0] for s in drawing for p in s)
-
 def read_ndjson(
     path, # Of an `.ndjson` or `.ndjson.gz` in the format of QuickDraw
     n:int=None, # Drawings at the most

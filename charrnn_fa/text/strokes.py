@@ -48,7 +48,8 @@ class StrokeCode:
         check_type('alphabet', self.alphabet, str, 'a string', optional=True)
         n,given = self.n_values,self.alphabet or ''
         if len(given) == len({*given}) and len(given) in (0, n, 2*n) and not {*given} & {*' \n\r'}: return
-        what = f"An alphabet of {len(given)} letters does not fit a grid of {self.size}"
+        wrong = 'has some of them twice' if len({*given}) < len(given) else f'does not fit a grid of {self.size}'
+        what = f"An alphabet of {len(given)} letters {wrong}"
         raise CharRNNError(what, f"give {n} or {2*n} different ones, without blank and line end.")
 
     @property
@@ -194,7 +195,7 @@ def text_to_strokes(
     "The drawings that a text stands for, as far as it can be read"
     check_type('text', text, str, 'a string')
     code,res = StrokeCode(size, alphabet, absolute),Drawings()
-    for line in text.split('\n')[:-1 if text.endswith('\n') else None]:
+    for line in text.removesuffix('\n').split('\n') if text else ():
         drawing,well = _drawing(line, code)
         if drawing: res.append(drawing)
         res.skipped += not drawing

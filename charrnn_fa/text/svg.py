@@ -6,9 +6,10 @@
 __all__ = ['read_svg']
 
 # %% ../../nbs/07a_text.svg.ipynb #e4677f58
+import io, re
 import numpy as np
 from pathlib import Path
-from ..core import visible
+from ..core import CharRNNError, visible
 from .read import CorpusError, check_file
 from .strokes import fit_drawing, simplify
 
@@ -34,20 +35,51 @@ def _root(path):
 # %% ../../nbs/07a_text.svg.ipynb #73fbd355
 _href = 'href', '{http://www.w3.org/1999/xlink}href'
 
+def _n_own(e): return 1 + (len(e.get('d', '')) + len(e.get('points', '')))//25 # letters to a stretch of path, about
+
 def _n_drawn(e, by_id, known, above=()):
     "How many elements are drawn for `e`"
     if e in above or len(above) > 200: raise _Odd('has an element that uses itself, or too many within each other')
     if e not in known:
         names = [e.get(o)[1:] for o in _href if e.get(o)] if str(e.tag).endswith('use') else []
         inner = [*e, *(by_id[o] for o in names[:1] if o in by_id)]
-        known[e] = 1 + sum(_n_drawn(o, by_id, known, (*above, e)) for o in inner)
+        known[e] = _n_own(e) + sum(_n_drawn(o, by_id, known, (*above, e)) for o in inner)
     return known[e]
 
 def _check_size(root):
     n = _n_drawn(root, {e.get('id'):e for e in root.iter() if e.get('id')}, {})
-    if n > _most_elements: raise _Odd(f'draws {n:.3g} elements, and {_most_elements:,} is the most')
+    if n > _most_elements: raise _Odd(f'draws {n:,} shapes or pieces of path, and {_most_elements:,} is the most')
 
 # %% ../../nbs/07a_text.svg.ipynb #4ef8c4e5
+_number = r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?'
+_parts = dict(d=rf'[MmZzLlHhVvCcSsQqTtAa]|{_number}|[\s,]', points=rf'{_number}|[\s,]')
+_parts['transform'] = rf'(matrix|translate|scale|rotate|skew[XY]?)\s*\(|\)|{_number}[a-z%]*|[\s,]'
+
+def _check_written(root):
+    "Refuse paths, points and transformations that are no such thing"
+    for e in root.iter():
+        for name,part in _parts.items():
+            value = e.get(name, '')
+            rest = '' if value.strip() == 'none' else re.sub(part, '', value)
+            if not rest and not (name == 'd' and re.match(r'\s*[^\sMm]', value.replace('none', ''))): continue
+            shown = visible((rest or value)[:20], lines=False)
+            what = dict(d='path', points='list of points', transform='transformation')[name]
+            raise _Odd(f"has a broken {what}, where '{shown}' stands")
+
+# %% ../../nbs/07a_text.svg.ipynb #da254173
+def _put_away(root):
+    "The file as bytes, with what is not drawn by itself in `defs`"
+    from xml.etree.ElementTree import Element, tostring
+    parents = {o:p for p in root.iter() for o in p}
+    defs = Element('{http://www.w3.org/2000/svg}defs')
+    for e in parents:
+        if str(e.tag).rpartition('}')[2] not in ('symbol', 'marker', 'mask'): continue
+        parents[e].remove(e)
+        defs.append(e)
+    root.insert(0, defs)
+    return io.BytesIO(tostring(root))
+
+# %% ../../nbs/07a_text.svg.ipynb #c81ab815
 def _points(part):
     "The points of a part of a path in which the pen stays down"
     from svgelements import Close, Line, Move
@@ -58,11 +90,12 @@ def _points(part):
         else: res += [*o.npoint(np.linspace(0, 1, 17)[1:])]
     return [(float(p[0]), float(p[1])) for p in res]
 
-def _strokes(path):
+def _strokes(file):
     "All lines of a file, as they stand there"
     from svgelements import SVG, Path as Line, Shape
-    shapes = [o for o in SVG.parse(str(path), reify=True).elements() if isinstance(o, Shape)]
-    parts = (_points(part) for o in shapes for part in Line(o).as_subpaths())
+    shapes = [o for o in SVG.parse(file, reify=True).elements() if isinstance(o, Shape)]
+    seen = [o for o in shapes if o.values.get('visibility') not in ('hidden', 'collapse')]
+    parts = (_points(part) for o in seen for part in abs(Line(o)).as_subpaths()) # abs: turned and moved
     return [s for s in parts if len({*s}) > 1]
 
 # %% ../../nbs/07a_text.svg.ipynb #ed941b92
@@ -74,11 +107,14 @@ def read_svg(
     path = Path(path)
     try:
         check_file(path)
-        _check_size(_root(path))
-        strokes = _strokes(path)
+        _check_size(root := _root(path))
+        _check_written(root)
+        strokes = _strokes(_put_away(root))
         if not strokes: raise _Odd('draws no line')
         return simplify(fit_drawing(strokes), epsilon)
     except OSError as e: raise CorpusError(f'{path} cannot be read ({e.strerror})', 'check its name.') from None
+    except CorpusError: raise
     except (_Odd, ValueError, TypeError, ArithmeticError, AttributeError, IndexError, KeyError) as e:
-        why = str(e) if isinstance(e, _Odd) else f'has a shape that cannot be read ({visible(e, lines=False)[:80]})'
+        why = str(e) if isinstance(e, _Odd) else 'has a shape that cannot be read'
+        if isinstance(e, CharRNNError): why += f': {visible(e.what, lines=False)}'
         raise CorpusError(f'{path} {why}', 'leave it out, or save it anew as plain SVG with paths.') from None
