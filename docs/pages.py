@@ -8,6 +8,7 @@ import configparser
 import inspect
 import json
 import re
+import shutil
 import sys
 from copy import deepcopy
 from importlib import import_module
@@ -40,7 +41,7 @@ def link(href:str, nb:Path)->str:
     # index.ipynb is written for the top, as README.md
     target = ((root if nb.name == 'index.ipynb' else nb.parent)/name).resolve()
     if not target.exists(): raise FileNotFoundError(f'{nb} has a link to {name}, which is not there')
-    if target.suffix == '.ipynb': return '/' + target.relative_to(nbs).as_posix() + mark + part
+    if target.suffix in ('.ipynb', '.png'): return '/' + target.relative_to(nbs).as_posix() + mark + part
     return github + target.relative_to(root).as_posix() + mark + part
 
 
@@ -203,6 +204,7 @@ def write(out:Path):
     for k,v in pages():
         (out/k).parent.mkdir(parents=True, exist_ok=True)
         (out/k).write_text(v, encoding='utf-8')
+    shutil.copytree(nbs/'images', out/'images', dirs_exist_ok=True)
 
 
 if __name__ == '__main__': write(Path(sys.argv[1]))
