@@ -13,7 +13,7 @@ from . import generate as _generate
 from dataclasses import asdict, replace
 import secrets
 from .core import CharRNNError, check_number
-from .text.drawn import count_drawn
+from .text.drawn import per_drawing
 from .text.read import check_type
 from .text.strokes import Drawings, strokes_to_text, text_to_strokes
 from .text.vocab import CharVocab
@@ -174,12 +174,6 @@ def stream(self:CharLearner,
     "New text after `prompt`, piece by piece as it is made"
     return _generate.stream(self.model, self.vocab, prompt, n, **kwargs)
 
-# %% ../nbs/48_build.ipynb #9594b018
-def _per_drawing(r, text):
-    "The loss of a text of drawings in its own units"
-    n,nats = count_drawn(text),r['nats']*r['n_chars']
-    return {f'nats_per_{k[:-1]}':nats/v for k,v in n.items() if v}
-
 # %% ../nbs/48_build.ipynb #1da94ebb
 @patch
 def evaluate(self:CharLearner,
@@ -190,7 +184,7 @@ def evaluate(self:CharLearner,
     "How well the model predicts every character of a text but the first"
     ids = self.dls.valid.ids if text is None else self.vocab.encode(text)
     res = evaluate_ids(self.model, ids, context, progress)
-    return {**res, **_per_drawing(res, self.vocab.textify(ids))} if hasattr(self.dls, 'strokes') else res
+    return {**res, **per_drawing(res, self.vocab.textify(ids))} if hasattr(self.dls, 'strokes') else res
 
 # %% ../nbs/48_build.ipynb #6a13db90
 @patch

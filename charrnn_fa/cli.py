@@ -384,7 +384,7 @@ def train(
     if _is_run(args.run): return _train_again(args, began, out)
     if args.corpus is None:
         raise CharRNNError(f"There is no run in {args.run} yet",
-                           f"say what to train on: charrnn train CORPUS --run {args.run}")
+                           f"say what to train on: charrnn {'draw' if args.draws else 'train'} CORPUS --run {args.run}")
     return _train_new(args, preset, began, out)
 
 # %% ../nbs/91_cli.ipynb #406fade1
@@ -440,6 +440,9 @@ def evaluate(
     run = Run(args.run)
     ids = _ids_asked(args, run)
     r = evaluate_ids(_model_to_measure(run), ids, args.context, progress=_measuring())
+    if run.strokes:
+        from charrnn_fa.text.drawn import per_drawing
+        r |= per_drawing(r, run.vocab.textify(ids))
     if not args.json: say(_eval_text(r))
     return r
 

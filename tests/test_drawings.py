@@ -331,6 +331,11 @@ def test_the_command(tmp_path, capsys):
     assert main(line) == 0
     assert json.loads(capsys.readouterr().out)['nats'] == first['nats'] and (tmp_path/'r/drawings.html').read_text().count('<svg') == page.count('<svg')
     assert main(['draw', 'letters', '--run', str(tmp_path/'r')]) == 1 and 'begun with faces' in capsys.readouterr().err
+    assert main(['eval', str(tmp_path/'r'), '--json']) == 0
+    r = json.loads(capsys.readouterr().out)
+    n = Run(tmp_path/'r').settings['text']['n_valid']
+    assert r['nats_per_drawing'] > 10 and r['nats_per_drawing']/r['nats'] == pytest.approx((n-1)/10, rel=.01) # ten faces are never trained on
+    assert main(['draw', '--run', str(tmp_path/'none')]) == 1 and 'charrnn draw CORPUS' in capsys.readouterr().err
 
 
 # --- Pictures and the page
@@ -346,6 +351,14 @@ def test_a_sheet_says_what_it_leaves_out(tmp_path):
     p = show.drawings([HOUSE]*500)
     assert 'first 200 of 500' in str(p) and 'first 200 of 500' in p._repr_html_() and len(p._repr_html_()) < 200_000
     for kind in 'svg', 'png', 'html', 'txt': assert p.save(tmp_path/f'a.{kind}').stat().st_size > 500
+
+
+def test_a_saved_sheet_has_the_nearest_beside_each(tmp_path):
+    faces = load_drawings('faces', times=1)[:4]
+    plain,near = (show.drawings(faces[:2], o).save(tmp_path/f'{bool(o)}.svg').read_text() for o in (None, faces))
+    assert 'stroke: #2680d6' in near and 'stroke: #2680d6' not in plain
+    assert near.count('<path') > 1.8*plain.count('<path')
+    assert 'background:#181818' in near # in dark it stands alone
 
 
 @pytest.fixture

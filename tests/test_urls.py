@@ -13,6 +13,7 @@ import traceback
 import urllib.request
 import warnings
 
+import fsspec.asyn
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -30,6 +31,8 @@ from charrnn_fa.store.mount import StoreError
 from charrnn_fa.store.retain import is_whole
 from charrnn_fa.store.url import UrlStore
 from machine import dawdle, ended, machine, until
+
+forks = pytest.mark.skipif(not hasattr(fsspec.asyn, 'reset_after_fork'), reason='this fsspec does not survive a fork, which is a test of two machines here')
 
 KEY,SECRET,PASSWORD = 'AKIAQZ7XKNOTAREALKEY','9qVerySecretIndeed/Zx31+kept+nowhere0000','p@ssw0rd:of:mine'
 
@@ -148,6 +151,7 @@ def fit(learn, where, cbs=(), n_epoch=3, **kwargs):
 def steps_at(store): return [m['step'] for m in Remote(store).checkpoints()]
 
 
+@forks
 def test_the_machine_is_lost_and_the_bucket_brings_the_run_back(s3, url, fresh, same, tmp_path, monkeypatch, capfd):
     alone = fresh()
     alone.fit_one_cycle(3, 1e-2)
@@ -317,6 +321,7 @@ def test_no_keys_and_no_server(s3, url, fresh, home, capfd, monkeypatch, tmp_pat
     s3.start()
 
 
+@forks
 def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
     "The second is refused while the first is alive; one that is silent is overridden, and keeps its copies to itself"
     alone = fresh()

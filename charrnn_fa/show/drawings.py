@@ -10,7 +10,7 @@ import math
 import numpy as np
 from functools import partial
 from ..core import check_number
-from .page import Picture, drawing, ink, new_figure
+from .page import Picture, blue, drawing, hex_colour, ink, new_figure
 from ..text.strokes import box, check_drawings, text_to_strokes
 
 # %% ../../nbs/55a_show.drawings.ipynb #66cd53ff
@@ -128,12 +128,15 @@ def _sheet(drawings, near, animate, note, name):
     return f'{_style}<div><div class="sheet">{"".join(cells)}</div>{legend}{note}{button}</div>'
 
 def _figure(drawings, near):
-    "All drawings as a figure of matplotlib"
-    n,cols = len(drawings),min(10, max(1, math.ceil(len(drawings)**.5*1.4)))
+    "All drawings as a figure of matplotlib, each with the one of the corpus that is most like it"
+    k = 1+bool(near)
+    if near: drawings = [o for pair in zip(drawings, near) for o in pair]
+    n,cols = len(drawings),k*min(10//k, max(1, math.ceil((len(drawings)/k)**.5*1.4)))
     fig,ax = new_figure(cols*.8, math.ceil(n/cols)*.8)
     with drawing():
         for i,d in enumerate(drawings):
-            for s in d: ax.plot(*(np.array(s)/box*.86 + [i%cols, i//cols]).T, color=ink, lw=1.1, solid_capstyle='round')
+            color = hex_colour(blue) if i%k else ink
+            for s in d: ax.plot(*(np.array(s)/box*.86 + [i%cols, i//cols]).T, color=color, lw=1.1, solid_capstyle='round')
         ax.set(xlim=(-.1, cols), ylim=(math.ceil(n/cols), -.1), aspect='equal')
         ax.axis('off')
     return fig

@@ -149,7 +149,8 @@ def figure_html(
     return svg.replace('<svg', f'<svg role="img" aria-label="{html.escape(label)}"', 1)
 
 # %% ../../nbs/50_show.page.ipynb #319ca5e3
-_both = '<style>svg{color:#222}@media (prefers-color-scheme:dark){svg{color:#ddd}}</style>'
+_both = ('<style>svg{color:#222;background:#fff}'
+         '@media (prefers-color-scheme:dark){svg{color:#ddd;background:#181818}}</style>')
 
 def figure_file(
     figure, # Of matplotlib
