@@ -2566,6 +2566,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'charrnn_fa.show.interpret.CharInterpretation.worst_lines': ( 'show.interpret.html#charinterpretation.worst_lines',
                                                                                                          'charrnn_fa/show/interpret.py'),
                                            'charrnn_fa.show.interpret._cut': ('show.interpret.html#_cut', 'charrnn_fa/show/interpret.py'),
+                                           'charrnn_fa.show.interpret._first_of_each': ( 'show.interpret.html#_first_of_each',
+                                                                                         'charrnn_fa/show/interpret.py'),
                                            'charrnn_fa.show.interpret._lines': ( 'show.interpret.html#_lines',
                                                                                  'charrnn_fa/show/interpret.py'),
                                            'charrnn_fa.show.interpret._marks_of': ( 'show.interpret.html#_marks_of',

@@ -62,6 +62,13 @@ def _marks_of(interp, spans):
     return [o for a,b in spans for o in [*all_marks[a:a+len(text[a:b].rstrip('\n'))], '\n']]
 
 # %% ../../nbs/58b_show.interpret.ipynb #fe72d307
+def _first_of_each(spans, text):
+    "Spans (mean, start, stop) whose text is not that of one before"
+    seen = {}
+    for o in spans: seen.setdefault(text[o[1]:o[2]].strip(), o)
+    return [*seen.values()]
+
+# %% ../../nbs/58b_show.interpret.ipynb #810973d6
 _ask = 'Point at a character, or move with the arrow keys, to see what was expected in its place.'
 
 @patch
@@ -69,7 +76,7 @@ def worst_lines(self:CharInterpretation,
     k:int=9, # Lines
 )->Picture:
     "The lines that cost most, a character"
-    worst = self.line_means()[:k]
+    worst = _first_of_each(self.line_means(), self.reading.text)[:k]
     spans,ends = [o[1:] for o in worst],[f'{o[0]:.1f} bits' for o in worst]
     words = '\n'.join(f'{m:5.1f}  {self.reading.text[a:b].rstrip()}' for m,a,b in worst)
     rows = rows_html(_cut(self.reading.text, spans), _marks_of(self, spans), ends)
