@@ -520,6 +520,16 @@ def test_the_fault_is_the_first_that_is_found(fault):
     assert len(first.message.split('. ')) <= 3 and first.fix and first.title in str(report)
 
 
+@pytest.mark.parametrize('shape', [(16, 1), (1, 1), (1, 16), (2, 2)])
+def test_batches_as_small_as_can_be(shape):
+    "A letter by itself has no next one within its batch"
+    bs,n = shape
+    m = (len(IDS)-1)//bs
+    x,y = IDS[:m*bs].view(bs, m),IDS[1:m*bs+1].view(bs, m)
+    report = diagnose(model=Net(), dls=[(x[:,i:i+n], y[:,i:i+n]) for i in range(0, 24*n, n)], loss_func=loss_over_all, trials=False)
+    assert not {o.id for o in report.findings} & {'D1', 'D2', 'D3', 'E1', 'E2'}, report
+
+
 class Guesser(nn.Module):
     "A network whose author has names of their own for everything"
     def __init__(self):

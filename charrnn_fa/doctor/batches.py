@@ -271,6 +271,7 @@ def _columns(pairs):
 
 # %% ../../nbs/36_doctor.batches.ipynb #0710d663
 def _check_columns(pairs):
+    if min(y.shape[1] for _,y in pairs) < 2: return [] # a letter by itself has no next
     shares,others = _columns(pairs)
     bad = (shares < .6).nonzero().flatten().tolist() # a single row may have a seam
     if not bad or len(bad) > len(shares)/2 or others < .8: return []

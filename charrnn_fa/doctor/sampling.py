@@ -135,15 +135,24 @@ def fitted_temperature(
     ids, # That were taken, (n,)
 )->float: # Infinite if they do not depend on the scores
     "The temperature that fits best what was taken"
-    logp,ts = _log_probs(scores),[.01*1.12**k for k in range(70)]
-    fits = [F.nll_loss((logp/t).log_softmax(-1), ids).item() for t in ts]
-    best = ts[int(np.argmin(fits))]
+    ts = [.01*1.12**k for k in range(70)]
+    best = ts[int(np.argmin([_nats_at(t, scores, ids) for t in ts]))]
     return math.inf if best > 20 else best
+
+def _nats_at(t, scores, ids):
+    "What the characters that were taken cost in all, at a temperature"
+    t = min(t, 1e6)
+    return F.nll_loss((_log_probs(scores)/t).log_softmax(-1), ids, reduction='sum').item()
 
 # %% ../../nbs/46_doctor.sampling.ipynb #d361f94f
 def _is_sharp(scores):
     p = _log_probs(scores)
     return -(p.exp()*p).sum(-1).mean().item() < .9*math.log(p.shape[-1])
+
+# %% ../../nbs/46_doctor.sampling.ipynb #b79ead26
+def _is_other(known, asked):
+    "Whether what was taken fits another temperature so much better that it cannot be chance"
+    return _nats_at(asked, *known)-_nats_at(fitted_temperature(*known), *known) > 12
 
 # %% ../../nbs/46_doctor.sampling.ipynb #3a561fd9
 def _takes(sample, name):
@@ -162,8 +171,9 @@ def check_temperature(
     if known is None or len(known[1]) < 60 or not _is_sharp(known[0]): return []
     if _takes(sample, 'temperature'): return _check_both(sample, model, prompt)
     t = fitted_temperature(*known)
-    if t > 1.5 and (other := _by_first_scores(w, known[1])): return [other]
-    return [_temperature(f"The characters fit a temperature of {'any size' if t == math.inf else f'{t:.1f}'}", t)] if t > 1.5 else []
+    if t <= 1.5 or not _is_other(known, 1.): return []
+    if other := _by_first_scores(w, known[1]): return [other]
+    return [_temperature(f"The characters fit a temperature of {'any size' if t == math.inf else f'{t:.1f}'}", t)]
 
 # %% ../../nbs/46_doctor.sampling.ipynb #543b149a
 def _by_first_scores(w, ids):
@@ -180,12 +190,11 @@ def _by_first_scores(w, ids):
 # %% ../../nbs/46_doctor.sampling.ipynb #66ded20e
 def _check_both(sample, model, prompt):
     "Temperature 0.5 and 2, if the function takes one"
-    ts = []
-    for t in .5, 2.:
-        known = taken(write(sample, model, prompt, 200, temperature=t))
-        if known is None: return []
-        ts.append(fitted_temperature(*known))
-    if .35 < ts[0] < .75 and 1.4 < ts[1] < 3: return []
+    known = [taken(write(sample, model, prompt, 200, temperature=t)) for t in (.5, 2.)]
+    if any(o is None for o in known): return []
+    ts = [fitted_temperature(*o) for o in known]
+    is_right = .35 < ts[0] < .75, 1.4 < ts[1] < 3
+    if not any(not right and _is_other(*o) for right,*o in zip(is_right, known, (.5, 2.))): return []
     said = ' and '.join('none' if t == math.inf else f'{t:.1f}' for t in ts)
     return [_temperature(f"Asked for temperatures 0.5 and 2, the characters fit {said}", ts[0])]
 
@@ -401,7 +410,8 @@ def check_text(
 )->list: # Of `Finding`s: G7, G8
     "Whether a text repeats itself, or another"
     loop,copied = repeated_share(w.text),copied_share(w.text, corpus) if corpus else 0.
-    if loop > .4: return [Finding('G7', 'strong',
+    recites = copied > .9 # also in circles: a loop of its own making is not in the corpus
+    if loop > .4 and not recites: return [Finding('G7', 'strong',
         f"{loop:.0%} of what is written was written before: the text goes round in circles. At a low temperature "
         "the most likely character leads back to where it was.",
         'temperature = 0.8   # or top_p = 0.9', dict(share_repeated=loop))]
