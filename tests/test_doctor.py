@@ -530,6 +530,21 @@ def test_batches_as_small_as_can_be(shape):
     assert not {o.id for o in report.findings} & {'D1', 'D2', 'D3', 'E1', 'E2'}, report
 
 
+def test_what_cannot_be_tried_has_its_reason():
+    "A step that computes gradients only once in twelve gives too few losses for a trial; that is no want of time"
+    net,losses = Net(),[]
+    opt = torch.optim.Adam(net.parameters(), lr=1e-3)
+    def step(x, y):
+        losses.append(loss_over_all(net(x), y))
+        if len(losses) < 12: return
+        opt.zero_grad()
+        torch.stack(losses).mean().backward()
+        opt.step()
+        losses.clear()
+    report = diagnose(step_function=step, model=net, batches=windows(), seconds=30)
+    assert report.has_time and not report.late and any('most steps compute no gradients' in o for o in report.skipped), report
+
+
 class Guesser(nn.Module):
     "A network whose author has names of their own for everything"
     def __init__(self):

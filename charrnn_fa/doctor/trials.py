@@ -386,7 +386,9 @@ def trial_findings(
     left = lambda share: max(0., until-time.perf_counter())*share
     base = trial(subject, seconds=left(.25)) if left(1) > 1 else None
     if base is None or base.error is not None or len(base.nats) < (20 if base.bad is None else 1):
-        yield 'a short training',[base.error] if base and base.error is not None else None
+        is_sparse = base is not None and base.error is None and left(1) > 1 # and ended before its time
+        if is_sparse: yield 'a short training (most steps compute no gradients)',no_way
+        else: yield 'a short training',[base.error] if base and base.error is not None else None
         return
     yield 'a short training',[*check_lost_numbers(subject, base), *check_course(subject, base)]
     has_rate = subject.knows_rate and base.rates and max(base.rates) > 0 and not subject.trains_itself
