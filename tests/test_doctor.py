@@ -545,6 +545,15 @@ def test_what_cannot_be_tried_has_its_reason():
     assert report.has_time and not report.late and any('most steps compute no gradients' in o for o in report.skipped), report
 
 
+def test_time_that_is_over_is_no_error_of_a_callback():
+    "fastai asks for the words of what a callback raises, and fails if there are none"
+    from charrnn_fa.doctor.batches import OutOfTime
+    from charrnn_fa.doctor.given import learner_subject
+    s = learner_subject(Learner(DataLoaders(windows(), windows()), Net(), loss_func=loss_over_all))
+    s.between = lambda: setattr(s, 'until', 0.) # after the first step
+    with pytest.raises(OutOfTime): s.run(s.batches[:2])
+
+
 class Guesser(nn.Module):
     "A network whose author has names of their own for everything"
     def __init__(self):

@@ -95,7 +95,9 @@ class Parts(tuple):
         return list(other) if isinstance(self.like, list) else tuple(other) if isinstance(self.like, tuple) else other[0]
 
 # %% ../../nbs/36_doctor.batches.ipynb #6438fea1
-class OutOfTime(Exception): "There is no time for more"
+class OutOfTime(Exception):
+    "There is no time for more"
+    def __init__(self): super().__init__('there is no time for more') # fastai wants words, where a callback raises
 
 class InTime:
     "A loader that is gone through in a part of the time that is left, or not at all"

@@ -370,7 +370,8 @@ def diagnose(
         all_loaders = _paced(_AllPaced, loaders[0], until, pace) if loaders else None
         findings,checked,late,others = _examined(subject, learn, all_loaders, sample, text, trials)
         late += missing
-        _in_own_words(findings, subject, dict(learn=learn, opt=opt, loss_func=loss_func, dls=dls, dl=dl, loader=dl), given)
+        parts = dict(learn=learn, opt=opt, loss_func=loss_func, dls=dls, dl=dl, loader=dl)
+        _in_own_words(findings, subject, parts, given)
     return Report(findings, checked, [*others, *late], time.perf_counter()-began, type(subject.model).__name__, late)
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #3c06a92a

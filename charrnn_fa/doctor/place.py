@@ -54,7 +54,8 @@ def _own_functions(objects):
     for o in objects:
         if inspect.isfunction(o): yield o
         for cls in () if inspect.isfunction(o) else (o if inspect.isclass(o) else type(o)).__mro__:
-            if (cls.__module__ or '').split('.')[0] not in libraries: yield from filter(inspect.isfunction, vars(cls).values())
+            is_theirs = (cls.__module__ or '').split('.')[0] not in libraries
+            if is_theirs: yield from filter(inspect.isfunction, vars(cls).values())
 
 # %% ../../nbs/36a_doctor.place.ipynb #58145724
 @dataclass

@@ -251,7 +251,7 @@ def run(self:Subject,
     except OutOfTime: raise
     except (Exception, SystemExit) as e:
         if not self.steps: self.begin(())
-        self.steps[-1].error = self._in_words(e)
+        self.steps[-1].error = self._in_words(_own_error(e))
     else: self._note_pace() if self.steps else None
     finally:
         self.watch.step = None
@@ -289,6 +289,14 @@ def _note_devices(self:Subject):
 
 class OtherDevice(CharRNNError):
     "A model is on another device than what it is given"
+
+# %% ../../nbs/37_doctor.subject.ipynb #a787ecad
+def _own_error(e):
+    "The error of somebody's callback, and not fastai's over its words"
+    last = e.__traceback__
+    while last and last.tb_next: last = last.tb_next
+    is_fastais = isinstance(e, IndexError) and last and last.tb_frame.f_globals.get('__name__') == 'fastai.callback.core'
+    return e.__context__ if is_fastais and e.__context__ else e
 
 # %% ../../nbs/37_doctor.subject.ipynb #903b11fd
 @patch

@@ -39,7 +39,9 @@ class Trial:
     def gain(self)->float: return self.start-self.end
 
 # %% ../../nbs/44_doctor.trials.ipynb #f4081752
-class _Enough(Exception): "There was time for no more"
+class _Enough(Exception):
+    "There was time for no more"
+    def __init__(self): super().__init__('there was time for no more') # fastai wants words, where a callback raises
 
 # %% ../../nbs/44_doctor.trials.ipynb #a8544769
 def _nats(step):

@@ -32,7 +32,11 @@ def _name_of(is_it, scopes, usual):
     return usual if usual in names else next(iter(names), None)
 
 # %% ../../nbs/36b_doctor.words.ipynb #6359dcf0
-_kinds = dict(opt=torch.optim.Optimizer, loss_func=nn.modules.loss._Loss, scheduler=torch.optim.lr_scheduler.LRScheduler)
+_kinds = dict(
+    opt=torch.optim.Optimizer,
+    loss_func=nn.modules.loss._Loss,
+    scheduler=torch.optim.lr_scheduler.LRScheduler,
+)
 
 def _object_names(given, scopes):
     "Somebody's names for the objects that were given, and for those that can be found"
@@ -96,11 +100,14 @@ def _sizes(model):
             break
     return {k:str(v) for k,v in res.items()}
 
-def _made(model, name):
-    "How a recurrent layer is made, up to its options"
+_options = dict(num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0., bidirectional=False)
+
+def _made(model, name, other=''):
+    "How a recurrent layer is made, up to the option that will be another"
     m = model.get_submodule(name)
-    n = getattr(m, 'num_layers', 1)
-    return f'self.{name} = nn.{type(m).__name__}({m.input_size}, {m.hidden_size}, {f"num_layers={n}, "*(n > 1)}'
+    kept = [(k, getattr(m, k, v)) for k,v in _options.items() if k != other and getattr(m, k, v) != v]
+    parts = [str(m.input_size), str(m.hidden_size), *(f'{k}={v!r}' for k,v in kept)]
+    return f"self.{name} = nn.{type(m).__name__}({', '.join(parts)}, "
 
 # %% ../../nbs/36b_doctor.words.ipynb #c055cab2
 def _forward_words(model, rnn=None):
@@ -124,7 +131,7 @@ def _in_words(fix, words):
 
 # %% ../../nbs/36b_doctor.words.ipynb #b4b5ed3b
 _in_model = {*'S2 S4 S5 S8 S10 R1 R2 R3 R4 R5 R8 L1 L7 T1 I4 I5 R9 R11'.split()}
-_made_of_dots = re.compile(r'nn\.(?:LSTM|GRU|RNN)\(\.\.\., ?')
+_made_of_dots = re.compile(r'nn\.(?:LSTM|GRU|RNN)\(\.\.\., (?=(\w+))')
 
 class Words:
     "What somebody calls the parts of a training"
@@ -141,26 +148,42 @@ class Words:
         within = {f'self.{a}':f'self.{layers[k]}' for a,k in dict(out='last_layer', emb='emb').items() if k in layers}
         within |= {k:f'self.{v}' for k,v in layers.items()}
         self.model = {**_sizes(model), **within, **_forward_words(model, layers.get('rnn'))}
-        self.rnn = _made(model, layers['rnn']) if 'rnn' in layers else None
+        self.rnn = partial(_made, model, layers['rnn']) if 'rnn' in layers else None
 
     def __call__(self,
         finding, # With a fix in the documentation's words
     ):
         "The fix in somebody's own words"
         fix = finding.fix
-        if self.rnn: fix = _made_of_dots.sub(lambda m: self.rnn, fix)
+        if self.rnn: fix = _made_of_dots.sub(lambda m: self.rnn(m[1]), fix)
         return _in_words(fix, self.model if finding.id in _in_model else self.step)
 
 # %% ../../nbs/36b_doctor.words.ipynb #c0d28921
 _signs = {
-    'L1': r'softmax', 'L2': r'log_softmax|\.log\(', 'L3': r"reduction\s*=|\.sum\(", 'L5': r'ignore_index', 'L6': r'\[:, ?-1|\[-1',
-    'L7': r'detach\(|\.data\b|no_grad|\.item\(|argmax', 'R1': r'detach\(|\.data\b', 'R11': r'padding_idx', 'T2': r'\.eval\(',
-    'S3': r'view\(|reshape\(|flatten\(', 'S4': r'view\(|reshape\(', 'S10': r'bidirectional\s*=\s*True|BatchNorm|\.flip\(',
-    'O5': r'optim\.\w+\(|Adam\w*\(|SGD\(|RMSprop\(', 'O7': r'optim\.\w+\(', 'O9': r'\.step\(', 'O11': r'% ?\w+ ?==|\.step\(',
-    'I2': r'zeros_|ones_|constant_|fill_', 'I3': r'init\.|uniform_|normal_', 'O8': r'requires_grad|freeze',
-    'T1': r'dropout\(', 'O12': r'\.half\(|float16', 'I4': r'relu\(',
+    'I2': r'zeros_|ones_|constant_|fill_',
+    'I3': r'init\.|uniform_|normal_',
+    'I4': r'relu\(',
+    'L1': r'softmax',
+    'L2': r'log_softmax|\.log\(',
+    'L3': r'reduction\s*=|\.sum\(',
+    'L5': r'ignore_index',
+    'L6': r'\[:, ?-1|\[-1',
+    'L7': r'detach\(|\.data\b|no_grad|\.item\(|argmax',
+    'O11': r'% ?\w+ ?==|\.step\(',
+    'O12': r'\.half\(|float16',
+    'O5': r'optim\.[A-Z]\w+\(|Adam\w*\(|SGD\(|RMSprop\(',
+    'O7': r'optim\.[A-Z]\w+\(',
+    'O8': r'requires_grad|freeze',
+    'O9': r'\.step\(',
+    'R1': r'detach\(|\.data\b',
+    'R11': r'padding_idx',
+    'S10': r'bidirectional\s*=\s*True|BatchNorm|\.flip\(',
+    'S3': r'view\(|reshape\(|flatten\(',
+    'S4': r'view\(|reshape\(',
+    'T1': r'dropout\(',
+    'T2': r'\.eval\(',
 }
-_making = {'S5': r'nn\.(?:LSTM|GRU|RNN)\(', 'S10': _signs['S10'], 'R11': _signs['R11'], 'I2': _signs['I2'], 'I3': _signs['I3']}
+_making = {'S5': r'nn\.(?:LSTM|GRU|RNN)\(', **{k:_signs[k] for k in ('S10', 'R11', 'I2', 'I3')}}
 
 def lines_of(
     id:str, # Of a fault
@@ -169,9 +192,11 @@ def lines_of(
     "Lines of somebody's code that may be what is at fault: in `__init__` only if it is about how something is made"
     pattern = _making.get(id, _signs.get(id))
     if not pattern: return []
-    nodes = [(o, n) for o in sources(*objects) if id in _making or not o.name.endswith('.__init__') for n in ast.walk(o.tree)]
+    written = [o for o in sources(*objects) if id in _making or not o.name.endswith('.__init__')]
+    nodes = [(o, n) for o in written for n in ast.walk(o.tree)]
     is_line = lambda n: isinstance(n, ast.stmt) and not hasattr(n, 'body')
-    return [(o, n) for o,n in nodes if is_line(n) and re.search(pattern, ast.unparse(n))]
+    found = [(o, n) for o,n in nodes if is_line(n) and re.search(pattern, ast.unparse(n))]
+    return [*{str(o.place(n)):(o, n) for o,n in reversed(found)}.values()][::-1] # of a line with several the first
 
 # %% ../../nbs/36b_doctor.words.ipynb #a677481e
 _left_out = dict(L1='softmax', L7='detach')

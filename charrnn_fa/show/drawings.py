@@ -136,7 +136,9 @@ def _figure(drawings, near):
     with drawing():
         for i,d in enumerate(drawings):
             color = hex_colour(blue) if i%k else ink
-            for s in d: ax.plot(*(np.array(s)/box*.86 + [i%cols, i//cols]).T, color=color, lw=1.1, solid_capstyle='round')
+            for s in d:
+                x,y = (np.array(s)/box*.86 + [i%cols, i//cols]).T
+                ax.plot(x, y, color=color, lw=1.1, solid_capstyle='round')
         ax.set(xlim=(-.1, cols), ylim=(math.ceil(n/cols), -.1), aspect='equal')
         ax.axis('off')
     return fig

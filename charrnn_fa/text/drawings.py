@@ -61,7 +61,8 @@ def found(
     check_type('what', what, (str, Path), 'a name, a path, or a list of drawings')
     if what in glyph_sets: drawings = glyph_drawings(what)[:n]
     elif str(what).startswith('quickdraw:'): drawings = quickdraw(what[10:], n or 10_000, progress)
-    elif what == '': raise CorpusError('The name of the drawings is empty', f"give one such as '{drawing_names[0]}', or a path.")
+    elif what == '':
+        raise CorpusError('The name of the drawings is empty', f"give one such as '{drawing_names[0]}', or a path.")
     else: return _from_path(Path(what).expanduser(), n)
     return drawings,[None]*len(drawings)
 
