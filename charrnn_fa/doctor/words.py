@@ -41,9 +41,12 @@ _kinds = dict(
 def _object_names(given, scopes):
     "Somebody's names for the objects that were given, and for those that can be found"
     found = {k:_name_of(lambda v, o=o: v is o, scopes, k) for k,o in given.items() if o is not None}
+    has_learn = given.get('learn') is not None
     for k,kind in _kinds.items():
-        if not found.get(k): found[k] = _name_of(lambda v, kind=kind: isinstance(v, kind), scopes, k)
-    if given.get('learn') is not None:
+        some = next(filter(None, ({id(v) for v in s.values() if isinstance(v, kind)} for s in scopes)), ()) # nearest
+        is_only = len(some) == 1 and given.get(k) is None and not has_learn # another one's name would mislead
+        if is_only: found[k] = _name_of(lambda v, kind=kind: isinstance(v, kind), scopes, k)
+    if has_learn:
         learn = found.get('learn') or 'learn'
         for k in ('model', 'opt', 'loss_func', 'dls'): found[k] = found.get(k) or f'{learn}.{k}'
     return {k:v for k,v in found.items() if v}
