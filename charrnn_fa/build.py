@@ -206,6 +206,18 @@ def _begun(begin, code):
     check_type('begin', begin, (list, tuple), 'a drawing: a list of strokes, lists of (x, y)')
     return strokes_to_text([begin], **asdict(code)).replace('\n', ' ')
 
+# %% ../nbs/48_build.ipynb #79b9f132
+def _drawn(lines, most, code):
+    "The drawings that lines stand for; one of `most` characters was cut, and counts as repaired, once"
+    res = Drawings()
+    for line in lines:
+        read = text_to_strokes(line + '\n', **asdict(code))
+        res += read
+        res.skipped += read.skipped
+        res.repaired += bool(read) and (read.repaired > 0 or len(line) >= most)
+    return res
+
+# %% ../nbs/48_build.ipynb #d4607b24
 @patch
 def draw(self:CharLearner,
     n:int=16, # Drawings
@@ -224,9 +236,7 @@ def draw(self:CharLearner,
     before = '\n' + _begun(begin, code)
     lines = [o[1:] for o in self.generate(before, most, temperature=temperature, seed=seed, bs=n, stop='\n',
                                            min_p=min_p, **kwargs)]
-    res = text_to_strokes('\n'.join(lines) + '\n', **asdict(code))
-    res.repaired += sum(len(o)+1 >= len(before)+most for o in lines)
-    return res
+    return _drawn(lines, len(before)+most-1, code)
 
 # %% ../nbs/48_build.ipynb #7e068032
 _per_symbol = 'emb.weight','decoder.weight','decoder.bias' # one row for each

@@ -140,12 +140,14 @@ def _tell_finished(args, run, out)->dict:
         res.update(nats=r['nats'], bits=r['bits'])
     res.update((k, v) for k,v in c['results'].items() if k in res)
     said = f"{args.run} is finished after {c['step']:,} steps ({loss_text(res['nats'])})"
-    say(f"{said}; to train further, start a new run from it: {_further(args)}", out)
+    say(f"{said}; {_further(args)}", out)
     return dict(res, finished=True, trained=False)
 
 def _further(args)->str:
-    "How to train a finished run further"
-    return f"charrnn train CORPUS --run OTHER --from {shlex.quote(args.run)}"
+    "How to train longer than a finished run did"
+    if args.draws:
+        return f"to train longer, begin anew: charrnn draw {shlex.quote(args.corpus or 'WHAT')} --run OTHER --minutes 5"
+    return f"to train further, start a new run from it: charrnn train CORPUS --run OTHER --from {shlex.quote(args.run)}"
 
 # %% ../nbs/91_cli.ipynb #ed8e0bff
 def _has_ended(run, out)->bool:
@@ -198,7 +200,7 @@ def _same_settings(args, run):
 
 def _instead(args, run, what)->str:
     "What to do about options or a text that are not those of a run"
-    if run.finished: return f"leave {what} out, or train further into another folder: {_further(args)}"
+    if run.finished: return f"leave {what} out; {_further(args)}"
     return f"leave {what} out to go on with it, or give another folder."
 
 # %% ../nbs/91_cli.ipynb #ea9e28ee
@@ -547,6 +549,7 @@ def _as_train(args):
     if args.preset is None and _is_run(args.run): res.preset = None # it has its own
     res.draws = True
     for k in 'minutes', 'steps', 'seed', 'quiet', 'json', 'valid_pct': setattr(res, k, getattr(args, k))
+    if _finished(args.run): res.seed = None # it is of the new drawings alone
     return res
 
 def _page(args, out)->dict:

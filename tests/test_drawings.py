@@ -299,6 +299,13 @@ def test_draws_and_finishes(drawer):
     for d in drawer.draw(3, seed=1, begin=HOUSE[:1]): assert d[0] == walls[0] and len(d) > 1
 
 
+def test_a_drawing_is_counted_once(drawer):
+    "One that is spelled wrong and cut as well"
+    raw = char_learner(drawer.dls, n_hid=16)
+    ds = raw.draw(20, temperature=5., seed=1, most=30)
+    assert ds.repaired+ds.skipped <= 20 == len(ds)+ds.skipped
+
+
 def test_a_network_that_read_a_text_does_not_draw(learn):
     with pytest.raises(CharRNNError, match='from_drawings'): learn.draw()
 
