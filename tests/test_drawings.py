@@ -97,6 +97,10 @@ SVGS = {
                            [[(0, 0), (255, 0), (255, 255)], [(140.25, 102), (140.25, 153), (114.75, 153), (114.75, 102), (140.25, 102)]]),
     'drawn only where it is used': ('<use href="#s"/><symbol id="s"><path d="M0 0L5 5"/></symbol><mask><path d="M0 9L9 9"/></mask>', [[(0, 0), (255, 255)]]),
     'hidden': ('<g visibility="hidden"><path d="M0 0L9 9"/></g><path d="M0 0L5 5"/>', [[(0, 0), (255, 255)]]),
+    'fitted where it is used': ('<path d="M0 0L100 0L100 100"/><use href="#s" x="50" y="50" width="50" height="50"/>'
+                                '<symbol id="s" viewBox="0 0 10 10"><path d="M0 0L10 10"/></symbol>',
+                                [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 255)]]),
+    'one of several': ('<switch><path systemLanguage="de" d="M0 0L9 9"/><path d="M0 0L5 0"/><path d="M0 0L9 9"/></switch>', [[(0, 0), (255, 0)]]),
     'millimetres': ('<line x1="0mm" y1="0mm" x2="10mm" y2="5mm"/>', [[(0, 0), (255, 127.5)]]),
 }
 
@@ -162,6 +166,8 @@ BAD = {
     'one point.svg': '<svg><path d="M5 5L5 5"/></svg>',
     'huge.svg': '<svg><path d="M0 0L1e400 5"/></svg>',
     'nan.svg': '<svg><path d="M0 0LNaN 5"/></svg>',
+    'no number.svg': '<svg><circle cx="nan" r="4"/><path d="M0 0L9 9"/></svg>',
+    'less than nothing.svg': '<svg><rect width="-4" height="4"/><path d="M0 0L9 9"/></svg>',
     'text.svg': 'To be or not to be',
     'page.svg': '<html><body/></html>',
     'empty.svg': '',

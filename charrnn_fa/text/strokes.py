@@ -46,6 +46,7 @@ class StrokeCode:
     def __post_init__(self):
         check_number('size', self.size, 2, whole=True, high=box+1)
         check_type('alphabet', self.alphabet, str, 'a string', optional=True)
+        check_type('absolute', self.absolute, bool, 'True or False')
         n,given = self.n_values,self.alphabet or ''
         if len(given) == len({*given}) and len(given) in (0, n, 2*n) and not {*given} & {*' \n\r'}: return
         wrong = 'has some of them twice' if len({*given}) < len(given) else f'does not fit a grid of {self.size}'

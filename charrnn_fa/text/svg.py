@@ -19,6 +19,8 @@ _most_elements = 20_000 # with what is used, as often as it is
 
 class _Odd(Exception): "What is wrong with a file, in few words"
 
+def _tag(e)->str: return str(e.tag).rpartition('}')[2]
+
 def _root(path):
     "The tree of an SVG file"
     from defusedxml.ElementTree import ParseError, parse
@@ -28,7 +30,7 @@ def _root(path):
     except DefusedXmlException: raise _Odd('has entities or other files in it') from None
     except (ParseError, ValueError, LookupError, RecursionError) as e:
         raise _Odd(f'is no SVG ({visible(e, lines=False)[:80]})') from None
-    name = visible(root.tag.rpartition('}')[2][:40], lines=False)
+    name = visible(_tag(root)[:40], lines=False)
     if name != 'svg': raise _Odd(f'is no SVG, its outermost element is {name}')
     return root
 
@@ -41,7 +43,7 @@ def _n_drawn(e, by_id, known, above=()):
     "How many elements are drawn for `e`"
     if e in above or len(above) > 200: raise _Odd('has an element that uses itself, or too many within each other')
     if e not in known:
-        names = [e.get(o)[1:] for o in _href if e.get(o)] if str(e.tag).endswith('use') else []
+        names = [e.get(o)[1:] for o in _href if e.get(o)] if _tag(e) == 'use' else []
         inner = [*e, *(by_id[o] for o in names[:1] if o in by_id)]
         known[e] = _n_own(e) + sum(_n_drawn(o, by_id, known, (*above, e)) for o in inner)
     return known[e]
@@ -66,18 +68,53 @@ def _check_written(root):
             what = dict(d='path', points='list of points', transform='transformation')[name]
             raise _Odd(f"has a broken {what}, where '{shown}' stands")
 
+# %% ../../nbs/07a_text.svg.ipynb #98a9098f
+_unit = r'(px|pt|pc|mm|cm|in|em|ex|rem|q|%)?'
+_places,_sizes = 'cx cy x y x1 y1 x2 y2'.split(),'r rx ry width height'.split()
+
+def _check_lengths(root):
+    "Refuse circles and the like whose places and sizes are no numbers, or whose sizes are below 0"
+    for e in root.iter():
+        if _tag(e) not in ('circle', 'ellipse', 'rect', 'line'): continue
+        for name in (*_places, *_sizes):
+            value = e.get(name, '0').strip()
+            below = name in _sizes and value.startswith('-')
+            if below or not re.fullmatch(f'{_number}{_unit}|auto', value, re.I):
+                raise _Odd(f"has a {_tag(e)} whose {name} is '{visible(value[:20], lines=False)}'")
+
 # %% ../../nbs/07a_text.svg.ipynb #da254173
 def _put_away(root):
-    "The file as bytes, with what is not drawn by itself in `defs`"
-    from xml.etree.ElementTree import Element, tostring
+    "Move what is not drawn by itself into `defs`"
+    from xml.etree.ElementTree import Element
     parents = {o:p for p in root.iter() for o in p}
     defs = Element('{http://www.w3.org/2000/svg}defs')
     for e in parents:
-        if str(e.tag).rpartition('}')[2] not in ('symbol', 'marker', 'mask'): continue
+        if _tag(e) not in ('symbol', 'marker', 'mask'): continue
         parents[e].remove(e)
         defs.append(e)
     root.insert(0, defs)
-    return io.BytesIO(tostring(root))
+    return root
+
+# %% ../../nbs/07a_text.svg.ipynb #c8284617
+def _open_symbols(root):
+    "Make each `use` of a symbol with a `viewBox` the `svg` that it stands for"
+    by_id = {'#'+e.get('id'):e for e in root.iter() if e.get('id')}
+    for e in [o for o in root.iter() if _tag(o) == 'use']:
+        symbol = next((by_id[e.get(o)] for o in _href if e.get(o) in by_id), None)
+        if symbol is None or _tag(symbol) != 'symbol' or not symbol.get('viewBox'): continue
+        e.tag = symbol.tag.replace('symbol', 'svg')
+        for o in _href: e.attrib.pop(o, None)
+        for o in 'viewBox', 'preserveAspectRatio', 'width', 'height':
+            if symbol.get(o): e.attrib.setdefault(o, symbol.get(o))
+        e.extend(symbol)
+    return root
+
+# %% ../../nbs/07a_text.svg.ipynb #0e7f9426
+def _switched(root):
+    "Leave one part of each `switch`"
+    for e in [o for o in root.iter() if _tag(o) == 'switch']:
+        e[:] = [o for o in e if not {'systemLanguage', 'requiredExtensions'} & {*o.attrib}][:1]
+    return root
 
 # %% ../../nbs/07a_text.svg.ipynb #c81ab815
 def _points(part):
@@ -90,10 +127,11 @@ def _points(part):
         else: res += [*o.npoint(np.linspace(0, 1, 17)[1:])]
     return [(float(p[0]), float(p[1])) for p in res]
 
-def _strokes(file):
+def _strokes(root):
     "All lines of a file, as they stand there"
+    from xml.etree.ElementTree import tostring
     from svgelements import SVG, Path as Line, Shape
-    shapes = [o for o in SVG.parse(file, reify=True).elements() if isinstance(o, Shape)]
+    shapes = [o for o in SVG.parse(io.BytesIO(tostring(root)), reify=True).elements() if isinstance(o, Shape)]
     seen = [o for o in shapes if o.values.get('visibility') not in ('hidden', 'collapse')]
     parts = (_points(part) for o in seen for part in abs(Line(o)).as_subpaths()) # abs: turned and moved
     return [s for s in parts if len({*s}) > 1]
@@ -109,7 +147,8 @@ def read_svg(
         check_file(path)
         _check_size(root := _root(path))
         _check_written(root)
-        strokes = _strokes(_put_away(root))
+        _check_lengths(root)
+        strokes = _strokes(_put_away(_open_symbols(_switched(root))))
         if not strokes: raise _Odd('draws no line')
         return simplify(fit_drawing(strokes), epsilon)
     except OSError as e: raise CorpusError(f'{path} cannot be read ({e.strerror})', 'check its name.') from None
