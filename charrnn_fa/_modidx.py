@@ -3150,6 +3150,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'charrnn_fa/text/data.py'),
                                       'charrnn_fa.text.data.CharDataLoaders.from_documents': ( 'text.data.html#chardataloaders.from_documents',
                                                                                                'charrnn_fa/text/data.py'),
+                                      'charrnn_fa.text.data.CharDataLoaders.from_drawings': ( 'text.data.html#chardataloaders.from_drawings',
+                                                                                              'charrnn_fa/text/data.py'),
                                       'charrnn_fa.text.data.CharDataLoaders.from_files': ( 'text.data.html#chardataloaders.from_files',
                                                                                            'charrnn_fa/text/data.py'),
                                       'charrnn_fa.text.data.CharDataLoaders.from_text': ( 'text.data.html#chardataloaders.from_text',

@@ -312,6 +312,11 @@ def test_a_drawing_is_counted_once(drawer):
     assert ds.repaired+ds.skipped <= 20 == len(ds)+ds.skipped
 
 
+def test_loaders_of_drawings_need_one_import():
+    code = "from charrnn_fa.text.data import CharDataLoaders as C; print(C.from_drawings('letters', seed=1, times=1).strokes.size)"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == '48\n'
+
+
 def test_a_network_that_read_a_text_does_not_draw(learn):
     with pytest.raises(CharRNNError, match='from_drawings'): learn.draw()
 

@@ -9,6 +9,7 @@ __all__ = ['min_chars', 'min_train', 'min_valid', 'TensorChars', 'CharEncode', '
 # %% ../../nbs/06_text.data.ipynb #226f7d5a
 from fastai.basics import *
 from collections.abc import Iterable
+from importlib import import_module
 from itertools import chain
 from numbers import Real
 from ..core import CharRNNError, check_number
@@ -105,7 +106,7 @@ class CharDataLoaders(DataLoaders):
 def _check_enough(n_train, n_valid):
     if n_train+n_valid >= min_chars and n_train >= min_train and n_valid >= min_valid: return
     raise CharRNNError(f"The documents have {n_train:,} characters to train on and {n_valid:,} to validate",
-                       f"at least {min_chars} in all, {min_train} and {min_valid} are needed, so give more text.")
+                       f"at least {min_chars} in all, {min_train} and {min_valid} are needed, so give more or longer ones.")
 
 # %% ../../nbs/06_text.data.ipynb #837665b4
 def _documents(items, splits):
@@ -218,3 +219,13 @@ def from_files(cls:CharDataLoaders,
     if len(files) == 1: return cls.from_text(read_text(files[0], encoding), valid_pct=valid_pct, **kwargs)
     splitter = splitter or partial(split_files, valid_pct=valid_pct)
     return cls.from_documents(files, splitter(files), sep=sep, encoding=encoding, **kwargs)
+
+# %% ../../nbs/06_text.data.ipynb #22c9bf7a
+@patch(cls_method=True)
+def from_drawings(cls:CharDataLoaders,
+    *args, # As the method that `text.drawn` brings
+    **kwargs # Likewise
+)->CharDataLoaders: # With the `StrokeCode` as `.strokes`
+    "From drawings, divided by drawing"
+    drawn = import_module('charrnn_fa.text.drawn')
+    return drawn.CharDataLoaders.from_drawings.__func__(cls, *args, **kwargs)
