@@ -9,7 +9,6 @@ __all__ = ['braille', 'nearest', 'drawings']
 import math
 import numpy as np
 from functools import partial
-from ..core import check_number
 from .page import Picture, blue, drawing, hex_colour, ink, new_figure
 from ..text.strokes import box, check_drawings, text_to_strokes
 

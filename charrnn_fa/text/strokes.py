@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from ..core import CharRNNError, check_number
-from .read import CorpusError, check_type
+from .read import check_type
 
 # %% ../../nbs/07_text.strokes.ipynb #21d9d154
 box = 255 # the largest coordinate of a drawing
