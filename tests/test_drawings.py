@@ -375,6 +375,7 @@ def test_a_saved_sheet_has_the_nearest_beside_each(tmp_path):
     faces = load_drawings('faces', times=1)[:4]
     plain,near = (show.drawings(faces[:2], o).save(tmp_path/f'{bool(o)}.svg').read_text() for o in (None, faces))
     assert 'stroke: #2680d6' in near and 'stroke: #2680d6' not in plain
+    assert 'In blue' in near and 'In blue' not in plain # as a comment beside the letters' outlines, or as text
     assert near.count('<path') > 1.8*plain.count('<path')
     assert 'background:#181818' in near # in dark it stands alone
 

@@ -116,30 +116,35 @@ def _again():
     return f'<button type="button" onclick="{do}">draw again</button>'
 
 # %% ../../nbs/55a_show.drawings.ipynb #87192433
+_in_blue = 'In blue, the drawing of the corpus that is most like it.'
+
 def _sheet(drawings, near, animate, note, name):
     "All drawings as HTML, each beside the nearest of the corpus if that is known"
     cells = [_svg(d, '', animate) for d in drawings]
     theirs = [_svg(o, 'near', label='the nearest of the corpus') for o in near]
     if near: cells = [f'<div class="two">{c}{o}</div>' for c,o in zip(cells, theirs)]
     button = _again() if animate else ''
-    legend = '<p><small>In blue, the drawing of the corpus that is most like it.</small></p>' if near else ''
+    legend = f'<p><small>{_in_blue}</small></p>' if near else ''
     note = f'<p><small>{note}</small></p>' if note else ''
     return f'{_style}<div><div class="sheet">{"".join(cells)}</div>{legend}{note}{button}</div>'
 
-def _figure(drawings, near):
+def _figure(drawings, near, title=''):
     "All drawings as a figure of matplotlib, each with the one of the corpus that is most like it"
     k = 1+bool(near)
     if near: drawings = [o for pair in zip(drawings, near) for o in pair]
     n,cols = len(drawings),k*min(10//k, max(1, math.ceil((len(drawings)/k)**.5*1.4)))
-    fig,ax = new_figure(cols*.8, math.ceil(n/cols)*.8)
+    rows = math.ceil(n/cols) + .4*bool(near) # a line of words beneath
+    fig,ax = new_figure(cols*.8, rows*.8 + .4*bool(title))
     with drawing():
         for i,d in enumerate(drawings):
             color = hex_colour(blue) if i%k else ink
             for s in d:
                 x,y = (np.array(s)/box*.86 + [i%cols, i//cols]).T
                 ax.plot(x, y, color=color, lw=1.1, solid_capstyle='round')
-        ax.set(xlim=(-.1, cols), ylim=(math.ceil(n/cols), -.1), aspect='equal')
+        ax.set(xlim=(-.1, cols), ylim=(rows, -.1), aspect='equal')
         ax.axis('off')
+        ax.set_title(title, loc='left', size='medium', color=ink)
+        if near: ax.text(0, rows, _in_blue, va='bottom', size='x-small', color=ink)
     return fig
 
 # %% ../../nbs/55a_show.drawings.ipynb #a3e74a66
@@ -174,4 +179,4 @@ def drawings(
     near = [theirs[i] for i,_ in nearest(shown, theirs)] if theirs and shown else []
     note = _note(drawings, len(shown))
     text = '\n'.join(o for o in (title, _terminal(shown, near), note) if o)
-    return Picture(title, text, partial(_sheet, shown, near, animate, note), _figure(shown, near), shown)
+    return Picture(title, text, partial(_sheet, shown, near, animate, note), _figure(shown, near, title), shown)
