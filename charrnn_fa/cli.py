@@ -589,18 +589,27 @@ def _split_function(what):
     file,colon,name = what.rpartition(':')
     return (file, name) if colon and file.endswith('.py') else None
 
+def _ended(e, what, file):
+    "An error in somebody's file, with the line where it came from"
+    import traceback
+    at = [o.lineno for o in traceback.extract_tb(e.__traceback__) if o.filename == file]
+    where = f" (line {at[-1]} of {os.path.basename(file)})" if at else ''
+    kind = type(e).__name__
+    said = '' if reason(e) == kind else f': {reason(e)}'
+    return f"{what} ends in an error: {kind}{said}{where}"
+
 def _from_file(file, name):
     "What a function of a file returns"
     import runpy
     if not os.path.isfile(file): raise CharRNNError(f"There is no file {file}", "give FILE.py:FUNCTION, with the path of the file.")
     sys.path.insert(0, os.path.dirname(os.path.abspath(file)))
     try: made = runpy.run_path(file)
-    except Exception as e: raise CharRNNError(f"{file} ends in an error: {reason(e)}", "it must be possible to import it.") from e
+    except (Exception, SystemExit) as e: raise CharRNNError(_ended(e, file, file), "it must be possible to import it.") from e
     if not callable(made.get(name)): raise CharRNNError(f"{file} has no function {name}", "give the name of one that returns a Learner.")
     try: return made[name]()
-    except Exception as e: raise CharRNNError(f"{name} ends in an error: {reason(e)}", "it is called without arguments.") from e
+    except (Exception, SystemExit) as e: raise CharRNNError(_ended(e, name, file), "it is called without arguments.") from e
 
-# %% ../nbs/91_cli.ipynb #244f2fde
+# %% ../nbs/91_cli.ipynb #8d2df01a
 def doctor(
     args, # What the parser made of the line
 )->dict: # What `--json` prints
@@ -616,7 +625,11 @@ def _examined(args):
         from charrnn_fa.run.health import examine_run
         return examine_run(args.run)
     made = _from_file(*where)
-    return diagnose(**made, seconds=args.seconds) if isinstance(made, dict) else diagnose(made, seconds=args.seconds)
+    if isinstance(made, dict): return diagnose(**made, seconds=args.seconds)
+    if not hasattr(made, 'dls'):
+        what = 'None' if made is None else f'a {type(made).__name__}'
+        raise CharRNNError(f"{where[1]} returns {what}", "it must return a Learner, or a dict of the arguments of diagnose.")
+    return diagnose(made, seconds=args.seconds)
 
 # %% ../nbs/91_cli.ipynb #cdedee75
 def _say(s):

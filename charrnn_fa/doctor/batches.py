@@ -200,7 +200,7 @@ def agreement(
     n = x.shape[1]-abs(s)
     if n < 1: return 0.
     use,at,to = in_use(y),slice(max(0, -s), max(0, -s)+n),slice(max(0, s), max(0, s)+n)
-    both = use[:,at] & use[:,to] # an input without a target may be padding
+    both = use[:,at] & use[:,to] & (x[:,to] >= 0) # an input without a target may be padding
     a,b = y[:,at][both],x[:,to][both]
     p,q = (F.one_hot(o, int(max(a.max(), b.max()))+1).float().mean(0) for o in (a, b)) if len(a) else (torch.ones(1),)*2
     chance = (p*q).sum().item()
@@ -252,9 +252,9 @@ def looks_back(
     xs, # Inputs, (rows, steps)
 )->list: # Of `Finding`s: D2
     "Targets that are earlier inputs, of a text"
-    n = int(max(o.max() for o in xs))+1
+    n = _n_between(xs)
     a,b = (torch.cat([o[:,i].flatten() for o in xs]).cpu() for i in (slice(None, -1), slice(1, None)))
-    if n < 2000 and len(a) and _told(a, b, n) < .1: return []
+    if n < 2000 and len(a) and _told(a, b) < .1: return []
     return [Finding('D2', 'weak',
         f"The targets are {-s} character{'s'*(s < -1)} back, which the network has seen already. If the next character "
         "is to be predicted, they should be one ahead.",
@@ -350,7 +350,7 @@ def follows_on(
     if not pairs or len(pairs) < 2: return False
     pairs = [(x, y) if axis else (x.T, y.T) for x,y in pairs]
     n = 1+max(int(max(x.max(), y.max())) for x,y in pairs)
-    if n > 1000 or min(int(y.min()) for _,y in pairs) < 0: return False
+    if n > 1000 or min(int(min(x.min(), y.min())) for x,y in pairs) < 0: return False
     counts = torch.zeros(n, n)
     for x,y in pairs: counts.index_put_((x.flatten().cpu(), y.flatten().cpu()), torch.ones(x.numel()), accumulate=True)
     p = (counts.sum(0)+.1)/(counts.sum()+.1*n)
@@ -362,8 +362,9 @@ def follows_on(
 # %% ../../nbs/36_doctor.batches.ipynb #007debbb
 def _rows(x, y):
     "The ids of a batch, one document a row"
-    if y.ndim == 2: return y
-    if y.ndim == 1 and x.ndim == 2 and len(x) == len(y): return torch.cat([x, y[:,None]], 1)
+    is_last = y.ndim == 1 and x.ndim == 2 and len(x) == len(y) # a target for each row, the next of its inputs
+    if y.ndim == 2 and not y.is_floating_point(): return y
+    if is_last and not x.is_floating_point() and not y.is_floating_point(): return torch.cat([x, y[:,None]], 1)
     raise CharRNNError(f"Batches with inputs {tuple(x.shape)} and targets {tuple(y.shape)} are no rows of a text",
                        "give loaders whose targets are ids, (rows, steps), or the text itself.")
 
@@ -385,15 +386,21 @@ def read_ids(
     if is_iterator(dl): raise CharRNNError("Reading an iterator would use it up", "give a loader that begins anew.")
     rows,n = [],0
     for x,y in dl:
-        rows += [row.cpu().numpy().astype(np.int64) for row in _rows(x, y)]
+        rows += [row[row >= 0].cpu().numpy().astype(np.int64) for row in _rows(x, y)]
         n += y.numel()
         if most and n >= most: break
     starts = np.cumsum([0, *map(len, rows[:-1])])
     return np.concatenate(rows) if rows else np.zeros(0, np.int64),list(starts)
 
 # %% ../../nbs/36_doctor.batches.ipynb #a90131f7
-def _told(a, b, n):
-    "Mutual information of two lists of ids, in nats, less what chance gives for as many"
+def _n_between(xs):
+    "How many whole numbers there are from the least of all to the largest"
+    return int(max(o.max() for o in xs)-min(o.min() for o in xs))+1
+
+def _told(a, b):
+    "Mutual information of two lists of whole numbers, in nats, less what chance gives for as many"
+    low,n = min(a.min(), b.min()),_n_between([a, b])
+    a,b = a-low,b-low
     def _mi(a, b):
         p = torch.bincount(a*n+b, minlength=n*n).view(n, n).float()/len(a)
         return (p*(p/(p.sum(1, keepdim=True)*p.sum(0)).clamp_min(1e-12)).clamp_min(1e-12).log()).sum().item()
@@ -409,10 +416,9 @@ def check_direction(
     if axis is None or pairs is None: return []
     xs = [x if axis else x.T for x,_ in pairs if min(x.shape) > 3]
     if sum(o.numel() for o in xs) < 4000: return []
-    n = int(max(o.max() for o in xs))+1
-    if n > 300: return []
+    if _n_between(xs) > 300: return []
     pair = lambda f,g: (torch.cat([f(o).flatten() for o in xs]).long().cpu(), torch.cat([g(o).flatten() for o in xs]).long().cpu())
-    along,down = _told(*pair(lambda o: o[:,:-1], lambda o: o[:,1:]), n),_told(*pair(lambda o: o[:-1], lambda o: o[1:]), n)
+    along,down = _told(*pair(lambda o: o[:,:-1], lambda o: o[:,1:])),_told(*pair(lambda o: o[:-1], lambda o: o[1:]))
     if down < .2 or down < 3*max(along, 0): return []
     return [Finding('D5', 'exact',
         "Neighbours in the batch follow each other in the text, and neighbours in time do not: the text runs down "

@@ -1,0 +1,78 @@
+"""The doctor on programs that are no language models, or write them otherwise: nothing is said of them that is not so"""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fastai.basics import DataLoader, DataLoaders, Learner
+from torch import nn
+
+from charrnn_fa.doctor.diagnose import diagnose
+
+
+def ids_of(r): return [f.id for f in r.findings]
+
+
+def said(r): return {f.id for f in r.findings} | {g.id for f in r.findings for g in f.follows}
+
+
+def seeded(n=0):
+    torch.manual_seed(n)
+    return torch.Generator().manual_seed(n)
+
+
+class Last(nn.Module):
+    "What comes of the last step of a recurrent layer"
+    def __init__(self, n_in, n_out, n=24, n_symbols=None):
+        super().__init__()
+        self.emb = nn.Embedding(n_symbols, n_in) if n_symbols else nn.Identity()
+        self.rnn,self.out = nn.GRU(n_in, n, batch_first=True),nn.Linear(n, n_out)
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0][:,-1])
+
+
+def learner(model, x, y, loss_func):
+    cut = int(.8*len(x))
+    parts = [torch.utils.data.TensorDataset(x[i:j], y[i:j]) for i,j in ((0, cut), (cut, len(x)))]
+    return Learner(DataLoaders(*(DataLoader(o, bs=32) for o in parts)), model, loss_func=loss_func)
+
+
+def waves(n=1500): return torch.sin(torch.arange(n)/9)*1.5 + torch.cos(torch.arange(n)/4)
+
+
+def windows_of(s, n, ahead): return tuple(torch.stack(o) for o in zip(*((s[i:i+n], s[i+n:i+n+ahead]) for i in range(len(s)-n-ahead))))
+
+
+@pytest.mark.parametrize('ahead', [1, 5])
+def test_a_forecast_of_amounts_is_no_text(ahead):
+    "Neither are its numbers counted, nor is it said that training and validation overlap"
+    seeded()
+    x,y = windows_of(waves(), 12, ahead)
+    learn = learner(Last(1, ahead), x[...,None], y, nn.HuberLoss())
+    assert not said(diagnose(learn=learn, trials=False)) & {'T9', 'D6'}
+
+
+def test_amounts_below_zero_as_targets_of_words():
+    gen = seeded()
+    x = torch.randint(0, 30, (1400, 10), generator=gen)
+    learn = learner(Last(16, 1, n_symbols=30), x, (x % 3 - 1).float().sum(1, keepdim=True), nn.MSELoss())
+    assert not ids_of(diagnose(learn=learn, trials=False))
+
+
+def test_marks_for_padding_among_the_targets_are_not_counted():
+    gen = seeded()
+    x = torch.randint(0, 30, (1400, 10), generator=gen)
+    y = torch.where(x % 7 == 0, -100, x % 5)
+    class Tagger(Last):
+        def forward(self, x): return self.out(self.rnn(self.emb(x))[0]).transpose(1, 2)
+    assert not said(diagnose(learn=learner(Tagger(16, 5, n_symbols=30), x, y, nn.CrossEntropyLoss()), trials=False)) & {'T9', 'D6'}
+
+
+def test_whole_amounts_below_zero():
+    "A series of differences, the next of which is to be told"
+    gen = seeded()
+    s = torch.randint(-3, 4, (6000,), generator=gen).float()
+    x,y = s[:-1].unfold(0, 20, 20),s[1:].unfold(0, 20, 20)
+    class Next(Last):
+        def forward(self, x): return self.out(self.rnn(x[...,None])[0])[...,0]
+    for z in y,x.roll(2, 1):
+        batches = list(zip(x.split(30), z.split(30)))
+        assert not said(diagnose(model=Next(1, 1), dls=batches, loss_func=nn.MSELoss(), trials=False)) & {'D5', 'S10', 'L4'}
