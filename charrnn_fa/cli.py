@@ -601,13 +601,16 @@ def _ended(e, what, file):
 def _from_file(file, name):
     "What a function of a file returns"
     import runpy
-    if not os.path.isfile(file): raise CharRNNError(f"There is no file {file}", "give FILE.py:FUNCTION, with the path of the file.")
+    if not os.path.isfile(file): raise CharRNNError(f"There is no file {file}", "give FILE.py:FUNCTION, with its path.")
     sys.path.insert(0, os.path.dirname(os.path.abspath(file)))
     try: made = runpy.run_path(file)
-    except (Exception, SystemExit) as e: raise CharRNNError(_ended(e, file, file), "it must be possible to import it.") from e
-    if not callable(made.get(name)): raise CharRNNError(f"{file} has no function {name}", "give the name of one that returns a Learner.")
+    except (Exception, SystemExit) as e:
+        raise CharRNNError(_ended(e, file, file), "it must be possible to import it.") from e
+    if not callable(made.get(name)):
+        raise CharRNNError(f"{file} has no function {name}", "give the name of one that returns a Learner.")
     try: return made[name]()
-    except (Exception, SystemExit) as e: raise CharRNNError(_ended(e, name, file), "it is called without arguments.") from e
+    except (Exception, SystemExit) as e:
+        raise CharRNNError(_ended(e, name, file), "it is called without arguments.") from e
 
 # %% ../nbs/91_cli.ipynb #8d2df01a
 def doctor(
