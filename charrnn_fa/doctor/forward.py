@@ -41,6 +41,7 @@ def check_mode(
     in_eval = _output(subject, False, 0)
     if _is_same(in_eval, _output(subject, False, 1)) is False: return [_always_on()] if _drops(subject) else []
     if step.trained is False and _is_same(in_eval, _output(subject, True, 0)) is False: return [_never_on()]
+    if _is_left_off(subject) and _is_same(in_eval, _output(subject, True, 0)) is False: return [_left_off()]
     last_backward = max((i for i,e in enumerate(step.events) if e == 'backward'), default=None)
     after = [e for e in step.events[last_backward:] if e == 'forward'] if last_backward is not None else []
     if after and any(step.modes[-len(after):]) and _is_same(in_eval, _output(subject, True, 0)) is False: return [_measured_with_dropout()]
@@ -79,6 +80,20 @@ def _never_on():
         "The training step runs in evaluation mode, so dropout and the like do nothing. Something has called "
         "eval(), and nothing train().",
         'model.train()', dict(training=False))
+
+# %% ../../nbs/38b_doctor.forward.ipynb #457a124f
+def _is_left_off(subject):
+    "Whether a step begins in training mode, and the next trains in evaluation mode"
+    steps = subject.run(subject.batches[:2], update=False)
+    if len(steps) < 2 or any(o.error or 'backward' not in o.events for o in steps): return False
+    first,second = (o.modes[:o.events[:o.events.index('backward')].count('forward')] for o in steps)
+    return any(first) and bool(second) and not any(second)
+
+def _left_off():
+    return Finding('T2', 'exact',
+        "A step leaves the network in evaluation mode, so the next one trains without dropout and the like. "
+        "Something in it calls eval(), and nothing calls train() after it.",
+        'model.train()   # at the beginning of each step, or after what calls eval()', dict(training=False))
 
 # %% ../../nbs/38b_doctor.forward.ipynb #0cae54b1
 def _measured_with_dropout():
