@@ -76,3 +76,61 @@ def test_whole_amounts_below_zero():
     for z in y,x.roll(2, 1):
         batches = list(zip(x.split(30), z.split(30)))
         assert not said(diagnose(model=Next(1, 1), dls=batches, loss_func=nn.MSELoss(), trials=False)) & {'D5', 'S10', 'L4'}
+
+
+class Pair(nn.Module):
+    "An encoder, and a decoder that is told the targets so far or its own best guesses"
+    def __init__(self, n_symbols=11, n=32, told=True):
+        super().__init__()
+        self.emb,self.told = nn.Embedding(n_symbols+1, n),told
+        self.reader,self.writer = nn.GRU(n, n, batch_first=True),nn.GRUCell(n, n)
+        self.out = nn.Linear(n, n_symbols)
+    def forward(self, x, y):
+        h,last,res = self.reader(self.emb(x))[1][0],torch.full((len(x),), self.out.out_features),[]
+        for t in range(y.shape[1]):
+            h = self.writer(self.emb(last), h)
+            res.append(self.out(h))
+            last = y[:,t] if self.told else res[-1].argmax(1)
+        return torch.stack(res, 1)
+
+
+def step_of(model, loss=lambda model, x, y: F.cross_entropy(model(x, y).flatten(0, 1), y.flatten())):
+    opt = torch.optim.Adam(model.parameters(), 3e-3)
+    def step(x, y):
+        opt.zero_grad()
+        value = loss(model, x, y)
+        value.backward()
+        opt.step()
+        return value.item()
+    return step
+
+
+TASKS = {'turned': lambda x: x.flip(1), 'copied': torch.clone, 'in turn': lambda x: x.roll(-1, 1), 'two on': lambda x: x.roll(-2, 1),
+         'sorted': lambda x: x.sort(1).values}
+
+
+@pytest.mark.parametrize('n', [4, 5, 9])
+@pytest.mark.parametrize('told', [True, False])
+@pytest.mark.parametrize('task', TASKS)
+def test_an_encoder_may_see_all(task, told, n):
+    if not told and task in ('in turn', 'two on'): pytest.skip("nothing tells it from a text that is read both ways")
+    gen = seeded(1)
+    x = torch.randint(0, 11, (600, n), generator=gen)
+    model = Pair(told=told)
+    batches = list(zip(x.split(30), TASKS[task](x).split(30)))
+    assert not said(diagnose(step_function=step_of(model), model=model, batches=batches, trials=False)) & {'S10', 'D1', 'D2', 'D3'}
+
+
+class BothWays(nn.Module):
+    def __init__(self, n_symbols, n=24):
+        super().__init__()
+        self.emb,self.rnn = nn.Embedding(n_symbols, n),nn.GRU(n, n, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(2*n, n_symbols)
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0]).transpose(1, 2)
+
+
+def test_what_reads_a_text_both_ways_sees_ahead():
+    gen = seeded()
+    ids = torch.randint(0, 11, (9001,), generator=gen)
+    batches = [(ids[i:i+300].view(30, 10), ids[i+1:i+301].view(30, 10)) for i in range(0, 8700, 300)]
+    assert 'S10' in ids_of(diagnose(model=BothWays(11), dls=batches, loss_func=nn.CrossEntropyLoss(), trials=False))

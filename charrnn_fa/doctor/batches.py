@@ -153,7 +153,7 @@ def shift_share(
     "The share of targets that are the input `s` steps on"
     x,y = (x, y) if axis else (x.T, y.T)
     n = x.shape[1]-abs(s)
-    if n < 1: return 0.
+    if n < max(1, x.shape[1]/2): return 0. # of a few steps it is chance, or the order turned round
     y,x = y[:,max(0, -s):][:,:n],x[:,max(0, s):][:,:n]
     counts = y >= 0 # less is a mark for padding
     return (y == x)[counts].float().mean().item() if counts.any() else 0.
@@ -198,7 +198,7 @@ def agreement(
 )->float: # 1 if all agree, 0 if no more than by chance
     "How well targets agree with the input `s` steps on"
     n = x.shape[1]-abs(s)
-    if n < 1: return 0.
+    if n < max(1, x.shape[1]/2): return 0.
     use,at,to = in_use(y),slice(max(0, -s), max(0, -s)+n),slice(max(0, s), max(0, s)+n)
     both = use[:,at] & use[:,to] & (x[:,to] >= 0) # an input without a target may be padding
     a,b = y[:,at][both],x[:,to][both]

@@ -12,7 +12,7 @@ from ..core import CharRNNError, check_number
 from .report import Finding, Report, no_way
 from .untouched import WritesToDisk, untouched
 from charrnn_fa.doctor.batches import (
-    AllInTime, InTime, LoaderEnds, OutOfTime, as_ids, check_batches, check_direction, check_targets, take_batches
+    AllInTime, InTime, LoaderEnds, OutOfTime, as_ids, check_batches, check_direction, take_batches
 )
 from .subject import OtherDevice, Subject, predictions
 from .given import fetches, function_subject, learner_subject, parts_subject
@@ -25,7 +25,7 @@ from charrnn_fa.doctor.initial import (
     check_alike, check_amount, check_first_bad, check_first_loss, check_overlap, check_same_text, check_symbols, check_table,
     check_units
 )
-from .probes import check_gradients, check_linear, check_own_targets, check_reach, layout, reaches
+from .probes import check_gradients, check_linear, check_own_targets, check_places, check_reach, layout, reaches
 from .carried import check_graph, check_state, kept_graph
 from .sampling import sampling_findings
 from .validation import check_validation, ends_of, is_of_other_size
@@ -96,7 +96,7 @@ def _uses_all(subject, step):
 def _of_state(subject, step):
     "Probes of weights, optimiser and state, by what they look at"
     return {
-        'whether each target is the next character': lambda: check_targets(subject.batches) if _uses_all(subject, step) else [],
+        'whether each target is the next character': lambda: check_places(subject) if _uses_all(subject, step) else [],
         'the symbols': lambda: check_symbols(subject.vocab, subject.more, subject.text) + check_table(subject),
         'ids and classes': lambda: check_ids(subject, step),
         'parameters and the optimiser': lambda: check_parameters(subject),
