@@ -27,6 +27,7 @@ from charrnn_fa.doctor.initial import (
 )
 from .probes import check_gradients, check_linear, check_own_targets, check_places, check_reach, layout, reaches
 from .carried import check_graph, check_state, kept_graph
+from .amounts import check_pairs, check_range
 from .sampling import sampling_findings
 from .validation import check_validation, ends_of, is_of_other_size
 from .trials import trial_findings
@@ -97,6 +98,8 @@ def _of_state(subject, step):
     "Probes of weights, optimiser and state, by what they look at"
     return {
         'whether each target is the next character': lambda: check_places(subject) if _uses_all(subject, step) else [],
+        'whether each prediction meets its own target': lambda: check_pairs(subject),
+        'how far the outputs can go': lambda: check_range(subject),
         'the symbols': lambda: check_symbols(subject.vocab, subject.more, subject.text) + check_table(subject),
         'ids and classes': lambda: check_ids(subject, step),
         'parameters and the optimiser': lambda: check_parameters(subject),

@@ -185,6 +185,8 @@ _signs = {
     'S4': r'view\(|reshape\(',
     'T1': r'dropout\(',
     'T2': r'\.eval\(',
+    'sigmoid': r'sigmoid', # of findings that are like another kind, see `in_own_words`
+    'relu': r'relu\(',
 }
 _making = {'S5': r'nn\.(?:LSTM|GRU|RNN)\(', **{k:_signs[k] for k in ('S10', 'R11', 'I2', 'I3')}}
 
@@ -202,7 +204,7 @@ def lines_of(
     return [*{str(o.place(n)):(o, n) for o,n in reversed(found)}.values()][::-1] # of a line with several the first
 
 # %% ../../nbs/36b_doctor.words.ipynb #a677481e
-_left_out = dict(L1='softmax', L7='detach')
+_left_out = dict(L1='softmax', L7='detach', sigmoid='sigmoid')
 
 class _LeftOut(ast.NodeTransformer):
     "Source without some calls"
@@ -232,9 +234,10 @@ def in_own_words(
     "Let a finding speak of somebody's own names and lines"
     finding.fix = words(finding)
     if finding.place: return
-    found = lines_of(finding.id, *objects)
+    like = getattr(finding, 'like', finding.id) # a kind of its own may have other signs, or none
+    found = lines_of(like, *objects)
     if len(found) == 1:
         (source,line), = found
-        finding.place,finding.fix = source.place(line),without_call(finding.id, line) or finding.fix
+        finding.place,finding.fix = source.place(line),without_call(like, line) or finding.fix
     elif 1 < len(found) <= 3:
         finding.fix += '\n# in one of these lines:'+''.join(f'\n#   {o.place(n)}' for o,n in found)
