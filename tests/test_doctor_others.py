@@ -134,3 +134,22 @@ def test_what_reads_a_text_both_ways_sees_ahead():
     ids = torch.randint(0, 11, (9001,), generator=gen)
     batches = [(ids[i:i+300].view(30, 10), ids[i+1:i+301].view(30, 10)) for i in range(0, 8700, 300)]
     assert 'S10' in ids_of(diagnose(model=BothWays(11), dls=batches, loss_func=nn.CrossEntropyLoss(), trials=False))
+
+
+def test_a_class_and_then_its_text():
+    "What comes last is read, and the class that comes first is what the loss compares with"
+    gen = seeded()
+    names = [torch.randint(0, 9, (int(n), 1), generator=gen) for n in torch.randint(4, 9, (60,), generator=gen)]
+    batches = [((o.sum() % 3)[None], F.one_hot(o, 9).float()) for o in names]
+    model = Last(9, 3)
+    step = step_of(model, lambda model, kind, name: F.cross_entropy(model(name.transpose(0, 1)), kind))
+    assert not ids_of(diagnose(step_function=step, model=model, batches=batches, trials=False))
+
+
+@pytest.mark.parametrize('rows', [1, 8])
+def test_a_loss_of_the_last_character_alone_is_seen(rows):
+    gen = seeded()
+    x = torch.randint(0, 9, (40*rows, 12), generator=gen)
+    batches = list(zip(x.split(rows), x.roll(-1, 0).split(rows)))
+    step = step_of(model := Last(16, 9, n_symbols=9), lambda model, x, y: F.cross_entropy(model(x), y[:,-1]))
+    assert 'L6' in said(diagnose(step_function=step, model=model, batches=batches, trials=False))

@@ -254,7 +254,8 @@ def check_weights(
     seen = {i for i in targets[used].tolist()}
     others = [i for i,t in enumerate(targets.tolist()) if t in seen]
     if ignored and used[others].all(): return [] if _at_the_end(subject.batches, ignored) else [_ignored(ignored, targets)]
-    if used.sum() < 0.75*expected and len(subject.batches[0]) == 2 and not _is_burn_in(used, subject.batches[0]):
+    has_few = used.sum() < 0.75*expected and len(subject.batches[0]) == 2
+    if has_few and not _is_burn_in(used, subject.batches[0]) and _are_targets(subject):
         return [Finding('L6', 'exact',
             f"Only {int(used.sum())} of {n_all} characters of the first batch have a part in the loss. The "
             "others are computed and teach the network nothing.",
@@ -269,6 +270,17 @@ def _rows_and_ends(y):
     rows = y if y.ndim == 2 else y.flatten()[None]
     same = (rows == rows[:,-1:]).flip(1).long().cumprod(1).sum(1)
     return rows,same
+
+# %% ../../nbs/38_doctor.loss.ipynb #ac4b2385
+def _are_targets(subject):
+    "Whether what losses compare with changes with the order of the last part of a batch"
+    def _compared(y):
+        step, = subject.run([(*subject.batches[0][:-1], y)], update=False)
+        return None if step.error or not (found := predictions(step)) else found[1]
+    y = subject.batches[0][-1]
+    orders = y,y.flip(0),y.flip(min(1, y.ndim-1)),y.roll(1, min(1, y.ndim-1))
+    base,*others = map(_compared, orders)
+    return base is not None and any(o is not None and not torch.equal(base, o) for o in others)
 
 # %% ../../nbs/38_doctor.loss.ipynb #c241a18b
 def _n_expected(batch, n):
