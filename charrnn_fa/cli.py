@@ -545,7 +545,8 @@ def demo(
 def _as_train(args):
     "The line of `draw` as one of `train`"
     given = [args.corpus] if args.corpus else []
-    res = parser().parse_args(['train', *given, '--run', args.run, '--preset', args.preset or 'drawings-minute'])
+    usual = 'drawings-five-minutes' if (args.minutes or 1) >= 4 else 'drawings-minute'
+    res = parser().parse_args(['train', *given, '--run', args.run, '--preset', args.preset or usual])
     if args.preset is None and _is_run(args.run): res.preset = None # it has its own
     res.draws = True
     for k in 'minutes', 'steps', 'seed', 'quiet', 'json', 'valid_pct': setattr(res, k, getattr(args, k))
