@@ -58,3 +58,157 @@ def test_a_step_that_leaves_evaluation_mode_on():
 @pytest.mark.parametrize('drop,comes_back', [(.3, True), (0., False)])
 def test_a_mode_that_comes_back_or_changes_nothing_is_no_fault(drop, comes_back):
     assert not found(*measured_step(drop, comes_back))
+
+
+class Teacher(nn.Module):
+    "A letter and a state, to scores and the next state; with a kind that stays the same over the line, or without"
+    def __init__(self, n_kinds=0, n_out=V, n=24):
+        super().__init__()
+        self.n,self.to_state,self.to_scores = n,nn.Linear(n_kinds+V+n, n),nn.Linear(n, n_out)
+
+    def forward(self, *parts):
+        state = torch.tanh(self.to_state(torch.cat(parts, 1)))
+        return self.to_scores(state),state
+
+    def start(self): return torch.zeros(1, self.n)
+
+
+def lines(n_kinds, last):
+    "Lines as one-hot letters, each with its kind or the letters after them"
+    kinds = [torch.eye(3)[i % 3][None] for i in range(40)]
+    xs = [F.one_hot(IDS[i*9:i*9+8], V).float()[:,None] for i in range(40)]
+    ys = [torch.tensor([i % 3]) if last else IDS[i*9+1:i*9+9] for i in range(40)]
+    return [*zip(kinds, xs, ys)] if n_kinds else [*zip(xs, ys)]
+
+
+def loss_of(guesses, goal, last):
+    return F.cross_entropy(guesses[-1], goal) if last else F.cross_entropy(torch.cat(guesses), goal)
+
+
+def fitted(teacher, read, n_kinds, last):
+    "A step that reads a line and learns from it"
+    sgd = torch.optim.SGD(teacher.parameters(), .02)
+    def learn_from(kind, line, goal):
+        sgd.zero_grad()
+        loss = loss_of(read(teacher, kind, line), goal, last)
+        loss.backward()
+        sgd.step()
+        return loss.item()
+    return learn_from if n_kinds else lambda line, goal: learn_from([], line, goal)
+
+
+def one_line(n_kinds, last, read):
+    teacher = Teacher(n_kinds, 3 if last else V)
+    return fitted(teacher, read, n_kinds, last),teacher,lines(n_kinds, last)
+
+
+def well(teacher, kind, line):
+    memory,guesses = teacher.start(),[]
+    for letter in line:
+        guess,memory = teacher(*kind[None], letter, memory) if len(kind) else teacher(letter, memory)
+        guesses.append(guess)
+    return guesses
+
+
+def from_zero(teacher, kind, line):
+    guesses = []
+    for letter in line:
+        memory = teacher.start()
+        guess,memory = teacher(*kind[None], letter, memory) if len(kind) else teacher(letter, memory)
+        guesses.append(guess)
+    return guesses
+
+
+def detached(teacher, kind, line):
+    memory,guesses = teacher.start(),[]
+    for letter in line:
+        guess,memory = teacher(*kind[None], letter, memory) if len(kind) else teacher(letter, memory)
+        memory = memory.detach()
+        guesses.append(guess)
+    return guesses
+
+
+@pytest.mark.parametrize('n_kinds', [0, 3])
+@pytest.mark.parametrize('last', [True, False])
+def test_a_state_made_anew_for_each_letter(n_kinds, last):
+    f,*others = found(*one_line(n_kinds, last, from_zero))
+    assert (f.id, f.certainty) == ('R5', 'exact') and not others
+
+
+def test_the_line_that_makes_a_state_anew_goes_before_the_loop():
+    net = Teacher()
+    sgd = torch.optim.SGD(net.parameters(), .02)
+    def fit_line(line, goal):
+        sgd.zero_grad()
+        loss = 0
+        for i in range(len(line)):
+            rnn = net.start()
+            guess, rnn = net(line[i], rnn)
+            loss = loss + F.cross_entropy(guess, goal[i:i+1])/len(line)
+        loss.backward()
+        sgd.step()
+    f,*others = found(fit_line, net, lines(0, False))
+    assert not others, others
+    assert f.id == 'R5' and f.place.source == 'rnn = net.start()' and f.fix.splitlines()[1:] == [
+        'for i in range(len(line)):', '    guess, rnn = net(line[i], rnn)']
+
+
+@pytest.mark.parametrize('last', [True, False])
+def test_a_state_that_loses_its_graph_at_each_letter(last):
+    f,*others = found(*one_line(3, last, detached))
+    assert (f.id, f.certainty) == ('R1', 'exact') and not others
+
+
+@pytest.mark.parametrize('n_kinds', [0, 3])
+@pytest.mark.parametrize('last', [True, False])
+def test_a_loop_over_letters_as_it_should_be(n_kinds, last):
+    assert not found(*one_line(n_kinds, last, well))
+
+
+class Cells(nn.Module):
+    "A cell of PyTorch's within the model"
+    def __init__(self, forgets, cls=nn.LSTMCell):
+        super().__init__()
+        self.emb,self.cell,self.out,self.forgets = nn.Embedding(V, 24),cls(24, 24),nn.Linear(24, 2),forgets
+
+    def forward(self, x):
+        zeros = torch.zeros(len(x), 24)
+        state = (zeros, zeros)
+        for t in range(x.shape[1]):
+            if self.forgets: state = (zeros, zeros)
+            state = self.cell(self.emb(x[:,t]), state)
+        return self.out(state[0])
+
+
+@pytest.mark.parametrize('forgets', [True, False])
+def test_a_cell_that_begins_with_zeros_at_each_letter(forgets):
+    net = Cells(forgets)
+    adam = torch.optim.Adam(net.parameters())
+    def fit(x, kind):
+        adam.zero_grad()
+        F.cross_entropy(net(x), kind).backward()
+        adam.step()
+    ids = [f.id for f in found(fit, net, [(x, (x[:,0] > 20).long()) for x,_ in rows()])]
+    assert ids == ['R5']*forgets
+
+
+def document_step(per):
+    "A document is read in parts, each with a state of its own; or in pieces, with the graph cut between them"
+    reader,out = nn.GRU(V, 16, batch_first=True),nn.Linear(16, V)
+    both = nn.ModuleDict(dict(reader=reader, out=out))
+    adam = torch.optim.Adam(both.parameters())
+    def fit(x, y):
+        adam.zero_grad()
+        memory,loss = torch.zeros(1, len(x), 16),0
+        for a,b in zip(x.split(5, 1), y.split(5, 1)):
+            seen,after = reader(F.one_hot(a, V).float(), memory)
+            loss = loss + F.cross_entropy(out(seen).flatten(0, 1), b.flatten())
+            if per == 'piece': memory = after.detach()
+        loss.backward()
+        adam.step()
+    return fit,both
+
+
+@pytest.mark.parametrize('per', ['sentence', 'piece'])
+def test_sentences_begin_anew_and_pieces_are_cut(per):
+    assert not {'R5', 'R1'} & {f.id for f in found(*document_step(per)) if f.certainty == 'exact'}

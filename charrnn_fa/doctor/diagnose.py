@@ -26,6 +26,7 @@ from charrnn_fa.doctor.initial import (
     check_units
 )
 from .probes import check_gradients, check_linear, check_own_targets, check_places, check_reach, layout, reaches
+from .calls import check_calls
 from .carried import check_graph, check_state, kept_graph
 from .amounts import check_pairs, check_range
 from .sampling import sampling_findings
@@ -192,7 +193,8 @@ def exact_findings(
     yield 'whether all numbers are finite',(lost := check_first_bad(subject, step))
     if lost: return
     computation = _of_computation(subject, step)
-    probes = {**computation, **_of_state(subject, step)}
+    by_letter = {'the state from letter to letter': lambda: check_calls(subject)} # first, for it knows the line
+    probes = {**by_letter, **computation, **_of_state(subject, step)}
     blind = {} if predictions(step) else computation
     if not subject.batches[0]: blind = {k for k in probes if k not in _without_a_batch}
     why = 'no loss function of PyTorch was seen' if subject.batches[0] else 'the step fetches its batches itself'
