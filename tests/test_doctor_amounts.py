@@ -117,3 +117,126 @@ def test_targets_in_reach(last, to): assert exact(given(Forecast(last), pieces(t
 def test_a_few_targets_out_of_reach_are_outliers():
     def wild(y): return column(torch.where(torch.arange(len(y)) == 3, 8., y/2))
     assert exact(given(Forecast(torch.tanh), pieces(target=wild), nn.HuberLoss())) == []
+
+
+def of_rows(last, cls=nn.GRU):
+    "A step function over as many rows as steps, with what `last` takes of the outputs"
+    class Taken(Forecast):
+        def forward(self, series): return self.head(last(self.layer(series)[0]))
+    return written(Taken(cls=cls), pieces(n=STEPS, target=column), nn.MSELoss())
+
+
+@pytest.mark.parametrize('cls', [nn.GRU, nn.LSTM, nn.RNN])
+def test_the_last_row_for_the_last_step(cls):
+    first = said(of_rows(lambda out: out[-1], cls))[0]
+    assert (first.id, first.certainty) == ('S4', 'exact') and 'last row' in first.message
+    assert first.fix.startswith('out = out[:, -1]')
+
+
+def test_rows_in_another_order_than_targets():
+    first = said(of_rows(lambda out: out[:,-1].roll(3, 0)))
+    assert [o.id for o in first if o.certainty == 'exact'][0] == 'S4'
+
+
+@pytest.mark.parametrize('last', [lambda o: o[:,-1], lambda o: o.mean(1), lambda o: o.max(1)[0], lambda o: o[:,-1]-o[:,-1].mean(0)])
+def test_rows_that_are_their_own(last): assert exact(of_rows(last)) == []
+
+
+def test_steps_first_with_as_many_rows():
+    class StepsFirst(Forecast):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LSTM(1, 16)
+        def forward(self, series): return self.head(self.layer(series)[0][-1])
+    batches = [(x.transpose(0, 1).contiguous(), y) for x,y in pieces(n=STEPS, target=column)]
+    assert exact(written(StepsFirst(), batches, nn.MSELoss())) == []
+
+
+def test_batch_norm_over_rows():
+    class Normed(Forecast):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(16)
+        def forward(self, series): return self.head(self.norm(self.layer(series)[0][:,-1]))
+    assert exact(written(Normed(), pieces(target=column), nn.MSELoss())) == []
+
+
+class Loop(nn.Module):
+    "A loop over the steps of a series, by a cell or by layers of one's own"
+    def __init__(self, between, cell=True, each=True):
+        super().__init__()
+        self.cell = nn.GRUCell(1, 16) if cell else nn.Linear(17, 16)
+        self.head,self.between,self.is_cell,self.each = nn.Linear(16, 1),between,cell,each
+    def forward(self, series):
+        h,res = torch.zeros(len(series), 16),[]
+        for t,x in enumerate(series.unbind(1)):
+            h = self.between(h, t)
+            h = self.cell(x, h) if self.is_cell else torch.tanh(self.cell(torch.cat([x, h], 1)))
+            res.append(self.head(h))
+        return torch.cat(res, 1) if self.each else res[-1]
+
+
+def looping(between, cell, each):
+    batches = pieces(target=column)
+    if each: batches = [(x, torch.cat([x[:,1:,0], y], 1)) for x,y in batches]
+    return given(Loop(between, cell, each), batches)
+
+
+@pytest.mark.parametrize('cell', [True, False])
+@pytest.mark.parametrize('each', [True, False])
+def test_a_state_that_is_detached_in_each_step(cell, each):
+    assert exact(looping(lambda h,t: h.detach(), cell, each))[0] == 'R1'
+    assert exact(looping(lambda h,t: h, cell, each)) == []
+    assert exact(looping(lambda h,t: h.detach() if t % 5 == 0 else h, cell, each)) == []
+
+
+def test_a_reservoir_has_no_gradient_on_purpose():
+    model = Loop(lambda h,t: h.detach(), True, True)
+    model.cell.requires_grad_(False)
+    batches = [(x, torch.cat([x[:,1:,0], y], 1)) for x,y in pieces(target=column)]
+    assert 'R1' not in exact(given(model, batches))
+
+
+def documents(n=20, n_batches=6):
+    "Texts of several lengths, how long they are, and a yes or no"
+    gen = torch.Generator().manual_seed(0)
+    lengths = torch.randint(4, 16, (n*n_batches,), generator=gen)
+    x = torch.randint(1, 30, (len(lengths), 15), generator=gen)*(torch.arange(15) < lengths[:,None])
+    return [*zip(x.split(n), lengths.split(n), (x > 20).any(1).float().split(n))]
+
+
+class Packed(nn.Module):
+    def __init__(self, pick):
+        super().__init__()
+        self.emb,self.layer,self.head,self.pick = nn.Embedding(30, 16, padding_idx=0),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 1),pick
+    def forward(self, words, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(self.emb(words), lengths, batch_first=True, enforce_sorted=False)
+        out,state = self.layer(packed)
+        out,_ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+        return self.head(self.pick(out, state, lengths))[:,0]
+
+
+def packing(pick, batches=None):
+    model = Packed(pick)
+    opt = torch.optim.Adam(model.parameters(), lr=3e-3)
+    def train(words, lengths, labels):
+        opt.zero_grad()
+        F.binary_cross_entropy_with_logits(model(words, lengths), labels).backward()
+        opt.step()
+    return dict(step_function=train, model=model, batches=batches or documents())
+
+
+def test_padding_after_the_end_is_all_that_is_used():
+    first = next(o for o in said(packing(lambda out,state,lengths: out[:,-1])) if o.certainty == 'exact')
+    lengths = documents()[0][1]
+    assert first.id == 'Z1' and first.evidence['unread'] == (lengths < lengths.max()).sum()
+
+
+@pytest.mark.parametrize('pick', [
+    lambda out,state,lengths: state[-1], lambda out,state,lengths: out[torch.arange(len(out)),lengths-1],
+    lambda out,state,lengths: out.sum(1)/lengths[:,None], lambda out,state,lengths: out.max(1)[0],
+])
+def test_packed_rows_that_are_read(pick): assert exact(packing(pick)) == []
+
+
+def test_rows_of_one_length(): assert exact(packing(lambda out,state,lengths: out[:,-1], [(x[:,:4].clamp(min=1), l*0+4, y) for x,l,y in documents()])) == []

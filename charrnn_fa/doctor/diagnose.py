@@ -29,6 +29,7 @@ from .probes import check_gradients, check_linear, check_own_targets, check_plac
 from .calls import check_calls
 from .carried import check_graph, check_state, kept_graph
 from .amounts import check_pairs, check_range
+from .rows import check_rows
 from .sampling import sampling_findings
 from .validation import check_validation, ends_of, is_of_other_size
 from .trials import trial_findings
@@ -101,6 +102,7 @@ def _of_state(subject, step):
         'whether each target is the next character': lambda: check_places(subject) if _uses_all(subject, step) else [],
         'whether each prediction meets its own target': lambda: check_pairs(subject),
         'how far the outputs can go': lambda: check_range(subject),
+        'which rows predictions come from': lambda: check_rows(subject),
         'the symbols': lambda: check_symbols(subject.vocab, subject.more, subject.text) + check_table(subject),
         'ids and classes': lambda: check_ids(subject, step),
         'parameters and the optimiser': lambda: check_parameters(subject),
