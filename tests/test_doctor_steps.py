@@ -212,3 +212,17 @@ def document_step(per):
 @pytest.mark.parametrize('per', ['sentence', 'piece'])
 def test_sentences_begin_anew_and_pieces_are_cut(per):
     assert not {'R5', 'R1'} & {f.id for f in found(*document_step(per)) if f.certainty == 'exact'}
+
+
+def test_argmax_on_the_way_to_the_loss_is_the_cause_and_has_its_line():
+    net = Cells(False)
+    adam = torch.optim.Adam(net.parameters())
+    def fit(x, kind):
+        adam.zero_grad()
+        best = net(x).argmax(1).float()
+        loss = F.mse_loss(best, kind.float())
+        loss.requires_grad_()
+        loss.backward()
+        adam.step()
+    f, = found(fit, net, [(x, (x[:,0] > 20).long()) for x,_ in rows()])
+    assert f.id == 'L7' and 'argmax' in f.place.source

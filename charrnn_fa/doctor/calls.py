@@ -181,8 +181,8 @@ def _restarted(subject, module, n):
     name = next(k for k,m in subject.model.named_modules() if m is module) or type(module).__name__
     place,fix = restart_of(*subject.model.modules(), *subject.roots) or (None, _generic)
     return Finding('R5', 'exact',
-        f"{name} is called for {n} letters one after the other, with the same state each time, and the state that comes "
-        "back is not given to the next call. So nothing of one letter is known at the next.",
+        f"{name} is called for {n} letters one after the other, with the same state each time, and the state that "
+        "comes back is not given to the next call. So nothing of one letter is known at the next.",
         fix, dict(calls=n), place)
 
 _generic = 'hidden = init_hidden()   # once, before the loop\nfor letter in line: output, hidden = rnn(letter, hidden)'
@@ -192,21 +192,24 @@ def _has_way_back(subject, batch, module):
     "Whether a gradient goes from the second call of a module back to the first"
     first,seen = [],[]
     def _leaf(o):
-        if isinstance(o, Tensor) and o.is_floating_point(): return first.append(o.detach().clone().requires_grad_()) or first[-1]
+        if isinstance(o, Tensor) and o.is_floating_point():
+            first.append(o.detach().clone().requires_grad_())
+            return first[-1]
         return type(o)(map(_leaf, o)) if type(o) in (list, tuple) else o
     def _before(n, args, kwargs): return (_leaf(args), {k:_leaf(v) for k,v in kwargs.items()}) if n == 0 else None
     def _after(n, out):
         ends = [o for o in tensors_of([out]) if o.requires_grad]
         if n != 1 or not ends or not first: return
-        grads = torch.autograd.grad([(o*torch.rand_like(o)).sum() for o in ends], first, retain_graph=True, allow_unused=True)
+        total = sum((o*torch.rand_like(o)).sum() for o in ends)
+        grads = torch.autograd.grad(total, first, retain_graph=True, allow_unused=True)
         seen.append(any(g is not None for g in grads))
     calls_in(subject, [batch], [module], before=_before, after=_after)
     return not seen or seen[0]
 
 def _detached(n):
     return Finding('R1', 'exact',
-        f"The network is called for {n} letters one after the other, and each time it gets the state without its graph. So "
-        "no gradient goes from a letter back to those before it, and the network cannot learn to remember.",
+        f"The network is called for {n} letters one after the other, and each time it gets the state without its "
+        "graph. So no gradient goes from a letter back to those before it, and the network cannot learn to remember.",
         'state = state.detach()   # once for each batch, and not in each step', dict(calls=n))
 
 # %% ../../nbs/42c_doctor.calls.ipynb #fa68b6ff

@@ -19,7 +19,7 @@ from .given import fetches, function_subject, learner_subject, parts_subject
 from .place import place_of
 from .words import Words, in_own_words
 from .loss import check_accumulation, check_reported, check_scores, check_smoothing, check_weights
-from .update import check_foreign, check_left, check_parameters, check_zero
+from .update import check_foreign, check_leaf, check_left, check_parameters, check_zero
 from .forward import check_ids, check_inputs, check_mode
 from charrnn_fa.doctor.initial import (
     check_alike, check_amount, check_first_bad, check_first_loss, check_overlap, check_same_text, check_symbols, check_table,
@@ -194,6 +194,9 @@ def exact_findings(
     if step.error: return
     yield 'whether all numbers are finite',(lost := check_first_bad(subject, step))
     if lost: return
+    if cut := check_leaf(step): # what is compared then is no prediction
+        yield 'whether the loss comes from the network',cut
+        return
     computation = _of_computation(subject, step)
     by_letter = {'the state from letter to letter': lambda: check_calls(subject)} # first, for it knows the line
     probes = {**by_letter, **computation, **_of_state(subject, step)}
