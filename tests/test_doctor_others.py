@@ -153,3 +153,47 @@ def test_a_loss_of_the_last_character_alone_is_seen(rows):
     batches = list(zip(x.split(rows), x.roll(-1, 0).split(rows)))
     step = step_of(model := Last(16, 9, n_symbols=9), lambda model, x, y: F.cross_entropy(model(x), y[:,-1]))
     assert 'L6' in said(diagnose(step_function=step, model=model, batches=batches, trials=False))
+
+
+class Verdict(nn.Module):
+    "Yes or no for each row, as one number"
+    def __init__(self, batch_first=True, last=lambda o, h: h[-1], n=24):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(30, n),nn.GRU(n, n, batch_first=batch_first),nn.Linear(n, 1)
+        self.last = last
+    def forward(self, x): return self.out(self.last(*self.rnn(self.emb(x)))).squeeze(-1)
+
+
+def verdicts(shape, rows=16, n=12, mark=lambda x: (x < 6).any(1).float()):
+    gen = seeded()
+    x = torch.randint(0, 30, (rows*20, n), generator=gen)
+    return [(a, b.view(shape)) for a,b in zip(x.split(rows), mark(x).split(rows))]
+
+
+FLAT = {'yes or no': (nn.BCEWithLogitsLoss(), lambda x: (x < 6).any(1).float()),
+        'an amount': (nn.MSELoss(), lambda x: (x % 7).float().mean(1))}
+
+
+@pytest.mark.parametrize('rows,n', [(16, 12), (12, 12), (4, 12)])
+@pytest.mark.parametrize('kind', FLAT)
+def test_one_number_for_each_row_is_no_row_of_numbers(kind, rows, n):
+    loss,mark = FLAT[kind]
+    assert not ids_of(diagnose(model=Verdict(), dls=verdicts(rows, rows, n, mark), loss_func=loss, trials=False))
+
+
+def test_steps_first_in_a_square_batch():
+    batches = [(x.T.contiguous(), y) for x,y in verdicts(12, rows=12)]
+    model = Verdict(batch_first=False)
+    assert not ids_of(diagnose(model=model, dls=batches, loss_func=nn.BCEWithLogitsLoss(), trials=False))
+
+
+@pytest.mark.parametrize('last', [lambda o, h: o[:,-1], lambda o, h: o.mean(1)])
+def test_one_number_for_each_row_of_a_recurrence_down_the_batch(last):
+    "Not even where the predictions depend on a single step"
+    model = Verdict(batch_first=False, last=last)
+    assert ids_of(diagnose(model=model, dls=verdicts(16), loss_func=nn.BCEWithLogitsLoss(), trials=False)) == ['S5']
+
+
+def test_one_number_for_each_row_cut_anew():
+    model = Verdict(last=lambda o, h: o.reshape(o.shape[1], o.shape[0], -1)[-1])
+    assert 'S4' in ids_of(diagnose(model=model, dls=verdicts(16), loss_func=nn.BCEWithLogitsLoss(), trials=False))

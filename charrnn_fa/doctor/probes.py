@@ -59,17 +59,24 @@ def row_and_time(self:Layout,
     return (a, b) if self.axis else (b, a)
 
 # %% ../../nbs/42_doctor.probes.ipynb #faa27302
+def _marks(step, found):
+    "What predictions are compared with, one number for each"
+    if found[0].shape[1] > 1: return found[1]
+    res = torch.cat([o.target.detach().flatten() for o in step.losses])
+    return res.long() if (res == res.round()).all() else torch.full_like(res, -1).long()
+
+# %% ../../nbs/42_doctor.probes.ipynb #4550b96b
 def _decoded(subject, shape, change, base):
     "Which position in `shape` the target of each prediction is; None if the marks do not say"
     at = 0
     for k,digit in enumerate(_digits(shape, base)):
         step, = subject.run([change(digit)], update=False)
         if step.error or not (found := predictions(step)): return None
-        at = at + found[1].cpu()*base**k
+        at = at + _marks(step, found).cpu()*base**k
     is_told = at.numel() and at.unique().numel() == at.numel() and 0 <= at.min() and at.max() < math.prod(shape)
     return at if is_told else None
 
-# %% ../../nbs/42_doctor.probes.ipynb #4550b96b
+# %% ../../nbs/42_doctor.probes.ipynb #6ee0a8fe
 def layout(
     subject:Subject, # Whose first batch is looked at
 )->Layout: # None if it cannot be told
@@ -79,9 +86,10 @@ def layout(
     x = as_ids(batch[0])
     if step.error or x is None or x.ndim != 2 or not (found := predictions(step)): return None
     n = found[0].shape[1]
+    if n < 2: return _one_a_row(subject, batch, x) if len(batch) == 2 and x.unique().numel() > 1 else None
     y = as_ids(batch[-1]) if len(batch) > 1 else None
     axis = time_axis(subject.batches)
-    if n < 2 or axis is None and len(batch) > 2: return None # which of the parts is the text?
+    if axis is None and len(batch) > 2: return None # which of the parts is the text?
     axis = ifnone(axis, likely_axis(x, y))
     if y is None: return _from_one_text(subject, batch, x, n)
     found = _marked(subject, batch, x, y, axis, n)
@@ -138,6 +146,14 @@ def check_own_targets(
     wraps = (at.view(x.shape)[:,:-1] == here.view(x.shape)[:,1:]).all() and (at.view(x.shape)[:,-1] == here.view(x.shape)[:,0]).all()
     return check_targets([(here.view(x.shape), at.view(x.shape))]*2) if wraps else []
 
+# %% ../../nbs/42_doctor.probes.ipynb #239666b2
+def _one_a_row(subject, batch, x):
+    "The layout of a step that tells one amount for each row, or yes or no"
+    rows,steps = x.shape
+    if not isinstance(batch[-1], Tensor) or batch[-1].numel() != rows: return None
+    at = _decoded(subject, (rows,), lambda d: with_ids(batch, y=d.view(batch[-1].shape)), 2)
+    return None if at is None else Layout(x, 1, at*steps + steps-1, 1, False)
+
 # %% ../../nbs/42_doctor.probes.ipynb #7089d526
 def _from_one_text(subject, batch, x, n):
     "The layout of a step that cuts inputs and targets from one text: its first characters are no targets"
@@ -174,13 +190,15 @@ class Reach:
         self.others_earlier = int((times[rows != self.row] < self.time).sum())
         self.others_now = bool((times[rows != self.row] == self.time).all())
         self.others_below = bool((rows >= self.row).all())
+        self.from_own_on = set(rows.tolist()) == set(range(self.row, self.row+len(rows.unique())))
         return self
 
 # %% ../../nbs/42_doctor.probes.ipynb #55f6f36c
 def _spots(lay):
     "Some rows and steps to change"
     rows,steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
-    return [(b, t) for b in sorted({0, rows//2, rows-1}) for t in sorted({0, steps//2, max(0, steps-2)})]
+    times = {0, steps//2, max(0, steps-2)} | ({steps-1} if len(lay.places) == rows else set())
+    return [(b, t) for b in sorted({0, rows//2, rows-1}) for t in sorted(times)]
 
 # %% ../../nbs/42_doctor.probes.ipynb #0acbd4d7
 def _other_id(lay, i):
@@ -213,6 +231,18 @@ def reaches(
 # %% ../../nbs/42_doctor.probes.ipynb #28ce1cd8
 def _runs_over_batch(r): return r.others and r.others_now and r.others_below and not r.later and not r.earlier
 
+def _runs_down(lay, rs):
+    "Whether rows of one prediction each change with those just above them, and with none below"
+    rows = lay.x.shape[1-lay.axis]
+    return len(lay.places) == rows > 2 and all(r.from_own_on for r in rs if r.moved.any()) and any(r.row and r.others for r in rs)
+
+def _is_turned(lay, rs):
+    "Whether all would be right if a square batch, with one target for each row, were (steps, rows)"
+    rows,steps = lay.x.shape
+    if rows != steps or len(lay.places) != rows or not lay.axis: return False
+    other = Layout(lay.x, 0, (rows-1)*rows + lay.places//steps, lay.n_classes)
+    return not any(Reach(r.time, r.row, r.moved).seen_by(other).others for r in rs)
+
 # %% ../../nbs/42_doctor.probes.ipynb #eaaba07d
 def _is_transposed(lay, rs):
     "Whether all would be right if the predictions came in the other order"
@@ -231,6 +261,12 @@ def _stirred(model):
     for p in model.parameters(): p.add_((.05*torch.randn(p.shape, generator=gen)).to(p))
 
 # %% ../../nbs/42_doctor.probes.ipynb #d4b57d4c
+def _is_moved_by_all(subject, lay):
+    "Whether predictions change if all of the input is another, though no single character is enough"
+    base,again,new = (_scores_of(subject, with_ids(subject.batches[0], x=o)) for o in (lay.x, lay.x, lay.x.flip(0, 1)))
+    return new is not None and new.shape == base.shape and bool((new-base).abs().max() > 4*(again-base).abs().max())
+
+# %% ../../nbs/42_doctor.probes.ipynb #0851a88c
 def check_reach(
     subject:Subject,
     lay:Layout, # Of its first batch
@@ -241,14 +277,14 @@ def check_reach(
     if rs and not any(r.later for r in rs): rs = reaches(subject, lay, _stirred) # some weights may begin at zero
     if not rs: return []
     if not any(r.moved.any() for r in rs):
-        return [Finding('Z1', 'exact',
+        return [] if _is_moved_by_all(subject, lay) else [Finding('Z1', 'exact',
             "No prediction changes when a character of the input is replaced. The network cannot learn more than "
             "how frequent each character is.",
             '', dict(characters_changed=len(rs)))]
     evidence = dict(own_later=sum(r.later for r in rs), own_earlier=sum(r.earlier for r in rs),
                     other_rows=max(r.others for r in rs))
     if not all(r.here for r in rs) and _is_transposed(lay, rs): return [_transposed(evidence)]
-    if any(r.others for r in rs): return _mixed(subject, lay, rs, evidence)
+    if any(r.others for r in rs): return [] if _is_turned(lay, rs) else _mixed(subject, lay, rs, evidence)
     if any(r.earlier for r in rs): return [_sees_ahead(evidence)] if lay.reads_on else []
     inner = [r for r in rs if r.time < steps-1]
     if lay.reads_on and any(r.is_predicted for r in rs) and not any(r.here for r in rs) and any(r.later for r in inner):
@@ -296,6 +332,11 @@ def _mixed(subject, lay, rs, evidence):
         return [Finding('S5', 'exact',
             "A character changes predictions at the same step of the rows below it, and not the later ones of its "
             "own row. So the recurrence runs over the batch, and not along time.",
+            'nn.LSTM(..., batch_first=True)', evidence)]
+    if _runs_down(lay, rs):
+        return [Finding('S5', 'exact',
+            "A character changes the predictions of its own row and of rows below it, and of none above. So the "
+            "recurrence runs down the batch, and not along time.",
             'nn.LSTM(..., batch_first=True)', evidence)]
     if not any(r.others for r in _reaches_in_eval(subject, lay)):
         return [Finding('S10', 'exact',

@@ -151,7 +151,8 @@ def rows_of(call):
     s,y = call.scores,call.target
     if call.name in _last_axis: return s.flatten(0, -2),y.flatten()
     if s.shape == y.shape: # a target for each score
-        s,y = torch.atleast_2d(s),torch.atleast_2d(y)
+        as_rows = torch.atleast_2d if call.name == 'kl_div' else lambda o: o[:,None] if o.ndim == 1 else torch.atleast_2d(o)
+        s,y = as_rows(s),as_rows(y)
         return s.flatten(0, -2),y.flatten(0, -2).argmax(-1)
     if s.ndim == 1: s = s[None]
     return s.movedim(1, -1).flatten(0, -2),y.flatten().long()
