@@ -197,3 +197,47 @@ def test_one_number_for_each_row_of_a_recurrence_down_the_batch(last):
 def test_one_number_for_each_row_cut_anew():
     model = Verdict(last=lambda o, h: o.reshape(o.shape[1], o.shape[0], -1)[-1])
     assert 'S4' in ids_of(diagnose(model=model, dls=verdicts(16), loss_func=nn.BCEWithLogitsLoss(), trials=False))
+
+
+class ByHand(nn.Module):
+    "Weights of its own, as large as they should be, or as nn.Parameter made them"
+    def __init__(self, n_symbols, inside, n=24):
+        super().__init__()
+        self.n = n
+        for k,shape in dict(W_in=(n_symbols, n), W_hid=(n, n), W_out=(n, n_symbols)).items():
+            w = torch.randn(shape)
+            setattr(self, k, nn.Parameter(w*.1) if inside else nn.Parameter(w)*.1)
+        self.bias = nn.Parameter(torch.zeros(n_symbols))
+    def forward(self, x):
+        h,res = torch.zeros(len(x), self.n),[]
+        for i in x.T:
+            h = torch.tanh(self.W_in[i] + h@self.W_hid)
+            res.append(h@self.W_out + self.bias)
+        return torch.stack(res, 2)
+
+
+def next_of(n_symbols=11, rows=20, n=10):
+    gen = seeded()
+    ids = torch.randint(0, n_symbols, (rows*n*20+1,), generator=gen)
+    return [(ids[i:i+rows*n].view(rows, n), ids[i+1:i+1+rows*n].view(rows, n)) for i in range(0, len(ids)-1, rows*n)]
+
+
+@pytest.mark.parametrize('inside,want', [(True, []), (False, ['O7'])])
+def test_a_result_of_a_parameter_is_none(inside, want):
+    "Its graph is gone after the first step, and it is no state"
+    r = diagnose(model=ByHand(11, inside), dls=next_of(), loss_func=nn.CrossEntropyLoss(), trials=False)
+    assert ids_of(r) == want
+    assert not want or r.findings[0].fix.startswith('self.W_in = nn.Parameter(')
+
+
+def test_a_state_with_its_graph_is_a_state():
+    "Also where it is there from before"
+    class Carries(Verdict):
+        state = None
+        def forward(self, x):
+            o,self.state = self.rnn(self.emb(x), self.state)
+            return self.out(o[:,-1])[:,0]
+    model = Carries()
+    model(torch.zeros(16, 12, dtype=torch.long))
+    r = diagnose(model=model, dls=verdicts(16), loss_func=nn.BCEWithLogitsLoss(), trials=False)
+    assert ids_of(r) == ['R2'] and 'self.state' in r.findings[0].fix

@@ -63,11 +63,42 @@ def _state_line(subject):
     return 'state = state.detach()          # of an LSTM: tuple(o.detach() for o in state)'
 
 # %% ../../nbs/42a_doctor.carried.ipynb #91aaddfe
+def _leaves(t):
+    "The tensors that a graph begins with"
+    todo,seen,res = [t.grad_fn],set(),[]
+    while todo:
+        f = todo.pop()
+        if f is None or f in seen: continue
+        seen.add(f)
+        if hasattr(f, 'variable'): res.append(f.variable)
+        todo += [g for g,_ in f.next_functions]
+    return res
+
+def _results(subject):
+    "Names of tensors that come of parameters which nothing holds"
+    seen = subject.noted.seen.values()
+    held = [*subject.model.parameters(), *(o for o in seen if isinstance(o, Tensor))]
+    held += [p for o in seen if isinstance(o, nn.Module) for p in o.parameters()]
+    groups = [g for o in seen if isinstance(o, torch.optim.Optimizer) for g in o.param_groups]
+    known = {id(p) for p in held + [p for g in groups for p in g['params']]}
+    is_lost = lambda t: bool(ls := _leaves(t)) and not known & {*map(id, ls)}
+    return [k for k,(v,ts) in _held(subject).items() if isinstance(v, Tensor) and is_lost(v)]
+
+def _no_parameter(names):
+    which = f"{' and '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
+    return Finding('O7', 'exact',
+        f"{which} {'is the result' if len(names) == 1 else 'are results'} of a calculation with a parameter, and no "
+        "parameter: no optimiser can change it. Its graph was made once, and is gone after the first step.",
+        f'{names[0]} = nn.Parameter({names[0]}.detach())   # or all of the calculation within nn.Parameter(...)',
+        dict(tensors=len(names)))
+
+# %% ../../nbs/42a_doctor.carried.ipynb #cde5e402
 def kept_graph(
     subject:Subject,
     place=None, # Where it was noticed
-)->Finding: # R3 if a line says `detach()` and does nothing with it, else R2
+)->Finding: # O7 if there is no state, R3 if a line says `detach()` and does nothing with it, else R2
     "The state of the last batch still has its graph"
+    if names := _results(subject): return _no_parameter(names)
     if line := thrown_away(*subject.model.modules(), *subject.roots):
         return Finding('R3', 'exact',
             "detach() gives a new tensor, which is thrown away here. The old one keeps its graph, so gradients "
