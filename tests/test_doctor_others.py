@@ -241,3 +241,15 @@ def test_a_state_with_its_graph_is_a_state():
     model(torch.zeros(16, 12, dtype=torch.long))
     r = diagnose(model=model, dls=verdicts(16), loss_func=nn.BCEWithLogitsLoss(), trials=False)
     assert ids_of(r) == ['R2'] and 'self.state' in r.findings[0].fix
+
+
+@pytest.mark.parametrize('axis', [0, 1])
+def test_what_softmax_over_another_axis_brings_is_no_fault_of_its_own(axis):
+    "Rows and steps are mixed by it, and the sum of all gradients may be none"
+    class Along(nn.Module):
+        def __init__(self, n=24):
+            super().__init__()
+            self.emb,self.rnn,self.out = nn.Embedding(11, n),nn.GRU(n, n, batch_first=True),nn.Linear(n, 11)
+        def forward(self, x): return self.out(self.rnn(self.emb(x))[0]).log_softmax(axis)
+    loss = lambda p, y: F.nll_loss(p.flatten(0, 1), y.flatten())
+    assert ids_of(diagnose(model=Along(), dls=next_of(), loss_func=loss, trials=False)) == ['S9']
