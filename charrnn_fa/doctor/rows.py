@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
 from .subject import Subject
+from .probes import layout
 from .amounts import meetings, redrawn
 
 # %% ../../nbs/42d_doctor.rows.ipynb #0008d7a7
@@ -247,6 +248,7 @@ def check_rows(
     subject:Subject,
 )->list: # Of `Finding`s: S4, Z1, R1
     "Whether each prediction comes from its own row, and from all that was read in it"
+    if layout(subject): return [] # then single characters have been asked about
     at,rows = rows_at(subject)
     if not at: return [_crossed(rows, len(subject.batches[0][-1]))] if _crosses(rows) else []
     return _check_unread(subject, at, rows) or _check_detached(subject, at, rows)
