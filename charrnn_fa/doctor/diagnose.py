@@ -25,7 +25,7 @@ from charrnn_fa.doctor.initial import (
     check_alike, check_amount, check_first_bad, check_first_loss, check_overlap, check_same_text, check_symbols, check_table,
     check_units
 )
-from .probes import check_gradients, check_linear, check_own_targets, check_places, check_reach, layout, reaches
+from .probes import check_gradients, check_linear, check_own_targets, check_told_targets, check_places, check_reach, layout, reaches
 from .calls import check_calls
 from .carried import check_graph, check_state, kept_graph
 from .amounts import check_pairs, check_range
@@ -33,6 +33,7 @@ from .rows import check_rows
 from .sampling import sampling_findings
 from .validation import check_validation, ends_of, is_of_other_size
 from .trials import trial_findings
+from .stuck import check_stuck
 from .shapes import explain
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #be31d354
@@ -72,7 +73,7 @@ def _of_computation(subject, step):
         if found and (other := _sizes_by_chance(subject, step)): return other
         return found or check_gradients(subject, lay, reaches(subject, lay))
     return {
-        'what the step makes of the targets': lambda: check_own_targets(subject),
+        'what the step makes of the targets': lambda: check_own_targets(subject) or check_told_targets(subject),
         'what the loss gets': lambda: check_scores(subject, step),
         'what depends on what, and how far gradients go': depends,
         'which characters train': lambda: check_weights(subject),
@@ -382,7 +383,8 @@ def diagnose(
         late += missing
         parts = dict(learn=learn, opt=opt, loss_func=loss_func, dls=dls, dl=dl, loader=dl)
         _in_own_words(findings, subject, parts, given)
-    return Report(findings, checked, [*others, *late], time.perf_counter()-began, type(subject.model).__name__, late)
+    return Report(findings, checked, [*others, *late], time.perf_counter()-began, type(subject.model).__name__, late,
+                  subject.course)
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #3c06a92a
 def _without_loader(e, began):
@@ -403,6 +405,10 @@ def _examined(subject, learn, dls, sample, text, trials):
         for what,found in _all_findings(subject, learn, dls, sample, text, trials):
             (late if found is None else others if found is no_way else checked).append(what)
             findings += found or []
+        if trials and not findings:
+            stuck = _in_time(lambda: check_stuck(subject, lambda: subject.until-time.perf_counter()), lambda: True)
+            (late if stuck is None else checked).append('whether anything is learned')
+            findings += stuck or []
     except OutOfTime: late.append(f"{'all else' if len(checked) > 1 else 'anything'}: there was no time")
     return findings,checked,late,others
 

@@ -149,9 +149,11 @@ class Report:
         seconds:float=0., # The examination took
         subject='', # What was examined, in words
         late=(), # Those of `skipped` that there was no time for
+        course='', # Of a short training, in a sentence
     ):
         self.findings,self.late = arrange(findings),[*late]
         self.checked,self.skipped,self.seconds,self.subject = [*checked],[*skipped],seconds,subject
+        self.course = course
 
     @property
     def has_time(self)->bool:
@@ -167,7 +169,8 @@ class Report:
 def as_dict(self:Report)->dict:
     "All of it, as JSON can hold it"
     return dict(subject=self.subject, findings=[o.as_dict() for o in self.findings], checked=self.checked,
-                skipped=self.skipped, no_time_for=self.late, enough_time=self.has_time, seconds=round(self.seconds, 1))
+                skipped=self.skipped, no_time_for=self.late, enough_time=self.has_time, seconds=round(self.seconds, 1),
+                course=self.course)
 
 # %% ../../nbs/34_doctor.report.ipynb #69eee013
 def _wrapped(text, indent='   '):
@@ -220,7 +223,7 @@ def heading(self:Report)->str:
 def _notes(self:Report):
     others = [o for o in self.skipped if o not in self.late]
     parts = {'Looked at':self.checked, 'No time for':self.late, 'Not looked at':others}
-    return [f'{k}: {", ".join(v)}.' for k,v in parts.items() if v]
+    return [self.course]*bool(self.course) + [f'{k}: {", ".join(v)}.' for k,v in parts.items() if v]
 
 @patch
 def __str__(self:Report):

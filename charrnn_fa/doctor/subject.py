@@ -184,6 +184,7 @@ class Subject:
         self.watch,self.acting = _Watch(),False
         self.more = batches # those of trials, which take more
         self.loader,self.text = None,None # where they come from, and the corpus, if they are known
+        self.course = '' # of a short training, in words
         self.knows_rate = True # is the optimiser somebody's own?
         self.between = noop # is called before each step
         self.until,self.pace = math.inf,0. # when no further run may begin, and the shortest time of a step

@@ -399,6 +399,8 @@ def trial_findings(
         if is_sparse: yield 'a short training (most steps compute no gradients)',no_way
         else: yield 'a short training',[base.error] if base and base.error is not None else None
         return
+    if base.bad is None:
+        subject.course = f'In {len(base.nats)} steps of training the loss went from {base.start:.3g} to {base.end:.3g}.'
     yield 'a short training',[*check_lost_numbers(subject, base), *check_course(subject, base)]
     has_rate = subject.knows_rate and base.rates and max(base.rates) > 0 and not subject.trains_itself
     tests = {
