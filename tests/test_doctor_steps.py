@@ -226,3 +226,41 @@ def test_argmax_on_the_way_to_the_loss_is_the_cause_and_has_its_line():
         adam.step()
     f, = found(fit, net, [(x, (x[:,0] > 20).long()) for x,_ in rows()])
     assert f.id == 'L7' and 'argmax' in f.place.source
+
+
+class Answers(nn.Module):
+    "A source to a state, and from it what a decoder writes, who is told something at each step"
+    def __init__(self):
+        super().__init__()
+        self.words,self.reader,self.writer = nn.Embedding(12, 24),nn.LSTM(24, 24, batch_first=True),nn.LSTM(24, 24, batch_first=True)
+        self.scores = nn.Linear(24, 12)
+
+    def forward(self, source, told): return self.scores(self.writer(self.words(told), self.reader(self.words(source))[1])[0])
+
+
+@pytest.mark.parametrize('give,in_batch,ids', [('late', False, []), ('late', True, []), ('same', False, ['D1']), ('same', True, ['D1'])])
+def test_what_a_decoder_is_told(give, in_batch, ids):
+    net = Answers()
+    adam = torch.optim.Adam(net.parameters())
+    def for_decoder(goal): return goal if give == 'same' else torch.cat([torch.ones_like(goal[:,:1]), goal[:,:-1]], 1)
+    def fit(source, told, goal):
+        adam.zero_grad()
+        F.cross_entropy(net(source, told).flatten(0, 1), goal.flatten()).backward()
+        adam.step()
+    xs = torch.randint(2, 12, (6, 8, 7), generator=torch.Generator().manual_seed(1))
+    pairs = [(x, x.flip(1)) for x in xs]
+    three = [(x, for_decoder(y), y) for x,y in pairs]
+    told = found(fit, net, three) if in_batch else found(lambda src, trg: fit(src, for_decoder(trg), trg), net, pairs)
+    assert [o.id for o in told] == ids
+
+
+def test_an_autoencoder_may_read_what_it_is_to_give_back():
+    net = Answers()
+    adam = torch.optim.Adam(net.parameters())
+    def fit(source, goal):
+        adam.zero_grad()
+        late = torch.cat([torch.ones_like(goal[:,:1]), goal[:,:-1]], 1)
+        F.cross_entropy(net(goal, late).flatten(0, 1), goal.flatten()).backward()
+        adam.step()
+    xs = torch.randint(2, 12, (6, 8, 7), generator=torch.Generator().manual_seed(1))
+    assert 'D1' not in [o.id for o in found(fit, net, [(x.flip(1), x) for x in xs])]
