@@ -253,3 +253,24 @@ def test_what_softmax_over_another_axis_brings_is_no_fault_of_its_own(axis):
         def forward(self, x): return self.out(self.rnn(self.emb(x))[0]).log_softmax(axis)
     loss = lambda p, y: F.nll_loss(p.flatten(0, 1), y.flatten())
     assert ids_of(diagnose(model=Along(), dls=next_of(), loss_func=loss, trials=False)) == ['S9']
+
+
+class Tied(nn.Module):
+    "One matrix for what enters and what comes out, so first scores are larger than others"
+    def __init__(self, n_symbols, n=96):
+        super().__init__()
+        self.emb,self.rnn,self.norm = nn.Embedding(n_symbols, n),nn.LSTM(n, n, batch_first=True),nn.LayerNorm(n)
+        self.bias = nn.Parameter(torch.zeros(n_symbols))
+        nn.init.normal_(self.emb.weight, std=.1)
+    def forward(self, x): return F.linear(self.norm(self.rnn(self.emb(x))[0]), self.emb.weight, self.bias).transpose(1, 2)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_first_weights_are_not_taken_for_those_of_another_table(seed):
+    gen = seeded()
+    often = torch.rand(80, generator=gen).pow(4)
+    x = torch.multinomial(often, 12000, True, generator=gen)
+    batches = [(x[i:i+600].view(20, 30), x[i+1:i+601].view(20, 30)) for i in range(0, 11000, 600)]
+    seeded(seed)
+    r = diagnose(model=Tied(80), dls=batches, loss_func=nn.CrossEntropyLoss(), trials=False)
+    assert 'D7' not in said(r) and not any(f.id == 'I1' and f.certainty != 'weak' for f in r.findings)

@@ -293,13 +293,21 @@ def check_first_loss(
     is_real = (targets >= 0) & (targets < scores.shape[1])
     nats,guess = F.cross_entropy(scores[is_real], targets[is_real]).item(),math.log(scores.shape[1])
     if not math.isfinite(nats) or nats < guess + .5 or nats < guess + 2 and not _is_fresh(step): return []
-    return [Finding('I1', 'strong',
+    return [Finding('I1', 'strong' if nats > guess+1 else 'weak',
         f"Before the first step the loss is {nats:.2f} nats, and a guess among {scores.shape[1]} symbols has "
         f"{guess:.2f}. So the first scores are too large, and the first steps only make them smaller.",
         'nn.init.normal_(last_layer.weight, std=.02); nn.init.zeros_(last_layer.bias)',
         dict(nats=nats, guess=guess))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #acca3e28
+def _is_as_made(model):
+    "Whether a layer of PyTorch's still has the weights that it began with"
+    def _is_within(m): return all(p.detach().abs().max() <= m.hidden_size**-.5 for p in m.parameters())
+    def _is_one(m): return m.weight is not None and bool((m.weight.detach() == 1).all())
+    return any(isinstance(m, (nn.RNNBase, nn.RNNCellBase)) and _is_within(m) or isinstance(m, nn.LayerNorm) and _is_one(m)
+               for m in model.modules())
+
+# %% ../../nbs/39_doctor.initial.ipynb #8f9f5b5d
 def check_table(
     subject:Subject,
 )->list: # Of `Finding`s: D7
@@ -307,6 +315,7 @@ def check_table(
     steps = subject.run(subject.more[:6], update=False)
     found = [predictions(o) for o in steps if not o.error]
     if not found or any(o is None for o in found) or steps[0].losses[0].name != 'cross_entropy': return []
+    if _is_as_made(subject.model): return []
     scores,targets = (torch.cat(o) for o in zip(*found))
     is_real = (targets >= 0) & (targets < scores.shape[1])
     scores,targets = scores[is_real].detach().float(),targets[is_real]
