@@ -38,7 +38,8 @@ def _pairs(found):
     "Predictions, (n, …), and targets, (n,), of what was compared"
     pairs = [(o.scores, o.target) for o in found]
     flat = [(s.reshape(-1, 1), y.reshape(-1)) for s,y in pairs if s.shape == y.shape]
-    flat += [(s.movedim(1, -1).flatten(0, -2), y.flatten()) for s,y in pairs if s.ndim == y.ndim+1 and s.shape[2:] == y.shape[1:]]
+    of_classes = [(s, y) for s,y in pairs if s.ndim == y.ndim+1 and s.shape[2:] == y.shape[1:]]
+    flat += [(s.movedim(1, -1).flatten(0, -2), y.flatten()) for s,y in of_classes]
     if not flat or len({s.shape[1] for s,_ in flat}) > 1: return None
     return torch.cat([s.float() for s,_ in flat]),torch.cat([y.float() for _,y in flat])
 
@@ -211,7 +212,7 @@ def _gradient_steps(subject, at, row, k):
     def _look(found):
         score = _pairs(found)[0][k].sum()
         g, = torch.autograd.grad(score, x, retain_graph=True, allow_unused=True) if score.requires_grad else (None,)
-        if g is not None: res.append(g.select(at[0], row.i).flatten(1) if g.ndim > 2 else g.select(at[0], row.i)[:,None])
+        if g is not None: res.append(g.select(at[0], row.i).reshape(g.shape[1-at[0]], -1))
     with in_eval(subject.model): step,_ = meetings(subject, (x, *others), whole=_look)
     return res[0].abs().amax(1).nonzero().flatten().tolist() if res and not step.error else []
 
