@@ -632,7 +632,7 @@ def _examined(args):
     if isinstance(made, dict): return diagnose(**made, seconds=args.seconds)
     if not hasattr(made, 'dls'):
         what = 'None' if made is None else f'a {type(made).__name__}'
-        raise CharRNNError(f"{where[1]} returns {what}", "it must return a Learner, or a dict of the arguments of diagnose.")
+        raise CharRNNError(f"{where[1]} returns {what}", "it must return a Learner, or a dict of diagnose's arguments.")
     return diagnose(made, seconds=args.seconds)
 
 # %% ../nbs/91_cli.ipynb #cdedee75

@@ -177,7 +177,8 @@ def _add_draw(sub):
                    help='folder for the run; new, empty, or with a run on drawings')
     p.add_argument('-n', '--n', type=int, default=60, help='new drawings (default: 60)')
     p.add_argument('--temperature', type=float, default=0.6, help='0 draws what is likeliest always (default: 0.6)')
-    p.add_argument('--preset', help=f"{', '.join(presets)} (default: drawings-minute; from 4 minutes on, drawings-five-minutes)")
+    usual = 'drawings-minute; from 4 minutes on, drawings-five-minutes'
+    p.add_argument('--preset', help=f"{', '.join(presets)} (default: {usual})")
     _add(p.add_mutually_exclusive_group(),
          ('--minutes', float, 'wall time from the first step'), ('--steps', int, 'batches to train on'))
     share = 'share of the drawings kept for validation (default: 0.1, or 0.15 of faces and letters)'

@@ -162,7 +162,7 @@ def _check_twice(met, low, high):
     what = {(0, 1):'sigmoid', (-1, 1):'tanh'}.get((round(low, 2), round(high, 2)), 'bounds')
     return [SquashedTwice('L1', 'exact',
         f"Scores that cannot leave [{low:.3g}, {high:.3g}] go into a loss that applies sigmoid itself. With the "
-        f"targets of the first batch it cannot get below {floor:.3f}, however good the network is; without the bounds it "
+        f"targets of the first batch it cannot get below {floor:.3f}, whatever is learned; without the bounds it "
         f"could come down to {abs(free):.3f}.",
         f'return scores   # without {what}', dict(floor=floor, floor_without=free, applied=what), met.place)]
 

@@ -57,7 +57,7 @@ def check_stuck(
 def _stuck(n, nats, same):
     return Finding('T5', 'weak',
         f"After {n} steps with one and the same batch, at three learning rates, the loss is {nats:.3g}, and an answer "
-        f"that is the same whatever is read would give {same:.3g}. So something keeps the network from learning. None of the "
-        "causes that are known here was found.",
+        f"that is the same whatever is read would give {same:.3g}. So something keeps the network from learning. "
+        "None of the causes that are known here was found.",
         'for i in range(500): step(x, y)   # one batch: leave parts of the network out until it is learned by heart',
         dict(loss=nats, loss_of_the_same_answer=same, steps=n))
