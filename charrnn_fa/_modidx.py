@@ -1890,6 +1890,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials._less_dropout': ( 'doctor.trials.html#_less_dropout',
                                                                                       'charrnn_fa/doctor/trials.py'),
+                                          'charrnn_fa.doctor.trials._lower_still': ( 'doctor.trials.html#_lower_still',
+                                                                                     'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials._made_anew': ( 'doctor.trials.html#_made_anew',
                                                                                    'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials._moved': ('doctor.trials.html#_moved', 'charrnn_fa/doctor/trials.py'),

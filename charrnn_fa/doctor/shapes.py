@@ -191,7 +191,7 @@ def _id_range(axes, place):
     return ('D12',
         "An id is not below the number of symbols. The vocabulary is another one than that of the network, or "
         "counted from 1.",
-        'nn.Embedding(len(vocab), emb_sz)   # and nn.Linear(n_hid, len(vocab))')
+        'n_symbols = max(ids)+1   # of all texts, in nn.Embedding(n_symbols, emb_sz) and nn.Linear(n_hid, n_symbols)')
 
 # %% ../../nbs/41_doctor.shapes.ipynb #4321d09e
 def _tuple_state(axes, place):

@@ -170,8 +170,17 @@ def check_high_rate(
         t = trial(subject, len(base.nats) if base.bad is None else 60, seconds, rate=by)
         if t.bad is not None or len(t.nats) < 20: continue
         reference = base.nats[0] - .2 if base.bad is not None else base.end - .15
-        if t.end < reference and not _catches_up(subject, base, t, by, seconds): return [_too_high(base, t, by)]
+        if t.end < reference and not _catches_up(subject, base, t, by, seconds):
+            return [_too_high(base, *_lower_still(subject, t, by, seconds))]
     return []
+
+def _lower_still(subject, t, by, seconds):
+    "Of ever lower rates the last that does better by a tenth, and its trial"
+    while by > 1e-5:
+        less = trial(subject, len(t.nats), seconds, rate=by/10)
+        if less.bad is not None or len(less.nats) < len(t.nats) or less.end > t.end-.1: break
+        t,by = less,by/10
+    return t,by
 
 # %% ../../nbs/44_doctor.trials.ipynb #b5770934
 def _catches_up(subject, base, t, by, seconds):

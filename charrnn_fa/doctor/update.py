@@ -6,6 +6,7 @@
 __all__ = ['check_parameters', 'check_entries', 'check_leaf', 'check_left', 'check_zero', 'check_foreign']
 
 # %% ../../nbs/38a_doctor.update.ipynb #55b2ed17
+import re
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
@@ -60,7 +61,8 @@ def _check_frozen(subject, frozen):
     return [Finding('O8', 'exact' if share > .5 else 'weak',
         f"{_listed(frozen)} cannot change: requires_grad is False. Perhaps the network was loaded with its first "
         "layers frozen.",
-        'learn.unfreeze()   # or: for p in model.parameters(): p.requires_grad_()',
+        'for p in model.parameters(): p.requires_grad_()   # and then the optimiser anew\n'
+        'learn.unfreeze()   # instead, if it was learn.freeze()',
         dict(tensors_frozen=len(frozen), share=share))]
 
 # %% ../../nbs/38a_doctor.update.ipynb #e39e566c
@@ -113,11 +115,11 @@ def _check_cut(subject, steps, with_grad):
             'nn.init.xavier_uniform_(p)   # in place of zeros or ones', dict(tensors=len(alike)))]
     if with_grad and _is_left_out(subject, unused):
         if place := _without_graph(subject, unused): return [_no_grad(subject, unused, place[0])]
-        owner = min(unused).rpartition('.')[0] or min(unused)
+        owner = re.sub(r'\.(\d+)', r'[\1]', 'self.' + (min(unused).rpartition('.')[0] or min(unused)))
         return [Finding('R9', 'exact',
             f"{_listed(unused)} gets no gradient: the loss does not depend on it. Perhaps a layer is left out in "
             "forward, or only a part of what it gives is used.",
-            f'h = self.{owner}(h)   # in forward, and go on with what it gives; or remove the layer',
+            f'h = {owner}(h)   # in forward, and go on with what it gives; or remove the layer',
             dict(without_gradient=len(unused), parameters=len(_trainable(subject.model))))]
     return []
 
