@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Written', 'write', 'taken', 'as_read', 'fitted_temperature', 'check_temperature', 'check_axis', 'knows_text',
            'check_loaded', 'check_written_state', 'check_own_text', 'repeated_share', 'copied_share', 'check_text',
-           'check_one_table', 'check_symbols_written', 'sampling_findings', 'check_unknown']
+           'check_fed_back', 'NotFedBack', 'check_one_table', 'check_symbols_written', 'sampling_findings',
+           'check_unknown', 'SampleError']
 
 # %% ../../nbs/46_doctor.sampling.ipynb #8f192c64
 import inspect, math
@@ -27,6 +28,7 @@ class Written:
     fed: list = field(default_factory=list)      # The ids of each call, (n,); None for what are no ids
     scores: list = field(default_factory=list)   # What came back for the last of them, (symbols,)
     firsts: list = field(default_factory=list)   # The same for the first of them
+    is_one: bool = True                          # Was there one tensor of ids in each call?
     active: set = field(default_factory=set)     # Kinds of modules that do something in training only, and did
     in_model: bool = False                       # Is the network at work?
     across: dict = field(default_factory=dict)   # Shapes of what softmax gave that is not 1 in all along the last axis
@@ -45,8 +47,9 @@ def _last_scores(out, i=-1):
 def _listening(model, res):
     "A `with` in which calls of a model are noted"
     def _note(m, args, kwargs, out):
-        x = next((o for o in (*args, *kwargs.values()) if isinstance(o, Tensor)), None)
-        ids = None if x is None else as_ids(x)
+        given = [o for o in (*args, *kwargs.values()) if isinstance(o, Tensor)]
+        ids = as_ids(given[0]) if given else None
+        res.is_one &= sum(not o.is_floating_point() and o.ndim > 0 for o in given) < 2
         res.fed.append(None if ids is None else ids.flatten())
         res.scores.append(_last_scores(out))
         res.firsts.append(_last_scores(out, 0))
@@ -329,10 +332,30 @@ def check_written_state(
     said = _log_probs(torch.stack([w.scores[k] for k in ks]))
     if said.shape[-1] != as_trained.shape[-1]: return []
     full,last = _log_probs(as_trained[0,places]),_log_probs(without[torch.arange(len(ks)),0])
+    if anew := _begins_anew(subject, lay, ids, torch.tensor(places), full, said, len(prompt)): return [anew]
     off,memory = _kl(full, said).mean().item(),_kl(full, last).mean().item()
     if not off > max(.3*memory, 1e-4): return []
     is_alone = _kl(last, said).mean().item() < .2*off
     return [_state_lost(off, memory, is_alone)]
+
+# %% ../../nbs/46_doctor.sampling.ipynb #e476223e
+def _begins_anew(subject, lay, ids, places, full, said, n_prompt):
+    "G3, if all that is said after the prompt is said as if nothing had been before"
+    for start in n_prompt-1,n_prompt: # the prompt's last character may be the first that goes in then
+        after = places >= start
+        if start < 2 or after.sum() < 2: continue
+        alone = _read_scores(subject, lay, ids[None,start:start+lay.x.shape[lay.axis]])
+        if alone is None: return None
+        alone = _log_probs(alone[0,places[after]-start])
+        off,left = _kl(full[after], said[after]).mean().item(),_kl(alone, said[after]).mean().item()
+        if off > 1e-3 and left < .01*off: return _prompt_forgotten(n_prompt, off, left)
+
+def _prompt_forgotten(n, off, left):
+    return Finding('G3', 'exact',
+        f"After the prompt the network begins anew: it says what it says of the text from there on, and nothing of the "
+        f"prompt's {n} characters is left. The state that it has after the prompt is thrown away.",
+        'for c in prompt: scores,state = model(stoi[c], state)   # and go on with this state',
+        dict(nats_off=off, nats_off_without_prompt=left))
 
 # %% ../../nbs/46_doctor.sampling.ipynb #6c3775ab
 def _no_ids():
@@ -422,13 +445,33 @@ def check_text(
     return []
 
 # %% ../../nbs/46_doctor.sampling.ipynb #0c58ef6b
-def _pairs_of(w, prompt):
-    "Characters and the ids that stand for them while text is written"
-    ids,_ = as_read(w)
-    text = prompt + w.text
-    return list(zip(text, ids.tolist())) if len(text)-1 <= len(ids) <= len(text) else []
+def check_fed_back(
+    w:Written,
+)->list: # Of `Finding`s: G3
+    "Whether the characters that are chosen go into the network"
+    n = min(len(w.text), len(w.fed))
+    if not w.is_one or n < max(8, len(w.text)-1) or any(o is None for o in w.fed): return []
+    is_same = all(torch.equal(o, w.fed[-1]) for o in w.fed[-n:])
+    if not is_same or len(set(w.text)) < 3 or torch.cat(w.fed).unique().numel() < 2: return []
+    return [NotFedBack('G3', 'exact',
+        f"The character that was chosen never goes into the network: in each of the last {n} calls it gets the same. "
+        "So what it writes does not go on from what it wrote before.",
+        'x = i.view(1, 1)   # the character that was chosen goes in next', dict(calls=n, characters=len(set(w.text))))]
 
-# %% ../../nbs/46_doctor.sampling.ipynb #bdfc5c0f
+class NotFedBack(Finding):
+    "G3, where it is what goes in that is lost"
+    title,like = 'The character that was chosen is not fed back',''
+
+# %% ../../nbs/46_doctor.sampling.ipynb #882c40a1
+def _pairs_of(w, prompt):
+    "Characters and the ids that stand for them while text is written, in each way in which they may belong together"
+    ids,text = as_read(w)[0].tolist(),prompt + w.text
+    if not len(text)-1 <= len(ids) <= len(text): return []
+    cut = len(prompt)
+    again = list(zip(text[:cut], ids[:cut])) + list(zip(text[cut:], ids[cut+1:]))
+    return [list(zip(text, ids))] + [again]*(len(ids) == len(text))
+
+# %% ../../nbs/46_doctor.sampling.ipynb #c42a6339
 def check_one_table(
     w:Written,
     prompt:str,
@@ -436,17 +479,19 @@ def check_one_table(
 )->list: # Of `Finding`s: G4
     "Whether one table is used all the way"
     if not w.fed or any(o is None for o in w.fed): return []
-    at,wrong,pairs = {},0,_pairs_of(w, prompt)
-    for c,i in pairs:
-        expected = (table or {}).get(c, at.setdefault(c, i))
-        wrong += i != expected
-    if not pairs or wrong < .02*len(pairs): return []
+    wrong = min((_share_wrong(o, table or {}) for o in _pairs_of(w, prompt) if o), default=0.)
+    if wrong < .02: return []
     of = 'that of the training' if table else 'the one before'
     return [Finding('G4', 'exact',
-        f"{wrong/len(pairs):.0%} of the characters have another number while text is written than in {of}. Two "
+        f"{wrong:.0%} of the characters have another number while text is written than in {of}. Two "
         "tables of symbols are in use, or one that is moved.",
         'itos = sorted(set(text)); stoi = {c:i for i,c in enumerate(itos)}   # one table, kept with the weights',
-        dict(share_wrong=wrong/len(pairs)))]
+        dict(share_wrong=wrong))]
+
+def _share_wrong(pairs, table):
+    "Share of the characters whose id is another than in a table, or than it was before"
+    at = {}
+    return np.mean([i != table.get(c, at.setdefault(c, i)) for c,i in pairs])
 
 # %% ../../nbs/46_doctor.sampling.ipynb #6142d6c8
 def check_symbols_written(
@@ -476,7 +521,7 @@ def sampling_findings(
     text:str=None, # The corpus
     prompt:str=None, # Default: some characters of the corpus
     n:int=200, # Characters to write
-)->list: # Of `Finding`s: S9, G1 to G8
+)->list: # Of `Finding`s: E1, S9, G1 to G8
     "Whether a function lets a network write as well as it can"
     prompt = ifnone(prompt, (text or 'the quick')[:12])
     model = subject.model
@@ -489,7 +534,8 @@ def sampling_findings(
         w = write(_in_eval(sample), model, prompt, n)
         subject.noted.restore()
     table = table_of(subject.more, text) if text else None
-    if w.fed: res += check_one_table(w, prompt, table) or check_symbols_written(w, subject.vocab)
+    if w.fed: res += check_fed_back(w)
+    if w.fed and not res: res += check_one_table(w, prompt, table) or check_symbols_written(w, subject.vocab)
     if w.fed and not res: res += check_written_state(subject, w, prompt)
     if not w.fed: res += check_own_text(subject, w, table)
     if not res: res += check_axis(w) or check_temperature(sample, model, prompt, w)
@@ -538,4 +584,9 @@ def _of_sample_error(e, prompt, text):
             "so there is no number for it.",
             "prompt = ''.join(c for c in prompt if c in stoi)", {}, place)
     last = (str(e).strip().splitlines() or [''])[-1].strip().rstrip('.')[:300]
-    return Finding('G3', 'exact', f"Writing ends in an error: {type(e).__name__}{': '*bool(last)}{last}.", '', {}, place)
+    fix = f'breakpoint()   # just before {place.file}:{place.line}: {place.source}' if place else ''
+    return SampleError('E1', 'exact', f"Writing ends in an error: {type(e).__name__}{': '*bool(last)}{last}.", fix, {}, place)
+
+class SampleError(Finding):
+    "E1, where it is the function that writes"
+    title,like = 'The function that writes text ends in an error','sample'

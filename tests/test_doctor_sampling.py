@@ -1,0 +1,112 @@
+"""Functions that let a network write: what is lost on the way, and what is only written in another manner"""
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from charrnn_fa.doctor.diagnose import diagnose
+
+WORDS = 'ample bible cable eagle fable ladle maple noble rifle sable table uncle'.split()
+
+
+def corpus(n=2600):
+    at = torch.randint(0, len(WORDS), (n,), generator=torch.Generator().manual_seed(0)).tolist()
+    return ' '.join(WORDS[i] for i in at)
+
+
+TEXT = corpus()
+SYMBOLS = sorted(set(TEXT))
+NUMBER = {c:i for i,c in enumerate(SYMBOLS)}
+
+
+class Writer(nn.Module):
+    def __init__(self, n=40):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(len(SYMBOLS), n),nn.GRU(n, n, batch_first=True),nn.Linear(n, len(SYMBOLS))
+    def forward(self, x, h=None):
+        y,h = self.rnn(self.emb(x), h)
+        return self.out(y),h
+
+
+@pytest.fixture(scope='module')
+def trained():
+    torch.manual_seed(0)
+    net = Writer()
+    ids = torch.tensor([NUMBER[c] for c in TEXT])
+    n = (len(ids)-1)//30*30
+    batches = list(zip(ids[:n].view(-1, 30).split(16), ids[1:n+1].view(-1, 30).split(16)))
+    adam = torch.optim.Adam(net.parameters(), 1e-2)
+    def fit(x, y):
+        adam.zero_grad()
+        loss = F.cross_entropy(net(x)[0].flatten(0, 1), y.flatten())
+        loss.backward()
+        adam.step()
+        return loss.item()
+    for b in batches: fit(*b)
+    return dict(step_function=fit, model=net, batches=batches, text=TEXT, trials=False)
+
+
+def drawn(scores): return torch.multinomial(scores.flatten().softmax(0), 1).item()
+
+
+@torch.no_grad()
+def one_by_one(model, prompt, n, first=-1, read=-1, keeps=True, renews=True, symbols=SYMBOLS, feeds_last=False):
+    "Reads a prompt, and goes on from one of its characters; what is drawn goes in next"
+    h,res = None,prompt
+    for c in prompt[:read]: _,h = model(torch.tensor([[NUMBER[c]]]), h)
+    if not keeps: h = None
+    x = torch.tensor([[NUMBER[prompt[first]]]])
+    for _ in range(n):
+        y,h = model(x, h)
+        i = drawn(y[:,-1])
+        if renews: x = torch.tensor([[i]])
+        res += symbols[i]
+    if feeds_last: model(x, h)
+    return res
+
+
+@torch.no_grad()
+def prompt_again(model, prompt, n):
+    "The whole prompt goes in each time"
+    x,res = torch.tensor([[NUMBER[c] for c in prompt]]),prompt
+    for _ in range(n): res += SYMBOLS[drawn(model(x)[0][:,-1])]
+    return res
+
+
+def told(trained, f, **kwargs):
+    sample = (lambda model, prompt, n: f(model, prompt, n, **kwargs)) if kwargs else f
+    return [(o.id, o.certainty) for o in diagnose(sample=sample, **trained).findings]
+
+
+@pytest.mark.parametrize('kwargs', [{}, dict(feeds_last=True), dict(read=None)])
+def test_a_function_that_writes_well(trained, kwargs):
+    "Even if the prompt's last character is read twice, or the last that is written once more"
+    assert not told(trained, one_by_one, **kwargs)
+
+
+@pytest.mark.parametrize('kwargs', [dict(renews=False), dict(renews=False, read=None)])
+def test_what_is_drawn_never_goes_in(trained, kwargs):
+    assert told(trained, one_by_one, **kwargs) == [('G3', 'exact')]
+
+
+def test_the_prompt_goes_in_each_time(trained):
+    f, = diagnose(sample=prompt_again, **trained).findings
+    assert f.id == 'G3' and 'chosen' in f.message
+
+
+@pytest.mark.parametrize('kwargs', [dict(read=None, first=0, keeps=False), dict(read=None, keeps=False), dict(first=0, keeps=False)])
+def test_the_state_after_the_prompt_is_thrown_away(trained, kwargs):
+    assert told(trained, one_by_one, **kwargs) == [('G3', 'exact')]
+
+
+@pytest.mark.parametrize('kwargs', [{}, dict(feeds_last=True), dict(read=None), dict(read=None, first=0, keeps=False)])
+def test_another_table_of_symbols_stays_one(trained, kwargs):
+    assert told(trained, one_by_one, symbols=SYMBOLS[1:]+SYMBOLS[:1], **kwargs) == [('G4', 'exact')]
+
+
+def test_an_error_of_the_function_itself(trained):
+    def write(model, prompt, n):
+        done = 0
+        return prompt[:n//done]
+    f, = diagnose(sample=write, **trained).findings
+    assert (f.id, f.certainty) == ('E1', 'exact') and 'ZeroDivisionError' in f.message and 'n//done' in f.place.source
