@@ -1152,6 +1152,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._batch_size': ( 'doctor.diagnose.html#_batch_size',
                                                                                         'charrnn_fa/doctor/diagnose.py'),
+                                            'charrnn_fa.doctor.diagnose._check_writing': ( 'doctor.diagnose.html#_check_writing',
+                                                                                           'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._cut_off': ( 'doctor.diagnose.html#_cut_off',
                                                                                      'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._examined': ( 'doctor.diagnose.html#_examined',

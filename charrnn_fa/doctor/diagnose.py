@@ -9,6 +9,7 @@ __all__ = ['check_data', 'check_one_symbol', 'exact_findings', 'of_loader', 'of_
 import inspect, math, time, traceback
 from fastai.basics import *
 from ..core import CharRNNError, check_number
+from ..text.read import check_type
 from .report import Finding, Report, no_way
 from .untouched import WritesToDisk, untouched
 from charrnn_fa.doctor.batches import (
@@ -351,21 +352,30 @@ def _paced(cls, dl, until, pace):
     return res
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #1e8e647d
+def _check_writing(sample, text):
+    "Refuse what is no function that writes, and no corpus"
+    check_type('text', text, str, 'a string', optional=True)
+    if sample is None or callable(sample): return
+    remedy = "give a function of a model, a prompt and a number of characters."
+    raise CharRNNError(f"sample is {type(sample).__name__}", remedy)
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #8452dd6e
 def diagnose(
     learn:Learner=None, # Ours or any other
     model:nn.Module=None, # Instead of a Learner: the model,
     dls=None, # its loaders, or that for training,
     loss_func=None, # its loss,
     opt=None, # and its optimiser, if there is one already
-    step_function=None, # Instead of a loss: a training step, a function of a batch, or of x and y
+    step_function=None, # Instead of a loss: a training step, `f(batch)`, `f(x, y)`, `f` of all parts, or `f()`
     batches=None, # Instead of loaders: a list of batches
-    sample=None, # Function of model, prompt and a number of characters, which lets the network write
+    sample=None, # What lets the network write: `f(model, prompt, n)` gives the prompt and `n` more characters
     text:str=None, # The corpus, for `sample`
     trials:bool=True, # Train a little as well, with one thing changed each time
     seconds:float=60, # Of time, at the most
 )->Report:
     "What keeps a network from learning; nothing of what is given changes"
     check_number('seconds', seconds, 0)
+    _check_writing(sample, text)
     began = time.perf_counter()
     given = learn,model,loss_func,opt,step_function,sample
     loaders = [o for o in (dls, getattr(learn, 'dls', None), batches) if o is not None]
