@@ -264,3 +264,19 @@ def test_an_autoencoder_may_read_what_it_is_to_give_back():
         adam.step()
     xs = torch.randint(2, 12, (6, 8, 7), generator=torch.Generator().manual_seed(1))
     assert 'D1' not in [o.id for o in found(fit, net, [(x.flip(1), x) for x in xs])]
+
+
+@pytest.mark.parametrize('turn,ids', [('view', ['S4']), ('transpose', [])])
+def test_scores_that_are_cut_anew_and_not_turned(turn, ids):
+    "In a batch of three parts"
+    net = Answers()
+    adam = torch.optim.Adam(net.parameters())
+    def fit(source, told, goal):
+        adam.zero_grad()
+        scores = net(source, told)
+        scores = scores.view(len(goal), -1, goal.shape[1]) if turn == 'view' else scores.transpose(1, 2)
+        F.cross_entropy(scores, goal).backward()
+        adam.step()
+    xs = torch.randint(2, 12, (6, 8, 7), generator=torch.Generator().manual_seed(1))
+    batches = [(x, torch.cat([torch.ones_like(x[:,:1]), x.flip(1)[:,:-1]], 1), x.flip(1)) for x in xs]
+    assert [o.id for o in found(fit, net, batches)] == ids

@@ -27,7 +27,7 @@ from charrnn_fa.doctor.initial import (
     check_units
 )
 from charrnn_fa.doctor.probes import (
-    check_gradients, check_linear, check_own_targets, check_places, check_reach, check_told_targets, layout, reaches
+    check_cut_anew, check_gradients, check_linear, check_own_targets, check_places, check_reach, check_told_targets, layout, reaches
 )
 from .calls import check_calls
 from .carried import check_graph, check_state, kept_graph
@@ -71,7 +71,7 @@ def _of_computation(subject, step):
     "Probes of what depends on what, by what they look at"
     def depends():
         lay = layout(subject)
-        if not lay: return []
+        if not lay: return check_cut_anew(subject)
         found = check_reach(subject, lay)
         if found and (other := _sizes_by_chance(subject, step)): return other
         return found or check_gradients(subject, lay, reaches(subject, lay))
