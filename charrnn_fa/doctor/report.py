@@ -113,6 +113,7 @@ def _cut_comes_first(*both):
 def _may_cause(cause, o):
     "Whether a finding follows from another: what is weak explains nothing that is exact"
     if {cause.id, o.id} == {'L7', 'Z1'}: return (cause.id == 'L7') == _cut_comes_first(cause, o)
+    if (cause.id, o.id) == ('R5', 'Z1') and cause.certainty != o.certainty: return False # a state lost between batches
     return o.id in _consequences.get(cause.id, '').split() and (cause.certainty, o.certainty) != ('weak', 'exact')
 
 def _fold(findings):
