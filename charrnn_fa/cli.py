@@ -140,14 +140,15 @@ def _tell_finished(args, run, out)->dict:
         res.update(nats=r['nats'], bits=r['bits'])
     res.update((k, v) for k,v in c['results'].items() if k in res)
     said = f"{args.run} is finished after {c['step']:,} steps ({loss_text(res['nats'])})"
-    say(f"{said}; {_further(args)}", out)
+    say(f"{said}; to {_further(args)}", out)
     return dict(res, finished=True, trained=False)
 
 def _further(args)->str:
     "How to train longer than a finished run did"
     if args.draws:
-        return f"to train longer, begin anew: charrnn draw {shlex.quote(args.corpus or 'WHAT')} --run OTHER --minutes 5"
-    return f"to train further, start a new run from it: charrnn train CORPUS --run OTHER --from {shlex.quote(args.run)}"
+        what = shlex.quote(args.corpus or 'WHAT')
+        return f"train longer, begin in another folder: charrnn draw {what} --run OTHER --minutes 5"
+    return f"train further, go on in another folder: charrnn train CORPUS --run OTHER --from {shlex.quote(args.run)}"
 
 # %% ../nbs/91_cli.ipynb #ed8e0bff
 def _has_ended(run, out)->bool:
@@ -200,7 +201,7 @@ def _same_settings(args, run):
 
 def _instead(args, run, what)->str:
     "What to do about options or a text that are not those of a run"
-    if run.finished: return f"leave {what} out; {_further(args)}"
+    if run.finished: return f"leave {what} out; to {_further(args)}"
     return f"leave {what} out to go on with it, or give another folder."
 
 # %% ../nbs/91_cli.ipynb #ea9e28ee
