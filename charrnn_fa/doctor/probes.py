@@ -170,8 +170,10 @@ def _moved_by_targets(subject, batch, y, spot):
 def _is_told(moved, rows, times, row, time):
     "Whether a prediction moves with its own target, and besides it later ones of its row alone"
     is_own = rows[moved] == row
-    return bool(is_own.all() and (times[moved] == time).any() and (times[moved] > time).any() and (times[moved] >= time).all())
+    own_times = times[moved]
+    return bool(is_own.all() and (own_times == time).any() and (own_times > time).any() and (own_times >= time).all())
 
+# %% ../../nbs/42_doctor.probes.ipynb #333ca51b
 def check_told_targets(
     subject:Subject,
 )->list: # Of `Finding`s: D1
