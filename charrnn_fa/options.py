@@ -182,7 +182,7 @@ def _add_draw(sub):
     _add(p.add_mutually_exclusive_group(),
          ('--minutes', float, 'wall time from the first step'), ('--steps', int, 'batches to train on'))
     share = 'share of the drawings kept for validation (default: 0.1, or 0.15 of faces and letters)'
-    _add(p, ('--seed', int, 'fixes all of it (default: drawn and shown)'), ('--valid-pct', float, share))
+    _add(p, ('--seed', int, 'fixes all of it, or the new drawings of a finished run'), ('--valid-pct', float, share))
     p.add_argument('--quiet', action='store_true', help='no bar and no samples')
     _add_json(p, 'the result as one JSON object on standard output')
 

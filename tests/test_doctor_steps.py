@@ -2,6 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from fastai.basics import DataLoaders, Learner
 from torch import nn
 
 from charrnn_fa.doctor.diagnose import diagnose
@@ -280,3 +281,35 @@ def test_scores_that_are_cut_anew_and_not_turned(turn, ids):
     xs = torch.randint(2, 12, (6, 8, 7), generator=torch.Generator().manual_seed(1))
     batches = [(x, torch.cat([torch.ones_like(x[:,:1]), x.flip(1)[:,:-1]], 1), x.flip(1)) for x in xs]
     assert [o.id for o in found(fit, net, batches)] == ids
+
+
+def alters_targets(scores, y):
+    "A loss that turns the targets it was given into a column, and counts from one on the way"
+    y.unsqueeze_(-1).add_(1)
+    return F.cross_entropy(scores.flatten(0, 1), y.flatten()-1)
+
+
+def given_a_step(reader, batches):
+    adam = torch.optim.Adam(reader.parameters(), 2e-3)
+    def fit_one(x, y):
+        adam.zero_grad()
+        alters_targets(reader(x), y).backward()
+        adam.step()
+    return dict(step_function=fit_one, model=reader, batches=batches)
+
+
+def given_parts(reader, batches):
+    return dict(model=reader, dls=batches, loss_func=alters_targets, opt=torch.optim.Adam(reader.parameters(), 2e-3))
+
+
+def given_a_learner(reader, batches):
+    return dict(learn=Learner(DataLoaders(batches[:3], batches[3:]), reader, loss_func=alters_targets))
+
+
+@pytest.mark.parametrize('give', [given_a_step, given_parts, given_a_learner])
+def test_a_step_that_writes_into_its_batch(give):
+    torch.manual_seed(0)
+    batches = [(x.clone(), y.clone()) for x,y in rows()]
+    before = [y.clone() for _,y in batches]
+    assert not diagnose(**give(Reader(), batches), trials=False).findings
+    assert all(map(torch.equal, before, [y for _,y in batches]))

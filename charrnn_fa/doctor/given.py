@@ -12,7 +12,7 @@ from fastai.callback.progress import CSVLogger, ProgressCallback
 from fastai.callback.tracker import TrackerCallback
 from ..core import CharRNNError
 from ..callback.progress import ProgressLines
-from .batches import names_of_targets, take_batches
+from .batches import copied, names_of_targets, take_batches
 from .subject import Subject
 
 # %% ../../nbs/37a_doctor.given.ipynb #c65484ed
@@ -24,7 +24,7 @@ def parts_subject(model, batches, loss_func, opt=None, vocab=None):
         model.train()
         for b in batches:
             self.begin(b)
-            *xb,yb = b
+            *xb,yb = copied(b)
             loss_func(_scores(model(*xb)), yb).backward()
             opt.step()
             opt.zero_grad()
@@ -73,7 +73,7 @@ def in_quiet(
 class _Loader:
     "Some batches in place of those of a loader, of which it has everything else but its position"
     def __init__(self, dl, batches): self._dl,self._batches = dl,batches
-    def __iter__(self): return iter(self._batches)
+    def __iter__(self): return map(copied, self._batches)
     def __len__(self): return len(self._batches)
     def __getattr__(self, name):
         if name in ('_dl', 'at_start'): raise AttributeError(name)
@@ -176,6 +176,7 @@ def function_subject(
     def _take(batches):
         for i,b in enumerate(batches):
             self.begin(b)
+            b = copied(b)
             given = dict(model=model, opt=opt, batch=self.batches[0].whole(b), x=b[0], y=b[-1], i=i) if b else {}
             f(*[b[o] if isinstance(o, int) else given[o] for o in wanted])
     self = Subject(model, batches, _take, [f, opt], vocab)
