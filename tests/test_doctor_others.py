@@ -1,4 +1,6 @@
 """The doctor on programs that are no language models, or write them otherwise: nothing is said of them that is not so"""
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from fastai.basics import DataLoader, DataLoaders, Learner
 from torch import nn
 
 from charrnn_fa.doctor.diagnose import diagnose
+from charrnn_fa.doctor.initial import check_overlap
 
 
 def ids_of(r): return [f.id for f in r.findings]
@@ -274,3 +277,25 @@ def test_first_weights_are_not_taken_for_those_of_another_table(seed):
     seeded(seed)
     r = diagnose(model=Tied(80), dls=batches, loss_func=nn.CrossEntropyLoss(), trials=False)
     assert 'D7' not in said(r) and not any(f.id == 'I1' and f.certainty != 'weak' for f in r.findings)
+
+
+def told_again(n, seed):
+    "A text from a few phrases, each sentence another choice of them"
+    gen = random.Random(seed)
+    who,did,what,when = (o.split(',') for o in (
+        'the miller,my aunt,a tired ferryman,the widow,nobody,an old dog,his brother,every child,a clerk,the new teacher',
+        'carried,had forgotten,sold,painted,found,kept,wrote about,never trusted,borrowed,threw away,was looking for',
+        'a sack of barley,the brass key,two letters,that crooked ladder,the last lantern,seven coins,some rope,her umbrella,the bell',
+        'at dusk,before the frost came,twice a year,without a word,behind the chapel,while it snowed,in spite of the rain'))
+    return ' '.join(f'{gen.choice(who)} {gen.choice(did)} {gen.choice(what)} {gen.choice(when)}.' for _ in range(n))
+
+
+@pytest.mark.parametrize('every,leaks', [(40, False), (7, False), (1, False), (3, True)])
+def test_a_text_that_says_the_same_in_new_order_is_no_leak(every, leaks):
+    ids = torch.tensor([*told_again(500, 0).encode()])-32
+    rows = [(ids[i:i+40], ids[i+1:i+41]) for i in range(0, len(ids)-41, every)]
+    if leaks: random.Random(0).shuffle(rows)
+    cut = int(.85*len(rows))
+    parts = rows[:cut],rows[cut+40//every:]
+    dls = DataLoaders(*(DataLoader(o, bs=16, drop_last=True, num_workers=0) for o in parts))
+    assert bool(check_overlap(dls)) == leaks
