@@ -299,3 +299,25 @@ def test_a_text_that_says_the_same_in_new_order_is_no_leak(every, leaks):
     parts = rows[:cut],rows[cut+40//every:]
     dls = DataLoaders(*(DataLoader(o, bs=16, drop_last=True, num_workers=0) for o in parts))
     assert bool(check_overlap(dls)) == leaks
+
+
+class WithState(nn.Module):
+    "Scores, and the state beside them"
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(96, 24),nn.GRU(24, 24, batch_first=True),nn.Linear(24, 96)
+    def forward(self, x):
+        out,h = self.rnn(self.emb(x))
+        return self.out(out),h
+
+
+def of_scores(out, y): return F.cross_entropy(out.transpose(1, 2), y)
+
+
+@pytest.mark.parametrize('loss', [of_scores, lambda out, y: of_scores(out[0], y), lambda out, y: of_scores(out[0], y) + 1e-3*out[1].square().mean()])
+def test_a_loss_of_a_tuple(loss):
+    seeded()
+    ids = torch.tensor([*told_again(60, 1).encode()])-32
+    x,y = (o[:8*4*30].view(4, 8, 30) for o in (ids, ids[1:]))
+    net = WithState()
+    assert not diagnose(model=net, dls=[*zip(x, y)], loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False).findings

@@ -25,7 +25,7 @@ def parts_subject(model, batches, loss_func, opt=None, vocab=None):
         for b in batches:
             self.begin(b)
             *xb,yb = copied(b)
-            loss_func(_scores(model(*xb)), yb).backward()
+            _loss(loss_func, model(*xb), yb).backward()
             opt.step()
             opt.zero_grad()
     self = Subject(model, batches, _take, [opt, loss_func], vocab)
@@ -52,9 +52,11 @@ def _must_be_parts(model, batches, loss_func, opt):
     if len(batches[0]) < 2: raise CharRNNError("A batch has no inputs and targets", "give pairs (x, y).")
 
 # %% ../../nbs/37a_doctor.given.ipynb #2fa4f989
-def _scores(out):
-    "What a model gives for the loss; a state beside it is left out"
-    return out[0] if isinstance(out, (tuple, list)) else out
+def _loss(loss_func, out, y):
+    "The loss of what a model gives; a state beside it is left out, if the loss does not take it"
+    if not isinstance(out, (tuple, list)): return loss_func(out, y)
+    try: return loss_func(out, y)
+    except (TypeError, AttributeError): return loss_func(out[0], y) # a tuple has no shape
 
 # %% ../../nbs/37a_doctor.given.ipynb #ad29a5f0
 _onlookers = ProgressCallback, ProgressLines, CSVLogger, TrackerCallback
