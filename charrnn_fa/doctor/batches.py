@@ -95,16 +95,12 @@ class Parts(tuple):
         return list(other) if isinstance(self.like, list) else tuple(other) if isinstance(self.like, tuple) else other[0]
 
 # %% ../../nbs/36_doctor.batches.ipynb #c88bd854
-def _anew(t):
-    if not isinstance(t, Tensor): return t
-    return t.detach().clone().requires_grad_(t.requires_grad)
-
 def copied(
     b, # A batch
 )->Parts:
     "A batch with tensors of its own, into which a step may write"
     b = parts_of(b)
-    res = Parts(map(_anew, b))
+    res = Parts(o.clone() if isinstance(o, Tensor) else o for o in b)
     res.like = b.like
     return res
 

@@ -13,7 +13,7 @@ from .report import Finding
 from .batches import OutOfTime, as_ids, continuation, follows_on, tensors_of, time_axis
 from .subject import Subject, predictions
 from .place import thrown_away
-from .probes import Layout, layout, with_ids
+from .layout import Layout, layout, with_ids
 
 # %% ../../nbs/42a_doctor.carried.ipynb #2c29c4f5
 def check_graph(

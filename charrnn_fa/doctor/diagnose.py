@@ -26,9 +26,8 @@ from charrnn_fa.doctor.initial import (
     check_alike, check_amount, check_first_bad, check_first_loss, check_overlap, check_same_text, check_symbols, check_table,
     check_units
 )
-from charrnn_fa.doctor.probes import (
-    check_cut_anew, check_gradients, check_linear, check_own_targets, check_places, check_reach, check_told_targets, layout, reaches
-)
+from .layout import check_cut_anew, check_own_targets, check_told_targets, layout
+from .probes import check_gradients, check_linear, check_places, check_reach, reaches
 from .calls import check_calls
 from .carried import check_graph, check_state, kept_graph
 from .amounts import check_pairs, check_range

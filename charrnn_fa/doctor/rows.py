@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
 from .subject import Subject
-from .probes import layout
+from .layout import layout
 from .amounts import meetings, redrawn
 
 # %% ../../nbs/42d_doctor.rows.ipynb #0008d7a7

@@ -18,7 +18,7 @@ from .report import Finding
 from .batches import as_ids, table_of
 from .subject import Subject, predictions
 from .place import place_here, place_of
-from .probes import layout
+from .layout import layout
 
 # %% ../../nbs/46_doctor.sampling.ipynb #a98215e5
 @dataclass
