@@ -12,7 +12,8 @@ from fastai.basics import *
 from .report import Finding
 from .batches import OutOfTime, as_ids, continuation, follows_on, tensors_of, time_axis
 from .subject import Subject, predictions
-from .place import thrown_away
+from .place import kept_instead, thrown_away
+from .words import OwnWords
 from .layout import Layout, layout, with_ids
 
 # %% ../../nbs/42a_doctor.carried.ipynb #2c29c4f5
@@ -44,9 +45,21 @@ def _held(subject):
     owners = [*subject.model.modules(), *(o.__self__ for o in subject.roots if hasattr(o, '__self__'))]
     named = [kv for f in fs for kv in _names_held(f).items()]
     named += [(f'self.{k}', v) for o in owners for k,v in getattr(o, '__dict__', {}).items() if k[:1] != '_']
+    named += [(f'{k}[{i!r}]', o) for k,v in named if isinstance(v, dict) for i,o in v.items()]
     return {k:(v, ts) for k,v in named if (ts := [t for t in tensors_of(v) if t.grad_fn is not None])}
 
 # %% ../../nbs/42a_doctor.carried.ipynb #3d1ec08d
+def _detached(name, v, inner='o'):
+    "Code for a state without its graph, in the form that it has"
+    if isinstance(v, Tensor): return f'{name}.detach()'
+    one = next(o for o in v if tensors_of(o))
+    each = f"{_detached(inner, one, chr(ord(inner)+1))} for {inner} in {name}"
+    return f'[{each}]' if isinstance(v, list) else f'tuple({each})'
+
+def _cut_line(name, v):
+    return f"{name}{'[:]'*isinstance(v, list)} = {_detached(name, v)}"
+
+# %% ../../nbs/42a_doctor.carried.ipynb #3a23f2ff
 def _state_line(subject):
     "The line that cuts the state off from its graph, with the name that it has"
     held,found = {},[]
@@ -59,7 +72,7 @@ def _state_line(subject):
     subject.between = _note
     with suppress(OutOfTime): subject.run(subject.batches[:2], update=False, before_backward=_look)
     subject.between = noop
-    for k,v in found[:1]: return f'{k} = '+(f'{k}.detach()' if isinstance(v, Tensor) else f'tuple(o.detach() for o in {k})')
+    for k,v in found[:1]: return OwnWords(_cut_line(k, v))
     return 'state = state.detach()          # of an LSTM: tuple(o.detach() for o in state)'
 
 # %% ../../nbs/42a_doctor.carried.ipynb #91aaddfe
@@ -100,10 +113,12 @@ def kept_graph(
     "The state of the last batch still has its graph"
     if names := _results(subject): return _no_parameter(names)
     if line := thrown_away(*subject.model.modules(), *subject.roots):
+        source,node = line
+        kept = kept_instead(source, node)
         return Finding('R3', 'exact',
             "detach() gives a new tensor, which is thrown away here. The old one keeps its graph, so gradients "
             "would go back into batches that are over.",
-            f"{line.source.split('.detach')[0]} = {line.source}", {}, line)
+            OwnWords(kept) if kept else _state_line(subject), {}, source.place(node))
     return Finding('R2', 'exact',
         "The state of the last batch still has its graph, so gradients go back into a batch that is over. The state "
         "should go on, and the graph should not.",

@@ -1,0 +1,78 @@
+"""The fixes that the doctor shows, put where they belong: they are Python, in the program's own names, and mend it"""
+import ast
+import importlib.util
+import textwrap
+
+import pytest
+import torch
+
+from charrnn_fa.doctor.diagnose import diagnose
+
+HEAD = """
+import torch, torch.nn as nn, torch.nn.functional as F
+gen = torch.Generator().manual_seed(0)
+table = (5*torch.rand(12, 12, generator=gen)).softmax(1)
+ids = torch.zeros(2401, dtype=torch.long)
+for i in range(2400): ids[i+1] = torch.multinomial(table[ids[i]], 1, generator=gen)
+streams = [(ids[:2400].view(8, 300)[:,i:i+15], ids[1:].view(8, 300)[:,i:i+15]) for i in range(0, 300, 15)]
+"""
+
+
+def made(source, tmp_path, name='program'):
+    "What a program gives to the doctor, from a file of its own"
+    file = tmp_path/f'{name}.py'
+    file.write_text(HEAD+textwrap.dedent(source))
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    torch.manual_seed(0)
+    spec.loader.exec_module(module)
+    return module.given()
+
+
+def first(source, tmp_path, name='program'): return diagnose(**made(source, tmp_path, name), trials=False).findings[0]
+
+
+def said(source, tmp_path): return [o.id for o in diagnose(**made(source, tmp_path, 'mended'), trials=False).findings]
+
+
+CARRIED = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(12, 16),nn.{kind}(16, 16, batch_first=True),nn.Linear(16, 12)
+    def forward(self, x, hx):
+        o, hx = self.rnn(self.emb(x), hx)
+        return self.out(o), hx
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+{memory}
+def learn(x, y):
+    {says}
+    LINE
+    scores, {holder} = net(x, {holder})
+    loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+ONE,TWO = 'torch.zeros(1, 8, 16)','(torch.zeros(1, 8, 16), torch.zeros(1, 8, 16))'
+CARRIERS = {
+    'a dictionary of a tuple': (dict(kind='LSTM', memory=f"kept = dict(mem={TWO})", says='', holder="kept['mem']"),
+                                ["for h in kept['mem']: h.detach()", "for h in kept['mem']:\n        h.detach()"]),
+    'a tuple': (dict(kind='LSTM', memory=f'mem = {TWO}', says='global mem', holder='mem'),
+                ['for h in mem: h.detach()', 'for a, b in [mem]: a.detach(); b.detach()', 'if mem is not None: mem[0].detach(); mem[1].detach()']),
+    'a tensor': (dict(kind='GRU', memory=f'mem = {ONE}', says='global mem', holder='mem'),
+                 ['mem.detach()', 'if mem is not None: mem.detach()', 'with torch.no_grad(): mem.detach()',
+                  'while True:\n        mem.detach(); break', 'for _ in range(1): mem.detach()']),
+    'an item': (dict(kind='GRU', memory=f'kept = [{ONE}]', says='', holder='kept[0]'), ['for h in kept: h.detach()', 'kept[0].detach()']),
+}
+
+
+@pytest.mark.parametrize('carrier,line', [(k, l) for k,(_,lines) in CARRIERS.items() for l in lines])
+def test_a_line_that_throws_detach_away_gets_one_that_keeps_it(carrier, line, tmp_path):
+    source = CARRIED.format(**CARRIERS[carrier][0])
+    f = first(source.replace('LINE', line), tmp_path)
+    assert f.id == 'R3', f
+    ast.parse(f.fix)
+    assert not said(source.replace('LINE', f.fix), tmp_path), f.fix
