@@ -32,6 +32,7 @@ from .calls import check_calls
 from .carried import check_graph, check_state, kept_graph
 from .amounts import check_pairs, check_range
 from .rows import check_rows
+from .memory import check_memory
 from .sampling import sampling_findings
 from .validation import check_validation, ends_of, is_of_other_size
 from .trials import trial_findings
@@ -113,6 +114,7 @@ def _of_state(subject, step):
         'gradients from one step to the next': lambda: check_zero(subject) or check_left(subject),
         'the graph from batch to batch': lambda: check_graph(subject),
         'the state from batch to batch': lambda: check_state(subject),
+        'whether rows belong to those of the batch before': lambda: check_memory(subject),
         'the bend of the recurrence': lambda: check_linear(subject),
         'units and gates': lambda: _units(subject),
         'units that are all alike': lambda: check_alike(subject),
