@@ -15,6 +15,7 @@ from ..core import CharRNNError
 from .report import Finding
 from .batches import as_ids, parts_of, read_ids, table_of
 from .subject import Subject, predictions
+from .layout import with_ids
 from .place import place_here
 
 # %% ../../nbs/39_doctor.initial.ipynb #1d4279db
@@ -150,8 +151,10 @@ def check_same_text(
     if off < .4: return []
     return [Finding('T9', 'strong',
         f"The validation part has other characters than the training part: {off:.2f} nats would be lost by "
-        "frequencies alone. Losses of the two cannot be compared.",
-        'train,valid = text[:cut],text[cut:]   # of one text, treated alike', dict(nats_apart=off))]
+        "frequencies alone. Losses of the two cannot be compared, be it that they are two texts, that only one was "
+        "made lower-case or the like, or that a text ends in another way than it begins.",
+        "n = len(text)//10; valid,train = text[4*n:5*n],text[:4*n]+text[5*n:]   # from the midst of one text, treated alike",
+        dict(nats_apart=off))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #4c0b3f6c
 def check_amount(
@@ -289,18 +292,35 @@ def _is_fresh(step):
     return not state or not any(isinstance(o, dict) and o for o in state.values())
 
 # %% ../../nbs/39_doctor.initial.ipynb #a87a790b
-def check_first_loss(
-    step, # Of the first batch
-)->list: # Of `Finding`s: I1, O4
-    "Whether the first loss is that of a guess"
-    found = predictions(step)
-    if not found or step.losses[0].name not in ('cross_entropy', 'nll_loss', 'log-probability'): return []
+def _loss_and_guess(step):
+    "The cross-entropy of a step, and of a guess among all symbols, in nats; None if it has none"
+    found = predictions(step) if not step.error else None
+    if not found or step.losses[0].name not in ('cross_entropy', 'nll_loss', 'log-probability'): return None
     scores,targets = found[0].detach().float(),found[1]
     is_real = (targets >= 0) & (targets < scores.shape[1])
-    nats,guess = F.cross_entropy(scores[is_real], targets[is_real]).item(),math.log(scores.shape[1])
-    if not math.isfinite(nats) or nats < guess + .5 or nats < guess + 2 and not _is_fresh(step): return []
+    nats = F.cross_entropy(scores[is_real], targets[is_real]).item()
+    return (nats, math.log(scores.shape[1])) if math.isfinite(nats) else None
+
+# %% ../../nbs/39_doctor.initial.ipynb #e502eff7
+def _is_of_weights(subject, nats, guess):
+    "Whether smaller weights would take away most of what the loss is above a guess"
+    def _smaller(model):
+        for p in model.parameters(): p.mul_(.1)
+    step, = subject.run(subject.batches[:1], update=False, prepare=_smaller)
+    with_less = _loss_and_guess(step)
+    return with_less is None or with_less[0] < (nats+guess)/2
+
+def check_first_loss(
+    subject:Subject,
+    step, # Of the first batch
+)->list: # Of `Finding`s: I1
+    "Whether the first loss is that of a guess"
+    if (found := _loss_and_guess(step)) is None: return []
+    (nats,guess),n_symbols = found,predictions(step)[0].shape[1]
+    is_high = nats > guess + 2 or nats > guess + .5 and _is_fresh(step)
+    if not is_high or not _is_of_weights(subject, nats, guess): return []
     return [Finding('I1', 'strong' if nats > guess+1 else 'weak',
-        f"Before the first step the loss is {nats:.2f} nats, and a guess among {scores.shape[1]} symbols has "
+        f"Before the first step the loss is {nats:.2f} nats, and a guess among {n_symbols} symbols has "
         f"{guess:.2f}. So the first scores are too large, and the first steps only make them smaller.",
         'nn.init.normal_(last_layer.weight, std=.02); nn.init.zeros_(last_layer.bias)',
         dict(nats=nats, guess=guess))]
@@ -314,6 +334,29 @@ def _is_as_made(model):
                for m in model.modules())
 
 # %% ../../nbs/39_doctor.initial.ipynb #8f9f5b5d
+def _by_rank(p, said):
+    "For each symbol the one that is predicted as often as it comes"
+    res = torch.empty(len(p), dtype=torch.long)
+    res[p.argsort(descending=True)] = said.argsort(descending=True)
+    return res
+
+def _doubt(subject, table):
+    "Mean entropy of the predictions, in nats, if the inputs are numbered by another table; None if they cannot be"
+    xs = [as_ids(b[0]) for b in subject.more[:6]]
+    if any(x is None or x.max() >= len(table) or x.min() < 0 for x in xs): return None
+    steps = subject.run([with_ids(b, x=table[x]) for b,x in zip(subject.more, xs)], update=False)
+    found = [None if o.error else predictions(o) for o in steps]
+    if any(o is None for o in found): return None
+    log_p = torch.cat([o for o,_ in found]).detach().float().log_softmax(1)
+    return -(log_p.exp()*log_p).sum(1).mean().item()
+
+def _is_at_home(subject, table):
+    "Whether the network is surer of itself with this table than with any other of four"
+    gen = torch.Generator().manual_seed(0)
+    doubts = [_doubt(subject, o) for o in (table, *(torch.randperm(len(table), generator=gen) for _ in range(4)))]
+    return None not in doubts and doubts[0] < min(doubts[1:]) - .1
+
+# %% ../../nbs/39_doctor.initial.ipynb #fab8193d
 def check_table(
     subject:Subject,
 )->list: # Of `Finding`s: D7
@@ -331,6 +374,7 @@ def check_table(
     as_is,sorted_too = _distance(p, said),_distance(p.sort()[0], said.sort()[0])
     is_bad = -(p*(p+1e-9).log()).sum().item() + .3 < nats < math.log(scores.shape[1]) + 2.5
     if not is_bad or as_is < .5 or sorted_too > .45 or sorted_too > .35*as_is: return []
+    if not _is_at_home(subject, _by_rank(p, said)): return []
     return [Finding('D7', 'strong',
         f"The loss is {nats:.2f} nats, and the network predicts symbols that are as frequent as those of the text, "
         "but others. The weights were learned with another table of symbols.",

@@ -186,9 +186,15 @@ def _lower_still(subject, t, by, seconds):
 def _catches_up(subject, base, t, by, seconds):
     "Whether a loss that falls late is not much behind after three times as many steps"
     if base.bad is not None or not _still_falls(base): return False
-    more,less = (trial(subject, 3*len(base.nats), 2*seconds, rate=k) for k in (1, by))
-    n = min(len(more.nats), len(less.nats))
-    return more.bad is None and n > len(base.nats) and statistics.mean(more.nats[n-20:n]) < statistics.mean(less.nats[n-20:n]) + .4
+    longer = lambda k: trial(subject, 3*len(base.nats), 2*seconds, rate=k)
+    end = lambda t,n: statistics.mean(t.nats[n-20:n])
+    more = longer(1)
+    n = len(more.nats)
+    is_behind = more.bad is not None or n <= len(base.nats) or end(more, n) > t.end + .4 # and longer, the other falls as well
+    if is_behind: return False
+    less = longer(by)
+    n = min(n, len(less.nats))
+    return n > len(base.nats) and end(more, n) < end(less, n) + .4
 
 # %% ../../nbs/44_doctor.trials.ipynb #08829a2e
 def _rate_fix(lr, by):
@@ -379,17 +385,23 @@ def check_capacity(
     "Whether one batch can be learned by heart, or at least better than by counting"
     batch = subject.batches[0]
     if base.bad is not None: return []
-    guess = None
-    for by in rate,10*rate:
+    best = math.inf
+    for by in rate,10*rate,.1*rate: # a rate that suits a text may be too high for one batch
         t = without_dropout(subject, n, seconds, batches=[batch], rate=by)
         guess = t.guess
         if guess is None or t.bad is None and len(t.nats) < n or t.end < .75*guess: return []
-        best = t.end if by == rate else min(best, t.end)
+        best = min(best, t.end)
     if not .75*guess < best < guess - .05: return [] # at the guess itself it may only not have begun yet
     return [Finding('I6', 'strong',
         f"After {n} steps with one and the same batch the loss is {best:.2f} nats; how frequent each character is "
         f"alone would give {guess:.2f}. The network is too small to learn even one batch by heart.",
-        'n_hid = 128', dict(nats=best, unigram=guess))]
+        _wider(subject.model), dict(nats=best, unigram=guess))]
+
+def _wider(model):
+    layer = next((m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))), None)
+    if layer is None: return 'n_hid = 128'
+    n = layer.hidden_size
+    return f'nn.{type(layer).__name__}({layer.input_size}, {max(128, 4*n)})   # in place of {n} units'
 
 # %% ../../nbs/44_doctor.trials.ipynb #f1f5f84e
 def _better_rate(found):
