@@ -76,3 +76,54 @@ def test_a_line_that_throws_detach_away_gets_one_that_keeps_it(carrier, line, tm
     assert f.id == 'R3', f
     ast.parse(f.fix)
     assert not said(source.replace('LINE', f.fix), tmp_path), f.fix
+
+
+READER = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.reader,self.guess = nn.Embedding(12, 16),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 12)
+        MADE
+    def forward(self, seq):
+        hs = self.reader(self.table(seq))[0]
+        HERE
+        return self.guess(hs)
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam)
+"""
+
+
+def reader(here='pass', made='pass'): return READER.replace('HERE', here).replace('MADE', made)
+
+
+ONE_LINE = "p, t = p[:, :-1], t[:, 1:]"
+TWO_LINES = "p = p[..., :-1, :]\n    t = t[..., 1:].contiguous()"
+
+
+@pytest.mark.parametrize('shift', [ONE_LINE, TWO_LINES])
+def test_a_second_shift_is_to_go_and_the_loader_is_not(shift, tmp_path):
+    loss = f"def over_all(p, t):\n    {shift}\n    return F.cross_entropy(p.flatten(0, 1), t.flatten())"
+    f = first(reader()+loss.replace('def over_all', '\ndef over_all'), tmp_path)
+    assert f.id == 'D2' and 'text[' not in f.fix and 'loader' in f.fix, f
+    lines = [o.strip() for o in shift.split('\n')]
+    assert f.place.source == lines[0] if len(lines) == 1 else all(o in f.fix for o in lines), f
+    ast.parse(f.fix)
+
+
+def test_a_loader_that_shifts_too_far_is_still_what_is_to_be_mended(tmp_path):
+    f = first(reader()+"\nstreams = [(ids[:2400].view(8, 300)[:,i:i+15], ids[1:].view(8, 300)[:,i+1:i+16]) for i in range(0, 280, 15)]", tmp_path)
+    assert f.id == 'D2' and 'text[' in f.fix, f
+
+
+@pytest.mark.parametrize('here', ['hs = hs + hs.mean(1, keepdim=True)', 'hs = hs + hs.softmax(1)'])
+def test_who_sees_ahead_without_a_layer_of_two_directions_gets_the_line(here, tmp_path):
+    f = first(reader(here), tmp_path)
+    assert f.id == 'S10' and 'bidirectional' not in f.fix and f.place.source == here, f
+    assert not ast.parse(f.fix).body
+
+
+def test_a_layer_of_two_directions_is_still_named(tmp_path):
+    f = first(reader('hs = self.both(hs)[0]', 'self.both = nn.GRU(16, 8, batch_first=True, bidirectional=True)'), tmp_path)
+    assert f.id == 'S10' and 'bidirectional=False' in f.fix, f

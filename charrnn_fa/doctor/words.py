@@ -187,7 +187,10 @@ _signs = {
     'T2': r'\.eval\(',
     'sigmoid': r'sigmoid', # of findings that are like another kind, see `in_own_words`
     'relu': r'relu\(',
+    'shift': r'(?<![\w:]):-1\b|(?<![\w-])1:(?=[\],\w])',
+    'over time': r'(?<!log_)softmax\(|\.(?:sum|mean|norm|amax|max|flip)\(|\b(?:\w*_)?att\w*\(|bmm\(|batch_norm\(',
 }
+_in_forward = {'over time'}
 _making = {'S5': r'nn\.(?:LSTM|GRU|RNN)\(', **{k:_signs[k] for k in ('S10', 'R11', 'I2', 'I3')}}
 
 def lines_of(
@@ -197,7 +200,8 @@ def lines_of(
     "Lines of somebody's code that may be what is at fault: in `__init__` only if it is about how something is made"
     pattern = _making.get(id, _signs.get(id))
     if not pattern: return []
-    written = [o for o in sources(*objects) if id in _making or not o.name.endswith('.__init__')]
+    def _may_be(name): return name.endswith('.forward') or id not in _in_forward
+    written = [o for o in sources(*objects) if id in _making or _may_be(o.name) and not o.name.endswith('.__init__')]
     nodes = [(o, n) for o in written for n in ast.walk(o.tree)]
     is_line = lambda n: isinstance(n, ast.stmt) and not hasattr(n, 'body')
     found = [(o, n) for o,n in nodes if is_line(n) and re.search(pattern, ast.unparse(n))]
@@ -243,4 +247,4 @@ def in_own_words(
         (source,line), = found
         finding.place,finding.fix = source.place(line),without_call(like, line) or finding.fix
     elif 1 < len(found) <= 3:
-        finding.fix += '\n# in one of these lines:'+''.join(f'\n#   {o.place(n)}' for o,n in found)
+        finding.fix += '\n# look at these lines:'+''.join(f'\n#   {o.place(n)}' for o,n in found)
