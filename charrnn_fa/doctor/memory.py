@@ -147,7 +147,8 @@ def _may_empty(source, names):
 def _own_method(subject, axis, m, names):
     "A method that empties the state; None if there is none"
     for name in [o.tree.body[0].name for o in sources(m) if _may_empty(o, names)]:
-        found = rows_after(subject, axis, 1, lambda: getattr(m, name)() if len(subject.steps) == 1 else None)
+        try: found = rows_after(subject, axis, 1, lambda: getattr(m, name)() if len(subject.steps) == 1 else None)
+        except OutOfTime: return None
         if found is not None and not found.any(): return f'self.{name}()'
 
 # %% ../../nbs/42e_doctor.memory.ipynb #475ff646
@@ -166,7 +167,8 @@ def _place(m, k):
 
 def _mended(subject, axis):
     "The fix, and the line where the state is kept"
-    states = states_of(subject, axis)
+    try: states = states_of(subject, axis)
+    except OutOfTime: states = {}
     if not states: return 'state = None   # before each batch',None
     (m,k),names = next(iter(states)),[k for _,k in states]
     is_one = len({id(m) for m,_ in states}) == 1
