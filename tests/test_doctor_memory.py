@@ -1,4 +1,4 @@
-"""The doctor on networks with a memory from batch to batch, and one target a row"""
+"""The doctor on networks whose rows begin with the memory of others: of the batch before, or of the same batch"""
 import pytest
 import torch
 from fastai.basics import DataLoader, DataLoaders, Learner
@@ -92,3 +92,56 @@ def test_rows_that_come_again_by_chance():
     dl = torch.utils.data.DataLoader(Stream(), batch_size=None)
     r = diagnose(model=Kept(10), dls=dl, loss_func=nn.BCEWithLogitsLoss(), trials=False, seconds=20)
     assert not said(r) & {'R6', 'D4'}
+
+
+class Shared(nn.Module):
+    "A state a step, of which `one` makes one for all rows"
+    def __init__(self, n_symbols=9, n=20):
+        super().__init__()
+        self.emb,self.cell,self.out,self.n = nn.Embedding(n_symbols, n),nn.Linear(n, n),nn.Linear(n, n_symbols),n
+    def forward(self, x):
+        h,res = torch.zeros(1, self.n),[]
+        for t in range(x.shape[1]):
+            z = torch.tanh(self.emb(x[:,t]) + self.cell(h))
+            res.append(self.out(z))
+            h = self.one(z)
+        return torch.stack(res, 1)
+    def one(self, z):
+        pooled = z.mean(0, keepdim=True)
+        return pooled
+
+
+class Slice(Shared):
+    def one(self, z):
+        return z[-1:]
+
+
+class Both(Shared):
+    def one(self, z):
+        first = z[:1]
+        return first+z.mean(0)
+
+
+class Matrix(Shared):
+    "A mean that is no function of a mean"
+    def one(self, z): return z.new_full((1, len(z)), 1/len(z)) @ z
+
+
+def of_a_text(model, rows=12, steps=7):
+    ids = torch.randint(0, 9, (400*steps+1,), generator=seeded())
+    x,y = ids[:-1].view(-1, steps),ids[1:].view(-1, steps)
+    data = torch.utils.data.TensorDataset(x, y)
+    loss_func = lambda out, y: nn.functional.cross_entropy(out.flatten(0, 1), y.flatten())
+    return diagnose(model=model, dls=torch.utils.data.DataLoader(data, rows, shuffle=True), loss_func=loss_func, trials=False)
+
+
+@pytest.mark.parametrize('cls,fix', [(Shared, 'pooled = z '), (Slice, 'return z ')])
+def test_what_makes_one_state_of_all_rows(cls, fix):
+    f, = of_a_text(cls()).findings
+    assert f.id == 'R4' and f.fix.startswith(fix) and f.place.function == 'one'
+
+
+@pytest.mark.parametrize('cls', [Both, Matrix])
+def test_one_state_for_all_rows_of_no_known_line(cls):
+    f, = of_a_text(cls()).findings
+    assert f.id == 'R4' and f.place is None and 'over the rows' in f.fix

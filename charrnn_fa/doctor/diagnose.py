@@ -31,7 +31,7 @@ from .probes import check_gradients, check_linear, check_places, check_reach, re
 from .calls import check_calls
 from .carried import check_graph, check_state, kept_graph
 from .amounts import check_pairs, check_range
-from .rows import check_rows
+from .rows import check_rows, own_states
 from .memory import check_memory
 from .sampling import sampling_findings
 from .validation import check_validation, ends_of, is_of_other_size
@@ -72,7 +72,7 @@ def _of_computation(subject, step):
     def depends():
         lay = layout(subject)
         if not lay: return check_cut_anew(subject)
-        found = check_reach(subject, lay)
+        found = own_states(subject, check_reach(subject, lay))
         if found and (other := _sizes_by_chance(subject, step)): return other
         return found or check_gradients(subject, lay, reaches(subject, lay))
     return {
@@ -113,7 +113,7 @@ def _of_state(subject, step):
         'layers that are no part of the model': lambda: check_foreign(subject),
         'gradients from one step to the next': lambda: check_zero(subject) or check_left(subject),
         'the graph from batch to batch': lambda: check_graph(subject),
-        'the state from batch to batch': lambda: check_state(subject),
+        'the state from batch to batch': lambda: own_states(subject, check_state(subject)),
         'whether rows belong to those of the batch before': lambda: check_memory(subject),
         'the bend of the recurrence': lambda: check_linear(subject),
         'units and gates': lambda: _units(subject),
