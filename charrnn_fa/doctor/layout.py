@@ -72,7 +72,9 @@ def _decoded(subject, shape, change, base):
     for k,digit in enumerate(_digits(shape, base)):
         step, = subject.run([change(digit)], update=False)
         if step.error or not (found := predictions(step)): return None
-        at = at + _marks(step, found).cpu()*base**k
+        marks = _marks(step, found).cpu()
+        if k and len(marks) != len(at): return None # a step that leaves some of them out by what they are
+        at = at + marks*base**k
     is_told = at.numel() and at.unique().numel() == at.numel() and 0 <= at.min() and at.max() < math.prod(shape)
     return at if is_told else None
 
