@@ -127,3 +127,67 @@ def test_who_sees_ahead_without_a_layer_of_two_directions_gets_the_line(here, tm
 def test_a_layer_of_two_directions_is_still_named(tmp_path):
     f = first(reader('hs = self.both(hs)[0]', 'self.both = nn.GRU(16, 8, batch_first=True, bidirectional=True)'), tmp_path)
     assert f.id == 'S10' and 'bidirectional=False' in f.fix, f
+
+
+def deaf(loss): return reader()+f"""
+from fastai.basics import DataLoaders, Learner
+from fastai.losses import CrossEntropyLossFlat
+class Turned(Net):
+    def forward(self, seq): return super().forward(seq).transpose(1, 2)
+{loss}
+"""
+
+
+FLAT = """
+def given(): return dict(learn=Learner(DataLoaders(streams, streams), net, loss_func=LOSS))
+"""
+TURNED = """
+net = Turned()
+criterion = LOSS
+def given(): return dict(model=net, dls=streams, loss_func=criterion)
+"""
+BY_NAME = """
+PAD = 3
+def over_all(p, t):
+    return LOSS
+"""
+DEAF = [(FLAT, 'CrossEntropyLossFlat(ignore_index=3)', 'learn.loss_func = CrossEntropyLossFlat()'),
+        (TURNED, 'nn.CrossEntropyLoss(ignore_index=3, label_smoothing=0.1)', 'loss_func = nn.CrossEntropyLoss(label_smoothing=0.1)'),
+        (BY_NAME, 'F.cross_entropy(p.flatten(0, 1), t.flatten(), ignore_index=PAD)', 'return F.cross_entropy(p.flatten(0, 1), t.flatten())')]
+
+
+@pytest.mark.parametrize('program,loss,want', DEAF)
+def test_a_loss_that_ignores_a_symbol_keeps_its_kind(program, loss, want, tmp_path):
+    f = first(deaf(program.replace('LOSS', loss)), tmp_path)
+    assert (f.id, f.fix.split('   #')[0]) == ('L5', want), f
+    other = want.rpartition(' = ')[2].removeprefix('return ')
+    assert 'L5' not in said(deaf(program.replace('LOSS', other)), tmp_path)
+
+
+def test_a_mask_by_hand_is_no_option_of_a_loss(tmp_path):
+    f = first(deaf("def over_all(p, t): return (F.cross_entropy(p.transpose(1, 2), t, reduction='none')*(t != 3)).mean()"), tmp_path)
+    assert f.id == 'L5' and not ast.parse(f.fix).body, f
+
+
+def test_targets_that_are_left_out_by_what_they_are_end_in_no_error(tmp_path):
+    assert not said(deaf("def over_all(p, t): return F.cross_entropy(p[t != 3], t[t != 3])"), tmp_path)
+
+
+ANEW = """
+def learn(x, y):
+    mover = MADE
+    loss = over_all(net(x), y)
+    loss.backward()
+    mover.step()
+    mover.zero_grad()
+def given(): return dict(step_function=learn, model=net, batches=streams)
+"""
+
+
+@pytest.mark.parametrize('made,want', [
+    ('torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)', 'torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)'),
+    ('torch.optim.RMSprop(net.parameters(), 2e-3)', 'torch.optim.RMSprop(net.parameters(), lr=0.002)')])
+def test_an_optimiser_that_is_made_anew_is_of_its_own_kind(made, want, tmp_path):
+    f = first(reader()+ANEW.replace('MADE', made), tmp_path)
+    assert (f.id, f.fix.split('\n')[1:]) == ('O5', [f'mover = {want}']), f
+    assert not said(reader()+f'\n{f.fix}\n'+ANEW.replace('    mover = MADE\n', ''), tmp_path)

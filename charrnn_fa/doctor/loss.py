@@ -10,6 +10,7 @@ __all__ = ['of_classes', 'check_scores', 'check_reported', 'Squeezed', 'score_gr
 import math
 from dataclasses import replace
 from fastai.basics import *
+from fastai.losses import BaseLoss
 from .report import Finding
 from .batches import agreement, as_ids, likely_axis, texts_of
 from .subject import Subject, predictions, rows_of
@@ -253,7 +254,7 @@ def check_weights(
     ignored = [i for i in targets.unique().tolist() if not used[targets == i].any()]
     seen = {i for i in targets[used].tolist()}
     others = [i for i,t in enumerate(targets.tolist()) if t in seen]
-    if ignored and used[others].all(): return [] if _at_the_end(subject.batches, ignored) else [_ignored(ignored, targets)]
+    if ignored and used[others].all(): return [] if _at_the_end(subject.batches, ignored) else [_ignored(subject, ignored, targets)]
     has_few = used.sum() < 0.75*expected and len(subject.batches[0]) == 2
     if has_few and not _is_burn_in(used, subject.batches[0]) and _are_targets(subject):
         return [Finding('L6', 'exact',
@@ -317,12 +318,30 @@ def _is_outside(pad):
     first,last = pad.long().cumprod(1).bool(),pad.long().flip(1).cumprod(1).flip(1).bool()
     return bool((pad == (first | last)).all())
 
-def _ignored(ids, targets):
+# %% ../../nbs/38_doctor.loss.ipynb #28d969a7
+_options = dict(weight=None, reduction='mean', label_smoothing=0.)
+
+def _without_ignoring(subject, ids):
+    "Code for the loss that ignores these ids, without that option"
+    seen = [*subject.noted.seen.values()]
+    losses = [o for o in seen if getattr(getattr(o, 'func', o), 'ignore_index', None) in ids]
+    if not losses: return '# let the loss take all targets: no ignore_index, and no mask, for an id that is a character'
+    loss = next((o for o in losses if isinstance(o, BaseLoss)), losses[0])
+    inner = getattr(loss, 'func', loss)
+    given = {k:getattr(inner, k) for k,usual in _options.items() if getattr(inner, k, usual) is not usual}
+    given = {k:v for k,v in given.items() if isinstance(v, Tensor) or v != _options[k]}
+    if getattr(loss, 'axis', -1) != -1: given['axis'] = loss.axis
+    options = ', '.join(f"{k}={'...' if isinstance(v, Tensor) else repr(v)}" for k,v in given.items())
+    where = 'nn.' if type(loss).__module__.startswith('torch.nn') else ''
+    return f'loss_func = {where}{type(loss).__name__}({options})   # without ignore_index'
+
+# %% ../../nbs/38_doctor.loss.ipynb #e8adb600
+def _ignored(subject, ids, targets):
     share = sum((targets == i).float().mean().item() for i in ids)
     return Finding('L5', 'exact',
         f"Targets with id {', '.join(map(str, ids[:5]))} get no gradient: the loss ignores {share:.0%} of the "
         "characters. ignore_index is for padding, which this text has not.",
-        'loss_func = nn.CrossEntropyLoss()   # without ignore_index', dict(ids=ids[:20], share=share))
+        _without_ignoring(subject, ids), dict(ids=ids[:20], share=share))
 
 # %% ../../nbs/38_doctor.loss.ipynb #e518e0db
 def _scale(scores, targets, grads):

@@ -6,7 +6,7 @@
 __all__ = ['check_parameters', 'check_entries', 'check_leaf', 'check_left', 'check_zero', 'check_foreign']
 
 # %% ../../nbs/38a_doctor.update.ipynb #55b2ed17
-import re
+import inspect, re
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
@@ -232,6 +232,17 @@ def _check_schedule_order(steps):
         'opt.step()\nscheduler.step()', dict(order=' '.join(orders[0])))]
 
 # %% ../../nbs/38a_doctor.update.ipynb #4e406adb
+def _made(opt):
+    "Code for an optimiser of the same kind"
+    opt = getattr(opt, 'opt', opt) # of a wrapper
+    if not isinstance(opt, torch.optim.Optimizer): return '...'
+    usual = {k:p.default for k,p in inspect.signature(type(opt)).parameters.items()}
+    given = {k:v.item() if isinstance(v, Tensor) else v for k,v in opt.defaults.items() if k in usual}
+    options = ', '.join(f'{k}={v!r}' for k,v in given.items() if k == 'lr' or v != usual[k])
+    where = 'torch.optim.' if type(opt).__module__.startswith('torch.optim') else ''
+    return f'{where}{type(opt).__name__}(model.parameters(), {options})'
+
+# %% ../../nbs/38a_doctor.update.ipynb #664c69c7
 def _check_optimiser(subject, steps, changed, with_grad):
     "Whether it is one optimiser, and has all parameters"
     if not any('step' in o.events for o in steps): return []
@@ -239,7 +250,7 @@ def _check_optimiser(subject, steps, changed, with_grad):
     if len(firsts) > 2 and len({id(o) for o in firsts}) == len(firsts):
         return [Finding('O5', 'exact',
             "Each step is made by another optimiser, so what it has learned about the gradients is lost every time.",
-            '# before the loop, once:\nopt = torch.optim.Adam(model.parameters(), lr=...)',
+            f'# before the loop, once:\nopt = {_made(firsts[0])}',
             dict(optimisers=len(firsts), steps=len(steps)))]
     tiny = {k for o in steps for k,g in o.grads.items() if g.abs().max() < 1e-9}
     still = with_grad & _trainable(subject.model) - changed - tiny
@@ -249,7 +260,7 @@ def _check_optimiser(subject, steps, changed, with_grad):
     return [Finding('O7', 'exact',
         f"{_listed(still)} has a gradient and never changes: the optimiser does not have it. It was made before the "
         "model got this layer, or for another model.",
-        'opt = torch.optim.Adam(model.parameters(), lr=...)   # after the model is complete',
+        f'opt = {_made(firsts[0])}   # after the model is complete',
         dict(unchanged=len(still), changed=len(changed)))]
 
 # %% ../../nbs/38a_doctor.update.ipynb #5ae31972

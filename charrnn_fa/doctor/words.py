@@ -220,18 +220,32 @@ class _LeftOut(ast.NodeTransformer):
         is_method = not node.args or isinstance(node.args[0], (ast.Constant, ast.UnaryOp))
         return f.value if is_method and isinstance(f, ast.Attribute) else node.args[0] if node.args else node
 
+class _WithoutOption(ast.NodeTransformer):
+    "Source without an argument of calls"
+    def __init__(self, name): self.name = name
+    def visit_Call(self, node):
+        self.generic_visit(node)
+        node.keywords = [o for o in node.keywords if o.arg != self.name]
+        return node
+
 def without_call(
     id:str, # Of a fault
     line:ast.stmt, # Where it stands
 )->str: # Or None, if that does not mend it
-    "A line of somebody's code without the call that is at fault"
-    if id not in _left_out: return None
-    was,mended = ast.unparse(line),ast.unparse(_LeftOut(_left_out[id]).visit(ast.parse(ast.unparse(line))))
+    "A line of somebody's code without the call, or the argument, that is at fault"
+    if id not in _left_out and id != 'L5': return None
+    change = _WithoutOption('ignore_index') if id == 'L5' else _LeftOut(_left_out[id])
+    was,mended = ast.unparse(line),ast.unparse(change.visit(ast.parse(ast.unparse(line))))
     return mended if mended != was else None
 
 # %% ../../nbs/36b_doctor.words.ipynb #1327f7c2
 class OwnWords(str):
     "A fix that has somebody's own names already"
+
+def _target(line):
+    "What an optimiser is called where it is made"
+    is_one = isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
+    return dict(opt=line.targets[0].id) if is_one else {}
 
 def in_own_words(
     finding, # Is changed
@@ -246,5 +260,6 @@ def in_own_words(
     if len(found) == 1:
         (source,line), = found
         finding.place,finding.fix = source.place(line),without_call(like, line) or finding.fix
+        if like == 'O5': finding.fix = _in_words(finding.fix, _target(line))
     elif 1 < len(found) <= 3:
         finding.fix += '\n# look at these lines:'+''.join(f'\n#   {o.place(n)}' for o,n in found)
