@@ -191,3 +191,61 @@ def test_an_optimiser_that_is_made_anew_is_of_its_own_kind(made, want, tmp_path)
     f = first(reader()+ANEW.replace('MADE', made), tmp_path)
     assert (f.id, f.fix.split('\n')[1:]) == ('O5', [f'mover = {want}']), f
     assert not said(reader()+f'\n{f.fix}\n'+ANEW.replace('    mover = MADE\n', ''), tmp_path)
+
+
+BY_HAND = """
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.keep,self.new = nn.Embedding(12, 16),nn.Linear(32, 16),nn.Linear(32, 16)
+        self.gain = nn.Parameter(torch.randn(16, 12)*.2)
+        MADE
+    def forward(self, seq):
+        s,res = torch.zeros(len(seq), 16),[]
+        for e in self.table(seq).unbind(1):
+            both = torch.cat([e, s], 1)
+            s = STATE
+            res.append(s @ self.gain)
+        return torch.stack(res, 1)
+net = Own()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam)
+"""
+GATED = 'torch.sigmoid(self.keep(both))*s + torch.tanh(self.new(both))'
+
+
+@pytest.mark.parametrize('id,state,begun', [
+    ('R8', 'self.keep(both) + self.new(both)', 'pass'),
+    ('R10', GATED, 'nn.init.constant_(self.keep.bias, -5.)'),
+    ('I3', 'torch.tanh(self.keep(both) + self.new(both))', 'nn.init.normal_(self.new.weight, std=8.)')])
+def test_a_fix_has_no_names_that_a_network_by_hand_has_not(id, state, begun, tmp_path):
+    kwargs = made(BY_HAND.replace('STATE', state).replace('MADE', begun), tmp_path)
+    found = [g for f in diagnose(**kwargs, trials=False).findings for g in (f, *f.follows)]
+    fixes = [o.fix for o in found if o.id == id]
+    assert fixes and not any(k in fixes[0] for k in ('rnn', 'h2h', 'last_layer')), found
+    ast.parse(fixes[0])
+
+
+UNUSED = """
+class Stack(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.out,self.second = nn.Embedding(12, 16),nn.GRU(16, 16, batch_first=True),nn.GRU(16, 16, batch_first=True)
+        self.guess = nn.Linear(16, 12)
+    def forward(self, seq):
+        e = self.table(seq)
+        LINE
+        return self.guess(self.second(e)[0])
+net = Stack()
+def given(): return dict(model=net, dls=streams, loss_func=over_all)
+"""
+
+
+@pytest.mark.parametrize('line', ['a, _ = self.out(e)', 'pass'])
+def test_a_layer_that_is_not_used_is_told_by_its_name(line, tmp_path):
+    f = first(reader()+UNUSED.replace('LINE', line), tmp_path)
+    assert f.id == 'R9' and 'self.out' in f.fix, f
+    if line == 'pass':
+        assert not said(reader()+UNUSED.replace('LINE', f.fix.replace('h', 'e', 1).replace('(h)', '(e)')), tmp_path), f
+    else: assert f.place.source == line and not ast.parse(f.fix).body

@@ -6,12 +6,13 @@
 __all__ = ['check_parameters', 'check_entries', 'check_leaf', 'check_left', 'check_zero', 'check_foreign']
 
 # %% ../../nbs/38a_doctor.update.ipynb #55b2ed17
-import inspect, re
+import ast, inspect, re
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
 from .subject import Subject, hypers_of
-from .place import place_here
+from .place import place_here, sources
+from .words import OwnWords
 
 # %% ../../nbs/38a_doctor.update.ipynb #9985bd28
 def _trainable(model): return {k for k,p in model.named_parameters() if p.requires_grad}
@@ -115,13 +116,23 @@ def _check_cut(subject, steps, with_grad):
             'nn.init.xavier_uniform_(p)   # in place of zeros or ones', dict(tensors=len(alike)))]
     if with_grad and _is_left_out(subject, unused):
         if place := _without_graph(subject, unused): return [_no_grad(subject, unused, place[0])]
-        owner = re.sub(r'\.(\d+)', r'[\1]', 'self.' + (min(unused).rpartition('.')[0] or min(unused)))
+        fix,place = _used(subject.model, min(unused))
         return [Finding('R9', 'exact',
             f"{_listed(unused)} gets no gradient: the loss does not depend on it. Perhaps a layer is left out in "
             "forward, or only a part of what it gives is used.",
-            f'h = {owner}(h)   # in forward, and go on with what it gives; or remove the layer',
-            dict(without_gradient=len(unused), parameters=len(_trainable(subject.model))))]
+            fix, dict(without_gradient=len(unused), parameters=len(_trainable(subject.model))), place)]
     return []
+
+# %% ../../nbs/38a_doctor.update.ipynb #8cf31923
+def _used(model, name):
+    "What makes use of a parameter's layer, as code, and the line where it is called already, or None"
+    path,owner = re.sub(r'\.(\d+)', r'[\1]', f'self.{name}'.rpartition('.')[0]),name.rpartition('.')[0]
+    if not owner: return OwnWords(f'# go on with what comes of self.{name} in forward; or remove it'),None
+    calls = [(o, n) for o in sources(*model.modules()) for n in ast.walk(o.tree) if isinstance(n, ast.Call)]
+    where = [o.place(n) for o,n in calls if ast.unparse(n.func) == 'self.'+owner.rpartition('.')[2]]
+    if len(where) == 1: return OwnWords(f'# go on with what {path} gives, which is not used; or remove the layer'),where[0]
+    h = 'h, _' if isinstance(model.get_submodule(owner), nn.RNNBase) else 'h'
+    return OwnWords(f'{h} = {path}(h)   # in forward, and go on with what it gives; or remove the layer'),None
 
 # %% ../../nbs/38a_doctor.update.ipynb #864974d5
 def _without_graph(subject, names):

@@ -132,6 +132,24 @@ def _in_words(fix, words):
     lines = [o.partition('#') for o in fix.split('\n')]
     return '\n'.join(_exchanged(a, words)+b+_exchanged(c, words, r'(?=[.(\[])') for a,b,c in lines)
 
+# %% ../../nbs/36b_doctor.words.ipynb #715bb3d1
+_parts = {
+    'self.h2h(h)': ({'i2h', 'h2h'}, '# put torch.tanh(...) around what makes the new state, in each step'),
+    'rnn.weight_hh_l0': ({'rnn'}, '# smaller first weights for what makes the new state, such as nn.init.orthogonal_(...)'),
+    'rnn.bias_ih_l0': ({'rnn'}, '# let the bias of the gate that keeps the state begin where the gate is open, such as 1 before a sigmoid'),
+    'last_layer.weight': ({'last_layer'}, '# smaller first weights for what gives the scores, such as nn.init.normal_(..., std=.02)'),
+}
+
+def _parts_of(model):
+    "Names of parts that a fix may speak of"
+    is_whole = any(isinstance(m, nn.RNNBase) for m in model.modules()) # a cell has other weights
+    names = {k.rpartition('.')[2] for k,_ in model.named_modules()} | {*_layers(model)}
+    return names if is_whole else names-{'rnn'}
+
+def _without_parts(fix, has):
+    "What is to be done in words, if it is about a part that is not there"
+    return next((words for part,(needs, words) in _parts.items() if part in fix and not needs <= has), fix)
+
 # %% ../../nbs/36b_doctor.words.ipynb #b4b5ed3b
 _in_model = {*'S2 S4 S5 S8 S10 R1 R2 R3 R4 R5 R8 L1 L7 T1 I4 I5 R9 R11'.split()}
 _made_of_dots = re.compile(r'nn\.(?:LSTM|GRU|RNN)\(\.\.\., (?=(\w+))')
@@ -151,13 +169,14 @@ class Words:
         within = {f'self.{a}':f'self.{layers[k]}' for a,k in dict(out='last_layer', emb='emb').items() if k in layers}
         within |= {k:f'self.{v}' for k,v in layers.items()}
         self.model = {**_sizes(model), **within, **_forward_words(model, layers.get('rnn'))}
+        self.parts = _parts_of(model)
         self.rnn = partial(_made, model, layers['rnn']) if 'rnn' in layers else None
 
     def __call__(self,
         finding, # With a fix in the documentation's words
     ):
         "The fix in somebody's own words"
-        fix = finding.fix
+        fix = _without_parts(finding.fix, self.parts)
         if self.rnn: fix = _made_of_dots.sub(lambda m: self.rnn(m[1]), fix)
         return _in_words(fix, self.model if finding.id in _in_model else self.step)
 
