@@ -81,7 +81,7 @@ def _of_computation(subject, step):
         'what depends on what, and how far gradients go': depends,
         'which characters train': lambda: check_weights(subject),
         'gradients that are added up': lambda: check_accumulation(subject),
-        'the first loss': lambda: check_first_loss(subject, step) + check_reported(step) + check_smoothing(subject, step),
+        'the first loss': lambda: [*check_first_loss(subject, step), *check_reported(step), *check_smoothing(subject, step)],
     }
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #b4113898

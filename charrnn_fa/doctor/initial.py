@@ -152,7 +152,7 @@ def check_same_text(
         f"The validation part has other characters than the training part: {off:.2f} nats would be lost by "
         "frequencies alone. Losses of the two cannot be compared, be it that they are two texts, that only one was "
         "made lower-case or the like, or that a text ends in another way than it begins.",
-        "n = len(text)//10; valid,train = text[4*n:5*n],text[:4*n]+text[5*n:]   # from the midst of one text, treated alike",
+        "n = len(text)//10; valid,train = text[4*n:5*n],text[:4*n]+text[5*n:]   # one text, treated alike",
         dict(nats_apart=off))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #4c0b3f6c

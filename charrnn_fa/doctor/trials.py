@@ -190,8 +190,8 @@ def _catches_up(subject, base, t, by, seconds):
     end = lambda t,n: statistics.mean(t.nats[n-20:n])
     more = longer(1)
     n = len(more.nats)
-    is_behind = more.bad is not None or n <= len(base.nats) or end(more, n) > t.end + .4 # and longer, the other falls as well
-    if is_behind: return False
+    if more.bad is not None or n <= len(base.nats): return False
+    if end(more, n) > t.end + .4: return False # in as many steps the other falls as well
     less = longer(by)
     n = min(n, len(less.nats))
     return n > len(base.nats) and end(more, n) < end(less, n) + .4
