@@ -9,7 +9,9 @@ from fastai.basics import DataLoader, DataLoaders, Learner
 from torch import nn
 
 from charrnn_fa.doctor.diagnose import diagnose
-from charrnn_fa.doctor.initial import check_overlap
+from charrnn_fa.doctor.given import parts_subject
+from charrnn_fa.doctor.initial import check_first_loss, check_overlap, check_table
+from charrnn_fa.doctor.trials import check_capacity, trial
 
 
 def ids_of(r): return [f.id for f in r.findings]
@@ -321,3 +323,67 @@ def test_a_loss_of_a_tuple(loss):
     x,y = (o[:8*4*30].view(4, 8, 30) for o in (ids, ids[1:]))
     net = WithState()
     assert not diagnose(model=net, dls=[*zip(x, y)], loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False).findings
+
+
+class Plain(nn.Module):
+    "Embedding, a recurrent layer and scores, with first weights of somebody's own"
+    def __init__(self, layer, change):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(96, 48),layer,nn.Linear(48, 96)
+        with torch.no_grad(): change(self)
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+
+
+def batches_of(n=12, bs=8, seq_len=30):
+    ids = torch.tensor([*told_again(90, 1).encode()])-32
+    x,y = (o[:n*bs*seq_len].view(n, bs, seq_len) for o in (ids, ids[1:]))
+    return [*zip(x, y)]
+
+
+@pytest.mark.parametrize('by', [1, 1.5, 2])
+@pytest.mark.parametrize('seed', range(6))
+def test_large_first_weights_are_not_those_of_another_table(seed, by):
+    seeded(seed)
+    def change(net):
+        nn.init.eye_(net.rnn.weight_hh_l0)
+        net.emb.weight.mul_(by)
+    net = Plain(nn.RNN(48, 48, nonlinearity='relu', batch_first=True), change)
+    subject = parts_subject(net, batches_of(), of_scores, torch.optim.Adam(net.parameters()))
+    assert not check_table(subject)
+
+
+def sampled(net, n_sampled=12):
+    "The loss over the target and some symbols drawn, each with the log of how often it is drawn taken off"
+    def loss(out, y):
+        others = torch.randint(96, (*y.shape, n_sampled))
+        ids = torch.cat([y[...,None], others], -1)
+        scores = out.gather(-1, ids) - torch.tensor([.02, *[n_sampled/96]*n_sampled]).log()
+        return F.cross_entropy(scores.flatten(0, 1), torch.zeros(y.numel(), dtype=torch.long))
+    return loss
+
+
+@pytest.mark.parametrize('change,said_of', [(lambda net: None, []), (lambda net: net.out.weight.mul_(40), ['I1'])])
+def test_a_first_loss_that_no_weights_bring_down_is_not_theirs(change, said_of):
+    seeded()
+    net = Plain(nn.GRU(48, 48, batch_first=True), change)
+    loss = sampled(net) if not said_of else of_scores
+    subject = parts_subject(net, batches_of(), loss, torch.optim.Adam(net.parameters()))
+    step,*_ = subject.run()
+    assert [f.id for f in check_first_loss(subject, step)] == said_of
+
+
+class OneHot(nn.Module):
+    "A recurrent layer that reads letters one-hot"
+    def __init__(self, n_hid):
+        super().__init__()
+        self.rnn,self.out = nn.LSTM(96, n_hid, batch_first=True),nn.Linear(n_hid, 96)
+    def forward(self, x): return self.out(self.rnn(F.one_hot(x, 96).float())[0])
+
+
+@pytest.mark.parametrize('n_hid,lr,said_of', [(48, .2, []), (128, .1, []), (1, .1, ['I6'])])
+def test_a_network_that_learns_at_a_lower_rate_is_not_too_small(n_hid, lr, said_of):
+    seeded()
+    net = OneHot(n_hid)
+    subject = parts_subject(net, batches_of(3, 32), of_scores, torch.optim.RMSprop(net.parameters(), lr))
+    found = check_capacity(subject, trial(subject), 60)
+    assert [f.id for f in found] == said_of and all('in place of 1 units' in f.fix for f in found)
