@@ -12,6 +12,7 @@ from charrnn_fa.doctor.diagnose import diagnose
 from charrnn_fa.doctor.given import parts_subject
 from charrnn_fa.doctor.initial import check_first_loss, check_overlap, check_table
 from charrnn_fa.doctor.trials import check_capacity, trial
+from charrnn_fa.text.corpus import load_corpus
 
 
 def ids_of(r): return [f.id for f in r.findings]
@@ -387,3 +388,12 @@ def test_a_network_that_learns_at_a_lower_rate_is_not_too_small(n_hid, lr, said_
     subject = parts_subject(net, batches_of(3, 32), of_scores, torch.optim.RMSprop(net.parameters(), lr))
     found = check_capacity(subject, trial(subject), 60)
     assert [f.id for f in found] == said_of and all('in place of 1 units' in f.fix for f in found)
+
+
+@pytest.mark.parametrize('share,said_of', [(.8, True), (.1, False)])
+def test_a_part_of_the_validation_text_that_is_trained_on_is_seen_in_short_rows(share, said_of):
+    ids = torch.tensor([*load_corpus('pydocs')[:66_000].encode('ascii', 'ignore')])
+    rows = lambda ids: [(ids[i:i+30], ids[i+1:i+31]) for i in range(0, len(ids)-31, 30)]
+    valid = ids[60_000-int(6000*share):66_000-int(6000*share)]
+    dls = DataLoaders(*(DataLoader(rows(o), bs=16, drop_last=True, num_workers=0) for o in (ids[:60_000], valid)))
+    assert bool(check_overlap(dls)) == said_of

@@ -109,17 +109,30 @@ def _pieces_of_rows(ids, starts, n): return np.concatenate([_pieces(o, n) for o 
 # %% ../../nbs/39_doctor.initial.ipynb #adaa28e2
 def _length(starts, ids): return int(np.median(np.diff([*starts, len(ids)])))
 
+def _rows_overlap(ids, starts, n=20):
+    seen = _pieces_of_rows(ids, starts, n)
+    return len(np.unique(seen)) < .5*len(seen)
+
 def _whole_share(train, valid, n):
     "The same, if pieces that cross the ends of rows were seen as well"
     length,share = _length(train[1], train[0]),overlap(train, valid, n)
-    seen = _pieces_of_rows(*train, min(n, 20))
-    rows_overlap = len(np.unique(seen)) < .5*len(seen)
-    return share if not share or rows_overlap else min(1., share*length/(length-n+1))
+    return share if not share or _rows_overlap(*train) else min(1., share*length/(length-n+1))
 
 # %% ../../nbs/39_doctor.initial.ipynb #5f0a80da
 def _piece(starts, ids): return int(np.clip(.75*_length(starts, ids), 20, 60))
 
 # %% ../../nbs/39_doctor.initial.ipynb #345b9a68
+def _rows_of(ids, starts, which):
+    rows = np.split(ids, starts[1:])[which::2]
+    return np.concatenate(rows),[0, *np.cumsum([*map(len, rows)])[:-1]]
+
+def _usual(train, n):
+    "The share that a text may have in common with another part of itself"
+    if n > 40: return .4 # in a manual a fifth may be
+    if _rows_overlap(*train) or len(train[1]) < 4: return .8
+    return min(.8, .4 + _whole_share(_rows_of(*train, 0), _rows_of(*train, 1), n))
+
+# %% ../../nbs/39_doctor.initial.ipynb #7556241e
 def check_overlap(
     dls, # Loaders
 )->list: # Of `Finding`s: D6
@@ -128,8 +141,7 @@ def check_overlap(
     except (AttributeError, IndexError, CharRNNError, TypeError, ValueError): return [] # no loaders of texts
     n = _piece(train[1], train[0])
     share = _whole_share(train, valid, n)
-    usual = .4 if n > 40 else .8 # in a manual a fifth may be, and of short pieces more
-    if share is None or share < usual: return []
+    if share is None or share < _usual(train, n): return []
     return [Finding('D6', 'strong',
         f"{share:.0%} of the pieces of {n} characters in the validation part are in the training part as well. So "
         "the validation loss does not say how well the network does on new text.",
