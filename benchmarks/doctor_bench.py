@@ -376,7 +376,7 @@ def main():
     p.add_argument('--rival-seconds', type=float, default=20,
                    help='for each of the others; it cuts short the last check of neural-net-checklist')
     p.add_argument('--jobs', type=int, default=1)
-    p.add_argument('--out', type=Path, default=HERE/'doctor_bench.md')
+    p.add_argument('--out', type=Path, help='default: doctor_bench.md, if all programs are asked')
     p.add_argument('--json', type=Path, help='all that was said')
     args = p.parse_args()
     others = [] if args.skip_rivals else ['torchtest2', 'neural-net-checklist', 'torch-audit']
@@ -385,7 +385,7 @@ def main():
     if args.others_from: todo = add_others(todo, args.others_from, others)
     done = looked_at(args, todo, ['doctor'] if args.others_from else ['doctor', *others])
     text = report(done, others, args, time.perf_counter()-began)
-    args.out.write_text(text)
+    if out := args.out or (None if args.only else HERE/'doctor_bench.md'): out.write_text(text)
     if args.json: args.json.write_text(json.dumps(done, indent=1))
     print(text)
 
