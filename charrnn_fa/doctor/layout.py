@@ -210,6 +210,7 @@ def _is_cut_anew(moved, time):
     are_whole = torch.equal(runs.all(1), runs.any(1)) and not runs[:time].any() and bool(runs[time].all())
     return are_whole and bool((moved.any(0) & ~moved.all(0)).any())
 
+# %% ../../nbs/41a_doctor.layout.ipynb #42bc1f40
 def _raw_scores(subject, batch):
     "What a loss gets with an axis of steps after that of the symbols, (rows, symbols, steps), or None"
     step, = subject.run([batch], update=False)
