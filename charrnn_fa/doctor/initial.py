@@ -334,7 +334,8 @@ def check_first_loss(
         f"Before the first step the loss is {nats:.2f} nats, and a guess among {n_symbols} symbols has "
         f"{guess:.2f}. So the first scores are too large, and the first steps only make them smaller.",
         'nn.init.normal_(last_layer.weight, std=.02); nn.init.zeros_(last_layer.bias)',
-        dict(nats=nats, guess=guess))]
+        dict(nats=nats, guess=guess), parts=('last_layer',),
+        in_words='# smaller first weights for what gives the scores, such as nn.init.normal_(..., std=.02)')]
 
 # %% ../../nbs/39_doctor.initial.ipynb #acca3e28
 def _reaches_bound(w, n): return w.numel() > 200 and .97 < w.detach().abs().max()*n**.5 <= 1
@@ -402,7 +403,8 @@ def _saturated(share):
     return Finding('I3', 'strong',
         f"{share:.0%} of the units are at the end of their range, beyond 0.97. There tanh is flat, so no gradient "
         "comes through.",
-        'nn.init.orthogonal_(rnn.weight_hh_l0)   # smaller first weights', dict(share=share))
+        'nn.init.orthogonal_(rnn.weight_hh_l0)   # smaller first weights', dict(share=share), parts=('rnn',),
+        in_words='# smaller first weights for what makes the new state, such as nn.init.orthogonal_(...)')
 
 # %% ../../nbs/39_doctor.initial.ipynb #56eab726
 def _dead(share):
@@ -488,7 +490,8 @@ def check_gates(
     return [Finding('R10', 'strong',
         f"The gate that keeps what is remembered is all but closed at the start, {mean:.2f} open on average. So the state "
         "is lost at each step, and no gradient goes back.",
-        'rnn.bias_ih_l0.data[n_hid:2*n_hid] = 1.   # forget gate of nn.LSTM', dict(open=mean))]
+        'rnn.bias_ih_l0.data[n_hid:2*n_hid] = 1.   # forget gate of nn.LSTM', dict(open=mean), parts=('rnn',),
+        in_words='# let the bias of the gate that keeps the state begin at 1 before its sigmoid: then the gate is open')]
 
 # %% ../../nbs/39_doctor.initial.ipynb #02e2231c
 def check_first_bad(

@@ -68,11 +68,18 @@ class Finding:
     evidence: dict = field(default_factory=dict) # Numbers
     place: object = None                         # The line of somebody's code, if it is known
     follows: list = field(default_factory=list)  # Findings that are consequences of this one
+    parts: tuple = ()                            # Layers that `fix` speaks of, such as `rnn`
+    in_words: str = ''                           # What to do where one of them is not there
 
     @property
     def title(self)->str:
         "The fault in a few words"
         return catalogue[self.id]
+
+    @property
+    def like(self)->str:
+        "The kind of line to look for in somebody's code; a kind of its own may have another, or none"
+        return self.id
 
 # %% ../../nbs/34_doctor.report.ipynb #a813644b
 def _plain(v):

@@ -133,22 +133,15 @@ def _in_words(fix, words):
     return '\n'.join(_exchanged(a, words)+b+_exchanged(c, words, r'(?=[.(\[])') for a,b,c in lines)
 
 # %% ../../nbs/36b_doctor.words.ipynb #715bb3d1
-_parts = {
-    'self.h2h(h)': ({'i2h', 'h2h'}, '# put torch.tanh(...) around what makes the new state, in each step'),
-    'rnn.weight_hh_l0': ({'rnn'}, '# smaller first weights for what makes the new state, such as nn.init.orthogonal_(...)'),
-    'rnn.bias_ih_l0': ({'rnn'}, '# let the bias of the gate that keeps the state begin where the gate is open, such as 1 before a sigmoid'),
-    'last_layer.weight': ({'last_layer'}, '# smaller first weights for what gives the scores, such as nn.init.normal_(..., std=.02)'),
-}
-
 def _parts_of(model):
     "Names of parts that a fix may speak of"
     is_whole = any(isinstance(m, nn.RNNBase) for m in model.modules()) # a cell has other weights
     names = {k.rpartition('.')[2] for k,_ in model.named_modules()} | {*_layers(model)}
     return names if is_whole else names-{'rnn'}
 
-def _without_parts(fix, has):
-    "What is to be done in words, if it is about a part that is not there"
-    return next((words for part,(needs, words) in _parts.items() if part in fix and not needs <= has), fix)
+def _fix_of(finding, has):
+    "What is to be done: in words, if its code is about a part that is not there"
+    return finding.fix if has.issuperset(finding.parts) else finding.in_words
 
 # %% ../../nbs/36b_doctor.words.ipynb #b4b5ed3b
 _in_model = {*'S2 S4 S5 S8 S10 R1 R2 R3 R4 R5 R8 L1 L7 T1 I4 I5 R9 R11'.split()}
@@ -176,7 +169,7 @@ class Words:
         finding, # With a fix in the documentation's words
     ):
         "The fix in somebody's own words"
-        fix = _without_parts(finding.fix, self.parts)
+        fix = _fix_of(finding, self.parts)
         if self.rnn: fix = _made_of_dots.sub(lambda m: self.rnn(m[1]), fix)
         return _in_words(fix, self.model if finding.id in _in_model else self.step)
 
@@ -274,7 +267,7 @@ def in_own_words(
     "Let a finding speak of somebody's own names and lines"
     if not isinstance(finding.fix, OwnWords): finding.fix = words(finding)
     if finding.place: return
-    like = getattr(finding, 'like', finding.id) # a kind of its own may have other signs, or none
+    like = finding.like
     found = lines_of(like, *objects)
     if len(found) == 1:
         (source,line), = found
