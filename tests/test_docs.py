@@ -150,6 +150,7 @@ def site(lens, tmp_path_factory):
     lesson = '# A lesson\n\n> In one line\n\n[room](../13_evaluate.ipynb), [part](../13_evaluate.ipynb#two-protocols)'
     notebook(tmp/'nbs/tutorials/a.ipynb', markdown(lesson), code)
     shutil.copy(root/'nbs/13_evaluate.ipynb', tmp/'nbs')
+    shutil.copytree(root/'nbs/images', tmp/'nbs/images')
     for o in '01_text.a', '02_text.b': notebook(tmp/f'nbs/{o}.ipynb', markdown(f'# {o[3:]}\n\n> A room'))
     shutil.copytree(root/'docs', tmp/'docs', ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copy(root/'settings.ini', tmp)

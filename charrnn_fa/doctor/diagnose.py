@@ -22,10 +22,8 @@ from .words import Words, in_own_words
 from .loss import check_accumulation, check_reported, check_scores, check_smoothing, check_weights
 from .update import check_foreign, check_leaf, check_left, check_parameters, check_zero
 from .forward import check_ids, check_inputs, check_mode
-from charrnn_fa.doctor.initial import (
-    check_alike, check_amount, check_first_bad, check_first_loss, check_overlap, check_same_text, check_symbols, check_table,
-    check_units
-)
+from .corpus import check_amount, check_overlap, check_same_text, check_symbols
+from .initial import check_alike, check_first_bad, check_first_loss, check_table, check_units
 from .layout import check_cut_anew, check_own_targets, check_told_targets, layout
 from .probes import check_gradients, check_linear, check_places, check_reach, reaches
 from .calls import check_calls
