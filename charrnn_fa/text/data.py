@@ -221,11 +221,9 @@ def from_files(cls:CharDataLoaders,
     return cls.from_documents(files, splitter(files), sep=sep, encoding=encoding, **kwargs)
 
 # %% ../../nbs/06_text.data.ipynb #22c9bf7a
-@patch(cls_method=True)
-def from_drawings(cls:CharDataLoaders,
-    *args, # As the method that `text.drawn` brings
-    **kwargs # Likewise
-)->CharDataLoaders: # With the `StrokeCode` as `.strokes`
-    "From drawings, divided by drawing"
+def _from_drawings(cls, *args, **kwargs):
+    "From drawings, divided by drawing: see `charrnn_fa.text.drawn`, which is imported now"
     drawn = import_module('charrnn_fa.text.drawn')
     return drawn.CharDataLoaders.from_drawings.__func__(cls, *args, **kwargs)
+
+CharDataLoaders.from_drawings = classmethod(_from_drawings)
