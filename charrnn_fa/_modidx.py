@@ -2192,6 +2192,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'charrnn_fa/doctor/update.py'),
                                           'charrnn_fa.doctor.update._has_a_step': ( 'doctor.update.html#_has_a_step',
                                                                                     'charrnn_fa/doctor/update.py'),
+                                          'charrnn_fa.doctor.update._in_last_block': ( 'doctor.update.html#_in_last_block',
+                                                                                       'charrnn_fa/doctor/update.py'),
                                           'charrnn_fa.doctor.update._is_left_out': ( 'doctor.update.html#_is_left_out',
                                                                                      'charrnn_fa/doctor/update.py'),
                                           'charrnn_fa.doctor.update._listed': ('doctor.update.html#_listed', 'charrnn_fa/doctor/update.py'),

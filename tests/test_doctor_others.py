@@ -398,3 +398,37 @@ def test_a_part_of_the_validation_text_that_is_trained_on_is_seen_in_short_rows(
     valid = ids[60_007-int(6000*share):66_007-int(6000*share)] # cut elsewhere
     dls = DataLoaders(*(DataLoader(rows(o), bs=16, drop_last=True, num_workers=0) for o in (ids[:60_000], valid)))
     assert bool(check_overlap(dls)) == said_of
+
+
+class Gated(nn.Module):
+    "A block that gives what the next one reads, and what the outputs are made of"
+    def __init__(self, n=12):
+        super().__init__()
+        self.gate,self.on,self.aside = nn.Linear(n, n),nn.Linear(n, n),nn.Linear(n, n)
+    def forward(self, x):
+        z = torch.tanh(self.gate(x + F.pad(x, (0, 0, 1, 0))[:,:-1]))
+        return x + self.on(z),self.aside(z)
+
+
+class Blocks(nn.Module):
+    def __init__(self, n_used):
+        super().__init__()
+        self.emb,self.blocks,self.out,self.n_used = nn.Embedding(40, 12),nn.ModuleList(Gated() for _ in range(4)),nn.Linear(12, 40),n_used
+    def forward(self, x):
+        x,total = self.emb(x),0
+        for o in self.blocks[:self.n_used]:
+            x,aside = o(x)
+            total = total+aside
+        return self.out(F.relu(total))
+
+
+@pytest.mark.parametrize('n_used,ids', [(4, []), (3, ['R9'])])
+def test_the_last_block_has_nobody_to_read_it(n_used, ids):
+    "In a stack as WaveNet has it: the last residual goes nowhere, which is no fault; a block that is left out is one"
+    table = {c:i for i,c in enumerate(sorted(set(load_corpus('pydocs')[:4000])))}
+    data = torch.tensor([min(table[c], 39) for c in load_corpus('pydocs')[:4000]])
+    batches = [(data[i:i+240].view(8, 30), data[i+1:i+241].view(8, 30)) for i in range(0, 3600, 240)]
+    torch.manual_seed(0)
+    net = Blocks(n_used)
+    r = diagnose(model=net, dls=batches, loss_func=lambda p, y: F.cross_entropy(p.flatten(0, 1), y.flatten()), opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False)
+    assert ids_of(r) == ids, r

@@ -103,7 +103,9 @@ def check_leaf(
 
 # %% ../../nbs/38a_doctor.update.ipynb #50ff2ef9
 def _check_cut(subject, steps, with_grad):
-    unused = _trainable(subject.model) - with_grad
+    names = _trainable(subject.model)
+    unused = names - with_grad
+    unused = {k for k in unused if not _in_last_block(k, unused, names)}
     if not with_grad and any('step' in o.events for o in steps):
         return [Finding('L7', 'exact',
             "No parameter gets a gradient, so the loss does not hang together with the network. item(), .data, "
@@ -158,6 +160,16 @@ def _all_alike(subject, names):
     "Those matrices of one value"
     ps = dict(subject.model.named_parameters())
     return {k for k in names if ps[k].ndim > 1 and ps[k].numel() > 1 and (ps[k] == ps[k].flatten()[0]).all()}
+
+# %% ../../nbs/38a_doctor.update.ipynb #207fed19
+def _in_last_block(name, unused, all_names):
+    "Whether a parameter is without a use in the last block only, which has others in use"
+    for m in re.finditer(r'(?<![^.])\d+(?=\.)', name):
+        at = lambda i: name[:m.start()] + str(int(m[0])+i)
+        here,before,after = (at(i)+name[m.end():] for i in (0, -1, 1))
+        is_last = before in all_names-unused and after not in all_names
+        if is_last and any(o.startswith(at(0)+'.') for o in all_names-unused): return True
+    return False
 
 # %% ../../nbs/38a_doctor.update.ipynb #c1ab5aca
 def _is_left_out(subject, unused):
