@@ -283,6 +283,22 @@ def test_scores_that_are_cut_anew_and_not_turned(turn, ids):
     assert [o.id for o in found(fit, net, batches)] == ids
 
 
+@pytest.mark.parametrize('turn,ids', [('view', ['S4']), ('transpose', [])])
+def test_scores_of_a_text_that_are_cut_anew(turn, ids):
+    "Its predictions see later characters then, but because they are made of several, and not because the network reads them"
+    emb,rnn,out = nn.Embedding(30, 16),nn.GRU(16, 40, batch_first=True),nn.Linear(40, 30)
+    net = nn.ModuleList([emb, rnn, out])
+    adam = torch.optim.Adam(net.parameters(), 3e-3)
+    def fit(x, y):
+        adam.zero_grad()
+        scores = out(rnn(emb(x))[0])
+        F.cross_entropy(scores.view(len(x), 30, -1) if turn == 'view' else scores.transpose(1, 2), y).backward()
+        adam.step()
+    ids_of_text = torch.randint(0, 30, (6, 8, 49), generator=torch.Generator().manual_seed(1))
+    assert [o.id for o in found(fit, net, [(o[:,:-1], o[:,1:]) for o in ids_of_text])] == ids
+
+
+
 def alters_targets(scores, y):
     "A loss that turns the targets it was given into a column, and counts from one on the way"
     y.unsqueeze_(-1).add_(1)

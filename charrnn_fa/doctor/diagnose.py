@@ -71,7 +71,7 @@ def _of_computation(subject, step):
         lay = layout(subject)
         if not lay: return check_cut_anew(subject)
         found = own_states(subject, check_reach(subject, lay))
-        if found and (other := _sizes_by_chance(subject, step)): return other
+        if found and (other := check_cut_anew(subject) or _sizes_by_chance(subject, step)): return other
         return found or check_gradients(subject, lay, reaches(subject, lay))
     return {
         'what the step makes of the targets': lambda: check_own_targets(subject) or check_told_targets(subject),
