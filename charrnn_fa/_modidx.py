@@ -2007,6 +2007,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials._real': ('doctor.trials.html#_real', 'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials._scaled': ('doctor.trials.html#_scaled', 'charrnn_fa/doctor/trials.py'),
+                                          'charrnn_fa.doctor.trials._stays_high': ( 'doctor.trials.html#_stays_high',
+                                                                                    'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials._still_falls': ( 'doctor.trials.html#_still_falls',
                                                                                      'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials._too_high': ( 'doctor.trials.html#_too_high',

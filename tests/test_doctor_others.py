@@ -376,9 +376,9 @@ def test_a_first_loss_that_no_weights_bring_down_is_not_theirs(change, said_of):
 
 class OneHot(nn.Module):
     "A recurrent layer that reads letters one-hot"
-    def __init__(self, n_hid):
+    def __init__(self, n_hid, n_layers=1):
         super().__init__()
-        self.rnn,self.out = nn.LSTM(96, n_hid, batch_first=True),nn.Linear(n_hid, 96)
+        self.rnn,self.out = nn.LSTM(96, n_hid, n_layers, batch_first=True),nn.Linear(n_hid, 96)
     def forward(self, x): return self.out(self.rnn(F.one_hot(x, 96).float())[0])
 
 
@@ -389,6 +389,14 @@ def test_a_network_that_learns_at_a_lower_rate_is_not_too_small(n_hid, lr, said_
     subject = parts_subject(net, batches_of(3, 32), of_scores, torch.optim.RMSprop(net.parameters(), lr))
     found = check_capacity(subject, trial(subject), 60)
     assert [f.id for f in found] == said_of and all('in place of 1 units' in f.fix for f in found)
+
+
+def test_a_network_that_begins_late_is_not_too_small():
+    "Two layers stand near the frequencies of characters for a hundred steps and more, and then learn the batch by heart"
+    seeded()
+    net = OneHot(96, 2)
+    subject = parts_subject(net, batches_of(3, 16), of_scores, torch.optim.Adam(net.parameters(), 3e-3))
+    assert check_capacity(subject, trial(subject), 60) == []
 
 
 @pytest.mark.parametrize('share,said_of', [(.8, True), (.1, False)])

@@ -375,6 +375,11 @@ def check_lost_numbers(
     return [not_finite(where, dict(step=base.bad+1), seen.bad_place)]
 
 # %% ../../nbs/44_doctor.trials.ipynb #a03b774c
+def _stays_high(t, n):
+    "Whether `n` steps have not brought the loss far below that of counting"
+    if t.guess is None or t.bad is None and len(t.nats) < n: return False
+    return not t.end < .75*t.guess
+
 def check_capacity(
     subject:Subject,
     base:Trial, # As it is
@@ -385,15 +390,17 @@ def check_capacity(
     "Whether one batch can be learned by heart, or at least better than by counting"
     batch = subject.batches[0]
     if base.bad is not None: return []
-    best = math.inf
+    ends = {}
     for by in rate,10*rate,.1*rate: # a rate that suits a text may be too high for one batch
         t = without_dropout(subject, n, seconds, batches=[batch], rate=by)
-        guess = t.guess
-        if guess is None or t.bad is None and len(t.nats) < n or t.end < .75*guess: return []
-        best = min(best, t.end)
-    if not .75*guess < best < guess - .05: return [] # at the guess itself it may only not have begun yet
+        if not _stays_high(t, n): return []
+        ends[by] = t.end
+    if not min(ends.values()) < t.guess - .05: return [] # at the guess itself it may only not have begun yet
+    t = without_dropout(subject, 3*n, seconds, batches=[batch], rate=min(ends, key=ends.get))
+    if t.bad is not None or not _stays_high(t, 3*n): return []
+    best,guess = t.end,t.guess
     return [Finding('I6', 'strong',
-        f"After {n} steps with one and the same batch the loss is {best:.2f} nats; how frequent each character is "
+        f"After {3*n} steps with one and the same batch the loss is {best:.2f} nats; how frequent each character is "
         f"alone would give {guess:.2f}. The network is too small to learn even one batch by heart.",
         _wider(subject.model), dict(nats=best, unigram=guess))]
 
