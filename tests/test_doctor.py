@@ -458,6 +458,8 @@ def step_of(order):
         if 'cut' in order: loss = torch.tensor(loss.item(), requires_grad=True)
         for o in order.split():
             if o == 'zero': opt.zero_grad()
+            if o == 'all': model.zero_grad()
+            if o == 'filled': model.zero_grad(set_to_none=False)
             if o == 'backward': loss.backward()
             if o == 'step': opt.step()
             if o == 'anew': torch.optim.Adam(model.parameters(), lr=1e-3).step()
@@ -505,7 +507,8 @@ FAULTS = {
     'L5': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), ignore_index=VOCAB.stoi[' '])),
     'L6': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])), 'L7': lambda: step_of('zero cut backward step'),
     'O5': lambda: step_of('zero backward anew'), 'O6': lambda: tutorial(zero=False), 'O7': forgotten, 'O8': frozen,
-    'O9': lambda: step_of('step backward zero'), 'O9 zero': lambda: step_of('backward zero step'), 'O11 none': lambda: step_of('zero backward'),
+    'O9': lambda: step_of('step backward zero'), 'O9 zero': lambda: step_of('backward zero step'),
+    'O9 all': lambda: step_of('backward all step'), 'O9 filled': lambda: step_of('backward filled step'), 'O11 none': lambda: step_of('zero backward'),
     'S5 padded': lambda: looped(padded, of_many_lengths(), Net()),
     'T2': lambda: looped(usual, model=Evaluated()), 'T7': lambda: given(Net(), windows()[:1]*4),
     'S1': lambda: given(Net(), loss=F.cross_entropy), 'D12': lambda: given(Net(), [(x.float(), y) for x,y in windows()]), 'S2': lambda: given(Amounts(), [(x.float(), y) for x,y in windows()]),

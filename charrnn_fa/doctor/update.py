@@ -201,6 +201,18 @@ def _never_stepped(subject, steps):
         'loss.backward()\nopt.step()\nopt.zero_grad()', dict(steps=0))
 
 # %% ../../nbs/38a_doctor.update.ipynb #d2e1aa5f
+def _set_to_zero(order):
+    return Finding('O9', 'exact',
+        "Gradients are set to zero after they were computed and before the optimiser uses them.",
+        'opt.zero_grad()\nloss.backward()\nopt.step()', dict(order=order))
+
+def _check_lost(steps):
+    "Whether all gradients are gone when the optimiser makes its step"
+    any_in = lambda grads: any((g != 0).any() for g in grads.values())
+    is_lost = lambda o: o.events.count('backward') == 1 and 'step' in o.events and any_in(o.raw) and not any_in(o.grads)
+    return [_set_to_zero('backward, zero_grad of the model, step')] if all(map(is_lost, steps)) else []
+
+# %% ../../nbs/38a_doctor.update.ipynb #43c98ae5
 def _check_order(subject, steps):
     "Whether steps come after gradients"
     events = [e for o in steps for e in o.events if e in ('backward', 'step', 'zero_grad')]
@@ -209,6 +221,7 @@ def _check_order(subject, steps):
                         'loss.backward()\nopt.step()', dict(steps=len(steps)))]
     if 'step' not in events and 'backward' in events:
         return [_never_stepped(subject, steps)]
+    if lost := _check_lost(steps): return lost
     for o in steps:
         e = [k for k in o.events if k in ('backward', 'step', 'zero_grad')]
         if e == ['step', 'zero_grad', 'backward']: continue # the same, a call later
@@ -218,9 +231,7 @@ def _check_order(subject, steps):
                 "before.",
                 'loss.backward()\nopt.step()\nopt.zero_grad()', dict(order=' '.join(e)))]
         if ' '.join(o for o in e if e.count('backward') == 1).find('backward zero_grad step') >= 0:
-            return [Finding('O9', 'exact',
-                "Gradients are set to zero after they were computed and before the optimiser uses them.",
-                'opt.zero_grad()\nloss.backward()\nopt.step()', dict(order=' '.join(e)))]
+            return [_set_to_zero(' '.join(e))]
     return _check_twice(steps) or _check_late(_with_large_gradients(subject)) or _check_schedule_order(steps)
 
 # %% ../../nbs/38a_doctor.update.ipynb #cb842f04
