@@ -329,3 +329,31 @@ def test_a_step_that_writes_into_its_batch(give):
     before = [y.clone() for _,y in batches]
     assert not diagnose(**give(Reader(), batches), trials=False).findings
     assert all(map(torch.equal, before, [y for _,y in batches]))
+
+
+@pytest.mark.parametrize('tells,ids', [('sum', ['L3']), ('mean', [])])
+def test_losses_of_steps_that_are_added_up_on_purpose(tells, ids):
+    "Whoever shows the mean knows that it is a sum that is trained"
+    net = Reader()
+    adam = torch.optim.Adam(net.parameters(), 2e-3)
+    def fit(x, y):
+        adam.zero_grad()
+        loss = F.cross_entropy(net(x).transpose(1, 2), y, reduction='none').sum(1).mean()
+        loss.backward()
+        adam.step()
+        return loss.item()/x.shape[1] if tells == 'mean' else loss.item()
+    ids_of_text = torch.randint(0, V, (6, 8, 25), generator=torch.Generator().manual_seed(1))
+    assert [o.id for o in found(fit, net, [(o[:,:-1], o[:,1:]) for o in ids_of_text])] == ids
+
+
+def test_a_mask_is_not_taken_for_the_model():
+    "Where m is the second of three parts of a batch, and not the model"
+    net = Reader()
+    adam = torch.optim.Adam(net.parameters(), 2e-3)
+    def fit(x, m, y):
+        adam.zero_grad()
+        losses = F.cross_entropy(net(x).transpose(1, 2), y, reduction='none')
+        ((losses*m).sum()/m.sum()).backward()
+        adam.step()
+    ids_of_text = torch.randint(0, V, (6, 8, 25), generator=torch.Generator().manual_seed(1))
+    assert not found(fit, net, [(o[:,:-1], torch.ones(8, 24), o[:,1:]) for o in ids_of_text])

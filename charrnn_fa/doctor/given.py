@@ -156,13 +156,20 @@ def _arguments(f, n):
     meant = [_meaning.get(o.lower()) for o in names]
     if 'y' in meant and 'x' not in meant: meant = ['x' if o == 'batch' else o for o in meant] # data, target
     is_told = None not in meant and len({*meant}) == len(meant)
-    if not is_told and len(names) == n > 2: return [*range(n)]
+    is_short = any(len(o) == 1 and o not in 'xy' for o in names) # m is a mask as well as a model
+    if (is_short or not is_told) and len(names) == n > 2: return [*range(n)]
     if not is_told: meant = {0:[], 1:['batch'], 2:['x', 'y']}.get(len(names))
     if meant is None:
         raise CharRNNError(f"The training step takes {', '.join(names)}", "give a function of a batch, or of x and y.")
     return meant
 
 # %% ../../nbs/37a_doctor.given.ipynb #0e40d776
+def _number(o):
+    "What a step returns, if it is one number"
+    if isinstance(o, Tensor) and o.numel() == 1: o = o.item()
+    return float(o) if isinstance(o, (int, float)) else None
+
+# %% ../../nbs/37a_doctor.given.ipynb #16f0dcdd
 def function_subject(
     f, # A training step
     model:nn.Module, # That it trains
@@ -180,6 +187,7 @@ def function_subject(
             self.begin(b)
             b = copied(b)
             given = dict(model=model, opt=opt, batch=self.batches[0].whole(b), x=b[0], y=b[-1], i=i) if b else {}
-            f(*[b[o] if isinstance(o, int) else given[o] for o in wanted])
+            told = f(*[b[o] if isinstance(o, int) else given[o] for o in wanted])
+            if self.steps: self.steps[-1].told = _number(told)
     self = Subject(model, batches, _take, [f, opt], vocab)
     return self

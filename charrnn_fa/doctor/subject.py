@@ -47,6 +47,7 @@ class Step:
     looks_up: bool = False                      # Is there an embedding, or another table?
     twice: bool = False                         # Was the gradient of one loss computed twice?
     changed_late: bool = False                  # Was the gradient made smaller after it was used?
+    told: float = None                          # The number that a training step returns
 
 # %% ../../nbs/37_doctor.subject.ipynb #a519d42d
 _losses = {o:o.__name__ for o in (F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.kl_div,
