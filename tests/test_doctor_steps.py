@@ -357,3 +357,31 @@ def test_a_mask_is_not_taken_for_the_model():
         adam.step()
     ids_of_text = torch.randint(0, V, (6, 8, 25), generator=torch.Generator().manual_seed(1))
     assert not found(fit, net, [(o[:,:-1], torch.ones(8, 24), o[:,1:]) for o in ids_of_text])
+
+
+class OneHotCell(nn.Module):
+    "A cell by hand that is called for each letter with one-hot rows"
+    def __init__(self, bend=torch.tanh, enters=lambda x: x):
+        super().__init__()
+        self.to_state,self.to_scores,self.bend,self.enters = nn.Linear(V+32, 32),nn.Linear(32, V),bend,enters
+
+    def forward(self, x, state):
+        state = self.bend(self.to_state(torch.cat([self.enters(x), state], 1)))
+        return self.to_scores(state),state
+
+
+@pytest.mark.parametrize('ids,options,cuts', [
+    (['R8'], dict(bend=lambda h: h), False), (['R1'], {}, True), ([], {}, False), ([], dict(enters=lambda x: x.data), False)])
+def test_letters_that_the_loader_gives_one_hot(ids, options, cuts):
+    "They are looked up nowhere, so it is at the model's call that they enter; if they are detached there, that is no fault"
+    net = OneHotCell(**options)
+    adam = torch.optim.Adam(net.parameters(), 2e-3)
+    def fit(x, y):
+        adam.zero_grad()
+        state,loss = torch.zeros(len(x), 32),0
+        for t in range(x.shape[1]):
+            scores,state = net(x[:,t], state.detach() if cuts else state)
+            loss = loss + F.cross_entropy(scores, y[:,t])/x.shape[1]
+        loss.backward()
+        adam.step()
+    assert [o.id for o in found(fit, net, [(F.one_hot(x, V).float(), y) for x,y in rows()])] == ids
