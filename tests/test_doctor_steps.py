@@ -385,3 +385,16 @@ def test_letters_that_the_loader_gives_one_hot(ids, options, cuts):
         loss.backward()
         adam.step()
     assert [o.id for o in found(fit, net, [(F.one_hot(x, V).float(), y) for x,y in rows()])] == ids
+
+
+@pytest.mark.parametrize('seq_len,ids', [(3, ['R7']), (12, [])])
+def test_rows_without_a_state_that_are_no_words(seq_len, ids):
+    net = Reader()
+    adam = torch.optim.Adam(net.parameters(), 2e-3)
+    def fit(x, y):
+        adam.zero_grad()
+        F.cross_entropy(net(x).flatten(0, 1), y.flatten()).backward()
+        adam.step()
+    x,y = (o[:48*12*20].view(-1, seq_len) for o in (IDS, IDS[1:]))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    assert [o.id for o in found(fit, net, [*zip(x[order].split(48), y[order].split(48))][:12])] == ids

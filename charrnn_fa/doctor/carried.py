@@ -227,6 +227,15 @@ def check_lost_state(
         dict(rows_that_go_on=shares[0]))]
 
 # %% ../../nbs/42a_doctor.carried.ipynb #641d6d5f
+def _check_pieces(subject, axis):
+    steps = max(b[0].shape[axis] for b in subject.more)
+    if not 1 < steps < 4: return []
+    return [Finding('R7', 'strong',
+        f"Rows are {steps} characters long, and each begins with an empty state. So no prediction knows more than {steps} "
+        "characters, in training as in validation.",
+        'seq_len = 64   # characters of a row', dict(steps=steps))]
+
+# %% ../../nbs/42a_doctor.carried.ipynb #2f872a98
 def check_length(
     subject:Subject,
     axis:int, # Along which time runs
@@ -236,7 +245,9 @@ def check_length(
     first, = subject.run(subject.batches[:1], update=False)
     n_updates = first.events.count('step')
     if n_updates > max(3, steps/4): return [_many_updates(n_updates, steps)]
-    if steps > 3 or not is_carried(subject): return []
+    if steps > 3: return []
+    if is_carried(subject) is False: return _check_pieces(subject, axis)
+    if not is_carried(subject): return []
     seen = subject.run((subject.batches*2)[:4], update=False)
     if any(o.error or 'step' not in o.events for o in seen): return [] # a step for several batches
     return [Finding('R7', 'strong',
