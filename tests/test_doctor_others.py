@@ -440,3 +440,22 @@ def test_the_last_block_has_nobody_to_read_it(n_used, ids):
     net = Blocks(n_used)
     r = diagnose(model=net, dls=batches, loss_func=lambda p, y: F.cross_entropy(p.flatten(0, 1), y.flatten()), opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False)
     assert ids_of(r) == ids, r
+
+
+class Spells(nn.Module):
+    "Reads words by their letters, and says which word is next"
+    def __init__(self, n_words):
+        super().__init__()
+        self.letters,self.rnn,self.words = nn.Embedding(12, 8),nn.LSTM(8, 32, batch_first=True),nn.Linear(32, n_words)
+    def forward(self, x): return self.words(self.rnn(self.letters(x).mean(2))[0])
+
+
+@pytest.mark.parametrize('n_words,ids', [(90, []), (9, ['S8'])])
+def test_targets_of_another_kind_than_the_inputs(n_words, ids):
+    "There are more words than letters; but outputs that no target ever asks for are too many"
+    words = torch.randint(0, n_words, (6, 8, 11), generator=torch.Generator().manual_seed(0))
+    spelt = torch.stack([words%12, words//8%12, words%5], 3) # three letters each
+    seeded()
+    net = Spells(90)
+    r = diagnose(model=net, dls=[*zip(spelt[:,:,:-1], words[:,:,1:])], loss_func=of_scores, opt=torch.optim.Adam(net.parameters(), 2e-3), trials=False)
+    assert ids_of(r) == ids, r
