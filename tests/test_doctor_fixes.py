@@ -249,3 +249,50 @@ def test_a_layer_that_is_not_used_is_told_by_its_name(line, tmp_path):
     if line == 'pass':
         assert not said(reader()+UNUSED.replace('LINE', f.fix.replace('h', 'e', 1).replace('(h)', '(e)')), tmp_path), f
     else: assert f.place.source == line and not ast.parse(f.fix).body
+
+
+CALLED = """
+class Cell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.step,self.guess = nn.Embedding(12, 16),nn.GRUCell(16, 16),nn.Linear(16, 12)
+    def forward(self, seq):
+        mem, out = torch.zeros(len(seq), 16), []
+        for t in range(seq.shape[1]):
+            mem = self.step(self.table(seq[:, t]), LINE)
+            out.append(self.guess(mem))
+        return torch.stack(out, 1)
+net = Cell()
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all)
+"""
+
+
+@pytest.mark.parametrize('line', ['mem.data', 'mem.detach()'])
+def test_a_state_is_called_as_it_was_before_it_was_detached(line, tmp_path):
+    f = first(CALLED.replace('LINE', line), tmp_path)
+    assert f.id == 'R1' and f.fix.startswith('mem = mem.detach()'), f
+
+
+ALIKE = """
+def given():
+    HERE
+    return dict(model=net, dls=streams, loss_func=over_all, opt=torch.optim.Adam(net.parameters(), lr=1e-3))
+"""
+
+
+@pytest.mark.parametrize('id,line', [
+    ('I2', 'for p in net.parameters(): nn.init.constant_(p, .01)'), ('I1', 'for p in net.parameters(): nn.init.normal_(p)'),
+    ('I1', 'net.guess.weight.data *= 40')])
+def test_all_first_weights_that_are_wrong_are_drawn_anew(id, line, tmp_path):
+    source = reader()+ALIKE
+    f = first(source.replace('HERE', line), tmp_path)
+    assert f.id == id and f.fix.startswith('nn.init' if 'guess' in line else 'for p in model.parameters()'), f
+    mended = source.replace('HERE', f"{line}\n    model = net\n{textwrap.indent(f.fix, '    ')}")
+    assert not said(mended, tmp_path), f.fix
+
+
+def test_the_line_of_a_softmax_over_the_steps_is_named(tmp_path):
+    line = 'self.softmax = nn.LogSoftmax(dim=1)'
+    f = first(reader(here='return self.softmax(self.guess(hs))', made=line).replace('F.cross_entropy', 'F.nll_loss'), tmp_path)
+    assert f.id == 'S9' and f.place.source == line, f

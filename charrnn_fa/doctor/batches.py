@@ -334,7 +334,8 @@ def check_batches(
     if all((o == o.flatten()[0]).all() or has_period(o) for o in xs): return []
     return [Finding('T7', 'exact',
         f"The first {len(xs)} batches are the same, so the network learns one piece of the text by heart.",
-        'for x,y in dl: ...   # in place of next(iter(dl)) in each step', dict(batches=len(xs)))]
+        'for x,y in dl: ...   # in place of next(iter(dl)) in each step; and no seed is set where a batch is made',
+        dict(batches=len(xs)))]
 
 # %% ../../nbs/36_doctor.batches.ipynb #4f7d99a7
 def continuation(

@@ -231,8 +231,8 @@ def _check_pieces(subject, axis):
     steps = max(b[0].shape[axis] for b in subject.more)
     if not 1 < steps < 4: return []
     return [Finding('R7', 'strong',
-        f"Rows are {steps} characters long, and each begins with an empty state. So no prediction knows more than {steps} "
-        "characters, in training as in validation.",
+        f"Rows are {steps} characters long, and each begins with an empty state. So no prediction knows more than "
+        f"{steps} characters, in training as in validation.",
         'seq_len = 64   # characters of a row', dict(steps=steps))]
 
 # %% ../../nbs/42a_doctor.carried.ipynb #2f872a98

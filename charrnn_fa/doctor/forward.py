@@ -161,7 +161,8 @@ def check_ids(
     res = []
     n_symbols = len(subject.vocab) if subject.vocab is not None and hasattr(subject.vocab, '__len__') else 0
     if not n_symbols and found and (rows := _table_rows(subject)) and found[0].shape[1] > 1.5*rows: n_symbols = rows
-    if found and n_symbols <= found[1].max() < found[0].shape[1]: n_symbols = 0 # targets are of another kind, such as words
+    is_other_kind = found and n_symbols <= found[1].max() < found[0].shape[1] # such as words, read by their letters
+    if is_other_kind: n_symbols = 0
     if found and n_symbols > 1 and found[0].shape[1] > 1 and not n_symbols <= found[0].shape[1] < 1.5*n_symbols:
         n = found[0].shape[1]
         res.append(Finding('S8', 'exact' if n < n_symbols else 'weak',

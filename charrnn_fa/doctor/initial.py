@@ -146,6 +146,18 @@ def _is_of_weights(subject, nats, guess):
     with_less = _loss_and_guess(step)
     return with_less is None or with_less[0] < (nats+guess)/2
 
+def _is_large(p):
+    "Whether a matrix makes what it is given much larger"
+    return p.ndim == 2 and min(p.shape) > 1 and p.detach().std() > 2.5/p.shape[1]**.5
+
+def _smaller(model):
+    "What makes the first scores smaller: other weights for the last layer, or for all, as fields of a finding"
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    large = [p for p in model.parameters() if id(p) not in tables and _is_large(p)]
+    if len(large) > 1: return dict(fix='for p in model.parameters(): nn.init.uniform_(p, -.08, .08)   # all weights are large')
+    return dict(fix='nn.init.normal_(last_layer.weight, std=.02); nn.init.zeros_(last_layer.bias)', parts=('last_layer',),
+                in_words='# smaller first weights for what gives the scores, such as nn.init.normal_(..., std=.02)')
+
 def check_first_loss(
     subject:Subject,
     step, # Of the first batch
@@ -158,9 +170,7 @@ def check_first_loss(
     return [Finding('I1', 'strong' if nats > guess+1 else 'weak',
         f"Before the first step the loss is {nats:.2f} nats, and a guess among {n_symbols} symbols has "
         f"{guess:.2f}. So the first scores are too large, and the first steps only make them smaller.",
-        'nn.init.normal_(last_layer.weight, std=.02); nn.init.zeros_(last_layer.bias)',
-        dict(nats=nats, guess=guess), parts=('last_layer',),
-        in_words='# smaller first weights for what gives the scores, such as nn.init.normal_(..., std=.02)')]
+        evidence=dict(nats=nats, guess=guess), **_smaller(subject.model))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #acca3e28
 def _reaches_bound(w, n): return w.numel() > 200 and .97 < w.detach().abs().max()*n**.5 <= 1
@@ -241,10 +251,11 @@ def _dead(share):
 def _padded(subject, i, share):
     vocab = subject.vocab
     name = repr(vocab[i]) if isinstance(vocab, (list, tuple, str)) or hasattr(vocab, '__getitem__') else f'with id {i}'
+    is_awd = any(type(m).__name__ == 'AWD_LSTM' for m in subject.model.modules())
     return Finding('R11', 'exact',
         f"The symbol {name}, {share:.1%} of the text, is taken for padding: its vector gets no gradient and never "
         "changes.",
-        'nn.Embedding(n_symbols, emb_sz)   # without padding_idx; for AWD_LSTM pad_token=None',
+        'nn.Embedding(n_symbols, emb_sz)   # without padding_idx' + is_awd*'; for AWD_LSTM pad_token=None',
         dict(id=i, share=share))
 
 # %% ../../nbs/39_doctor.initial.ipynb #b4797916
@@ -274,10 +285,12 @@ def check_layers(
     if len(norms) < 3: return []
     low,high = min(norms, key=norms.get),max(norms, key=norms.get)
     if norms[high] < most*norms[low]: return []
+    vanishes = [*norms].index(low) < [*norms].index(high) # layers are in their order, gradients come from the last
     return [Finding('I5', 'strong',
-        f"The gradient of {low} is {norms[high]/norms[low]:.0e} times smaller than that of {high}: it vanishes on the way through "
-        "the layers.",
-        'nn.LayerNorm(n_hid)   # between layers, or fewer of them, or a way around each: h = h + layer(h)',
+        f"The gradient of {high} is {norms[high]/norms[low]:.0e} times that of {low}: it "
+        f"{'vanishes' if vanishes else 'explodes'} on the way back through the layers.",
+        'nn.LayerNorm(n_hid)   # between layers, or fewer of them, or a way around each: h = h + layer(h)' if vanishes
+        else 'for p in model.parameters(): nn.init.uniform_(p, -.08, .08)   # or nn.LayerNorm(n_hid) between layers',
         dict(smallest=norms[low], largest=norms[high]))]
 
 # %% ../../nbs/39_doctor.initial.ipynb #6558d71b
@@ -342,6 +355,7 @@ def not_finite(
     return Finding('O4', 'exact',
         f"The loss is not a number. {where}. A logarithm of 0 or a division by 0 does that, and a learning rate "
         "that is too high.",
+        '# + 1e-6 on what is divided by, or is under a root or a logarithm; or clip gradients; or a lower lr' if place else
         'F.cross_entropy(scores, y)   # in place of log(softmax(scores)); clip gradients; a lower lr', evidence, place)
 
 # %% ../../nbs/39_doctor.initial.ipynb #c49ec6da
@@ -358,6 +372,15 @@ def overflow(
 def _n_different(p): return len(torch.unique(p.detach().float(), dim=0))
 
 # %% ../../nbs/39_doctor.initial.ipynb #15702ffa
+def _drawn_anew(model, name):
+    "Other first weights for a matrix whose rows are alike, and for others of the kind"
+    ps = {k:p for k,p in model.named_parameters() if p.ndim == 2}
+    others = [k for k,p in ps.items() if k != name and len(p) > 1 and p.shape[1] > 1 and _n_different(p) == 1]
+    if not others: return f'nn.init.xavier_uniform_(model.{name})'
+    names = ', '.join(sorted([name, *others])[:4])
+    return f"for p in model.parameters():\n    if p.ndim > 1: nn.init.xavier_uniform_(p)   # {names}"
+
+# %% ../../nbs/39_doctor.initial.ipynb #af06652f
 def check_alike(
     subject:Subject,
     n:int=3, # Steps
@@ -377,4 +400,4 @@ def check_alike(
     return [Finding('I2', 'exact',
         f"Rows of {alike[0]} begin alike and stay alike, so {len(ps[alike[0]])} units do the work of "
         f"{after[alike[0]][0]}.",
-        f'nn.init.xavier_uniform_(model.{alike[0]})', dict(units=len(ps[alike[0]]), different=after[alike[0]][0]))]
+        _drawn_anew(subject.model, alike[0]), dict(units=len(ps[alike[0]]), different=after[alike[0]][0]))]

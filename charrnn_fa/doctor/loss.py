@@ -140,7 +140,8 @@ def _wrong_axis(axis, t):
     return Finding('S9', 'exact',
         f"Softmax runs along axis {axis} of the scores, {tuple(t.shape)}, so the probabilities of one symbol at all "
         "places sum to 1, and not those of all symbols at one place.",
-        'scores.log_softmax(-1)   # or no softmax at all, with cross_entropy', dict(axis=axis, shape=list(t.shape)))
+        f'scores.log_softmax(-1)   # in place of the one along axis {axis}; or no softmax at all, with cross_entropy',
+        dict(axis=axis, shape=list(t.shape)))
 
 # %% ../../nbs/38_doctor.loss.ipynb #6e19f052
 def _of_other_weights(subject, seed, size=10.):

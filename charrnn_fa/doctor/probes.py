@@ -184,7 +184,8 @@ class OverTime(Finding):
 def _sees_ahead(model, evidence):
     is_both = any(getattr(m, 'bidirectional', False) for m in model.modules())
     fix = ('nn.LSTM(..., bidirectional=False)   # and nothing that is averaged or normalised over time' if is_both else
-           "# leave out what goes over all steps of a row: a sum, mean, norm, softmax or attention over the time axis")
+           "# leave out what goes over all steps of a row: a sum, mean, norm, softmax or attention over the time axis;\n"
+           "# attention may stay with a mask: w.masked_fill(torch.ones_like(w).triu(1).bool(), -math.inf).softmax(-1)")
     return (Finding if is_both else OverTime)('S10', 'exact',
         "A prediction changes with characters that come after it, so the network sees what it is to predict. The "
         "loss will look very good, and the text that it writes will be noise.",

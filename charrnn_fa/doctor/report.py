@@ -100,13 +100,13 @@ def as_dict(self:Finding)->dict:
 
 # %% ../../nbs/34_doctor.report.ipynb #c5f3b45b
 _consequences = dict(
-    D1='D2 D3 L2 Z1 Z2 G3', D3='D4', D7='I1 G4 O1', D2='D3 Z1 Z2', D5='D4', D4='R6 Z2 T5', S2='Z1 Z2',
+    D1='D2 D3 L2 Z1 Z2 G3', D3='D4 I6', D7='I1 G4 O1', D2='D3 Z1 Z2', D5='D4', D4='R6 Z2 T5', S2='Z1 Z2',
     S9='S4 S10 R4 O7 L8 Z1 O2',
     S3='R5 R1 R7 S4 S5 S10 Z1 Z2 T5 I6 O1 O2', S4='R4 R5 R1 S10 Z1 Z2 T5', S5='S4 R4 R5 R1 R7 S10 Z1 Z2 T5 I6', S10='D2 T4 G3',
     R1='R7 Z2 T5', R2='O4', R3='R2', R4='S4 Z2', R5='R1 R7 R9 Z1 Z2 T5 I6', R8='R7 O3 O4 Z2', R9='L6 O7',
-    L1='Z1 Z2 T5 I6 O2 L2', L2='L8 O4 O3 L4', L3='O1 O3 I1', L4='Z1 Z2 L8 T5 I6', L5='L6', L6='R9 T5', L7='O7 O8 R1 R9 I6 L4 L6 Z1',
+    L1='Z1 Z2 T5 I6 O2 L2', L2='L8 O4 O3 L4', L3='O1 O3 I1', L4='Z1 Z2 L8 T5 I6', L5='L6 I6', L6='R9 T5', L7='O7 O8 R1 R9 I6 L4 L6 Z1',
     O1='O3 Z1 Z3 Z4 O4 I3 T5 I6 I4', O2='T5 I6 Z1', O3='O4 Z3 Z4', O5='Z3 Z4', O6='O9 O1 O3 Z3 Z4 O4', O7='Z1 I6 O2 T5', O8='O7 I6 T5 Z1',
-    O9='O7 O2 Z1 I6', O10='O2 O1 T5 Z1 I6', O11='O1 O2', O13='Z1 Z2 T5 I6', O14='O2 T5 I6 Z1', I1='O3 I3 O1', I2='I4 I5 I6 Z1 R9',
+    O9='O7 O2 Z1 I6', O10='O2 O1 T5 Z1 I6', O11='O1 O2', O13='Z1 Z2 T5 I6', O14='O2 T5 I6 Z1', I1='O3 I3 O1 I5 I6', I2='I4 I5 I6 Z1 R9',
     I3='I5 R7 R10 Z1 Z3 Z4 T5', I4='I5 I6 Z1 Z3 Z4 T5 L7 O2', I5='Z1 I6 O7 L7 O2',
     Z1='L7 I6 R9 O2 T5',
     I7='T5 I6', T2='T4', T7='T4 D6 D4', R11='L5', G5='G3 G4', G4='G3', G2='G3',

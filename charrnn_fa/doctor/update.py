@@ -114,14 +114,14 @@ def _check_cut(subject, steps, with_grad):
             dict(parameters_with_gradient=0))]
     if with_grad and (alike := _all_alike(subject, unused)):
         return [Finding('I2', 'exact',
-            f"{_listed(alike)} begins with one value everywhere and gets no gradient, so it stays like that.",
+            f"One value stands everywhere in {_listed(alike)} at the start, and without a gradient it stays like that.",
             'nn.init.xavier_uniform_(p)   # in place of zeros or ones', dict(tensors=len(alike)))]
     if with_grad and _is_left_out(subject, unused):
         if place := _without_graph(subject, unused): return [_no_grad(subject, unused, place[0])]
         fix,place = _used(subject.model, min(unused))
         return [Finding('R9', 'exact',
-            f"{_listed(unused)} gets no gradient: the loss does not depend on it. Perhaps a layer is left out in "
-            "forward, or only a part of what it gives is used.",
+            f"There is no gradient for {_listed(unused)}: the loss does not depend on it. Perhaps a layer is left out "
+            "in forward, or only a part of what it gives is used.",
             fix, dict(without_gradient=len(unused), parameters=len(_trainable(subject.model))), place)]
     return []
 
@@ -151,7 +151,8 @@ def _without_graph(subject, names):
 # %% ../../nbs/38a_doctor.update.ipynb #2c143e1b
 def _no_grad(subject, names, place):
     return Finding('L7', 'exact',
-        f"{_listed(names)} is used under torch.no_grad(), so it gets no gradient, and only the part after it learns.",
+        f"torch.no_grad() is around the use of {_listed(names)}, so there is no gradient, and only the part after it "
+        "learns.",
         'h = self.layers(x)   # in forward without torch.no_grad(); that is for validation and for writing',
         dict(without_gradient=len(names), parameters=len(_trainable(subject.model))), place)
 
@@ -272,6 +273,7 @@ def _made(opt):
     if not isinstance(opt, torch.optim.Optimizer): return '...'
     usual = {k:p.default for k,p in inspect.signature(type(opt)).parameters.items()}
     given = {k:v.item() if isinstance(v, Tensor) else v for k,v in opt.defaults.items() if k in usual}
+    given = {k:float(f'{v:.4g}') if isinstance(v, float) else v for k,v in given.items()} # as people write them
     options = ', '.join(f'{k}={v!r}' for k,v in given.items() if k == 'lr' or v != usual[k])
     where = 'torch.optim.' if type(opt).__module__.startswith('torch.optim') else ''
     return f'{where}{type(opt).__name__}(model.parameters(), {options})'
@@ -292,8 +294,8 @@ def _check_optimiser(subject, steps, changed, with_grad):
     if resting := _with_rate_zero(subject, firsts, still): return [_resting(resting, still)]
     if not still or all(g == 0 for o in firsts for g in _rates(o)): return _check_rate(firsts, still)
     return [Finding('O7', 'exact',
-        f"{_listed(still)} has a gradient and never changes: the optimiser does not have it. It was made before the "
-        "model got this layer, or for another model.",
+        f"There is a gradient for {_listed(still)}, and no change: the optimiser does not have it. It was made before "
+        "the model got this layer, or for another model.",
         f'opt = {_made(firsts[0])}   # after the model is complete',
         dict(unchanged=len(still), changed=len(changed)))]
 

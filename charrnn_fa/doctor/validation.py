@@ -119,7 +119,8 @@ def check_leak(
     return [Finding('R6', 'exact',
         "What the network reads in validation is still in its state when training goes on, so the first "
         "predictions of the next epoch begin with the memory of another text.",
-        'model.reset()   # before and after validation; or keep the state of training aside', {})]
+        'model.reset()   # before and after validation; or keep the state of training aside', {}, parts=('reset',),
+        in_words='# empty the state that the model keeps, before and after validation; or keep that of training aside')]
 
 # %% ../../nbs/43_doctor.validation.ipynb #b59a2021
 def batch_now(

@@ -113,12 +113,19 @@ def _made(model, name, other=''):
     return f"self.{name} = nn.{type(m).__name__}({', '.join(parts)}, "
 
 # %% ../../nbs/36b_doctor.words.ipynb #c055cab2
+def _attached(node):
+    "A state as it was before `detach()` or `.data`"
+    if isinstance(node, ast.Call) and getattr(node.func, 'attr', '') == 'detach': return node.func.value
+    return node.value if isinstance(node, ast.Attribute) and node.attr == 'data' else node
+
+# %% ../../nbs/36b_doctor.words.ipynb #dccb0878
 def _forward_words(model, rnn=None):
     "Names of the input and of the state in `forward`"
     source = next((o for o in sources(model) if o.name == f'{type(model).__qualname__}.forward'), None)
     if source is None: return {}
     args = [o.arg for o in source.tree.body[0].args.args]
     given = [c.args[1] for c,_ in _calls(source.tree, rnn) if len(c.args) > 1] if rnn else []
+    given = [_attached(o) for o in given]
     state = ast.unparse(given[0]) if given and isinstance(given[0], (ast.Name, ast.Attribute)) else None
     return {k:v for k,v in dict(x=args[1] if len(args) > 1 else None, state=state).items() if v}
 
@@ -137,6 +144,7 @@ def _parts_of(model):
     "Names of parts that a fix may speak of"
     is_whole = any(isinstance(m, nn.RNNBase) for m in model.modules()) # a cell has other weights
     names = {k.rpartition('.')[2] for k,_ in model.named_modules()} | {*_layers(model)}
+    names |= {'reset'} if hasattr(model, 'reset') else set()
     return names if is_whole else names-{'rnn'}
 
 def _fix_of(finding, has):
@@ -195,6 +203,7 @@ _signs = {
     'S10': r'bidirectional\s*=\s*True|BatchNorm|\.flip\(',
     'S3': r'view\(|reshape\(|flatten\(',
     'S4': r'view\(|reshape\(',
+    'S9': r'(?i)softmax\((?:-?\d|.*(?:dim\s*=|,\s*-?\d\)))', # with an axis
     'T1': r'dropout\(',
     'T2': r'\.eval\(',
     'sigmoid': r'sigmoid', # of findings that are like another kind, see `in_own_words`
@@ -203,7 +212,7 @@ _signs = {
     'over time': r'(?<!log_)softmax\(|\.(?:sum|mean|norm|amax|max|flip)\(|\b(?:\w*_)?att\w*\(|bmm\(|batch_norm\(',
 }
 _in_forward = {'over time'}
-_making = {'S5': r'nn\.(?:LSTM|GRU|RNN)\(', **{k:_signs[k] for k in ('S10', 'R11', 'I2', 'I3')}}
+_making = {'S5': r'nn\.(?:LSTM|GRU|RNN)\(', **{k:_signs[k] for k in ('S9', 'S10', 'R11', 'I2', 'I3')}}
 
 def lines_of(
     id:str, # Of a fault
