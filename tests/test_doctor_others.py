@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fastai.basics import DataLoader, DataLoaders, Learner
+from fastai.basics import Callback, DataLoader, DataLoaders, Learner
 from torch import nn
 
 from charrnn_fa.doctor.diagnose import diagnose
@@ -459,3 +459,22 @@ def test_targets_of_another_kind_than_the_inputs(n_words, ids):
     net = Spells(90)
     r = diagnose(model=net, dls=[*zip(spelt[:,:,:-1], words[:,:,1:])], loss_func=of_scores, opt=torch.optim.Adam(net.parameters(), 2e-3), trials=False)
     assert ids_of(r) == ids, r
+
+
+class OnActivations(Callback):
+    "Adds a tenth to what is trained, as fastai's RNNRegularizer does, and nothing to what is shown"
+    def after_loss(self):
+        if self.training: self.learn.loss_grad = self.learn.loss_grad + .1*self.learn.pred.square().mean() + .4
+
+
+@pytest.mark.parametrize('cbs,ids', [(OnActivations(), []), (None, ['L8'])])
+def test_what_is_added_to_the_gradient_alone_is_in_no_curve(cbs, ids):
+    loss = over_steps if cbs else lambda p, y: over_steps(p, y) + .5
+    seeded()
+    batches = batches_of(8)
+    dls = DataLoaders(batches[:6], batches[6:])
+    learn = Learner(dls, OneHot(32), loss_func=loss, cbs=cbs)
+    assert [o for o in ids_of(diagnose(learn=learn, trials=False)) if o != "D6"] == ids
+
+
+def over_steps(p, y): return F.cross_entropy(p.transpose(1, 2), y)

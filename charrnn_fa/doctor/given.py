@@ -95,7 +95,13 @@ class OtherLoaders(_Loader):
     train = property(lambda self: _Loader(self._dl.train, self._batches))
     valid = property(lambda self: _Loader(self._dl.valid, self._valid))
 
-# %% ../../nbs/37a_doctor.given.ipynb #94ae26a4
+# %% ../../nbs/37a_doctor.given.ipynb #0e40d776
+def _number(o):
+    "What a step returns, if it is one number"
+    if isinstance(o, Tensor) and o.numel() == 1: o = o.item()
+    return float(o) if isinstance(o, (int, float)) else None
+
+# %% ../../nbs/37a_doctor.given.ipynb #680b80ef
 class LooksOn(Callback):
     "Tells a subject of the batches that a Learner works with, and ends the fit after the last"
     order = -100
@@ -106,6 +112,7 @@ class LooksOn(Callback):
     ): store_attr()
     def before_batch(self): self.subject.begin((*self.xb, *self.yb))
     def after_batch(self):
+        self.subject.steps[-1].told = _number(self.learn.loss) # what the recorder shows
         if len(self.subject.steps) >= self.n: raise CancelFitException
 
 # %% ../../nbs/37a_doctor.given.ipynb #c5be4210
@@ -162,12 +169,6 @@ def _arguments(f, n):
     if meant is None:
         raise CharRNNError(f"The training step takes {', '.join(names)}", "give a function of a batch, or of x and y.")
     return meant
-
-# %% ../../nbs/37a_doctor.given.ipynb #0e40d776
-def _number(o):
-    "What a step returns, if it is one number"
-    if isinstance(o, Tensor) and o.numel() == 1: o = o.item()
-    return float(o) if isinstance(o, (int, float)) else None
 
 # %% ../../nbs/37a_doctor.given.ipynb #16f0dcdd
 def function_subject(
