@@ -9,7 +9,7 @@ from fastai.basics import Callback, DataLoader, DataLoaders, Learner
 from torch import nn
 
 from charrnn_fa.doctor.diagnose import diagnose
-from charrnn_fa.doctor.given import parts_subject
+from charrnn_fa.doctor.given import function_subject, parts_subject
 from charrnn_fa.doctor.corpus import check_overlap
 from charrnn_fa.doctor.initial import check_first_loss, check_table
 from charrnn_fa.doctor.trials import check_capacity, trial
@@ -478,3 +478,31 @@ def test_what_is_added_to_the_gradient_alone_is_in_no_curve(cbs, ids):
 
 
 def over_steps(p, y): return F.cross_entropy(p.transpose(1, 2), y)
+
+
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(96, 24),nn.GRU(24, 48, batch_first=True),nn.Linear(48, 96)
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+
+
+def test_a_trial_counts_what_the_loss_counts():
+    "Padding that a mask takes out of the loss by hand: its characters are never learned, and are no part of the nats"
+    mask = (torch.arange(30) < 12).float().expand(8, 30)
+    batches = [(x*mask.long(), mask, (y*mask).long()) for x,y in batches_of(4)]
+    def made():
+        seeded()
+        net = Padded()
+        adam = torch.optim.Adam(net.parameters(), 5e-3)
+        def fit(x, mask, y):
+            losses = F.cross_entropy(net(x).flatten(0, 1), y.flatten(), reduction='none').view_as(mask)
+            loss = (losses*mask).sum()/mask.sum()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            return loss.item()
+        return fit,net,adam
+    fit,*_ = made()
+    by_hand = [fit(*batches[i%4]) for i in range(40)]
+    assert np.allclose(trial(function_subject(*made(), batches), n=40).nats, by_hand, atol=1e-4)

@@ -6,6 +6,7 @@ from torch import nn
 
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.doctor.diagnose import diagnose
+from charrnn_fa.doctor.sampling import Written, check_text
 
 WORDS = 'ample bible cable eagle fable ladle maple noble rifle sable table uncle'.split()
 
@@ -116,3 +117,33 @@ def test_an_error_of_the_function_itself(trained):
 @pytest.mark.parametrize('kwargs,said', [(dict(text=5), 'text is 5'), (dict(sample='abc'), 'sample is str'), (dict(sample=one_by_one, text=b'abc'), 'decode')])
 def test_what_is_no_text_and_no_function(trained, kwargs, said):
     with pytest.raises(CharRNNError, match=said): diagnose(**{**trained, **kwargs})
+
+
+class Across(Writer):
+    "Symbols are the second axis, as convolutions and cross_entropy have them"
+    def forward(self, x): return super().forward(x)[0].transpose(1, 2)
+
+
+@torch.no_grad()
+def all_again(model, prompt, n):
+    res = prompt
+    for _ in range(n): res += SYMBOLS[drawn(model(torch.tensor([[NUMBER[c] for c in res]]))[0,:,-1])]
+    return res
+
+
+def test_symbols_on_the_second_axis(trained):
+    net = Across()
+    net.load_state_dict(trained['model'].state_dict())
+    r = diagnose(model=net, dls=trained['batches'], loss_func=F.cross_entropy, sample=all_again, text=TEXT, trials=False)
+    assert not r.findings, r
+
+
+@pytest.mark.parametrize('fond,ids', [(True, []), (False, ['G8'])])
+def test_a_corpus_that_says_the_same_again_and_again(fond, ids):
+    "What is written has long pieces of the corpus, and so has the corpus of itself; or it has not"
+    phrases = [TEXT[i:i+70] for i in range(0, 1400, 70)]
+    at = torch.randint(0, 20, (120,), generator=torch.Generator().manual_seed(1)).tolist()
+    corpus = ''.join(phrases[i] for i in at) if fond else TEXT
+    written = ''.join(phrases[i] for i in (3, 11, 7, 0, 15, 18, 5, 9)) if fond else TEXT[:500]
+    w = Written(text=written)
+    assert [o.id for o in check_text(w, corpus)] == ids

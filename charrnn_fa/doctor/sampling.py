@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Written', 'write', 'taken', 'as_read', 'fitted_temperature', 'check_temperature', 'check_axis', 'knows_text',
-           'check_loaded', 'check_written_state', 'check_own_text', 'repeated_share', 'copied_share', 'check_text',
-           'check_fed_back', 'NotFedBack', 'check_one_table', 'check_symbols_written', 'sampling_findings',
-           'check_unknown', 'SampleError']
+           'check_loaded', 'check_written_state', 'check_own_text', 'repeated_share', 'copied_share', 'usual_shares',
+           'check_text', 'check_fed_back', 'NotFedBack', 'check_one_table', 'check_symbols_written',
+           'sampling_findings', 'check_unknown', 'SampleError']
 
 # %% ../../nbs/46_doctor.sampling.ipynb #8f192c64
 import inspect, math
@@ -37,12 +37,14 @@ class Written:
 _random_modules = nn.modules.dropout._DropoutNd,nn.modules.batchnorm._BatchNorm
 
 # %% ../../nbs/46_doctor.sampling.ipynb #fefcf268
-def _last_scores(out, i=-1):
+def _last_scores(out, i=-1, n=0):
+    "What a call gives for one of its `n` ids; symbols may be the second axis, as convolutions have them"
     out = out[0] if isinstance(out, (tuple, list)) else out
     if not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 1: return None
+    if out.ndim == 3 and out.shape[1] != n == out.shape[0]*out.shape[2]: out = out.transpose(1, 2)
     return out.detach().float().reshape(-1, out.shape[-1])[i]
 
-# %% ../../nbs/46_doctor.sampling.ipynb #1c873a8e
+# %% ../../nbs/46_doctor.sampling.ipynb #5471beb2
 @contextmanager
 def _listening(model, res):
     "A `with` in which calls of a model are noted"
@@ -51,8 +53,9 @@ def _listening(model, res):
         ids = as_ids(given[0]) if given else None
         res.is_one &= sum(not o.is_floating_point() and o.ndim > 0 for o in given) < 2
         res.fed.append(None if ids is None else ids.flatten())
-        res.scores.append(_last_scores(out))
-        res.firsts.append(_last_scores(out, 0))
+        n = 0 if ids is None else ids.numel()
+        res.scores.append(_last_scores(out, -1, n))
+        res.firsts.append(_last_scores(out, 0, n))
     def _note_mode(m, args, out):
         is_random = isinstance(m, _random_modules) and getattr(m, 'p', 1) > 0 or getattr(m, 'dropout', 0) and isinstance(m, nn.RNNBase)
         if m.training and is_random: res.active.add(type(m).__name__)
@@ -329,8 +332,8 @@ def check_written_state(
     whole,alone = _other_rows(ids, n_steps, n_rows, places)
     as_trained,without = _read_scores(subject, lay, whole),_read_scores(subject, lay, alone)
     if as_trained is None or without is None: return []
+    if any(len(w.scores[k]) != as_trained.shape[-1] for k in ks): return []
     said = _log_probs(torch.stack([w.scores[k] for k in ks]))
-    if said.shape[-1] != as_trained.shape[-1]: return []
     full,last = _log_probs(as_trained[0,places]),_log_probs(without[torch.arange(len(ks)),0])
     if anew := _begins_anew(subject, lay, ids, torch.tensor(places), full, said, len(prompt)): return [anew]
     off,memory = _kl(full, said).mean().item(),_kl(full, last).mean().item()
@@ -427,18 +430,32 @@ def copied_share(
     return float(covered.mean()) if len(text) else 0.
 
 # %% ../../nbs/46_doctor.sampling.ipynb #ffc261a5
+def usual_shares(
+    corpus:str,
+    n:int, # Characters of a piece
+    n_pieces:int=6,
+): # How much of a piece repeats itself, and how much stands elsewhere in the corpus
+    "What `repeated_share` and `copied_share` would say of the corpus itself, by the mean of a few pieces"
+    starts = [int(i) for i in np.linspace(0, len(corpus)-n, n_pieces)] if len(corpus) > 4*n else []
+    pieces = [(corpus[i:i+n], corpus[:i]+'\0'+corpus[i+n:]) for i in starts]
+    found = [(repeated_share(piece), copied_share(piece, rest)) for piece,rest in pieces]
+    return tuple(np.mean(found, 0).tolist()) if found else (0., 0.)
+
+# %% ../../nbs/46_doctor.sampling.ipynb #1eecd0d9
 def check_text(
     w:Written,
     corpus:str, # Or None
 )->list: # Of `Finding`s: G7, G8
-    "Whether a text repeats itself, or another"
+    "Whether a text repeats itself, or another, and more than the corpus does"
     loop,copied = repeated_share(w.text),copied_share(w.text, corpus) if corpus else 0.
+    if loop < .4 and copied < .5: return []
+    usual_loop,usual_copied = usual_shares(corpus, len(w.text)) if corpus else (0., 0.)
     recites = copied > .9 # also in circles: a loop of its own making is not in the corpus
-    if loop > .4 and not recites: return [Finding('G7', 'strong',
+    if loop > max(.4, usual_loop+.3) and not recites: return [Finding('G7', 'strong',
         f"{loop:.0%} of what is written was written before: the text goes round in circles. At a low temperature "
         "the most likely character leads back to where it was.",
         'temperature = 0.8   # or top_p = 0.9', dict(share_repeated=loop))]
-    if copied > .5: return [Finding('G8', 'strong',
+    if copied > max(.5, usual_copied+.3): return [Finding('G8', 'strong',
         f"{copied:.0%} of what is written stands in the corpus, in pieces of 40 characters and more: the network "
         "recites.",
         'dropout = 0.5   # or a smaller network, fewer epochs, more text', dict(share_copied=copied))]

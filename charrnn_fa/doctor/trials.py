@@ -8,10 +8,10 @@ __all__ = ['Trial', 'entropy', 'trial', 'check_high_rate', 'check_low_rate', 'ch
 
 # %% ../../nbs/44_doctor.trials.ipynb #6514d9d9
 import math, statistics, time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fastai.basics import *
 from .report import Finding, no_way
-from .subject import OutOfTime, Subject, hypers_of, predictions
+from .subject import OutOfTime, Subject, hypers_of, predictions, rows_of
 from .initial import looked_at, not_finite
 
 # %% ../../nbs/44_doctor.trials.ipynb #200fa454
@@ -52,12 +52,23 @@ def _nats(step):
     return F.cross_entropy(scores, targets).item() if len(targets) else float('nan')
 
 # %% ../../nbs/44_doctor.trials.ipynb #c23100f0
+def _counted(step):
+    "Which predictions have a part in the loss, where a loss gives a number for each; None if all have"
+    is_each = all(o.options.get('reduction') == 'none' and o.scores.requires_grad for o in step.losses)
+    if not is_each or step.loss is None or not step.loss.requires_grad: return None
+    scores = [o.scores for o in step.losses]
+    grads = torch.autograd.grad(step.loss.sum(), scores, retain_graph=True, allow_unused=True)
+    rows = [rows_of(replace(o, scores=torch.zeros_like(o.scores) if g is None else g))[0] for o,g in zip(step.losses, grads)]
+    counted = torch.cat(rows).abs().amax(1) > 0
+    return counted if counted.any() else None
+
 def _real(step):
-    "Scores and targets of a step, without those that are ignored; None if there are none"
+    "Scores and targets of a step before `backward`, without those that are ignored; None if there are none"
     found = predictions(step)
     if not found or step.losses[0].name not in _classifying: return None
     scores,targets = found[0].detach().float(),found[1]
     is_real = (targets >= 0) & (targets < scores.shape[1]) & (targets != step.losses[0].options.get('ignore_index', -100))
+    if (counted := _counted(step)) is not None: is_real = is_real & counted
     return scores[is_real],targets[is_real]
 
 _classifying = 'cross_entropy','nll_loss','probability','log-probability'
@@ -431,9 +442,10 @@ def trial_findings(
         subject.course = f'In {len(base.nats)} steps of training the loss went from {base.start:.3g} to {base.end:.3g}.'
     yield 'a short training',[*check_lost_numbers(subject, base), *check_course(subject, base)]
     has_rate = subject.knows_rate and base.rates and max(base.rates) > 0 and not subject.trains_itself
+    too_high = lambda: res.get('a lower learning rate')
     tests = {
         'a lower learning rate': lambda: check_high_rate(subject, base, left(.3)),
-        'a higher learning rate': lambda: check_low_rate(subject, base, left(.3)),
+        'a higher learning rate': lambda: [] if too_high() else check_low_rate(subject, base, left(.3)),
         'clipped gradients': lambda: check_explosion(subject, base, left(.4)),
         'no dropout': lambda: check_dropout(subject, base, left(.5)),
         'no weight decay': lambda: check_decay(subject, base, left(.5)),
