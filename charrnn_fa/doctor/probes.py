@@ -129,8 +129,8 @@ def check_reach(
             "No prediction changes when a character of the input is replaced. The network cannot learn more than "
             "how frequent each character is.",
             '', dict(characters_changed=len(rs)))]
-    evidence = dict(own_later=sum(r.later for r in rs), own_earlier=sum(r.earlier for r in rs),
-                    other_rows=max(r.others for r in rs))
+    evidence = dict(changed_later=sum(r.later for r in rs), changed_earlier=sum(r.earlier for r in rs),
+                    changed_in_other_rows=max(r.others for r in rs))
     if not all(r.here for r in rs) and _is_transposed(lay, rs): return [_transposed(evidence)]
     if any(r.others for r in rs): return [] if _is_turned(lay, rs) else _mixed(subject, lay, rs, evidence)
     if any(r.earlier for r in rs): return [_sees_ahead(subject.model, evidence)] if lay.reads_on else []
@@ -211,7 +211,8 @@ def _mixed(subject, lay, rs, evidence):
             "normalised over the batch and over time, so it sees what it is to predict.",
             'nn.LayerNorm(n_hid)   # in place of BatchNorm', evidence)] if lay.reads_on else []
     all_others = (lay.x.shape[0] if lay.axis else lay.x.shape[1]) - 1
-    if not any(r.earlier or r.others_earlier for r in rs) and any(r.later for r in rs) and evidence['other_rows'] > .75*all_others:
+    is_for_most = max(r.others for r in rs) > .75*all_others
+    if not any(r.earlier or r.others_earlier for r in rs) and any(r.later for r in rs) and is_for_most:
         return [Finding('R4', 'exact',
             "A character changes later predictions of other rows: the rows of a batch share one state. Each row is "
             "a text of its own, and needs a state of its own.",

@@ -208,7 +208,7 @@ def _check_both(sample, model, prompt):
 def _temperature(seen, t):
     return Finding('G1', 'strong',
         f"{seen}. Scores are to be divided by the temperature, once, and softmax applied to that, once.",
-        'p = (scores/temperature).softmax(-1)', dict(fitted=t))
+        'p = (scores/temperature).softmax(-1)', dict(temperature_that_fits=t))
 
 # %% ../../nbs/46_doctor.sampling.ipynb #5e10f6cc
 def check_axis(
