@@ -29,7 +29,8 @@ from .probes import check_gradients, check_linear, check_places, check_reach, re
 from .calls import check_calls
 from .carried import check_graph, check_state, kept_graph
 from .amounts import check_pairs, check_range
-from .rows import check_rows, own_states
+from .rows import check_rows
+from .shared import own_states
 from .memory import check_memory
 from .sampling import sampling_findings
 from .validation import check_validation, ends_of, is_of_other_size

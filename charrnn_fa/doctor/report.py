@@ -247,7 +247,8 @@ _style = """<style>
 .charrnn-report .f{border-left:4px solid #c33;padding:.2em .9em;margin:.9em 0}
 .charrnn-report .strong{border-color:#c80}.charrnn-report .weak{border-color:#888}
 .charrnn-report h4{margin:.2em 0;font-size:1em}.charrnn-report small{opacity:.75}
-.charrnn-report pre{background:rgba(128,128,128,.15);padding:.5em .8em;border-radius:4px;white-space:pre-wrap;overflow-wrap:anywhere;color:inherit}
+.charrnn-report pre{background:rgba(128,128,128,.15);padding:.5em .8em;border-radius:4px}
+.charrnn-report pre{white-space:pre-wrap;overflow-wrap:anywhere;color:inherit}
 </style>"""
 
 # %% ../../nbs/34_doctor.report.ipynb #f2442d6b
