@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -40,7 +41,9 @@ def listed(text):
 
 def test_every_public_name_is_on_a_page(docs):
     "All that nbdev has put into its index of the modules; a method may be in another module than its class"
-    there = {o for path,text in docs.pages() if path.suffix == '.ipynb' for o in listed(text)}
+    names = [o for path,text in docs.pages() if path.suffix == '.ipynb' for o in listed(text)]
+    there = {*names}
+    assert [o for o,n in Counter(names).items() if n > 1] == []      # Sphinx refuses a name that stands twice
     last = {'.'.join(o.split('.')[-2:]) for o in there}
     wanted = [(o, o[len(mod)+1:]) for mod,names in index['syms'].items() for o in names]
     wanted = [(o, name) for o,name in wanted if not any(part.startswith('_') for part in name.split('.'))]
