@@ -1260,6 +1260,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._uses_all': ( 'doctor.diagnose.html#_uses_all',
                                                                                       'charrnn_fa/doctor/diagnose.py'),
+                                            'charrnn_fa.doctor.diagnose._why_blind': ( 'doctor.diagnose.html#_why_blind',
+                                                                                       'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._without_batches': ( 'doctor.diagnose.html#_without_batches',
                                                                                              'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._without_loader': ( 'doctor.diagnose.html#_without_loader',

@@ -398,3 +398,17 @@ def test_rows_without_a_state_that_are_no_words(seq_len, ids):
     x,y = (o[:48*12*20].view(-1, seq_len) for o in (IDS, IDS[1:]))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     assert [o.id for o in found(fit, net, [*zip(x[order].split(48), y[order].split(48))][:12])] == ids
+
+
+def test_a_second_head_is_the_reason_why_some_is_not_looked_at():
+    "Scores of letters and of kinds cannot be put together; that is not the same as no loss at all"
+    net,kind = Reader(),nn.Linear(V, 3)
+    adam = torch.optim.Adam([*net.parameters(), *kind.parameters()], 2e-3)
+    def fit(x, y):
+        adam.zero_grad()
+        scores = net(x)
+        loss = F.cross_entropy(scores.flatten(0, 1), y.flatten()) + F.cross_entropy(kind(scores[:,-1]), y[:,-1]%3)
+        loss.backward()
+        adam.step()
+    r = diagnose(step_function=fit, model=nn.ModuleList([net, kind]), batches=rows(), trials=False)
+    assert any('several losses' in o for o in r.skipped) and not any('no loss function' in o for o in r.skipped), r.skipped

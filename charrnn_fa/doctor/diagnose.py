@@ -206,10 +206,16 @@ def exact_findings(
     probes = {**by_letter, **computation, **_of_state(subject, step)}
     blind = {} if predictions(step) else computation
     if not subject.batches[0]: blind = {k for k in probes if k not in _without_a_batch}
-    why = 'no loss function of PyTorch was seen' if subject.batches[0] else 'the step fetches its batches itself'
+    why = _why_blind(subject, step)
     for what,probe in probes.items():
         if what in blind: yield f'{what} ({why})',no_way
         else: yield what,_in_time(probe, has_time)
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #f26212cf
+def _why_blind(subject, step):
+    "What keeps some probes from looking"
+    if not subject.batches[0]: return 'the step fetches its batches itself'
+    return 'the step has several losses, of unlike outputs' if step.losses else 'no loss function of PyTorch was seen'
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #7fdd86eb
 def _in_time(probe, has_time):
