@@ -374,7 +374,7 @@ def diagnose(
     opt=None, # and its optimiser, if there is one already
     step_function=None, # Instead of a loss: a training step, `f(batch)`, `f(x, y)`, `f` of all parts, or `f()`
     batches=None, # Instead of loaders: a list of batches
-    sample=None, # What lets the network write: `f(model, prompt, n)` gives the prompt and `n` more characters
+    sample=None, # Beside one of these, what writes: `f(model, prompt, n)` gives the prompt and `n` more characters
     text:str=None, # The corpus, for `sample`
     trials:bool=True, # Train a little as well, with one thing changed each time
     seconds:float=60, # Of time, at the most
