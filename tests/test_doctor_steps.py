@@ -412,3 +412,17 @@ def test_a_second_head_is_the_reason_why_some_is_not_looked_at():
         adam.step()
     r = diagnose(step_function=fit, model=nn.ModuleList([net, kind]), batches=rows(), trials=False)
     assert any('several losses' in o for o in r.skipped) and not any('no loss function' in o for o in r.skipped), r.skipped
+
+
+@pytest.mark.parametrize('more,ids', [(0., []), (.5, ['L8'])])
+def test_a_step_may_return_a_smoothed_loss(more, ids):
+    "What it trains on is the cross-entropy, or is not; what it shows is neither"
+    net = Reader()
+    adam = torch.optim.Adam(net.parameters(), 2e-3)
+    def fit(x, y):
+        adam.zero_grad()
+        loss = F.cross_entropy(net(x).flatten(0, 1), y.flatten()) + more
+        loss.backward()
+        adam.step()
+        return .7*loss.item() + .3*7
+    assert [o.id for o in found(fit, net)] == ids

@@ -100,9 +100,11 @@ def check_reported(
     is_real = (targets >= 0) & (targets < scores.shape[1]) & (targets != options.get('ignore_index', -100))
     if not is_real.any(): return []
     nats = F.cross_entropy(scores[is_real], targets[is_real]).item()
-    loss = ifnone(step.told, step.loss.detach().float().sum().item()) # what is shown, whatever is trained
+    trained = step.loss.detach().float().sum().item()
+    loss = ifnone(step.told, trained) # what is shown, be it more, less or smoothed
     times = loss/max(nats, 1e-9)
-    if abs(loss-nats) < .03*nats or times > 1.9 or times < .6: return [] # a sum, or a part of one
+    is_plain = any(abs(o-nats) < .03*nats for o in (trained, loss))
+    if is_plain or times > 1.9 or times < .6: return [] # a sum, or a part of one
     return [Finding('L8', 'weak',
         f"The loss of a batch is {loss:.3f} and its cross-entropy {nats:.3f}: something is added. Curves of it "
         "cannot be compared with those of others.",
