@@ -108,8 +108,14 @@ class Seen(Callback):
             print(torch.get_num_threads())
             raise KeyboardInterrupt
         end,watcher = time.monotonic()+120,neighbours._watcher()
-        while watcher.way != 'one' and time.monotonic() < end: torch.ones(300, 300) @ torch.ones(300, 300)
-        watcher.until,watcher.many = float('inf'),9. # it shall stay so
+        while not stays_in_one(watcher) and time.monotonic() < end: torch.ones(300, 300) @ torch.ones(300, 300)
+
+def stays_in_one(watcher):
+    with watcher.lock:
+        if watcher.way == 'one': watcher.until,watcher.many = float('inf'),9.
+        return watcher.way == 'one'
+
+neighbours.Neighbours.are_many = property(lambda self: False, lambda self, o: None) # however busy it is, one thread is tried
 
 busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2*{N})]
 learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=32, seed=1), n_hid=64, precision='fp32')

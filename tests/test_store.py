@@ -416,7 +416,11 @@ def test_slow_writes_and_late_uploads(drive, fit, tmp_path, capsys, monkeypatch)
             if state == 'uploaded': assert (cloud/o).stat().st_size == (ckpt.folder.path/o).stat().st_size
         seen.append((threading.active_count(), len(os.listdir(drive.there)) if drive.there.exists() else 0, max(whole(), default=-1), ckpt.folder.newest()['step']))
         time.sleep(0.15)
-    learn = fit(drive.where, dict.fromkeys(range(1, 58), look), steps=2, wait=40)
+    def next_upload(ckpt):
+        before = max(whole(), default=-1)
+        until(lambda: max(whole(), default=-1) > before, what='an upload')
+        look(ckpt)
+    learn = fit(drive.where, {**dict.fromkeys(range(1, 58), look), **dict.fromkeys((15, 29, 43, 57), next_upload)}, steps=2, wait=40)
     threads,files,uploaded,here = zip(*seen)
     out = capsys.readouterr().out
     assert not learn.told and out.count('take longer than it takes to the next checkpoint') == 1 and 'newest there: ' in out and out.rstrip().endswith(', uploaded.')
@@ -479,7 +483,10 @@ def test_uploaded_is_said_after_proof_only(drive, fit, tmp_path, capsys):
             there = tmp_path/'cloud/MyDrive/runs/bard'/o
             if s == 'uploaded': assert there.stat().st_size == (drive.there/o).stat().st_size
             seen.append(s)
-    learn = fit(drive.where, {o: then(look, lambda _: time.sleep(0.05)) for o in range(11, 57)})
+    def seen_as(state):
+        return lambda ckpt: until(lambda: state in ckpt.states().values(), what=state)
+    looks = {o: then(look, lambda _: time.sleep(0.05)) for o in range(11, 57)}
+    learn = fit(drive.where, {**looks, 20: then(seen_as('mounted'), look), 30: then(seen_as('uploaded'), look)})
     assert 'uploaded.' in capsys.readouterr().out and {'mounted', 'uploaded'} <= set(seen) and not learn.told
     tidy(drive.there)
 
