@@ -240,8 +240,9 @@ def _each(what, pairs):
         yield _stumbled(what, e),no_way
 
 def _stumbled(what, e):
-    last = traceback.extract_tb(e.__traceback__)[-1]
-    return f'{what} (an error of the doctor\'s own, please report it: {type(e).__name__} in {last.name}: {_told(e, 80)})'
+    where = traceback.extract_tb(e.__traceback__)[-1].name
+    said = f'{type(e).__name__} in {where}: {_told(e, 80)}'
+    return f"{what} (an error of the doctor's own, please report it: {said})"
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #0193b3bb
 def of_loader(
@@ -410,7 +411,8 @@ def diagnose(
     extra = [learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics] if isinstance(learn, Learner) else []
     with untouched(*given, *extra, *[l for o in loaders for l in (o, *getattr(o, 'loaders', ()))]):
         dl = batches if batches is not None else _train_of(loaders[0]) if loaders else None
-        if dl is not None and _is_empty(dl): return Report([_without_batches(dl)], ['the number of batches'], ['all else, without them'])
+        if dl is not None and _is_empty(dl):
+            return Report([_without_batches(dl)], ['the number of batches'], ['all else, without them'])
         until,missing,start = began+seconds,[],time.perf_counter()
         try: more = None if dl is None else _first_batches(dl, began+seconds/4, missing)
         except CharRNNError as e: return _without_loader(e, began)
@@ -447,7 +449,8 @@ def _examined(subject, learn, dls, sample, text, trials):
             if found: return found,checked,[],['all else, until that is mended']
         for what,found in _all_findings(subject, learn, dls, sample, text, trials): _note(what, found)
         if trials and not findings:
-            _note(*_looked('whether anything is learned', lambda: check_stuck(subject, lambda: subject.until-time.perf_counter())))
+            left = lambda: subject.until-time.perf_counter()
+            _note(*_looked('whether anything is learned', lambda: check_stuck(subject, left)))
     except OutOfTime: late.append(f"{'all else' if len(checked) > 1 else 'anything'}: there was no time")
     return findings,checked,late,others
 
@@ -514,7 +517,8 @@ def _all_findings(subject, learn, dls, sample, text, trials):
     has_time = lambda: time.perf_counter() < subject.until
     yield from _each('steps one after the other', _later_findings(subject))
     yield from _each('the computation', exact_findings(subject, has_time))
-    if sample is not None: yield _looked('how text is written', lambda: sampling_findings(sample, subject, text), has_time)
+    writing = lambda: sampling_findings(sample, subject, text)
+    if sample is not None: yield _looked('how text is written', writing, has_time)
     if learn is not None: yield _looked('validation', lambda: _of_validation(learn, subject), has_time)
     n = sum(p.numel() for p in subject.model.parameters())
     yield _looked('the amount of text', lambda: check_amount(dls, n, _batch_size(subject)), has_time)
