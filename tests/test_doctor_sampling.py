@@ -6,7 +6,8 @@ from torch import nn
 
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.doctor.diagnose import diagnose
-from charrnn_fa.doctor.sampling import Written, check_text
+from charrnn_fa.doctor.written import Written
+from charrnn_fa.doctor.written_text import check_text
 
 WORDS = 'ample bible cable eagle fable ladle maple noble rifle sable table uncle'.split()
 

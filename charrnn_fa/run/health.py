@@ -12,7 +12,8 @@ from ..evaluate import evaluate_ids
 from ..generate import generate
 from ..doctor.report import Finding, Report
 from ..doctor.ladder import ids_ladder
-from ..doctor.sampling import Written, check_text
+from ..doctor.written import Written
+from ..doctor.written_text import check_text
 from .model import Run
 
 # %% ../../nbs/56_run.health.ipynb #0b41a5fc
