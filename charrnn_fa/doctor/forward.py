@@ -8,7 +8,7 @@ __all__ = ['check_mode', 'check_inputs', 'check_ids']
 # %% ../../nbs/38b_doctor.forward.ipynb #f473e9d9
 from fastai.basics import *
 from .report import Finding
-from .batches import tensors_of, texts_of
+from .batches import as_ids, tensors_of, texts_of
 from .loss import of_classes
 from .subject import Subject, predictions
 
@@ -139,6 +139,35 @@ def _are_ids_as_numbers(entries, ids):
     seen,own = (o.sort()[0]/o.max() for o in (seen, ids.flatten().float().cpu()))
     return torch.allclose(seen, own, atol=1e-3)
 
+# %% ../../nbs/38b_doctor.forward.ipynb #e74c3c39
+def _on_grid(x):
+    "The whole numbers that amounts are multiples of, from 0 on; None if they are not"
+    values = x.unique()
+    if not 6 <= len(values) <= 1000: return None
+    ids = (x-values[0])/(values[1:]-values[:-1]).min()
+    return ids.round().long() if (ids-ids.round()).abs().max() < .02 and ids.max() < 1000 else None
+
+def _are_ids_divided(batches):
+    "Whether the inputs of batches are ids in the form of amounts"
+    pairs = [(b[0], as_ids(b[-1])) for b in batches if len(b) == 2 and isinstance(b[0], Tensor)]
+    if not pairs or any(not x.is_floating_point() or y is None or len(x) != len(y) for x,y in pairs): return False
+    x,y = (torch.cat([o.flatten(1).cpu() for o in t]) for t in zip(*((x, y.view(len(y), -1)) for x,y in pairs)))
+    ids = _on_grid(x.float())
+    if ids is None or y.numel() < 50: return False
+    if y.shape == ids.shape: return _tell_each_other(ids[:,1:], y[:,:-1])
+    return y.shape[1] == 1 and _are_as_frequent(ids, y)
+
+def _tell_each_other(a, b):
+    "Whether equal ids are at the places of equal ids, and other ones of other ones"
+    n = len(torch.stack([a.flatten(), b.flatten()]).unique(dim=1).T)
+    return n == a.unique().numel() == b.unique().numel() > 5
+
+def _are_as_frequent(a, b):
+    "Whether two lists of ids have the same ids about as often, up to where they begin"
+    p,q = (torch.bincount(o.flatten()-o.min(), minlength=1000)[:1000].double() for o in (a, b))
+    likeness = [torch.corrcoef(torch.stack([p, q.roll(k)]))[0,1].item() for k in range(4)]
+    return max(likeness) > .9 and b.unique().numel() > 5
+
 # %% ../../nbs/38b_doctor.forward.ipynb #f9724c2c
 def _table_rows(subject):
     "For how many symbols the network has a vector, or a place in one-hot vectors; None if it has neither"
@@ -174,10 +203,13 @@ def check_ids(
     x = args[0] if args and isinstance(args[0], Tensor) else None
     is_float = pairs and x is not None and x.is_floating_point() and x.numel() == pairs[0][0].numel() and not step.entries
     is_cast = bool(pairs) and not step.looks_up and _are_ids_as_numbers(step.entries, pairs[0][0])
-    if (is_float or is_cast) and pairs[0][0].max() > 1:
-        res.append(Finding('S2', 'exact',
-            "The ids of the characters go into the network as numbers, as if z were twenty-five times b. A network "
-            "can make something of a character only if it has a vector for it.",
-            'self.emb = nn.Embedding(n_symbols, 64)   # and in forward: x = self.emb(x)',
-            dict(largest_id=int(pairs[0][0].max()))))
+    if (is_float or is_cast) and pairs[0][0].max() > 1: res.append(_ids_as_numbers(int(pairs[0][0].max())))
+    elif found and not pairs and _are_ids_divided(subject.more): res.append(_ids_as_numbers(int(found[1].max())))
     return res
+
+def _ids_as_numbers(largest):
+    return Finding('S2', 'exact',
+        "The ids of the characters go into the network as numbers, as if z were twenty-five times b. A network "
+        "can make something of a character only if it has a vector for it.",
+        'self.emb = nn.Embedding(n_symbols, 64)   # and in forward: x = self.emb(x), of ids that are whole numbers',
+        dict(largest_id=largest))

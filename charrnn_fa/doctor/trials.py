@@ -167,7 +167,9 @@ def _without_decay(groups):
 def _still_falls(t):
     "Whether a loss is on its way down at the end"
     n = len(t.nats)//4
-    return n > 3 and statistics.mean(t.nats[-n:]) < statistics.mean(t.nats[-2*n:-n]) - .1
+    if n < 4: return False
+    second,third,last = (statistics.mean(t.nats[k*n:(k+1)*n]) for k in (1, 2, 3))
+    return last < third - .1 or last < min(third, second - .3)
 
 # %% ../../nbs/44_doctor.trials.ipynb #c98f5232
 def check_high_rate(
@@ -202,10 +204,15 @@ def _catches_up(subject, base, t, by, seconds):
     more = longer(1)
     n = len(more.nats)
     if more.bad is not None or n <= len(base.nats): return False
-    if end(more, n) > t.end + .4: return False # in as many steps the other falls as well
+    behind = 1. if _slows_down(base) else .4 # nats that are not much
+    if end(more, n) > t.end + behind: return False # in as many steps the other falls as well
     less = longer(by)
     n = min(n, len(less.nats))
-    return n > len(base.nats) and end(more, n) < end(less, n) + .4
+    return n > len(base.nats) and end(more, n) < end(less, n) + behind
+
+def _slows_down(base):
+    "Whether steps become shorter by themselves, so that a rate may be high at first"
+    return any(isinstance(getattr(o, 'opt', o), torch.optim.Adagrad) for o in base.opts)
 
 # %% ../../nbs/44_doctor.trials.ipynb #08829a2e
 def _rate_fix(lr, by):
