@@ -81,11 +81,12 @@ def write(
     model:nn.Module,
     prompt:str,
     n:int, # New characters
+    seed:int=0, # Of what is random in it
     **kwargs # For `sample`
 )->Written:
     "Let a function write, and look on"
     res = Written()
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     try:
         with _listening(model, res), _Axes(res): text = sample(model, prompt, n, **kwargs)
     except Exception as e: res.error = e

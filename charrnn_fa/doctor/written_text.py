@@ -6,6 +6,7 @@
 __all__ = ['repeated_share', 'copied_share', 'usual_shares', 'check_text']
 
 # %% ../../nbs/46d_doctor.written_text.ipynb #364b9114
+import re
 from fastai.basics import *
 from .report import Finding
 from .written import Written
@@ -15,7 +16,9 @@ def repeated_share(
     text:str,
     n:int=20, # Characters of a piece
 )->float:
-    "Share of the pieces of a text that it has had before"
+    "Share of the pieces of a text that it has had before; a few blanks are as good as one"
+    words = re.sub(r'(\s)\s+', r'\1', text)
+    if len(words) > len(text)/4: text = words # else there is little but blanks
     pieces = [text[i:i+n] for i in range(len(text)-n+1)]
     return 1-len(set(pieces))/len(pieces) if pieces else 0.
 
