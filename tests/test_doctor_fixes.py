@@ -296,3 +296,37 @@ def test_the_line_of_a_softmax_over_the_steps_is_named(tmp_path):
     line = 'self.softmax = nn.LogSoftmax(dim=1)'
     f = first(reader(here='return self.softmax(self.guess(hs))', made=line).replace('F.cross_entropy', 'F.nll_loss'), tmp_path)
     assert f.id == 'S9' and f.place.source == line, f
+
+
+OF_ONE_ROW = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.old,self.guess = nn.Embedding(12, 16),nn.Linear(16, 16),nn.Linear(16, 12)
+    def forward(self, seq):
+        state = torch.zeros(len(seq), 16)
+        seen = []
+        for i in range(seq.shape[1]):
+            STEP
+            seen.append(self.guess(state))
+        return torch.stack(seen, 1)
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam)
+"""
+
+
+@pytest.mark.parametrize('one', ['[0]', '[-1]', '[:1]'])
+def test_an_index_that_gives_all_rows_one_state_is_taken_away(one, tmp_path):
+    line = f'state = torch.tanh(self.table(seq[:, i]) + self.old(state{one}))'
+    source = OF_ONE_ROW.replace('STEP', line)
+    f = first(source, tmp_path)
+    assert f.id == 'R4' and f.place.source == line and f'state{one}' not in f.fix, f
+    assert not said(source.replace(line, f.fix), tmp_path), f.fix
+
+
+def test_a_fix_is_not_the_line_that_is_there(tmp_path):
+    line = 'state = torch.tanh(self.table(seq[:, i]) + self.old(state[0]) - .5*state[0])'
+    f = first(OF_ONE_ROW.replace('STEP', line), tmp_path)
+    assert f.id == 'R4' and f.place.source == line and line not in f.fix and 'one row' in f.fix, f

@@ -25,12 +25,14 @@ def _goes_over(func, args, out, n):
     if name not in _over or not isinstance(x, Tensor) or not isinstance(out, Tensor): return False
     return x.requires_grad and [*x.shape].count(n) == 1 and out.ndim > 0 and out.numel()*n == x.numel()
 
+def _index(func, args): return args[1] if func.__name__ == '__getitem__' else None
+
 def _lines_over(subject, batch, n):
-    "Lines of somebody's code that go over all rows before the loss, and the names of what does it"
+    "Lines of somebody's code that go over all rows before the loss, and the function and the index that does it"
     found,caller = {},place_here()
     def _look(func, args, kwargs, out):
         if {'loss', 'backward'} & {*subject.watch.step.events} or not _goes_over(func, args, out, n): return
-        if (place := place_here()) and place != caller: found[str(place)] = place,func.__name__
+        if (place := place_here()) and place != caller: found[str(place)] = place,func.__name__,_index(func, args)
     subject.watch.look = _look
     try: subject.run([batch], update=False)
     finally: subject.watch.look = noop
@@ -38,7 +40,7 @@ def _lines_over(subject, batch, n):
 
 def line_over_rows(
     subject:Subject,
-): # A place, and the name of the function; None if there is no such line, or if there are several
+): # A place, the name of the function, and an index if it is one; None if there is not just one such line
     "The line that makes one state of those of all rows"
     lay,batch = layout(subject),subject.batches[0]
     if lay is None: return None
@@ -49,10 +51,20 @@ def line_over_rows(
     both = [v for k,v in found.items() if k in other]
     return both[0] if len(both) == 1 else None
 
+# %% ../../nbs/42f_doctor.shared.ipynb #0dc9f9d1
+def _is_written(node, index):
+    "Whether code of an index may be the index that a run had; any may be `None`"
+    if index is None: return True
+    if isinstance(index, tuple):
+        return isinstance(node, ast.Tuple) and len(node.elts) == len(index) and all(map(_is_written, node.elts, index))
+    if isinstance(index, slice): return isinstance(node, ast.Slice)
+    try: return ast.literal_eval(node) == index
+    except ValueError: return not isinstance(node, (ast.Tuple, ast.Slice)) # a variable, perhaps
+
 # %% ../../nbs/42f_doctor.shared.ipynb #5fc346f7
 class _Without(ast.NodeTransformer):
     "Source without a function of the tensor that it is called with, or without its index"
-    def __init__(self, name): self.name,self.n = name,0
+    def __init__(self, name, index=None): self.name,self.index,self.n = name,index,0
     def visit_Call(self, node):
         self.generic_visit(node)
         if getattr(node.func, 'attr', '') != self.name: return node
@@ -60,20 +72,28 @@ class _Without(ast.NodeTransformer):
         return node.args[0] if ast.unparse(node.func.value) == 'torch' and node.args else node.func.value
     def visit_Subscript(self, node):
         self.generic_visit(node)
-        if self.name != '__getitem__' or not isinstance(node.ctx, ast.Load): return node
+        is_it = self.name == '__getitem__' and isinstance(node.ctx, ast.Load) and _is_written(node.slice, self.index)
+        if not is_it: return node
         self.n += 1
         return node.value
 
-def _without(source, name):
+def _without(source, name, index=None):
     "A line without a mean over the rows; None if that is not enough"
     try: tree = ast.parse(source)
     except SyntaxError: return None
-    cut = _Without(name)
+    cut = _Without(name, index)
     mended = ast.unparse(cut.visit(tree))
     is_line = len(tree.body) == 1 and isinstance(tree.body[0], (ast.Assign, ast.Return))
     return mended if is_line and cut.n == 1 else None
 
 # %% ../../nbs/42f_doctor.shared.ipynb #267f2ca7
+def _own_fix(place, name, index):
+    "A line as it should be, or what it should do without"
+    mended = _without(place.source, name, index)
+    what = 'the choice of one row' if name == '__getitem__' else f'{name} over the rows'
+    if mended: return f'{mended}   # a state for each row'
+    return f'# this line should do without {what}: a state for each row'
+
 def own_states(
     subject:Subject,
     findings:list, # Of which R4 is changed, if it is there
@@ -81,10 +101,8 @@ def own_states(
     "Let a finding about rows that share a state name the line that makes one of all"
     for o in findings:
         if o.id != 'R4' or o.place: continue
-        name = ''
-        with suppress(OutOfTime): o.place,name = line_over_rows(subject) or (None, '')
-        mended = _without(o.place.source, name) if o.place else None
-        if mended: o.fix = OwnWords(f'{mended}   # a state for each row')
-        elif o.place: o.fix = OwnWords(f'# let each row keep its own state here: {o.place.source}')
+        found = None
+        with suppress(OutOfTime): found = line_over_rows(subject)
+        if found: o.place,o.fix = found[0],OwnWords(_own_fix(*found))
         elif 'over the rows' not in o.fix: o.fix += '   # and no mean, sum or choice over the rows on the way'
     return findings
