@@ -330,3 +330,37 @@ def test_a_fix_is_not_the_line_that_is_there(tmp_path):
     line = 'state = torch.tanh(self.table(seq[:, i]) + self.old(state[0]) - .5*state[0])'
     f = first(OF_ONE_ROW.replace('STEP', line), tmp_path)
     assert f.id == 'R4' and f.place.source == line and line not in f.fix and 'one row' in f.fix, f
+
+
+ANEW = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.reader,self.guess = nn.Embedding(12, 16),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 12)
+    def forward(self, seq): return self.guess(self.reader(self.table(seq))[0])
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+Variable = torch.autograd.Variable
+def learn(x, y):
+    adam.zero_grad()
+    cost = F.cross_entropy(net(x).permute(0, 2, 1), y)
+    CUT
+    ENDS.backward()
+    adam.step()
+    cost = cost.item()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+
+
+@pytest.mark.parametrize('line,more,ends', [
+    ('cost = torch.tensor(cost.item(), requires_grad=True)', '', 'cost'),
+    ('cost = cost.detach()', 'cost.requires_grad_()', 'cost'),
+    ('cost = cost.detach()', '', 'cost'),
+    ('cost = nn.Parameter(cost.data)', '', 'cost'),
+    ('error = Variable(cost.data, requires_grad=True)', '', 'error'),
+])
+def test_a_line_that_makes_the_loss_anew_is_to_go(line, more, ends, tmp_path):
+    source = ANEW.replace('CUT', f'{line}\n    {more}').replace('ENDS', ends)
+    f = first(source, tmp_path)
+    assert f.id == 'L7' and f.place.source == line, f
+    assert not said(source.replace(line, f.fix), tmp_path), f.fix

@@ -259,6 +259,40 @@ def without_call(
     was,mended = ast.unparse(line),ast.unparse(change.visit(ast.parse(ast.unparse(line))))
     return mended if mended != was else None
 
+# %% ../../nbs/36b_doctor.words.ipynb #aef4eed6
+_passing = {*'Variable tensor as_tensor from_numpy FloatTensor Tensor Parameter array float detach item numpy '
+             'requires_grad_ clone cpu cuda to'.split()}
+_libraries = None,'torch','np','numpy','nn','autograd'
+_cutting = re.compile(r'\.data\b|\bdetach\(|\bitem\(|\btensor\(|\bTensor\(|\bnumpy\(|(?<!\.)\bfloat\(|\bParameter\(')
+
+def _made_of(node):
+    "The variable that is only passed on, such as `loss` in `torch.tensor(loss.item())`; None if there is more to it"
+    if isinstance(node, ast.Name): return node.id
+    if isinstance(node, ast.Attribute) and node.attr == 'data': return _made_of(node.value)
+    func = getattr(node, 'func', None)
+    if getattr(func, 'attr', getattr(func, 'id', '')) not in _passing: return None
+    owner = getattr(func, 'value', None)
+    is_function = owner is None or isinstance(owner, (ast.Name, ast.Attribute)) and _root(owner) in _libraries
+    passed = node.args[:1] if is_function else [owner]
+    return _made_of(passed[0]) if passed else None
+
+# %% ../../nbs/36b_doctor.words.ipynb #03da5dc2
+def _made_anew(*objects):
+    "The line that makes the loss anew just before `backward`, and what it is made of: `(source, line, name)`, or None"
+    for source in sources(*objects):
+        for call,_ in _calls(source.tree, 'backward'):
+            name = _root(call.func.value) if isinstance(call.func, ast.Attribute) else None
+            lines = [o for o in ast.walk(source.tree) if isinstance(o, ast.Assign) and o.lineno < call.lineno]
+            lines = sorted((o for o in lines if ast.unparse(o.targets[0]) == name), key=lambda o: o.lineno)
+            made_of = _made_of(lines[-1].value) if lines else None
+            if made_of and _cutting.search(ast.unparse(lines[-1].value)): return source,lines[-1],made_of
+
+def _not_anew(line, made_of):
+    "What to do with a line that makes the loss anew"
+    name = ast.unparse(line.targets[0])
+    if name == made_of: return '# leave this line out: the loss that it makes hangs together with no weight'
+    return f'{name} = {made_of}   # as it is: one made anew hangs together with no weight'
+
 # %% ../../nbs/36b_doctor.words.ipynb #1327f7c2
 class OwnWords(str):
     "A fix that has somebody's own names already"
@@ -275,8 +309,11 @@ def in_own_words(
 ):
     "Let a finding speak of somebody's own names and lines"
     if not isinstance(finding.fix, OwnWords): finding.fix = words(finding)
-    if finding.place: return
     like = finding.like
+    if like == 'L7' and (anew := _made_anew(*objects)):
+        source,line,made_of = anew
+        finding.place,finding.fix = source.place(line),_not_anew(line, made_of)
+    if finding.place: return
     found = lines_of(like, *objects)
     if len(found) == 1:
         (source,line), = found
