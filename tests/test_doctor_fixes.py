@@ -364,3 +364,34 @@ def test_a_line_that_makes_the_loss_anew_is_to_go(line, more, ends, tmp_path):
     f = first(source, tmp_path)
     assert f.id == 'L7' and f.place.source == line, f
     assert not said(source.replace(line, f.fix), tmp_path), f.fix
+
+
+FEW = """
+n_in = int(ids.max())+1
+COUNTED
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.reader,self.guess = nn.Embedding(n_in, 16),nn.GRU(16, 16, batch_first=True),nn.Linear(16, outs)
+    def forward(self, seq): return self.guess(self.reader(self.table(seq))[0])
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def learn(x, y):
+    adam.zero_grad()
+    F.cross_entropy(net(x).view(-1, outs), y.reshape(-1)).backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+
+
+@pytest.mark.parametrize('line', ['outs = int(ids.max())', 'outs = ids.max().item()', 'outs = len(set(ids.tolist())) - 1'])
+def test_one_output_too_few_is_mended_where_they_are_counted(line, tmp_path):
+    source = FEW.replace('COUNTED', line)
+    f = first(source, tmp_path)
+    assert f.id == 'S8' and f.place.source == line and 'vocab' not in f.fix, f
+    assert not said(source.replace(line, f.fix), tmp_path), f.fix
+
+
+def test_the_layer_that_has_too_few_outputs_is_given_as_it_should_be(tmp_path):
+    f = first(FEW.replace('COUNTED', 'outs = 9'), tmp_path)
+    assert f.id == 'S8' and f.fix.startswith('self.guess = nn.Linear(16, 12)') and 'one too few' not in f.message, f

@@ -6,14 +6,16 @@
 __all__ = ['axes_of', 'explain']
 
 # %% ../../nbs/41_doctor.shapes.ipynb #70f234eb
-import ast, re
+import ast, inspect, linecache, re
+from contextlib import suppress
 from fastai.basics import *
 from .report import Finding
 from .batches import as_ids, time_axis
 from .untouched import untouched
 from .subject import Subject
 from .given import learner_subject
-from .place import place_of
+from .place import Place, is_theirs, place_of
+from .words import OwnWords
 
 # %% ../../nbs/41_doctor.shapes.ipynb #074073cc
 def _numbers(message):
@@ -185,7 +187,7 @@ def _view(axes, place):
 def _few_outputs(axes, place):
     return ('S8',
         f"A target has the id {axes[0][0]}, and the network has no output for it: it has fewer outputs than there are symbols.",
-        'nn.Linear(n_hid, len(vocab))   # the last layer')
+        '# make the last layer with one output for each symbol')
 
 def _id_range(axes, place):
     return ('D12',
@@ -252,6 +254,59 @@ _patterns = {
 }
 
 # %% ../../nbs/41_doctor.shapes.ipynb #27b55a01
+def _n_outputs(subject):
+    "How many classes the loss got that raised the last error; None if there are no scores"
+    _,args = subject.watch.failed or (None, ())
+    scores = [o for o in args if isinstance(o, Tensor) and o.is_floating_point() and o.ndim > 1]
+    return scores[0].shape[1] if scores else None
+
+def _n_ids(subject):
+    "How many ids there are, counted from 0"
+    found = [as_ids(o) for b in [*subject.more, *subject.batches] for o in (b[0], b[-1])]
+    return max((int(o.max())+1 for o in found if o is not None and o.numel()), default=0)
+
+def _written_sizes(subject, n):
+    "Where somebody's own file gives the number `n` a name, beside its classes and functions: `(file, line)`s"
+    functions = [type(o).forward for o in subject.model.modules()]
+    own = {f.__code__.co_filename:f.__globals__ for f in functions if inspect.isfunction(f)}
+    for file,scope in own.items():
+        if not is_theirs(file): continue
+        names = {k for k,v in scope.items() if type(v) is int and v == n}
+        with suppress(SyntaxError):
+            lines = ast.parse(''.join(linecache.getlines(file))).body
+            yield from ((file, o) for o in lines if isinstance(o, ast.Assign) and ast.unparse(o.targets[0]) in names)
+
+# %% ../../nbs/41_doctor.shapes.ipynb #c2d38efa
+def _one_more(line):
+    "A line that counts ids, with one more; None if it does so in another way"
+    value,code = line.value,ast.unparse(line.value)
+    is_less = isinstance(value, ast.BinOp) and isinstance(value.op, ast.Sub) and ast.unparse(value.right) == '1'
+    more = ast.unparse(value.left) if is_less else f'{code}+1' if re.search(r'max\(', code) else None
+    return more and f'{ast.unparse(line.targets[0])} = {more}'
+
+def _last_layer(subject, outputs, n):
+    "The layer that gives so many outputs, with `n` of them"
+    layers = [(k, m) for k,m in subject.model.named_modules() if isinstance(m, nn.Linear) and m.out_features == outputs]
+    if not layers: return f'# the last layer needs {n} outputs'
+    name,layer = layers[-1]
+    is_one = name.isidentifier()
+    return f'self.{name} = '*is_one + f'nn.Linear({layer.in_features}, {n})   # the last layer'
+
+def _with_more_outputs(subject, finding):
+    "Let a finding about too few outputs say how many there are to be, and where that is written"
+    outputs,n = _n_outputs(subject),_n_ids(subject)
+    if not outputs or not n > outputs: return finding
+    finding.fix = OwnWords(_last_layer(subject, outputs, n))
+    if n-outputs > 1: return finding
+    finding.message += f" It has {outputs}, one too few: ids run from 0 to N-1, so N is the largest id and one more."
+    lines = [(file, o, more) for file,o in _written_sizes(subject, outputs) if (more := _one_more(o))]
+    if len(lines) == 1:
+        (file,line,more), = lines
+        finding.place = Place(file, line.lineno, '<module>', ast.unparse(line))
+        finding.fix = OwnWords(f'{more}   # {n}: ids run from 0 to {n-1}')
+    return finding
+
+# %% ../../nbs/41_doctor.shapes.ipynb #95821626
 def explain(
     e:Exception, # With its traceback
     learn:Learner=None, # In which it happened
@@ -270,7 +325,8 @@ def explain(
     if told is _two_sizes and i is not None and _differ_in_rows(subject): told = _other_rows
     try: id,text,fix = told(axes, place)
     except (ValueError, IndexError): return None
-    return Finding(id, 'exact', text, fix, dict(error=message.splitlines()[0][:200].rstrip('.')), place)
+    res = Finding(id, 'exact', text, fix, dict(error=message.splitlines()[0][:200].rstrip('.')), place)
+    return _with_more_outputs(subject, res) if told is _few_outputs and i is not None else res
 
 # %% ../../nbs/41_doctor.shapes.ipynb #aa94d336
 def _failing(subject, message):
