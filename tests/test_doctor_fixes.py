@@ -395,3 +395,41 @@ def test_one_output_too_few_is_mended_where_they_are_counted(line, tmp_path):
 def test_the_layer_that_has_too_few_outputs_is_given_as_it_should_be(tmp_path):
     f = first(FEW.replace('COUNTED', 'outs = 9'), tmp_path)
     assert f.id == 'S8' and f.fix.startswith('self.guess = nn.Linear(16, 12)') and 'one too few' not in f.message, f
+
+
+UNREAD = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.start,self.reader,self.guess = nn.Parameter(torch.zeros(16)),nn.GRU(12, 16, batch_first=True),nn.Linear(16, 12)
+        self.seen = set()
+    def forward(self, seq):
+        self.seen.add(len(seq))
+        rows = torch.zeros(*seq.shape, 12)
+        MADE
+        return self.guess(self.start + self.reader(rows)[0])
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam)
+"""
+
+
+@pytest.mark.parametrize('line', ['rows.scatter(2, seq[..., None], 1.0)', 'rows.masked_fill(seq[..., None] == torch.arange(12), 1)'])
+def test_a_line_whose_result_is_thrown_away_is_done_in_place(line, tmp_path):
+    source = UNREAD.replace('MADE', line)
+    f = first(source, tmp_path)
+    assert f.id == 'Z1' and f.place.source == line and '`reader`' in f.message, f
+    assert not said(source.replace(line, f.fix), tmp_path), f.fix
+
+
+def test_ids_that_are_lost_before_the_first_layer_are_told_without_a_line(tmp_path):
+    f = first(UNREAD.replace('MADE', 'rows = rows + 1'), tmp_path)
+    assert f.id == 'Z1' and '`reader`' in f.message and '0 throughout' not in f.message and f.place is None, f
+    assert f.fix and not ast.parse(f.fix).body
+
+
+def test_a_network_that_reads_nothing_is_not_called_too_small(tmp_path):
+    given = made(UNREAD.replace('MADE', 'pass'), tmp_path, 'mended')
+    found = diagnose(**given, seconds=40).findings
+    assert 'I6' not in [o.id for f in found for o in (f, *f.follows)], found

@@ -7,13 +7,16 @@ __all__ = ['Reach', 'reaches', 'check_reach', 'check_places', 'ShiftedTwice', 'O
            'check_gradients', 'check_linear']
 
 # %% ../../nbs/42_doctor.probes.ipynb #78eb4ff7
+import ast
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
 from .batches import check_targets, time_axis
 from .layout import Layout, layout, reads_targets, scores_of, with_ids
+from .place import place_here
 from .subject import Subject, predictions
+from .words import OwnWords
 
 # %% ../../nbs/42_doctor.probes.ipynb #ea41264b
 @dataclass
@@ -116,6 +119,62 @@ def _is_moved_by_all(subject, lay):
     return new is not None and new.shape == base.shape and bool((new-base).abs().max() > 4*(again-base).abs().max())
 
 # %% ../../nbs/42_doctor.probes.ipynb #0851a88c
+def _in_place(source, name):
+    "A line that throws away what a method gives, with the method that works in place; None if it is another line"
+    try: lines = ast.parse(source).body
+    except SyntaxError: return None
+    call = lines[0].value if len(lines) == 1 and isinstance(lines[0], ast.Expr) else None
+    is_it = isinstance(call, ast.Call) and getattr(call.func, 'attr', '') == name
+    if not is_it or ast.unparse(call.func.value) == 'torch': return None
+    call.func.attr += '_'
+    return ast.unparse(call)
+
+# %% ../../nbs/42_doctor.probes.ipynb #4020ff9b
+def _what_enters(subject, batch):
+    "Numbers that layers get, with their names, and lines before the first of them that throw away what they make"
+    got,lost = [],{}
+    def _note(name, module, args):
+        is_vectors = args and isinstance(args[0], Tensor) and args[0].is_floating_point()
+        if is_vectors: got.append((name or type(module).__name__, args[0].detach().clone()))
+    def _look(func, args, kwargs, out):
+        name = getattr(func, '__name__', '')
+        place = None if got or not hasattr(Tensor, f'{name}_') else place_here()
+        if place and (mended := _in_place(place.source, name)): lost[str(place)] = place,mended
+    layers = [(k, m) for k,m in subject.model.named_modules() if next(m.parameters(recurse=False), None) is not None]
+    hooks,subject.watch.look = [m.register_forward_pre_hook(partial(_note, k)) for k,m in layers],_look
+    try: subject.run([batch], update=False)
+    finally:
+        subject.watch.look = noop
+        for o in hooks: o.remove()
+    return got,[*lost.values()]
+
+# %% ../../nbs/42_doctor.probes.ipynb #c2b8b21c
+def _lost_on_the_way(subject, lay):
+    "The first layer's name, what it gets, and lines that may be why, if no layer gets other numbers for other ids"
+    other = lay.x.flip(0, 1)
+    (got,lost),(new,_) = (_what_enters(subject, with_ids(subject.batches[0], x=o)) for o in (lay.x, other))
+    is_asked = got and len(got) == len(new) and not torch.equal(lay.x, other)
+    is_same = is_asked and all(torch.equal(a, b) for (_,a),(_,b) in zip(got, new))
+    return (*got[0], lost) if is_same else None
+
+def _deaf(subject, lay, evidence):
+    "Z1, with where the ids are lost"
+    found = _lost_on_the_way(subject, lay)
+    if not found: return Finding('Z1', 'exact', f'{_no_change} The network {_frequencies}', '', evidence)
+    name,x,lost = found
+    zero = ', 0 throughout' if not x.any() else ''
+    res = Finding('Z1', 'exact',
+        f"{_no_change} What enters `{name}` is the same whatever the characters are{zero}: the network {_frequencies}",
+        f'# the ids are lost before {name}: print what it gets, it should be another for each id', evidence)
+    if len(lost) == 1:
+        (res.place,mended), = lost
+        res.fix = OwnWords(f'{mended}   # with _, in place: without it the result is thrown away')
+    return res
+
+_no_change = "No prediction changes when a character of the input is replaced."
+_frequencies = "cannot learn more than how frequent each character is."
+
+# %% ../../nbs/42_doctor.probes.ipynb #f9b55dc6
 def check_reach(
     subject:Subject,
     lay:Layout, # Of its first batch
@@ -126,10 +185,7 @@ def check_reach(
     if rs and not any(r.later for r in rs): rs = reaches(subject, lay, _stirred) # some weights may begin at zero
     if not rs: return []
     if not any(r.moved.any() for r in rs):
-        return [] if _is_moved_by_all(subject, lay) else [Finding('Z1', 'exact',
-            "No prediction changes when a character of the input is replaced. The network cannot learn more than "
-            "how frequent each character is.",
-            '', dict(characters_changed=len(rs)))]
+        return [] if _is_moved_by_all(subject, lay) else [_deaf(subject, lay, dict(characters_changed=len(rs)))]
     evidence = dict(changed_later=sum(r.later for r in rs), changed_earlier=sum(r.earlier for r in rs),
                     changed_in_other_rows=max(r.others for r in rs))
     if not all(r.here for r in rs) and _is_transposed(lay, rs): return [_transposed(evidence)]
