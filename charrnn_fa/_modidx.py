@@ -1252,6 +1252,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._plainly': ( 'doctor.diagnose.html#_plainly',
                                                                                      'charrnn_fa/doctor/diagnose.py'),
+                                            'charrnn_fa.doctor.diagnose._possible': ( 'doctor.diagnose.html#_possible',
+                                                                                      'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._sizes_by_chance': ( 'doctor.diagnose.html#_sizes_by_chance',
                                                                                              'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._stumbled': ( 'doctor.diagnose.html#_stumbled',

@@ -1,12 +1,14 @@
 """The fixes that the doctor shows, put where they belong: they are Python, in the program's own names, and mend it"""
 import ast
 import importlib.util
+import sys
 import textwrap
 
 import pytest
 import torch
 
 from charrnn_fa.doctor.diagnose import diagnose
+from charrnn_fa.doctor.report import Finding
 
 HEAD = """
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -429,7 +431,9 @@ def test_ids_that_are_lost_before_the_first_layer_are_told_without_a_line(tmp_pa
     assert f.fix and not ast.parse(f.fix).body
 
 
-def test_a_network_that_reads_nothing_is_not_called_too_small(tmp_path):
-    given = made(UNREAD.replace('MADE', 'pass'), tmp_path, 'mended')
-    found = diagnose(**given, seconds=40).findings
-    assert 'I6' not in [o.id for f in found for o in (f, *f.follows)], found
+def test_a_network_that_reads_nothing_is_not_called_too_small(monkeypatch, tmp_path):
+    larger = Finding('I6', 'strong', 'A larger network learns more.', 'n_hid = 64')
+    monkeypatch.setattr(sys.modules[diagnose.__module__], 'trial_findings', lambda *args: [('larger ones', [larger])])
+    def found(line): return diagnose(**made(UNREAD.replace('MADE', line), tmp_path, 'mended')).findings
+    assert 'I6' not in [o.id for f in found('pass') for o in (f, *f.follows)]
+    assert [o.id for o in found('rows.scatter_(2, seq[..., None], 1.0)')] == ['I6']

@@ -436,6 +436,12 @@ def _without_loader(e, began):
     return Report([of_loader(e.__cause__)], ['whether the loader gives batches'], ['all else, until it does'], took)
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #f8a7efbd
+def _possible(findings):
+    "Findings without the one that a network which is reached by nothing is too small"
+    is_reached = not any(o.id == 'Z1' and o.certainty == 'exact' for o in findings)
+    return [o for o in findings if is_reached or o.id != 'I6']
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #77ab73a8
 def _examined(subject, learn, dls, sample, text, trials):
     "Findings; what was looked at; what there was no time for; what could not be looked at for another reason"
     findings,checked,late,others = [],[],[],[]
@@ -452,7 +458,7 @@ def _examined(subject, learn, dls, sample, text, trials):
             left = lambda: subject.until-time.perf_counter()
             _note(*_looked('whether anything is learned', lambda: check_stuck(subject, left)))
     except OutOfTime: late.append(f"{'all else' if len(checked) > 1 else 'anything'}: there was no time")
-    return findings,checked,late,others
+    return _possible(findings),checked,late,others
 
 def check_errors(
     subject:Subject,
