@@ -437,3 +437,35 @@ def test_a_network_that_reads_nothing_is_not_called_too_small(monkeypatch, tmp_p
     def found(line): return diagnose(**made(UNREAD.replace('MADE', line), tmp_path, 'mended')).findings
     assert 'I6' not in [o.id for f in found('pass') for o in (f, *f.follows)]
     assert [o.id for o in found('rows.scatter_(2, seq[..., None], 1.0)')] == ['I6']
+
+
+BY_STEPS = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.reader,self.guess = nn.Embedding(12, 16),nn.GRU(16, 16),nn.Linear(16, 12)
+    def forward(self, seq):
+        rows, steps = seq.shape
+        hs = self.reader(self.table(seq).transpose(0, 1))[0]
+        scores = self.guess(hs.view(steps*rows, -1))
+        LINE
+        return scores
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def over_all(p, t): return F.cross_entropy(p.view(-1, 12), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam)
+"""
+
+
+@pytest.mark.parametrize('line', ['scores = scores.view(rows, steps, -1)', 'scores = scores.reshape(rows, steps, 12)'])
+def test_scores_that_were_cut_anew_are_not_the_fault_of_the_loss(line, tmp_path):
+    source = BY_STEPS.replace('LINE', line)
+    f = first(source, tmp_path)
+    assert f.id == 'S4' and f.place.source == line, f
+    assert not said(source.replace(line, f.fix), tmp_path), f.fix
+
+
+@pytest.mark.parametrize('line', ['scores = scores.view(steps, rows, -1)', 'pass'])
+def test_scores_of_steps_and_rows_are_still_to_be_turned_in_the_loss(line, tmp_path):
+    f = first(BY_STEPS.replace('LINE', line), tmp_path)
+    assert f.id == 'S3' and '(steps, rows)' in f.message, f

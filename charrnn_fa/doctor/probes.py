@@ -188,7 +188,8 @@ def check_reach(
         return [] if _is_moved_by_all(subject, lay) else [_deaf(subject, lay, dict(characters_changed=len(rs)))]
     evidence = dict(changed_later=sum(r.later for r in rs), changed_earlier=sum(r.earlier for r in rs),
                     changed_in_other_rows=max(r.others for r in rs))
-    if not all(r.here for r in rs) and _is_transposed(lay, rs): return [_transposed(evidence)]
+    if not all(r.here for r in rs) and _is_transposed(lay, rs):
+        return [_cut_anew(subject, lay, evidence) if _is_cut_anew(subject, lay) else _transposed(evidence)]
     if any(r.others for r in rs): return [] if _is_turned(lay, rs) else _mixed(subject, lay, rs, evidence)
     if any(r.earlier for r in rs):
         ahead = lay.reads_on and _shifted_back(lay, rs)
@@ -221,6 +222,53 @@ def _transposed(evidence):
         "The scores are (steps, rows) and the targets (rows, steps); flattened, each prediction is compared with "
         "the target of another character. Nothing warns of it, since the sizes fit.",
         'loss = F.cross_entropy(scores.transpose(0, 1).flatten(0, 1), y.flatten())', evidence)
+
+# %% ../../nbs/42_doctor.probes.ipynb #2b2f781c
+def _given_scores(subject, lay, x):
+    "What the network gives first, if it is of (rows, steps, …), and lines that make something of this size by a view"
+    given,views = [],{}
+    is_it = lambda o: isinstance(o, Tensor) and o.ndim == 3 and o.shape[:2] == lay.x.shape
+    def _note(model, args, out): given.append(out[0] if isinstance(out, tuple) and out else out)
+    def _look(func, args, kwargs, out):
+        if given or getattr(func, '__name__', '') not in ('view', 'reshape') or not is_it(out): return
+        if (place := place_here()) and (mended := _other_sizes(place.source)): views[str(place)] = place,mended
+    hook,subject.watch.look = subject.model.register_forward_hook(_note),_look
+    try: subject.run([with_ids(subject.batches[0], x=x)], update=False)
+    finally:
+        hook.remove()
+        subject.watch.look = noop
+    return given[0].detach() if given and is_it(given[0]) else None,[*views.values()]
+
+def _other_sizes(source):
+    "A line with the first two sizes of its only view exchanged, and the axes as well; None if it is another line"
+    try: tree = ast.parse(source)
+    except SyntaxError: return None
+    calls = [o for o in ast.walk(tree) if isinstance(o, ast.Call) and getattr(o.func, 'attr', '') in ('view', 'reshape')]
+    if len(calls) != 1 or len(calls[0].args) != 3 or ast.unparse(calls[0].func.value) == 'torch': return None
+    calls[0].args[:2] = calls[0].args[1::-1]
+    return ast.unparse(tree).replace(ast.unparse(calls[0]), f'{ast.unparse(calls[0])}.transpose(0, 1).contiguous()')
+
+# %% ../../nbs/42_doctor.probes.ipynb #41be500f
+def _is_cut_anew(subject, lay):
+    "Whether scores that the network gives as (rows, steps, …) change in other rows than that of a character"
+    rows,steps = lay.x.shape
+    if rows == steps or not lay.axis: return False
+    x = lay.x.clone()
+    x[0, 0] = _other_id(lay, x[0, 0].item())
+    base,again,new = (_given_scores(subject, lay, o)[0] for o in (lay.x, lay.x, x))
+    if base is None or new is None or again is None: return False
+    return bool(((new-base).abs().amax(-1)[1:] > 4*(again-base).abs().max() + 1e-6*base.abs().max()).any())
+
+def _cut_anew(subject, lay, evidence):
+    views = _given_scores(subject, lay, lay.x)[1]
+    res = Finding('S4', 'exact',
+        "The scores are (rows, steps), but they come from numbers in the order (steps, rows), which view or reshape has "
+        "only cut anew. So each prediction is compared with the target of another character.",
+        '# cut the scores as (steps, rows, …) first, then exchange the axes: .transpose(0, 1)', evidence)
+    if len(views) == 1:
+        (res.place,mended), = views
+        res.fix = OwnWords(mended)
+    return res
 
 # %% ../../nbs/42_doctor.probes.ipynb #9ba9db12
 class ShiftedTwice(Finding):
