@@ -2473,6 +2473,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'charrnn_fa.doctor.words.in_own_words': ( 'doctor.words.html#in_own_words',
                                                                                    'charrnn_fa/doctor/words.py'),
                                          'charrnn_fa.doctor.words.lines_of': ('doctor.words.html#lines_of', 'charrnn_fa/doctor/words.py'),
+                                         'charrnn_fa.doctor.words.name_training_mode': ( 'doctor.words.html#name_training_mode',
+                                                                                         'charrnn_fa/doctor/words.py'),
                                          'charrnn_fa.doctor.words.without_call': ( 'doctor.words.html#without_call',
                                                                                    'charrnn_fa/doctor/words.py')},
             'charrnn_fa.doctor.written': { 'charrnn_fa.doctor.written.Written': ( 'doctor.written.html#written',

@@ -469,3 +469,40 @@ def test_scores_that_were_cut_anew_are_not_the_fault_of_the_loss(line, tmp_path)
 def test_scores_of_steps_and_rows_are_still_to_be_turned_in_the_loss(line, tmp_path):
     f = first(BY_STEPS.replace('LINE', line), tmp_path)
     assert f.id == 'S3' and '(steps, rows)' in f.message, f
+
+
+WRITER = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.reader,self.guess = nn.Embedding(12, 16),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 12)
+        self.drop = nn.Dropout(.5)
+    def forward(self, seq): return self.guess(self.drop(self.reader(self.table(seq))[0]))
+net = Net()
+net.MODE()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+abc = 'abcdefghijkl'
+text = ''.join(abc[i] for i in ids.tolist())
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def go_on(network, begun, n):
+    LINE
+    for _ in range(n):
+        read = torch.tensor([[abc.index(c) for c in begun]])
+        begun += abc[torch.multinomial(network(read)[0, -1].softmax(-1), 1).item()]
+    return begun
+def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam, sample=go_on, text=text)
+"""
+
+
+@pytest.mark.parametrize('line', ['network.train()', 'network.train(True)'])
+def test_a_function_that_writes_in_training_mode_by_itself_gets_its_line(line, tmp_path):
+    source = WRITER.replace('LINE', line).replace('MODE', 'train')
+    f = next(o for o in diagnose(**made(source, tmp_path), trials=False).findings if o.id == 'G2')
+    assert f.place.source == line and f.fix.startswith('network.eval()'), f
+    assert 'G2' not in said(source.replace(line, f.fix), tmp_path), f.fix
+
+
+def test_who_forgets_evaluation_mode_is_still_told_so(tmp_path):
+    source = WRITER.replace('LINE', 'pass').replace('MODE', 'train')
+    f = next(o for o in diagnose(**made(source, tmp_path), trials=False).findings if o.id == 'G2')
+    assert f.place is None and '.eval()' in f.fix, f

@@ -19,7 +19,7 @@ from charrnn_fa.doctor.batches import (
 from .subject import OtherDevice, Subject, predictions
 from .given import fetches, function_subject, learner_subject, parts_subject
 from .place import place_of
-from .words import Words, in_own_words
+from .words import Words, in_own_words, name_training_mode
 from .loss import check_accumulation, check_reported, check_scores, check_smoothing, check_weights
 from .update import check_foreign, check_leaf, check_left, check_parameters, check_zero
 from .forward import check_ids, check_inputs, check_mode
@@ -357,6 +357,8 @@ def _first_batches(dl, until, missing, n=24):
 # %% ../../nbs/47_doctor.diagnose.ipynb #ff7edef4
 def _in_own_words(findings, subject, given, functions):
     "Let findings speak of somebody's own names and lines"
+    for o in findings:
+        if o.id == 'G2': name_training_mode(o, functions[-1]) # the function that writes
     functions = [o for o in functions if inspect.isroutine(o)]
     own = Words(subject.model, functions, **given)
     learn = given['learn']
