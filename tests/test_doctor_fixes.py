@@ -506,3 +506,34 @@ def test_who_forgets_evaluation_mode_is_still_told_so(tmp_path):
     source = WRITER.replace('LINE', 'pass').replace('MODE', 'train')
     f = next(o for o in diagnose(**made(source, tmp_path), trials=False).findings if o.id == 'G2')
     assert f.place is None and '.eval()' in f.fix, f
+
+
+OF_A_CLASS = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.reader,self.guess = nn.Embedding(12, 16),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 12)
+    def forward(self, seq): return self.guess(self.reader(self.table(seq))[0])
+class Trainer:
+    def __init__(self):
+        self.net = Net()
+        self.adam = torch.optim.Adam(self.net.parameters(), lr=1e-3)
+    def learn(self, x, y):
+        loss = F.cross_entropy(self.net(x).flatten(0, 1), y.flatten())
+        loss.backward()
+        LINE
+        self.adam.step()
+all_of_it = Trainer()
+def given(): return dict(step_function=all_of_it.learn, model=all_of_it.net, opt=all_of_it.adam, batches=streams)
+"""
+
+
+def test_a_step_of_a_class_is_told_in_the_names_that_it_has_there(tmp_path):
+    f = first(OF_A_CLASS.replace('LINE', 'self.adam.zero_grad()'), tmp_path)
+    assert f.id == 'O9' and f.place.source == 'self.adam.step()', f
+    assert 'self.adam.zero_grad()' in f.fix and 'of the model' not in str(f.evidence), f
+
+
+def test_a_zero_grad_of_the_model_is_still_told_as_that(tmp_path):
+    f = first(OF_A_CLASS.replace('LINE', 'self.net.zero_grad()'), tmp_path)
+    assert f.id == 'O9' and 'of the model' in str(f.evidence), f

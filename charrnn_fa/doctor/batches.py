@@ -384,7 +384,9 @@ def follows_on(
 def _rows(x, y):
     "The ids of a batch, one document a row"
     is_last = y.ndim == 1 and x.ndim == 2 and len(x) == len(y) # a target for each row, the next of its inputs
-    if y.ndim == 2 and not y.is_floating_point(): return y
+    ids = as_ids(x)
+    is_text_of_its_own = ids is not None and x.shape == y.shape and not any(are_next(ids, y, a) for a in (1, 0))
+    if y.ndim == 2 and not y.is_floating_point(): return x if is_text_of_its_own else y # tags are no text
     if is_last and not x.is_floating_point() and not y.is_floating_point(): return torch.cat([x, y[:,None]], 1)
     raise CharRNNError(f"Batches with inputs {tuple(x.shape)} and targets {tuple(y.shape)} are no rows of a text",
                        "give loaders whose targets are ids, (rows, steps), or the text itself.")

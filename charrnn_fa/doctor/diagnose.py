@@ -19,7 +19,7 @@ from charrnn_fa.doctor.batches import (
 from .subject import OtherDevice, Subject, predictions
 from .given import fetches, function_subject, learner_subject, parts_subject
 from .place import place_of
-from .words import Words, in_own_words, name_training_mode
+from .words import Words, in_own_words, name_training_mode, plain
 from .loss import check_accumulation, check_reported, check_scores, check_smoothing, check_weights
 from .update import check_foreign, check_leaf, check_left, check_parameters, check_zero
 from .forward import check_ids, check_inputs, check_mode
@@ -362,7 +362,7 @@ def _in_own_words(findings, subject, given, functions):
     functions = [o for o in functions if inspect.isroutine(o)]
     own = Words(subject.model, functions, **given)
     learn = given['learn']
-    written = *subject.model.modules(), *functions, *(learn.cbs if learn is not None else ()), *subject.roots
+    written = *subject.model.modules(), *map(plain, functions), *(learn.cbs if learn is not None else ()), *subject.roots
     for o in findings: in_own_words(o, own, *written)
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #379a7ebb

@@ -264,10 +264,16 @@ def check_weights(
         return [Finding('L6', 'exact',
             f"Only {int(used.sum())} of {n_all} characters of the first batch have a part in the loss. The "
             "others are computed and teach the network nothing.",
-            'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # all steps',
+            _all_steps(subject.steps[0]),
             dict(used=int(used.sum()), characters=n_all))]
     is_scaled = any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values()) or _is_scaled_back(subject.steps[0])
     return [] if is_scaled else _check_sum(subject, scores[used], targets[used], grads[used])
+
+# %% ../../nbs/38_doctor.loss.ipynb #9ba50d16
+def _all_steps(step):
+    in_loop = 'loss = loss + criterion(scores, y[:,t])   # added up in the loop, and not replaced; loss = 0 before it'
+    if len(step.losses) > 2: return in_loop
+    return 'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # all steps'
 
 # %% ../../nbs/38_doctor.loss.ipynb #313bfacf
 def _rows_and_ends(y):
@@ -412,7 +418,9 @@ def _check_sum(subject, scores, targets, grads):
     k,step = _scale(scores, targets, grads),subject.steps[0]
     if k is None or k < 7.5: return [] # less may be a weight, or two chunks
     grows,minds = _grows_with_rows(subject, k, len(targets)),_minds(subject, k)
-    if not grows and _tells_mean(step, scores, targets): return []
+    if not grows and _tells_mean(step, scores, targets):
+        subject.summed = k # which is a fault only if the rate is too high for it
+        return []
     what = (f"The loss is a sum and not a mean: gradients are {k:,.0f} times as large as they would be, and change "
             "with the size of a batch." if grows else
             f"Gradients are {k:,.0f} times those of a mean over all characters, as if losses of steps were added up.")

@@ -476,5 +476,6 @@ def check_linear(
     return [Finding('R8', 'exact',
         "The scores are a linear function of the input: there is no tanh, or the like, between the steps. Then many "
         "steps can do no more than one, and the state grows or dies without limit.",
-        'h = torch.tanh(self.i2h(x) + self.h2h(h))', dict(bend=(bend/size).item()), parts=('i2h', 'h2h'),
+        'h = torch.tanh(self.i2h(x) + self.h2h(h))', dict(share_that_is_not_linear=(bend/size).item()),
+        parts=('i2h', 'h2h'),
         in_words='# put torch.tanh(...) around what makes the new state, in each step')]

@@ -186,6 +186,7 @@ class Subject:
         self.more = batches # those of trials, which take more
         self.loader,self.text = None,None # where they come from, and the corpus, if they are known
         self.course = '' # of a short training, in words
+        self.summed = 1. # times the gradients of a mean, where losses are added up and shown as a mean
         self.knows_rate = True # is the optimiser somebody's own?
         self.between = noop # is called before each step
         self.until,self.pace = math.inf,0. # when no further run may begin, and the shortest time of a step

@@ -55,7 +55,7 @@ def check_temperature(
     t = fitted_temperature(*known)
     if t <= 1.5 or not _is_other(known, 1.): return []
     if other := _by_first_scores(w, known[1]): return [other]
-    return [_temperature(f"The characters fit a temperature of {'any size' if t == math.inf else f'{t:.1f}'}", t)]
+    return [_temperature(f"The characters are taken as if the temperature were {_in_figures(t)}", t)]
 
 # %% ../../nbs/46a_doctor.temperature.ipynb #46de1c79
 def _by_first_scores(w, ids):
@@ -77,14 +77,16 @@ def _check_both(sample, model, prompt):
     ts = [fitted_temperature(*o) for o in known]
     is_right = .35 < ts[0] < .75, 1.4 < ts[1] < 3
     if not any(not right and _is_other(*o) for right,*o in zip(is_right, known, (.5, 2.))): return []
-    said = ' and '.join('none' if t == math.inf else f'{t:.1f}' for t in ts)
-    return [_temperature(f"Asked for temperatures 0.5 and 2, the characters fit {said}", ts[0])]
+    said = ' and '.join(map(_in_figures, ts))
+    return [_temperature(f"Asked for temperatures 0.5 and 2, the characters are taken as if it were {said}", ts[0])]
 
 # %% ../../nbs/46a_doctor.temperature.ipynb #87c50958
 def _temperature(seen, t):
     return Finding('G1', 'strong',
         f"{seen}. Scores are to be divided by the temperature, once, and softmax applied to that, once.",
-        'p = (scores/temperature).softmax(-1)', dict(temperature_that_fits=t))
+        'p = (scores/temperature).softmax(-1)', dict(temperature_that_fits=_in_figures(t)))
+
+def _in_figures(t): return 'above 20' if t == math.inf else f'{t:.1f}'
 
 # %% ../../nbs/46a_doctor.temperature.ipynb #96088d68
 def check_axis(

@@ -10,7 +10,9 @@ __all__ = ['Trial', 'entropy', 'trial', 'check_high_rate', 'check_low_rate', 'ch
 import math, statistics, time
 from dataclasses import dataclass, field, replace
 from fastai.basics import *
+from ..core import CharRNNError
 from .report import Finding, no_way
+from .batches import take_batches
 from .subject import OutOfTime, Subject, hypers_of, predictions, rows_of
 from .initial import looked_at, not_finite
 
@@ -25,6 +27,7 @@ class Trial:
     rates: list = field(default_factory=list)  # Highest learning rate of each step
     opts: list = field(default_factory=list)   # The optimisers that made the steps, without repetition
     bad: int = None                            # The first step whose loss was not finite
+    is_late: bool = False                      # Did time end it?
     error: Exception = None                    # That ended it
     cost: float = None                         # Of dropout: nats more in training mode, at the end
 
@@ -129,7 +132,8 @@ def trial(
     def _before(step):
         nats = _nats(step)
         if not math.isfinite(nats) and res.bad is None: res.bad = len(subject.steps)-1
-        if time.perf_counter() > until or res.bad is not None: raise _Enough
+        res.is_late = time.perf_counter() > until
+        if res.is_late or res.bad is not None: raise _Enough
         res.nats.append(nats)
         if res.guess is None and (found := _real(step)) is not None: res.guess = entropy(found[1])
         step.calls,step.losses,step.picks,step.entries = [],[],[],[] # so that memory does not grow
@@ -184,8 +188,15 @@ def check_high_rate(
         if t.bad is not None or len(t.nats) < 20: continue
         reference = base.nats[0] - .2 if base.bad is not None else base.end - .15
         if t.end < reference and not _catches_up(subject, base, t, by, seconds):
-            return [_too_high(base, *_lower_still(subject, t, by, seconds))]
+            high = _too_high(base, *_lower_still(subject, t, by, seconds))
+            return [high] if subject.summed == 1 else [_summed(subject.summed), high]
     return []
+
+def _summed(k):
+    return Finding('L3', 'strong',
+        f"The losses of {k:.0f} steps are added up, so gradients are {k:.0f} times those of the mean that is shown. A "
+        "learning rate that others use is too high then.",
+        f'loss = loss/{k:.0f}   # before loss.backward()', dict(times_the_mean=k))
 
 def _lower_still(subject, t, by, seconds):
     "Of ever lower rates the last that does better by a tenth, and its trial"
@@ -240,9 +251,26 @@ def check_low_rate(
         t = trial(subject, len(base.nats), seconds, rate=by)
         if t.bad is not None or t.end > t.start + .5: return []
         if t.gain > .5 and max(base.gain, 0) < .12*t.gain:
+            if not _lasts(subject, base, by, seconds): return []
             return [_too_low(base, t, by, _clipping(subject, base, seconds))]
         if base.gain > .2: return []
     return []
+
+# %% ../../nbs/44_doctor.trials.ipynb #54f3b53e
+def _lasts(subject, base, by, seconds):
+    "Whether a higher rate still does better after more steps"
+    batches = _other_batches(subject, 4*len(base.nats))
+    high = trial(subject, 4*len(base.nats), seconds, batches, rate=by)
+    if high.bad is not None: return False
+    as_is = trial(subject, len(high.nats), seconds, batches)
+    return len(as_is.nats) < len(high.nats) or high.end < as_is.end-.3
+
+def _other_batches(subject, n, enough=256):
+    "Those for trials, or up to `n` of the loader if they are of few characters"
+    has_few = sum(o.numel() for o in subject.more[0][:1] if isinstance(o, Tensor)) < enough
+    if not has_few or subject.loader is None: return subject.more
+    try: return take_batches(subject.loader, n, time.perf_counter()+1)
+    except (OutOfTime, CharRNNError): return subject.more
 
 # %% ../../nbs/44_doctor.trials.ipynb #a7406726
 def _too_low(base, t, by, clipped=None):
@@ -334,7 +362,8 @@ def check_dropout(
     if base.cost is None or base.cost < .02: return []
     t = without_dropout(subject, len(base.nats), seconds)
     is_stuck = base.guess is not None and base.end > base.guess + .05 and base.cost > .12 # it knows less than frequencies
-    if t.bad is not None or t.end > base.end - (.2 if is_stuck else .28): return []
+    learns = base.guess is not None and base.end < base.guess - .2 # slowly, perhaps
+    if learns or t.bad is not None or t.end > base.end - (.2 if is_stuck else .28): return []
     return [Finding('I7', 'strong',
         f"After {len(base.nats)} steps the loss is {base.end:.2f} nats, and without dropout it is {t.end:.2f}. That "
         "much takes away what the network needs in order to learn.",
@@ -441,7 +470,7 @@ def trial_findings(
     left = lambda share: max(0., until-time.perf_counter())*share
     base = trial(subject, seconds=left(.25)) if left(1) > 1 else None
     if base is None or base.error is not None or len(base.nats) < (20 if base.bad is None else 1):
-        is_sparse = base is not None and base.error is None and left(1) > 1 # and ended before its time
+        is_sparse = base is not None and base.error is None and not base.is_late
         if is_sparse: yield 'a short training (most steps compute no gradients)',no_way
         else: yield 'a short training',[base.error] if base and base.error is not None else None
         return

@@ -211,7 +211,9 @@ def _check_lost(steps):
     "Whether all gradients are gone when the optimiser makes its step"
     any_in = lambda grads: any((g != 0).any() for g in grads.values())
     is_lost = lambda o: o.events.count('backward') == 1 and 'step' in o.events and any_in(o.raw) and not any_in(o.grads)
-    return [_set_to_zero('backward, zero_grad of the model, step')] if all(map(is_lost, steps)) else []
+    if not all(map(is_lost, steps)): return []
+    is_told = any('zero_grad' in o.events for o in steps) # of an optimiser
+    return [_set_to_zero('backward, zero_grad'+' of the model'*(not is_told)+', step')]
 
 # %% ../../nbs/38a_doctor.update.ipynb #43c98ae5
 def _check_order(subject, steps):

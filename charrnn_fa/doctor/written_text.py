@@ -9,7 +9,7 @@ __all__ = ['repeated_share', 'copied_share', 'usual_shares', 'check_text']
 import re
 from fastai.basics import *
 from .report import Finding
-from .written import Written
+from .written import Written, taken
 
 # %% ../../nbs/46d_doctor.written_text.ipynb #2009ef8f
 def repeated_share(
@@ -47,6 +47,14 @@ def usual_shares(
     return tuple(np.mean(found, 0).tolist()) if found else (0., 0.)
 
 # %% ../../nbs/46d_doctor.written_text.ipynb #0725483c
+def _fix_of_loop(w):
+    "What to do about a text that goes in circles"
+    known = taken(w)
+    is_greedy = known is not None and len(known[1]) > 20 and torch.equal(known[0].argmax(1), known[1])
+    if is_greedy: return 'i = torch.multinomial(scores.softmax(-1), 1)   # in place of argmax, or topk(1)'
+    return 'temperature = 1.   # or more than it is; or top_p = 0.9'
+
+# %% ../../nbs/46d_doctor.written_text.ipynb #7744602c
 def check_text(
     w:Written,
     corpus:str, # Or None
@@ -59,7 +67,7 @@ def check_text(
     if loop > max(.4, usual_loop+.3) and not recites: return [Finding('G7', 'strong',
         f"{loop:.0%} of what is written was written before: the text goes round in circles. At a low temperature "
         "the most likely character leads back to where it was.",
-        'temperature = 0.8   # or top_p = 0.9', dict(share_repeated=loop))]
+        _fix_of_loop(w), dict(share_repeated=loop))]
     if copied > max(.5, usual_copied+.3): return [Finding('G8', 'strong',
         f"{copied:.0%} of what is written stands in the corpus, in pieces of 40 characters and more: the network "
         "recites.",
