@@ -334,7 +334,7 @@ def test_a_fix_is_not_the_line_that_is_there(tmp_path):
     assert f.id == 'R4' and f.place.source == line and line not in f.fix and 'one row' in f.fix, f
 
 
-ANEW = """
+LOSS_ANEW = """
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -362,7 +362,7 @@ def given(): return dict(step_function=learn, model=net, opt=adam, batches=strea
     ('error = Variable(cost.data, requires_grad=True)', '', 'error'),
 ])
 def test_a_line_that_makes_the_loss_anew_is_to_go(line, more, ends, tmp_path):
-    source = ANEW.replace('CUT', f'{line}\n    {more}').replace('ENDS', ends)
+    source = LOSS_ANEW.replace('CUT', f'{line}\n    {more}').replace('ENDS', ends)
     f = first(source, tmp_path)
     assert f.id == 'L7' and f.place.source == line, f
     assert not said(source.replace(line, f.fix), tmp_path), f.fix

@@ -313,11 +313,11 @@ def _check_wrap(pairs, axis):
     n_lasts = lasts.unique().numel()
     is_read = any((x == lasts[0]).any() for x,_ in pairs) # a mark for an end is not
     is_one = n_lasts == 1 and len(lasts) > 11 and is_read and not runs_on.any()
-    what = ("The last target of each row is the row's own first character: the text wraps around" if (lasts == firsts).all() and n_lasts > 1
-            else "The last target of each row is its own input" if (lasts == ends).all() and n_lasts > 1
-            else f"The last target of each row is id {int(lasts[0])}, which is put there and not read" if is_one else None)
+    is_first,is_last = ((lasts == o).all() and n_lasts > 1 for o in (firsts, ends))
+    what = ("the row's own first character: the text wraps around" if is_first else "its own input" if is_last
+            else f"id {int(lasts[0])}, which is put there and not read" if is_one else None)
     if what is None: return []
-    return [Finding('D3', 'exact', f"{what}. One target in each row is wrong.",
+    return [Finding('D3', 'exact', f"The last target of each row is {what}. One target in each row is wrong.",
         'chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]', dict(column=pairs[0][0].shape[1]-1, share=1.))]
 
 # %% ../../nbs/36_doctor.batches.ipynb #77051b63
@@ -440,8 +440,9 @@ def check_direction(
     xs = [x if axis else x.T for x,_ in pairs if min(x.shape) > 3]
     if sum(o.numel() for o in xs) < 4000: return []
     if _n_between(xs) > 300: return []
-    pair = lambda f,g: (torch.cat([f(o).flatten() for o in xs]).long().cpu(), torch.cat([g(o).flatten() for o in xs]).long().cpu())
-    along,down = _told(*pair(lambda o: o[:,:-1], lambda o: o[:,1:])),_told(*pair(lambda o: o[:-1], lambda o: o[1:]))
+    all_of = lambda f: torch.cat([f(o).flatten() for o in xs]).long().cpu()
+    along = _told(all_of(lambda o: o[:,:-1]), all_of(lambda o: o[:,1:]))
+    down = _told(all_of(lambda o: o[:-1]), all_of(lambda o: o[1:]))
     if down < .2 or down < 3*max(along, 0): return []
     return [Finding('D5', 'exact',
         "Neighbours in the batch follow each other in the text, and neighbours in time do not: the text runs down "

@@ -25,7 +25,9 @@ def _read_scores(subject, lay, rows):
     x = torch.zeros(n_rows, n_steps, dtype=torch.long)
     x[:len(rows),:rows.shape[1]] = rows
     batch = list(subject.batches[0])
-    batch[0] = F.one_hot(x, batch[0].shape[-1]).to(batch[0]) if batch[0].ndim == 3 else (x if lay.axis else x.T).contiguous().to(batch[0])
+    given = batch[0]
+    is_one_hot = given.ndim == 3
+    batch[0] = (F.one_hot(x, given.shape[-1]) if is_one_hot else (x if lay.axis else x.T).contiguous()).to(given)
     hook = subject.model.register_forward_pre_hook(_to_eval)
     try: step, = subject.run([tuple(batch)], update=False)
     finally: hook.remove()
