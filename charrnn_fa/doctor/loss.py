@@ -78,10 +78,10 @@ def check_scores(
     exact = found[0].dtype in (torch.float32, torch.float64)
     if name == 'nll_loss' and not (scores.logsumexp(1).abs() < (1e-2 if exact else .2)).all():
         return [Finding('L2', 'exact',
-            "nll_loss expects logarithms of probabilities, and gets something else. So the loss can fall for ever "
-            "without the network learning anything.",
+            "nll_loss expects logarithms of probabilities, as log_softmax makes them, and gets other numbers: scores as "
+            "they are, perhaps. So the loss can fall for ever without the network learning anything.",
             'loss = F.cross_entropy(scores, y)   # which applies log_softmax itself',
-            dict(largest_sum_of_exponentials=scores.logsumexp(1).exp().max().item()))]
+            dict(probabilities_would_sum_to=scores.logsumexp(1).exp().max().item()))]
     if not {o.name for o in step.losses} & _for_classes:
         is_wrong = (is_of_classes or _are_numbers_of_symbols(step)) and _is_of_targets(subject)
         return [_not_of_classes(name, n)] if is_wrong else []
