@@ -2012,6 +2012,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'charrnn_fa.doctor.trials._Enough': ('doctor.trials.html#_enough', 'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials._Enough.__init__': ( 'doctor.trials.html#_enough.__init__',
                                                                                          'charrnn_fa/doctor/trials.py'),
+                                          'charrnn_fa.doctor.trials._are_small': ( 'doctor.trials.html#_are_small',
+                                                                                   'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials._better_rate': ( 'doctor.trials.html#_better_rate',
                                                                                      'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials._catches_up': ( 'doctor.trials.html#_catches_up',

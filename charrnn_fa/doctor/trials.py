@@ -259,16 +259,20 @@ def check_low_rate(
 # %% ../../nbs/44_doctor.trials.ipynb #54f3b53e
 def _lasts(subject, base, by, seconds):
     "Whether a higher rate still does better after more steps"
+    if not _are_small(subject.more): return True
     batches = _other_batches(subject, 4*len(base.nats))
     high = trial(subject, 4*len(base.nats), seconds, batches, rate=by)
     if high.bad is not None: return False
     as_is = trial(subject, len(high.nats), seconds, batches)
     return len(as_is.nats) < len(high.nats) or high.end < as_is.end-.3
 
-def _other_batches(subject, n, enough=256):
-    "Those for trials, or up to `n` of the loader if they are of few characters"
-    has_few = sum(o.numel() for o in subject.more[0][:1] if isinstance(o, Tensor)) < enough
-    if not has_few or subject.loader is None: return subject.more
+def _are_small(batches, enough=256):
+    "Whether the first batch has few characters"
+    return sum(o.numel() for o in batches[0][:1] if isinstance(o, Tensor)) < enough
+
+def _other_batches(subject, n):
+    "Up to `n` of the loader, if it can be gone through; else those for trials"
+    if subject.loader is None: return subject.more
     try: return take_batches(subject.loader, n, time.perf_counter()+1)
     except (OutOfTime, CharRNNError): return subject.more
 
