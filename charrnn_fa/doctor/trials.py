@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding, no_way
-from .batches import take_batches
+from .batches import as_ids, take_batches
 from .subject import OutOfTime, Subject, hypers_of, predictions, rows_of
 from .initial import looked_at, not_finite
 
@@ -268,7 +268,8 @@ def _lasts(subject, base, by, seconds):
 
 def _are_small(batches, enough=256):
     "Whether the first batch has few characters"
-    return sum(o.numel() for o in batches[0][:1] if isinstance(o, Tensor)) < enough
+    x = batches[0][0] if batches[0] else None
+    return isinstance(x, Tensor) and ifnone(as_ids(x), x).numel() < enough
 
 def _other_batches(subject, n):
     "Up to `n` of the loader, if it can be gone through; else those for trials"
