@@ -20,7 +20,8 @@ class Net(nn.Module):
     "Scores for each step, (rows, steps, classes)"
     def __init__(self, n_out=V, drop=0., n_hid=64):
         super().__init__()
-        self.emb,self.drop,self.rnn,self.out = nn.Embedding(V, 32),nn.Dropout(drop),nn.GRU(32, n_hid, batch_first=True),nn.Linear(n_hid, n_out)
+        self.emb,self.drop = nn.Embedding(V, 32),nn.Dropout(drop)
+        self.rnn,self.out = nn.GRU(32, n_hid, batch_first=True),nn.Linear(n_hid, n_out)
     def forward(self, x): return self.out(self.drop(self.rnn(self.drop(self.emb(x)))[0]))
 
 
@@ -86,7 +87,8 @@ def two_kinds_of_batches(later):
     torch.manual_seed(0)
     net = nn.Linear(1, 1)
     xs = torch.tensor([.1]*40+[later]*200)*(1+1e-4*torch.rand(240))
-    return dict(model=net, batches=[(x.view(1, 1), 300*x.view(1, 1)-20) for x in xs], loss_func=F.mse_loss, opt=torch.optim.SGD(net.parameters(), 1e-6))
+    batches = [(x.view(1, 1), 300*x.view(1, 1)-20) for x in xs]
+    return dict(model=net, batches=batches, loss_func=F.mse_loss, opt=torch.optim.SGD(net.parameters(), 1e-6))
 
 
 @pytest.mark.parametrize('later,is_low', [(.1, True), (200., False)])
@@ -100,7 +102,7 @@ class Table(nn.Module):
     "Scores of a symbol after another, or after any"
     def __init__(self, scores):
         super().__init__()
-        self.emb,self.scale = nn.Embedding.from_pretrained(scores, freeze=False),nn.Linear(1, 1)
+        self.emb = nn.Embedding.from_pretrained(scores, freeze=False)
     def forward(self, x): return self.emb(x)
 
 
@@ -111,7 +113,8 @@ def test_a_network_that_says_the_same_everywhere_has_learned_no_other_table(know
     p = pairs/pairs.sum(1, keepdim=True) if knows_pairs else (pairs.sum(0)/pairs.sum()).expand(V, V)
     anew = torch.randperm(V, generator=torch.Generator().manual_seed(1))
     model = Table(p.log()[anew][:,anew])
-    found = said(model=model, batches=rows(ids[:-1], ids[1:])[:12], loss_func=nll, opt=torch.optim.Adam(model.emb.parameters(), 1e-3), trials=False)
+    opt = torch.optim.Adam(model.emb.parameters(), 1e-3)
+    found = said(model=model, batches=rows(ids[:-1], ids[1:])[:12], loss_func=nll, opt=opt, trials=False)
     assert ('D7' in [o for o,_ in found]) == knows_pairs
 
 

@@ -27,7 +27,8 @@ def nll(scores, y): return F.cross_entropy(scores.reshape(-1, scores.shape[-1]),
 
 
 def found(model, batches, loss=nll, **kwargs):
-    report = doctor.diagnose(model=model, batches=batches, loss_func=loss, opt=torch.optim.Adam(model.parameters(), 1e-3), trials=False, **kwargs)
+    opt = torch.optim.Adam(model.parameters(), 1e-3)
+    report = doctor.diagnose(model=model, batches=batches, loss_func=loss, opt=opt, trials=False, **kwargs)
     return [(o.id, o.certainty) for o in report.findings], ' '.join(o.message+o.fix for o in report.findings)
 
 
