@@ -12,7 +12,8 @@ from charrnn_fa.doctor.diagnose import diagnose
 from charrnn_fa.doctor.given import function_subject, parts_subject
 from charrnn_fa.doctor.corpus import check_overlap
 from charrnn_fa.doctor.initial import check_first_loss, check_table
-from charrnn_fa.doctor.trials import check_capacity, trial
+from charrnn_fa.doctor.trial import trial
+from charrnn_fa.doctor.trials import check_capacity
 from charrnn_fa.text.corpus import load_corpus
 
 

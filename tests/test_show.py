@@ -224,7 +224,7 @@ def test_a_run_that_loses_its_numbers_is_not_watched_further(make, recwarn):
     assert [o for o in recwarn if 'show' in o.filename] == []
 
 
-def test_a_lens_from_the_checkpoints_of_a_run(make, tmp_path):
+def test_a_lens_from_the_checkpoints_of_a_run(make, tmp_path, settled):
     learn = make()
     learn.fit_steps(30, cbs=Checkpoint(tmp_path/'r', steps=10, keep=5, quiet=True))
     p = show.lens(load_run(tmp_path/'r'), 'of the text', tmp_path/'r', units=[])

@@ -10,7 +10,7 @@ import statistics
 from fastai.basics import *
 from .report import Finding
 from .subject import Subject, predictions
-from .trials import entropy, without_dropout
+from .trial import entropy, without_dropout
 
 # %% ../../nbs/44b_doctor.stuck.ipynb #50660075
 def _logit(t): return t.float().mean().clamp(1e-4, 1-1e-4).logit()
