@@ -537,3 +537,50 @@ def test_a_step_of_a_class_is_told_in_the_names_that_it_has_there(tmp_path):
 def test_a_zero_grad_of_the_model_is_still_told_as_that(tmp_path):
     f = first(OF_A_CLASS.replace('LINE', 'self.net.zero_grad()'), tmp_path)
     assert f.id == 'O9' and 'of the model' in str(f.evidence), f
+
+
+SCHEDULED = """
+net = nn.Sequential(nn.Embedding(12, 16), nn.Linear(16, 12))
+adam = torch.optim.Adam(net.parameters(), lr=1e-2)
+scheduler = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: i//500)
+def learn(x, y):
+    loss = F.cross_entropy(net(x).flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+    scheduler.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+
+
+def test_a_schedule_that_makes_the_rate_zero_is_told_and_replaced(tmp_path):
+    f = next(o for o in diagnose(**made(SCHEDULED, tmp_path), trials=False).findings if o.id == 'O10')
+    assert '0.01' in f.message and 'LambdaLR' in f.message, f
+    mended = SCHEDULED.replace('scheduler = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: i//500)', f.fix)
+    assert mended != SCHEDULED and 'O10' not in said(mended, tmp_path), f.fix
+
+
+LISTED = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.out = nn.Embedding(12, 16),nn.Linear(16, 12)
+        self.stack = {kept}
+        LINE
+    def forward(self, x):
+        h = self.emb(x)
+        for o in {all}: h = o(h)[0]
+        return self.out(h)
+net = Net()
+def loss(scores, y): return F.cross_entropy(scores.flatten(0, 1), y.flatten())
+def given(): return dict(model=net, batches=streams, loss_func=loss, opt=torch.optim.Adam(net.parameters(), lr=1e-2))
+"""
+
+
+@pytest.mark.parametrize('kept,all', [('[nn.GRU(16, 16, batch_first=True)]', 'self.stack'),
+                                      ('dict(first=nn.GRU(16, 16, batch_first=True))', 'self.stack.values()')])
+def test_layers_in_a_plain_list_are_named(tmp_path, kept, all):
+    source = LISTED.format(kept=kept, all=all)
+    f = first(source.replace('LINE', 'pass'), tmp_path)
+    assert f.id == 'O7' and f.fix.startswith('self.stack = nn.Module'), f
+    assert 'O7' not in said(source.replace('LINE', f.fix), tmp_path), f.fix

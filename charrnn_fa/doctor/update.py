@@ -294,7 +294,7 @@ def _check_optimiser(subject, steps, changed, with_grad):
     still = with_grad & _trainable(subject.model) - changed - tiny
     if rounded := _lost_in_rounding(subject, firsts, still): return [_too_small_a_step(subject, rounded)]
     if resting := _with_rate_zero(subject, firsts, still): return [_resting(resting, still)]
-    if not still or all(g == 0 for o in firsts for g in _rates(o)): return _check_rate(firsts, still)
+    if not still or all(g == 0 for o in firsts for g in _rates(o)): return _check_rate(subject, firsts, still)
     return [Finding('O7', 'exact',
         f"There is a gradient for {_listed(still)}, and no change: the optimiser does not have it. It was made before "
         "the model got this layer, or for another model.",
@@ -336,8 +336,20 @@ def _resting(names, still):
 # %% ../../nbs/38a_doctor.update.ipynb #2ba22081
 def _rates(opt): return [g.get('lr', 0) for g in hypers_of(opt)]
 
-def _check_rate(opts, still):
+def _schedule_of(subject, opts):
+    "The schedule that makes a rate zero, and the rate that the optimiser was made with, if there is one"
+    for o in subject.noted.seen.values():
+        if not isinstance(o, torch.optim.lr_scheduler.LRScheduler): continue
+        if any(o.optimizer is k for k in opts) and max(o.base_lrs, default=0) > 0: return o,max(o.base_lrs)
+
+def _check_rate(subject, opts, still):
     if not still or not opts: return []
+    if by := _schedule_of(subject, opts):
+        name,lr = type(by[0]).__name__,by[1]
+        return [Finding('O10', 'exact',
+            f"The learning rate is 0, so nothing changes. The optimiser was made with {lr:g}, and the {name} makes 0 of it.",
+            f'scheduler = torch.optim.lr_scheduler.LinearLR(opt, 0.1, total_iters=100)   # in place of the {name}',
+            dict(lr=0., made_with=lr))]
     return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.",
                     'opt = torch.optim.Adam(model.parameters(), lr=1e-3)', dict(lr=0.))]
 
@@ -402,8 +414,26 @@ def check_foreign(
     try: step, = subject.run(subject.batches[:1], update=False)
     finally: subject.watch.look = noop
     if step.error or not foreign: return []
-    t,place = next(iter(foreign.values()))
-    return [Finding('O7', 'exact',
-        f"Weights of size {tuple(t.shape)} are used that are no part of the model: their layer is made in forward, "
-        "or kept in a plain list. No optimiser has them, and nothing saves them.",
-        'self.layers = nn.ModuleList([...])   # in __init__', dict(tensors=len(foreign)), place)]
+    return [_is_foreign(subject.model, *next(iter(foreign.values())), len(foreign))]
+
+# %% ../../nbs/38a_doctor.update.ipynb #64872d71
+def _plain_lists(model):
+    "Lists and dictionaries of modules that PyTorch takes no notice of, by the names that the model has for them"
+    for path,m in model.named_modules():
+        for name,v in vars(m).items():
+            of = v.values() if isinstance(v, dict) else v if isinstance(v, (list, tuple)) else ()
+            is_plain = not name.startswith('_') and of and all(isinstance(o, nn.Module) for o in of)
+            if is_plain: yield '.'.join(filter(None, ('self', path, name))),v,of
+
+def _is_foreign(model, t, place, n):
+    "O7 of a parameter that is used and no part of the model, and of others"
+    said = f"Weights of size {tuple(t.shape)} are used that are no part of the model: "
+    for name,v,of in _plain_lists(model):
+        if not any(p is t for m in of for p in m.parameters()): continue
+        kind = 'ModuleDict' if isinstance(v, dict) else 'ModuleList'
+        return Finding('O7', 'exact',
+            f"{said}{name} is a plain {type(v).__name__}. No optimiser has them, and nothing saves them.",
+            OwnWords(f'{name} = nn.{kind}({name})   # in __init__, and the optimiser after it'), dict(tensors=n), place)
+    return Finding('O7', 'exact',
+        f"{said}their layer is made in forward, or kept where PyTorch does not look. No optimiser has them, and nothing "
+        "saves them.", 'self.layers = nn.ModuleList([...])   # in __init__', dict(tensors=n), place)

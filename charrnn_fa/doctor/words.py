@@ -205,6 +205,7 @@ _signs = {
     'L6': r'\[:, ?-1|\[-1',
     'L7': r'detach\(|\.data\b|no_grad|\.item\(|argmax',
     'O11': r'% ?\w+ ?==|\.step\(',
+    'O10': r'lr_scheduler\.\w+\(|sched\w*\.step\(',
     'O12': r'\.half\(|float16',
     'O5': r'optim\.[A-Z]\w+\(|Adam\w*\(|SGD\(|RMSprop\(',
     'O7': r'optim\.[A-Z]\w+\(',
