@@ -75,6 +75,26 @@ def test_a_sum_is_a_fault_where_the_rate_is_that_of_a_mean(lr, found):
     if found: assert 'O1' in [o.id for o in report.findings[0].follows] and 'loss/24' in report.findings[0].fix
 
 
+def one_stream(opt, n=25):
+    "As min-char-rnn does: one row, whose losses are added up, and clipped gradients"
+    torch.manual_seed(0)
+    net = Net()
+    opt = opt(net.parameters(), 1e-2)
+    def step(x, y):
+        loss = F.cross_entropy(net(x[None])[0], y, reduction='sum')
+        opt.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_value_(net.parameters(), 5)
+        opt.step()
+        return loss.item()
+    return dict(step_function=step, model=net, opt=opt, batches=[(ids[i:i+n], ids[i+1:i+n+1]) for i in range(0, 20*n, n)])
+
+
+@pytest.mark.parametrize('opt,found', [(torch.optim.Adagrad, []), (torch.optim.SGD, [('L3', 'weak')])])
+def test_a_sum_of_one_row_is_none_for_an_optimiser_that_does_not_mind(opt, found):
+    assert said(**one_stream(opt), trials=False) == found
+
+
 @pytest.mark.parametrize('drop,found', [(.4, []), (.93, [('I7', 'strong')])])
 def test_dropout_that_only_slows_down(drop, found):
     torch.manual_seed(0)
