@@ -435,5 +435,5 @@ def _is_foreign(model, t, place, n):
             f"{said}{name} is a plain {type(v).__name__}. No optimiser has them, and nothing saves them.",
             OwnWords(f'{name} = nn.{kind}({name})   # in __init__, and the optimiser after it'), dict(tensors=n), place)
     return Finding('O7', 'exact',
-        f"{said}their layer is made in forward, or kept where PyTorch does not look. No optimiser has them, and nothing "
-        "saves them.", 'self.layers = nn.ModuleList([...])   # in __init__', dict(tensors=n), place)
+        f"{said}their layer is made in forward, or kept where PyTorch does not look. No optimiser has them, and "
+        "nothing saves them.", 'self.layers = nn.ModuleList([...])   # in __init__', dict(tensors=n), place)
