@@ -161,3 +161,48 @@ def test_a_few_blanks_are_as_good_as_one():
     code = 'def area(x):\n'+' '*120+'return 3*x\n# of a disc, and not of what is around it, which is another'
     assert 'G7' not in written([code])
     assert 'G7' in written(['the same again '*20]) and 'G7' in written([' '*300])
+
+
+@pytest.mark.parametrize('at,found', [(0, [('D9', 'strong')]), (9000, [])])
+def test_a_byte_order_mark_is_one_at_the_beginning_of_a_text(at, found):
+    torch.manual_seed(0)
+    text = TEXT[:at]+'\ufeff'+TEXT[at:]
+    vocab = sorted({*text})
+    numbers = torch.tensor([vocab.index(c) for c in text])
+    dls = DataLoaders(rows(numbers[:-4000], numbers[1:-3999]), rows(numbers[-4000:-1], numbers[-3999:]))
+    dls.vocab = vocab
+    model = nn.Sequential(nn.Embedding(len(vocab), 16), nn.Linear(16, len(vocab)))
+    assert [o for o in said(model=model, dls=dls, loss_func=nll, trials=False) if o[0] == 'D9'] == found
+
+
+def test_two_loaders_are_those_for_training_and_validation():
+    model = Net()
+    given = dict(model=model, loss_func=nll, opt=torch.optim.Adam(model.parameters(), 3e-3), trials=False)
+    batches = rows(ids[:-1], ids[1:])
+    assert said(dls=(batches[:60], batches[60:]), **given) == []
+    assert said(dls=[batches[:60], batches[:20]], **given) == [('D6', 'strong')]
+
+
+def trains_and_writes(comes_back, every, n_hid=48):
+    "A step that lets the network write now and then, before it trains"
+    torch.manual_seed(0)
+    net,count = Net(drop=.3, n_hid=n_hid),[0]
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    @torch.no_grad()
+    def write():
+        net.eval()
+        net(ids[None,:1])
+        if comes_back: net.train()
+    def step(x, y):
+        count[0] += 1
+        if count[0] % every == 0: write()
+        opt.zero_grad()
+        nll(net(x), y).backward()
+        opt.step()
+    return dict(step_function=step, model=net, opt=opt, batches=rows(ids[:-1], ids[1:])[:30])
+
+
+@pytest.mark.parametrize('every', [1, 5])
+@pytest.mark.parametrize('comes_back,found', [(True, []), (False, [('T2', 'exact')])])
+def test_the_mode_is_that_of_what_is_trained(comes_back, found, every):
+    assert said(**trains_and_writes(comes_back, every), trials=False) == found

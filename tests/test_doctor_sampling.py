@@ -148,3 +148,21 @@ def test_a_corpus_that_says_the_same_again_and_again(fond, ids):
     written = ''.join(phrases[i] for i in (3, 11, 7, 0, 15, 18, 5, 9)) if fond else TEXT[:500]
     w = Written(text=written)
     assert [o.id for o in check_text(w, corpus)] == ids
+
+
+@pytest.mark.parametrize('prefix,keeps,ids', [('module.', True, ['G5']), ('', True, []), ('', False, ['G3'])])
+def test_a_network_of_its_own_writes(trained, prefix, keeps, ids):
+    "Weights that go into it, and weights whose names do not fit, which strict=False passes over"
+    weights = {prefix+k:v for k,v in trained['model'].state_dict().items()}
+    def write(model, prompt, n):
+        net = Writer()
+        net.load_state_dict(weights, strict=False)
+        return one_by_one(net.eval(), prompt, n, keeps=True) if keeps else forgets(net.eval(), prompt, n)
+    assert [o.id for o in diagnose(**trained, sample=write).findings] == ids
+
+
+@torch.no_grad()
+def forgets(net, prompt, n):
+    res = prompt
+    for _ in range(n): res += SYMBOLS[drawn(net(torch.tensor([[NUMBER[res[-1]]]]))[0][:,-1])]
+    return res

@@ -278,4 +278,12 @@ def check_state(
     return [Finding('D4', 'exact',
         f"The state is carried to the next batch, but only {on:.0%} of the rows go on there. So each row begins "
         "with the memory of another piece of text.",
-        'state = None   # at the start of each batch; or take a loader of parallel streams', evidence)]
+        _shuffled(subject.loader)+'state = None   # at the start of each batch; or take a loader of parallel streams', evidence)]
+
+def _shuffled(loader):
+    "A line for a loader that shuffles rows, if this is one"
+    is_random = isinstance(getattr(loader, 'sampler', None), torch.utils.data.RandomSampler) or getattr(loader, 'shuffle', False)
+    line = 'shuffle=False   # in the loader for training, if its rows go on from batch to batch in their order; else\n'
+    return line if is_random is True else ''
+
+

@@ -35,7 +35,15 @@ def check_symbols(
     if lost > 0: return [_lost(lost)]
     has_capitals = any(c.isupper() for c in symbols)
     if not has_capitals and (marked := sum(_ids_of(batches, symbols, {'\ufffd'}).values())) > .01: return [_lost(marked)]
-    return [_damaged(bad)] if (bad := _marks_of_damage(symbols)) else []
+    bad = _marks_of_damage(symbols)
+    if bad == [_byte_order] and not _begins_with('\ufeff', symbols, batches, text): return [] # it may stand in any text
+    return [_damaged(bad)] if bad else []
+
+def _begins_with(symbol, symbols, batches, text):
+    "Whether a text begins with a symbol, or what is known of it"
+    if text: return text.startswith(symbol)
+    x = as_ids(batches[0][0]) if batches and batches[0] else None
+    return x is not None and x.numel() > 0 and symbols[int(x.flatten()[0]) % len(symbols)] == symbol
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #dc605440
 def _shared_numbers(table):
@@ -61,9 +69,11 @@ def _lost(share):
         "vocab = sorted(set(text))   # or min_freq=1, and no lower-casing", dict(share_unknown=share))
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #f28fb4c0
+_byte_order = 'a byte order mark'
+
 def _marks_of_damage(symbols):
     "What no text should have"
-    marks = {'\ufffd':'the mark of an unreadable byte', '\ufeff':'a byte order mark', '\x00':'null characters'}
+    marks = {'\ufffd':'the mark of an unreadable byte', '\ufeff':_byte_order, '\x00':'null characters'}
     bad = [v for k,v in marks.items() if k in symbols]
     is_utf8_as_latin = 'Ã' in symbols and any(o in symbols for o in '©¤¶¼¨ª\xa0') or 'â' in symbols and '€' in symbols
     if '\r' in symbols: bad.append('carriage returns')
@@ -75,7 +85,7 @@ def _damaged(bad):
     return Finding('D9', 'strong',
         f"Among the symbols is {' and '.join(bad)}: the file was read with another encoding than it was written "
         "with.",
-        "text = open(path, encoding='utf-8').read()   # or 'cp1252', 'utf-16'", dict(marks=bad))
+        "text = open(path, encoding='utf-8-sig').read()   # or 'cp1252', 'utf-16'", dict(marks=bad))
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #c3b08909
 def divergence(
@@ -190,6 +200,18 @@ def check_overlap(
         dict(share=share))]
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #5e3a3cb9
+def _apart(a, b):
+    "What it costs to expect the characters of `b` in `a`, in nats"
+    n = int(max(a.max(), b.max()))+1
+    return divergence(*(torch.tensor(np.bincount(o, minlength=n)/len(o)) for o in (a, b)))
+
+def _drift(ids, n, most=20):
+    "How far the least like of some parts of `n` ids is from the rest"
+    starts = range(0, len(ids)-n+1, max(n, len(ids)//most))
+    if len(starts) < 3: return 0.
+    return max(_apart(ids[i:i+n], np.concatenate([ids[:i], ids[i+n:]])) for i in starts)
+
+# %% ../../nbs/38c_doctor.corpus.ipynb #f0903360
 def check_same_text(
     dls, # Loaders
 )->list: # Of `Finding`s: T9
@@ -197,10 +219,8 @@ def check_same_text(
     try: train,valid = (read_ids(o, 300_000)[0] for o in (dls.train, dls.valid))
     except (AttributeError, IndexError, CharRNNError, TypeError, ValueError): return []
     if len(train) < 1000 or len(valid) < 500: return []
-    n = int(max(train.max(), valid.max()))+1
-    p,q = (torch.tensor(np.bincount(o, minlength=n)/len(o)) for o in (valid, train))
-    off = divergence(p, q)
-    if off < .4: return []
+    off = _apart(valid, train)
+    if off < .4 or off < 2*_drift(train, len(valid)): return []
     return [Finding('T9', 'strong',
         f"The validation part has other characters than the training part: {off:.2f} nats would be lost by "
         "frequencies alone. Losses of the two cannot be compared, be it that they are two texts, that only one was "

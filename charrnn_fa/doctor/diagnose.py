@@ -66,6 +66,17 @@ def _train_of(dls):
     try: return getattr(dls, 'train', dls)
     except IndexError: return [] # there is none
 
+# %% ../../nbs/47_doctor.diagnose.ipynb #e5a80898
+def _is_loader(o):
+    "Whether something gives batches, and is none"
+    if isinstance(o, (list, tuple)): return bool(o) and isinstance(o[0], (list, tuple, dict))
+    return isinstance(o, (torch.utils.data.DataLoader, DataLoader))
+
+def _of_two(dls):
+    "Loaders that are given as a pair, as `DataLoaders`"
+    is_pair = isinstance(dls, (list, tuple)) and len(dls) == 2 and all(map(_is_loader, dls))
+    return DataLoaders(*dls) if is_pair else dls
+
 # %% ../../nbs/47_doctor.diagnose.ipynb #11fabe5d
 def _first_batches(dl, until, missing, n=24):
     res = take_batches(dl, n, until)
@@ -113,7 +124,7 @@ def _in_own_words(findings, subject, given, functions):
 def diagnose(
     learn:Learner=None, # Ours or any other
     model:nn.Module=None, # Instead of a Learner: the model,
-    dls=None, # its loaders, or that for training,
+    dls=None, # its loaders: `DataLoaders`, a pair of them, or that for training,
     loss_func=None, # its loss,
     opt=None, # and its optimiser, if there is one already
     step_function=None, # Instead of a loss: a training step, `f(batch)`, `f(x, y)`, `f` of all parts, or `f()`
@@ -125,6 +136,7 @@ def diagnose(
 )->Report:
     "What keeps a network from learning; nothing of what is given changes"
     check_number('seconds', seconds, 0)
+    dls = _of_two(dls)
     _check_writing(sample, text)
     began = time.perf_counter()
     given = learn,model,loss_func,opt,step_function,sample

@@ -40,7 +40,8 @@ def check_mode(
     "Whether dropout is on in training, and off when something is measured"
     in_eval = _output(subject, False, 0)
     if _is_same(in_eval, _output(subject, False, 1)) is False: return [_always_on()] if _drops(subject) else []
-    if step.trained is False and _is_same(in_eval, _output(subject, True, 0)) is False: return [_never_on()]
+    modes = _training_modes(step)
+    if modes and not any(modes) and _is_same(in_eval, _output(subject, True, 0)) is False: return [_never_on()]
     if _is_left_off(subject) and _is_same(in_eval, _output(subject, True, 0)) is False: return [_left_off()]
     last_backward = max((i for i,e in enumerate(step.events) if e == 'backward'), default=None)
     after = [e for e in step.events[last_backward:] if e == 'forward'] if last_backward is not None else []
@@ -82,16 +83,21 @@ def _never_on():
         'model.train()', dict(training=False))
 
 # %% ../../nbs/38b_doctor.forward.ipynb #457a124f
-def _is_left_off(subject):
-    "Whether a step begins in training mode, and the next trains in evaluation mode"
-    steps = subject.run(subject.batches[:2], update=False)
-    if len(steps) < 2 or any(o.error or 'backward' not in o.events for o in steps): return False
-    first,second = (o.modes[:o.events[:o.events.index('backward')].count('forward')] for o in steps)
-    return any(first) and bool(second) and not any(second)
+def _training_modes(step):
+    "Whether the network was in training mode, for each time that it was asked before `backward` with a graph"
+    n = step.events[:step.events.index('backward')].count('forward') if 'backward' in step.events else 0
+    return [mode for mode,has_graph in zip(step.modes[:n], step.graphs) if has_graph]
+
+def _is_left_off(subject, n=8):
+    "Whether a step trains in training mode, and the last of some more in evaluation mode"
+    steps = subject.run((subject.batches*n)[:n], update=False)
+    modes = [_training_modes(o) for o in steps]
+    if len(steps) < 2 or steps[-1].error or not all(modes): return False
+    return any(modes[0]) and not any(modes[-1])
 
 def _left_off():
     return Finding('T2', 'exact',
-        "A step leaves the network in evaluation mode, so the next one trains without dropout and the like. "
+        "A step leaves the network in evaluation mode, and what comes after it trains without dropout and the like. "
         "Something in it calls eval(), and nothing calls train() after it.",
         'model.train()   # at the beginning of each step, or after what calls eval()', dict(training=False))
 
@@ -203,13 +209,23 @@ def check_ids(
     x = args[0] if args and isinstance(args[0], Tensor) else None
     is_float = pairs and x is not None and x.is_floating_point() and x.numel() == pairs[0][0].numel() and not step.entries
     is_cast = bool(pairs) and not step.looks_up and _are_ids_as_numbers(step.entries, pairs[0][0])
-    if (is_float or is_cast) and pairs[0][0].max() > 1: res.append(_ids_as_numbers(int(pairs[0][0].max())))
-    elif found and not pairs and _are_ids_divided(subject.more): res.append(_ids_as_numbers(int(found[1].max())))
+    if (is_float or is_cast) and pairs[0][0].max() > 1: res.append(_ids_as_numbers(subject.model, int(pairs[0][0].max())))
+    elif found and not pairs and _are_ids_divided(subject.more): res.append(_ids_as_numbers(subject.model, int(found[1].max())))
     return res
 
-def _ids_as_numbers(largest):
+def _of_vectors(model, n=64):
+    "A line that makes the recurrent layer for vectors, if it takes one number a step; else none"
+    layers = [(k, m) for k,m in model.named_modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase)) and m.input_size == 1]
+    if not layers: return ''
+    name,m = layers[0]
+    usual = dict(num_layers=1, batch_first=False, dropout=0., bidirectional=False)
+    options = ''.join(f', {k}={getattr(m, k)}' for k,v in usual.items() if getattr(m, k, v) != v)
+    return f'self.{name} = nn.{type(m).__name__}({n}, {m.hidden_size}{options})   # in place of 1 input\n'
+
+def _ids_as_numbers(model, largest):
     return Finding('S2', 'exact',
         "The ids of the characters go into the network as numbers, as if z were twenty-five times b. A network "
         "can make something of a character only if it has a vector for it.",
-        'self.emb = nn.Embedding(n_symbols, 64)   # and in forward: x = self.emb(x), of ids that are whole numbers',
+        f'self.emb = nn.Embedding(n_symbols, 64)\n{_of_vectors(model)}'
+        'x = self.emb(x)   # in forward, of ids that are whole numbers: neither float() nor divided nor unsqueezed',
         dict(largest_id=largest))

@@ -32,11 +32,12 @@ class Step:
     batch: tuple                                # As the loader gave it
     calls: list = field(default_factory=list)   # Of the model: (args, kwargs, what came out)
     modes: list = field(default_factory=list)   # Whether it was in training mode, for each of them
+    graphs: list = field(default_factory=list)  # Whether gradients were to be had of it, likewise
     losses: list = field(default_factory=list)  # `LossCall`s
     events: list = field(default_factory=list)  # 'forward', 'loss', 'backward', 'step', 'zero_grad', in order
     stepped: object = None                      # The optimiser that made the step
     entries: list = field(default_factory=list) # Tensors by which the input enters, as far as gradients can reach
-    trained: bool = None                        # Was the model in training mode?
+    trained: bool = None                        # Was the model in training mode, when it was called first?
     with_graph: bool = None                     # Were gradients to be had of what it gave?
     loss: Tensor = None                         # What gradients were computed of
     raw: dict = field(default_factory=dict)     # Gradients of the parameters by name, as the last `backward` left them
@@ -282,7 +283,8 @@ def _note_call(self:Subject, model, args, kwargs, out):
     self.watch.step.modes.append(model.training)
     self.watch.step.events.append('forward')
     step = self.watch.step
-    step.trained,step.with_graph = ifnone(step.trained, model.training),torch.is_grad_enabled() # trained: by the first call
+    step.graphs.append(torch.is_grad_enabled())
+    step.trained,step.with_graph = ifnone(step.trained, model.training),step.graphs[-1]
 
 # %% ../../nbs/37_doctor.subject.ipynb #58a07276
 @patch

@@ -11,6 +11,7 @@ from fastai.basics import *
 from .report import Finding
 from .subject import Subject, predictions
 from .layout import layout
+from .trial import entropy
 from .written import Written, log_probs, as_read
 
 # %% ../../nbs/46c_doctor.written_state.ipynb #877b4a29
@@ -120,11 +121,23 @@ def _state_lost(off, memory, is_alone):
         dict(nats_from_what_it_says_in_training=off, nats_that_the_past_makes=memory))
 
 # %% ../../nbs/46c_doctor.written_state.ipynb #7554c7d5
+def _is_noise(written, read, margin=.3):
+    "Whether characters come far more evenly in what was written than in what is read"
+    return entropy(written) > entropy(read.flatten()) + margin
+
+def _not_loaded(cost, n):
+    return Finding('G5', 'strong',
+        f"What is written is noise: {cost:.2f} nats a character, and guessing blindly would cost {math.log(n):.2f}. It is "
+        "not the network that is given which writes it, but one with random weights: what was to be loaded was not.",
+        "print(net.load_state_dict(weights, strict=False))   # the keys that are missing, and those that nothing took",
+        dict(nats=cost, blind=math.log(n)))
+
+# %% ../../nbs/46c_doctor.written_state.ipynb #8c7dfb9a
 def check_own_text(
     subject:Subject,
     w:Written,
     table, # Character -> id, as in training; None if it is not known
-)->list: # Of `Finding`s: G3
+)->list: # Of `Finding`s: G3, G5
     "Whether a network expects what it has written"
     ids = torch.tensor([table[c] for c in w.text if c in table]) if table else torch.zeros(0)
     lay = layout(subject) if len(ids) > 60 else None
@@ -137,6 +150,7 @@ def check_own_text(
     cost = -logp[:,:-1].gather(-1, rows[:,1:,None])[:,skip:].mean().item()
     expected = -(logp.exp()*logp).sum(-1)[:,skip:-1].mean().item()
     if not cost > expected+.5: return []
+    if cost > math.log(scores.shape[-1]) and _is_noise(ids, lay.x): return [_not_loaded(cost, scores.shape[-1])]
     return [Finding('G3', 'strong',
         f"The network finds its own text surprising: {cost:.2f} nats a character, where it expects {expected:.2f}. "
         "So it was asked in another way than in training: with a state that is lost, or with something else than "
