@@ -584,3 +584,23 @@ def test_layers_in_a_plain_list_are_named(tmp_path, kept, all):
     f = first(source.replace('LINE', 'pass'), tmp_path)
     assert f.id == 'O7' and f.fix.startswith('self.stack = nn.Module'), f
     assert 'O7' not in said(source.replace('LINE', f.fix), tmp_path), f.fix
+
+
+HALF = """
+net = nn.Sequential(nn.Embedding(12, 16), nn.Linear(16, 12))
+half = torch.optim.Adam(net[1].parameters(), lr=1e-2)
+def another_program(): return torch.optim.SGD(net.parameters(), lr=1)
+def learn(x, y):
+    loss = F.cross_entropy(net(x).flatten(0, 1), y.flatten())
+    half.zero_grad()
+    loss.backward()
+    half.step()
+def given(): return dict(step_function=learn, model=net, opt=half, batches=streams)
+"""
+
+
+def test_the_line_outside_the_step_is_named(tmp_path):
+    "And none of another function of the file"
+    f = next(o for o in diagnose(**made(HALF, tmp_path), trials=False).findings if o.id == 'O7')
+    assert f.place.source == 'half = torch.optim.Adam(net[1].parameters(), lr=1e-2)', f
+    assert 'O7' not in said(HALF.replace(f.place.source, f.fix), tmp_path), f.fix

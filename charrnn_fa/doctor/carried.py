@@ -278,11 +278,13 @@ def check_state(
     return [Finding('D4', 'exact',
         f"The state is carried to the next batch, but only {on:.0%} of the rows go on there. So each row begins "
         "with the memory of another piece of text.",
-        _shuffled(subject.loader)+'state = None   # at the start of each batch; or take a loader of parallel streams', evidence)]
+        f'{_shuffled(subject.loader)}state = None   # at the start of each batch; or take a loader of parallel streams',
+        evidence)]
 
 def _shuffled(loader):
     "A line for a loader that shuffles rows, if this is one"
-    is_random = isinstance(getattr(loader, 'sampler', None), torch.utils.data.RandomSampler) or getattr(loader, 'shuffle', False)
+    sampler,shuffles = getattr(loader, 'sampler', None),getattr(loader, 'shuffle', False)
+    is_random = isinstance(sampler, torch.utils.data.RandomSampler) or shuffles
     line = 'shuffle=False   # in the loader for training, if its rows go on from batch to batch in their order; else\n'
     return line if is_random is True else ''
 

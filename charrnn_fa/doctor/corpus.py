@@ -191,7 +191,8 @@ def check_overlap(
     except (AttributeError, IndexError, CharRNNError, TypeError, ValueError): return [] # no loaders of texts
     n = _piece(train[1], train[0])
     share,least = copied(train, valid, n),.4
-    if _rows_overlap(*train): share,least = max(share or 0., begins_within(train, valid) or 0.),.8 # what is usual is not known
+    if _rows_overlap(*train): # what is usual is not known then
+        share,least = max(share or 0., begins_within(train, valid) or 0.),.8
     if share is None or share < least: return []
     return [Finding('D6', 'strong',
         f"About {share:.0%} of the validation part is in the training part as well. So the validation loss does not "

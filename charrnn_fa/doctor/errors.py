@@ -88,7 +88,7 @@ def _look_at(e, place):
 # %% ../../nbs/46f_doctor.errors.ipynb #21c0b8c0
 def _cut_off(e):
     return Finding('L7', 'exact',
-        "No gradient can be computed: the loss does not hang together with any parameter. .data, detach(), item(), "
+        "No gradient can be computed: the loss is not connected to any parameter. .data, detach(), item(), "
         "argmax or no_grad() on the way cuts it off.",
         'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them',
         dict(error=str(e)[:100]), place_of(e))

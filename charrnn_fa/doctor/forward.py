@@ -45,7 +45,8 @@ def check_mode(
     if _is_left_off(subject) and _is_same(in_eval, _output(subject, True, 0)) is False: return [_left_off()]
     last_backward = max((i for i,e in enumerate(step.events) if e == 'backward'), default=None)
     after = [e for e in step.events[last_backward:] if e == 'forward'] if last_backward is not None else []
-    if after and any(step.modes[-len(after):]) and _is_same(in_eval, _output(subject, True, 0)) is False: return [_measured_with_dropout()]
+    was_training = after and any(step.modes[-len(after):])
+    if was_training and _is_same(in_eval, _output(subject, True, 0)) is False: return [_measured_with_dropout()]
     if after and step.with_graph: return [_measured_with_graph()]
     return []
 
@@ -209,13 +210,15 @@ def check_ids(
     x = args[0] if args and isinstance(args[0], Tensor) else None
     is_float = pairs and x is not None and x.is_floating_point() and x.numel() == pairs[0][0].numel() and not step.entries
     is_cast = bool(pairs) and not step.looks_up and _are_ids_as_numbers(step.entries, pairs[0][0])
-    if (is_float or is_cast) and pairs[0][0].max() > 1: res.append(_ids_as_numbers(subject.model, int(pairs[0][0].max())))
-    elif found and not pairs and _are_ids_divided(subject.more): res.append(_ids_as_numbers(subject.model, int(found[1].max())))
-    return res
+    largest = None
+    if (is_float or is_cast) and pairs[0][0].max() > 1: largest = int(pairs[0][0].max())
+    elif found and not pairs and _are_ids_divided(subject.more): largest = int(found[1].max())
+    return res if largest is None else [*res, _ids_as_numbers(subject.model, largest)]
 
 def _of_vectors(model, n=64):
     "A line that makes the recurrent layer for vectors, if it takes one number a step; else none"
-    layers = [(k, m) for k,m in model.named_modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase)) and m.input_size == 1]
+    recurrent = [(k, m) for k,m in model.named_modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))]
+    layers = [(k, m) for k,m in recurrent if m.input_size == 1]
     if not layers: return ''
     name,m = layers[0]
     usual = dict(num_layers=1, batch_first=False, dropout=0., bidirectional=False)

@@ -59,7 +59,8 @@ def _are_numbers_of_symbols(step):
     return any(agreement(*o, s) > .5 for o in ((x, y), (x.T, y.T)) for s in range(-4, 5))
 
 def _not_of_classes(name, scores):
-    n,is_share = scores.shape[1],scores.shape[1] > 1 and bool(((scores.sum(1)-1).abs() < 1e-3).all() and (scores >= 0).all())
+    n = scores.shape[1]
+    is_share = n > 1 and bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < 1e-3).all())
     of_what = '   # of the scores before softmax, which the loss applies itself' if is_share else ''
     return Finding('L4', 'exact',
         f"The loss is {name}, which treats the number of a character as an amount or its classes one by one. "

@@ -39,7 +39,9 @@ class Trial:
 # %% ../../nbs/43a_doctor.trial.ipynb #51522ef6
 def _nats(step):
     "Cross-entropy of a step, or its loss if it has none"
-    if (found := _real(step)) is None: return float('nan') if step.loss is None else step.loss.detach().float().mean().item()
+    found = _real(step)
+    if found is None and step.loss is None: return float('nan')
+    if found is None: return step.loss.detach().float().mean().item()
     scores,targets = found
     if step.losses[0].name == 'probability': scores = scores.log()
     return F.cross_entropy(scores, targets).item() if len(targets) else float('nan')

@@ -96,7 +96,7 @@ def check_leaf(
     is_made = step.loss is None or step.loss.grad_fn is not None or step.events.count('backward') != 1
     if is_made or any((g != 0).any() for g in step.raw.values()): return []
     return [Finding('L7', 'exact',
-        "The loss does not hang together with the network, and requires_grad was set by hand, which does not mend it: "
+        "The loss is not connected to the network, and requires_grad was set by hand, which does not mend it: "
         "no parameter gets a gradient. argmax, item(), .data or detach() on the way cuts it off.",
         'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them',
         dict(parameters_with_gradient=0))]
@@ -108,7 +108,7 @@ def _check_cut(subject, steps, with_grad):
     unused = {k for k in unused if not _in_last_block(k, unused, names)}
     if not with_grad and any('step' in o.events for o in steps):
         return [Finding('L7', 'exact',
-            "No parameter gets a gradient, so the loss does not hang together with the network. item(), .data, "
+            "No parameter gets a gradient, so the loss is not connected to the network. item(), .data, "
             "detach() or torch.tensor(...) between them cuts it off.",
             'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them',
             dict(parameters_with_gradient=0))]
@@ -347,7 +347,8 @@ def _check_rate(subject, opts, still):
     if by := _schedule_of(subject, opts):
         name,lr = type(by[0]).__name__,by[1]
         return [Finding('O10', 'exact',
-            f"The learning rate is 0, so nothing changes. The optimiser was made with {lr:g}, and the {name} makes 0 of it.",
+            f"The learning rate is 0, so nothing changes. The optimiser was made with {lr:g}, and the {name} makes 0 "
+            "of it.",
             f'scheduler = torch.optim.lr_scheduler.LinearLR(opt, 0.1, total_iters=100)   # in place of the {name}',
             dict(lr=0., made_with=lr))]
     return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.",
@@ -407,7 +408,8 @@ def check_foreign(
     def _look(func, args, kwargs, out):
         for t in tensors_of([*args, *kwargs.values()]):
             is_in_loss = 'backward' not in subject.steps[-1].events and torch.is_grad_enabled()
-            is_foreign = is_in_loss and t.is_leaf and t.requires_grad and id(t) not in own and not _enters_here(subject, t)
+            is_leaf = is_in_loss and t.is_leaf and t.requires_grad
+            is_foreign = is_leaf and id(t) not in own and not _enters_here(subject, t)
             is_foreign = is_foreign and bool((t != t.flatten()[:1]).any()) # a first state of zeros is no weight
             if is_foreign: foreign.setdefault(id(t), (t, place_here()))
     subject.watch.look = _look

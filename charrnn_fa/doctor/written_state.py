@@ -127,8 +127,8 @@ def _is_noise(written, read, margin=.3):
 
 def _not_loaded(cost, n):
     return Finding('G5', 'strong',
-        f"What is written is noise: {cost:.2f} nats a character, and guessing blindly would cost {math.log(n):.2f}. It is "
-        "not the network that is given which writes it, but one with random weights: what was to be loaded was not.",
+        f"What is written is noise: {cost:.2f} nats a character, and guessing blindly would cost {math.log(n):.2f}. "
+        "It is not the network that is given which writes it, but one with random weights: what was to be loaded was not.",
         "print(net.load_state_dict(weights, strict=False))   # the keys that are missing, and those that nothing took",
         dict(nats=cost, blind=math.log(n)))
 
