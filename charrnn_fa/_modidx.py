@@ -1536,6 +1536,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'charrnn_fa.doctor.lines._own_parts': ( 'doctor.lines.html#_own_parts',
                                                                                  'charrnn_fa/doctor/lines.py'),
                                          'charrnn_fa.doctor.lines._running': ('doctor.lines.html#_running', 'charrnn_fa/doctor/lines.py'),
+                                         'charrnn_fa.doctor.lines._without_strings': ( 'doctor.lines.html#_without_strings',
+                                                                                       'charrnn_fa/doctor/lines.py'),
                                          'charrnn_fa.doctor.lines.lines_around': ( 'doctor.lines.html#lines_around',
                                                                                    'charrnn_fa/doctor/lines.py'),
                                          'charrnn_fa.doctor.lines.lines_of': ('doctor.lines.html#lines_of', 'charrnn_fa/doctor/lines.py'),

@@ -96,7 +96,9 @@ def lines_around(
         with suppress(SyntaxError): parts += _own_parts(file, ns)
     nodes = [(o, n) for o in parts for n in ast.walk(o.tree)]
     is_line = lambda n: isinstance(n, ast.stmt) and not hasattr(n, 'body')
-    return [(o, n) for o,n in nodes if is_line(n) and re.search(_around[id], ast.unparse(n))]
+    return [(o, n) for o,n in nodes if is_line(n) and re.search(_around[id], _without_strings(n))]
+
+def _without_strings(node): return re.sub(r"""'[^']*'|"[^"]*\"""", "''", ast.unparse(node)) # which may hold a program
 
 # %% ../../nbs/36b_doctor.lines.ipynb #7d3b4c13
 _left_out = dict(L1='softmax', L7='detach', sigmoid='sigmoid')
