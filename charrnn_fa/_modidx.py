@@ -1855,6 +1855,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'charrnn_fa/doctor/sampling.py'),
                                             'charrnn_fa.doctor.sampling._of_sample_error': ( 'doctor.sampling.html#_of_sample_error',
                                                                                              'charrnn_fa/doctor/sampling.py'),
+                                            'charrnn_fa.doctor.sampling._recite': ( 'doctor.sampling.html#_recite',
+                                                                                    'charrnn_fa/doctor/sampling.py'),
                                             'charrnn_fa.doctor.sampling._related': ( 'doctor.sampling.html#_related',
                                                                                      'charrnn_fa/doctor/sampling.py'),
                                             'charrnn_fa.doctor.sampling._tables': ( 'doctor.sampling.html#_tables',

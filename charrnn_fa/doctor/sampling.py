@@ -15,7 +15,7 @@ from .written import write
 from .temperature import check_axis, check_temperature
 from .fed_back import check_fed_back, check_one_table, check_symbols_written
 from .written_state import check_own_text, check_written_state
-from .written_text import check_text
+from .written_text import check_text, copied_share, usual_shares
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #796345d3
 def _likeness(rows):
@@ -106,9 +106,15 @@ def _check_twice(sample, subject, prompt, w, text):
     "What a text shows, if a second one shows it too: one may have been bad luck"
     found = check_text(w, text)
     if not found: return []
-    again = check_text(write(sample, subject.model, prompt, len(w.text), seed=1), text)
+    again = write(sample, subject.model, prompt, len(w.text), seed=1)
     subject.noted.restore()
-    return found if [o.id for o in found] == [o.id for o in again] else []
+    if [o.id for o in found] == ['G8']: return found if _recite([w.text, again.text], text) else []
+    return found if [o.id for o in found] == [o.id for o in check_text(again, text)] else []
+
+def _recite(texts, corpus):
+    "Whether texts stand in the corpus, by the mean: what recites may stumble once"
+    usual = usual_shares(corpus, len(texts[0]))[1]
+    return np.mean([copied_share(o, corpus) for o in texts]) > max(.5, usual+.3)
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #56164d22
 def check_unknown(

@@ -4,7 +4,7 @@
 
 1. `.venv-colab` gets the versions in constraints.txt; this package then has to fit in without replacing one of them, with and without constraints.
 2. Every tutorial runs from top to bottom, in its short form (CHARRNN_TUTORIAL=short).
-3. The tutorial after `--kill` is killed while it trains and run again: first with the machine still there, then with only Drive left.
+3. Beside that, the tutorial after `--kill` is killed while it trains and run again: first with the machine still there, then with only Drive left.
    The weights have to be those of a run that nobody disturbed.
 
 PYTHON313 names the Python, PIP_FLAGS goes to pip. Steps 2 and 3 need root, for the mounts; they happen in a mount namespace that nobody else sees.
@@ -22,7 +22,9 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
@@ -126,16 +128,23 @@ def install_package(base):
 @contextmanager
 def colab_folders():
     "`/var/colab/hostname`, by which Colab is known, and an empty `/content`, for this process and its children only"
-    made = [o for o in map(Path, ('/var/colab', '/content')) if not o.exists()]
     os.unshare(os.CLONE_NEWNS)
     sh('mount', '--make-rprivate', '/')
-    for o in made: o.mkdir()
     try:
         for o in '/var/colab', '/content': sh('mount', '-t', 'tmpfs', 'colab', o)
         Path('/var/colab/hostname').write_text('twin\n')
         yield
     finally:
         for o in mountpoint, '/content', '/var/colab': subprocess.run(['umount', '-l', o], stderr=subprocess.DEVNULL)
+
+
+@contextmanager
+def places_for_mounts():
+    "Empty folders in which each process mounts what is its own; made once for all, for one that is removed is gone from under the others"
+    made = [o for o in map(Path, ('/var/colab', '/content')) if not o.exists()]
+    for o in made: o.mkdir()
+    try: yield
+    finally:
         for o in made: o.rmdir()
 
 
@@ -340,14 +349,39 @@ def main():
     notebooks = [o.resolve() for o in args.notebooks] or sorted(tutorials.glob('*.ipynb'))
     kill = args.kill or (tutorials/'shakespeare.ipynb')
     if not args.kill and (args.notebooks or not kill.exists()): kill = None
+    kill = kill and kill.resolve()
+    with places_for_mounts():
+        at_once = [partial(run_all, [o for o in notebooks if o != kill])] + [partial(run_killed, kill)]*(kill is not None)
+        children = [in_child(o) for o in at_once]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(o, 0)[1]) for o in children]
+    if any(codes): raise SystemExit(1)
+
+
+def run_all(notebooks, new_machine):
+    "The machine is what it should be, and every notebook runs in one"
+    with new_machine() as machine: test_twin(machine)
+    for o in notebooks:
+        with new_machine() as machine: test_tutorial(o, machine)
+
+
+def run_killed(notebook, new_machine): test_kill(notebook, new_machine)
+
+
+def in_child(run):
+    "Another process, with mounts of its own, for `run`, which is given a function that makes machines; its number"
+    sys.stdout.flush()
+    if pid := os.fork(): return pid
     ctypes.CDLL(None).prctl(36, 1)     # PR_SET_CHILD_SUBREAPER: processes that lose their parent become children of this one
-    with colab_folders(), tempfile.TemporaryDirectory(prefix='colab-') as work:
-        new_machine = lambda: Machine(work)
-        with new_machine() as machine: test_twin(machine)
-        for o in notebooks:
-            if kill is None or o != kill.resolve():
-                with new_machine() as machine: test_tutorial(o, machine)
-        if kill: test_kill(kill.resolve(), new_machine)
+    code = 1
+    try:
+        with colab_folders(), tempfile.TemporaryDirectory(prefix='colab-') as work: run(lambda: Machine(work))
+        code = 0
+    except SystemExit as e: print(e, file=sys.stderr)
+    except BaseException: traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == '__main__': main()
