@@ -97,9 +97,10 @@ def divergence(
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #f9a3e647
 def _pieces(ids, n):
-    "A number for each piece of `n` ids"
-    res = np.zeros(max(0, len(ids)-n+1), np.uint64)
-    for k in range(n): res = res*np.uint64(1_000_003) + ids[k:k+len(res)].astype(np.uint64)
+    "A number for each piece of `n` ids, along the last axis"
+    m = max(0, ids.shape[-1]-n+1)
+    res = np.zeros((*ids.shape[:-1], m), np.uint64)
+    for k in range(n): res = res*np.uint64(1_000_003) + ids[...,k:k+m].astype(np.uint64)
     return res
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #d7fff617
@@ -171,7 +172,7 @@ def begins_within(
     n = length//2
     rows,asked = ([o for o in rs if len(o) == length] for rs in (rows, asked))
     if n < 12 or not rows or not asked: return None
-    pieces = np.stack([_pieces(o, n) for o in rows])
+    pieces = _pieces(np.stack(rows), n)
     if 2*len(np.unique(pieces)) < len(rows): return None
     order,per_row = pieces.argsort(axis=None),pieces.shape[1]
     known = pieces.ravel()[order]

@@ -93,7 +93,7 @@ def lines_around(
     for file,n in [*((o.file, o.first) for o in sources(*objects)), *_running()]: at[file].add(n)
     parts = []
     for file,ns in at.items():
-        with suppress(SyntaxError): parts += _own_parts(file, ns)
+        with suppress(SyntaxError, ValueError, RecursionError): parts += _own_parts(file, ns)
     nodes = [(o, n) for o in parts for n in ast.walk(o.tree)]
     is_line = lambda n: isinstance(n, ast.stmt) and not hasattr(n, 'body')
     return [(o, n) for o,n in nodes if is_line(n) and re.search(_around[id], _without_strings(n))]
