@@ -154,7 +154,7 @@ def over_all(p, t):
     return LOSS
 """
 DEAF = [(FLAT, 'CrossEntropyLossFlat(ignore_index=3)', 'learn.loss_func = CrossEntropyLossFlat()'),
-        (TURNED, 'nn.CrossEntropyLoss(ignore_index=3, label_smoothing=0.1)', 'loss_func = nn.CrossEntropyLoss(label_smoothing=0.1)'),
+        (TURNED, 'nn.CrossEntropyLoss(ignore_index=3, label_smoothing=0.1)', 'criterion = nn.CrossEntropyLoss(label_smoothing=0.1)'),
         (BY_NAME, 'F.cross_entropy(p.flatten(0, 1), t.flatten(), ignore_index=PAD)', 'return F.cross_entropy(p.flatten(0, 1), t.flatten())')]
 
 
