@@ -507,3 +507,33 @@ def test_a_trial_counts_what_the_loss_counts():
     fit,*_ = made()
     by_hand = [fit(*batches[i%4]) for i in range(40)]
     assert np.allclose(trial(function_subject(*made(), batches), n=40).nats, by_hand, atol=1e-4)
+
+
+class Packed(nn.Module):
+    "Names of different lengths, packed"
+    def __init__(self, n_symbols, both_ways):
+        super().__init__()
+        self.emb = nn.Embedding(n_symbols, 8, padding_idx=0)
+        self.rnn = nn.LSTM(8, 12, batch_first=True, bidirectional=both_ways)
+        self.out = nn.Linear(24 if both_ways else 12, n_symbols)
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(self.emb(x), lengths, batch_first=True, enforce_sorted=False)
+        return self.out(nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0])
+
+
+@pytest.mark.parametrize('both_ways', [True, False])
+def test_names_with_their_lengths_that_are_seen_ahead(both_ways):
+    "Padding hides that the targets are the next inputs: 2 ends a name in the targets, where the inputs have 0"
+    g = seeded()
+    names = [[1, *torch.randint(3, 20, (int(torch.randint(3, 9, (), generator=g)),), generator=g).tolist(), 2] for _ in range(120)]
+    pad = lambda rows: nn.utils.rnn.pad_sequence([torch.tensor(o) for o in rows], batch_first=True)
+    batches = [(pad([o[:-1] for o in b]), torch.tensor([len(o)-1 for o in b]), pad([o[1:] for o in b])) for b in (names[i:i+12] for i in range(0, 120, 12))]
+    net = Packed(20, both_ways)
+    opt = torch.optim.Adam(net.parameters())
+    def step(x, lengths, y):
+        opt.zero_grad()
+        F.cross_entropy(net(x, lengths).flatten(0, 1), y.flatten(), ignore_index=0).backward()
+        opt.step()
+    r = diagnose(step_function=step, model=net, opt=opt, batches=batches, trials=False)
+    assert ids_of(r) == ['S10']*both_ways
+    if both_ways: assert 'nn.Linear(12, 20)' in r.findings[0].fix

@@ -3,6 +3,7 @@ import errno
 import gc
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -469,10 +470,10 @@ def test_uploads_that_lag_behind(drive, fit, tmp_path, capsys):
         assert ckpt.saver.mirror.worker.wait(20)                                  # what has piled up is gone by then
         seen.append(steps(drive.there))
     learn = fit(drive.where, {15: stuck, **dict.fromkeys(range(21, 56, 4), wait)}, steps=4, wait=1)
-    assert not learn.told and 'not uploaded yet' in capsys.readouterr().out
+    assert not learn.told and re.search('not uploaded yet|not in .* yet', capsys.readouterr().out)     # the last may still be on its way
     old = seen[0]
     assert all(old in o for o in seen[1:]) and max(map(len, seen[1:])) <= 7, seen
-    assert steps(drive.there)[0] == 58
+    until(lambda: steps(drive.there)[0] == 58, what='the last one')
 
 
 def test_uploaded_is_said_after_proof_only(drive, fit, tmp_path, capsys):
@@ -504,7 +505,7 @@ def test_machine_lost_before_the_upload(drive, fit, lost, tmp_path):
     drive.remount(tmp_path/'cloud')
     cloud = tmp_path/'cloud/MyDrive/runs/bard'
     assert steps(cloud)[0] == 20
-    learn = fit(drive.where, seed=None, wait=2)
+    learn = fit(drive.where, seed=None)
     assert RunFolder(cloud).resumes() == [20] and not learn.told
     tidy(cloud)
 

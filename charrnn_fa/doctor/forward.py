@@ -188,33 +188,37 @@ def _table_rows(subject):
     return rows[0] if rows else None
 
 # %% ../../nbs/38b_doctor.forward.ipynb #09f25029
-def check_ids(
-    subject:Subject,
-    step, # Of its first batch
-)->list: # Of `Finding`s: S8, S2
-    "Whether ids and classes fit"
-    found,pairs = predictions(step) if of_classes(step) else None,texts_of(subject.batches)
-    res = []
-    n_symbols = len(subject.vocab) if subject.vocab is not None and hasattr(subject.vocab, '__len__') else 0
-    if not n_symbols and found and (rows := _table_rows(subject)) and found[0].shape[1] > 1.5*rows: n_symbols = rows
-    is_other_kind = found and n_symbols <= found[1].max() < found[0].shape[1] # such as words, read by their letters
-    if is_other_kind: n_symbols = 0
-    if found and n_symbols > 1 and found[0].shape[1] > 1 and not n_symbols <= found[0].shape[1] < 1.5*n_symbols:
-        n = found[0].shape[1]
-        res.append(Finding('S8', 'exact' if n < n_symbols else 'weak',
-            f"The network has {n} outputs, and the vocabulary {n_symbols} symbols."
-            + (" Some symbols can never be predicted." if n < n_symbols else " The others are never used."),
-            f'self.out = nn.Linear(n_hid, {n_symbols})',
-            dict(outputs=n, symbols=n_symbols)))
+def _n_symbols(subject, n_outputs, largest):
+    "Of the vocabulary, or of the table of vectors where that is much smaller than the outputs; None if neither says it"
+    vocab = subject.vocab
+    n = len(vocab) if vocab is not None and hasattr(vocab, '__len__') else 0
+    if not n and (rows := _table_rows(subject)) and n_outputs > 1.5*rows: n = rows
+    is_other_kind = n <= largest < n_outputs # such as words, read by their letters
+    return None if n < 2 or is_other_kind else n
+
+# %% ../../nbs/38b_doctor.forward.ipynb #67a5e0ae
+def _check_outputs(subject, scores, y):
+    "S8"
+    n = scores.shape[1]
+    n_symbols = _n_symbols(subject, n, y.max())
+    if n == 1 or not n_symbols or n_symbols <= n < 1.5*n_symbols: return []
+    too_few = n < n_symbols
+    return [Finding('S8', 'exact' if too_few else 'weak',
+        f"The network has {n} outputs, and the vocabulary {n_symbols} symbols."
+        + (" Some symbols can never be predicted." if too_few else " The others are never used."),
+        f'self.out = nn.Linear(n_hid, {n_symbols})',
+        dict(outputs=n, symbols=n_symbols))]
+
+# %% ../../nbs/38b_doctor.forward.ipynb #d685435e
+def _goes_in_as_numbers(step, ids):
+    "Whether a network gets ids as floats, or makes floats of them"
+    if ids.max() <= 1: return False
     args = next((a for a,_,_ in step.calls), ())
     x = args[0] if args and isinstance(args[0], Tensor) else None
-    is_float = pairs and x is not None and x.is_floating_point() and x.numel() == pairs[0][0].numel() and not step.entries
-    is_cast = bool(pairs) and not step.looks_up and _are_ids_as_numbers(step.entries, pairs[0][0])
-    largest = None
-    if (is_float or is_cast) and pairs[0][0].max() > 1: largest = int(pairs[0][0].max())
-    elif found and not pairs and _are_ids_divided(subject.more): largest = int(found[1].max())
-    return res if largest is None else [*res, _ids_as_numbers(subject.model, largest)]
+    is_float = x is not None and x.is_floating_point() and x.numel() == ids.numel() and not step.entries
+    return is_float or not step.looks_up and _are_ids_as_numbers(step.entries, ids)
 
+# %% ../../nbs/38b_doctor.forward.ipynb #47b0b7a3
 def _of_vectors(model, n=64):
     "A line that makes the recurrent layer for vectors, if it takes one number a step; else none"
     recurrent = [(k, m) for k,m in model.named_modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))]
@@ -232,3 +236,18 @@ def _ids_as_numbers(model, largest):
         f'self.emb = nn.Embedding(n_symbols, 64)\n{_of_vectors(model)}'
         'x = self.emb(x)   # in forward, of ids that are whole numbers: neither float() nor divided nor unsqueezed',
         dict(largest_id=largest))
+
+# %% ../../nbs/38b_doctor.forward.ipynb #0616d5bd
+def check_ids(
+    subject:Subject,
+    step, # Of its first batch
+)->list: # Of `Finding`s: S8, S2
+    "Whether ids and classes fit"
+    found = predictions(step) if of_classes(step) else None
+    res = _check_outputs(subject, *found[:2]) if found else []
+    if pairs := texts_of(subject.batches):
+        ids = pairs[0][0]
+        if not _goes_in_as_numbers(step, ids): return res
+    elif found and _are_ids_divided(subject.more): ids = found[1]
+    else: return res
+    return [*res, _ids_as_numbers(subject.model, int(ids.max()))]

@@ -79,6 +79,11 @@ def _decoded(subject, shape, change, base):
     return at if is_told else None
 
 # %% ../../nbs/41a_doctor.layout.ipynb #af842df3
+def _is_text(x, y, axis):
+    "Whether most targets are the next inputs, but for padding"
+    return y is not None and y.shape == x.shape and are_next(x, y, axis)
+
+# %% ../../nbs/41a_doctor.layout.ipynb #cc048f01
 def layout(
     subject:Subject, # Whose first batch is looked at
 )->Layout: # None if it cannot be told
@@ -91,8 +96,9 @@ def layout(
     if n < 2: return _one_a_row(subject, batch, x) if len(batch) == 2 and x.unique().numel() > 1 else None
     y = as_ids(batch[-1]) if len(batch) > 1 else None
     axis = time_axis(subject.batches)
-    if axis is None and len(batch) > 2: return None # which of the parts is the text?
-    axis = ifnone(axis, likely_axis(x, y))
+    likely = likely_axis(x, y)
+    if axis is None and len(batch) > 2 and not _is_text(x, y, likely): return None # which of the parts is the text?
+    axis = ifnone(axis, likely)
     if y is None: return _from_one_text(subject, batch, x, n)
     found = _marked(subject, batch, x, y, axis, n)
     return found and Layout(x, axis, found[0], n, found[1])

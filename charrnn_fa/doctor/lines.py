@@ -46,6 +46,13 @@ _signs = {
 _in_forward = {'over time'}
 _making = {'S5': r'nn\.(?:LSTM|GRU|RNN)\(', **{k:_signs[k] for k in ('S9', 'S10', 'R11', 'I2', 'I3')}}
 
+# %% ../../nbs/36b_doctor.lines.ipynb #e0071b79
+def _statements(parts, is_meant):
+    "Pairs of a part and a statement in it that is a line, as far as it is meant"
+    nodes = [(o, n) for o in parts for n in ast.walk(o.tree)]
+    return [(o, n) for o,n in nodes if isinstance(n, ast.stmt) and not hasattr(n, 'body') and is_meant(n)]
+
+# %% ../../nbs/36b_doctor.lines.ipynb #59845575
 def lines_of(
     id:str, # Of a fault
     *objects, # Somebody's functions and modules
@@ -55,9 +62,7 @@ def lines_of(
     if not pattern: return []
     def _may_be(name): return name.endswith('.forward') or id not in _in_forward
     written = [o for o in sources(*objects) if id in _making or _may_be(o.name) and not o.name.endswith('.__init__')]
-    nodes = [(o, n) for o in written for n in ast.walk(o.tree)]
-    is_line = lambda n: isinstance(n, ast.stmt) and not hasattr(n, 'body')
-    found = [(o, n) for o,n in nodes if is_line(n) and re.search(pattern, ast.unparse(n))]
+    found = _statements(written, lambda n: re.search(pattern, ast.unparse(n)))
     return [*{str(o.place(n)):(o, n) for o,n in reversed(found)}.values()][::-1] # of a line with several the first
 
 # %% ../../nbs/36b_doctor.lines.ipynb #2b086858
@@ -71,6 +76,7 @@ _around = {
     'D6': r'random_split|train_test_split',
 }
 
+# %% ../../nbs/36b_doctor.lines.ipynb #496dd68e
 def _running():
     "Functions that are running now, and where: pairs of a file and a line"
     return [(o.f_code.co_filename, o.f_lineno) for o,_ in traceback.walk_stack(None) if is_theirs(o.f_code.co_filename)]
@@ -83,6 +89,9 @@ def _own_parts(file, at):
         if has_name and not any(node.lineno <= n <= node.end_lineno for n in at): continue
         yield Source(node.name if has_name else '<module>', file, 1, text, node)
 
+# %% ../../nbs/36b_doctor.lines.ipynb #917b0746
+def _without_strings(node): return re.sub(r"""'[^']*'|"[^"]*\"""", "''", ast.unparse(node)) # which may hold a program
+
 def lines_around(
     id:str, # Of a fault
     *objects, # Somebody's functions and modules
@@ -94,11 +103,7 @@ def lines_around(
     parts = []
     for file,ns in at.items():
         with suppress(SyntaxError, ValueError, RecursionError): parts += _own_parts(file, ns)
-    nodes = [(o, n) for o in parts for n in ast.walk(o.tree)]
-    is_line = lambda n: isinstance(n, ast.stmt) and not hasattr(n, 'body')
-    return [(o, n) for o,n in nodes if is_line(n) and re.search(_around[id], _without_strings(n))]
-
-def _without_strings(node): return re.sub(r"""'[^']*'|"[^"]*\"""", "''", ast.unparse(node)) # which may hold a program
+    return _statements(parts, lambda n: re.search(_around[id], _without_strings(n)))
 
 # %% ../../nbs/36b_doctor.lines.ipynb #7d3b4c13
 _left_out = dict(L1='softmax', L7='detach', sigmoid='sigmoid')

@@ -307,9 +307,16 @@ class OverTime(Finding):
     "S10, where no layer is of two directions"
     like = 'over time'
 
+def _of_one_direction(model):
+    "Lines that make what takes the outputs of two directions, for one"
+    both = {2*m.hidden_size:m.hidden_size for m in model.modules() if isinstance(m, nn.RNNBase) and m.bidirectional}
+    after = [(k, m) for k,m in model.named_modules() if isinstance(m, nn.Linear) and m.in_features in both]
+    return ''.join(f'\nself.{k} = nn.Linear({both[m.in_features]}, {m.out_features})   # of one direction' for k,m in after)
+
 def _sees_ahead(model, evidence):
     is_both = any(getattr(m, 'bidirectional', False) for m in model.modules())
-    fix = ('nn.LSTM(..., bidirectional=False)   # and nothing that is averaged or normalised over time' if is_both else
+    fix = ('nn.LSTM(..., bidirectional=False)   # and nothing that is averaged or normalised over time'
+           + _of_one_direction(model) if is_both else
            "# leave out what goes over all steps of a row: a sum, mean, norm, softmax or attention over the time axis;\n"
            "# attention may stay with a mask: w.masked_fill(torch.ones_like(w).triu(1).bool(), -math.inf).softmax(-1)")
     return (Finding if is_both else OverTime)('S10', 'exact',
