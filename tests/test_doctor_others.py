@@ -12,6 +12,7 @@ from charrnn_fa.doctor.diagnose import diagnose
 from charrnn_fa.doctor.given import function_subject, parts_subject
 from charrnn_fa.doctor.corpus import check_overlap
 from charrnn_fa.doctor.initial import check_first_loss, check_table
+from charrnn_fa.doctor.rates import check_low_rate
 from charrnn_fa.doctor.trial import trial
 from charrnn_fa.doctor.trials import check_capacity
 from charrnn_fa.text.corpus import load_corpus
@@ -537,3 +538,24 @@ def test_names_with_their_lengths_that_are_seen_ahead(both_ways):
     r = diagnose(step_function=step, model=net, opt=opt, batches=batches, trials=False)
     assert ids_of(r) == ['S10']*both_ways
     if both_ways: assert 'nn.Linear(12, 20)' in r.findings[0].fix
+
+
+class FourLetters(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(4, 4),nn.GRU(4, 48, batch_first=True),nn.Linear(48, 4)
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+
+
+@pytest.mark.parametrize('lr,ids', [(1e-4, ['O2']), (.5, [])])
+def test_a_low_rate_where_there_is_little_to_gain(lr, ids):
+    "Four letters with words among them, of which sixty good steps learn a few hundredths of a nat"
+    seeded()
+    rng = random.Random(0)
+    text = ''.join(''.join(rng.choices('ACGT', k=rng.randint(3, 9))) + rng.choice(['TATAAA', 'GGCCAATCT', 'TTGACA']) for _ in range(2000))
+    letters = torch.tensor(['ACGT'.index(o) for o in text])
+    starts = torch.randint(len(letters)-31, (60, 32), generator=seeded())
+    batches = [tuple(torch.stack([letters[i+k:i+k+30] for i in s]) for k in (0, 1)) for s in starts]
+    net = FourLetters()
+    s = parts_subject(net, batches, of_scores, torch.optim.SGD(net.parameters(), lr=lr))
+    assert [o.id for o in check_low_rate(s, trial(s), 10)] == ids

@@ -78,6 +78,12 @@ def _too_high(base, t, by):
         _rate_fix(lr, by), dict(lr=lr, nats=base.end, nats_with_less=t.end, times=by))
 
 # %% ../../nbs/43b_doctor.rates.ipynb #801f32e3
+def _stands_still(base):
+    "Whether a network that knows nothing yet stays where it is"
+    if base.moved is None or base.guess is None: return False
+    return base.moved < 5e-4 and base.start > base.guess-.05
+
+# %% ../../nbs/43b_doctor.rates.ipynb #99a8a7c2
 def check_low_rate(
     subject:Subject,
     base:Trial, # As it is
@@ -93,6 +99,7 @@ def check_low_rate(
             if not _lasts(subject, base, by, seconds): return []
             return [_too_low(base, t, by, _clipping(subject, base, seconds))]
         if base.gain > .2: return []
+        if _stands_still(base) and t.end < base.end-.02: return [_too_low(base, t, by, _clipping(subject, base, seconds))]
     return []
 
 # %% ../../nbs/43b_doctor.rates.ipynb #c8e19b22

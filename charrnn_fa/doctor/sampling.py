@@ -93,15 +93,18 @@ def sampling_findings(
         w = write(_in_eval(sample), model, prompt, n)
         subject.noted.restore()
     table = table_of(subject.more, text) if text else None
-    if w.fed: res += check_fed_back(w)
-    if w.fed and not res: res += check_one_table(w, prompt, table) or check_symbols_written(w, subject.vocab)
-    if w.fed and not res: res += check_written_state(subject, w, prompt)
-    if not w.fed: res += check_own_text(subject, w, table)
-    if not res: res += check_axis(w) or check_temperature(sample, model, prompt, w)
-    if not res: res += check_loaded(subject, table, text)
+    res += check_fed_back(w) if w.fed else check_own_text(subject, w, table)
+    if w.fed: res = res or _of_reading(subject, w, prompt, table)
+    res = res or check_axis(w) or check_temperature(sample, model, prompt, w) or check_loaded(subject, table, text)
     subject.noted.restore()
     return res or _check_twice(sample, subject, prompt, w, text) or check_unknown(sample, subject, prompt)
 
+# %% ../../nbs/46e_doctor.sampling.ipynb #4a039f00
+def _of_reading(subject, w, prompt, table):
+    "How a function reads what it feeds back"
+    return check_one_table(w, prompt, table) or check_symbols_written(w, subject.vocab) or check_written_state(subject, w, prompt)
+
+# %% ../../nbs/46e_doctor.sampling.ipynb #f7ac1b2b
 def _check_twice(sample, subject, prompt, w, text):
     "What a text shows, if a second one shows it too: one may have been bad luck"
     found = check_text(w, text)

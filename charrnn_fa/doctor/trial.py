@@ -25,6 +25,7 @@ class Trial:
     is_late: bool = False                      # Did time end it?
     error: Exception = None                    # That ended it
     cost: float = None                         # Of dropout: nats more in training mode, at the end
+    moved: float = None                        # How far the weights have come, as a share of their size
 
     @property
     def start(self)->float: return self.nats[0]
@@ -119,6 +120,13 @@ class _Enough(Exception):
 # %% ../../nbs/43a_doctor.trial.ipynb #de923f60
 def _norm(grads): return math.sqrt(sum(g.float().square().sum().item() for g in grads))
 
+# %% ../../nbs/43a_doctor.trial.ipynb #592926f8
+@torch.no_grad()
+def _way_of(subject):
+    "How far the weights have come, as a share of their size"
+    pairs = [(p, subject.before[k]) for k,p in subject.model.named_parameters() if k in subject.before]
+    return _norm([p-was for p,was in pairs])/max(_norm([was for _,was in pairs]), 1e-12)
+
 # %% ../../nbs/43a_doctor.trial.ipynb #2ccfacd6
 def cycled(
     batches, # A list
@@ -148,6 +156,7 @@ def trial(
         if res.is_late or res.bad is not None: raise _Enough
         res.nats.append(nats)
         if res.guess is None and (found := _real(step)) is not None: res.guess = entropy(found[1])
+        if len(res.nats) == n+1: res.moved = _way_of(subject)
         step.calls,step.losses,step.picks,step.entries = [],[],[],[] # so that memory does not grow
     def _after(step): res.norms.append(_norm([p.grad for p in subject.model.parameters() if p.grad is not None]))
     def _at_step(groups):
