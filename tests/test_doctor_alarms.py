@@ -1,7 +1,9 @@
 """Healthy programs that look like something else, each beside one that has the fault"""
+import math
+
 import pytest
 import torch
-from fastai.basics import DataLoaders
+from fastai.basics import Callback, DataLoaders, Learner
 from torch import nn
 from torch.nn import functional as F
 
@@ -181,6 +183,25 @@ def test_two_loaders_are_those_for_training_and_validation():
     batches = rows(ids[:-1], ids[1:])
     assert said(dls=(batches[:60], batches[60:]), **given) == []
     assert said(dls=[batches[:60], batches[:20]], **given) == [('D6', 'strong')]
+
+
+class KeepsBest(Callback):
+    "Reads what the recorder has of an epoch, which a validation that stands alone has not"
+    order = 60
+    def before_fit(self): self.best = math.inf
+    def before_validate(self):
+        if self.in_training_mode: self.model.train()
+    def after_epoch(self): self.best = min(self.best, self.learn.recorder.values[-1][1])
+    def __init__(self, in_training_mode): self.in_training_mode = in_training_mode
+
+
+@pytest.mark.parametrize('in_training_mode,found', [(False, []), (True, [('T1', 'exact')])])
+def test_a_callback_that_wants_an_epoch(in_training_mode, found):
+    torch.manual_seed(0)
+    batches = rows(ids[:-1], ids[1:])
+    dls = DataLoaders(batches[:60], batches[60:])
+    learn = Learner(dls, Net(drop=.2), loss_func=nll, lr=3e-3, cbs=KeepsBest(in_training_mode))
+    assert said(learn=learn, trials=False) == found
 
 
 def trains_and_writes(comes_back, every, n_hid=48):

@@ -469,7 +469,7 @@ def test_uploads_that_lag_behind(drive, fit, tmp_path, capsys):
         until(lambda: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted', what='the copy')
         assert ckpt.saver.mirror.worker.wait(20)                                  # what has piled up is gone by then
         seen.append(steps(drive.there))
-    learn = fit(drive.where, {15: stuck, **dict.fromkeys(range(21, 56, 4), wait)}, steps=4, wait=1)
+    learn = fit(drive.where, {15: stuck, **dict.fromkeys(range(21, 56, 4), wait)}, steps=4, wait=5)
     assert not learn.told and re.search('not uploaded yet|not in .* yet', capsys.readouterr().out)     # the last may still be on its way
     old = seen[0]
     assert all(old in o for o in seen[1:]) and max(map(len, seen[1:])) <= 7, seen
