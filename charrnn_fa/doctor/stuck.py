@@ -10,6 +10,7 @@ import statistics
 from fastai.basics import *
 from .report import Finding
 from .subject import Subject, predictions
+from .rates import too_low
 from .trial import entropy, without_dropout
 
 # %% ../../nbs/44b_doctor.stuck.ipynb #50660075
@@ -40,18 +41,26 @@ def check_stuck(
     subject:Subject,
     left=lambda: 60., # Says how many seconds there are
     n:int=200, # Steps
-)->list: # Of `Finding`s: T5
+)->list: # Of `Finding`s: T5, O2
     "Whether one batch is learned better than by an answer that is the same whatever is read"
     batch = subject.batches[0]
     step, = subject.run([batch], update=False)
     same = None if step.error else constant_loss(step)
     if same is None or not same > 1e-6: return []
-    ends = []
+    tried = []
     for k,by in (n//4, 1.),(n, 1.),(n, 10.),(n, .1): # a few steps are enough for most
         t = without_dropout(subject, k, left()/3, batches=[batch], rate=by)
         if t.bad is None and (len(t.nats) < k or t.end < .97*same or k == n and not _stands(t, n)): return []
-        ends.append(t.end)
-    return [_stuck(n, min(ends), same)]
+        tried.append(t)
+    return _only_faster(subject, tried[1], left, batch, .97*same) or [_stuck(n, min(o.end for o in tried), same)]
+
+# %% ../../nbs/44b_doctor.stuck.ipynb #7c14fd16
+def _only_faster(subject, base, left, batch, enough):
+    "O2, if a much higher rate learns the batch"
+    for by in 100.,1000.:
+        t = without_dropout(subject, len(base.nats), left()/3, batches=[batch], rate=by)
+        if t.bad is None and len(t.nats) == len(base.nats) and t.end < enough: return [too_low(base, t, by)]
+    return []
 
 # %% ../../nbs/44b_doctor.stuck.ipynb #e5212ab2
 def _stuck(n, nats, same):
