@@ -6,6 +6,8 @@ from torch import nn
 
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.doctor.diagnose import diagnose
+from charrnn_fa.doctor.given import parts_subject
+from charrnn_fa.doctor.sampling import check_unknown
 from charrnn_fa.doctor.written import Written
 from charrnn_fa.doctor.written_text import check_text
 
@@ -166,3 +168,21 @@ def forgets(net, prompt, n):
     res = prompt
     for _ in range(n): res += SYMBOLS[drawn(net(torch.tensor([[NUMBER[res[-1]]]]))[0][:,-1])]
     return res
+
+
+@pytest.mark.parametrize('number,ids', [(lambda c: list(c.encode()), []), (lambda c: [NUMBER.get(c, 0)], ['G6']), (lambda c: [NUMBER[o] for o in c if o in NUMBER], ['G6'])])
+def test_a_network_of_bytes_knows_every_symbol(number, ids):
+    "Two symbols that the text does not have are two prompts to it, and one to a function that puts something else, or nothing, in their place"
+    torch.manual_seed(0)
+    emb,cell,out = net = nn.ModuleList([nn.Embedding(256, 16), nn.GRUCell(16, 16), nn.Linear(16, 256)])
+    @torch.no_grad()
+    def sample(model, prompt, n):
+        h,res = torch.zeros(1, 16),''
+        for c in prompt:
+            for i in number(c): h = cell(emb(torch.tensor([i])), h)
+        for _ in range(n):
+            i = torch.multinomial(out(h)[0].softmax(0), 1)
+            res,h = res+chr(i),cell(emb(i), h)
+        return prompt+res
+    subject = parts_subject(net, [(torch.zeros(2, 3).long(), torch.zeros(2, 3).long())], F.cross_entropy)
+    assert [o.id for o in check_unknown(sample, subject, 'able bible ')] == ids

@@ -126,9 +126,13 @@ def check_unknown(
     prompt:str,
 )->list: # Of `Finding`s: G6
     "Whether a symbol that the network does not know is refused"
-    w = write(sample, subject.model, prompt[:6]+'\u2603'+prompt[6:], 5)
-    subject.noted.restore()
-    if w.error is not None: return []
+    texts = []
+    for unknown in '\u2603\u0436': # a network that reads bytes tells one from the other
+        w = write(sample, subject.model, prompt+unknown, 40)
+        subject.noted.restore()
+        if w.error is not None: return []
+        texts.append(w.text)
+    if texts[0] != texts[1]: return []
     return [Finding('G6', 'weak',
         "A prompt with a symbol that the text does not have is accepted without a word, so the network reads "
         "something else than what stands there.",
