@@ -148,12 +148,12 @@ def is_unused(
 def _names(nodes): return {n.id for o in nodes for n in ast.walk(o) if isinstance(n, ast.Name)}
 
 def _in_loop(loop):
-    "A line of a loop that makes a state, and the call in the same loop that should have it from the time before"
+    "The lines of a loop that make a state, and the call in the same loop that should have it from the time before"
     lines = [o for o in loop.body if isinstance(o, ast.Assign)]
     for i,line in enumerate(lines):
         states = _names(line.value.args) & _names(line.targets) if isinstance(line.value, ast.Call) else set()
-        for made in lines[:i]:
-            if _names(made.targets) & states and not states & _names([made.value]): return made,line
+        made = [o for o in lines[:i] if _names(o.targets) & states and not states & _names([o.value])]
+        if made: return made,line
     return None
 
 def restart_of(
@@ -163,9 +163,10 @@ def restart_of(
     for source in sources(*objects):
         for loop in ast.walk(source.tree):
             if not isinstance(loop, (ast.For, ast.While)) or not (found := _in_loop(loop)): continue
-            made,line = map(ast.unparse, found)
+            made,line = found
+            first = ''.join(f'{ast.unparse(o)}   # once, before the loop\n' for o in made)
             head = ast.unparse(loop).splitlines()[0]
-            return source.place(found[0]),OwnWords(f'{made}   # once, before the loop\n{head}\n    {line}')
+            return source.place(made[0]),OwnWords(f'{first}{head}\n    {ast.unparse(line)}')
 
 # %% ../../nbs/42c_doctor.calls.ipynb #07964429
 _of_torch = nn.RNNBase,nn.RNNCellBase

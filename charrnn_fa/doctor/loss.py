@@ -58,14 +58,15 @@ def _are_numbers_of_symbols(step):
     if y.max() < 2 and 'binary' in step.losses[0].name: return False # of two symbols it is the same
     return any(agreement(*o, s) > .5 for o in ((x, y), (x.T, y.T)) for s in range(-4, 5))
 
-def _not_of_classes(name, scores):
-    n = scores.shape[1]
+def _not_of_classes(call, scores):
+    name,n = call.name,scores.shape[1]
+    ids = 'y.argmax(-1).flatten()' if call.target.shape == call.scores.shape and n > 1 else 'y.flatten()'
     is_share = n > 1 and bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < 1e-3).all())
     of_what = '   # of the scores before softmax, which the loss applies itself' if is_share else ''
     return Finding('L4', 'exact',
         f"The loss is {name}, which treats the number of a character as an amount or its classes one by one. "
         f"For one of {n if n > 1 else 'several'} characters it is cross-entropy of scores and ids.",
-        f'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten()){of_what}', dict(loss=name))
+        f'loss = F.cross_entropy(scores.flatten(0, 1), {ids}){of_what}', dict(loss=name))
 
 # %% ../../nbs/38_doctor.loss.ipynb #0b286da2
 def check_scores(
@@ -87,7 +88,7 @@ def check_scores(
             dict(probabilities_would_sum_to=scores.logsumexp(1).exp().max().item()))]
     if not {o.name for o in step.losses} & _for_classes:
         is_wrong = (is_of_classes or _are_numbers_of_symbols(step)) and _is_of_targets(subject)
-        return [_not_of_classes(name, scores)] if is_wrong else []
+        return [_not_of_classes(step.losses[0], scores)] if is_wrong else []
     return _check_bounds(subject, scores, n) if name == 'cross_entropy' and n > 1 else []
 
 # %% ../../nbs/38_doctor.loss.ipynb #8c14f61c
