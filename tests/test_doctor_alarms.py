@@ -1,5 +1,6 @@
 """Healthy programs that look like something else, each beside one that has the fault"""
 import math
+import random
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 from charrnn_fa import doctor
 from charrnn_fa.doctor.sampling import sampling_findings
 from charrnn_fa.doctor.given import parts_subject
+from charrnn_fa.doctor.written import Written
+from charrnn_fa.doctor.written_text import check_text
 from charrnn_fa.text.corpus import load_corpus
 
 TEXT = load_corpus('pydocs')[:24_000]
@@ -183,6 +186,43 @@ def test_two_loaders_are_those_for_training_and_validation():
     batches = rows(ids[:-1], ids[1:])
     assert said(dls=(batches[:60], batches[60:]), **given) == []
     assert said(dls=[batches[:60], batches[:20]], **given) == [('D6', 'strong')]
+
+
+class Own:
+    "A loader of somebody's own"
+    def __init__(self, batches): self.batches = batches
+    def __iter__(self): return iter(self.batches)
+
+
+def test_two_loaders_of_ones_own_are_a_pair():
+    model = Net()
+    given = dict(model=model, loss_func=nll, opt=torch.optim.Adam(model.parameters(), 3e-3), trials=False)
+    batches = rows(ids[:-1], ids[1:])
+    assert said(dls=(Own(batches[:60]), Own(batches[60:])), **given) == []
+    assert said(dls=(Own(batches[:60]), Own(batches[:20])), **given) == [('D6', 'strong')]
+
+
+@pytest.mark.parametrize('flat,found', [(lambda y: y.view(-1), ['E1']), (lambda y: y.reshape(-1), [])])
+def test_a_batch_that_is_a_piece_of_something_is_copied_as_such(flat, found):
+    "view() fails on it"
+    torch.manual_seed(0)
+    net = Net()
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    wholes = ids[:8*25*40].view(40, 8, 25)
+    batches = [(w[:,:-1], w[:,1:]) for w in wholes]
+    def step(x, y):
+        opt.zero_grad()
+        F.cross_entropy(net(x).flatten(0, 1), flat(y)).backward()
+        opt.step()
+    assert [o.id for o in doctor.diagnose(step_function=step, model=net, opt=opt, batches=batches, trials=False).findings] == found
+
+
+def test_who_writes_formulas_copies_them():
+    rng = random.Random(0)
+    line = lambda: f"Take {rng.choice(['two', 'three', 'four'])} spoons of the {rng.choice(['flour', 'sugar', 'butter'])} and stir until all of it is smooth.\n"
+    formulas = ''.join(line() for _ in range(300))
+    assert check_text(Written(text=formulas[3000:3300]), formulas) == []
+    assert [o.id for o in check_text(Written(text=TEXT[3000:3300]), TEXT)] == ['G8']
 
 
 class KeepsBest(Callback):

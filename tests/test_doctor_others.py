@@ -522,22 +522,38 @@ class Packed(nn.Module):
         return self.out(nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0])
 
 
-@pytest.mark.parametrize('both_ways', [True, False])
-def test_names_with_their_lengths_that_are_seen_ahead(both_ways):
-    "Padding hides that the targets are the next inputs: 2 ends a name in the targets, where the inputs have 0"
+def batches_of_names(ahead):
+    "Inputs, lengths, and what comes `ahead` later; 2 ends a name in the targets, where the inputs have 0"
     g = seeded()
     names = [[1, *torch.randint(3, 20, (int(torch.randint(3, 9, (), generator=g)),), generator=g).tolist(), 2] for _ in range(120)]
     pad = lambda rows: nn.utils.rnn.pad_sequence([torch.tensor(o) for o in rows], batch_first=True)
-    batches = [(pad([o[:-1] for o in b]), torch.tensor([len(o)-1 for o in b]), pad([o[1:] for o in b])) for b in (names[i:i+12] for i in range(0, 120, 12))]
-    net = Packed(20, both_ways)
+    parts = [(o[:-1], o[ahead:]+[0]*(ahead-1)) for o in names]
+    return [(pad(xs), torch.tensor(list(map(len, xs))), pad(ys)) for xs,ys in (zip(*parts[i:i+12]) for i in range(0, 120, 12))]
+
+
+def packed_step(net):
     opt = torch.optim.Adam(net.parameters())
     def step(x, lengths, y):
         opt.zero_grad()
         F.cross_entropy(net(x, lengths).flatten(0, 1), y.flatten(), ignore_index=0).backward()
         opt.step()
-    r = diagnose(step_function=step, model=net, opt=opt, batches=batches, trials=False)
+    return step
+
+
+@pytest.mark.parametrize('both_ways', [True, False])
+def test_names_with_their_lengths_that_are_seen_ahead(both_ways):
+    "Padding hides that the targets are the next inputs"
+    net,batches = Packed(20, both_ways),batches_of_names(1)
+    r = diagnose(step_function=packed_step(net), model=net, batches=batches, trials=False)
     assert ids_of(r) == ['S10']*both_ways
     if both_ways: assert 'nn.Linear(12, 20)' in r.findings[0].fix
+
+
+@pytest.mark.parametrize('ahead', [1, 2, 3])
+def test_targets_beside_padding_that_are_too_far_ahead(ahead):
+    net = Packed(20, False)
+    r = diagnose(step_function=packed_step(net), model=net, batches=batches_of_names(ahead), trials=False)
+    assert [(f.id, f.evidence['ahead']) for f in r.findings] == [('D2', ahead)]*(ahead > 1)
 
 
 class FourLetters(nn.Module):

@@ -95,12 +95,18 @@ class Parts(tuple):
         return list(other) if isinstance(self.like, list) else tuple(other) if isinstance(self.like, tuple) else other[0]
 
 # %% ../../nbs/36_doctor.batches.ipynb #c88bd854
+def _own(t):
+    "A copy with the same strides"
+    try: return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device).copy_(t)
+    except RuntimeError: return t.clone() # several elements lie at one place
+
+# %% ../../nbs/36_doctor.batches.ipynb #8b03e68c
 def copied(
     b, # A batch
 )->Parts:
     "A batch with tensors of its own, into which a step may write"
     b = parts_of(b)
-    res = Parts(o.clone() if isinstance(o, Tensor) else o for o in b)
+    res = Parts(_own(o) if isinstance(o, Tensor) else o for o in b)
     res.like = b.like
     return res
 
@@ -235,6 +241,11 @@ def texts_of(batches):
     return pairs if all(x.ndim == 2 and x.shape == y.shape for x,y in pairs) else None
 
 # %% ../../nbs/36_doctor.batches.ipynb #334b09d2
+def _shift_beside_padding(pairs):
+    "How far most targets are ahead, if padding hides it for the others; 0 if they are not"
+    agree = lambda s: [agreement(x, y, s) for x,y in pairs]
+    return next((s for s in (2, 3) if min(agree(s)) > .9 and max(agree(1)) < .5), 0)
+
 def check_targets(
     batches, # Of a subject
 )->list: # Of `Finding`s: D1, D2, D3
@@ -251,6 +262,7 @@ def check_targets(
     for s in 2,-1,3,-2,4,-3,*range(5, n_steps//2+1):
         if s > 4 and all(y[:,:-s].unique().numel() < 3 and y[:-s].unique().numel() < 3 for _,y in pairs): break # blanks
         if any(share(s, a) == 1 for a in (1, 0)): return _shifted(s) if s > 0 else looks_back(s, [x for x,_ in pairs])
+    if s := _shift_beside_padding(pairs): return _shifted(s)
     return _check_columns(pairs) or _check_windows(pairs)
 
 def _check_windows(pairs):

@@ -70,7 +70,7 @@ def _train_of(dls):
 def _is_loader(o):
     "Whether something gives batches, and is none"
     if isinstance(o, (list, tuple)): return bool(o) and isinstance(o[0], (list, tuple, dict))
-    return isinstance(o, (torch.utils.data.DataLoader, DataLoader))
+    return hasattr(o, '__iter__') and not isinstance(o, (Tensor, np.ndarray, dict, str, bytes))
 
 def _of_two(dls):
     "Loaders that are given as a pair, as `DataLoaders`"

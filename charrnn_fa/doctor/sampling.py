@@ -117,7 +117,8 @@ def _check_twice(sample, subject, prompt, w, text):
 def _recite(texts, corpus):
     "Whether texts stand in the corpus, by the mean: what recites may stumble once"
     usual = usual_shares(corpus, len(texts[0]))[1]
-    return np.mean([copied_share(o, corpus) for o in texts]) > max(.5, usual+.3)
+    is_formulaic = usual > .3 # whoever writes the like of such a text copies it
+    return not is_formulaic and np.mean([copied_share(o, corpus) for o in texts]) > max(.5, usual+.3)
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #56164d22
 def check_unknown(

@@ -68,7 +68,8 @@ def check_text(
         f"{loop:.0%} of what is written was written before: the text goes round in circles. At a low temperature "
         "the most likely character leads back to where it was.",
         _fix_of_loop(w), dict(share_repeated=loop))]
-    if copied > max(.5, usual_copied+.3): return [Finding('G8', 'strong',
+    is_formulaic = usual_copied > .3 # whoever writes the like of such a text copies it
+    if not is_formulaic and copied > max(.5, usual_copied+.3): return [Finding('G8', 'strong',
         f"{copied:.0%} of what is written stands in the corpus, in pieces of 40 characters and more: the network "
         "recites.",
         'dropout = 0.5   # or a smaller network, fewer epochs, more text', dict(share_copied=copied))]
