@@ -12,7 +12,7 @@ from charrnn_fa import doctor
 from charrnn_fa.doctor.sampling import sampling_findings
 from charrnn_fa.doctor.given import parts_subject
 from charrnn_fa.doctor.written import Written
-from charrnn_fa.doctor.written_text import check_text
+from charrnn_fa.doctor.written_text import check_text, usual_shares
 from charrnn_fa.text.corpus import load_corpus
 
 TEXT = load_corpus('pydocs')[:24_000]
@@ -219,9 +219,11 @@ def test_a_batch_that_is_a_piece_of_something_is_copied_as_such(flat, found):
 
 def test_who_writes_formulas_copies_them():
     rng = random.Random(0)
-    line = lambda: f"Take {rng.choice(['two', 'three', 'four'])} spoons of the {rng.choice(['flour', 'sugar', 'butter'])} and stir until all of it is smooth.\n"
-    formulas = ''.join(line() for _ in range(300))
-    assert check_text(Written(text=formulas[3000:3300]), formulas) == []
+    formula = lambda: f"Take {rng.choice(['two', 'three', 'four'])} spoons of the {rng.choice(['flour', 'sugar', 'butter'])} and stir until all of it is smooth.\n"
+    free = lambda: ''.join(rng.choices('abcdefghijklmnopqrstuvwxyz', k=60))+'\n'
+    corpus = ''.join(rng.choice([formula, free])() for _ in range(600))
+    written = ''.join(formula() for _ in range(4))
+    assert .3 < usual_shares(corpus, len(written))[1] < .7 and check_text(Written(text=written), corpus) == []
     assert [o.id for o in check_text(Written(text=TEXT[3000:3300]), TEXT)] == ['G8']
 
 
