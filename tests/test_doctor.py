@@ -385,7 +385,7 @@ HEALTHY |= {
 @pytest.mark.parametrize('program', HEALTHY)
 def test_nothing_is_wrong(program):
     "Nothing exact: not all of these programs would learn in a minute, with their few batches and rates of 0.001"
-    report = diagnose(**HEALTHY[program](), trials=False)
+    report = diagnose(**HEALTHY[program](), trials=False, seconds=600)
     assert not exact(report), report
     assert len(report.checked) > 7 and {*report.skipped} <= TRIALS
 
