@@ -92,15 +92,17 @@ def check_low_rate(
     "Whether a higher learning rate does much better"
     rises = base.rates and base.rates[-1] > 1.5*base.rates[0] # a warm-up, of which the end is not seen
     if base.bad is not None or rises or base.gain > .8: return []
+    best = None
     for by in 10,100,1000,10_000,100_000:
         t = trial(subject, len(base.nats), seconds, rate=by)
-        if t.bad is not None or t.end > t.start + .5: return []
+        if t.bad is not None or t.end > t.start + .5: break
         if t.gain > .5 and max(base.gain, 0) < .12*t.gain:
             if not _lasts(subject, base, by, seconds): return []
             return [too_low(base, t, by, _clipping(subject, base, seconds))]
-        if base.gain > .2: return []
-        if _stands_still(base) and t.end < base.end-.02: return [too_low(base, t, by, _clipping(subject, base, seconds))]
-    return []
+        if base.gain > .2: break
+        if best is None or t.end < best[0].end: best = t,by
+    is_better = best and _stands_still(base) and best[0].end < base.end-.02
+    return [too_low(base, *best, _clipping(subject, base, seconds))] if is_better else []
 
 # %% ../../nbs/43b_doctor.rates.ipynb #c8e19b22
 def _lasts(subject, base, by, seconds):
