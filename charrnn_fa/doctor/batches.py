@@ -97,6 +97,7 @@ class Parts(tuple):
 # %% ../../nbs/36_doctor.batches.ipynb #c88bd854
 def _own(t):
     "A copy with the same strides"
+    if type(t) is not Tensor or t.is_contiguous(): return t.clone() # of fastai's kinds, which keep more than numbers
     try: return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device).copy_(t)
     except RuntimeError: return t.clone() # several elements lie at one place
 
