@@ -219,7 +219,8 @@ def test_a_batch_that_is_a_piece_of_something_is_copied_as_such(flat, found):
 
 def test_who_writes_formulas_copies_them():
     rng = random.Random(0)
-    formula = lambda: f"Take {rng.choice(['two', 'three', 'four'])} spoons of the {rng.choice(['flour', 'sugar', 'butter'])} and stir until all of it is smooth.\n"
+    amounts,things = ['two', 'three', 'four'],['flour', 'sugar', 'butter']
+    formula = lambda: f"Take {rng.choice(amounts)} spoons of the {rng.choice(things)} and stir until all of it is smooth.\n"
     free = lambda: ''.join(rng.choices('abcdefghijklmnopqrstuvwxyz', k=60))+'\n'
     corpus = ''.join(rng.choice([formula, free])() for _ in range(600))
     written = ''.join(formula() for _ in range(4))

@@ -13,6 +13,7 @@ from charrnn_fa.doctor.given import function_subject, parts_subject
 from charrnn_fa.doctor.corpus import check_overlap
 from charrnn_fa.doctor.initial import check_first_loss, check_table
 from charrnn_fa.doctor.rates import check_low_rate
+from charrnn_fa.doctor.stuck import check_stuck
 from charrnn_fa.doctor.trial import trial
 from charrnn_fa.doctor.trials import check_capacity
 from charrnn_fa.text.corpus import load_corpus
@@ -575,3 +576,42 @@ def test_a_low_rate_where_there_is_little_to_gain(lr, ids):
     net = FourLetters()
     s = parts_subject(net, batches, of_scores, torch.optim.SGD(net.parameters(), lr=lr))
     assert [o.id for o in check_low_rate(s, trial(s), 10)] == ids
+
+
+@pytest.mark.parametrize('lr,ids', [(1e-6, ['O2']), (1e-2, [])])
+def test_a_batch_that_only_a_much_higher_rate_learns(lr, ids):
+    "Not even ten times the rate moves the loss"
+    seeded()
+    net = nn.Sequential(nn.Linear(5, 32), nn.Tanh(), nn.Linear(32, 1))
+    x = torch.randn(24, 5)
+    s = parts_subject(net, [(x, x.sum(1, keepdim=True))], nn.MSELoss(), torch.optim.SGD(net.parameters(), lr=lr))
+    assert [o.id for o in check_stuck(s)] == ids
+
+
+def test_one_hot_targets_are_ids_in_the_fix():
+    seeded()
+    net = OneHot(12)
+    batches = [(x, F.one_hot(y, 96).float()) for x,y in batches_of(3, 8)]
+    f = diagnose(model=net, dls=batches, loss_func=lambda p, y: F.mse_loss(p.softmax(-1), y), trials=False).findings[0]
+    assert f.id == 'L4' and 'y.argmax(-1).flatten()' in f.fix
+    assert F.cross_entropy(net(batches[0][0]).flatten(0, 1), batches[0][1].argmax(-1).flatten()).isfinite()
+
+
+class Restarted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.cell,self.out = nn.Embedding(96, 8),nn.LSTMCell(8, 12),nn.Linear(12, 96)
+    def forward(self, x):
+        scores = []
+        for t in range(x.shape[1]):
+            h = torch.zeros(len(x), 12)
+            c = torch.zeros(len(x), 12)
+            h, c = self.cell(self.emb(x[:,t]), (h, c))
+            scores.append(self.out(h))
+        return torch.stack(scores, 1)
+
+
+def test_both_parts_of_a_state_go_before_the_loop():
+    seeded()
+    f = diagnose(model=Restarted(), dls=batches_of(3, 8), loss_func=of_scores, trials=False).findings[0]
+    assert f.id == 'R5' and f.fix.index('h = torch.zeros') < f.fix.index('c = torch.zeros') < f.fix.index('for t in')

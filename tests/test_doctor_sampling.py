@@ -170,9 +170,16 @@ def forgets(net, prompt, n):
     return res
 
 
-@pytest.mark.parametrize('number,ids', [(lambda c: list(c.encode()), []), (lambda c: [NUMBER.get(c, 0)], ['G6']), (lambda c: [NUMBER[o] for o in c if o in NUMBER], ['G6'])])
+READERS = dict(
+    bytes=(lambda c: list(c.encode()), []),
+    another_in_its_place=(lambda c: [NUMBER.get(c, 0)], ['G6']),
+    nothing_in_its_place=(lambda c: [NUMBER[o] for o in c if o in NUMBER], ['G6']),
+)
+
+
+@pytest.mark.parametrize('number,ids', READERS.values(), ids=READERS)
 def test_a_network_of_bytes_knows_every_symbol(number, ids):
-    "Two symbols that the text does not have are two prompts to it, and one to a function that puts something else, or nothing, in their place"
+    "Two symbols that the text does not have are two prompts to it, and one to who replaces or leaves out either"
     torch.manual_seed(0)
     emb,cell,out = net = nn.ModuleList([nn.Embedding(256, 16), nn.GRUCell(16, 16), nn.Linear(16, 256)])
     @torch.no_grad()
