@@ -93,6 +93,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'charrnn_fa/callback/precision.py'),
                                                'charrnn_fa.callback.precision.GradScale.step': ( 'callback.precision.html#gradscale.step',
                                                                                                  'charrnn_fa/callback/precision.py'),
+                                               'charrnn_fa.callback.precision._gains_beside_others': ( 'callback.precision.html#_gains_beside_others',
+                                                                                                       'charrnn_fa/callback/precision.py'),
                                                'charrnn_fa.callback.precision._lacks': ( 'callback.precision.html#_lacks',
                                                                                          'charrnn_fa/callback/precision.py'),
                                                'charrnn_fa.callback.precision._product': ( 'callback.precision.html#_product',

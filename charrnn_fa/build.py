@@ -22,6 +22,7 @@ from .optim import AdamW, Muon
 from .generate import evaluating, prime, step_model
 from .evaluate import evaluate_ids
 from .presets import Preset, check_seed, get_preset
+from .callback.neighbours import sharing_processors
 from .callback.schedule import Budget, check_length
 from .loop import CharLearner, OneRowPerChar, Steps, check_rate, replacing
 from .doctor.watch import Doctor
@@ -47,7 +48,7 @@ def get_preds(self:CharLearner,
 ):
     "Predictions and targets, one row per character in the order of the text"
     self._check_text(ds_idx, dl)
-    with self.untouched(history=True):
+    with sharing_processors(self.device), self.untouched(history=True):
         return Learner.get_preds(self, ds_idx, dl, cbs=L(cbs)+OneRowPerChar(), **kwargs)
 
 # %% ../nbs/48_build.ipynb #02cce60f
@@ -59,7 +60,7 @@ def validate(self:CharLearner,
 ): # Loss and metrics
     "Loss and metrics over `dl`, every character the same"
     self._check_text(ds_idx, dl)
-    with self.untouched(history=True): return Learner.validate(self, ds_idx, dl, cbs)
+    with sharing_processors(self.device), self.untouched(history=True): return Learner.validate(self, ds_idx, dl, cbs)
 
 # %% ../nbs/48_build.ipynb #e09f039c
 @patch

@@ -10,6 +10,7 @@ import math, numbers
 from fastai.basics import *
 from fastprogress.fastprogress import progress_bar
 from .core import CharRNNError
+from .callback.neighbours import sharing_processors
 from .generate import evaluating
 
 # %% ../nbs/13_evaluate.ipynb #25485b81
@@ -39,7 +40,7 @@ def _totals(model, batches, carry):
     "Nats and right guesses, summed over the characters of `batches`"
     device = next(model.parameters()).device
     nats,hits,state = 0.,0,None
-    with evaluating(model):
+    with sharing_processors(device), evaluating(model):
         for x,y in batches:
             logits,state = model(x.long().to(device), state if carry else None)
             logp,y = logits.double().log_softmax(-1),y.long().to(device)

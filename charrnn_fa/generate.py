@@ -15,6 +15,7 @@ from itertools import islice
 from fastcore.meta import delegates
 from torch import nn, Tensor
 from .core import CharRNNError, check_number
+from .callback.neighbours import sharing_processors
 from .models import CharRNN, Dropout, Elman, GRU, LSTM, OneHot
 
 # %% ../nbs/12_generate.ipynb #fe1c1d0a
@@ -426,6 +427,7 @@ def generate(
     n_samples = 1 if bs is None else bs
     _check_request(vocab, n, n_samples)
     pieces = [[prompt] for _ in range(n_samples)]
-    for i,s in stream(model, vocab, prompt, n, bs=n_samples, **kwargs): pieces[i].append(s)
+    with sharing_processors(next(model.parameters()).device):
+        for i,s in stream(model, vocab, prompt, n, bs=n_samples, **kwargs): pieces[i].append(s)
     texts = [''.join(o) for o in pieces]
     return texts if bs else texts[0]

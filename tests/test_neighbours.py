@@ -143,3 +143,40 @@ except KeyboardInterrupt: pass
 print([o.name for o in threading.enumerate() if o.name in ('neighbours', 'spare')] != [])
 """)
     assert left == 'False'
+
+
+def test_what_takes_longer_is_watched_outside_of_a_fit_too():
+    "In each of these somebody watches whenever the model computes a batch, and nobody does afterwards"
+    lines = run("""
+from charrnn_fa import show
+from charrnn_fa.doctor import diagnose
+from charrnn_fa.learner import char_learner
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+def watchers(): return sum(o.name == 'neighbours' for o in threading.enumerate())
+
+learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=32, seed=1), n_hid=8, precision='fp32')
+text = load_corpus('pydocs')[:300]
+ways = dict(
+    evaluate=learn.evaluate,
+    windows=lambda: learn.evaluate(context=256),
+    generate=lambda: learn.generate(n=3, bs=2),
+    validate=learn.validate,
+    get_preds=learn.get_preds,
+    diagnose=lambda: diagnose(learn, seconds=5, trials=False),
+    surprise=lambda: show.surprise(learn, text),
+    neurons=lambda: show.neurons(learn, text),
+    memory=lambda: show.memory(learn, text),
+    fit=lambda: learn.fit_steps(2),
+)
+for k,f in ways.items():
+    seen = set()
+    hook = register_module_forward_pre_hook(lambda *_: seen.add(watchers()))
+    with learn.no_bar(), learn.no_logging(): f()
+    hook.remove()
+    print(k, *seen, watchers(), sep=',')
+""")
+    names = 'evaluate windows generate validate get_preds diagnose surprise neurons memory fit'.split()
+    assert lines == [f'{o},1,0' for o in names]

@@ -13,6 +13,7 @@ from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from torch.amp import GradScaler
 from ..core import CharRNNError
+from .neighbours import sharing_processors
 
 # %% ../../nbs/20_callback.precision.ipynb #966b7d2f
 precisions = {'fp32':torch.float32, 'bf16':torch.bfloat16, 'fp16':torch.float16}
@@ -58,7 +59,10 @@ def best_precision(
     "The fastest format of `device` that training is stable in"
     device = torch.device(device if device is not None else default_device())
     if device.type == 'cuda': return 'fp16' if torch.cuda.get_device_capability(device)[0] >= 7 else 'fp32'
-    return 'bf16' if device.type == 'cpu' and step and bf16_on_cpu() and gains_by_bf16(step) else 'fp32'
+    return 'bf16' if device.type == 'cpu' and step and bf16_on_cpu() and _gains_beside_others(step) else 'fp32'
+
+def _gains_beside_others(step):
+    with sharing_processors(): return gains_by_bf16(step)
 
 # %% ../../nbs/20_callback.precision.ipynb #949556c7
 def _lacks(precision, device):

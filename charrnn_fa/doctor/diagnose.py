@@ -9,6 +9,7 @@ __all__ = ['diagnose']
 import inspect, time
 from fastai.basics import *
 from ..core import CharRNNError, check_number
+from ..callback.neighbours import sharing_processors
 from ..text.read import check_type
 from .report import Finding, Report, no_way
 from .untouched import untouched
@@ -142,7 +143,7 @@ def diagnose(
     given = learn,model,loss_func,opt,step_function,sample
     loaders = [o for o in (dls, getattr(learn, 'dls', None), batches) if o is not None]
     extra = [learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics] if isinstance(learn, Learner) else []
-    with untouched(*given, *extra, *[l for o in loaders for l in (o, *getattr(o, 'loaders', ()))]):
+    with untouched(*given, *extra, *[l for o in loaders for l in (o, *getattr(o, 'loaders', ()))]), sharing_processors():
         dl = batches if batches is not None else _train_of(loaders[0]) if loaders else None
         if dl is not None and _is_empty(dl):
             return Report([_without_batches(dl)], ['the number of batches'], ['all else, without them'])

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fastai.basics import *
 from ..core import CharRNNError
+from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
 from .neurons import activations
 from .page import Picture, blue, check_learn, check_text, glyph, known_ids
@@ -44,7 +45,7 @@ def context_losses(
         raise CharRNNError('The text is too short to see what context does', 'give one of some hundred characters.')
     at = torch.from_numpy(np.random.default_rng(seed).integers(max(contexts), len(ids), n))
     before = lambda k: ids[at[:,None]+torch.arange(-k, 0)].long()
-    return {k:_last_nats(learn.model, before(k), ids[at].long()) for k in contexts}
+    with sharing_processors(learn.device): return {k:_last_nats(learn.model, before(k), ids[at].long()) for k in contexts}
 
 # %% ../../nbs/53_show.memory.ipynb #952697f9
 @contextmanager
@@ -67,7 +68,7 @@ def _differentiable(model):
 # %% ../../nbs/53_show.memory.ipynb #3c7a721d
 def _traced(model, x, y, state):
     "Gradient lengths (rows, steps) of the cost of `y` (rows,) after `x` (rows, steps), begun with `state`"
-    with _differentiable(model), _inputs_of(model) as seen:
+    with sharing_processors(x.device), _differentiable(model), _inputs_of(model) as seen:
         logits,_ = model(x, state)
         cost = F.cross_entropy(logits[:,-1].float(), y, reduction='sum')
         grads, = torch.autograd.grad(cost, seen[0])

@@ -11,6 +11,7 @@ import html, numbers, re
 from dataclasses import dataclass
 from fastai.basics import *
 from ..core import CharRNNError
+from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
 from .page import Picture, check_learn, glyph, known_ids, shown_part
 from .surprise import block_lines, legend, line_spans, mark, marked_text, rows_html, spread
@@ -36,7 +37,7 @@ def activations(
 )->np.ndarray: # (units, bs, sl)
     "The units after each character, each row from an empty memory"
     device,state,res = next(model.parameters()).device,None,[]
-    with evaluating(model):
+    with sharing_processors(device), evaluating(model):
         for x in ids.to(device).unbind(1):
             _,state = model(x[:,None], state)
             res.append(_column(state))

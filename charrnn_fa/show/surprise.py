@@ -10,6 +10,7 @@ __all__ = ['most_bits', 'Reading', 'read_ids', 'read_text', 'story', 'mark', 'sp
 import html, json, math
 from dataclasses import dataclass
 from fastai.basics import *
+from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
 from .page import Picture, asset, bar, check_learn, glyph, known_ids, shown_part, with_skipped
 
@@ -35,7 +36,7 @@ def _scores(model, ids):
     "In pieces: log-probabilities (l, vocab_sz) before l characters, and those characters"
     if len(ids) < 2: return
     device,state = next(model.parameters()).device,None
-    with evaluating(model):
+    with sharing_processors(device), evaluating(model):
         for x,y in zip(ids[:-1].split(_piece), ids[1:].split(_piece)):
             logits,state = model(x[None].to(device), state)
             yield logits[0].double().log_softmax(-1).cpu(),y
