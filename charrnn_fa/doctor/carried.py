@@ -10,7 +10,8 @@ __all__ = ['check_graph', 'kept_graph', 'is_carried', 'rows_that_move', 'check_s
 from contextlib import suppress
 from fastai.basics import *
 from .report import Finding
-from .batches import OutOfTime, as_ids, continuation, follows_on, tensors_of, time_axis
+from .batches import OutOfTime, as_ids, tensors_of, time_axis
+from .texts import continuation, follows_on
 from .subject import Subject, predictions
 from .place import kept_instead, thrown_away
 from .words import OwnWords

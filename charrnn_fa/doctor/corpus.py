@@ -10,7 +10,8 @@ __all__ = ['check_symbols', 'divergence', 'overlap', 'copied', 'begins_within', 
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding
-from .batches import as_ids, read_ids, table_of
+from .batches import as_ids
+from .texts import read_ids, table_of
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #b29e015c
 _unknown = 'xxunk', '<unk>', '[UNK]', '<UNK>', 'UNK'

@@ -9,15 +9,18 @@ __all__ = ['exact_findings', 'check_data', 'check_one_symbol']
 import math
 from fastai.basics import *
 from .report import Finding, no_way
-from .batches import OutOfTime, as_ids, check_batches, check_direction
+from .batches import OutOfTime, as_ids
+from .texts import check_batches, check_direction
 from .subject import Subject, predictions
-from .loss import check_accumulation, check_reported, check_scores, check_smoothing, check_weights
+from .loss import check_reported, check_scores
+from .weighting import check_accumulation, check_smoothing, check_weights
 from .update import check_foreign, check_leaf, check_left, check_parameters, check_zero
 from .forward import check_ids, check_inputs, check_mode
 from .corpus import check_symbols
 from .initial import check_alike, check_first_bad, check_first_loss, check_table, check_units
 from .layout import check_cut_anew, check_own_targets, check_told_targets, layout
-from .probes import check_gradients, check_linear, check_places, check_reach, reaches
+from .probes import check_places, check_reach, reaches
+from .gradients import check_gradients, check_linear
 from .calls import check_calls
 from .carried import check_graph, check_state
 from .amounts import check_pairs, check_range

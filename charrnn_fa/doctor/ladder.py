@@ -9,7 +9,7 @@ __all__ = ['rungs', 'ngram_probs', 'Ladder', 'ids_ladder', 'ladder']
 import math
 from fastai.basics import *
 from ..core import CharRNNError
-from .batches import read_ids
+from .texts import read_ids
 from ..text.data import split_text
 from ..text.vocab import CharVocab
 

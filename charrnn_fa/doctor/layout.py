@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
-from .batches import are_next, as_ids, check_targets, likely_axis, looks_back, time_axis
+from .batches import are_next, as_ids, likely_axis, time_axis
+from .targets import check_targets, looks_back
 from .subject import Subject, predictions
 
 # %% ../../nbs/41a_doctor.layout.ipynb #86163882

@@ -8,7 +8,7 @@ __all__ = ['knows_text', 'check_loaded', 'sampling_findings', 'check_unknown', '
 # %% ../../nbs/46e_doctor.sampling.ipynb #8f192c64
 from fastai.basics import *
 from .report import Finding
-from .batches import table_of
+from .texts import table_of
 from .subject import Subject, predictions
 from .place import place_of
 from .written import write

@@ -12,7 +12,8 @@ from contextlib import suppress
 from fastai.basics import *
 from ..loop import replacing
 from .report import Finding
-from .batches import as_ids, parts_of, valid_of
+from .batches import as_ids, parts_of
+from .texts import valid_of
 from .subject import Subject, predictions
 from .given import LooksOn, OtherLoaders, in_quiet
 from .untouched import same_rng

@@ -16,7 +16,8 @@ from ..generate import evaluating
 from ..loop import inner_events
 from .report import Finding, Report, catalogue, certainties
 from torch.overrides import TorchFunctionMode
-from .batches import as_ids, valid_of
+from .batches import as_ids
+from .texts import valid_of
 from charrnn_fa.doctor.course import (
     Course, deaf, decayed, explosion, jump, mean_loss, odd_rates, overfitting, pause, plateau, rebound, spike, unlearned
 )
