@@ -180,3 +180,33 @@ for k,f in ways.items():
 """)
     names = 'evaluate windows generate validate get_preds diagnose surprise neurons memory fit'.split()
     assert lines == [f'{o},1,0' for o in names]
+
+
+def test_a_forked_process_has_no_watcher():
+    "Neither the lock of a watcher that just decides, nor threads that rest, come along: their thread stays with the parent"
+    status, = run("""
+import signal
+
+torch.set_num_threads(2)
+held,over = threading.Event(),threading.Event()
+def deciding():
+    with watcher.lock:
+        held.set()
+        over.wait()
+
+with sharing_processors() as watcher:
+    watcher.way,watcher.until = 'one',float('inf')
+    neighbours.may_rest()
+    threading.Thread(target=deciding).start()
+    held.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        torch.set_num_threads(1)
+        with sharing_processors(): pass
+        os._exit(10+torch.get_num_threads())
+    status = os.waitpid(child, 0)[1]
+    over.set()
+print(os.waitstatus_to_exitcode(status))
+""")
+    assert status == '11'

@@ -73,7 +73,7 @@ class Neighbours(threading.Thread):
     are_many = False # are there more neighbours than one?
     def __init__(self):
         super().__init__(daemon=True, name='neighbours')
-        self.over,self.lock = threading.Event(),threading.Lock()
+        self.over,self.lock = threading.Event(),threading.RLock() # a signal's handler may come in between
         self.spares,self.patience = [],1.
 
     def run(self):
@@ -144,22 +144,32 @@ def end(self:Neighbours):
     try:
         if self.is_alive(): self.join()
     finally:
-        if self.n_threads and torch.get_num_threads() == 1: torch.set_num_threads(self.n_threads)
+        is_resting = self.n_now is not None and self.n_now < self.n_threads
+        if is_resting and torch.get_num_threads() == 1: torch.set_num_threads(self.n_threads)
 
 # %% ../../nbs/09a_callback.neighbours.ipynb #3e718ff1
 _here = threading.local() # `watcher`: of the fit of this thread
 
 def _watcher(): return getattr(_here, 'watcher', None)
 
+def _begun(watcher):
+    "A watcher at work; None if there is none, or no thread to be had for it"
+    if not watcher: return None
+    try: watcher.start()
+    except RuntimeError: return None
+    return watcher
+
 @contextmanager
 def _watching(watcher):
-    outer,_here.watcher = _watcher(),watcher
-    try:
-        if watcher: watcher.start()
-        yield watcher
+    outer,_here.watcher = _watcher(),_begun(watcher)
+    try: yield _watcher()
     finally:
         if watcher: watcher.end()
         _here.watcher = outer
+
+def _in_child(): _here.watcher = None # its thread stays with the parent
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_in_child)
 
 @contextmanager
 def sharing_processors(
