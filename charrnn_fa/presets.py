@@ -131,8 +131,8 @@ def for_text(self:Preset,
 # %% ../nbs/14_presets.ipynb #7ea64453
 presets = {
     'cpu-minute': Preset(
-        measured='tiny Shakespeare 1.416 nats (carry), 1.435 (windows of 256) on 2 cores with AMX, '
-                 '1.444 and 1.464 without; medians of 3 seeds'),
+        measured='tiny Shakespeare 1.416 and 1.427 nats (carry), 1.435 and 1.447 (windows of 256) on two machines of '
+                 '2 cores with AMX, 1.444 and 1.464 on one without; medians of 3 seeds'),
     'cpu-quarter-hour': Preset(minutes=15., n_hid=512, seq_len=96, dropout=0.25, emb_drop=0.1, wd=0.05,
         measured='tiny Shakespeare 1.380 nats (carry), 1.402 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
                  'beside other work; one seed'),
@@ -140,7 +140,8 @@ presets = {
         measured='10,000 kanji 124.8 nats a drawing after 3,458 steps; faces in a minute on 2 cores of an AMD EPYC '
                  'without AVX-512 (690 steps): 59 of 60 drawings well-formed at 0.7; one seed each'),
     'drawings-five-minutes': Preset(minutes=5., n_hid=384, dropout=0.2,
-        measured='10,000 kanji 116.2 nats a drawing after 7,500 steps, 255 of 256 well-formed at 0.7; one seed'),
+        measured='10,000 kanji 116.2 nats a drawing after 7,500 steps, 255 of 256 well-formed at 0.7; 119.4 in five '
+                 'minutes on 2 cores with AMX (4,997 steps); one seed each'),
     't4-minute': Preset(n_hid=512, emb_sz=128, bs=64, seq_len=96, dropout=0.5, wd=0.05, max_epochs=40.),
     't4-ten-minutes': Preset(minutes=10., n_hid=1024, emb_sz=128, bs=128, seq_len=128, dropout=0.5, emb_drop=0.2, wd=0.05,
                              max_epochs=40.),

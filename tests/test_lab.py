@@ -83,7 +83,7 @@ def see(page, selector):
 def test_a_lesson_runs_and_is_still_there_after_a_reload(lab, browser, tmp_path):
     context = browser.new_context(viewport=dict(width=1200, height=900))
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(600_000)        # a lesson on a busy machine
     page.goto(lab)
     page.locator('.jp-Notebook').first.wait_for()
     page.get_by_text('Python 3 (ipykernel)').or_(page.get_by_text('python3')).first.wait_for()
