@@ -70,7 +70,7 @@ class S3:
         self.kept = self.objects()
         self.kill()
     def kill(self):
-        os.kill(self.process.pid, signal.SIGCONT)
+        self.process.send_signal(signal.SIGCONT)        # not to one that has ended
         self.process.kill()
         self.process.wait()
     def objects(self, prefix=''):
