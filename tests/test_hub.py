@@ -91,7 +91,8 @@ def test_what_is_published(hub, push, learn, text):
     assert kinds == ['README.md', 'config.json', 'run.json', 'step.json', 'step.safetensors']
     everything = b''.join(files.values())
     assert TOKEN.encode() not in everything and os.fsencode(os.getcwd()) not in everything and text[2000:2030].encode() not in everything
-    others = [v for k,v in files.items() if not k.endswith('.safetensors')]      # that begins with the length of its header, which may look like a pickle's 80 03, and is read below
+    # a .safetensors is read below; the length of its header comes first, and may look like a pickle's 80 03
+    others = [v for k,v in files.items() if not k.endswith('.safetensors')]
     assert not any(o.startswith((b'\x80', b'PK')) for o in others)       # how a pickle and PyTorch's zip begin
     ids = learn.dls.train.ids.numpy().tobytes()
     assert ids[1000:1030] not in everything
