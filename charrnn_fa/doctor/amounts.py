@@ -6,7 +6,6 @@
 __all__ = ['Meeting', 'meetings', 'Spread', 'check_pairs', 'redrawn', 'bounds', 'SquashedTwice', 'OutOfReach', 'check_range']
 
 # %% ../../nbs/42b_doctor.amounts.ipynb #cb4710e7
-import math
 from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding

@@ -11,7 +11,7 @@ import time, traceback
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding, no_way
-from .untouched import WritesToDisk
+from .disk import WritesToDisk
 from .batches import LoaderEnds, OutOfTime, as_ids
 from .subject import OtherDevice, Subject
 from .place import place_of

@@ -14,10 +14,12 @@ from .texts import check_batches, check_direction
 from .subject import Subject, predictions
 from .loss import check_reported, check_scores
 from .weighting import check_accumulation, check_smoothing, check_weights
-from .update import check_foreign, check_leaf, check_left, check_parameters, check_zero
+from .order import check_left, check_zero
+from .update import check_foreign, check_leaf, check_parameters
 from .forward import check_ids, check_inputs, check_mode
 from .corpus import check_symbols
-from .initial import check_alike, check_first_bad, check_first_loss, check_table, check_units
+from .initial import check_alike, check_first_loss, check_table
+from .units import check_first_bad, check_units
 from .layout import check_cut_anew, check_own_targets, check_told_targets, layout
 from .probes import check_places, check_reach, reaches
 from .gradients import check_gradients, check_linear

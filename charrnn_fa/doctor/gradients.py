@@ -9,9 +9,8 @@ __all__ = ['one_hot_entries', 'gradient_reach', 'check_gradients', 'check_linear
 from contextlib import contextmanager
 from fastai.basics import *
 from .report import Finding
-from .layout import Layout, layout
+from .layout import Layout
 from .subject import Subject, predictions
-from .probes import reaches
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #e639db83
 def _by_time(grads, lay):

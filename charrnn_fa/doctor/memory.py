@@ -63,7 +63,7 @@ def rows_next(
     until:float=math.inf, # When no further one is taken, by `time.perf_counter`
 ): # By row, the one in its place in the next batch; and how many rows came twice
     "What comes after each row of a loader, in one pass"
-    res,last,twice,n = {},[],set(),0
+    res,last,twice = {},[],set()
     for b in itertools.islice(loader, most):
         now = _keys(b, axis)
         for a,c in zip(last, now): twice.add(a) if a in res else res.update({a:c})

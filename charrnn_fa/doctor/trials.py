@@ -11,7 +11,8 @@ import math, statistics, time
 from fastai.basics import *
 from .report import Finding, no_way
 from .subject import OutOfTime, Subject, hypers_of
-from .initial import looked_at, not_finite
+from .looked import looked_at
+from .units import not_finite
 from .trial import Trial, cycled, trial, without_dropout
 from .rates import check_high_rate, check_low_rate
 

@@ -7,7 +7,7 @@ __all__ = ['most_half', 'most_bytes', 'checked_copy', 'kinds', 'encoded', 'round
            'size_words', 'about_words', 'facts', 'found_unit', 'unit_of', 'spec_of', 'drawn_spec', 'page_html', 'share']
 
 # %% ../../nbs/58_show.share.ipynb #fd89c6b7
-import base64, html, json, math, os
+import base64, html, math, os
 from contextlib import suppress
 from copy import deepcopy
 from fastai.basics import *

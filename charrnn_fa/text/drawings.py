@@ -10,7 +10,7 @@ __all__ = ['drawing_names', 'is_drawings', 'found', 'augment', 'usual', 'load_dr
 import re
 import numpy as np
 from pathlib import Path
-from ..core import CharRNNError, check_number, visible
+from ..core import check_number, visible
 from .glyphs import glyph_drawings, glyph_sets
 from .quickdraw import quickdraw, read_ndjson
 from .read import CorpusError, check_type
