@@ -15,12 +15,15 @@ from .text.drawings import *
 from .text.drawn import *
 from .models import *
 from .optim import *
+from .numpy_step import *
 from .generate import *
 from .evaluate import *
 from .presets import *
 from .callback.precision import *
 from .callback.schedule import *
 from .callback.progress import *
+from .callback.steps import *
+from .callback.meanwhile import *
 from .loop import *
 from .learner import *
 from . import doctor, show

@@ -24,7 +24,9 @@ from .evaluate import evaluate_ids
 from .presets import Preset, check_seed, get_preset
 from .callback.neighbours import sharing_processors
 from .callback.schedule import Budget, check_length
-from .loop import CharLearner, OneRowPerChar, Steps, check_rate, replacing
+from .callback.meanwhile import replacing
+from .callback.steps import Steps
+from .loop import CharLearner, OneRowPerChar, check_rate
 from .doctor.watch import Doctor
 
 # %% ../nbs/48_build.ipynb #a0a89bb3

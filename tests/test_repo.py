@@ -1,11 +1,15 @@
 "The repository: notebooks and modules in step and clean, README.md as the notebook gives it, imports one way"
 import ast
+import builtins
+import dis
+import importlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -72,8 +76,27 @@ def test_imports_go_one_way():
         for other in imported(name): assert order[other] < i, f'{name} imports {other}'
 
 
+def nowhere(code, known):
+    "Names that functions look for in their module, of which `known` are there; what stands outside of functions has run at the import"
+    yield from (o.argval for o in dis.get_instructions(code) if o.opname == 'LOAD_GLOBAL' and o.argval not in known and not hasattr(builtins, o.argval))
+    for o in code.co_consts:
+        if isinstance(o, types.CodeType): yield from nowhere(o, known)
+
+
+def test_each_name_is_known_where_it_is_used():
+    "A function that was moved to another room may look for what stayed behind, and nobody hears of it before it is called"
+    lost = {name:o for name in exported()
+            if (o := {*nowhere(compile(source(name).read_text(encoding='utf-8'), name, 'exec'), vars(importlib.import_module(f'charrnn_fa.{name}')))})}
+    assert lost == {}
+
+
+def test_a_name_that_is_nowhere_is_seen():
+    code = 'import math\ndef f(): return [math.pi+gone for _ in range(3)]\nclass A:\n    n = 3\n    def g(self, k=n): return lost\n'
+    assert {*nowhere(compile(code, 'x', 'exec'), {'f', 'A', 'math'})} == {'gone', 'lost'}
+
+
 # The wings in DESIGN.md's order. A wing may import from those before its own level; two of one level may not import each other in a circle.
-LEVELS = (['core'], ['text', 'models', 'optim', 'generate', 'evaluate', 'presets', 'callback'], ['loop', 'doctor'],
+LEVELS = (['core'], ['text', 'models', 'optim', 'numpy_step', 'generate', 'evaluate', 'presets', 'callback'], ['loop', 'doctor'],
           ['build'], ['run'], ['store', 'show'], ['learner'], ['checkpoint'], ['colab', 'options'], ['command'], ['cli'], ['all', '__main__'])
 
 

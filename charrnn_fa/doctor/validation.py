@@ -10,7 +10,7 @@ __all__ = ['ends_of', 'is_of_other_size', 'validating', 'one_epoch', 'two_epochs
 import itertools, math
 from contextlib import suppress
 from fastai.basics import *
-from ..loop import replacing
+from ..callback.meanwhile import replacing
 from .report import Finding
 from .batches import as_ids, parts_of
 from .texts import valid_of
