@@ -20,7 +20,8 @@ from safetensors.torch import load as load_tensors
 
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.run.files import pack, pack_json, sha256_pieces
-from charrnn_fa.run.hub import from_hub, hub_folder
+from charrnn_fa.run.card import hub_folder
+from charrnn_fa.run.hub import from_hub
 from charrnn_fa.run.model import Run, weights_sha256
 
 TOKEN = 'hf_mine'
