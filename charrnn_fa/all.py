@@ -15,7 +15,7 @@ from .text.drawings import *
 from .text.drawn import *
 from .models import *
 from .optim import *
-from .numpy_step import *
+from .numpy_step import numpy_step
 from .generate import *
 from .evaluate import *
 from .presets import *

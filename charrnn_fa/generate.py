@@ -16,7 +16,7 @@ from fastcore.meta import delegates
 from torch import nn, Tensor
 from .core import CharRNNError, check_number
 from .callback.neighbours import sharing_processors
-from .numpy_step import is_ours, numpy_step
+from .numpy_step import fits_numpy_step, numpy_step
 
 # %% ../nbs/12_generate.ipynb #fe1c1d0a
 def _within(v, low, high, kind=numbers.Real):
@@ -142,7 +142,7 @@ def step_model(
 # %% ../nbs/12_generate.ipynb #9dfe7cdd
 def _stepper(model, state):
     "A function from the ids of one step to scores, which carries the state"
-    if is_ours(model): return numpy_step(model, state)
+    if fits_numpy_step(model): return numpy_step(model, state)
     def step(ids):
         nonlocal state
         logits,state = step_model(model, torch.tensor(ids, device='cpu')[:,None], state)

@@ -20,7 +20,7 @@ from .evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity
 from .presets import Preset, check_seed
 from .callback.meanwhile import flushing_denormals, keeping, replacing, same_rng_and_mode
 from .callback.neighbours import sharing_processors
-from .callback.precision import GradScale, check_precision, needs_scale, ns_dtype, precisions
+from .callback.precision import GradScale, Trial, check_precision, needs_scale, ns_dtype, precisions
 from .callback.progress import CharProgress, ProgressLines, begin_bars
 from .callback.steps import can_go
 
@@ -90,7 +90,7 @@ def _part_of_batch(n_params, bs, seq_len):
 
 @patch
 def _trial(self:CharLearner):
-    "What does a part of a training step in a given precision, or None"
+    "Parts of a training step, to be tried in a given precision, or None"
     dl,model = self.dls.train,self.model
     n = sum(p.numel() for p in model.parameters())
     steps = type(model) is CharRNN and isinstance(dl, CharDL) and _part_of_batch(n, dl.bs, dl.seq_len)
@@ -99,11 +99,11 @@ def _trial(self:CharLearner):
     except AttributeError: return None # with parts of somebody's own
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def step(precision):
-        x = torch.zeros(dl.bs, steps, dtype=torch.long, device='cpu')
+    def step(precision, n):
+        x = torch.zeros(dl.bs, n, dtype=torch.long, device='cpu')
         with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'): logits,_ = model(x)
         logits.float().sum().backward()
-    return step
+    return Trial(step, max(1, steps//3), steps, dl.seq_len)
 
 def _like(model):
     "A fresh model of the same sizes, with nothing of what may hang on `model`"

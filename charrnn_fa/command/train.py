@@ -10,9 +10,9 @@ import math, shlex, sys, time
 from dataclasses import replace
 from ..core import CharRNNError, loss_text, say, time_text
 from ..presets import Preset, check_seed, presets
-from .asked import asked_preset, check_keeping, check_length, is_run, lasting, load_text
+from .asked import asked_preset, check_keeping, check_duration, is_run, lasting, load_text
 from .kept import budget_of, has_ended, same_settings, tell_finished, text_asked
-from .terminal import indent, measuring, progress_bar, watched
+from .terminal import indent, measuring, progress_bar, is_watched
 
 # %% ../../nbs/90d_command.train.ipynb #cf438183
 def _sample_text(learn)->str:
@@ -26,7 +26,7 @@ def _reporter(out, quiet):
     from charrnn_fa.callback.progress import ProgressLines
     if quiet: return ProgressLines(10, file=out, epochs=False)
     sample = _sample_text
-    bar = progress_bar(unit='step', delay=1e-3) if watched() else None
+    bar = progress_bar(unit='step', delay=1e-3) if is_watched() else None
     return ProgressLines(5, parts=5, file=out, sample=sample, bar=bar, epochs=False)
 
 # %% ../../nbs/90d_command.train.ipynb #84ebb7b2
@@ -169,7 +169,7 @@ def train(
     began = time.perf_counter()
     out = sys.stderr if args.json else sys.stdout
     if args.text is not None: args.corpus = args.text
-    check_length(args)
+    check_duration(args)
     preset = asked_preset(args)
     if args.seed is not None: check_seed(args.seed)
     check_keeping(args)

@@ -106,7 +106,7 @@ def _note_padding(self:Looked, ids, weight, padding_idx=None, *args, **kwargs):
 class Looks(TorchFunctionMode):
     "Shows each function that is called to a `Looked`"
     def __init__(self,
-        seen:Looked,
+        seen:Looked, # To which they are shown
     ):
         super().__init__()
         self.seen = seen

@@ -13,7 +13,7 @@ from .subject import Subject, hypers_of
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #49bc424d
 def trainable(
-    model:nn.Module,
+    model:nn.Module, # Any
 )->set:
     "Names of the parameters that are to be trained"
     return {k for k,p in model.named_parameters() if p.requires_grad}
@@ -43,7 +43,7 @@ def check_optimiser(
     subject:Subject,
     steps:list, # Of its steps, with the work of the optimiser
     changed:set, # Names of parameters that these steps change
-    with_grad:set, # Of those that have a gradient
+    with_grad:set, # Names of those that have a gradient, changed or not
 )->list: # Of `Finding`s: O5, O7, O8, O10, O12
     "Whether it is one optimiser, and has all parameters"
     if not any('step' in o.events for o in steps): return []

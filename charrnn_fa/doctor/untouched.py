@@ -6,12 +6,12 @@
 __all__ = ['libraries', 'Noted', 'same_rng', 'same_switches', 'quiet', 'untouched']
 
 # %% ../../nbs/35_doctor.untouched.ipynb #59ad87fe
-import collections, functools, io, logging, random, sys, types, warnings
+import collections, functools, io, logging, operator, random, sys, types, warnings
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from fastai.basics import *
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 from .disk import no_writes
-from .doubles import CannotGoBack, Doubles, is_dunder, is_movable, is_written, iterators, plain, reduced
+from .doubles import CannotGoBack, Doubles, is_dunder, is_movable, is_written, iterator_types, simple_types, made_of
 
 # %% ../../nbs/35_doctor.untouched.ipynb #68040b0e
 class Noted:
@@ -39,7 +39,7 @@ _inner = 'torch._C','torch.utils.data','numpy'
 
 @patch
 def _note(self:Noted, o):
-    if isinstance(o, plain) or id(o) in self.seen: return
+    if isinstance(o, simple_types) or id(o) in self.seen: return
     self.seen[id(o)] = o # so that it lives, and its number stays its own
     for kind,note in _notes:
         if isinstance(o, kind): return note(self, o)
@@ -120,7 +120,7 @@ def _note_contents(self:Noted, o):
         (o.extend if hasattr(o, 'extend') else o.update)(was)
     self.undo.append(undo)
     if isinstance(o, (bytearray, set)): return self.todo.extend(was if isinstance(o, set) else ())
-    if not isinstance(o, dict) and len(was) >= 10_000 and isinstance(was[0], plain): return
+    if not isinstance(o, dict) and len(was) >= 10_000 and isinstance(was[0], simple_types): return
     pairs = [*was.items()] if isinstance(o, dict) else [*enumerate(was)]
     for k,v in pairs: self._may_swap(v, functools.partial(o.__setitem__, k))
     self.todo += [v for _,v in pairs]
@@ -215,7 +215,7 @@ def _note_iterator(self:Noted, o):
     "What it goes through may change as well"
     if isinstance(o, _BaseDataLoaderIter): return self._note_loader(o)
     if not isinstance(o, types.GeneratorType):
-        with suppress(CannotGoBack): self.todo += reduced(o)[1:]
+        with suppress(CannotGoBack): self.todo += made_of(o)[1:]
     elif o.gi_frame is not None:
         self.todo += [*o.gi_frame.f_locals.values()]
         if _is_own(o.gi_frame.f_globals.get('__name__')): self._note_names({*_names(o.gi_code)}, o.gi_frame.f_globals)
@@ -264,7 +264,7 @@ _notes = [
     (types.MethodType, lambda self,o: self.todo.extend([o.__self__, o.__func__])),
     (functools.partial, Noted._note_partial),
     (io.IOBase, Noted._note_file),
-    (iterators, Noted._note_iterator),
+    (iterator_types, Noted._note_iterator),
     ((random.Random, torch.Generator), _note_generator),
     ((np.random.Generator, np.random.RandomState), _note_bits),
 ]

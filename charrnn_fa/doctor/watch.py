@@ -21,7 +21,7 @@ from charrnn_fa.doctor.course import (
     Course, deaf, decayed, explosion, jump, mean_loss, odd_rates, overfitting, pause, plateau, rebound, spike, unlearned
 )
 from .looked import Looked, Looks
-from .mode import keeps_graph, kept_state, leaked, marks, wrong_mode
+from .mode import keeps_graph, kept_state, leaked, marks_of, wrong_mode
 from .shapes import explain
 from .units import overflow, units
 from .untouched import Noted, same_rng
@@ -153,7 +153,7 @@ def before_batch(self:Doctor):
 def after_pred(self:Doctor):
     if not self.is_on: return
     state = kept_state(self.model)
-    self.marks = ((self.training, self.learn.epoch), marks(state)) if state else None
+    self.marks = ((self.training, self.learn.epoch), marks_of(state)) if state else None
     if self.model.training != self.training: self.tell(wrong_mode(self.model, self.training))
     if not self.training: self.tell(keeps_graph(self.training))
 

@@ -15,7 +15,7 @@ from string import Template # fastai has another
 from ..core import CharRNNError
 from ..models import CharRNN, OneHot, count_params
 from ..generate import prime
-from ..numpy_step import is_ours
+from ..numpy_step import fits_numpy_step
 from ..evaluate import evaluate_ids
 from ..loop import CharLearner
 from ..run.files import write_whole
@@ -32,7 +32,7 @@ def checked_copy(
     if not isinstance(learn, CharLearner) or type(learn.model) is not CharRNN:
         raise CharRNNError('A page runs a CharRNN, and this Learner has none', mend)
     model = deepcopy(learn.model).to('cpu', torch.float32).eval()
-    if not is_ours(model):
+    if not fits_numpy_step(model):
         raise CharRNNError('A page runs a plain CharRNN, and in this one parts are replaced, or have hooks', mend)
     if len(getattr(learn.dls, 'vocab', ())) != model.vocab_sz:
         raise CharRNNError('The loaders of this Learner do not know the characters of its network', mend)
