@@ -134,8 +134,8 @@ presets = {
         measured='tiny Shakespeare 1.416 and 1.427 nats (carry), 1.435 and 1.447 (windows of 256) on two machines of '
                  '2 cores with AMX, 1.444 and 1.464 on one without; medians of 3 seeds'),
     'cpu-quarter-hour': Preset(minutes=15., n_hid=512, seq_len=96, dropout=0.25, emb_drop=0.1, wd=0.05,
-        measured='tiny Shakespeare 1.380 nats (carry), 1.402 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
-                 'beside other work; one seed'),
+        measured='tiny Shakespeare 1.364 nats (carry), 1.389 (windows of 256) on 2 cores with AMX, median of 3 seeds; '
+                 '1.380 and 1.402 on an AMD EPYC in bf16, beside other work, one seed'),
     'drawings-minute': Preset(dropout=0.,
         measured='10,000 kanji 124.8 nats a drawing after 3,458 steps; faces in a minute on 2 cores of an AMD EPYC '
                  'without AVX-512 (690 steps): 59 of 60 drawings well-formed at 0.7; one seed each'),
