@@ -20,7 +20,7 @@ from .evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity
 from .presets import Preset, check_seed
 from .callback.meanwhile import flushing_denormals, keeping, replacing, same_rng_and_mode
 from .callback.neighbours import sharing_processors
-from .callback.precision import GradScale, Trial, check_precision, needs_scale, ns_dtype, precisions
+from .callback.precision import GradScale, WorkInParts, check_precision, needs_scale, ns_dtype, precisions
 from .callback.progress import CharProgress, ProgressLines, begin_bars
 from .callback.steps import can_go
 
@@ -103,7 +103,7 @@ def _trial(self:CharLearner):
         x = torch.zeros(dl.bs, n, dtype=torch.long, device='cpu')
         with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'): logits,_ = model(x)
         logits.float().sum().backward()
-    return Trial(step, max(1, steps//3), steps, dl.seq_len)
+    return WorkInParts(step, max(1, steps//3), steps, dl.seq_len)
 
 def _like(model):
     "A fresh model of the same sizes, with nothing of what may hang on `model`"
