@@ -2881,6 +2881,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'charrnn_fa.run.files.Folder.write': ('run.files.html#folder.write', 'charrnn_fa/run/files.py'),
                                       'charrnn_fa.run.files.RunError': ('run.files.html#runerror', 'charrnn_fa/run/files.py'),
                                       'charrnn_fa.run.files.RunWarning': ('run.files.html#runwarning', 'charrnn_fa/run/files.py'),
+                                      'charrnn_fa.run.files._is_mask': ('run.files.html#_is_mask', 'charrnn_fa/run/files.py'),
+                                      'charrnn_fa.run.files._parts': ('run.files.html#_parts', 'charrnn_fa/run/files.py'),
                                       'charrnn_fa.run.files.all_finite': ('run.files.html#all_finite', 'charrnn_fa/run/files.py'),
                                       'charrnn_fa.run.files.check_bytes': ('run.files.html#check_bytes', 'charrnn_fa/run/files.py'),
                                       'charrnn_fa.run.files.check_json': ('run.files.html#check_json', 'charrnn_fa/run/files.py'),

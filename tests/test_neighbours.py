@@ -210,3 +210,31 @@ with sharing_processors() as watcher:
 print(os.waitstatus_to_exitcode(status))
 """)
     assert status == '11'
+
+
+def test_a_save_leaves_no_team_behind():
+    "A team of OpenMP's that the thread that saves held would end the spinning for the rest of the fit"
+    before,after = map(int, run("""
+import tempfile
+from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.learner import char_learner
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
+from fastai.callback.core import Callback
+
+Neighbours.look = lambda self, share, at: None # no teams that are made on purpose
+
+class Count(Callback):
+    "Threads of this process before the first save, and after it"
+    order = 2000
+    def after_batch(self):
+        if self.train_iter == 4: print(len(os.listdir('/proc/self/task')))
+        if self.train_iter != 6: return
+        self.learn.checkpoint.saver.finish()
+        print(len(os.listdir('/proc/self/task')))
+
+learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=32, seed=1), precision='fp32')
+with tempfile.TemporaryDirectory() as d, learn.no_bar(), learn.no_logging(), learn.no_valid():
+    learn.fit_steps(8, cbs=[Checkpoint(f'{d}/run', steps=5, quiet=True), Count()])
+"""))
+    assert before == after
