@@ -2851,6 +2851,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'charrnn_fa.presets._number': ('presets.html#_number', 'charrnn_fa/presets.py'),
                                     'charrnn_fa.presets._one_of': ('presets.html#_one_of', 'charrnn_fa/presets.py'),
                                     'charrnn_fa.presets._or_none': ('presets.html#_or_none', 'charrnn_fa/presets.py'),
+                                    'charrnn_fa.presets._suiting': ('presets.html#_suiting', 'charrnn_fa/presets.py'),
                                     'charrnn_fa.presets.check_seed': ('presets.html#check_seed', 'charrnn_fa/presets.py'),
                                     'charrnn_fa.presets.get_preset': ('presets.html#get_preset', 'charrnn_fa/presets.py')},
             'charrnn_fa.run.card': { 'charrnn_fa.run.card._about_loss': ('run.card.html#_about_loss', 'charrnn_fa/run/card.py'),

@@ -89,7 +89,7 @@ class Preset:
     bs:int = 32             # Streams
     seq_len:int = 64        # Steps in a batch
     opt:str = 'muon'        # `'muon'` or `'adamw'`
-    lr:float = 4e-3         # Highest learning rate, of AdamW
+    lr:float = 8e-3         # Highest learning rate, of AdamW; 4e-3 if a GRU or an Elman network is asked for
     muon_ratio:float = 10.  # Muon's, as a multiple of `lr`
     ns_steps:int = 3        # Newton-Schulz steps of Muon
     wd:float = 0.08         # Weight decay; biases have none
@@ -131,23 +131,31 @@ def for_text(self:Preset,
 # %% ../nbs/14_presets.ipynb #7ea64453
 presets = {
     'cpu-minute': Preset(
-        measured='tiny Shakespeare 1.416 and 1.427 nats (carry), 1.435 and 1.447 (windows of 256) on two machines of '
-                 '2 cores with AMX, 1.444 and 1.464 on one without; medians of 3 seeds'),
+        measured='tiny Shakespeare 1.391 nats (carry), 1.413 (windows of 256) on 2 cores of an AMD EPYC in bf16; with half '
+                 'the rate 1.406 and 1.426 there, 1.427 and 1.447 with AMX, 1.444 and 1.464 in fp32; medians of 3 seeds'),
     'cpu-quarter-hour': Preset(minutes=15., n_hid=512, seq_len=96, dropout=0.25, emb_drop=0.1, wd=0.05,
         measured='tiny Shakespeare 1.364 nats (carry), 1.389 (windows of 256) on 2 cores with AMX, median of 3 seeds; '
                  '1.380 and 1.402 on an AMD EPYC in bf16, beside other work, one seed'),
-    'drawings-minute': Preset(dropout=0.,
+    'drawings-minute': Preset(dropout=0., lr=4e-3,
         measured='10,000 kanji 124.8 nats a drawing after 3,458 steps; faces in a minute on 2 cores of an AMD EPYC '
                  'without AVX-512 (690 steps): 59 of 60 drawings well-formed at 0.7; one seed each'),
-    'drawings-five-minutes': Preset(minutes=5., n_hid=384, dropout=0.2,
+    'drawings-five-minutes': Preset(minutes=5., n_hid=384, dropout=0.2, lr=4e-3,
         measured='10,000 kanji 116.2 nats a drawing after 7,500 steps, 255 of 256 well-formed at 0.7; 119.4 in five '
                  'minutes on 2 cores with AMX (4,997 steps); one seed each'),
-    't4-minute': Preset(n_hid=512, emb_sz=128, bs=64, seq_len=96, dropout=0.5, wd=0.05, max_epochs=40.),
-    't4-ten-minutes': Preset(minutes=10., n_hid=1024, emb_sz=128, bs=128, seq_len=128, dropout=0.5, emb_drop=0.2, wd=0.05,
-                             max_epochs=40.),
+    't4-minute': Preset(n_hid=512, emb_sz=128, bs=64, seq_len=96, dropout=0.5, lr=4e-3, wd=0.05, max_epochs=40.),
+    't4-ten-minutes': Preset(minutes=10., n_hid=1024, emb_sz=128, bs=128, seq_len=128, dropout=0.5, emb_drop=0.2,
+                             lr=4e-3, wd=0.05, max_epochs=40.),
     't4-hour': Preset(minutes=60., n_hid=1024, n_layers=2, emb_sz=128, bs=128, seq_len=128, dropout=0.5, emb_drop=0.2,
-                      wd=0.05, max_epochs=30.),
+                      lr=4e-3, wd=0.05, max_epochs=30.),
 }
+
+# %% ../nbs/14_presets.ipynb #d91db93d
+_gentle = 4e-3 # highest rate of a GRU or an Elman network that is asked for without a rate
+
+def _suiting(preset, arch=None, lr=None, **given):
+    "The rate for another layer than the preset's, if none is given"
+    gets_less = arch not in (None, preset.arch) and lr is None
+    return min(preset.lr, _gentle) if gets_less else lr
 
 # %% ../nbs/14_presets.ipynb #421d6a7b
 def get_preset(
@@ -160,6 +168,7 @@ def get_preset(
         raise CharRNNError(f"There is no preset {reprlib.repr(name)}", f"take one of {', '.join(presets)}.")
     if odd := sorted(kwargs.keys() - {f.name for f in fields(Preset)}):
         raise CharRNNError(f"A preset has no {', '.join(odd)}", f"its fields are {', '.join(_schema)}.")
+    kwargs['lr'] = _suiting(presets[name], **kwargs)
     given = {k:v for k,v in kwargs.items() if v is not None}
     return replace(presets[name], **({'measured':'unmeasured', **given} if given else {}))
 
