@@ -1,6 +1,6 @@
 """A training step of `cpu-minute` in `fit`, by precision of the model and of Muon's own products: what takes the time, beside the matrix rate of the machine.
 
-The ways take turns in one process; milliseconds a step, medians of turns, lowest and highest.   python benchmarks/step.py [--turns 5] [--steps 40] [--profile]
+The ways take turns in one process; milliseconds a step, medians of turns, lowest and highest.   python benchmarks/step.py [TEXT] [--turns 5] [--steps 40] [--profile]
 """
 import argparse
 import time
@@ -40,11 +40,12 @@ def products(learn):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('text', nargs='?', default='pydocs', help='a corpus, as load_corpus takes it; the preset has dropout for a short one')
     p.add_argument('--turns', type=int, default=5)
     p.add_argument('--steps', type=int, default=40)
     p.add_argument('--profile', action='store_true')
     args = p.parse_args()
-    learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs'), seed=0), precision='fp32')
+    learn = char_learner(CharDataLoaders.from_text(load_corpus(args.text), seed=0), precision='fp32')
     learn.create_opt()
     times = {k:[] for k in ways}
     for turn in range(args.turns+1):
