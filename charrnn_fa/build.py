@@ -309,8 +309,7 @@ def _settled(dls, preset, **given):
     "The preset with what is given in place of its own, and with the sizes that the loader has"
     if not hasattr(dls, 'train'):
         raise CharRNNError(f"dls is {type(dls).__name__}", "give loaders, such as CharDataLoaders.from_text makes.")
-    if isinstance(preset, Preset): p = replace(preset, **{k:v for k,v in given.items() if v is not None})
-    else: p = get_preset(preset, **given)
+    p = (preset if isinstance(preset, Preset) else get_preset(preset)).with_given(**given)
     p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))
     if given.get('tie') and given.get('emb_sz') is None: p = replace(p, emb_sz=p.head_sz or p.n_hid)
     return p.for_text(len(getattr(dls.train, 'ids', ())))

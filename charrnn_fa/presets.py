@@ -89,7 +89,7 @@ class Preset:
     bs:int = 32             # Streams
     seq_len:int = 64        # Steps in a batch
     opt:str = 'muon'        # `'muon'` or `'adamw'`
-    lr:float = 8e-3         # Highest learning rate, of AdamW; 4e-3 if a GRU or an Elman network is asked for
+    lr:float = 8e-3         # Highest learning rate, of AdamW; by default 4e-3 at most for another `arch` than the preset's
     muon_ratio:float = 10.  # Muon's, as a multiple of `lr`
     ns_steps:int = 3        # Newton-Schulz steps of Muon
     wd:float = 0.08         # Weight decay; biases have none
@@ -134,8 +134,8 @@ presets = {
         measured='tiny Shakespeare 1.391 nats (carry), 1.413 (windows of 256) on 2 cores of an AMD EPYC in bf16; with half '
                  'the rate 1.406 and 1.426 there, 1.427 and 1.447 with AMX, 1.444 and 1.464 in fp32; medians of 3 seeds'),
     'cpu-quarter-hour': Preset(minutes=15., n_hid=512, seq_len=96, dropout=0.25, emb_drop=0.1, wd=0.05,
-        measured='tiny Shakespeare 1.364 nats (carry), 1.389 (windows of 256) on 2 cores with AMX, median of 3 seeds; '
-                 '1.380 and 1.402 on an AMD EPYC in bf16, beside other work, one seed'),
+        measured='with half the rate: tiny Shakespeare 1.364 nats (carry), 1.389 (windows of 256) on 2 cores with AMX, '
+                 'median of 3 seeds'),
     'drawings-minute': Preset(dropout=0., lr=4e-3,
         measured='10,000 kanji 124.8 nats a drawing after 3,458 steps; faces in a minute on 2 cores of an AMD EPYC '
                  'without AVX-512 (690 steps): 59 of 60 drawings well-formed at 0.7; one seed each'),
@@ -150,17 +150,22 @@ presets = {
 }
 
 # %% ../nbs/14_presets.ipynb #d91db93d
-_gentle = 4e-3 # highest rate of a GRU or an Elman network that is asked for without a rate
+_gentle = 4e-3 # highest rate for another kind of network than the preset's
 
-def _suiting(preset, arch=None, lr=None, **given):
-    "The rate for another layer than the preset's, if none is given"
-    gets_less = arch not in (None, preset.arch) and lr is None
-    return min(preset.lr, _gentle) if gets_less else lr
+@patch
+def with_given(self:Preset,
+    **given # Fields that beat the preset's, where they are not None
+)->Preset:
+    "The preset with what is given in place of its own, and a rate that suits the kind of the network"
+    given = {k:v for k,v in given.items() if v is not None}
+    arch = given.get('arch')
+    if isinstance(arch, str) and arch != self.arch: given.setdefault('lr', min(self.lr, _gentle))
+    return replace(self, **({'measured':'unmeasured', **given} if given else {}))
 
 # %% ../nbs/14_presets.ipynb #421d6a7b
 def get_preset(
     name:str=None, # One of `presets`; None for the first
-    **kwargs # Fields that beat the preset's, where they are not None
+    **kwargs # See `Preset.with_given`
 )->Preset:
     "The preset `name` with what is given explicitly in place of its own"
     if name is None: name = next(iter(presets))
@@ -168,9 +173,7 @@ def get_preset(
         raise CharRNNError(f"There is no preset {reprlib.repr(name)}", f"take one of {', '.join(presets)}.")
     if odd := sorted(kwargs.keys() - {f.name for f in fields(Preset)}):
         raise CharRNNError(f"A preset has no {', '.join(odd)}", f"its fields are {', '.join(_schema)}.")
-    kwargs['lr'] = _suiting(presets[name], **kwargs)
-    given = {k:v for k,v in kwargs.items() if v is not None}
-    return replace(presets[name], **({'measured':'unmeasured', **given} if given else {}))
+    return presets[name].with_given(**kwargs)
 
 # %% ../nbs/14_presets.ipynb #3af50799
 def check_seed(

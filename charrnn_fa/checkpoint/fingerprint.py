@@ -190,7 +190,7 @@ def fit_differences(
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #89d86a27
 _shared = 'kind','vocab','model','n_items','bs','data','preset','text'
 
-_own = {'measured', 'minutes', 'file', 'size', 'sha256'}
+_own = {'measured', 'minutes', 'lr', 'file', 'size', 'sha256'}
 
 def _part(s):
     part = lambda v: {k:o for k,o in v.items() if k not in _own} if type(v) is dict else v

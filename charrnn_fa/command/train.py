@@ -34,7 +34,7 @@ def _with_model_of(source, preset, args)->Preset:
     "`preset` with the model of the run `source`"
     given = sorted('--'+k.replace('_', '-') for k in preset.model if getattr(args, k) is not None)
     if given: raise CharRNNError(f"--from takes the model of {args.source} as it is", f"leave out {', '.join(given)}.")
-    return replace(preset, measured='unmeasured', **source.preset.model)
+    return preset.with_given(lr=args.lr, **source.preset.model)
 
 # %% ../../nbs/90d_command.train.ipynb #c28236a4
 def _new_learner(args, preset, text, source=None):
