@@ -1,6 +1,8 @@
 """A training step of `cpu-minute` in `fit`, by precision of the model and of Muon's own products: what takes the time, beside the matrix rate of the machine.
 
-The ways take turns in one process; milliseconds a step, medians of turns, lowest and highest.   python benchmarks/step.py [TEXT] [--turns 5] [--steps 40] [--profile]
+The ways take turns in one process; milliseconds a step, medians of turns, lowest and highest.
+
+    python benchmarks/step.py [TEXT] [--turns 5] [--steps 40] [--profile]
 """
 import argparse
 import time

@@ -1,7 +1,8 @@
 """How the library is built, in figures: python tests/house.py [BEGINNING OF A NOTEBOOK'S NAME]
 
 Cells are those that notebooks export, without the line `#| export`. A check is a call of `test_*`, `assert` or an expected failure; prose is the words of Markdown cells.
-The checkpoint side is `run` (without what was added to share runs and to look at them), `store`, `checkpoint` and what `core` has of them, in nodes of Python's syntax tree (`ast.expr` and `ast.stmt`), so that lines and comments cost nothing.
+The checkpoint side is `run` (without what was added to share runs and to look at them), `store`, `checkpoint`
+and what `core` has of them, in nodes of Python's syntax tree (`ast.expr` and `ast.stmt`), so that lines and comments cost nothing.
 """
 import ast
 import json
