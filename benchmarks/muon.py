@@ -1,4 +1,5 @@
-"""Muon per gate, per parameter, and PyTorch's own: loss after some steps on pydocs, and milliseconds per optimiser step.
+"""Muon on gates of equal length, on each apart, on parameters as they are, and PyTorch's own: loss after some steps on pydocs, and
+milliseconds per optimiser step.
 
 Same model, seed, batches and learning rates for all; medians over seeds.   python benchmarks/muon.py [--steps 600] [--seeds 0 1 2]
 """
@@ -11,13 +12,22 @@ from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
 from charrnn_fa.models import char_splitter, gate_matrices
-from charrnn_fa.optim import AdamW, Muon, mark_gates
+from charrnn_fa.optim import AdamW, Muon, mark_gates, newton_schulz
 
 
 def whole(model):
     "A splitter that takes each parameter as one matrix"
     for p,_ in gate_matrices(model): p.n_gates = 1
     return char_splitter(model)
+
+
+class Apart(Muon):
+    "Each gate is made orthogonal by itself"
+    def _muon(self, ps, h):
+        lr = h['lr']*h['muon_ratio']
+        for p in ps:
+            gates = newton_schulz(self._direction(p, h).unflatten(0, (self.n_gates[p], -1)), int(h['ns_steps']), self.ns_dtype)
+            p.mul_(1 - lr*h['wd']).add_(gates.flatten(0, 1), alpha=-lr*max(1, gates.shape[-2]/gates.shape[-1])**0.5)
 
 
 class TorchMuon(AdamW):
@@ -35,9 +45,9 @@ class TorchMuon(AdamW):
         self.muon.step()
 
 
-forms = {'per gate, 3 steps, fp32': (mark_gates, Muon, 3), 'per gate, 5 steps, fp32': (mark_gates, Muon, 5),
-         'whole parameter, 3 steps, fp32': (whole, Muon, 3), 'torch.optim.Muon, 5 steps, bf16': (whole, TorchMuon, 5),
-         'torch.optim.Muon, 3 steps, bf16': (whole, TorchMuon, 3)}
+forms = {f'{name}, {n} steps': (splitter, opt, n) for n in (3, 4, 5)
+         for name,splitter,opt in (('equally long', mark_gates, Muon), ('apart', mark_gates, Apart), ('as it is', whole, Muon))}
+forms['torch.optim.Muon, 5 steps, bf16'] = whole,TorchMuon,5
 
 
 def run(form, seed, steps, text):

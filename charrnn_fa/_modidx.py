@@ -2817,6 +2817,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'charrnn_fa.optim.Muon._direction': ('optim.html#muon._direction', 'charrnn_fa/optim.py'),
                                   'charrnn_fa.optim.Muon._muon': ('optim.html#muon._muon', 'charrnn_fa/optim.py'),
                                   'charrnn_fa.optim.Muon.step_group': ('optim.html#muon.step_group', 'charrnn_fa/optim.py'),
+                                  'charrnn_fa.optim._product_of_steps': ('optim.html#_product_of_steps', 'charrnn_fa/optim.py'),
                                   'charrnn_fa.optim.can_fuse': ('optim.html#can_fuse', 'charrnn_fa/optim.py'),
                                   'charrnn_fa.optim.mark_gates': ('optim.html#mark_gates', 'charrnn_fa/optim.py'),
                                   'charrnn_fa.optim.newton_schulz': ('optim.html#newton_schulz', 'charrnn_fa/optim.py')},

@@ -72,21 +72,32 @@ def _adamw(self:AdamW, ps, h, wd):
 # %% ../nbs/11_optim.ipynb #178801c9
 _ns = (3.4445, -4.7750, 2.0315) # Jordan et al. 2024
 
+def _product_of_steps(A, steps):
+    "The matrix that takes X as far as `steps` of Newton-Schulz do, if `A` is `X @ X.mT`"
+    a,b,c = _ns
+    for i in range(steps):
+        Z = (A @ A).mul_(c).add_(A, alpha=b)
+        Z.diagonal(dim1=-2, dim2=-1).add_(a)
+        Q = Z @ Q if i else Z
+        if i < steps-1: A = Z @ A @ Z
+    return Q
+
+# %% ../nbs/11_optim.ipynb #3b9d0d3c
+_at_once = {2:2, 4:5, 8:5} # steps from one product of X with itself, by the bytes of a number
+
 def newton_schulz(
     X:Tensor, # Matrices, (k, m, n)
-    steps:int=3, # More come nearer to orthogonal
+    steps:int=4, # More come nearer to orthogonal
     dtype:torch.dtype=None, # Of the products; default that of `X`
 )->Tensor: # Shape and type of `X`; singular values about 1
     "The matrices `X` made about orthogonal"
-    tall,given = X.shape[-2] > X.shape[-1],X.dtype
-    if tall: X = X.mT
-    X = (X/(X.norm(dim=(-2,-1), keepdim=True) + 1e-7)).to(dtype or given)
-    a,b,c = _ns
-    for _ in range(steps):
-        A = X @ X.mT
-        B = torch.baddbmm(A, A, A, beta=b, alpha=c)
-        X = torch.baddbmm(X, B, X, beta=a)
-    return (X.mT if tall else X).to(given)
+    shape,given,is_tall = X.shape,X.dtype,X.shape[-2] > X.shape[-1]
+    X = (X/(X.norm(dim=(-2,-1), keepdim=True) + 1e-7)).to(dtype or given).squeeze(0)
+    at_once = _at_once[X.element_size()]
+    for done in range(0, steps, at_once):
+        n = min(at_once, steps-done)
+        X = X @ _product_of_steps(X.mT @ X, n) if is_tall else _product_of_steps(X @ X.mT, n) @ X
+    return X.to(given).view(shape)
 
 # %% ../nbs/11_optim.ipynb #b351db74
 def mark_gates(
@@ -105,7 +116,7 @@ class Muon(AdamW):
         lr:float, # Learning rate of AdamW
         muon_ratio:float=10., # Muon's learning rate, as a multiple of `lr`
         muon_mom:float=0.95, # Muon's momentum (Nesterov)
-        ns_steps:int=3, # Newton-Schulz steps
+        ns_steps:int=4, # Newton-Schulz steps
         **hypers # See `AdamW`
     ):
         super().__init__(params, lr, muon_ratio=muon_ratio, muon_mom=muon_mom, ns_steps=ns_steps, **hypers)
@@ -121,23 +132,23 @@ def step_group(self:Muon,
     super(Muon, self).step_group([p for p in ps if p not in self.n_gates], h)
     by_shape = {}
     for p in ps:
-        if p in self.n_gates: by_shape.setdefault((len(p)//self.n_gates[p], p.shape[1], p.dtype, p.device), []).append(p)
+        if p in self.n_gates: by_shape.setdefault((p.shape, p.dtype, p.device), []).append(p)
     for same in by_shape.values(): self._muon(same, h)
 
 # %% ../nbs/11_optim.ipynb #45e87b26
 @patch
 def _direction(self:Muon, p, h):
-    "The gates of the mean of gradients, (gates, rows, columns)"
+    "The mean of gradients, one gradient ahead, with gates of equal length"
     s = self.state[p]
     if 'grad_avg' not in s: s['grad_avg'] = torch.zeros_like(p)
     avg = s['grad_avg'].lerp_(p.grad, 1-h['muon_mom'])
-    return p.grad.lerp(avg, h['muon_mom']).unflatten(0, (self.n_gates[p], -1))
+    gates = p.grad.lerp(avg, h['muon_mom']).unflatten(0, (self.n_gates[p], -1))
+    return gates.div_(gates.norm(dim=(-2,-1), keepdim=True) + 1e-7).flatten(0, 1)
 
 @patch
 def _muon(self:Muon, ps, h):
-    gates = [self._direction(p, h) for p in ps]
-    steps = newton_schulz(torch.cat(gates), int(h['ns_steps']), self.ns_dtype).split([len(o) for o in gates])
-    lr = h['lr']*h['muon_ratio']
+    steps = newton_schulz(torch.stack([self._direction(p, h) for p in ps]), int(h['ns_steps']), self.ns_dtype)
+    lr,(rows,columns) = h['lr']*h['muon_ratio'],ps[0].shape
     for p,step in zip(ps, steps):
         if self.state[p].get('do_wd', True): p.mul_(1 - lr*h['wd'])
-        p.add_(step.flatten(0, 1), alpha=-lr*max(1, step.shape[-2]/step.shape[-1])**0.5)
+        p.add_(step, alpha=-lr*max(1, rows/columns)**0.5)

@@ -91,7 +91,7 @@ class Preset:
     opt:str = 'muon'        # `'muon'` or `'adamw'`
     lr:float = 8e-3         # Highest learning rate, of AdamW; by default 4e-3 at most for another `arch` than the preset's
     muon_ratio:float = 10.  # Muon's, as a multiple of `lr`
-    ns_steps:int = 3        # Newton-Schulz steps of Muon
+    ns_steps:int = 4        # Newton-Schulz steps of Muon
     wd:float = 0.08         # Weight decay; biases have none
     clip:float = 1.         # Highest norm of the gradient; 0 for none
     warmup:int = 200        # Steps in which the learning rate rises, at most a fifth of all
@@ -136,10 +136,10 @@ presets = {
     'cpu-quarter-hour': Preset(minutes=15., n_hid=512, seq_len=96, dropout=0.25, emb_drop=0.1, wd=0.05,
         measured='tiny Shakespeare 1.339 and 1.336 nats (carry), 1.363 and 1.361 (windows of 256) on 2 cores of an AMD EPYC '
                  'in bf16, two seeds'),
-    'drawings-minute': Preset(dropout=0., lr=4e-3,
+    'drawings-minute': Preset(dropout=0.,
         measured='10,000 kanji 124.8 nats a drawing after 3,458 steps; faces in a minute on 2 cores of an AMD EPYC '
                  'without AVX-512 (690 steps): 59 of 60 drawings well-formed at 0.7; one seed each'),
-    'drawings-five-minutes': Preset(minutes=5., n_hid=384, dropout=0.2, lr=4e-3,
+    'drawings-five-minutes': Preset(minutes=5., n_hid=384, dropout=0.2,
         measured='10,000 kanji 116.2 nats a drawing after 7,500 steps, 255 of 256 well-formed at 0.7; 119.4 in five '
                  'minutes on 2 cores with AMX (4,997 steps); one seed each'),
     't4-minute': Preset(n_hid=512, emb_sz=128, bs=64, seq_len=96, dropout=0.5, lr=4e-3, wd=0.05, max_epochs=40.),
