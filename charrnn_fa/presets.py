@@ -134,8 +134,8 @@ presets = {
         measured='tiny Shakespeare 1.391 nats (carry), 1.413 (windows of 256) on 2 cores of an AMD EPYC in bf16; with half '
                  'the rate 1.406 and 1.426 there, 1.427 and 1.447 with AMX, 1.444 and 1.464 in fp32; medians of 3 seeds'),
     'cpu-quarter-hour': Preset(minutes=15., n_hid=512, seq_len=96, dropout=0.25, emb_drop=0.1, wd=0.05,
-        measured='tiny Shakespeare 1.339 and 1.336 nats (carry), 1.363 and 1.361 (windows of 256) on 2 cores of an AMD EPYC '
-                 'in bf16, two seeds'),
+        measured='tiny Shakespeare 1.339 nats (carry), 1.363 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
+                 'medians of 3 seeds'),
     'drawings-minute': Preset(dropout=0.,
         measured='10,000 kanji 124.8 nats a drawing after 3,458 steps; faces in a minute on 2 cores of an AMD EPYC '
                  'without AVX-512 (690 steps): 59 of 60 drawings well-formed at 0.7; one seed each'),
