@@ -114,6 +114,7 @@ CASES = dict(
     steps=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(arch='gru', reset_pct=0.2, precision=BF16)),
     sums=Case(lambda learn, cbs: learn.fit_flat_cos(3, 1e-2, cbs=cbs), lambda: [GradientAccumulation(12)], dict(arch='rnn', emb_drop=0.1)),
     hidden=Case(cbs=lambda: [Hidden()], learner=dict(dropout=0.2), before=lambda learn: learn.model.emb.requires_grad_(False)),
+    lines=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(dropout=0.2), dls=dict(by_line=True)),
     plain=Case(lambda learn, cbs: learn.fit_one_cycle(4, 1e-2, cbs=cbs), lambda: [SaveModelCallback(), CSVLogger(), Noise()], make=plain),
     long=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(dropout=0.2), chars=50_100_000, dls=dict(valid_pct=1e-5)), # more than a run folder keeps
 )

@@ -70,6 +70,10 @@ def _drawn_with(dls):
     "How the drawings of a text are written, if they are some"
     return dict(strokes=asdict(dls.strokes)) if hasattr(dls, 'strokes') else {}
 
+def _read_with(dls):
+    "Whether lines are put in another order in each epoch, if they are"
+    return dict(by_line=True) if getattr(dls.train, 'by_line', False) else {}
+
 def char_settings(
     learn, # Made by `char_learner`
     **info # Where the text came from and the like
@@ -81,7 +85,7 @@ def char_settings(
         kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
         vocab=json.loads(learn.vocab.to_json()), threads=torch.get_num_threads(), versions=versions(),
         info={'valid_pct':len(valid)/max(1, len(train)+len(valid)), **_drawn_with(learn.dls), **info},
-        text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid)),
+        text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid), **_read_with(learn.dls)),
     )
 
 # %% ../../nbs/49_run.model.ipynb #875c193d
@@ -96,7 +100,7 @@ def kept_text(
 
 # %% ../../nbs/49_run.model.ipynb #b6996383
 char_schema = {
-    'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str}, 'vocab':dict, 'preset':dict, 'seed':counts,
+    'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str, 'by_line?':bool}, 'vocab':dict, 'preset':dict, 'seed':counts,
     'precision':lambda o: type(o) is str and o in precision_names, 'info':{'valid_pct?':is_number, 'strokes?':dict},
 }
 
@@ -195,7 +199,7 @@ def learner(self:Run,
     from charrnn_fa.build import char_learner
     from charrnn_fa.text.data import CharDataLoaders
     dls = CharDataLoaders.from_documents(parts, [[0], [1]], vocab=self.vocab, seed=s['seed'], device=device,
-                                         **self.preset.dls)
+                                         by_line=s['text'].get('by_line', False), **self.preset.dls)
     if self.strokes: dls.strokes = self.strokes
     return char_learner(dls, preset=self.preset, precision=_kept(s['precision'], dls.device or 'cpu'))
 

@@ -133,6 +133,7 @@ def from_documents(cls:CharDataLoaders,
     sep:str='', # Between documents
     encoding:str='utf-8', # Of files
     val_bs:int=None, # Streams of the validation part, default `bs`
+    by_line:bool=False, # Put the lines of the training part in another order in each epoch
     path='.', # Where the Learner saves
     device=None, # Default: the GPU if there is one
 ):
@@ -141,7 +142,7 @@ def from_documents(cls:CharDataLoaders,
     check_type('path', path, (str, os.PathLike), 'a path')
     tfm = CharEncode(vocab, min_freq, max_size, encoding, sep)
     dsets = Datasets(_documents(items, splits), [[tfm]], splits=splits, dl_type=CharDL)
-    dls = dsets.dataloaders(bs=bs, seq_len=seq_len, seed=seed, sep=sep, val_bs=val_bs, path=path, device=device)
+    dls = dsets.dataloaders(bs=bs, seq_len=seq_len, seed=seed, sep=sep, val_bs=val_bs, by_line=by_line, path=path, device=device)
     dls.__class__ = cls
     _check_enough(*(len(o.ids) for o in dls.loaders))
     return dls
@@ -158,12 +159,14 @@ def from_text(cls:CharDataLoaders,
     max_size:int=None, # See `CharVocab.from_text`
     seed:int=None, # Of rotation, weights and dropout; drawn if None
     val_bs:int=None, # Streams of the validation part, default `bs`
+    by_line:bool=False, # Put the lines of the training part in another order in each epoch
     path='.', # Where the Learner saves
     device=None, # Default: the GPU if there is one
 ):
     "From one string"
     return cls.from_documents(split_text(text, valid_pct), [[0], [1]], bs=bs, seq_len=seq_len, vocab=vocab,
-                              min_freq=min_freq, max_size=max_size, seed=seed, val_bs=val_bs, path=path, device=device)
+                              min_freq=min_freq, max_size=max_size, seed=seed, val_bs=val_bs, by_line=by_line,
+                              path=path, device=device)
 
 # %% ../../nbs/06_text.data.ipynb #31aa189f
 @patch(cls_method=True)

@@ -69,7 +69,8 @@ def from_drawings(cls:CharDataLoaders,
     train,valid = ([drawings[i] for i in o] for o in splits)
     times,how = usual(what, times)
     texts = [_part(_shuffled(augment(train, times, own_seed, **how), own_seed), code), _part(valid, code)]
-    dls = cls.from_documents(texts, [[0], [1]], bs, seq_len, CharVocab(''.join(code.letters)+' \n'), seed=own_seed, **kwargs)
+    vocab = CharVocab(''.join(code.letters)+' \n')
+    dls = cls.from_documents(texts, [[0], [1]], bs, seq_len, vocab, seed=own_seed, by_line=True, **kwargs)
     for dl in dls.loaders: dl.seed_given = seed is not None
     dls.strokes = code
     return dls

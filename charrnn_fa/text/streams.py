@@ -60,6 +60,18 @@ def _join(dataset, sep=''):
         docs = [part for o in docs for part in (s.to(o.dtype), o)][1:]
     return torch.cat([o.as_subclass(Tensor) for o in docs])
 
+# %% ../../nbs/05_text.streams.ipynb #78462544
+def _lines(ids, vocab):
+    "(begin, length) of each line but the first, (lines, 2)"
+    ends = np.flatnonzero((ids == vocab.stoi.get('\n', -1)).numpy()) + 1
+    return np.stack([ends[:-1], np.diff(ends)], 1).astype(np.int32)
+
+def _reordered(lines):
+    "The places of the text as they follow each other when it has `lines` in this order"
+    begins,sizes = lines.T
+    now = sizes.cumsum(dtype=np.int32) - sizes
+    return np.repeat(begins-now, sizes) + np.arange(sizes.sum(), dtype=np.int32)
+
 # %% ../../nbs/05_text.streams.ipynb #63266378
 @contextmanager
 def _python_rng_kept():
@@ -81,6 +93,7 @@ class CharDL(TfmdDL):
         seed:int=None, # Of the rotation; drawn if None
         sep:str='', # Between documents
         shuffle:bool=False, # Rotate, and leave the last few pairs out (training)
+        by_line:bool=False, # With `shuffle`: lines in another order in each epoch; `dataset` has a vocabulary
         num_workers:int=0, # Accepted for fastai's sake; there is no work to share
         device=None, # Where the text and the batches are
         **kwargs # Of `TfmdDL`
@@ -104,6 +117,9 @@ class CharDL(TfmdDL):
         self.epoch = 0 # counted over the whole run
         self._pos = 0 # the batch that comes next
         self._start = 0 # where the next pass begins
+        self.lines = _lines(self.ids, dataset.vocab) if by_line and shuffle else []
+        self.by_line = len(self.lines) > 1
+        self._order = None,None # of the lines: an epoch, and the places of the text as it reads them
         if self.device is not None: self.ids = self.ids.to(self.device)
 
 # %% ../../nbs/05_text.streams.ipynb #54d1e9f2
@@ -126,6 +142,27 @@ def pairs(self:CharDL,
     p = starts[:,None] + torch.arange(at, at+n, device=device)
     return (p + rotation(self.seed, epoch, self.n_pairs)) % self.n_pairs if self.shuffle else p
 
+# %% ../../nbs/05_text.streams.ipynb #c65b1388
+@patch
+def order(self:CharDL,
+    epoch:int, # Counted over the whole run
+)->Tensor: # (characters,)
+    "The places of the text in the order in which `epoch` reads them, for a loader that reads by line"
+    if self._order[0] != epoch:
+        places,first = np.arange(len(self.ids), dtype=np.int32),self.lines[0,0]
+        drawn = np.random.RandomState(rotation(self.seed, epoch, 2**32)).permutation(len(self.lines))
+        places[first:first+self.lines[:,1].sum()] = _reordered(self.lines[drawn])
+        self._order = epoch,torch.from_numpy(places).to(self.ids.device)
+    return self._order[1]
+
+@patch
+def places(self:CharDL,
+    epoch:int, # Counted over the whole run
+    p:Tensor, # Characters as `epoch` reads them, any shape
+)->Tensor:
+    "Where in the text the characters `p` of `epoch` stand"
+    return self.order(epoch)[p] if self.by_line else p
+
 # %% ../../nbs/05_text.streams.ipynb #81276e44
 @patch
 def batch(self:CharDL,
@@ -134,7 +171,7 @@ def batch(self:CharDL,
 )->tuple: # (inputs, targets), each (rows, steps) of `int64`
     "Batch `i` of `epoch`"
     p = self.pairs(epoch, i)
-    return self.after_batch((self.ids[p].long(), self.ids[p+1].long()))
+    return self.after_batch(tuple(self.ids[self.places(epoch, o)].long() for o in (p, p+1)))
 
 # %% ../../nbs/05_text.streams.ipynb #96c92edb
 @patch
@@ -196,7 +233,7 @@ def load_state_dict(self:CharDL,
 @patch
 def get_idxs(self:CharDL)->list:
     "The place in the text of every prediction, in the order in which batches give them"
-    places = [self.pairs(self.epoch, i).flatten() for i in range(len(self))]
+    places = [self.places(self.epoch, self.pairs(self.epoch, i)).flatten() for i in range(len(self))]
     return torch.cat(places).tolist() if places else []
 
 # %% ../../nbs/05_text.streams.ipynb #509d1ef5
@@ -207,6 +244,7 @@ def to(self:CharDL,
     "Put the text on `device`"
     super(CharDL, self).to(device)
     self.ids = self.ids.to(self.device)
+    self._order = None,None
 
 # %% ../../nbs/05_text.streams.ipynb #f6e0720c
 @patch
@@ -218,7 +256,7 @@ def new(self:CharDL,
 ):
     "A loader like this one for another `dataset`"
     bs,seq_len = self.wanted
-    mine = dict(bs=bs, seq_len=seq_len, seed=self.seed, sep=self.sep)
+    mine = dict(bs=bs, seq_len=seq_len, seed=self.seed, sep=self.sep, by_line=self.by_line)
     res = super(CharDL, self).new(dataset, cls, **merge(mine, kwargs))
     res.epoch = self.epoch
     return res
