@@ -117,6 +117,14 @@ def _end_text(args, learn, res, n)->str:
     loss = f"validation {loss_text(res['nats'])} per character{res.get('rung', '')}"
     return f"{speed}; {loss}\nkept in {args.run}; let it write with: {sample}"
 
+# %% ../../nbs/90d_command.train.ipynb #bcfc4450
+def _early_text(args, learn, n)->str:
+    "Why a run by minutes ended before them, if it did"
+    preset = learn.preset
+    if args.steps or args.epochs or n != learn._most_steps(preset.minutes): return ''
+    return (f'It ended before its time because what is read more than {preset.max_epochs:.2g} times is learnt by heart; '
+            'to read it more often, begin another run with --max-epochs 20.')
+
 # %% ../../nbs/90d_command.train.ipynb #e1439945
 def _best(learn)->dict:
     "What the doctor saw of the validation part on the way: its best loss, and the step"
@@ -147,6 +155,7 @@ def _fit(args, learn, budget, info, began, out, run=None)->dict:
     if ckpt.saver.trouble: raise CharRNNError(f"The result could not be stored: {ckpt.saver.trouble}")
     if not (args.quiet or args.draws): say('\n' + indent(learn.generate(n=300, seed=0)) + '\n', out)
     say(_end_text(args, learn, dict(res, rung=_on_ladder(learn, res['nats'])), n), out)
+    if early := _early_text(args, learn, n): say(early, out)
     return dict(res, steps=n, finished=True, trained=True)
 
 # %% ../../nbs/90d_command.train.ipynb #6da2cf91

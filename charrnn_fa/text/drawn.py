@@ -57,7 +57,7 @@ def from_drawings(cls:CharDataLoaders,
     absolute:bool=False, # A letter for each place instead of each step
     seed:int=None, # Of the shuffle, the differences and all that `from_documents` says; drawn if None
     **kwargs # Of `from_documents`: val_bs, path, device
-)->CharDataLoaders: # With the `StrokeCode` as `.strokes`
+)->CharDataLoaders: # With the `StrokeCode` as `.strokes`, and `.times`
     "From drawings, divided by drawing"
     code = StrokeCode(size, alphabet, absolute)
     check_number('seed', seed, 0, whole=True, optional=True)
@@ -72,7 +72,7 @@ def from_drawings(cls:CharDataLoaders,
     vocab = CharVocab(''.join(code.letters)+' \n')
     dls = cls.from_documents(texts, [[0], [1]], bs, seq_len, vocab, seed=own_seed, by_line=True, **kwargs)
     for dl in dls.loaders: dl.seed_given = seed is not None
-    dls.strokes = code
+    dls.strokes,dls.times = code,times
     return dls
 
 # %% ../../nbs/09_text.drawn.ipynb #34d041a7
