@@ -641,3 +641,15 @@ def test_callbacks_of_every_make_are_asked(make):
     learn.fit(1, 1e-3, cbs=cbs)
     n,m = len(learn.dls.train),len(learn.dls.valid)
     for cb in cbs: assert [cb.n[o] for o in events] == [1, n+m, n+m, n+m, n, n, n, n+m, 1], (cb, cb.n)
+
+
+@pytest.mark.parametrize('by_line', [False, True])
+def test_a_look_at_the_loader_changes_no_training(by_line):
+    "The Learner has a seed of its own, which its loaders take over when a fit begins"
+    def trained(look):
+        learn = char_learner(CharDataLoaders.from_text('ab\nc\nde\n\n'*60, bs=4, seq_len=8, seed=1, by_line=by_line), n_hid=8, seed=2, precision='fp32')
+        if look: learn.dls.train.one_batch()
+        with learn.no_bar(), learn.no_logging(): learn.fit_steps(12)
+        return learn
+    a,b = trained(False),trained(True)
+    assert all(map(torch.equal, a.model.parameters(), b.model.parameters()))

@@ -62,14 +62,15 @@ def tell_finished(
         res.update(nats=r['nats'], bits=r['bits'])
     res.update((k, v) for k,v in c['results'].items() if k in res)
     said = f"{args.run} is finished after {c['step']:,} steps ({loss_text(res['nats'])})"
-    say(f"{said}; to {_further(args)}", out)
+    say(f"{said}; to {_further(args, run)}", out)
     return dict(res, finished=True, trained=False)
 
-def _further(args)->str:
+def _further(args, run)->str:
     "How to train longer than a finished run did"
     if args.draws:
         what = shlex.quote(args.corpus or 'WHAT')
-        return f"train longer, begin in another folder: charrnn draw {what} --run OTHER --minutes 5"
+        length = f"--steps {3*run.newest()['step']}" if run.preset.max_epochs else '--minutes 5'
+        return f"train longer, begin in another folder: charrnn draw {what} --run OTHER {length}"
     return f"train further, go on in another folder: charrnn train CORPUS --run OTHER --from {shlex.quote(args.run)}"
 
 # %% ../../nbs/90c_command.kept.ipynb #7258ca71
@@ -132,7 +133,7 @@ def same_settings(
 
 def _instead(args, run, what)->str:
     "What to do about options or a text that are not those of a run"
-    if run.finished: return f"leave {what} out; to {_further(args)}"
+    if run.finished: return f"leave {what} out; to {_further(args, run)}"
     return f"leave {what} out to go on with it, or give another folder."
 
 # %% ../../nbs/90c_command.kept.ipynb #74ef3250

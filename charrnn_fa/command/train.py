@@ -121,9 +121,10 @@ def _end_text(args, learn, res, n)->str:
 def _early_text(args, learn, n)->str:
     "Why a run by minutes ended before them, if it did"
     preset = learn.preset
-    if args.steps or args.epochs or n != learn._most_steps(preset.minutes): return ''
-    return (f'It ended before its time because what is read more than {preset.max_epochs:.2g} times is learnt by heart; '
-            'to read it more often, begin another run with --max-epochs 20.')
+    is_capped = args.draws and not args.steps and n == learn._most_steps(preset.minutes)
+    if not is_capped: return ''
+    return ('It ended before its time, because drawings of which the network has seen so many copies are learnt by heart; '
+            f'to train longer, begin another run with --steps {3*n}.')
 
 # %% ../../nbs/90d_command.train.ipynb #e1439945
 def _best(learn)->dict:

@@ -85,7 +85,8 @@ def char_settings(
         kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
         vocab=json.loads(learn.vocab.to_json()), threads=torch.get_num_threads(), versions=versions(),
         info={'valid_pct':len(valid)/max(1, len(train)+len(valid)), **_drawn_with(learn.dls), **info},
-        text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid), **_read_with(learn.dls)),
+        text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid),
+                  **_read_with(learn.dls)),
     )
 
 # %% ../../nbs/49_run.model.ipynb #875c193d

@@ -142,7 +142,8 @@ def from_documents(cls:CharDataLoaders,
     check_type('path', path, (str, os.PathLike), 'a path')
     tfm = CharEncode(vocab, min_freq, max_size, encoding, sep)
     dsets = Datasets(_documents(items, splits), [[tfm]], splits=splits, dl_type=CharDL)
-    dls = dsets.dataloaders(bs=bs, seq_len=seq_len, seed=seed, sep=sep, val_bs=val_bs, by_line=by_line, path=path, device=device)
+    dls = dsets.dataloaders(bs=bs, seq_len=seq_len, seed=seed, sep=sep, val_bs=val_bs, by_line=by_line, path=path,
+                            device=device)
     dls.__class__ = cls
     _check_enough(*(len(o.ids) for o in dls.loaders))
     return dls

@@ -63,14 +63,14 @@ def _join(dataset, sep=''):
 # %% ../../nbs/05_text.streams.ipynb #78462544
 def _lines(ids, vocab):
     "(begin, length) of each line but the first, (lines, 2)"
-    ends = np.flatnonzero((ids == vocab.stoi.get('\n', -1)).numpy()) + 1
-    return np.stack([ends[:-1], np.diff(ends)], 1).astype(np.int32)
+    ends = np.flatnonzero((ids == vocab.stoi['\n']).numpy()) + 1 if '\n' in vocab.stoi else np.zeros(0, int)
+    return np.stack([ends[:-1], np.diff(ends)], 1).astype(np.int32 if len(ids) < 2**31 else np.int64)
 
 def _reordered(lines):
     "The places of the text as they follow each other when it has `lines` in this order"
     begins,sizes = lines.T
-    now = sizes.cumsum(dtype=np.int32) - sizes
-    return np.repeat(begins-now, sizes) + np.arange(sizes.sum(), dtype=np.int32)
+    now = sizes.cumsum(dtype=lines.dtype) - sizes
+    return np.repeat(begins-now, sizes) + np.arange(sizes.sum(), dtype=lines.dtype)
 
 # %% ../../nbs/05_text.streams.ipynb #63266378
 @contextmanager
@@ -93,7 +93,7 @@ class CharDL(TfmdDL):
         seed:int=None, # Of the rotation; drawn if None
         sep:str='', # Between documents
         shuffle:bool=False, # Rotate, and leave the last few pairs out (training)
-        by_line:bool=False, # With `shuffle`: lines in another order in each epoch; `dataset` has a vocabulary
+        by_line:bool=False, # With `shuffle`: lines in another order in each epoch, but for the first and what has no end
         num_workers:int=0, # Accepted for fastai's sake; there is no work to share
         device=None, # Where the text and the batches are
         **kwargs # Of `TfmdDL`
@@ -117,9 +117,12 @@ class CharDL(TfmdDL):
         self.epoch = 0 # counted over the whole run
         self._pos = 0 # the batch that comes next
         self._start = 0 # where the next pass begins
+        self.wants_lines = bool(by_line)
+        if by_line and not hasattr(dataset, 'vocab'):
+            raise CharRNNError("by_line needs to know the line end, but the dataset has no vocabulary", "give it one as .vocab.")
         self.lines = _lines(self.ids, dataset.vocab) if by_line and shuffle else []
         self.by_line = len(self.lines) > 1
-        self._order = None,None # of the lines: an epoch, and the places of the text as it reads them
+        self._order = None,None # of the lines: (seed, epoch), and the places of the text as that epoch reads them
         if self.device is not None: self.ids = self.ids.to(self.device)
 
 # %% ../../nbs/05_text.streams.ipynb #54d1e9f2
@@ -148,11 +151,11 @@ def order(self:CharDL,
     epoch:int, # Counted over the whole run
 )->Tensor: # (characters,)
     "The places of the text in the order in which `epoch` reads them, for a loader that reads by line"
-    if self._order[0] != epoch:
-        places,first = np.arange(len(self.ids), dtype=np.int32),self.lines[0,0]
+    if self._order[0] != (self.seed, epoch):
+        places,first = np.arange(len(self.ids), dtype=self.lines.dtype),self.lines[0,0]
         drawn = np.random.RandomState(rotation(self.seed, epoch, 2**32)).permutation(len(self.lines))
         places[first:first+self.lines[:,1].sum()] = _reordered(self.lines[drawn])
-        self._order = epoch,torch.from_numpy(places).to(self.ids.device)
+        self._order = (self.seed, epoch),torch.from_numpy(places).to(self.ids.device)
     return self._order[1]
 
 @patch
@@ -256,7 +259,8 @@ def new(self:CharDL,
 ):
     "A loader like this one for another `dataset`"
     bs,seq_len = self.wanted
-    mine = dict(bs=bs, seq_len=seq_len, seed=self.seed, sep=self.sep, by_line=self.by_line)
+    by_line = self.wants_lines and hasattr(ifnone(dataset, self.dataset), 'vocab')
+    mine = dict(bs=bs, seq_len=seq_len, seed=self.seed, sep=self.sep, by_line=by_line)
     res = super(CharDL, self).new(dataset, cls, **merge(mine, kwargs))
     res.epoch = self.epoch
     return res
