@@ -148,8 +148,8 @@ presets = {
         measured='tiny Shakespeare 1.339 nats (carry), 1.363 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
                  'medians of 3 seeds'),
     'drawings-minute': Preset(dropout=0.,
-        measured='10,000 kanji 122.8 nats a drawing in 2,995 steps of a minute on 2 cores of an AMD EPYC in bf16, 255 of '
-                 '256 well-formed at 0.7; faces there, 862 steps: 60 of 60; one seed each'),
+        measured='10,000 kanji 122.8 nats a drawing in 2,995 steps of a minute on 2 cores of an AMD EPYC in bf16, 255 '
+                 'of 256 well-formed at 0.7; faces there, 862 steps: 60 of 60; one seed each'),
     'drawings-five-minutes': Preset(minutes=5., n_hid=384, dropout=0.1,
         measured='10,000 kanji 111.8 nats a drawing in 8,973 steps of five minutes on 2 cores of an AMD EPYC in bf16, '
                  '255 of 256 well-formed at 0.7; one seed'),

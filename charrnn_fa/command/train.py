@@ -123,7 +123,7 @@ def _early_text(args, learn, n)->str:
     preset = learn.preset
     is_capped = args.draws and not args.steps and n == learn._most_steps(preset.minutes)
     if not is_capped: return ''
-    return ('It ended before its time, because drawings of which the network has seen so many copies are learnt by heart; '
+    return ('It ended before its time, because a network that sees more copies of the drawings learns them by heart; '
             f'to train longer, begin another run with --steps {3*n}.')
 
 # %% ../../nbs/90d_command.train.ipynb #e1439945

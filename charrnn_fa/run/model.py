@@ -101,7 +101,8 @@ def kept_text(
 
 # %% ../../nbs/49_run.model.ipynb #b6996383
 char_schema = {
-    'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str, 'by_line?':bool}, 'vocab':dict, 'preset':dict, 'seed':counts,
+    'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str, 'by_line?':bool},
+    'vocab':dict, 'preset':dict, 'seed':counts,
     'precision':lambda o: type(o) is str and o in precision_names, 'info':{'valid_pct?':is_number, 'strokes?':dict},
 }
 

@@ -93,7 +93,7 @@ class CharDL(TfmdDL):
         seed:int=None, # Of the rotation; drawn if None
         sep:str='', # Between documents
         shuffle:bool=False, # Rotate, and leave the last few pairs out (training)
-        by_line:bool=False, # With `shuffle`: lines in another order in each epoch, but for the first and what has no end
+        by_line:bool=False, # With `shuffle`: lines but the first in another order in each epoch
         num_workers:int=0, # Accepted for fastai's sake; there is no work to share
         device=None, # Where the text and the batches are
         **kwargs # Of `TfmdDL`
@@ -119,7 +119,7 @@ class CharDL(TfmdDL):
         self._start = 0 # where the next pass begins
         self.wants_lines = bool(by_line)
         if by_line and not hasattr(dataset, 'vocab'):
-            raise CharRNNError("by_line needs to know the line end, but the dataset has no vocabulary", "give it one as .vocab.")
+            raise CharRNNError("by_line needs a line end, but the dataset has no vocabulary", "give it one as .vocab.")
         self.lines = _lines(self.ids, dataset.vocab) if by_line and shuffle else []
         self.by_line = len(self.lines) > 1
         self._order = None,None # of the lines: (seed, epoch), and the places of the text as that epoch reads them
