@@ -3426,6 +3426,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'charrnn_fa/store/locate.py'),
                                          'charrnn_fa.store.locate.Place.newest': ( 'store.locate.html#place.newest',
                                                                                    'charrnn_fa/store/locate.py'),
+                                         'charrnn_fa.store.locate._is_torn': ('store.locate.html#_is_torn', 'charrnn_fa/store/locate.py'),
                                          'charrnn_fa.store.locate._slug': ('store.locate.html#_slug', 'charrnn_fa/store/locate.py')},
             'charrnn_fa.store.mirror': { 'charrnn_fa.store.mirror.Mirror': ('store.mirror.html#mirror', 'charrnn_fa/store/mirror.py'),
                                          'charrnn_fa.store.mirror.Mirror.__init__': ( 'store.mirror.html#mirror.__init__',

@@ -1181,3 +1181,13 @@ def test_random_kills_and_every_call_of_a_save():
     rows = {l[:20].strip(): [int(o) for o in re.findall(r' ([\d,]+)', l[20:])] for l in p.stdout.splitlines() if l.startswith(('forks', 'every'))}
     for kind,(n,_,_,further,runs,lost,differ) in rows.items(): assert n >= 20 and runs and lost == differ == 0 and (further or kind.endswith('fi')), p.stdout
     assert set(rows) == {'forks'} | (set() if inject.missing() else {'every call of a save', 'every call of the fi'})
+
+
+def test_a_first_manifest_that_was_cut_short_stops_no_other_machine(tmp_path):
+    "A machine was killed while it wrote its first manifest, before the settings, to a store whose files can be cut short"
+    d,alone = tmp_path/'run',tmp_path/'alone'
+    (d/'there').mkdir(parents=True)
+    for name,size in ('step-00000000-0123abcd.safetensors', 99), ('step-00000000-0123abcd.json', 0): (d/'there'/name).write_bytes(bytes(size))
+    assert kills.Child(lambda: kills.on_machine('lstm', d, 'b', 900), tmp_path/'log').wait(300) == 0, (tmp_path/'log').read_text()
+    assert kills.Child(lambda: kills.train(CASES['lstm'], alone), tmp_path/'log').wait(300) == 0
+    assert kills.differences(alone, d) == []

@@ -133,6 +133,10 @@ def _look(self:Place):
         raise RunError(e.what, e.remedy.rstrip('.')+way)
 
 # %% ../../nbs/67_store.locate.ipynb #07ff7b6b
+def _is_torn(remote):
+    "Whether all that is left of checkpoints is a first one whose manifest a kill has cut short"
+    return all(is_leftover(o) and o in remote.damaged for o in pick(remote.names(), 'manifest'))
+
 @patch
 def _check_free(self:Place):
     names = self.remote.names()
@@ -140,7 +144,7 @@ def _check_free(self:Place):
     if not all(map(is_ours, names)):
         raise StoreError(f"{self.where} holds other things and is not a run", "give a new or empty folder.")
     begun = self.folder and not self.copied # the first copy may have been cut short
-    if pick(names, 'manifest') and not (begun or self.remote.broken):
+    if not (begun or self.remote.broken or _is_torn(self.remote)):
         raise StoreError(f"{self.where} holds checkpoints but no run.json, and it cannot be written anew from them now",
                          "try again later, restore it, or give another name.")
 
