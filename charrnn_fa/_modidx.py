@@ -3840,6 +3840,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'charrnn_fa.text.streams._documents': ( 'text.streams.html#_documents',
                                                                                  'charrnn_fa/text/streams.py'),
                                          'charrnn_fa.text.streams._join': ('text.streams.html#_join', 'charrnn_fa/text/streams.py'),
+                                         'charrnn_fa.text.streams._line_end': ('text.streams.html#_line_end', 'charrnn_fa/text/streams.py'),
                                          'charrnn_fa.text.streams._lines': ('text.streams.html#_lines', 'charrnn_fa/text/streams.py'),
                                          'charrnn_fa.text.streams._python_rng_kept': ( 'text.streams.html#_python_rng_kept',
                                                                                        'charrnn_fa/text/streams.py'),

@@ -61,9 +61,15 @@ def _join(dataset, sep=''):
     return torch.cat([o.as_subclass(Tensor) for o in docs])
 
 # %% ../../nbs/05_text.streams.ipynb #78462544
-def _lines(ids, vocab):
+def _line_end(dataset):
+    "The id of the line end, or None if the text has none"
+    if hasattr(dataset, 'vocab'): return dataset.vocab.stoi.get('\n')
+    raise CharRNNError("by_line needs a line end, but the dataset has no vocabulary", "give it one as .vocab.")
+
+def _lines(ids, dataset):
     "(begin, length) of each line but the first, (lines, 2)"
-    ends = np.flatnonzero((ids == vocab.stoi['\n']).numpy()) + 1 if '\n' in vocab.stoi else np.zeros(0, int)
+    end = _line_end(dataset)
+    ends = np.zeros(0, int) if end is None else np.flatnonzero((ids == end).numpy()) + 1
     return np.stack([ends[:-1], np.diff(ends)], 1).astype(np.int32 if len(ids) < 2**31 else np.int64)
 
 def _reordered(lines):
@@ -118,9 +124,7 @@ class CharDL(TfmdDL):
         self._pos = 0 # the batch that comes next
         self._start = 0 # where the next pass begins
         self.wants_lines = bool(by_line)
-        if by_line and not hasattr(dataset, 'vocab'):
-            raise CharRNNError("by_line needs a line end, but the dataset has no vocabulary", "give it one as .vocab.")
-        self.lines = _lines(self.ids, dataset.vocab) if by_line and shuffle else []
+        self.lines = _lines(self.ids, dataset) if by_line and shuffle else []
         self.by_line = len(self.lines) > 1
         self._order = None,None # of the lines: (seed, epoch), and the places of the text as that epoch reads them
         if self.device is not None: self.ids = self.ids.to(self.device)
