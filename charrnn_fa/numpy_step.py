@@ -10,7 +10,7 @@ import torch
 import numpy as np
 from functools import partial
 from torch import nn
-from .models import CharRNN, Dropout, Elman, GRU, LSTM, OneHot
+from .models import CharRNN, Dropout, Elman, GRU, LSTM, Linear, OneHot
 
 # %% ../nbs/11a_numpy_step.ipynb #d5300f87
 def _product(x, W, out):
@@ -150,7 +150,7 @@ def _is_plain(m, *kinds):
     "Of one of these classes, no other, and nothing hung on it or replaced"
     return type(m) in kinds and not (m._forward_hooks or m._forward_pre_hooks or 'forward' in vars(m))
 
-def _is_linear(m): return _is_plain(m, nn.Linear) and m.bias is not None
+def _is_linear(m): return _is_plain(m, nn.Linear, Linear) and m.bias is not None
 
 def _is_layer(m, arch):
     if arch == 'rnn': return _is_plain(m, Elman)
@@ -161,7 +161,7 @@ def _is_layer(m, arch):
 # %% ../nbs/11a_numpy_step.ipynb #f788b0a4
 def _is_head(m):
     if _is_plain(m, nn.Identity): return True
-    if not _is_plain(m, nn.Sequential) or [*map(type, m)] != [nn.Linear, nn.GELU]: return False
+    if not _is_plain(m, nn.Sequential) or len(m) != 2: return False
     return _is_linear(m[0]) and _is_plain(m[1], nn.GELU) and m[1].approximate == 'none'
 
 def _is_embedding(m): return _is_plain(m, OneHot) or _is_plain(m, nn.Embedding) and m.max_norm is None

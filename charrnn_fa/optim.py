@@ -9,7 +9,7 @@ __all__ = ['can_fuse', 'AdamW', 'newton_schulz', 'mark_gates', 'Muon']
 from fastai.optimizer import *
 from fastai.torch_basics import *
 from torch.optim.adamw import adamw
-from .models import char_splitter, note_gates
+from .models import char_splitter, is_for_onednn, note_gates, product
 
 # %% ../nbs/11_optim.ipynb #ea86eba7
 def can_fuse(
@@ -21,6 +21,7 @@ def can_fuse(
 # %% ../nbs/11_optim.ipynb #2cd532d3
 class AdamW(Optimizer):
     "AdamW with PyTorch's fused kernel; an `opt_func`"
+    found_inf = None # above 0 where a gradient overflowed and the step is to be left out; on the device, which alone knows
     def __init__(self,
         params, # Parameters or groups of them
         lr:float, # Learning rate
@@ -67,19 +68,25 @@ def _adamw(self:AdamW, ps, h, wd):
     grads,avgs,sqrs,counts = [p.grad for p in ps],*([s[k] for s in ss] for k in ('grad_avg', 'sqr_avg', 'step'))
     fused = can_fuse(ps)
     adamw(ps, grads, avgs, sqrs, [], counts, foreach=not fused, fused=fused, amsgrad=False, maximize=False,
-          lr=h['lr'], beta1=h['mom'], beta2=h['sqr_mom'], weight_decay=wd, eps=h['eps'])
+          lr=h['lr'], beta1=h['mom'], beta2=h['sqr_mom'], weight_decay=wd, eps=h['eps'], found_inf=self.found_inf)
 
-# %% ../nbs/11_optim.ipynb #178801c9
+# %% ../nbs/11_optim.ipynb #5aa10a55
+def _times(A, B):
+    "`A @ B`, where `B` is symmetric"
+    if A.ndim == 3 and is_for_onednn(A[0], B[0]): return torch.stack([product(*o) for o in zip(A, B)])
+    return product(A, B) if A.ndim == 2 and is_for_onednn(A, B) else A @ B
+
+# %% ../nbs/11_optim.ipynb #2ed215b2
 _ns = (3.4445, -4.7750, 2.0315) # Jordan et al. 2024
 
 def _product_of_steps(A, steps):
     "The matrix that takes X as far as `steps` of Newton-Schulz do, if `A` is `X @ X.mT`"
     a,b,c = _ns
     for i in range(steps):
-        Z = (A @ A).mul_(c).add_(A, alpha=b)
+        Z = _times(A, A).mul_(c).add_(A, alpha=b)
         Z.diagonal(dim1=-2, dim2=-1).add_(a)
-        Q = Z @ Q if i else Z
-        if i < steps-1: A = Z @ A @ Z
+        Q = _times(Z, Q) if i else Z
+        if i < steps-1: A = _times(_times(Z, A), Z)
     return Q
 
 # %% ../nbs/11_optim.ipynb #3b9d0d3c
@@ -96,7 +103,7 @@ def newton_schulz(
     at_once = _at_once[X.element_size()]
     for done in range(0, steps, at_once):
         n = min(at_once, steps-done)
-        X = X @ _product_of_steps(X.mT @ X, n) if is_tall else _product_of_steps(X @ X.mT, n) @ X
+        X = _times(X, _product_of_steps(X.mT @ X, n)) if is_tall else _product_of_steps(X @ X.mT, n) @ X
     return X.to(given).view(shape)
 
 # %% ../nbs/11_optim.ipynb #b351db74
@@ -135,20 +142,28 @@ def step_group(self:Muon,
         if p in self.n_gates: by_shape.setdefault((p.shape, p.dtype, p.device), []).append(p)
     for same in by_shape.values(): self._muon(same, h)
 
+# %% ../nbs/11_optim.ipynb #e53791fe
+@patch(as_prop=True)
+def _share(self:Muon): return 1 if self.found_inf is None else 1-self.found_inf
+
+@patch
+def _finite(self:Muon, grad): return grad if self.found_inf is None else grad.masked_fill(self.found_inf > 0, 0)
+
 # %% ../nbs/11_optim.ipynb #45e87b26
 @patch
 def _direction(self:Muon, p, h):
     "The mean of gradients, one gradient ahead, with gates of equal length"
-    s = self.state[p]
+    s,grad = self.state[p],self._finite(p.grad)
     if 'grad_avg' not in s: s['grad_avg'] = torch.zeros_like(p)
-    avg = s['grad_avg'].lerp_(p.grad, 1-h['muon_mom'])
-    gates = p.grad.lerp(avg, h['muon_mom']).unflatten(0, (self.n_gates[p], -1))
+    avg = s['grad_avg'].lerp_(grad, (1-h['muon_mom'])*self._share)
+    gates = grad.lerp(avg, h['muon_mom']).unflatten(0, (self.n_gates[p], -1))
     return gates.div_(gates.norm(dim=(-2,-1), keepdim=True) + 1e-7).flatten(0, 1)
 
 @patch
 def _muon(self:Muon, ps, h):
     steps = newton_schulz(torch.stack([self._direction(p, h) for p in ps]), int(h['ns_steps']), self.ns_dtype)
     lr,(rows,columns) = h['lr']*h['muon_ratio'],ps[0].shape
+    if self.found_inf is not None: steps = steps*self._share
     for p,step in zip(ps, steps):
-        if self.state[p].get('do_wd', True): p.mul_(1 - lr*h['wd'])
+        if self.state[p].get('do_wd', True): p.mul_(1 - lr*h['wd']*self._share)
         p.add_(step, alpha=-lr*max(1, rows/columns)**0.5)

@@ -7,8 +7,10 @@ import pickle
 import pytest
 from fastai.basics import AvgMetric, Callback, CancelFitException, DataLoaders, F, Learner, Metric, OptimWrapper, accuracy, nn, partial, torch
 
+from charrnn_fa.callback.precision import GradScale
 from charrnn_fa.doctor import watch
 from charrnn_fa.doctor.watch import Doctor
+from charrnn_fa.optim import AdamW
 
 V = 7
 ids = torch.randint(0, V, (4000,), generator=torch.Generator().manual_seed(0))
@@ -62,6 +64,21 @@ def test_a_fit_without_a_step_is_nothing_to_speak_of(event):
     learn = learner(20)
     with learn.no_logging(): learn.fit(1, 1e-3, cbs=[cb, Ends(event)])
     assert (cb.findings, cb.file.getvalue()) == ([], '')
+
+
+class Overflows(Callback):
+    order = 0
+    def before_backward(self):
+        if self.learn.train_iter == 15: self.learn.loss_grad = self.learn.loss_grad*math.inf
+
+
+@pytest.mark.parametrize('opt_func', [AdamW, partial(OptimWrapper, opt=torch.optim.Adam)])
+def test_a_step_that_the_scaler_leaves_out_is_no_explosion(opt_func):
+    "Whether the optimiser leaves it out, as ours do, or fastai's loop"
+    cb,learn = doctor(every=1),Learner(DataLoaders(batches(20), batches(2)), Net(), loss_over_all, opt_func=opt_func, cbs=[GradScale(), Overflows()])
+    learn.device = torch.device('cpu')
+    with learn.no_bar(): assert fit(learn, cb) == []
+    assert len(cb.course.norms) == 19
 
 
 @pytest.mark.parametrize('is_near', [True, False])

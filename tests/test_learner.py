@@ -19,6 +19,7 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner, load_learner
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from charrnn_fa.core import CharRNNError
@@ -26,6 +27,7 @@ from charrnn_fa.text.vocab import CharVocab
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.streams import CharDL
 from charrnn_fa.callback.progress import ProgressLines
+from charrnn_fa.doctor.watch import Doctor
 from charrnn_fa.evaluate import CharLoss
 from charrnn_fa.learner import char_learner
 from charrnn_fa.loop import CharLearner
@@ -619,6 +621,49 @@ def test_grad_scale_skips_overflow(make):
     b.add_cb(GradScale())
     a.fit(1, 1e-3, cbs=na); b.fit(1, 1e-3, cbs=nb)
     assert nb.norms[0] == pytest.approx(na.norms[0], rel=1e-4)
+
+
+class Overflows(Callback):
+    "An infinite loss in some steps; the scale before each"
+    def __init__(self, steps): self.steps,self.scales = steps,[]
+    order = 0
+    def before_backward(self):
+        self.scales.append(self.learn.scaler.get_scale())
+        if self.train_iter in self.steps: self.learn.loss_grad = self.loss_grad*float('inf')
+
+
+def test_a_step_with_an_overflow_is_left_out_without_asking(make, monkeypatch):
+    "As PyTorch's scaler leaves it out by asking, which makes the processor wait for a GPU: the same weights, averages and scales"
+    from charrnn_fa.callback import precision
+    from charrnn_fa.callback.precision import GradScale
+    class Asks(precision._Optimiser):
+        def __init__(self, opt):
+            super().__init__(opt)
+            self._step_supports_amp_scaling = False
+    class Pulls(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._local_scalar_dense.default: pulled.append(func)
+            return func(*args, **(kwargs or {}))
+    class Watched(Callback):
+        order = GradScale.order-1
+        def before_step(self): self.mode = Pulls().__enter__()
+    class Unwatched(Callback):
+        order = 2000
+        def after_step(self): self.learn.watched.mode.__exit__(None, None, None)
+    ends,pulls = [],[]
+    for kind in precision._Optimiser,Asks:
+        monkeypatch.setattr(precision, '_Optimiser', kind)
+        learn,pulled,overflows = make(),[],Overflows({3, 4, 9})
+        learn.remove_cb(Doctor)
+        learn.fit(1, 1e-2, cbs=[GradScale(), overflows, Watched(), Unwatched()])
+        state = [v for p in learn.model.parameters() for _,v in sorted(learn.opt.state[p].items()) if torch.is_tensor(v)]
+        ends.append((overflows.scales, [*learn.model.parameters(), *state]))
+        pulls.append(len(pulled))
+        assert learn.opt.found_inf is None
+    (scales,ours),(others,theirs) = ends
+    assert scales == others and len({*scales[:12]}) == 4
+    assert len(ours) == len(theirs) and all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a,b in zip(ours, theirs))
+    assert pulls[0] == 0 < pulls[1]
 
 
 def test_callbacks_of_every_make_are_asked(make):

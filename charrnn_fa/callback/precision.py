@@ -129,23 +129,34 @@ class GradScale(Callback):
     def before_backward(self): self.learn.loss_grad = self.scaler.scale(self.loss_grad)
 
 # %% ../../nbs/20_callback.precision.ipynb #ffd34c60
+class _Optimiser:
+    "What the scaler takes for an optimiser"
+    is_fine = False # go on to the step
+    def __init__(self, opt):
+        self.opt = opt
+        self.param_groups = opt.param_groups
+        self._step_supports_amp_scaling = hasattr(opt, 'found_inf')
+
+    def step(self):
+        self.is_fine = True
+        if self._step_supports_amp_scaling: self.opt.found_inf = self.found_inf
+
 @patch
 def before_step(self:GradScale):
-    self.skipped = True
-    self.scaler.step(self) # unscales, and calls `step` below if all is finite
-    if self.skipped: raise CancelStepException()
-
-@patch
-def step(self:GradScale,
-    *args, # What the scaler gives an optimiser
-    **kwargs # Likewise
-):
-    "Note that all gradients are finite"
-    self.skipped = False
-
-@patch(as_prop=True)
-def param_groups(self:GradScale): return self.opt.param_groups
+    self.given = _Optimiser(self.opt) # kept, because the scaler knows it by its address until `update`
+    self.scaler.unscale_(self.given)
+    self.scaler.step(self.given)
+    if not self.given.is_fine: raise CancelStepException()
 
 # %% ../../nbs/20_callback.precision.ipynb #a5a93aac
 @patch
-def after_step(self:GradScale): self.scaler.update()
+def after_step(self:GradScale):
+    self.scaler.update()
+    self._forget()
+
+@patch
+def after_fit(self:GradScale): self._forget() # an error may have come within a step
+
+@patch
+def _forget(self:GradScale):
+    if hasattr(self.opt, 'found_inf'): self.opt.found_inf = None

@@ -196,11 +196,16 @@ def _note(self:Doctor, loss):
         for f in plateau(c), rebound(c), decayed(c, self._wd()): self.tell(f)
 
 # %% ../../nbs/45_doctor.watch.ipynb #32abcb5b
+def _is_left_out(opt):
+    "Whether an optimiser leaves this step out, since fp16 overflowed"
+    found = getattr(opt, 'found_inf', None)
+    return found is not None and bool(found > 0)
+
 @patch
 def before_step(self:Doctor):
     if not (self.is_on and self.looks): return
     grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-    if not grads or any(g.is_sparse for g in grads): return
+    if not grads or any(g.is_sparse for g in grads) or _is_left_out(self.opt): return
     self.course.norms.append((self._n_steps(), nn.utils.get_total_norm(grads).item()))
     self.tell(explosion(self.course))
 
