@@ -9,22 +9,24 @@ import time
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 
 from charrnn_fa.callback.precision import ns_dtype
 from charrnn_fa.learner import char_learner
+from charrnn_fa.models import product
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 
 ways = {'fp32, Muon in fp32': ('fp32', None), 'bf16, Muon in fp32': ('bf16', None), 'bf16, Muon in bf16': ('bf16', torch.bfloat16)}
 
 
-def rate(dtype, n=30):
+def rate(dtype, by=F.linear, n=30):
     "GFLOP/s of the largest product of a step, (2048 x 256) by (256 x 1024)"
-    x,W = torch.ones(2048, 256, dtype=dtype),torch.ones(256, 1024, dtype=dtype)
+    x,W = torch.ones(2048, 256, dtype=dtype),torch.ones(1024, 256, dtype=dtype)
     times = []
     for _ in range(n):
         t = time.perf_counter()
-        x @ W
+        by(x, W)
         times.append(time.perf_counter()-t)
     return 2*2048*256*1024/median(times)/1e9
 
@@ -58,7 +60,7 @@ def main():
             with learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit_steps(args.steps)
             if turn: times[k].append(1000*(time.perf_counter()-t)/args.steps)
     model,ns = products(learn)
-    print(f'{torch.get_num_threads()} threads, torch {torch.__version__}, {rate(torch.float32):.0f} GFLOP/s in fp32, {rate(torch.bfloat16):.0f} in bf16; '
+    print(f'{torch.get_num_threads()} threads, torch {torch.__version__}, GFLOP/s in fp32 {rate(torch.float32):.0f} by PyTorch, {rate(torch.float32, product):.0f} by oneDNN, in bf16 {rate(torch.bfloat16):.0f}; '
           f'a step has {model:.1f} GFLOP in the model and {ns:.1f} in Muon')
     first = median(next(iter(times.values())))
     for k,v in times.items(): print(f'{k:20} {median(v):6.1f} ms  ({min(v):.1f} to {max(v):.1f})  {first/median(v):.2f}')

@@ -132,8 +132,7 @@ class Linear(nn.Linear):
     def forward(self,
         x:Tensor, # (..., in_features)
     )->Tensor: # (..., out_features)
-        rows = x.flatten(0, -2)
-        if not is_for_onednn(rows, self.weight): return super().forward(x)
+        if x.ndim < 2 or not is_for_onednn(rows := x.flatten(0, -2), self.weight): return super().forward(x)
         return product(rows, self.weight, self.bias).unflatten(0, x.shape[:-1])
 
 # %% ../nbs/10_models.ipynb #7075c2d7
