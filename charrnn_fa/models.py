@@ -119,11 +119,11 @@ def product(
 _least = 2**24 # multiplications
 
 def is_for_onednn(
-    x:Tensor, # (rows, n)
+    x:Tensor, # (..., n)
     W:Tensor, # (m, n)
 )->bool:
     "Whether `product` is the faster way"
-    if not has_slow_products() or len(x)*W.numel() < _least: return False
+    if not has_slow_products() or x.numel()*len(W) < _least: return False
     return x.dtype == W.dtype == torch.float32 and x.device.type == 'cpu' and not torch.is_autocast_enabled('cpu')
 
 # %% ../nbs/10_models.ipynb #8e165cea
@@ -132,8 +132,8 @@ class Linear(nn.Linear):
     def forward(self,
         x:Tensor, # (..., in_features)
     )->Tensor: # (..., out_features)
-        if x.ndim < 2 or not is_for_onednn(rows := x.flatten(0, -2), self.weight): return super().forward(x)
-        return product(rows, self.weight, self.bias).unflatten(0, x.shape[:-1])
+        if x.ndim < 2 or not is_for_onednn(x, self.weight): return super().forward(x)
+        return product(x.flatten(0, -2), self.weight, self.bias).unflatten(0, x.shape[:-1])
 
 # %% ../nbs/10_models.ipynb #7075c2d7
 archs = {'rnn':(Elman, 1, 1), 'gru':(GRU, 3, 1), 'lstm':(LSTM, 4, 2)} # layer, gates, tensors in the state
