@@ -16,7 +16,7 @@ from .core import CharRNNError, check_number, say
 from .text.streams import CharDL, rotation
 from .models import CharRNN, OneHot
 from .optim import Muon, mark_gates
-from .evaluate import AvgCharLoss, AvgSmoothLoss, Bits, CharAccuracy, CharLoss, Perplexity
+from .evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity, left_there
 from .presets import Preset, check_seed
 from .callback.meanwhile import flushing_denormals, keeping, replacing, same_rng_and_mode
 from .callback.neighbours import sharing_processors
@@ -66,7 +66,7 @@ def _start_counts(self:CharLearner):
 @patch
 def _use_own_callbacks(self:CharLearner):
     if self.logger is print: self.logger = say
-    if hasattr(self, 'recorder'): self.recorder.loss,self.recorder.smooth_loss = AvgCharLoss(),AvgSmoothLoss()
+    if rec := getattr(self, 'recorder', None): rec.loss,rec.smooth_loss = AvgCharLoss(),left_there(rec.smooth_loss)
     if hasattr(self, 'progress'): self.remove_cb(self.progress).add_cb(CharProgress())
 
 # %% ../nbs/24_loop.ipynb #972633c5
@@ -243,7 +243,6 @@ def _clean_after_error(self:CharLearner, logger, cbs):
     self._first = 0,0
     self._end_cleanup()
     if self.opt: self.opt.zero_grad()
-    with suppress(Exception): self._fetch_losses() # the GPU may be what failed
     for cb in cbs:
         if isinstance(cb, Callback): getattr(cb, 'after_error', noop)() # a class is none yet
 
@@ -309,7 +308,6 @@ def _do_epoch(self:CharLearner):
 def _do_epoch_train(self:CharLearner):
     self.dl,dl = self._steps or self.dls.train,self.dls.train
     self._with_events(self.all_batches, 'train', CancelTrainException)
-    self._fetch_losses()
     if can_go(dl): self._leave_epoch(dl)
 
 # %% ../nbs/24_loop.ipynb #1bdc7596
@@ -334,9 +332,12 @@ def _train_batches(self:CharLearner):
     self._check_start(start)
     self.train_iter = self.epoch*self.n_iter + start
     if start: self._skip(start)
-    for i,b in enumerate(self.dl, start):
-        self._count(i, b)
-        self.one_batch(i, b)
+    try:
+        for i,b in enumerate(self.dl, start):
+            self._count(i, b)
+            self.one_batch(i, b)
+    finally:
+        with suppress(RuntimeError): self._fetch_losses() # the GPU may be what failed
 
 # %% ../nbs/24_loop.ipynb #1774a3f3
 @patch
@@ -379,7 +380,7 @@ def _fetch_losses(self:CharLearner):
     "Bring the recorder's losses from a GPU"
     losses = getattr(getattr(self, 'recorder', None), 'losses', [])
     n = next((i for i,o in enumerate(reversed(losses)) if not is_away(o)), len(losses))
-    if n: losses[-n:] = torch.stack(losses[-n:]).cpu().unbind()
+    if n: losses[-n:] = [o.cpu() for o in losses[-n:]]
 
 # %% ../nbs/24_loop.ipynb #20aebe4f
 @patch

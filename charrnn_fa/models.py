@@ -107,12 +107,12 @@ def has_slow_products()->bool:
     return 'AuthenticAMD' in (known.read_text() if known.exists() else platform.processor())
 
 def product(
-    x:Tensor, # (rows, n)
+    x:Tensor, # (rows, n), a multiple of 16 rows
     W:Tensor, # (m, n)
     b:Tensor=None, # (m,)
 )->Tensor: # (rows, m)
     "`x @ W.T + b` by oneDNN"
-    y = F.conv2d(x.unflatten(0, (1, 1, -1)).permute(0, 3, 1, 2), W[:,:,None,None], b)
+    y = F.conv2d(x.unflatten(0, (16, 1, -1)).permute(0, 3, 1, 2), W[:,:,None,None], b)
     return y.permute(0, 2, 3, 1).flatten(0, 2)
 
 # %% ../nbs/10_models.ipynb #92d0897a
@@ -123,7 +123,9 @@ def is_for_onednn(
     W:Tensor, # (m, n)
 )->bool:
     "Whether `product` is the faster way"
-    if not has_slow_products() or x.numel()*len(W) < _least: return False
+    if torch.compiler.is_compiling() or not has_slow_products(): return False
+    rows = x.numel()//W.shape[1] if x.ndim > 1 and x.shape[-1] == W.shape[1] > 0 else 0
+    if rows % 16 or rows*W.numel() < _least: return False
     return x.dtype == W.dtype == torch.float32 and x.device.type == 'cpu' and not torch.is_autocast_enabled('cpu')
 
 # %% ../nbs/10_models.ipynb #8e165cea
@@ -132,7 +134,7 @@ class Linear(nn.Linear):
     def forward(self,
         x:Tensor, # (..., in_features)
     )->Tensor: # (..., out_features)
-        if x.ndim < 2 or not is_for_onednn(x, self.weight): return super().forward(x)
+        if not is_for_onednn(x, self.weight): return super().forward(x)
         return product(x.flatten(0, -2), self.weight, self.bias).unflatten(0, x.shape[:-1])
 
 # %% ../nbs/10_models.ipynb #7075c2d7

@@ -18,7 +18,9 @@ from fastai.callback.all import CSVLogger, EarlyStoppingCallback, GradientAccumu
 from fastai.callback.core import Callback, CancelFitException
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner, load_learner
+from fastai.learner import AvgSmoothLoss, Learner, Recorder, load_learner
+from fastai.optimizer import Lookahead, OptimWrapper
+from matplotlib import pyplot as plt
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
@@ -32,7 +34,7 @@ from charrnn_fa.evaluate import CharLoss
 from charrnn_fa.learner import char_learner
 from charrnn_fa.loop import CharLearner
 from charrnn_fa.models import CharRNN
-from charrnn_fa.optim import AdamW
+from charrnn_fa.optim import AdamW, Muon
 from charrnn_fa.presets import presets
 from kills import BF16
 
@@ -664,6 +666,84 @@ def test_a_step_with_an_overflow_is_left_out_without_asking(make, monkeypatch):
     assert scales == others and len({*scales[:12]}) == 4
     assert len(ours) == len(theirs) and all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a,b in zip(ours, theirs))
     assert pulls[0] == 0 < pulls[1]
+
+
+class OwnStep(Muon):
+    def step_group(self, ps, h):
+        for p in ps: p.sub_(p.grad, alpha=h['lr'])
+
+
+@pytest.mark.parametrize('opt_func', [lambda ps, lr: Lookahead(Muon(ps, lr=lr)), OwnStep, partial(OptimWrapper, opt=torch.optim.AdamW)])
+def test_other_optimisers_are_kept_from_a_step_with_an_overflow(make, opt_func):
+    "Wrapped around one of ours, made of one, or another's: they cannot leave it out by themselves"
+    from charrnn_fa.callback.precision import GradScale
+    learn = make(opt_func=opt_func)
+    learn.fit(1, 1e-3, cbs=[GradScale(), Overflows({3})])
+    assert all(p.isfinite().all() for p in learn.model.parameters())
+
+
+def test_an_error_within_a_step_with_an_overflow_costs_no_other(make):
+    from charrnn_fa.callback.precision import GradScale
+    class Falls(Callback):
+        order = 2000
+        def before_step(self): raise KeyboardInterrupt
+    learn = make()
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, 1e-3, cbs=[GradScale(), Overflows({0}), Falls()])
+    before = deepcopy(learn.model.state_dict())
+    learn.fit(1, 1e-3)
+    assert all(not torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
+
+
+def test_what_scales_keeps_no_optimiser(make, tmp_path):
+    "An exported Learner has no state of the optimiser, after a fit in fp16 neither"
+    from charrnn_fa.callback.precision import GradScale
+    learn = make()
+    learn.add_cb(GradScale())
+    learn.fit(1, 1e-3)
+    learn.export(tmp_path/'with.pkl')
+    learn.remove_cb(GradScale).export(tmp_path/'without.pkl')
+    assert (tmp_path/'with.pkl').stat().st_size < (tmp_path/'without.pkl').stat().st_size + 2000
+
+
+class Far(torch.Tensor):
+    "A number that NumPy is refused, as one on a GPU"
+    def __array__(self, *args): raise TypeError('not here')
+    def cpu(self): return self.as_subclass(torch.Tensor)
+
+
+class SendsFar(Callback):
+    order = Recorder.order+1
+    def after_batch(self):
+        if self.training: self.recorder.losses[-1] = self.recorder.losses[-1].as_subclass(Far)
+
+
+class Stops(Callback):
+    order = 60
+    def after_batch(self): raise CancelFitException
+
+
+@pytest.mark.parametrize('how', [lambda o: o.fit(1), lambda o: o.fit(1, cbs=Stops()), lambda o: o.lr_find(num_it=30)])
+def test_losses_are_here_for_a_plot_however_a_fit_ends(make, monkeypatch, how):
+    monkeypatch.setattr('charrnn_fa.loop.is_away', lambda o: isinstance(o, Far))
+    learn = make(cbs=SendsFar())
+    how(learn)
+    plt.close('all')
+    assert learn.recorder.losses and not any(isinstance(o, Far) for o in learn.recorder.losses)
+
+
+def test_a_recorder_of_ones_own_stays_as_it_is(make):
+    class Own(AvgSmoothLoss): pass
+    for rec,kind,beta in (Recorder(beta=.5), 'AvgSmoothLoss', .5),(Recorder(), 'Own', .7):
+        if kind == 'Own': rec.smooth_loss = Own(beta=.7)
+        learn = make(cbs=rec)
+        assert (type(learn.recorder.smooth_loss).__name__, learn.recorder.smooth_loss.beta) == (kind, beta)
+
+
+def test_a_model_compiles_as_one_graph():
+    "Whose layers PyTorch can compile; `nn.LSTM` it cannot"
+    model,x = CharRNN(65, arch='rnn', head_sz=32, n_hid=16).eval(),torch.zeros(2, 8, dtype=torch.long)
+    explained = torch._dynamo.explain(model)(x)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained
 
 
 def test_callbacks_of_every_make_are_asked(make):

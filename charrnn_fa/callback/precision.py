@@ -14,6 +14,7 @@ from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from torch.amp import GradScaler
 from ..core import CharRNNError
+from ..optim import leaves_out
 from .neighbours import sharing_processors
 
 # %% ../../nbs/20_callback.precision.ipynb #966b7d2f
@@ -132,14 +133,15 @@ class GradScale(Callback):
 class _Optimiser:
     "What the scaler takes for an optimiser"
     is_fine = False # go on to the step
+    found_inf = None
     def __init__(self, opt):
         self.opt = opt
         self.param_groups = opt.param_groups
-        self._step_supports_amp_scaling = hasattr(opt, 'found_inf')
+        self._step_supports_amp_scaling = leaves_out(opt)
 
     def step(self):
         self.is_fine = True
-        if self._step_supports_amp_scaling: self.opt.found_inf = self.found_inf
+        if isinstance(self.found_inf, Tensor): self.opt.found_inf = self.found_inf.sign() # a sum over devices
 
 @patch
 def before_step(self:GradScale):
@@ -152,11 +154,4 @@ def before_step(self:GradScale):
 @patch
 def after_step(self:GradScale):
     self.scaler.update()
-    self._forget()
-
-@patch
-def after_fit(self:GradScale): self._forget() # an error may have come within a step
-
-@patch
-def _forget(self:GradScale):
-    if hasattr(self.opt, 'found_inf'): self.opt.found_inf = None
+    self.given = None # it has the whole optimiser
