@@ -10,6 +10,7 @@ import torch
 import numpy as np
 from functools import cache, partial
 from torch import nn
+from torch.nn import functional as F
 from .models import CharRNN, Dropout, Elman, GRU, LSTM, Linear, OneHot, is_for_onednn, product
 
 # %% ../nbs/11a_numpy_step.ipynb #d5300f87
@@ -85,14 +86,11 @@ def _rnn(W, b, h):
 def _head(head, h):
     "What computes the hidden layer before the decoder, and where it puts it"
     W,b = (p.detach().numpy().copy() for p in head[0].parameters())
-    x,erf = _empty(h, len(W)),_empty(h, len(W))
-    product,t = _product(h, W, x),torch.from_numpy(erf) # the same numbers
+    product,t = _product(h, W, x := _empty(h, len(W))),torch.from_numpy(x)
     def step():
         product()
         np.add(x, b, out=x)
-        np.multiply(x, np.float32(.5**.5), out=erf)
-        torch.erf(t, out=t)
-        np.multiply(x, np.add(erf, 1, out=erf), out=x)
+        F.gelu(t, out=t)
     return step,x
 
 # %% ../nbs/11a_numpy_step.ipynb #3ec57c2f
@@ -136,10 +134,8 @@ def numpy_step(
 
 # %% ../nbs/11a_numpy_step.ipynb #a9c95e03
 def _with_decoder(model, steps, x, one):
-    has_head = not isinstance(model.head, nn.Identity)
-    head,x = _head(model.head, x) if has_head else (None, x)
+    head,x = (None, x) if isinstance(model.head, nn.Identity) else _head(model.head, x)
     W,b = (p.detach().numpy().copy() for p in model.decoder.parameters())
-    if has_head: W *= np.float32(.5)
     product = _product(x, W, scores := _empty(x, len(W)))
     (first,cell),*others = steps
     def step(ids):
