@@ -174,6 +174,21 @@ def _call_one(self:CharLearner, event_name):
         self._listeners[event_name] = [cb for cb in self.cbs.sorted('order') if listens(cb, event_name)]
     for cb in self._listeners[event_name]: cb(event_name)
 
+@patch
+def __call__(self:CharLearner,
+    event_name, # An event, or several
+):
+    "Send an event to all callbacks"
+    if type(event_name) is str: return self._call_one(event_name)
+    super(CharLearner, self).__call__(event_name)
+
+# %% ../nbs/24_loop.ipynb #f8c746f0
+@patch
+def _set_device(self:CharLearner, b):
+    device = next(self.model.parameters()).device
+    if all(isinstance(o, Tensor) and o.device == device for o in b): return b
+    return super(CharLearner, self)._set_device(b)
+
 # %% ../nbs/24_loop.ipynb #a4e35ff5
 @patch
 def add_cb(self:CharLearner,
