@@ -186,7 +186,7 @@ def __call__(self:CharLearner,
 @patch
 def _set_device(self:CharLearner, b):
     device = next(self.model.parameters()).device
-    if all(isinstance(o, Tensor) and o.device == device for o in b): return b
+    if isinstance(b, tuple) and all(isinstance(o, Tensor) and o.device == device for o in b): return b
     return super(CharLearner, self)._set_device(b)
 
 # %% ../nbs/24_loop.ipynb #a4e35ff5
