@@ -13,30 +13,30 @@ from fastai.callback.progress import *
 from ..core import check_number, loss_text, may_be_lost, say, time_text
 
 # %% ../../nbs/22_callback.progress.ipynb #1aed2dd9
-class _LossNow:
-    "What a bar says of the loss"
-    def __init__(self, cb): self.cb = cb
-    def __bool__(self): return hasattr(self.cb.learn, 'smooth_loss')
-    def __str__(self): return loss_text(float(self.cb.learn.smooth_loss))
-
 class CharProgress(ProgressCallback):
     "fastai's bar, with the loss in nats and bits"
     @property
     def name(self): return 'progress'
     def _launch_pbar(self):
         super()._launch_pbar()
-        self.pbar.update_every,self.pbar.comment = 2,_LossNow(self) # seconds
+        self.pbar.update_every = 2 # seconds
     def __call__(self, event_name): # all that it does is shown
-        if not hasattr(type(self), event_name): return
+        if not (hasattr(type(self), event_name) or event_name in vars(self)): return
         with may_be_lost(): return super().__call__(event_name)
     def _write_stats(self, log): # called by the recorder
         with may_be_lost(): super()._write_stats(log)
 
 # %% ../../nbs/22_callback.progress.ipynb #7b16573e
+def _loss_shown(bar, learn):
+    now = time.perf_counter()
+    if now >= getattr(bar, 'read_again', 0): bar.loss,bar.read_again = loss_text(learn.smooth_loss.item()),now+1
+    return bar.loss
+
 @patch
 def after_batch(self:CharProgress):
     self.pbar.total = self.n_iter # may be settled only now
     self.pbar.update(self.iter+1)
+    if hasattr(self.learn, 'smooth_loss'): self.pbar.comment = _loss_shown(self.pbar, self.learn)
 
 # %% ../../nbs/22_callback.progress.ipynb #1be413b2
 def begin_bars(
