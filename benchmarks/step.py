@@ -60,7 +60,9 @@ def main():
             with learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit_steps(args.steps)
             if turn: times[k].append(1000*(time.perf_counter()-t)/args.steps)
     model,ns = products(learn)
-    print(f'{torch.get_num_threads()} threads, torch {torch.__version__}, GFLOP/s in fp32 {rate(torch.float32):.0f} by PyTorch, {rate(torch.float32, product):.0f} by oneDNN, in bf16 {rate(torch.bfloat16):.0f}; '
+    mkl,onednn,bf16 = rate(torch.float32),rate(torch.float32, product),rate(torch.bfloat16)
+    print(f'{torch.get_num_threads()} threads, torch {torch.__version__}; '
+          f'GFLOP/s in fp32 {mkl:.0f} by PyTorch, {onednn:.0f} by oneDNN, in bf16 {bf16:.0f}; '
           f'a step has {model:.1f} GFLOP in the model and {ns:.1f} in Muon')
     first = median(next(iter(times.values())))
     for k,v in times.items(): print(f'{k:20} {median(v):6.1f} ms  ({min(v):.1f} to {max(v):.1f})  {first/median(v):.2f}')

@@ -35,7 +35,8 @@ class AdamW(Optimizer):
 # %% ../nbs/11_optim.ipynb #d0d38026
 @patch
 def zero_grad(self:AdamW):
-    "Let go of all gradients"
+    "Let go of all gradients, and of what was found in them"
+    self.found_inf = None
     for p,*_ in self.all_params(with_grad=True): p.grad = None
 
 # %% ../nbs/11_optim.ipynb #cbd83fd7
@@ -45,9 +46,7 @@ def step(self:AdamW,
     closure=None, # In the signature of PyTorch's optimisers; not used
 ):
     "One step for all parameters that have a gradient"
-    try:
-        for ps,h in zip(self.param_lists, self.hypers): self.step_group([p for p in ps if p.grad is not None], h)
-    finally: self.found_inf = None # it is of this step
+    for ps,h in zip(self.param_lists, self.hypers): self.step_group([p for p in ps if p.grad is not None], h)
 
 # %% ../nbs/11_optim.ipynb #e2309def
 @patch

@@ -689,6 +689,7 @@ def test_an_error_within_a_step_with_an_overflow_costs_no_other(make):
         def before_step(self): raise KeyboardInterrupt
     learn = make()
     with pytest.raises(KeyboardInterrupt): learn.fit(1, 1e-3, cbs=[GradScale(), Overflows({0}), Falls()])
+    assert learn.opt.found_inf is None
     before = deepcopy(learn.model.state_dict())
     learn.fit(1, 1e-3)
     assert all(not torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
