@@ -182,13 +182,6 @@ def __call__(self:CharLearner,
     if type(event_name) is str: return self._call_one(event_name)
     super(CharLearner, self).__call__(event_name)
 
-# %% ../nbs/24_loop.ipynb #f8c746f0
-@patch
-def _set_device(self:CharLearner, b):
-    device = next(self.model.parameters()).device
-    if isinstance(b, tuple) and all(isinstance(o, Tensor) and o.device == device for o in b): return b
-    return super(CharLearner, self)._set_device(b)
-
 # %% ../nbs/24_loop.ipynb #a4e35ff5
 @patch
 def add_cb(self:CharLearner,
@@ -339,6 +332,13 @@ def all_batches(self:CharLearner):
     if self.training: return self._train_batches()
     with replacing(self, carried=None):
         for i,b in enumerate(self.dl): self.one_batch(i, b)
+
+# %% ../nbs/24_loop.ipynb #f8c746f0
+@patch
+def _set_device(self:CharLearner, b):
+    device = next(self.model.parameters()).device
+    if isinstance(b, tuple) and all(isinstance(o, Tensor) and o.device == device for o in b): return b
+    return super(CharLearner, self)._set_device(b)
 
 # %% ../nbs/24_loop.ipynb #a772bc03
 @patch
