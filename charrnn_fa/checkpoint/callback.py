@@ -24,7 +24,8 @@ from ..store.locate import Place
 from .serialize import Keeper
 from .capture import capture, is_known, named_callbacks, newly_lost, saved_best, state_of
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
-from .restore import Mark, State, grad_versions
+from .restore import State
+from .mark import Mark, grad_versions
 from .log import Log
 from .writer import Saver
 from .signals import Signals
