@@ -13,14 +13,14 @@ from fastai.callback.tracker import TrackerCallback
 import warnings
 from dataclasses import replace
 from .core import CharRNNError, check_number, say
-from .text.streams import CharDL, rotation
-from .models import CharRNN, OneHot
+from .text.streams import rotation
 from .optim import Muon, mark_gates
 from .evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity, left_there
 from .presets import Preset, check_seed
 from .callback.meanwhile import flushing_denormals, keeping, replacing, same_rng_and_mode
 from .callback.neighbours import sharing_processors
-from .callback.precision import GradScale, WorkInParts, check_precision, needs_scale, ns_dtype, precisions
+from .callback.precision import GradScale, check_precision, needs_scale, ns_dtype, precisions
+from .callback.trial import training_trial
 from .callback.progress import CharProgress, ProgressLines, begin_bars
 from .callback.steps import can_go
 
@@ -81,45 +81,13 @@ def vocab(self:CharLearner):
     return self.dls.vocab
 
 # %% ../nbs/24_loop.ipynb #8cbe0516
-_most_products = 3e9 # in one try, forward and backward
-
-def _part_of_batch(n_params, bs, seq_len):
-    "Steps of a batch of `bs` rows that a try has time for; 0 if the whole of it is too little to gain"
-    if 6*n_params*bs*seq_len < _most_products/10: return 0
-    return max(2, min(seq_len, int(_most_products/(6*n_params*bs))))
-
-@patch
-def _trial(self:CharLearner):
-    "Parts of a training step, to be tried in a given precision, or None"
-    dl,model = self.dls.train,self.model
-    n = sum(p.numel() for p in model.parameters())
-    steps = type(model) is CharRNN and isinstance(dl, CharDL) and _part_of_batch(n, dl.bs, dl.seq_len)
-    if not steps: return None
-    try: model = _like(model)
-    except AttributeError: return None # with parts of somebody's own
-    @torch.inference_mode(False)
-    @torch.enable_grad()
-    def step(precision, n):
-        x = torch.zeros(dl.bs, n, dtype=torch.long, device='cpu')
-        with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'): logits,_ = model(x)
-        logits.float().sum().backward()
-    return WorkInParts(step, max(1, steps//3), steps, dl.seq_len)
-
-def _like(model):
-    "A fresh model of the same sizes, with nothing of what may hang on `model`"
-    emb_sz = 0 if isinstance(model.emb, OneHot) else model.emb.embedding_dim
-    head_sz = 0 if isinstance(model.head, nn.Identity) else model.head[0].out_features
-    with torch.inference_mode(False), torch.random.fork_rng([]), torch.device('cpu'):
-        return CharRNN(model.vocab_sz, n_hid=model.n_hid, n_layers=model.n_layers, arch=model.arch,
-                       emb_sz=emb_sz, head_sz=head_sz).eval()
-
-# %% ../nbs/24_loop.ipynb #ab5c6651
 @patch
 def set_precision(self:CharLearner,
     precision:str, # `'fp32'`, `'bf16'` or `'fp16'`; None for the fastest of the device
 ):
     "Train in `precision`; weights, optimiser and carried state stay in single precision"
-    trial = self._trial() if precision is None and self.device.type == 'cpu' else None
+    is_measured = precision is None and self.device.type == 'cpu'
+    trial = training_trial(self.dls.train, self.model) if is_measured else None
     self.precision = check_precision(precision, self.device, trial)
     self._set_ns_dtype()
     self.remove_cbs(self._grab_cbs(GradScale))

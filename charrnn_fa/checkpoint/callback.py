@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint']
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #0dfa9052
-import inspect, os, secrets, sys, time, traceback
+import inspect, os, secrets, sys, time
 from contextlib import suppress
 from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
@@ -16,7 +16,7 @@ from ..run.files import RunError, damage
 from ..run.records import is_finite, owner_record
 from ..run.folder import RunFolder
 from ..run.model import Run, check_described, kept_text
-from ..store.url import local_path
+from ..store.url import is_url, local_path
 from ..store.lease import take
 from ..store.retain import tidy
 from ..store.mirror import mirrored
@@ -25,7 +25,7 @@ from .serialize import Keeper
 from .capture import capture, is_known, named_callbacks, newly_lost, saved_best, state_of
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
 from .restore import State
-from .mark import Mark, grad_versions
+from .mark import Underway
 from .log import Log
 from .writer import Saver
 from .signals import Signals
@@ -39,7 +39,7 @@ def _place_of(where):
     if isinstance(where, RunFolder): return str(where.path),where
     if not isinstance(where, (str, os.PathLike)):
         raise CharRNNError(f'A run cannot be kept in {where!r}', 'give a path or a URL.')
-    return (str(where) if '://' in str(where) else local_path(where)),None
+    return (str(where) if is_url(where) else local_path(where)),None
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5b2b8355
 def _takes_one(f):
@@ -50,8 +50,7 @@ def _takes_one(f):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5ebd73cc
 _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys(
-    'log place folder found guard signals saver state keeper best began end_epoch loss_before held mark stage whole'
-    ' cleared unheard by_hand grads'.split()))
+    'log place folder found guard signals saver state keeper best began end_epoch loss_before held batch'.split()))
 
 
 class Checkpoint(Callback):
@@ -82,7 +81,7 @@ class Checkpoint(Callback):
         store_attr('minutes,steps,keep,local,allow_changes,results,info,quiet,storage_options')
         self.where,self.opened = _place_of(where)
         self.safe_name = without_secrets(self.where)
-        if storage_options and '://' not in self.where:
+        if storage_options and not is_url(self.where):
             raise TypeError(f"Checkpoint for a path has no argument {', '.join(storage_options)}; its own are "
                             "minutes, steps, keep, max_mb, wait, local, allow_changes, results, info, quiet.")
         self.max_bytes = math.inf if max_mb is None else 1e6*max_mb
@@ -118,6 +117,7 @@ def before_fit(self:Checkpoint):
         token=secrets.token_hex(4), # names this process and fit
         log=Log(self.quiet),
         keeper=Keeper(),
+        batch=Underway(self.learn, self),
         best={}, # what `SaveModelCallback` has saved
         changed={}, # settings of the fit, where they are not those of the run
         resumes=[],
@@ -143,7 +143,7 @@ def _begin(self:Checkpoint):
         self._load(found, fit)
         self._finished(found) if found.finished else self._resume(found, fit)
     epoch_over = noop if self.exact_start else self.epoch_over # our loop calls it
-    self.guard.watch(learn, self.first, epoch_over, self.after_error, self._batches_over, self.order)
+    self.guard.watch(learn, self.first, epoch_over, self.after_error, self.batch.batches_over, self.order)
     if not found.finished: self._work()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #483f836c
@@ -365,37 +365,25 @@ def _after_this(self:Checkpoint):
 
 @patch
 def _batch_over(self:Checkpoint, at, is_last):
-    now = grad_versions(self.learn)
-    self.cleared = {p for p,v in self.grads.items() if now.get(p) != v}
-    self.held = self.mark = self.stage = None
+    self.batch.over()
+    self.held = None
     if self._due(): self._save(at)
     elif is_last: self.held = self._snapshot(at)
-    if not is_last: self.mark = Mark(self.learn, at, self.cleared)
+    if not is_last: self.batch.note(at)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #6314e0f6
 @patch
-def before_step(self:Checkpoint): self._set_stage('stepping')
+def before_step(self:Checkpoint): self._reach('stepping')
 
 @patch
-def after_step(self:Checkpoint): self._set_stage('stepped')
+def after_step(self:Checkpoint): self._reach('stepped')
 
 @patch
-def after_cancel_batch(self:Checkpoint): self._set_stage(self.stage or 'skipped')
+def after_cancel_batch(self:Checkpoint): self._reach('skipped')
 
 @patch
-def _set_stage(self:Checkpoint, stage):
-    if not (self.active and self.training and self.exact_start): return
-    self.stage = stage
-    self.by_hand,self.grads = _set_by_hand(self.learn),grad_versions(self.learn)
-
-def _set_by_hand(learn):
-    "What a callback may set for a moment"
-    return ([o.training for o in learn.model.modules()], [p.requires_grad for p in learn.model.parameters()],
-            [dict(h) for h in learn.opt.hypers])
-
-@patch
-def _batches_over(self:Checkpoint, to_their_end):
-    self.mark,self.whole = None,to_their_end
+def _reach(self:Checkpoint, stage):
+    if self.active and self.training and self.exact_start: self.batch.reach(stage)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #c83ce09f
 @patch
@@ -408,7 +396,7 @@ def epoch_over(self:Checkpoint):
         self.ended = True
         return
     self.held = None
-    if self.exact_start: self.mark = Mark(self.learn, at, self.cleared or ()) if self.whole else None
+    if self.exact_start: self.batch.note_epoch(at)
     elif self._due(): self._save(at)
     else: self.held = self._snapshot(at)
 
@@ -426,7 +414,8 @@ def _save_last(self:Checkpoint, how, at):
         self.saved_step = job[2]['step']
     self.saver.finish()
     if self.saver.trouble: return
-    but = f', without what {self.unheard} had still to do there,' if self.unheard else ''
+    late = self.batch.unheard
+    but = f', without what {late} had still to do there,' if late else ''
     self.log.say(f'{how}; the run in {self.place} goes on after step {self.saved_step:,}{but} '
                  'when the same fit is called again.')
 
@@ -445,57 +434,19 @@ def _note_left(self:Checkpoint):
         past_of(self.learn).left = {k:v for k,v in fit_settings(self.learn).items() if k in ('modules', 'frozen')}
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #b89673bf
-def _raised_by(e):
-    "(callback, event) that an error came from, or Nones"
-    for frame,_ in traceback.walk_tb(e.__traceback__):
-        names = frame.f_locals
-        if frame.f_code.co_name == '_call_one' and 'cb' in names: return names['cb'],names['event_name']
-    return None,None
-
-_cancels = (CancelStepException, CancelBatchException, CancelTrainException, CancelValidException,
-            CancelEpochException, CancelFitException)
-
-def _call_all(cbs, event_name):
-    for cb in cbs:
-        try: cb(event_name)
-        except _cancels: raise
-        except Exception: pass
-
-@patch
-def _finish_batch(self:Checkpoint, failed, event_name):
-    cbs = [*self.learn.cbs.sorted('order')]
-    others = cbs[:cbs.index(self)]
-    _call_all(others[cbs.index(failed)+1:], event_name)
-    if event_name == 'after_batch': return
-    self.opt.zero_grad()
-    _call_all(others, 'after_batch')
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #75fa5803
 @patch
 def _done(self:Checkpoint):
     "(epoch, batch) that come next, if an error on its way out came after a step"
     if self.ended: return self.n_epoch,0
-    failed,event_name = _raised_by(sys.exc_info()[1])
-    if not (self.exact_start and self._may_count(event_name)): return
-    self._finish_batch(failed, event_name)
-    self.unheard = type(failed).__name__
-    return self._after_this()
-
-@patch
-def _may_count(self:Checkpoint, event_name):
-    "Whether the batch in which `event_name` has failed is as good as done"
-    is_stepped = (event_name, self.stage) in [
-        ('after_step', 'stepping'), ('after_step', 'stepped'), ('after_batch', 'stepped'), ('after_batch', 'skipped')]
     is_only = sum(isinstance(o, Checkpoint) for o in self.learn.cbs) == 1
-    return is_stepped and is_only and self.by_hand == _set_by_hand(self.learn)
+    if self.exact_start and is_only and self.batch.finish(sys.exc_info()[1]): return self._after_this()
 
 @patch
 def _before_this(self:Checkpoint):
     "A snapshot of what was so before the batch that an error has ended, if it can be had"
-    if self.stage or not self.mark: return
     with suppress(Exception): # the error that is on its way counts
-        if not self.mark.holds(): return
-        with self.mark.taken_back(): return self._snapshot(self.mark.at)
+        if not (mark := self.batch.before()): return
+        with mark.taken_back(): return self._snapshot(mark.at)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #7c135ee8
 @patch
@@ -548,7 +499,8 @@ def _as_numbers(res):
 @patch
 def _clean_up(self:Checkpoint, seconds=10):
     self.elapsed = self.seconds()
-    vars(self).update(active=False, began=None, state=None, found=None, held=None, mark=None)
+    vars(self).update(active=False, began=None, state=None, found=None, held=None)
+    if self.batch: self.batch.mark = None # it holds the Learner's tensors
     if self.signals: self.signals.restore()
     if self.guard: self.guard.remove()
     try:

@@ -15,7 +15,7 @@ from ..run.files import RunError, pack_json, write_whole
 from ..run.records import is_leftover, is_ours, manifest_name, newest_first, newest_owner, pick
 from ..run.folder import Lock, RunFolder
 from .mount import StoreError
-from .url import get_store, local_path, probe
+from .url import get_store, probe
 from .threads import NoAnswer, with_deadline
 from .remote import Remote
 from .lease import wait_for_owner
@@ -40,7 +40,7 @@ class Place:
         self.wait = max(wait, patience)
         self.store = with_deadline(lambda: get_store(where, **(options or {})), self.wait, without_secrets(where))
         self.where = str(self.store or where)
-        self.path = charrnn_home()/'runs'/_slug(self.where) if self.store else Path(local_path(where))
+        self.path = charrnn_home()/'runs'/_slug(self.where) if self.store else Path(where)
         try: self._open()
         except BaseException:
             self.close()
