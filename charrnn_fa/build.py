@@ -292,11 +292,11 @@ def fit_steps(self:CharLearner,
     check_length(n_steps, minutes)
     check_rate('lr', lr)
     check_number('start', start, 0, whole=True)
-    if self.opt is None: self.create_opt()
-    self.opt.set_hyper('lr', self.lr if lr is None else lr)
     if n_steps is not None and start >= n_steps:
         what = f"{start} steps are done already, so there is nothing to do up to {n_steps}"
         raise CharRNNError(what, "give more steps.")
+    if self.opt is None: self.create_opt()
+    self.opt.set_hyper('lr', self.lr if lr is None else lr)
     lrs = [h['lr'] for h in self.opt.hypers]
     budget = Budget(n_steps, minutes, lrs, self.preset.warmup, start, self._most_steps(minutes))
     with replacing(self, _steps=Steps(self.dls.train, budget)):

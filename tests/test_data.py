@@ -266,3 +266,11 @@ def test_files_with_awkward_text(tmp_path, s):
         warnings.simplefilter('ignore')
         dls = CharDataLoaders.from_corpus(tmp_path/'t.txt', bs=2, seq_len=4, device='cpu')
     assert dls.vocab.textify(dls.train.ids) + dls.vocab.textify(dls.valid.ids) == s
+
+
+def test_a_drawn_seed_stays_a_drawn_one(text):
+    "In a loader like another, and in loaders that fastai makes of it"
+    for seed in None,5:
+        dls = CharDataLoaders.from_text(text, seed=seed, device='cpu')
+        assert [o.seed_given for o in (dls.train, dls.train.new(), dls.valid.new())] == [seed is not None]*3
+    assert dls.train.new(seed=3).seed_given and dls.train.new(seed=3).seed == 3

@@ -70,7 +70,7 @@ def test_checkpoints_without_settings_are_set_aside(drive, fit, home):
 @pytest.mark.parametrize('call', ['read', 'open'])
 def test_a_file_that_cannot_be_read_is_not_damaged(drive, tmp_path, call):
     run = RunFolder(drive.mountpoint/'r', dict(info={}, text={}))
-    run.create(None, lambda: run.save(dict(w=torch.zeros(2)), {}, step=0, epoch=0))
+    run.create(None, dict(w=torch.zeros(2)), {}, step=0, epoch=0)
     drive.control(errno={call: errno.EIO})
     with pytest.raises(RunError, match='run.json cannot be read .Input/output error.; check the disk') as e: RunFolder(run.path)
     assert 'damaged' not in str(e.value)
@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_read_is_not_damaged(drive, tmp_path, call):
 
 def a_run(path, *steps, n=2):
     run = RunFolder(path, dict(info={}, text={}))
-    run.create(None, lambda: run.save(dict(w=torch.zeros(n)), {}, step=0, epoch=0))
+    run.create(None, dict(w=torch.zeros(n)), {}, step=0, epoch=0)
     for o in steps: run.save(dict(w=torch.zeros(n)+o), {}, step=o, epoch=0)
     return run
 

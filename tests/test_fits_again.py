@@ -117,3 +117,6 @@ def test_an_exported_learner_holds_no_secrets(short, tmp_path, home, ours_):
         back = torch.load(tmp_path/'all.pkl', weights_only=False)
         assert back.checkpoint.where == f'memory://host/{ours_}' and not back.checkpoint.storage_options
     assert ckpt.storage_options['token'] == 'pass-word-3'
+
+
+def test_where_checkpoints_are_before_there_are_any(tmp_path): assert Checkpoint(tmp_path/'r').states() == {}

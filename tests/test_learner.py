@@ -779,3 +779,10 @@ def test_a_look_at_the_loader_changes_no_training(by_line):
         return learn
     a,b = trained(False),trained(True)
     assert all(map(torch.equal, a.model.parameters(), b.model.parameters()))
+
+
+def test_steps_that_are_done_already_change_nothing(learn):
+    learn.create_opt()
+    before = [h['lr'] for h in learn.opt.hypers]
+    with pytest.raises(CharRNNError, match='done already'): learn.fit_steps(5, start=5, lr=.3)
+    assert [h['lr'] for h in learn.opt.hypers] == before

@@ -194,3 +194,26 @@ def test_a_folder_that_may_not_be_listed():
         code = f"import os\nfrom charrnn_fa.run.model import *\nfrom charrnn_fa.run.files import RunError\nos.geteuid() or os.setresuid(65534, 65534, 65534)\nfor f in Run, Run.check_free:\n    try: f({d!r}+'/r')\n    except RunError as e: print(e)"
         r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert [o.split(' (')[0][-9:] for o in r.stdout.splitlines()] == ['e reached', 'be listed'] and r.stdout.count('(Permission denied)') == 2, r.stdout + r.stderr
+
+
+def test_a_run_that_could_not_be_saved_is_none(learn, tmp_path, monkeypatch, same):
+    "Interrupted within the checkpoint: no folder that counts as a run, and the same call does it"
+    with monkeypatch.context() as m:
+        def stopped(*args, **kwargs): raise KeyboardInterrupt
+        m.setattr(Run, 'save', stopped)
+        with pytest.raises(KeyboardInterrupt): save_run(learn, tmp_path/'r')
+    assert not Run.is_run(tmp_path/'r')
+    assert same(save_run(learn, tmp_path/'r').load('cpu'), learn)
+
+
+def test_a_run_without_weights_is_no_fresh_network(run):
+    for o in run.path.glob('step-*'): o.unlink()
+    with pytest.raises(RunError, match='no checkpoint any more; restore'): load_run(run.path)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float16])
+def test_a_model_of_other_numbers_is_not_kept(learn, tmp_path, dtype):
+    "It could not be loaded"
+    learn.model.to(dtype)
+    with pytest.raises(RunError, match='not the one that the preset'): save_run(learn, tmp_path/'r')
+    assert not (tmp_path/'r').exists()

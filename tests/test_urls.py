@@ -414,7 +414,7 @@ def test_a_file_that_cannot_be_looked_at_is_not_missing(tmp_path):
             if name == self.bad: raise self.error
             return super().size(name)
     run,s = RunFolder(tmp_path/'r', dict(info={}, text={})),Odd('memory://odd/r')
-    run.create(None, lambda: run.save(dict(w=torch.zeros(2)), {}, step=0, epoch=0))
+    run.create(None, dict(w=torch.zeros(2)), {}, step=0, epoch=0)
     m,new = run.newest(),run.save(dict(w=torch.ones(2)), {}, step=5, epoch=0)
     for o in run.names(): s.write(o, [(run.path/o).read_bytes()])
     s.bad = m['file']

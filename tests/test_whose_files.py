@@ -10,7 +10,9 @@ from pathlib import Path
 
 import inject
 import pytest
+from fastai.callback.tracker import SaveModelCallback
 
+from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.run.files import RunError, digest, open_log, pack_json, size_of
 from charrnn_fa.run.folder import Lock, RunFolder
@@ -220,3 +222,30 @@ def test_a_link_in_the_store_is_no_file_of_the_run(run, tmp_path):
     (run.path/m['file']).rename(tmp_path/'away')
     (run.path/m['file']).symlink_to(tmp_path/'away')
     assert not run.has(m) and not list(run.whole()) and 'link' in str(run.damaged[m['file']])
+
+
+def test_a_half_written_model_of_another_run_stays(make, tmp_path):
+    "Which that one is just writing, under a name that begins like ours"
+    learn,of_us,of_other = make(n_hid=8),tmp_path/'models/.model-new.pth',tmp_path/'models/.model2-new.pth'
+    of_us.parent.mkdir()
+    for o in of_us,of_other: o.write_bytes(b'half')
+    learn.path = tmp_path
+    learn.fit(1, 1e-2, cbs=[SaveModelCallback(), Checkpoint(tmp_path/'r', quiet=True)])
+    assert of_other.exists() and not of_us.exists()
+
+
+def test_a_log_with_letters_of_the_world_in_a_plain_locale(tmp_path):
+    "What is written in UTF-8 is read in it, and each checkpoint has it"
+    code = f"""
+from fastai.callback.progress import CSVLogger
+from charrnn_fa.all import *
+dls = CharDataLoaders.from_text(load_corpus('pydocs')[:3000], bs=4, seq_len=16, seed=1, device='cpu')
+def größe(p, y): return p.mean()
+learn = char_learner(dls, n_hid=8, metrics=größe)
+with learn.no_bar(): learn.fit(1, 1e-2, cbs=[CSVLogger({str(tmp_path/'l.csv')!r}), Checkpoint({str(tmp_path/'r')!r}, steps=5)])
+"""
+    env = {**os.environ, 'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0', 'PYTHONIOENCODING': 'utf-8'}
+    (tmp_path/'fit.py').write_text(code, 'utf-8')
+    p = subprocess.run([sys.executable, tmp_path/'fit.py'], env=env, capture_output=True, text=True, encoding='utf-8')
+    assert p.returncode == 0 and 'could not be taken' not in p.stdout + p.stderr, p.stdout + p.stderr
+    assert 'größe' in (tmp_path/'l.csv').read_text('utf-8')

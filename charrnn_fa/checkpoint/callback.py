@@ -182,9 +182,7 @@ def _start(self:Checkpoint, mine, fit):
     except CharRNNError: raise
     except (TypeError, ValueError, RuntimeError) as e:
         raise RunError(f'This Learner cannot be kept ({reason(e)})', 'fit it without Checkpoint.') from None
-    folder.create(exact and kept_text(learn), lambda: folder.save(ts, meta, step=0, epoch=0),
-                  sum(t.nbytes for t in ts.values()))
-    self.found.manifest = folder.newest()
+    self.found.manifest = folder.create(exact and kept_text(learn), ts, meta, step=0, epoch=0)
     self.log.open(path)
     self.log.say(begin_text(self.place, self.steps, self.minutes, exact, self.place.store and path/'log.txt'))
     self._claim()
@@ -274,7 +272,6 @@ def _finished(self:Checkpoint, found):
 # %% ../../nbs/79_checkpoint.callback.ipynb #897255b4
 @patch
 def _work(self:Checkpoint):
-    take(self.folder, self.token, self.generation, self.resumes)
     self._open_saver()
     self.ended = self.first >= self.n_epoch
     self.saved_step = self.found.manifest['step']
@@ -295,10 +292,10 @@ def _tell_late(self:Checkpoint):
 # %% ../../nbs/79_checkpoint.callback.ipynb #ba4430a6
 @patch
 def _open_saver(self:Checkpoint):
+    record = owner_record(self.folder.id, self.token, self.generation, self.resumes)
+    take(self.folder, record)
     self.saver = Saver(
-        self.folder, self.place.store,
-        owner_record(self.folder.id, self.token, self.generation, self.resumes),
-        self.log, self.keep, self.max_bytes, self.place.trouble)
+        self.folder, self.place.store, record, self.log, self.keep, self.max_bytes, self.place.trouble)
     self.saver.finite = is_finite(self.found.manifest)
     if self.saver.mirror: self.saver.mirror.give(self.found.manifest)
 
@@ -514,5 +511,6 @@ def _clean_up(self:Checkpoint, seconds=10):
 @patch
 def states(self:Checkpoint)->dict:
     "Checkpoints and where they are safe: 'local', 'mounted' or 'uploaded'"
+    if not self.folder: return {} # there was no fit yet
     done = mirrored(self.folder.path)
     return {m['file']:done.get(m['file'], 'local') for m in self.folder.checkpoints()}

@@ -183,9 +183,7 @@ def holders(
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #6bc926d3
 def _written(cb):
-    if hasattr(cb.file, 'getvalue'): return cb.file.getvalue()
-    with suppress(OSError, ValueError): cb.file.flush() # closed, or gone
-    with suppress(OSError): return getattr(cb.file, 'own', cb.learn.path/cb.fname).read_text()
+    with suppress(OSError, AttributeError): return cb.file.getvalue() # gone, or a file that is not ours
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #77d654f3
 def sources(

@@ -132,6 +132,10 @@ class OwnLog:
             f.flush()
             os.fsync(f)
 
+    def getvalue(self):
+        "What the run's own has"
+        return self.own.read_text('utf-8', 'replace')
+
     def flush(self): "Nothing waits"
 
     def fileno(self):
@@ -188,10 +192,9 @@ def claim_model(self:Guard,
     notes,usual = folder/'models.txt',cb.learn.path/cb.learn.model_dir/cb.fname
     known = _text_of(notes)
     write_whole(notes, known.encode())
-    name = glob.escape(usual.name)
-    there = usual.parent.glob(f"{name}{'_*' if cb.every_epoch else ''}.pth")
-    others = [o for o in there if _stamp(o) not in known.splitlines()]
-    for o in usual.parent.glob(f'.{name}*-new.pth'): o.unlink() # of a kill
+    name = glob.escape(usual.name) + ('_*' if cb.every_epoch else '')
+    others = [o for o in usual.parent.glob(f'{name}.pth') if _stamp(o) not in known.splitlines()]
+    for o in usual.parent.glob(f'.{name}-new.pth'): o.unlink() # of a kill
     if others:
         self._replace(cb, 'fname', str(folder/Path(cb.fname).name))
         say(f"{others[0]} is not of this run and is left alone; the run saves its best model as {cb.fname}.pth.")

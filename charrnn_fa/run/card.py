@@ -41,8 +41,7 @@ def _publishable(learn, text):
 def _store(learn, path, ts, kept):
     "A finished run in a new folder"
     run = Run(path, char_settings(learn))
-    def _first(): run.save(ts, {}, step=learn.steps_done, epoch=learn.run_epoch, finished=True)
-    run.create(kept, _first, need=sum(t.nbytes for t in ts.values()))
+    run.create(kept, ts, {}, step=learn.steps_done, epoch=learn.run_epoch, finished=True)
     return run
 
 # %% ../../nbs/57b_run.card.ipynb #35f2ef25

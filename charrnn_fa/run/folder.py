@@ -279,10 +279,11 @@ def _clear(self:RunFolder):
 # %% ../../nbs/32_run.folder.ipynb #8399b30d
 @patch
 def create(self:RunFolder,
-    text=None, # Tensors of the text to keep
-    first=lambda: None, # Stores a first checkpoint
-    need=0, # Bytes of the weights
-):
+    text, # Tensors of the text to keep; None for none
+    tensors, # Of the first checkpoint, see `save`
+    meta, # Of the same
+    **fields # Of its manifest
+)->dict: # The manifest
     "Store a new run: text, first checkpoint, and at last the settings that make it one"
     try: pack_json(self.settings)
     except TypeError as e:
@@ -293,14 +294,15 @@ def create(self:RunFolder,
         raise RunError(f'The folder {self.path} cannot be made ({e.strerror})',
                        'give another one for the run.') from None
     self._clear()
-    _check_space(self.path, need + sum(t.nbytes for t in (text or {}).values()))
+    _check_space(self.path, sum(t.nbytes for t in [*(text or {}).values(), *tensors.values()]))
     try:
         if text:
             file = f'text-{secrets.token_hex(8)}.safetensors'
             size,sha256 = self.store.write(file, pack(text))
             self.settings['text'].update(file=file, size=size, sha256=sha256)
-        first()
+        m = self.save(tensors, meta, **fields)
         self.store.write('run.json', pack_json(self.settings))
+        return m
     except BaseException:
         self._clear()
         raise

@@ -58,10 +58,10 @@ def check_described(
     learn, # Made by `char_learner`, perhaps with another model since
 ):
     "Refuse a model that a run could not make again"
-    shapes = lambda model: {k:p.shape for k,p in model.named_parameters()}
+    params = lambda model: dict(model.named_parameters())
     from charrnn_fa.loop import CharLearner
-    described = isinstance(learn, CharLearner) and shapes(_model_of(learn.preset, learn.vocab)) == shapes(learn.model)
-    if not described:
+    if not (isinstance(learn, CharLearner)
+            and same_tensors(params(_model_of(learn.preset, learn.vocab)), params(learn.model))):
         raise RunError('The model is not the one that the preset of its Learner describes, '
                        'so it could not be made again', 'make the Learner with char_learner.')
 
@@ -211,9 +211,9 @@ def load(self:Run,
     device=None, # Default: the GPU if there is one
     text=None, # The text of the run, if it was too long to be kept
 ): # `CharLearner`
-    "The same with the weights of the run, if there are some"
+    "The same with the weights of the run"
     learn = self.learner(device, text)
-    if self.checkpoints(): learn.model.load_state_dict(self.load_model(learn.device).state_dict())
+    learn.model.load_state_dict(self.load_model(learn.device).state_dict())
     return learn
 
 # %% ../../nbs/49_run.model.ipynb #969588aa
@@ -235,9 +235,8 @@ def save_run(
     check_number('step', step, 0, whole=True, optional=True)
     check_described(learn)
     run = Run(path, char_settings(learn, **info))
-    ts = weights(learn.model)
-    run.create(kept_text(learn), need=sum(t.nbytes for t in ts.values()))
-    run.save(ts, {}, step=learn.steps_done if step is None else step, epoch=learn.run_epoch, finished=True)
+    run.create(kept_text(learn), weights(learn.model), {},
+               step=learn.steps_done if step is None else step, epoch=learn.run_epoch, finished=True)
     return run
 
 # %% ../../nbs/49_run.model.ipynb #1d6481f2

@@ -69,12 +69,10 @@ def release(self:Lease):
 # %% ../../nbs/64_store.lease.ipynb #214c8a9f
 def take(
     folder, # `RunFolder`
-    token:str, # Names the process
-    generation:int, # One more than that of the last owner
-    resumes:list, # Steps at which the run was taken up
+    record:dict, # `owner_record` of this process
 ):
     "Note in a run folder who works on it now; older records go"
-    Lease(folder.store, owner_record(folder.id, token, generation, resumes), pick(folder.names(), 'owner')).beat()
+    Lease(folder.store, {**record}, pick(folder.names(), 'owner')).beat()
 
 # %% ../../nbs/64_store.lease.ipynb #7867d851
 silent = 180 # seconds after which an owner is taken for dead
@@ -93,9 +91,8 @@ def next_signs(
     return [owner_name(dict(owner, beat=owner['beat']+i)) for i in range(1, 5)]
 
 # %% ../../nbs/64_store.lease.ipynb #ad602ccb
-def _alive(now, owner):
-    later = now and (now['generation'], now['beat']) > (owner['generation'], owner['beat'])
-    return later and not now['released'] and now
+def _later(now, owner):
+    return now and (now['generation'], now['beat']) > (owner['generation'], owner['beat']) and now
 
 def wait_for_owner(
     owner, # The last owner record that was seen
@@ -109,8 +106,8 @@ def wait_for_owner(
     say(f"{where} was last in use on another machine ({owner['host']}), which has not said that it has ended; "
         f"waiting up to {limit:.0f} seconds to see whether it still is.")
     for _ in range(2): # its last sign of life may only be seen now
-        seen = wait_until(lambda: _alive(look(next_signs(owner)), owner), limit, 5)
-        if not seen: return
+        seen = wait_until(lambda: _later(look(next_signs(owner)), owner), limit, 5)
+        if not seen or seen['released']: return
         owner = seen
     raise RunError(f"{where} is being trained on another machine ({owner['host']})",
                    "stop it there, or give another name.")

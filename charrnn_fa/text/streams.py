@@ -267,6 +267,7 @@ def new(self:CharDL,
     mine = dict(bs=bs, seq_len=seq_len, seed=self.seed, sep=self.sep, by_line=by_line)
     res = super(CharDL, self).new(dataset, cls, **merge(mine, kwargs))
     res.epoch = self.epoch
+    if 'seed' not in kwargs: res.seed_given = self.seed_given
     return res
 
 # %% ../../nbs/05_text.streams.ipynb #029b0868
