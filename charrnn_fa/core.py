@@ -41,6 +41,7 @@ _remedies = {
     errno.EROFS:    'it is read-only, so mount it for writing or give another place',
     errno.EACCES:   'ask for the right to write, or give another place',
     errno.ENOTCONN: 'mount it again',
+    errno.ENAMETOOLONG: 'give a shorter name',
 }
 
 def remedy(

@@ -37,12 +37,12 @@ MUTANTS = [
     ('run/folder', "    need = 1.1*need + 20_000\n", ""),
     ('run/folder', "    except BaseException:\n        self._clear()\n        raise\n", "    except BaseException: raise\n"),
     ('run/folder', "            if m['finished']:\n", "            if False:\n"),
-    ('run/folder', "    if 'file' in self.settings.get('text', {}): self.ids()\n", ""),
+    ('run/model', "    if 'file' in self.settings['text']: self.ids()\n", ""),
     ('run/folder', "        if is_leftover(o) and o != '.lock': self.store.remove(o)", "        if is_leftover(o): self.store.remove(o)"),
     # run.model: a character model
     ('run/model', "    if p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz) > m['size']:", "    if False:"),
     ('run/model', "    if not same_tensors(ts, weights(model)):", "    if False:"),
-    ('run/model', "             and (not len(t) or 0 <= int(t.min()) <= int(t.max()) < len(self.vocab)), part)", "             , part)"),
+    ('run/model', "             and (not len(ids) or 0 <= int(ids.min()) <= int(ids.max()) < len(self.vocab)), part)", "             , part)"),
     ('run/model', "tobytes() + b'|' for t in parts)", "tobytes() for t in parts)"),
     # store.retain: what may go
     ('store/retain', "    if not _is_proven(folder, cs[0], names, pause):", "    if False:"),
@@ -130,7 +130,7 @@ MUTANTS = [
     ('checkpoint/mark', "    if _is_record(v): return [*v]\n", "    if _is_record(v): return v\n"),
     ('checkpoint/mark', "    if has_own_state(o) and isinstance(o, Callback): raise TypeError('only itself knows what it holds')\n", ""),
     ('checkpoint/mark', "        partial(set_rng_state, rng_state()),\n    ]", "    ]"),
-    ('checkpoint/mark', "partial(vars(learn).update, attrs), ", ""),
+    ('checkpoint/mark', "partial(vars(learn).update, attrs_of(learn)), ", ""),
     ('checkpoint/mark', "partial(vars(dl).update, ints), ", ""),
     ('checkpoint/mark', "partial(vars(opt).update, frozen),", ""),
     ('checkpoint/mark', "        *(partial(h.update, dict(h)) for h in opt.hypers),\n", ""),

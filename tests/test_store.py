@@ -30,9 +30,9 @@ from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.run.files import RunError, RunWarning, pack_json
 from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.learner import char_learner
+from charrnn_fa.run.records import owner_name, owner_record
 from charrnn_fa.store.mirror import Mirror
 from charrnn_fa.store.locate import Place
-from charrnn_fa.store.lease import owner_name, owner_record
 from charrnn_fa.store.mount import MountStore, StoreError, follow, mount_of
 from charrnn_fa.store.threads import abandoned
 from machine import dawdle, ended, machine, until
@@ -983,10 +983,10 @@ def test_owner_lives_through_a_long_copy(drive, fit, tmp_path, monkeypatch):
 def test_two_that_begin_at_once(drive, fit, tmp_path, monkeypatch):
     "Both find an empty folder: the settings of the first to bring them stay, the other keeps to itself"
     log,begin = tmp_path/'log',RunFolder.create
-    def meet(self, *args):                                                          # both have looked, neither has copied anything
+    def meet(self, *args, **fields):                                                          # both have looked, neither has copied anything
         (tmp_path/f'looked-{os.getpid()}').touch()
         until(lambda: len(list(tmp_path.glob('looked-*'))) == 2, what='the other')
-        return begin(self, *args)
+        return begin(self, *args, **fields)
     monkeypatch.setattr(RunFolder, 'create', meet)
     drive.control(delay=dict(fsync=0.3))
     pid = machine(tmp_path/'a', lambda: print(fit(drive.where, {5: lambda _: time.sleep(1)}).told), log)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['attrs_of_fit', 'attrs_of_char', 'environment', 'inexact', 'is_own', 'is_known', 'ctor_args', 'is_state', 'state_of',
            'is_setting', 'may_be', 'may_be_new', 'standing', 'has_own_state', 'named_callbacks', 'holders', 'sources',
-           'watched', 'begun', 'expect_changes', 'kept_of', 'buffers', 'shuffles_items', 'generators', 'scaler_of',
-           'rng_state', 'set_rng_state', 'saved_best', 'capture', 'newly_lost']
+           'watched', 'begun', 'expect_changes', 'kept_of', 'buffers', 'attrs_of', 'shuffles_items', 'generators',
+           'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'capture', 'newly_lost']
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #1f446bc5
 import inspect, itertools, platform, random, re
@@ -273,9 +273,9 @@ def _model_state(learn, keeper):
     model,was = learn.model,keeper.begun
     grad = {k:p.requires_grad for k,p in model.named_parameters() if p.requires_grad != was['grad'].get(k)}
     frozen = {'frozen':learn.opt.frozen_idx} if grad and hasattr(learn.opt, 'frozen_idx') else {}
-    attrs = {n:kept_of(o, was.get(n, {}), keeper.losing(n)) for n,o in watched(learn).items()}
+    attrs = {n:d for n,o in watched(learn).items() if (d := kept_of(o, was.get(n, {}), keeper.losing(n)))}
     return dict(
-        grad=grad, **frozen, attrs={n:d for n,d in attrs.items() if d},
+        grad=grad, **frozen, attrs=attrs,
         eval=[n for n,m in model.named_modules() if not m.training],
         none=[n for n,(m,k) in buffers(model).items() if m._buffers[k] is None])
 
@@ -293,7 +293,10 @@ attrs_of_char = dict(carried=_is_carried, run_epoch=counts, steps_done=counts,
                      chars_seen=counts, seed=counts, precision=str)
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #aa3cee15
-def _attrs_of(learn):
+def attrs_of(
+    learn, # Any Learner
+)->dict:
+    "What of the attributes of a Learner itself is kept"
     kept = attrs_of_fit | attrs_of_char if isinstance(learn, CharLearner) else attrs_of_fit
     return {k:v for k,v in vars(learn).items() if k in kept}
 
@@ -364,7 +367,7 @@ def _parts(learn, best, keeper):
     lost = lambda i: lambda k: keeper.lost.append(f'dls[{i}].{k}')
     places = [_place_in(dl, learn, lost(i)) for i,dl in enumerate(learn.dls.loaders)]
     return dict(
-        learn=_attrs_of(learn), loaders=places, model=_model_state(learn, keeper),
+        learn=attrs_of(learn), loaders=places, model=_model_state(learn, keeper),
         opt=learn.opt.state_dict(), grads=_grads(learn), scaler=scaler_of(learn) and learn.scaler.state_dict(),
         best=best or {}, rng=rng_state(),
     )

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from fastai.basics import *
 from .serialize import is_json, is_plain
 from charrnn_fa.checkpoint.capture import (
-    attrs_of_char, attrs_of_fit, generators, has_own_state, is_known, rng_state, set_rng_state, state_of, watched,
+    attrs_of, generators, has_own_state, is_known, rng_state, set_rng_state, state_of, watched,
 )
 from .restore import set_attr
 
@@ -57,11 +57,10 @@ def _holding(o, copied):
 def _undo(learn, copied):
     dl,opt = learn.dls.train,learn.opt
     if generators(dl): raise TypeError('a loader with a generator of its own')
-    attrs = {k:v for k,v in vars(learn).items() if k in attrs_of_fit or k in attrs_of_char}
     ints = {k:v for k,v in vars(dl).items() if type(v) is int}
     frozen = {k:v for k,v in vars(opt).items() if k == 'frozen_idx'}
     return [
-        partial(vars(learn).update, attrs), partial(vars(dl).update, ints), partial(vars(opt).update, frozen),
+        partial(vars(learn).update, attrs_of(learn)), partial(vars(dl).update, ints), partial(vars(opt).update, frozen),
         *(partial(h.update, dict(h)) for h in opt.hypers),
         *(partial(p.requires_grad_, p.requires_grad) for p in learn.model.parameters()),
         *(_holding(o, copied) for o in changing(learn)),

@@ -12,7 +12,7 @@ import errno, hashlib, json, os, secrets, stat, struct, time, torch
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from safetensors.torch import load as load_tensors
-from ..core import CharRNNError
+from ..core import CharRNNError, remedy
 
 # %% ../../nbs/30_run.files.ipynb #431aaf9a
 class RunError(CharRNNError): "A run folder that cannot be used"
@@ -158,12 +158,6 @@ def sync_folder(
     finally: os.close(fd)
 
 # %% ../../nbs/30_run.files.ipynb #3c25faaf
-_mend = {
-    errno.ENOSPC:       'free some space',
-    errno.EDQUOT:       'free some space',
-    errno.ENAMETOOLONG: 'give a shorter name',
-}
-
 def write_whole(
     path, # Where
     data, # Bytes, or buffers one after the other
@@ -188,8 +182,7 @@ def write_whole(
     except OSError as e:
         for o in rubbish:
             with suppress(OSError): o.unlink()
-        mend = _mend.get(e.errno, 'check the folder')
-        raise RunError(f'{path} could not be written ({e.strerror})', f'{mend} and try again.') from e
+        raise RunError(f'{path} could not be written ({e.strerror})', f'{remedy(e)}.') from e
     return size,h.hexdigest()
 
 # %% ../../nbs/30_run.files.ipynb #5e3902ab

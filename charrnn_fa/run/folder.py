@@ -331,16 +331,6 @@ def resumes(self:RunFolder)->list:
     "Steps at which a process took the run up again"
     return max((o['resumes'] for o in [*self.checkpoints()[:1], self.owner()] if o), key=len, default=[])
 
-# %% ../../nbs/32_run.folder.ipynb #5829d5e5
-@patch
-def ids(self:RunFolder,
-    part='valid', # `'train'` or `'valid'`
-): # Tensor of integers, (n,)
-    "The stored text as ids"
-    t = self.settings['text']
-    if 'file' not in t: raise RunError(f'The text of {self.path} was too long to be kept', 'give it again (--corpus; in Python text=).')
-    with damage(self.path/t['file']): return self.read({**t, 'file_sha256':t['sha256']})[0][part]
-
 # %% ../../nbs/32_run.folder.ipynb #5843050b
 @patch
 def _pass_over(self:RunFolder, cs, found):
@@ -368,7 +358,6 @@ def info(self:RunFolder)->dict: # step, epoch, finished, resumes, checkpoints, d
     newest = self._first(good)
     damaged = {k:str(v) for k,v in self.damaged.items()}
     self._pass_over(cs, newest)
-    if 'file' in self.settings.get('text', {}): self.ids()
     return dict(
         step=newest['step'], epoch=newest['epoch'], finished=newest['finished'], resumes=self.resumes(),
         checkpoints=[dict({k:m[k] for k in ('file', 'step', 'size', 'finished')}, verified=m in good)

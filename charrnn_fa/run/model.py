@@ -163,12 +163,14 @@ def ids(self:Run,
     part='valid', # `'train'` or `'valid'`
 ): # Tensor of integers, (n,)
     "The stored text as ids of the vocabulary, checked"
-    t = RunFolder.ids(self, part)
-    s = self.settings['text']
-    with damage(self.path/s['file']):
-        need(t.shape == (s[f'n_{part}'],) and not t.is_floating_point()
-             and (not len(t) or 0 <= int(t.min()) <= int(t.max()) < len(self.vocab)), part)
-    return t
+    t = self.settings['text']
+    if 'file' not in t:
+        raise RunError(f'The text of {self.path} was too long to be kept', 'give it again (--corpus; in Python text=).')
+    with damage(self.path/t['file']):
+        ids = self.read({**t, 'file_sha256':t['sha256']})[0][part]
+        need(ids.shape == (t[f'n_{part}'],) and not ids.is_floating_point()
+             and (not len(ids) or 0 <= int(ids.min()) <= int(ids.max()) < len(self.vocab)), part)
+    return ids
 
 # %% ../../nbs/49_run.model.ipynb #8504472c
 @patch
@@ -221,6 +223,7 @@ def load(self:Run,
 def info(self:Run)->dict: # As `RunFolder.info`, with weights_sha256, n_params, vocab_size
     "What the run is, verified, with its size"
     d = RunFolder.info(self)
+    if 'file' in self.settings['text']: self.ids()
     model = self.load_model()
     return dict(d, weights_sha256=weights_sha256(model), n_params=count_params(model), vocab_size=len(self.vocab))
 

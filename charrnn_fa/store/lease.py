@@ -11,7 +11,7 @@ from contextlib import suppress
 from fastcore.basics import patch, store_attr
 from ..core import wait_until
 from ..run.files import RunError, pack_json
-from ..run.records import owner_name, owner_record, pick
+from ..run.records import owner_name, pick
 
 # %% ../../nbs/64_store.lease.ipynb #8283c29c
 class Lease:
