@@ -264,7 +264,6 @@ def _do_fit(self:CharLearner):
     for epoch in range(start, self.n_epoch):
         self.epoch = epoch
         self._with_events(self._do_epoch, 'epoch', CancelEpochException)
-        for cb in self.cbs.sorted('order'): getattr(type(cb), 'epoch_over', noop)(cb)
 
 # %% ../nbs/24_loop.ipynb #d4695e19
 @patch

@@ -35,10 +35,10 @@ MUTANTS = [
     ('run/folder', "    if free < need:", "    if False:"),
     ('run/folder', "        self.store.remove(file)\n        raise\n", "        raise\n"),
     ('run/folder', "    need = 1.1*need + 20_000\n", ""),
-    ('run/folder', "    except BaseException:\n        self._clear()\n        raise\n", "    except BaseException: raise\n"),
+    ('run/folder', "    except BaseException:\n        clear(self.store)\n        raise\n", "    except BaseException: raise\n"),
     ('run/folder', "            if m['finished']:\n", "            if False:\n"),
     ('run/model', "    if 'file' in self.settings['text']: self.ids()\n", ""),
-    ('run/folder', "        if is_leftover(o) and o != '.lock': self.store.remove(o)", "        if is_leftover(o): self.store.remove(o)"),
+    ('run/folder', "        if is_leftover(o) and o != '.lock': store.remove(o)", "        if is_leftover(o): self.store.remove(o)"),
     # run.model: a character model
     ('run/model', "    if p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz) > m['size']:", "    if False:"),
     ('run/model', "    if not same_tensors(ts, weights(model)):", "    if False:"),

@@ -142,8 +142,7 @@ def _begin(self:Checkpoint):
     else:
         self._load(found, fit)
         self._finished(found) if found.finished else self._resume(found, fit)
-    epoch_over = noop if self.exact_start else self.epoch_over # our loop calls it
-    self.guard.watch(learn, self.first, epoch_over, self.after_error, self.batch.batches_over, self.order)
+    self.guard.watch(learn, self.first, self.epoch_over, self.after_error, self.batch.batches_over, self.order)
     if not found.finished: self._work()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #483f836c

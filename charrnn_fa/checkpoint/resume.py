@@ -66,11 +66,7 @@ class Found:
 @patch
 def read(self:Found)->Found: # Itself
     "Read the newest checkpoint that is whole"
-    place = self.place
-    if not (found := place.newest()):
-        raise RunError(f"No checkpoint of {place} can be used ({place.damage or 'there is none'})",
-                       'give another name, or remove the folder to train anew.')
-    self.manifest,self.state = found
+    self.manifest,self.state = self.place.newest()
     self.finished = self.manifest['finished']
     changed = self.state[1].get('fit')
     self.begun = changed if type(changed) is dict else self.folder.settings.get('fit', {})

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch, store_attr
 from ..core import CharRNNError, charrnn_home, reason, remedy, wait_until, without_secrets
-from ..run.files import RunError, pack_json, write_whole
+from ..run.files import Folder, RunError, pack_json, write_whole
 from ..run.records import is_leftover, is_ours, manifest_name, newest_first, newest_owner, pick
-from ..run.folder import Lock, RunFolder
+from ..run.folder import Lock, RunFolder, another, clear, make_folder
 from .mount import StoreError
 from .url import get_store, probe
 from .threads import NoAnswer, with_deadline
@@ -65,11 +65,7 @@ def _open(self:Place):
 @patch
 def _lock(self:Place):
     self.made = not self.path.exists()
-    try: self.path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise RunError(f"The folder {self.path} cannot be made ({e.strerror})",
-                       "let CHARRNN_HOME name one that can be written to." if self.store else
-                       "give another one for the run.") from None
+    make_folder(self.path, 'let CHARRNN_HOME name one that can be written to.' if self.store else another)
     try: self.lock = Lock(self.path/'.lock')
     except OSError as e: raise RunError(f"{self.path} cannot be written to ({e.strerror})", f"{remedy(e)}.") from None
 
@@ -88,9 +84,7 @@ def close(self:Place):
 # %% ../../nbs/67_store.locate.ipynb #fbaef650
 @patch
 def _settle(self:Place):
-    if not self.folder:
-        for o in os.listdir(self.path):
-            if is_leftover(o) and o != '.lock': (self.path/o).unlink()
+    if not self.folder: clear(Folder(self.path))
     self.copied = mirrored(self.path)
     self.known = ['run.json', *map(manifest_name, self.copied)]
     try: self._look()
@@ -212,7 +206,7 @@ def has(self:Place,
 
 # %% ../../nbs/67_store.locate.ipynb #cbff0f5b
 @patch
-def newest(self:Place)->tuple: # Or None
+def newest(self:Place)->tuple:
     "(manifest, (tensors, JSON)) of the newest checkpoint, here or in the store, that is whole"
     here = self.folder.checkpoints()
     there = self._manifests(here) if self._has_run else []
@@ -221,6 +215,8 @@ def newest(self:Place)->tuple: # Or None
         if not RunFolder.is_run(self.path): write_whole(self.path/'run.json', pack_json(self.folder.settings))
         if why := self._damage(m['step']): self.warn(f"{why}; the checkpoint of step {m['step']:,} is used.")
         return m,found[1:]
+    raise RunError(f"No checkpoint of {self} can be used ({self._damage(0) or 'there is none'})",
+                   'give another name, or remove the folder to train anew.')
 
 # %% ../../nbs/67_store.locate.ipynb #7fd93fb9
 @patch
@@ -256,8 +252,3 @@ def _manifests(self:Place, here):
 def _damage(self:Place, step):
     is_older = lambda name: (m := re.match(r'step-(\d+)-', name)) and int(m[1]) < step
     return next((reason(e) for name,e in self.folder.damaged.items() if not is_older(name)), '')
-
-@patch(as_prop=True)
-def damage(self:Place)->str:
-    "What is damaged, or nothing"
-    return self._damage(0)
