@@ -250,3 +250,13 @@ def test_no_syntax_is_newer_than_the_oldest_python():
     res = subprocess.run([sys.executable, '-m', 'ruff', 'check', '-q', '--isolated', '--no-cache', '--select', 'E9', '--target-version', oldest, *where],
                          capture_output=True, text=True)
     assert res.returncode == 0, res.stdout+res.stderr
+
+
+def test_a_name_means_one_thing():
+    "Two rooms that `charrnn_fa.all` takes everything from have no name for two things"
+    import charrnn_fa.all
+    src = (root/'charrnn_fa/all.py').read_text()
+    rooms = [importlib.import_module(f'charrnn_fa.{o}') for o in re.findall(r'^from \.([\w.]+) import \*', src, re.M)]
+    names = [(name, room) for room in rooms for name in room.__all__]
+    assert len(names) > 150
+    assert [f'{name} of {room.__name__}' for name,room in names if getattr(room, name) is not getattr(charrnn_fa.all, name)] == []

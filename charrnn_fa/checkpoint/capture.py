@@ -21,7 +21,7 @@ from ..loop import CharLearner
 from ..run.files import RunError
 from ..run.model import versions, weights
 from ..run.records import counts
-from .serialize import Keeper, default_rngs, fits, is_plain, mark, marks, rng_of, set_rng
+from .serialize import Keeper, default_rngs, digest_of, digests, fits, is_plain, rng_of, set_rng
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #71de1a07
 @cache
@@ -205,16 +205,16 @@ def watched(
     return {**modules, **loaders}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #c2430e6d
-_begun = WeakKeyDictionary() # Learners to marks, between a restore and the first capture
+_begun = WeakKeyDictionary() # Learners to digests, between a restore and the first capture
 
 def _seen(d): return {k.rpartition('.')[2]:v for k,v in reversed(d.items())} | d
 
 def begun(
     learn, # Any Learner, before a fit changes anything
 )->dict:
-    "Marks of all that is kept only if it has changed, by whose and by name"
+    "Digests of all that is kept only if it has changed, by whose and by name"
     own = {n:o for n,o in holders(learn).items() if not is_known(o)}
-    res = {n:marks(_seen(state_of(o))) for n,o in {**watched(learn), **own}.items()}
+    res = {n:digests(_seen(state_of(o))) for n,o in {**watched(learn), **own}.items()}
     return dict(res, grad={k:p.requires_grad for k,p in learn.model.named_parameters()})
 
 def expect_changes(
@@ -226,7 +226,7 @@ def expect_changes(
 # %% ../../nbs/71_checkpoint.capture.ipynb #ab4f6a21
 def kept_of(
     o, # As for `is_state`
-    was:dict, # Marks from when the fit began
+    was:dict, # Digests from when the fit began
     lost, # Told the name of what cannot come back
 )->dict:
     "What of the state of an object goes into a file"
@@ -234,7 +234,7 @@ def kept_of(
     for k,v in state_of(o).items():
         had = was.get(k, ...)
         setting = is_setting(o, k)
-        if setting and mark(v) == had: continue
+        if setting and digest_of(v) == had: continue
         has_place = had is not None and (had is not ... or isinstance(o, _holders) or may_be_new(o, v))
         if has_place and may_be(o, k, v) and (not setting or is_plain(v)): res[k] = v
         elif is_own(type(o)) or had is not ...: lost(k)

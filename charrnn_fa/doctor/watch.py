@@ -7,10 +7,10 @@ __all__ = ['Doctor', 'number_of', 'ShapeError']
 
 # %% ../../nbs/45_doctor.watch.ipynb #1b0cfe63
 import itertools, math, sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 from fastai.basics import *
-from ..core import CharRNNError, check_number, say
+from ..core import check_number, say
 from ..callback.progress import in_fit
 from ..generate import evaluating
 from ..loop import inner_events
@@ -22,10 +22,13 @@ from charrnn_fa.doctor.course import (
 )
 from .looked import Looked, Looks
 from .mode import keeps_graph, kept_state, leaked, marks_of, wrong_mode
-from .shapes import explain
-from .units import overflow, units
-from .untouched import Noted, same_rng
+from .units import units
 from .validation import batch_now, check_average
+from .reworded import ShapeError, explain_errors, explain_no_more
+from .not_finite import lost_numbers
+
+# %% ../../nbs/45_doctor.watch.ipynb #a898ca6d
+_all_ = ['ShapeError']
 
 # %% ../../nbs/45_doctor.watch.ipynb #8a8e07f3
 class Doctor(Callback):
@@ -79,7 +82,7 @@ def before_fit(self:Doctor):
     self.is_on = in_fit(self.learn)
     self.rests = not self.is_on
     if not self.is_on: return
-    _explain_errors(self.learn, self)
+    explain_errors(self.learn, self)
     self.is_first,self.course.rates,self.marks = True,[],None
     self.begun = self.look_at = self.course.step
     self.measure_at,self.unread,self.uncounted,self.looks,self.ends = 0,[],[],True,[]
@@ -141,8 +144,8 @@ def _n_steps(self:Doctor):
 @patch
 def before_batch(self:Doctor):
     if not self.is_on: return
-    is_other = self.marks is not None and self.marks[0] != (self.training, self.learn.epoch)
     if self.marks is None: return
+    is_other = self.marks[0] != (self.training, self.learn.epoch)
     seen = self.__dict__.setdefault('seen_marks', [])
     if not seen or seen[-1] != self.marks[1]: self.seen_marks = [*seen[-1:], self.marks[1]]
     self.tell(leaked(self.marks[1], kept_state(self.model), is_other, len(self.seen_marks) > 1))
@@ -185,7 +188,7 @@ def _note(self:Doctor, loss):
     "A loss, as a number"
     c = self.course
     if not math.isfinite(loss):
-        if not any(o.id in ('O4', 'O12') for o in self.findings): self.tell(self._lost_numbers())
+        if not any(o.id in ('O4', 'O12') for o in self.findings): self.tell(lost_numbers(self.model, self.learn.xb, c))
         return
     if self.is_first: self.tell(jump(c, loss, self._n_symbols()) or self._forgotten())
     self.is_first = False
@@ -329,7 +332,7 @@ def _deaf(self:Doctor):
 @patch
 def after_fit(self:Doctor):
     if not self.is_on: return
-    _explain_no_more(self.learn)
+    explain_no_more(self.learn)
     self._read()
     if self.is_first: return # no step was made
     if _knows(self.opt): self.last_that_knew = number_of(self.opt),_kind(self.opt)
@@ -396,56 +399,3 @@ def _is_state(d):
     is_step = type(d.get('step')) is int and 0 <= d['step'] < 2**53
     are_told = type(d.get('said')) is list and len(d['said']) < 100 and all(map(_is_told, d['said']))
     return is_step and are_told and _is_pair_list(d.get('losses'), 2) and _is_pair_list(d.get('valid'), 3)
-
-# %% ../../nbs/45_doctor.watch.ipynb #ca652062
-@patch
-def _lost_numbers(self:Doctor):
-    "What was not finite first: weights, or what a layer gives"
-    bad = [k for k,p in self.model.named_parameters() if not p.detach().isfinite().all()]
-    seen = Looked() if bad else _first_bad(self.model, self.learn.xb)
-    if seen.bad_dtype is torch.float16: return overflow(seen)
-    where = (f"{bad[0]} has numbers that are not finite already: the step before did it" if bad
-             else f"The first is what {seen.bad} gives" if seen.bad else "The scores are finite, the loss is not")
-    norms = [o for _,o in self.course.norms]
-    grew = f" The gradient's norm was {norms[-1]:,.1f} shortly before." if norms else ''
-    return Finding('O4', 'exact', f"The loss is not a number in step {self.course.step+1:,}. {where}.{grew}",
-                   'learn.fit_one_cycle(3, lr/10)   # and GradientClip(1.)',
-                   dict(step=self.course.step+1, parameters_lost=len(bad)), seen.bad_place)
-
-# %% ../../nbs/45_doctor.watch.ipynb #d5dd3bef
-def _first_bad(model, xb):
-    "See once more what the network makes of a batch"
-    seen = Looked(looks_into_layers=False)
-    noted = Noted(model)
-    with same_rng(), torch.no_grad(), suppress(Exception), Looks(seen): model(*xb)
-    noted.restore()
-    return seen
-
-# %% ../../nbs/45_doctor.watch.ipynb #271ef29e
-class ShapeError(CharRNNError):
-    "Shapes or types that do not fit, in words"
-
-def _explain_errors(learn, doctor):
-    learn._do_one_batch = partial(_one_batch, learn, doctor)
-
-def _explain_no_more(learn): vars(learn).pop('_do_one_batch', None)
-
-# %% ../../nbs/45_doctor.watch.ipynb #ce1c7eb9
-def _one_batch(learn, doctor):
-    try:
-        if doctor.rests: return type(learn)._do_one_batch(learn)
-        with doctor.looking(): return type(learn)._do_one_batch(learn)
-    except CharRNNError: raise
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as e:
-        _explain_no_more(learn)
-        if found := _explained(e, learn): raise ShapeError(found.message.rstrip('.'), found.fix) from e
-        raise
-    except BaseException:
-        _explain_no_more(learn)
-        raise
-
-# %% ../../nbs/45_doctor.watch.ipynb #3f05fb66
-def _explained(e, learn):
-    "The error in words, with the names of its axes if that can be found out"
-    try: return explain(e, learn)
-    except Exception: return explain(e)
