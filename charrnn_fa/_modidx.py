@@ -2497,6 +2497,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'charrnn_fa/doctor/watch.py'),
                                          'charrnn_fa.doctor.watch.Doctor._read': ( 'doctor.watch.html#doctor._read',
                                                                                    'charrnn_fa/doctor/watch.py'),
+                                         'charrnn_fa.doctor.watch.Doctor._start_fit': ( 'doctor.watch.html#doctor._start_fit',
+                                                                                        'charrnn_fa/doctor/watch.py'),
                                          'charrnn_fa.doctor.watch.Doctor._train_loss': ( 'doctor.watch.html#doctor._train_loss',
                                                                                          'charrnn_fa/doctor/watch.py'),
                                          'charrnn_fa.doctor.watch.Doctor._was_read': ( 'doctor.watch.html#doctor._was_read',

@@ -57,10 +57,13 @@ class CharLearner(Learner):
 @patch
 def _start_counts(self:CharLearner):
     self.carried = None # state after the last batch
-    self.chars_seen,self.steps_done,self.run_epoch = 0,0,0
+    self.chars_seen = 0
+    self.steps_done = 0
+    self.run_epoch = 0 # epochs of the whole run
     self.validates = True # `fit` validates after each epoch
     self.neighbours = None # the watcher of a fit that shares its processors
-    self._first,self._steps = (0, 0),None
+    self._first = 0,0 # (epoch, batch) at which the next fit starts
+    self._steps = None # the loader of a fit by steps
 
 # %% ../nbs/24_loop.ipynb #1771af39
 @patch

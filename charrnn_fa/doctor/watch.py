@@ -42,10 +42,28 @@ class Doctor(Callback):
     ):
         check_number('every', every, 1, whole=True)
         store_attr()
-        self.findings,self.course,self.unread,self.uncounted = [],Course(every),[],[]
-        self.is_on,self.rests,self.looks,self.counts = False,False,True,True
-        self.begun,self.look_at,self.whole_at,self.check_at,self.measure_at = 0,0,30,10*every,0 # steps
-        self.is_first,self.is_near,self.marks = True,True,None
+        self.findings = []
+        self.course = Course(every)
+        self.is_on = False # in a fit, and no mistake of its own has come up
+        self.rests = False # hears losses only
+        self.counts = True # pairs of characters
+        self.is_near = True # the loss is on the CPU
+        self.whole_at = 30 # the step that is looked at from within
+        self.check_at = 10*every # the step at which the course is looked at
+        self._start_fit()
+
+# %% ../../nbs/45_doctor.watch.ipynb #d6e287f1
+@patch
+def _start_fit(self:Doctor):
+    self.is_first = True # no loss of this fit was seen
+    self.looks = True # at the gradients of this step
+    self.begun = self.look_at = self.course.step
+    self.measure_at = 0 # the step at which validation on the way is due
+    self.marks = None # of the state that the batch before has left
+    self.unread = [] # losses that are on a GPU
+    self.uncounted = [] # batches
+    self.ends = [] # the first and the last batch of a validation
+    self.course.rates = []
 
 # %% ../../nbs/45_doctor.watch.ipynb #da624f8c
 _within = {*inner_events} # a step
@@ -83,9 +101,7 @@ def before_fit(self:Doctor):
     self.rests = not self.is_on
     if not self.is_on: return
     explain_errors(self.learn, self)
-    self.is_first,self.course.rates,self.marks = True,[],None
-    self.begun = self.look_at = self.course.step
-    self.measure_at,self.unread,self.uncounted,self.looks,self.ends = 0,[],[],True,[]
+    self._start_fit()
     self._note_optimiser()
 
 @patch
