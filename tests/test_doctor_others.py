@@ -615,3 +615,92 @@ def test_both_parts_of_a_state_go_before_the_loop():
     seeded()
     f = diagnose(model=Restarted(), dls=batches_of(3, 8), loss_func=of_scores, trials=False).findings[0]
     assert f.id == 'R5' and f.fix.index('h = torch.zeros') < f.fix.index('c = torch.zeros') < f.fix.index('for t in')
+
+
+# What a step is given may be no tensors, or nothing at all
+
+def letters(n=24, rows=8, steps=16):
+    "Ids of a text, and batches of it: (x, y)"
+    text = load_corpus('pydocs')[:20_000]
+    vocab = sorted({*text})
+    ids = torch.tensor([vocab.index(c) for c in text])
+    cut = lambda at: torch.stack([ids[at + i*997:at + i*997 + steps] for i in range(rows)])
+    return len(vocab),[(cut(k*steps), cut(k*steps+1)) for k in range(n)]
+
+
+class Reader(torch.nn.Module):
+    def __init__(self, n, wide=48, last=None, bidirectional=False, emb=None):
+        super().__init__()
+        self.e = emb or torch.nn.Embedding(n, wide)
+        self.r = torch.nn.GRU(self.e.embedding_dim, wide, batch_first=True, bidirectional=bidirectional)
+        self.o = torch.nn.Linear(wide*(1+bidirectional), n)
+        self.last = last or torch.nn.Identity()
+    def forward(self, x): return self.last(self.o(self.r(self.e(x))[0]))
+
+
+def training(net, loss=lambda scores, y: torch.nn.functional.cross_entropy(scores.transpose(1, 2), y), take=lambda x, y: (x, y)):
+    "A training step of `net`, whose batches `take` turns into tensors"
+    opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+    def step(x, y):
+        x,y = take(x, y)
+        res = loss(net(x), y)
+        opt.zero_grad()
+        res.backward()
+        opt.step()
+        return res.item()
+    return step
+
+
+FORMS = dict(arrays=(lambda o: o.numpy(), torch.from_numpy), small=(lambda o: o.numpy().astype('uint8'), lambda o: torch.from_numpy(o).long()), lists=(lambda o: o.tolist(), torch.tensor))
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('fault', ['D1', 'S10', None])
+def test_batches_that_are_no_tensors(form, fault):
+    "Arrays and lists are looked at as tensors are, and the step gets what it expects"
+    torch.manual_seed(0)
+    give,take = FORMS[form]
+    n,batches = letters()
+    net = Reader(n, bidirectional=fault == 'S10')
+    given = [(give(x), give(x if fault == 'D1' else y)) for x,y in batches]
+    report = diagnose(step_function=training(net, take=lambda x, y: (take(x), take(y))), model=net, batches=given, trials=False)
+    assert [o.id for o in report.findings][:1] == [fault]*(fault is not None), report
+    assert type(given[0][0]) is type(give(batches[0][0]))
+
+
+def test_batches_of_words_are_said_to_be_unseen():
+    "No probe of the data counts as made"
+    torch.manual_seed(0)
+    n,batches = letters()
+    net,texts = Reader(n),[str(i) for i in range(len(batches))]
+    step = training(net)
+    report = diagnose(step_function=lambda chunk: step(*batches[int(chunk)]), model=net, batches=texts, trials=False)
+    assert any('the batches have no numbers' in o for o in report.skipped) and 'whether each target is the next character (the batches have no numbers; give ids)' in report.skipped, report.skipped
+
+
+def test_a_step_that_fetches_its_batches_is_no_batch_learned_by_heart():
+    torch.manual_seed(0)
+    n,batches = letters(96)
+    net,at = Reader(n, 24),iter(range(10**6))
+    step = training(net)
+    report = diagnose(step_function=lambda: step(*batches[next(at) % 96]), model=net)
+    assert not {'I6', 'T5'} & {o.id for o in report.findings}, report
+
+
+@pytest.mark.parametrize('last', [torch.nn.Softmax(-1), torch.nn.Sigmoid(), None])
+def test_squeezed_before_log_softmax(last):
+    torch.manual_seed(0)
+    n,batches = letters()
+    net = Reader(n, last=last)
+    nll = lambda scores, y: torch.nn.NLLLoss()(scores.log_softmax(-1).flatten(0, 1), y.flatten())
+    report = diagnose(step_function=training(net, nll), model=net, batches=batches, trials=False)
+    assert [o.id for o in report.findings][:1] == ['L1']*(last is not None), report
+
+
+def test_a_frozen_table_that_keeps_symbols_apart_is_no_fault():
+    "One-hot vectors, for instance; a narrow one is"
+    torch.manual_seed(0)
+    n,batches = letters()
+    for table,found in (torch.eye(n), []), (torch.randn(n, 8), ['O8']):
+        net = Reader(n, 16, emb=torch.nn.Embedding.from_pretrained(table))
+        report = diagnose(step_function=training(net), model=net, batches=batches, trials=False)
+        assert [o.id for o in report.findings] == found, report

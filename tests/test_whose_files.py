@@ -12,7 +12,7 @@ import inject
 import pytest
 from fastai.callback.tracker import SaveModelCallback
 
-from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.checkpoint import Checkpoint, hooks
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.run.files import RunError, digest, open_log, pack_json, size_of
 from charrnn_fa.run.folder import Lock, RunFolder
@@ -226,7 +226,8 @@ def test_a_link_in_the_store_is_no_file_of_the_run(run, tmp_path):
 
 def test_a_half_written_model_of_another_run_stays(make, tmp_path):
     "Which that one is just writing, under a name that begins like ours"
-    learn,of_us,of_other = make(n_hid=8),tmp_path/'models/.model-new.pth',tmp_path/'models/.model2-new.pth'
+    learn,half = make(n_hid=8),lambda name, run: tmp_path/f'models/{hooks._name_of_new(name, tmp_path/run)}.pth'
+    of_us,of_other = half('model', 'r'),half('model2', 'q')
     of_us.parent.mkdir()
     for o in of_us,of_other: o.write_bytes(b'half')
     learn.path = tmp_path

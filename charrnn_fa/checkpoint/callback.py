@@ -25,7 +25,7 @@ from .serialize import Keeper
 from .capture import capture, is_known, named_callbacks, newly_lost, saved_best, state_of
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
 from .restore import State
-from .mark import Underway
+from .mark import Underway, raised_by
 from .log import Log
 from .writer import Saver
 from .signals import Signals
@@ -50,7 +50,8 @@ def _takes_one(f):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5ebd73cc
 _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys(
-    'log place folder found guard signals saver state keeper best began end_epoch loss_before held batch'.split()))
+    'log place folder found guard signals saver state keeper best began end_epoch loss_before held batch'
+    ' place_in_fit'.split()))
 
 
 class Checkpoint(Callback):
@@ -138,10 +139,16 @@ def _begin(self:Checkpoint):
     self.folder,fit = found.folder,found.fit
     if found.again: self.log.say(further_text(found.again, short_name(self.safe_name, found.k)))
     self.guard = Guard()
-    if not found.folder: self._start(mine, fit)
+    if not found.folder:
+        self.place_in_fit = 0,0
+        self._check_others()
+        self._start(mine, fit)
     else:
         self._load(found, fit)
-        self._finished(found) if found.finished else self._resume(found, fit)
+        self.place_in_fit = (self.n_epoch, 0) if found.finished else self.state.at
+        self._check_others()
+        if found.finished: self._finished(found)
+        else: self._resume(found, fit)
     self.guard.watch(learn, self.first, self.epoch_over, self.after_error, self.batch.batches_over, self.order)
     if not found.finished: self._work()
 
@@ -165,6 +172,15 @@ def _accept(self:Checkpoint, place, changes):
         return self.log.say(f'{place} was begun with other settings, and goes on with these: {listed}.')
     raise RunError(f'{place} was begun with other settings: {listed}',
                    'restore them, give another name, or go on anyway with allow_changes=True.')
+
+# %% ../../nbs/79_checkpoint.callback.ipynb #1edec5c3
+@patch
+def _check_others(self:Checkpoint):
+    "Refuse a checkpoint of the same fit that is elsewhere"
+    for o in self.learn.cbs:
+        if not isinstance(o, Checkpoint) or o is self or o.place_in_fit in (None, self.place_in_fit): continue
+        raise RunError(f'{self.place} and {o.place} are at different places of the same fit, '
+                       f'epoch and batch {self.place_in_fit} and {o.place_in_fit}', 'leave one of them out.')
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #a5e5cffd
 @patch
@@ -441,7 +457,7 @@ def _done(self:Checkpoint):
 def _before_this(self:Checkpoint):
     "A snapshot of what was so before the batch that an error has ended, if it can be had"
     with suppress(Exception): # the error that is on its way counts
-        if not (mark := self.batch.before()): return
+        if not (mark := self.batch.before(raised_by(sys.exc_info()[1])[1])): return
         with mark.taken_back(): return self._snapshot(mark.at)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #7c135ee8

@@ -321,7 +321,8 @@ def generators(
 # %% ../../nbs/71_checkpoint.capture.ipynb #88745709
 def _place_in(dl, learn, lost=noop):
     res = dl.state_dict() if isinstance(dl, CharDL) else {}
-    if res and not isinstance(learn, CharLearner): res['batch'] = 0
+    in_the_middle = isinstance(learn, CharLearner) and dl is learn.dls.train
+    if res and not in_the_middle: res['batch'] = 0
     if shuffles_items(dl): res['order'] = tensor([*dl.items.idxs])
     for k,g in generators(dl).items():
         try: res[k] = rng_of(g)

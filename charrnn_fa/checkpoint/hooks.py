@@ -8,6 +8,8 @@ __all__ = ['Guard', 'OwnLog', 'claim_log']
 # %% ../../nbs/77_checkpoint.hooks.ipynb #3f6ca8c2
 import glob, io, os
 from contextlib import suppress
+from weakref import WeakSet
+from zlib import crc32
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
@@ -15,24 +17,33 @@ from ..callback.progress import in_fit
 from ..run.files import RunError, Folder, read_all, write_whole
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #c2a00092
+_standing = WeakSet() # guards
+
 class Guard:
     "Leaves out the first epochs of a fit, and tells of the end of each epoch, of errors, and of best models"
-    def __init__(self): self.replaced = [] # objects, names of attributes, and what was there
+    gone = False
+    def __init__(self):
+        self.replaced = [] # objects, names of attributes, what was there, and what is
+        _standing.add(self)
 
     def _replace(self, o, name, f):
-        self.replaced.append((o, name, vars(o).get(name)))
+        self.replaced.append([o, name, vars(o).get(name), f])
         vars(o)[name] = f
 
     def remove(self):
-        "Bring the replaced methods back"
+        "Bring the replaced methods back; from under another guard they are taken out"
+        self.gone = True
+        _standing.discard(self)
         while self.replaced:
-            o,name,had = self.replaced.pop()
-            vars(o).pop(name, None)
-            if had: vars(o)[name] = had
+            o,name,had,f = self.replaced.pop()
+            above = [r for g in _standing for r in g.replaced if r[0] is o and r[1] == name and r[2] is f]
+            if above: above[0][2] = had
+            elif vars(o).get(name) is f: vars(o).update({name:had}) if had else vars(o).pop(name)
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #9dd15e39
 @patch
 def _telling(self:Guard, f, *args):
+    if self.gone: return f(*args)
     try: f(*args)
     except CancelFitException: raise
     except BaseException:
@@ -53,7 +64,7 @@ def _batches(self:Guard, f):
 @patch
 def _epoch_events(self:Guard, f, event_type, ex, final=noop):
     if event_type == 'train': f = partial(self._batches, f)
-    if event_type != 'epoch': return self.with_events(f, event_type, ex, final)
+    if event_type != 'epoch' or self.gone: return self.with_events(f, event_type, ex, final)
     if self.learn.epoch < self.first: return
     self._telling(self.with_events, f, event_type, ex, final)
     self.after_epoch()
@@ -112,7 +123,9 @@ def before_fit(self:CSVLogger):
     self.file = io.StringIO()
     before = _text_of(self.path/self.fname) if self.append else ''
     self.file.write(before + ','.join(self.recorder.metric_names) + '\n')
-    self.old_logger,self.learn.logger = self.logger,self._write_line
+    of_dead = getattr(self.logger, '__self__', None) # a fit that an error has ended leaves its own
+    self.old_logger = of_dead.old_logger if isinstance(of_dead, CSVLogger) else self.logger
+    self.learn.logger = self._write_line
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #c26d06a3
 class OwnLog:
@@ -134,7 +147,7 @@ class OwnLog:
 
     def getvalue(self):
         "What the run's own has"
-        return self.own.read_text('utf-8', 'replace')
+        return self.own.read_bytes().decode('utf-8', 'replace')
 
     def flush(self): "Nothing waits"
 
@@ -161,7 +174,9 @@ def claim_log(
     mine = text.startswith(there) or known.startswith(there)
     if mine and there != text:
         usual.parent.mkdir(parents=True, exist_ok=True)
-        with open(usual, 'w', encoding='utf-8', newline='') as f: f.write(text)
+        goes_on = text.startswith(there) # then not a byte of what is there changes
+        with open(usual, 'a' if goes_on else 'w', encoding='utf-8', newline='') as f:
+            f.write(text.removeprefix(there))
     write_whole(own, text.encode()) # after the usual one: that has never more than this
     cb.file = OwnLog(own, *([usual] if mine else []))
     if not (mine or finished and there.startswith(text)):
@@ -172,10 +187,14 @@ def _stamp(path):
     s = os.stat(path)
     return f'{s.st_size} {s.st_mtime_ns}'
 
+def _name_of_new(name, folder):
+    "The name of a file until it is whole, another one for each run"
+    return f'.{name}-{crc32(bytes(folder)):08x}-new'
+
 def _save_noted(cb, save, notes, name):
     "`SaveModelCallback._save`, whole or not at all, and noted"
     path = Path(name)
-    save(str(path.with_name(f'.{path.name}-new')))
+    save(str(path.with_name(_name_of_new(path.name, notes.parent))))
     new = Path(cb.last_saved_path)
     if not new.exists(): return # another process of several saves
     with open(notes, 'a') as f: f.write(f'{_stamp(new)}\n')
@@ -192,9 +211,9 @@ def claim_model(self:Guard,
     notes,usual = folder/'models.txt',cb.learn.path/cb.learn.model_dir/cb.fname
     known = _text_of(notes)
     write_whole(notes, known.encode())
-    name = glob.escape(usual.name) + ('_*' if cb.every_epoch else '')
+    name = glob.escape(usual.name) + ('_[0-9]*' if cb.every_epoch else '')
     others = [o for o in usual.parent.glob(f'{name}.pth') if _stamp(o) not in known.splitlines()]
-    for o in usual.parent.glob(f'.{name}-new.pth'): o.unlink() # of a kill
+    for o in usual.parent.glob(f'{_name_of_new(name, folder)}.pth'): o.unlink() # of a kill
     if others:
         self._replace(cb, 'fname', str(folder/Path(cb.fname).name))
         say(f"{others[0]} is not of this run and is left alone; the run saves its best model as {cb.fname}.pth.")

@@ -204,6 +204,9 @@ class State:
         with_opt=True, # The optimiser is the same
     ):
         store_attr('learn,path')
+        if 'at' not in meta:
+            raise RunError(f'{path} has weights, and nothing to go on from',
+                           'give another name, or use it by load_run.')
         with damage(path):
             check(meta, _kinds)
             need(len(meta['at']) == 2, 'at')

@@ -75,15 +75,38 @@ def parts_of(
     "What a batch consists of; it remembers how it was"
     if isinstance(b, Parts): return b
     if isinstance(b, dict): b = _targets_last(b)
-    if isinstance(b, dict): res = Parts(b.values())
-    else: res = Parts(b if isinstance(b, (tuple, list)) else (b,))
+    parts = [*b.values()] if isinstance(b, dict) else b if isinstance(b, (tuple, list)) else (b,)
+    res = Parts(map(_as_tensor, parts))
     res.like = b
+    res.forms = [noop if t is o else partial(_like_array, o) for o,t in zip(parts, res)]
     return res
+
+def _as_tensor(o):
+    "An array, or lists of numbers, as a tensor; anything else as it is"
+    kind = o.dtype.kind if isinstance(o, np.ndarray) else ''
+    if kind in ('i', 'u'): return torch.from_numpy(o.astype(np.int64))
+    if kind in ('b', 'f'): return torch.from_numpy(o.copy())
+    if type(o) is not list or not o: return o
+    try: return torch.tensor(o)
+    except (TypeError, ValueError, RuntimeError): return o
+
+def _like_array(o, t):
+    "A tensor in the form of `o`: an array of its type, or lists"
+    if not isinstance(t, Tensor): return t
+    t = t.detach().cpu()
+    return t.numpy().astype(o.dtype) if isinstance(o, np.ndarray) else t.tolist()
 
 # %% ../../nbs/36_doctor.batches.ipynb #523ca72d
 class Parts(tuple):
     "The tensors of a batch"
-    like = ()
+    like = () # what the loader has given
+    forms = () # functions that make each part what it was, an array for instance
+    def as_given(self,
+        other, # Parts of a batch that was made from a known one
+    )->list: # As a step expects them
+        "Each part of `other` in the form of that of this batch"
+        return [f(o) for f,o in zip(self.forms or [noop]*len(other), other)]
+
     def whole(self,
         other, # Batch that was made from a known one
     ): # As the loader gives it
@@ -107,6 +130,7 @@ def copied(
     b = parts_of(b)
     res = Parts(_own(o) if isinstance(o, Tensor) else o for o in b)
     res.like = b.like
+    res.forms = b.forms
     return res
 
 # %% ../../nbs/36_doctor.batches.ipynb #11f50745

@@ -9,7 +9,7 @@ __all__ = ['exact_findings', 'check_data', 'check_one_symbol']
 import math
 from fastai.basics import *
 from .report import Finding, no_way
-from .batches import OutOfTime, as_ids
+from .batches import OutOfTime, as_ids, tensors_of
 from .texts import check_batches, check_direction
 from .subject import Subject, predictions
 from .loss import check_reported, check_scores
@@ -131,7 +131,7 @@ def exact_findings(
     by_letter = {'the state from letter to letter': lambda: check_calls(subject)} # first, for it knows the line
     probes = {**by_letter, **computation, **_of_state(subject, step)}
     blind = {} if predictions(step) else computation
-    if not subject.batches[0]: blind = {k for k in probes if k not in _without_a_batch}
+    if not tensors_of(subject.batches[0]): blind = {k for k in probes if k not in _without_a_batch}
     why = _why_blind(subject, step)
     for what,probe in probes.items():
         if what in blind: yield f'{what} ({why})',no_way
@@ -141,6 +141,7 @@ def exact_findings(
 def _why_blind(subject, step):
     "What keeps some probes from looking"
     if not subject.batches[0]: return 'the step fetches its batches itself'
+    if not tensors_of(subject.batches[0]): return 'the batches have no numbers; give ids'
     return 'the step has several losses, of unlike outputs' if step.losses else 'no loss function of PyTorch was seen'
 
 # %% ../../nbs/46g_doctor.exact.ipynb #17b57791

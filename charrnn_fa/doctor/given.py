@@ -186,7 +186,7 @@ def function_subject(
     def _take(batches):
         for i,b in enumerate(batches):
             self.begin(b)
-            b = copied(b)
+            b = self.batches[0].as_given(copied(b)) if b else b
             given = dict(model=model, opt=opt, batch=self.batches[0].whole(b), x=b[0], y=b[-1], i=i) if b else {}
             told = f(*[b[o] if isinstance(o, int) else given[o] for o in wanted])
             if self.steps: self.steps[-1].told = _number(told)

@@ -86,7 +86,9 @@ def check_scores(
     if not {o.name for o in step.losses} & _for_classes:
         is_wrong = (is_of_classes or _are_numbers_of_symbols(step)) and _is_of_targets(subject)
         return [_not_of_classes(step.losses[0], scores)] if is_wrong else []
-    return _check_bounds(subject, scores, n) if name == 'cross_entropy' and n > 1 else []
+    if n < 2: return []
+    if name == 'cross_entropy': return _check_bounds(subject, scores, n)
+    return _check_widths(subject, scores, n) if name in ('nll_loss', 'log-probability') else []
 
 # %% ../../nbs/38_doctor.loss.ipynb #8c14f61c
 def check_reported(
@@ -173,6 +175,23 @@ def _check_bounds(subject, scores, n):
     if high is not None: return [_squeezed(n, low, high)] if _floor(n, low, high) > .05 else []
     share = (scores <= low).float().mean().item()
     return [_cut_off(low, share)] if share > .05 and all(_cuts(o, low) for o in drawn) else []
+
+def _width(scores): return (scores.amax(1) - scores.amin(1)).max().item()
+
+def _check_widths(subject, scores, n):
+    "L1, of log-probabilities: what was squeezed before the softmax lies no further apart, however large the weights"
+    drawn = [_of_other_weights(subject, seed) for seed in (0, 1)]
+    if any(o is None or not o.isfinite().all() for o in drawn): return []
+    width = _end([*map(_width, drawn)])
+    is_bound = width is not None and width > 1e-3 and _width(scores) < width + 1e-3
+    return [_too_close(n, width)] if is_bound and _floor(n, 0, width) > .05 else []
+
+def _too_close(n, width):
+    floor = _floor(n, 0, width)
+    return Squeezed('L1', 'exact',
+        f"Scores that cannot lie further apart than {width:.3g} go into a softmax. With {n} characters the loss cannot "
+        f"get below {floor:.3f} nats, however good the network is.",
+        'return scores   # without the softmax or sigmoid before log_softmax', dict(floor_nats=floor, applied='bounds'))
 
 def _cuts(scores, low):
     "Whether many scores lie at a bound that others come near to; a mask is far from all others"

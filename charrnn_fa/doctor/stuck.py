@@ -44,6 +44,7 @@ def check_stuck(
 )->list: # Of `Finding`s: T5, O2
     "Whether one batch is learned better than by an answer that is the same whatever is read"
     batch = subject.batches[0]
+    if not batch: return [] # the step fetches its own, another each time
     step, = subject.run([batch], update=False)
     same = None if step.error else constant_loss(step)
     if same is None or not same > 1e-6: return []

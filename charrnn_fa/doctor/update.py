@@ -50,9 +50,15 @@ def _until_a_step(subject, most=64):
     return steps if any('step' in o.events for o in steps) and not steps[-1].error else None
 
 # %% ../../nbs/38a_doctor.update.ipynb #618cb9a3
+def _keeps_apart(p):
+    "Whether a table of symbols is like one-hot vectors: the layer after it can do what any other table would"
+    return p.shape[0] <= p.shape[1] and int(torch.linalg.matrix_rank(p.detach().float())) == len(p)
+
 def _check_frozen(subject, frozen):
-    if not frozen: return []
     ps = dict(subject.model.named_parameters())
+    tables = {f'{k}.weight' for k,m in subject.model.named_modules() if isinstance(m, nn.Embedding)}
+    frozen = {k for k in frozen if k not in tables or not _keeps_apart(ps[k])}
+    if not frozen: return []
     share = sum(ps[k].numel() for k in frozen)/sum(p.numel() for p in ps.values())
     return [Finding('O8', 'exact' if share > .5 else 'weak',
         f"{listed(frozen)} cannot change: requires_grad is False. Perhaps the network was loaded with its first "

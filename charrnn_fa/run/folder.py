@@ -10,7 +10,7 @@ import errno, os, secrets, shutil, threading, warnings
 from pathlib import Path
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
-from ..core import CharRNNError, reason
+from ..core import CharRNNError, reason, without_secrets
 from charrnn_fa.run.files import (
     Folder, RunError, RunWarning, all_finite, check_bytes, damage, look, most_json, open_plain, pack, pack_json,
     read_all, read_json, unpack, unread,
@@ -189,7 +189,9 @@ class RunFolder(RunFiles):
         path, # Where it is
         settings=None, # Of a new run that is not stored yet
     ):
-        self.path = Path(path).absolute()
+        if '://' in str(path):
+            raise RunError(f'{without_secrets(path)} is a URL', 'give a path; Checkpoint also keeps runs at URLs.')
+        self.path = Path(path).expanduser().absolute()
         super().__init__(Folder(self.path))
         self.settings = self._stored(path) if settings is None else self._new(settings)
         self.id = self.settings['id']
@@ -202,7 +204,7 @@ class RunFolder(RunFiles):
 
     def _stored(self, path):
         file = self.path/'run.json'
-        if self.is_run(path): return check_fields(read_json(file), settings_schema, file)
+        if self.is_run(self.path): return check_fields(read_json(file), settings_schema, file)
         if not os.path.lexists(self.path):
             raise RunError(f'There is no folder {path}',
                            f'check the name, or make a run with: charrnn train CORPUS --run {path}')
@@ -233,8 +235,9 @@ def check_free(cls:RunFolder,
         if there.is_dir() and os.access(there, os.W_OK): return
         raise RunError(f'The folder {path} cannot be made in {there}', 'give another one for the run.')
     if not path.is_dir(): raise RunError(f'{path} is a file', 'give a folder for the run.')
-    if not all(is_leftover(o) or pick([o], 'system') for o in Folder(path).names()):
-        raise _not_a_run(path, RunError(f'{path} holds other things and is not a run', 'give a new or empty folder.'))
+    if all(is_leftover(o) or pick([o], 'system') for o in Folder(path).names()): return
+    if cls.is_run(path): raise RunError(f'{path} holds a run already', 'give another name.')
+    raise _not_a_run(path, RunError(f'{path} holds other things and is not a run', 'give a new or empty folder.'))
 
 # %% ../../nbs/32_run.folder.ipynb #1cda1ca4
 @patch
@@ -303,6 +306,7 @@ def create(self:RunFolder,
     self.check_free(self.path)
     make_folder(self.path)
     clear(self.store)
+    had = {*self.names()}
     _check_space(self.path, sum(t.nbytes for t in [*(text or {}).values(), *tensors.values()]))
     try:
         if text:
@@ -313,7 +317,7 @@ def create(self:RunFolder,
         self.store.write('run.json', pack_json(self.settings))
         return m
     except BaseException:
-        clear(self.store)
+        for o in {*self.names()} - had: self.store.remove(o)
         raise
 
 # %% ../../nbs/32_run.folder.ipynb #791581f3

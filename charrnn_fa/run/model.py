@@ -56,12 +56,12 @@ def _model_of(preset, vocab):
 # %% ../../nbs/49_run.model.ipynb #2f45dd3c
 def check_described(
     learn, # Made by `char_learner`, perhaps with another model since
+    tensors=lambda model: dict(model.named_parameters()), # What of the model has to be the same
 ):
     "Refuse a model that a run could not make again"
-    params = lambda model: dict(model.named_parameters())
     from charrnn_fa.loop import CharLearner
     if not (isinstance(learn, CharLearner)
-            and same_tensors(params(_model_of(learn.preset, learn.vocab)), params(learn.model))):
+            and same_tensors(tensors(_model_of(learn.preset, learn.vocab)), tensors(learn.model))):
         raise RunError('The model is not the one that the preset of its Learner describes, '
                        'so it could not be made again', 'make the Learner with char_learner.')
 
@@ -235,8 +235,8 @@ def save_run(
     **info # Kept in the settings
 )->Run:
     "Store a trained Learner as a finished run"
-    check_number('step', step, 0, whole=True, optional=True)
-    check_described(learn)
+    check_number('step', step, 0, whole=True, optional=True, high=2**62-1)
+    check_described(learn, weights) # buffers too, which are only kept to go on from
     run = Run(path, char_settings(learn, **info))
     run.create(kept_text(learn), weights(learn.model), {},
                step=learn.steps_done if step is None else step, epoch=learn.run_epoch, finished=True)

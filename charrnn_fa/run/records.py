@@ -60,7 +60,8 @@ name_kinds = {k:re.compile(v) for k,v in dict(
     owner=rf'owner-(\d{{6,18}})-([0-9a-f]{{8}})(?:-(\d{{1,18}}))?{_stray}\.json',
     run=rf'run{_stray}\.json',
     text=rf'text-[0-9a-f]{{16}}{_stray}\.safetensors',
-    temporary=r'\.(?:(?:step-|text-|owner-)[0-9a-f-]+\.(?:json|safetensors)|run\.json|\.mirror)\.[0-9a-f]{8}',
+    temporary=r'\.(?:(?:step-|text-|owner-)[0-9a-f-]+\.(?:json|safetensors)|run\.json|\.mirror|log-\d+\.csv|models\.txt)'
+              r'\.[0-9a-f]{8}',
     note=r'\.lock|\.mirror',
     beside=r'log\.txt|log-\d+\.csv|models\.txt|[^/]+\.pth|\d+|\.probe-.*',
     system=r'\.ipynb_checkpoints|\.DS_Store|desktop\.ini|Thumbs\.db',
