@@ -38,7 +38,9 @@ class Guard:
             o,name,had,f = self.replaced.pop()
             above = [r for g in _standing for r in g.replaced if r[0] is o and r[1] == name and r[2] is f]
             if above: above[0][2] = had
-            elif vars(o).get(name) is f: vars(o).update({name:had}) if had else vars(o).pop(name)
+            elif vars(o).get(name) is f:
+                del vars(o)[name]
+                if had: vars(o)[name] = had
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #9dd15e39
 @patch
