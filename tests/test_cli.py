@@ -92,8 +92,8 @@ def test_unfinished_run_goes_on_by_itself(call, tmp_path, home):
     args = 'train', 'count', '--steps', '200', '--seed', '5', '--quiet', *TINY
     def killed_at_once():
         create = RunFolder.create
-        def create_and_die(*args):
-            create(*args)
+        def create_and_die(*args, **fields):
+            create(*args, **fields)
             os.kill(os.getpid(), signal.SIGKILL)
         RunFolder.create = create_and_die
         main([*args, '--run', str(d)])

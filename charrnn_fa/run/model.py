@@ -51,7 +51,7 @@ def versions()->dict: # Names to versions
 
 # %% ../../nbs/49_run.model.ipynb #e43adc3b
 def _model_of(preset, vocab):
-    with torch.random.fork_rng([]): return CharRNN(len(vocab), **preset.model)
+    with torch.random.fork_rng([]), torch.device('cpu'): return CharRNN(len(vocab), **preset.model)
 
 # %% ../../nbs/49_run.model.ipynb #2f45dd3c
 def check_described(
@@ -150,7 +150,7 @@ def load_model(self:Run,
     m,ts,_ = self.newest_whole()
     ts = {k:t for k,t in ts.items() if not k.startswith('train/')}
     self._check_size(m)
-    with damage(self.path/'run.json'), torch.device('cpu'): model = _model_of(self.preset, self.vocab)
+    with damage(self.path/'run.json'): model = _model_of(self.preset, self.vocab)
     if not same_tensors(ts, weights(model)):
         raise RunError(f"{self.path/m['file']} holds other weights than the settings of the run ask for",
                        'restore the folder from a copy.')
