@@ -48,7 +48,8 @@ def test_two_checkpoints_at_different_places_are_refused(short, tmp_path, same, 
         with pytest.raises(RuntimeError): small(tmp_path, short, 5).fit(2, 1e-2, cbs=[At('before_step', n, 'error'), ckpt()])
     for both in (a, b),(b, a):
         learn = small(tmp_path, short, 5)
-        with pytest.raises(RunError, match='at different places of the same fit.*leave one of them out'): learn.fit(2, 1e-2, cbs=[o() for o in both])
+        with pytest.raises(RunError, match='at different places of the same fit.*leave one of them out'):
+            learn.fit(2, 1e-2, cbs=[o() for o in both])
         assert not {'_with_events', '_call_one'} & {*vars(learn)}
     learn = small(tmp_path, short, 5)
     learn.fit(2, 1e-2, cbs=a())
@@ -136,7 +137,8 @@ def test_what_a_run_cannot_be_is_said(learn, short, tmp_path, monkeypatch):
     import torch
     run = save_run(learn, tmp_path/'r')
     with pytest.raises(RunError, match='holds a run already; give another name'): save_run(learn, tmp_path/'r')
-    with pytest.raises(RunError, match='weights, and nothing to go on from'): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(run.path, quiet=True, allow_changes=True))
+    with pytest.raises(RunError, match='weights, and nothing to go on from'):
+        small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(run.path, quiet=True, allow_changes=True))
     monkeypatch.setenv('HOME', str(tmp_path))
     assert load_run('~/r', 'cpu').steps_done == 0 and Run('~/r').path == run.path
     with pytest.raises(RunError, match='memory://x/r is a URL; give a path'): save_run(learn, 'memory://x/r')
