@@ -190,6 +190,26 @@ def test_a_state_that_is_detached_in_each_step(cell, each):
     assert exact(looping(lambda h,t: h.detach() if t % 5 == 0 else h, cell, each)) == []
 
 
+class Pairs(nn.Module):
+    "A loop over the steps of a series by an `nn.LSTMCell`, whose state is a pair"
+    def __init__(self, between):
+        super().__init__()
+        self.cell,self.head,self.between = nn.LSTMCell(1, 16),nn.Linear(16, 1),between
+    def forward(self, series):
+        state = torch.zeros(len(series), 16),torch.zeros(len(series), 16)
+        for x in series.unbind(1): state = self.cell(x, self.between(state))
+        return self.head(state[0])
+
+
+def test_the_fix_for_a_pair_that_is_detached_in_each_step_is_one_for_pairs():
+    first = said(given(Pairs(lambda s: tuple(o.detach() for o in s)), pieces(target=column)))[0]
+    assert (first.id, first.certainty) == ('R1', 'exact')
+    state = {'state':(torch.ones(1, requires_grad=True)*2, torch.ones(1, requires_grad=True)*3)}
+    exec(first.fix, {}, state)
+    assert [(o.item(), o.requires_grad) for o in state['state']] == [(2, False), (3, False)]
+    assert exact(given(Pairs(lambda s: s), pieces(target=column))) == []
+
+
 def test_a_reservoir_has_no_gradient_on_purpose():
     model = Loop(lambda h,t: h.detach(), True, True)
     model.cell.requires_grad_(False)

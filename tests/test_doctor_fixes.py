@@ -604,3 +604,63 @@ def test_the_line_outside_the_step_is_named(tmp_path):
     f = next(o for o in diagnose(**made(HALF, tmp_path), trials=False).findings if o.id == 'O7')
     assert f.place.source == 'half = torch.optim.Adam(net[1].parameters(), lr=1e-2)', f
     assert 'O7' not in said(HALF.replace(f.place.source, f.fix), tmp_path), f.fix
+
+
+def test_a_zero_grad_without_brackets_is_the_line_that_is_shown(tmp_path):
+    source = CARRIED.format(**CARRIERS['a tensor'][0]).replace('LINE', 'mem = mem.detach()')
+    f = first(source.replace('adam.zero_grad()', 'adam.zero_grad'), tmp_path)
+    assert f.id == 'O6' and f.place.source == 'adam.zero_grad', f
+    assert not said(source.replace('adam.zero_grad()', f.fix), tmp_path), f.fix
+
+
+LETTER_BY_LETTER = """
+class Cell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.step,self.guess = nn.Embedding(12, 16),nn.GRUCell(16, 16),nn.Linear(16, 12)
+    def forward(self, letter, mem):
+        mem = self.step(self.table(letter), mem)
+        return self.guess(mem), mem
+net = Cell()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+criterion = nn.CrossEntropyLoss()
+def learn(x, y):
+    mem, loss = torch.zeros(len(x), 16), 0
+    for t in range(15):
+        scores, mem = net(x[:,t], mem)
+        HERE
+    AFTER
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+
+
+@pytest.mark.parametrize('once,after', [('loss = criterion(scores, y[:,t])', 'pass'), ('pass', 'loss += criterion(scores, y[:,t])')])
+def test_a_loss_of_the_last_letter_only_is_to_be_added_up_in_the_loop(once, after, tmp_path):
+    f = first(LETTER_BY_LETTER.replace('HERE', once).replace('AFTER', after), tmp_path)
+    assert f.id == 'L6', f
+    assert not said(LETTER_BY_LETTER.replace('HERE', f.fix).replace('AFTER', 'pass'), tmp_path), f.fix
+
+
+STEPS_FIRST = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.reader,self.guess = nn.Embedding(12, 16),nn.GRU(16, 16),nn.Linear(16, 12)
+    def forward(self, x):
+        IN
+        o = self.reader(self.table(x))[0]
+        return self.guess(OUT)
+net = Net()
+def over_all(p, t): return F.cross_entropy(p.reshape(-1, 12), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all)
+"""
+
+
+def test_a_view_in_place_of_a_transpose_is_mended_where_it_goes_in_and_where_it_comes_out(tmp_path):
+    f = first(STEPS_FIRST.replace('IN', 'x = x.reshape(15, 8)').replace('OUT', 'o'), tmp_path)
+    line,back = f.fix.splitlines()[:2]
+    assert f.id == 'S4' and back.startswith('#') and 'transpose(0, 1)' in back, f
+    assert not said(STEPS_FIRST.replace('IN', line).replace('OUT', 'o.transpose(0, 1)'), tmp_path), f.fix

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
+from .carried import detached
 from .place import sources
 from .subject import Subject
 from .words import OwnWords
@@ -207,11 +208,18 @@ def _has_way_back(subject, batch, module):
     calls_in(subject, [batch], [module], before=_before, after=_after)
     return not seen or seen[0]
 
-def _detached(n):
+def _state_at(call, i):
+    "What holds the `i`-th tensor that a call was given"
+    for o in [*call.args, *call.kwargs.values()]:
+        i -= len(tensors_of([o]))
+        if i < 0: return o
+
+def _detached(calls, i):
+    fix = f"state = {detached('state', _state_at(calls[0], i))}   # once for each batch, and not in each step"
     return Finding('R1', 'exact',
-        f"The network is called for {n} letters one after the other, and each time it gets the state without its "
+        f"The network is called for {len(calls)} letters one after the other, and each time it gets the state without its "
         "graph. So no gradient goes from a letter back to those before it, and the network cannot learn to remember.",
-        'state = state.detach()   # once for each batch, and not in each step', dict(calls=n))
+        fix, dict(calls=len(calls)))
 
 # %% ../../nbs/42c_doctor.calls.ipynb #fa68b6ff
 def check_calls(
@@ -223,5 +231,6 @@ def check_calls(
         for module in modules:
             calls = found.get(module, [])
             if _remembers_nothing(subject, batch, module, calls): return [_restarted(subject, module, len(calls))]
-            if cut_states(calls) and not _has_way_back(subject, batch, module): return [_detached(len(calls))]
+            cut = cut_states(calls)
+            if cut and not _has_way_back(subject, batch, module): return [_detached(calls, cut[0])]
     return []

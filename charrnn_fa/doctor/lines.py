@@ -26,6 +26,7 @@ _signs = {
     'O11': r'% ?\w+ ?==|\.step\(',
     'O10': r'lr_scheduler\.\w+\(|sched\w*\.step\(',
     'O12': r'\.half\(|float16',
+    'O6': r'\.zero_grad$', # named, and not called
     'O5': r'optim\.[A-Z]\w+\(|Adam\w*\(|SGD\(|RMSprop\(',
     'O7': r'optim\.[A-Z]\w+\(',
     'O8': r'requires_grad|freeze',

@@ -352,7 +352,8 @@ def _mixed(subject, lay, rs, evidence):
     return [Finding('S4', 'exact',
         "A character changes predictions of other rows. Somewhere view or reshape cuts the numbers anew where axes "
         "should be exchanged, or a mean is taken over the rows.",
-        'x = x.transpose(0, 1)   # not x.view(x.shape[1], x.shape[0], -1)', evidence)]
+        'x = x.transpose(0, 1)   # not x.view(x.shape[1], x.shape[0], -1)\n'
+        '# and what comes out once more by transpose(0, 1), where rows are to come first again', evidence)]
 
 # %% ../../nbs/42_doctor.probes.ipynb #537d5c68
 def _reaches_in_eval(subject, lay):

@@ -81,8 +81,8 @@ def check_weights(
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #d511af06
 def _all_steps(step):
-    in_loop = 'loss = loss + criterion(scores, y[:,t])   # added up in the loop, and not replaced; loss = 0 before it'
-    if len(step.losses) > 2: return in_loop
+    in_loop = 'loss = loss + criterion(scores, y[:,t])/y.shape[1]   # added up in the loop; loss = 0 before it'
+    if max(len(step.losses), len(step.calls)) > 2: return in_loop
     return 'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # all steps'
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #76bf0d0d
