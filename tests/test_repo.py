@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import types
+from collections import defaultdict
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -260,3 +261,13 @@ def test_a_name_means_one_thing():
     names = [(name, room) for room in rooms for name in room.__all__]
     assert len(names) > 150
     assert [f'{name} of {room.__name__}' for name,room in names if getattr(room, name) is not getattr(charrnn_fa.all, name)] == []
+
+
+def test_a_class_has_a_name_of_its_own():
+    "A page of the site cannot link to one of two"
+    homes = defaultdict(set)
+    for f in (root/'charrnn_fa').rglob('*.py'):
+        for o in ast.parse(f.read_text()).body:
+            if isinstance(o, ast.ClassDef) and o.name[0] != '_': homes[o.name].add(str(f.relative_to(root)))
+    assert len(homes) > 80
+    assert {k:v for k,v in homes.items() if len(v) > 1} == {}

@@ -14,7 +14,7 @@ from .batches import as_ids, time_axis
 from .untouched import untouched
 from .subject import Subject
 from .given import learner_subject
-from .place import Place, is_theirs, place_of
+from .place import SourceLine, is_theirs, place_of
 from .words import OwnWords
 
 # %% ../../nbs/41_doctor.shapes.ipynb #074073cc
@@ -302,7 +302,7 @@ def _with_more_outputs(subject, finding):
     lines = [(file, o, more) for file,o in _written_sizes(subject, outputs) if (more := _one_more(o))]
     if len(lines) == 1:
         (file,line,more), = lines
-        finding.place = Place(file, line.lineno, '<module>', ast.unparse(line))
+        finding.place = SourceLine(file, line.lineno, '<module>', ast.unparse(line))
         finding.fix = OwnWords(f'{more}   # {n}: ids run from 0 to {n-1}')
     return finding
 
