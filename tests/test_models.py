@@ -169,6 +169,34 @@ def test_parameters_put_in_place_of_others():
     assert all_equal(steps(model, Muon(mark_gates(model), lr=0.01)), steps(new, Muon(mark_gates(new), lr=0.01)))
 
 
+def muon_by_hand(W, grads, n_gates, lr, mom=.95, wd=.01, n_steps=4):
+    "Steps of Muon with gates that are made equally long, in NumPy"
+    avg = np.zeros_like(W)
+    for g in grads:
+        avg = mom*avg + (1-mom)*g
+        ahead = mom*avg + (1-mom)*g
+        X = np.concatenate([o/np.linalg.norm(o) for o in np.split(ahead, n_gates)])
+        X /= np.linalg.norm(X)
+        for _ in range(n_steps):
+            A = X @ X.T
+            X = 3.4445*X + (-4.7750*A + 2.0315*A@A) @ X
+        W = W*(1-lr*wd) - lr*max(1, W.shape[0]/W.shape[1])**.5*X
+    return W
+
+
+@pytest.mark.parametrize('shape,n_gates', [((24, 6), 4), ((6, 24), 1), ((8, 8), 2)])
+def test_muon_is_what_it_says(shape, n_gates):
+    rng = np.random.default_rng(0)
+    W,grads = rng.normal(size=shape),[rng.normal(size=shape)*rng.exponential(size=(shape[0], 1)) for _ in range(5)]
+    p = nn.Parameter(torch.tensor(W))
+    p.n_gates = n_gates
+    opt = Muon([p], lr=.002)
+    for g in grads:
+        p.grad = torch.tensor(g)
+        opt.step()
+    assert np.allclose(p.detach().numpy(), muon_by_hand(W, grads, n_gates, .02), atol=1e-6)
+
+
 def test_a_choice_of_gates_stays():
     model = CharRNN(11, n_hid=8)
     for p,_ in gate_matrices(model): p.n_gates = 1
