@@ -397,3 +397,14 @@ def test_demo_when_it_is_trained_already(call, tmp_path, text):
     call('train', tmp_path/'t.txt', '--run', tmp_path/'demo', '--steps', 5, '--quiet', *TINY)
     status,out,_ = call('demo', '--run', tmp_path/'demo')
     assert status == 0 and 'trained already' in out and out.count('At temperature') == 3
+
+
+def test_a_run_that_went_astray_is_found_as_it_is(call, tmp_path):
+    "Weights that are no numbers: the same line again says so, as does whoever measures it or lets it write"
+    asked = 'train','pydocs','--run',tmp_path/'r','--steps',60,'--lr',100,'--n-hid',16,'--seed',1
+    for _ in range(2):
+        status,_,err = call(*asked)
+        assert status == 1 and 'The loss is nan' in err and 'damaged' not in err, err
+    for o in ('eval', tmp_path/'r', '--json'),('eval', tmp_path/'r'),('sample', tmp_path/'r', '-n', 5):
+        status,out,err = call(*o)
+        assert (status, out) == (1, '') and 'weights that are not finite' in err, (out, err)

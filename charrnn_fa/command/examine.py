@@ -51,6 +51,8 @@ def _examined(args):
     "The report on a run, or on what a program returns"
     from charrnn_fa.doctor.diagnose import diagnose
     where = _split_function(args.run)
+    if where is None and args.run.endswith('.py') and os.path.isfile(args.run):
+        raise CharRNNError(f"{args.run} is a program, not a run", f"name its function: {args.run}:FUNCTION")
     if where is None:
         from charrnn_fa.run.health import examine_run
         return examine_run(args.run)

@@ -6,12 +6,12 @@
 __all__ = ['sample', 'evaluate', 'info']
 
 # %% ../../nbs/90e_command.look.ipynb #1c8aaa34
-import contextlib
+import contextlib, shlex
 from ..core import CharRNNError, loss_text, say, shown
 from ..presets import check_seed
 from .asked import load_text
-from .kept import model_to_measure, own_ids
-from .terminal import measuring
+from .kept import finite_model, model_to_measure, own_ids
+from .terminal import measuring, to_stderr
 
 # %% ../../nbs/90e_command.look.ipynb #c168c698
 def _check_sample(args):
@@ -32,7 +32,8 @@ def sample(
     cuts = args.top_k, args.top_p, args.min_p
     try: run.vocab.encode(args.prompt)
     except CharRNNError as e: raise CharRNNError(e.what, 'leave them out of --prompt.') from None
-    pieces = stream(run.load_model(), run.vocab, args.prompt, args.n, args.temperature, *cuts, args.stop, args.seed)
+    if run.strokes: to_stderr(f'note: {run.path} has learned to draw; see what with: charrnn draw --run {shlex.quote(args.run)}')
+    pieces = stream(finite_model(run), run.vocab, args.prompt, args.n, args.temperature, *cuts, args.stop, args.seed)
     first = next(pieces, '')
     print(shown(args.prompt + first), end='', flush=True)
     for o in pieces: print(shown(o), end='', flush=True)

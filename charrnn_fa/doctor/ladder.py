@@ -86,16 +86,33 @@ rungs = dict(
 # %% ../../nbs/40_doctor.ladder.ipynb #d332693b
 class Ladder(dict):
     "What is lost on a text, in nats per character, by models that count; from the least to the most that they know"
-    def says(self,
-        nats:float, # A loss per character on the same text
-        tolerance:float=0.05, # Nats that a rung may be missed by
-    )->str:
-        "What a model with this loss has learned"
-        if not math.isfinite(nats): return 'is not a number'
-        reached = [k for k in rungs if nats <= self[k]+tolerance]
-        if not reached: return 'does worse than a guess among the symbols'
-        if nats < self['5-gram']-tolerance: return 'remembers more than four characters'
-        return rungs[reached[-1]]
+    def useful(self)->list: # Of names
+        "The rungs that lie lower than all before them: of a text without any order the first alone"
+        lower = lambda k,before: all(self[k] < self[o] for o in before)
+        names = [*rungs]
+        return [k for i,k in enumerate(names) if lower(k, names[:i])]
+
+# %% ../../nbs/40_doctor.ladder.ipynb #44c26c28
+_begun = dict(
+    uniform='has begun to learn how frequent each character is',
+    unigram='has begun to learn what follows what',
+    **{'5-gram':'remembers more than four characters'},
+)
+
+@patch
+def says(self:Ladder,
+    nats:float, # A loss per character on the same text
+    tolerance:float=0.05, # Nats that a rung may be missed by
+)->str:
+    "What a model with this loss has learned"
+    if not math.isfinite(nats): return 'is not a number'
+    useful = self.useful()
+    reached = [k for k in useful if nats <= self[k]+tolerance]
+    if not reached: return 'does worse than a guess among the symbols'
+    last = reached[-1]
+    if nats >= self[last]-tolerance: return rungs[last]
+    if last == useful[-1] != '5-gram': return 'does better than models that count'
+    return _begun.get(last, rungs[last])
 
 # %% ../../nbs/40_doctor.ladder.ipynb #556132ff
 @patch
@@ -104,7 +121,7 @@ def __str__(self:Ladder):
     return '\n'.join(f'{self[k]:6.3f}  {k:15} {v}' for k,v in {**rungs, **fault}.items())
 
 # %% ../../nbs/40_doctor.ladder.ipynb #30982ae6
-def _nats(p): return float(-np.log(p).mean())
+def _nats(p): return abs(float(np.log(p).mean()))
 
 def _ladder(train, valid, vocab_sz, **starts):
     if not len(train) or not len(valid): raise CharRNNError("There is nothing to count, or nothing to predict", "give a longer text.")

@@ -300,6 +300,13 @@ def _was_read(self:Doctor):
 
 # %% ../../nbs/45_doctor.watch.ipynb #4e60ce31
 @patch
+def _note_valid(self:Doctor, loss):
+    "A validation loss on the way, if it is a number: a checkpoint keeps no others"
+    if not math.isfinite(loss): return
+    self.course.valid.append((self.course.step, loss, self._train_loss()))
+    self.tell(overfitting(self.course))
+
+@patch
 def _measure(self:Doctor):
     "Validation loss on some characters, if the model is a function of text and state"
     if not hasattr(self.learn, 'chars_seen') or not self._was_read() or not self.course.losses: return
@@ -309,9 +316,7 @@ def _measure(self:Doctor):
     n = min(128, (len(ids)-1)//rows)
     x,y = (ids[i:i+rows*n].view(rows, n).long().to(self.dls.device) for i in (0, 1))
     with evaluating(self.model): scores = self.model(x)[0]
-    loss = F.cross_entropy(scores.float().flatten(0, 1), y.flatten()).item()
-    self.course.valid.append((self.course.step, loss, self._train_loss()))
-    self.tell(overfitting(self.course))
+    self._note_valid(F.cross_entropy(scores.float().flatten(0, 1), y.flatten()).item())
 
 # %% ../../nbs/45_doctor.watch.ipynb #278cc0e6
 @patch
@@ -331,9 +336,7 @@ def after_epoch(self:Doctor):
     rec = getattr(self.learn, 'recorder', None)
     if not self.is_on or rec is None or hasattr(self.learn, 'chars_seen'): return
     valid = [v for k,v in zip([*rec.metric_names][1:], [*rec.log][1:]) if k == 'valid_loss']
-    if valid and isinstance(valid[0], float) and math.isfinite(valid[0]) and self.course.losses:
-        self.course.valid.append((self.course.step, valid[0], self._train_loss()))
-        self.tell(overfitting(self.course))
+    if valid and isinstance(valid[0], float) and self.course.losses: self._note_valid(valid[0])
 
 # %% ../../nbs/45_doctor.watch.ipynb #a236ed36
 @patch

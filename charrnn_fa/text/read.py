@@ -79,6 +79,8 @@ def _not_in(
     return CorpusError(what, f"it looks like {guess}, so read it with encoding='{guess}' (--encoding {guess}).")
 
 # %% ../../nbs/01_text.read.ipynb #1a24f880
+_gzip = b'\x1f\x8b' # how such a file begins
+
 def decode_text(
     b:bytes, # The contents of a file
     name, # What to call it in errors
@@ -88,6 +90,7 @@ def decode_text(
     check_type('b', b, (bytes, bytearray), 'bytes')
     check_type('encoding', encoding, str, 'a string')
     is_utf8 = encoding.lower().replace('_', '-') in ('utf-8', 'utf8')
+    if is_utf8 and bytes(b[:2]) == _gzip: raise CorpusError(f"{name} is packed by gzip", f"unpack it first: gunzip {name}")
     if is_utf8 and is_binary(b): raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
     try: return b.decode(encoding)
     except (LookupError, ValueError) as e:
