@@ -5,19 +5,26 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from fastai.basics import ItemTransform
+import torch.nn.functional as F
+from fastai.basics import ItemTransform, Learner, noop
 from fastai.callback.all import CancelBatchException, CancelEpochException, CancelFitException, CancelTrainException, Callback, GradientAccumulation, MixUp, SaveModelCallback, TerminateOnNaNCallback
 
 import charrnn_fa.run.folder
 from charrnn_fa.checkpoint.callback import Checkpoint
+from charrnn_fa.doctor.watch import Doctor, ShapeError
+from charrnn_fa.learner import char_learner
+from charrnn_fa.models import CharRNN
 from charrnn_fa.run.files import RunError
 from charrnn_fa.run.folder import Lock, RunFolder
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
 from kills import newest_step, set_generators
 from test_checkpoint import At, Noise, plain, small
 from test_fits_again import other, ours
@@ -547,3 +554,33 @@ def test_a_run_that_begins_with_nan(short, tmp_path):
         def after_pred(self): self.learn.pred = self.pred*float('nan')
     with pytest.warns(UserWarning, match='no finite numbers'): ours(tmp_path, short).fit(2, 1e-2, cbs=[Nan(), TerminateOnNaNCallback(), Checkpoint(tmp_path/'r', quiet=True)])
     assert [m['step'] for m in RunFolder(tmp_path/'r').checkpoints()][-1] == 0
+
+
+@pytest.mark.parametrize('stays', [True, False])
+@pytest.mark.parametrize('ours', [True, False])
+def test_an_error_of_shapes_in_mid_run_is_told_and_costs_no_step(tmp_path, ours, stays):
+    "The doctor makes batches anew to find its words; what was reached is kept before that, and nobody waits for a thread that has ended"
+    def learner(at=None):
+        "Its loss gets shapes that do not fit in batch `at`, and in all later ones if the error stays"
+        n = Counter()
+        def loss(p, y):
+            p = p[0] if isinstance(p, tuple) else p
+            n['calls'] += p.requires_grad # in training
+            wrong = at and (n['calls'] >= at if stays else n['calls'] == at)
+            return F.cross_entropy(p, y) if wrong else F.cross_entropy(p.flatten(0, 1), y.flatten())
+        dls = CharDataLoaders.from_text(load_corpus('pydocs')[:4000], bs=4, seq_len=16, seed=5)
+        torch.manual_seed(5)
+        if ours: learn = char_learner(dls, n_hid=16, emb_sz=8, head_sz=0, seed=5, precision='fp32', loss_func=loss)
+        else: learn = Learner(dls, CharRNN(len(dls.vocab), n_hid=16, emb_sz=8), loss_func=loss, cbs=Doctor(quiet=True))
+        learn.logger = noop
+        return learn.remove_cbs(learn.progress)
+    alone = learner()
+    alone.fit(2)
+    n_batches = len(alone.dls.train)
+    with pytest.raises(ShapeError): learner(n_batches+9).fit(2, cbs=Checkpoint(tmp_path/'r', steps=1000, quiet=True))
+    said = (tmp_path/'r'/'log.txt').read_text()
+    assert f'goes on after step {n_batches+8 if ours else n_batches:,} ' in said, said
+    again = learner()
+    again.fit(2, cbs=Checkpoint(tmp_path/'r', steps=1000, quiet=True))
+    assert all(map(torch.equal, alone.model.parameters(), again.model.parameters()))
+    assert torch.equal(torch.stack(list(alone.recorder.losses)), torch.stack(list(again.recorder.losses)))

@@ -8,7 +8,7 @@ __all__ = ['ShapeError', 'explain_errors', 'explain_no_more']
 # %% ../../nbs/44d_doctor.reworded.ipynb #d7f5932f
 from fastai.basics import *
 from ..core import CharRNNError
-from .shapes import explain
+from .shapes import explain, is_of_shapes
 
 # %% ../../nbs/44d_doctor.reworded.ipynb #9efdc118
 class ShapeError(CharRNNError):
@@ -16,6 +16,9 @@ class ShapeError(CharRNNError):
 
 def _explained(e, learn):
     "The error in words, with the names of its axes if that can be found out"
+    if not is_of_shapes(e): return None
+    for cb in learn.cbs:
+        if hasattr(type(cb), 'after_error'): cb.after_error()
     try: return explain(e, learn)
     except Exception: return explain(e)
 
