@@ -152,8 +152,10 @@ def gate_matrices(
 def note_gates(
     model:nn.Module, # As for `gate_matrices`
 ):
-    "Note on the gate matrices how many gates they hold, as `n_gates`, where it is not noted yet"
-    for p,n in gate_matrices(model):
+    "Note on the gate matrices how many gates they hold, and 0 on the embedding, as `n_gates`, where it is not noted yet"
+    table = getattr(getattr(model, 'emb', None), 'weight', None)
+    is_tied = table is None or table is getattr(model.decoder, 'weight', None)
+    for p,n in [*gate_matrices(model), *([] if is_tied else [(table, 0)])]:
         if not hasattr(p, 'n_gates'): p.n_gates = n
 
 # %% ../nbs/10_models.ipynb #c16cc3fb

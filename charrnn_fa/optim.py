@@ -123,12 +123,16 @@ class Muon(AdamW):
         params, # Parameters or groups of them
         lr:float, # Learning rate of AdamW
         muon_ratio:float=10., # Muon's learning rate, as a multiple of `lr`
-        muon_mom:float=0.95, # Muon's momentum (Nesterov)
+        muon_mom:float=0.9, # Muon's momentum (Nesterov)
         ns_steps:int=4, # Newton-Schulz steps
+        emb_ratio:float=3., # The learning rate of an embedding, as a multiple of `lr`
         **hypers # See `AdamW`
     ):
-        super().__init__(params, lr, muon_ratio=muon_ratio, muon_mom=muon_mom, ns_steps=ns_steps, **hypers)
-        self.n_gates = {p:p.n_gates for ps in self.param_lists for p in ps if hasattr(p, 'n_gates')}
+        ours = dict(muon_ratio=muon_ratio, muon_mom=muon_mom, ns_steps=ns_steps, emb_ratio=emb_ratio)
+        super().__init__(params, lr, **ours, **hypers)
+        noted = {p:p.n_gates for ps in self.param_lists for p in ps if hasattr(p, 'n_gates')}
+        self.n_gates = {p:n for p,n in noted.items() if n}
+        self.tables = {p for p,n in noted.items() if not n} # embeddings
 
 # %% ../nbs/11_optim.ipynb #f2f813f6
 @patch
@@ -137,7 +141,9 @@ def step_group(self:Muon,
     h:dict, # Hyper-parameters of their group
 ):
     "One step for the parameters of a group: Muon for gates, AdamW for the rest"
-    super(Muon, self).step_group([p for p in ps if p not in self.n_gates], h)
+    rest = [p for p in ps if p not in self.n_gates]
+    super(Muon, self).step_group([p for p in rest if p not in self.tables], h)
+    super(Muon, self).step_group([p for p in rest if p in self.tables], dict(h, lr=h['lr']*h['emb_ratio']))
     by_shape = {}
     for p in ps:
         if p in self.n_gates: by_shape.setdefault((p.shape, p.dtype, p.device), []).append(p)

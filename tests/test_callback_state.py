@@ -5,6 +5,8 @@ import signal
 from copy import deepcopy
 
 import pytest
+import torch
+import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.all import CSVLogger, SaveModelCallback
 from torch import nn
@@ -80,7 +82,16 @@ class Modes(Callback):
         if self.training and self.train_iter == 15: self.model.drops[0].eval()
 
 
+class Rising:
+    "A loss that counts how often it was asked in training"
+    n = 0
+    def __call__(self, p, y):
+        if torch.is_grad_enabled(): self.n += 1
+        return F.cross_entropy(p.flatten(0, -2), y.flatten())*(1+.1*self.n)
+
+
 CASES = dict(
+    loss=Case(learner=dict(loss_func=Rising())),
     private=Case(cbs=lambda: [Private()]),
     argument=Case(cbs=lambda: [Argument(), Argument(3)]),
     of_class=Case(cbs=lambda: [OfClass(), Inherited()]),
@@ -338,3 +349,29 @@ def test_what_is_not_kept_is_said_when_it_appears(tmp_path, capsys, settled):
     small(tmp_path).fit(2, 1e-2, cbs=[Finds(), Checkpoint(tmp_path/'r', steps=4)])
     said = [l for l in capsys.readouterr().out.splitlines() if 'Not kept' in l]
     assert len(said) == 1 and said[0].endswith('Not kept, and as new after a kill: Finds.best.')
+
+
+def test_a_generator_that_a_callback_was_given_is_named(tmp_path, capsys, settled):
+    "It moves on without a change that a digest would see"
+    class Draws(Callback):
+        def __init__(self, gen): self.gen = gen
+        def before_batch(self): torch.rand(1, generator=self.gen)
+    small(tmp_path).fit(1, 1e-2, cbs=[Draws(torch.Generator()), Checkpoint(tmp_path/'r', steps=4)])
+    said = [l for l in capsys.readouterr().out.splitlines() if 'Not kept' in l]
+    assert len(said) == 1 and said[0].endswith('Not kept, and as new after a kill: Draws.gen.')
+
+
+def test_a_state_dict_that_nobody_takes_is_no_state(tmp_path):
+    "The attributes are kept instead, and a sound checkpoint is not called damaged"
+    class Gives(Callback):
+        def __init__(self): self.n = 0
+        def before_batch(self): self.n += self.training
+        def state_dict(self): return dict(n=self.n)
+    class Ends(Callback):
+        order = 900
+        def before_batch(self):
+            if self.training and self.train_iter == 9: raise OSError('the end')
+    with pytest.raises(OSError): small(tmp_path).fit(2, 1e-2, cbs=[Gives(), Ends(), Checkpoint(tmp_path/'r', steps=4, quiet=True)])
+    learn = small(tmp_path)
+    learn.fit(2, 1e-2, cbs=[gives := Gives(), Checkpoint(tmp_path/'r', steps=4, quiet=True)])
+    assert gives.n == 2*len(learn.dls.train)

@@ -169,7 +169,7 @@ def test_parameters_put_in_place_of_others():
     assert all_equal(steps(model, Muon(mark_gates(model), lr=0.01)), steps(new, Muon(mark_gates(new), lr=0.01)))
 
 
-def muon_by_hand(W, grads, n_gates, lr, mom=.95, wd=.01, n_steps=4):
+def muon_by_hand(W, grads, n_gates, lr, mom=.9, wd=.01, n_steps=4):
     "Steps of Muon with gates that are made equally long, in NumPy"
     avg = np.zeros_like(W)
     for g in grads:

@@ -156,7 +156,7 @@ def has_own_state(
     o, # A callback or a metric
 ):
     "Whether `o` says itself what its state is, by `state_dict` and `load_state_dict`"
-    return hasattr(type(o), 'state_dict')
+    return hasattr(type(o), 'state_dict') and hasattr(type(o), 'load_state_dict')
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #4bf51208
 def _named(os, name):
@@ -198,11 +198,12 @@ def sources(
 def watched(
     learn, # Any Learner
 )->dict:
-    "Modules and a person's own loaders and samplers, by the names that a person would write"
+    "Modules and a person's own loss, loaders and samplers, by the names that a person would write"
     modules = {f'model.{n}'.rstrip('.'):m for n,m in learn.model.named_modules()}
     loaders = {f'dls[{i}].{n}'.rstrip('.'):o for i,dl in enumerate(learn.dls.loaders)
                for n,o in sources(dl).items() if is_own(type(o)) and n != 'dataset'}
-    return {**modules, **loaders}
+    loss = {'loss_func':learn.loss_func} if is_own(type(learn.loss_func)) else {}
+    return {**modules, **loaders, **loss}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #c2430e6d
 _begun = WeakKeyDictionary() # Learners to digests, between a restore and the first capture
@@ -224,6 +225,8 @@ def expect_changes(
     _begun[learn] = begun(learn)
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #ab4f6a21
+_generators = torch.Generator, random.Random, np.random.RandomState, np.random.Generator
+
 def kept_of(
     o, # As for `is_state`
     was:dict, # Digests from when the fit began
@@ -234,7 +237,8 @@ def kept_of(
     for k,v in state_of(o).items():
         had = was.get(k, ...)
         setting = is_setting(o, k)
-        if setting and digest_of(v) == had: continue
+        moves = isinstance(v, _generators) and isinstance(o, (nn.Module, *_holders))
+        if setting and digest_of(v) == had and not moves: continue
         has_place = had is not None and (had is not ... or isinstance(o, _holders) or may_be_new(o, v))
         if has_place and may_be(o, k, v) and (not setting or is_plain(v)): res[k] = v
         elif is_own(type(o)) or had is not ...: lost(k)
@@ -308,8 +312,6 @@ def shuffles_items(
     return hasattr(vars(dl).get('items'), 'idxs') and hasattr(dl, 'make_chunks')
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #8f7fa05e
-_generators = torch.Generator, random.Random, np.random.RandomState, np.random.Generator
-
 def generators(
     dl, # Any loader
 )->dict:
