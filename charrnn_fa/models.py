@@ -152,7 +152,7 @@ def gate_matrices(
 def note_gates(
     model:nn.Module, # As for `gate_matrices`
 ):
-    "Note on the gate matrices how many gates they hold, and 0 on the embedding, as `n_gates`, where it is not noted yet"
+    "Note as `n_gates` how many gates a matrix holds, and 0 on the embedding, where it is not noted yet"
     table = getattr(getattr(model, 'emb', None), 'weight', None)
     is_tied = table is None or table is getattr(model.decoder, 'weight', None)
     for p,n in [*gate_matrices(model), *([] if is_tied else [(table, 0)])]:

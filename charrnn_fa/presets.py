@@ -142,8 +142,8 @@ def for_copies(self:Preset,
 # %% ../nbs/14_presets.ipynb #7ea64453
 presets = {
     'cpu-minute': Preset(
-        measured='tiny Shakespeare 1.400 nats (carry), 1.419 (windows of 256) on 2 cores of an AMD EPYC in bf16; with half '
-                 'the rate 1.406 and 1.426 there, 1.427 and 1.447 with AMX, 1.444 and 1.464 in fp32; medians of 3 seeds'),
+        measured='tiny Shakespeare 1.391 nats (carry), 1.412 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
+                 '1.421 and 1.440 there in fp32; medians of 6 and 3 seeds'),
     'cpu-quarter-hour': Preset(minutes=15., n_hid=512, seq_len=96, dropout=0.25, emb_drop=0.1, wd=0.05,
         measured='tiny Shakespeare 1.339 nats (carry), 1.363 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
                  'medians of 3 seeds'),

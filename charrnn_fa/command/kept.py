@@ -37,7 +37,8 @@ def finite_model(
     "The run's model, if its weights are numbers"
     model = run.load_model(device)
     if all(p.isfinite().all() for p in model.parameters()): return model
-    raise CharRNNError(f'{run.path} has weights that are not finite', 'train anew into another folder, with a lower --lr.')
+    remedy = 'train anew into another folder, with a lower --lr.'
+    raise CharRNNError(f'{run.path} has weights that are not finite', remedy)
 
 def model_to_measure(
     run, # A `Run`

@@ -32,7 +32,8 @@ def sample(
     cuts = args.top_k, args.top_p, args.min_p
     try: run.vocab.encode(args.prompt)
     except CharRNNError as e: raise CharRNNError(e.what, 'leave them out of --prompt.') from None
-    if run.strokes: to_stderr(f'note: {run.path} has learned to draw; see what with: charrnn draw --run {shlex.quote(args.run)}')
+    drawing = f'charrnn draw --run {shlex.quote(args.run)}'
+    if run.strokes: to_stderr(f'note: {run.path} has learned to draw; see what with: {drawing}')
     pieces = stream(finite_model(run), run.vocab, args.prompt, args.n, args.temperature, *cuts, args.stop, args.seed)
     first = next(pieces, '')
     print(shown(args.prompt + first), end='', flush=True)

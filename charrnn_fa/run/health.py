@@ -79,7 +79,8 @@ def check_rung(
     if nats < ladder['bigram']-.05: return []
     counted = f"Counting pairs of characters gives {ladder['bigram']:.2f}."
     if ladder.useful() == ['uniform']:
-        counted,again = 'Counting helps nobody to predict this text: perhaps it has no order.','charrnn train ANOTHER_TEXT --run OTHER'
+        counted = 'Counting helps nobody to predict this text: perhaps it has no order.'
+        again = 'charrnn train ANOTHER_TEXT --run OTHER'
     return [Finding('T5', 'strong', f"The loss is {nats:.2f} nats: the network {ladder.says(nats)}. {counted}",
                     f'{again} --minutes 10', dict(nats=nats, bigram=ladder['bigram']))]
 

@@ -90,7 +90,8 @@ def decode_text(
     check_type('b', b, (bytes, bytearray), 'bytes')
     check_type('encoding', encoding, str, 'a string')
     is_utf8 = encoding.lower().replace('_', '-') in ('utf-8', 'utf8')
-    if is_utf8 and bytes(b[:2]) == _gzip: raise CorpusError(f"{name} is packed by gzip", f"unpack it first: gunzip {name}")
+    is_packed = bytes(b[:2]) == _gzip
+    if is_utf8 and is_packed: raise CorpusError(f"{name} is packed by gzip", f"unpack it first: gunzip {name}")
     if is_utf8 and is_binary(b): raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
     try: return b.decode(encoding)
     except (LookupError, ValueError) as e:
