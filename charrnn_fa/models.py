@@ -153,9 +153,9 @@ def note_gates(
     model:nn.Module, # As for `gate_matrices`
 ):
     "Note as `n_gates` how many gates a matrix holds, and 0 on the embedding, where it is not noted yet"
-    table = getattr(getattr(model, 'emb', None), 'weight', None)
-    is_tied = table is None or table is getattr(model.decoder, 'weight', None)
-    for p,n in [*gate_matrices(model), *([] if is_tied else [(table, 0)])]:
+    table,last = (getattr(getattr(model, k, None), 'weight', None) for k in ('emb', 'decoder'))
+    tables = [] if table is None or table is last else [(table, 0)]
+    for p,n in gate_matrices(model)+tables:
         if not hasattr(p, 'n_gates'): p.n_gates = n
 
 # %% ../nbs/10_models.ipynb #c16cc3fb

@@ -48,7 +48,8 @@ def _rate_gone(base):
     return Finding('O10', 'strong',
         f"The learning rate falls from {max(base.rates):.2g} to {base.rates[-1]:.2g} in {len(base.rates)} steps, so "
         "nothing more is learned. Perhaps the schedule was meant for epochs and goes on with every batch.",
-        'scheduler.step()   # once after each epoch, or with the number of batches as its length',
+        'scheduler.step()   # once after each epoch, or with the number of batches as its length\n'
+        '# one that waits for a plateau wants the loss, step(valid_loss), and lower is better: mode=\'min\'',
         dict(highest=max(base.rates), lowest=base.rates[-1], steps=len(base.rates)))
 
 # %% ../../nbs/44_doctor.trials.ipynb #750937b5
