@@ -9,6 +9,7 @@ import torch
 
 from charrnn_fa.doctor.diagnose import diagnose
 from charrnn_fa.doctor.report import Finding
+from charrnn_fa.doctor.shapes import explain
 
 HEAD = """
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -664,3 +665,14 @@ def test_a_view_in_place_of_a_transpose_is_mended_where_it_goes_in_and_where_it_
     line,back = f.fix.splitlines()[:2]
     assert f.id == 'S4' and back.startswith('#') and 'transpose(0, 1)' in back, f
     assert not said(STEPS_FIRST.replace('IN', line).replace('OUT', 'o.transpose(0, 1)'), tmp_path), f.fix
+
+
+@pytest.mark.parametrize('wrong,said', [
+    (lambda: torch.stack([torch.zeros(3), torch.zeros(4)]), 'one with 3 and one with 4'),
+    (lambda: torch.nn.Linear(3, 3)(torch.zeros(2, 3).long()), 'An embedding has a vector'),
+    (lambda: torch.nn.Linear(3, 3)(torch.zeros(2, 3).double()), None)])
+def test_numbers_of_an_error_that_are_no_sizes_and_types_that_are_no_ids(wrong, said):
+    "Two kinds of floating-point numbers are left to PyTorch's own words"
+    with pytest.raises(RuntimeError) as e: wrong()
+    found = explain(e.value)
+    assert found is None if said is None else said in found.message, found

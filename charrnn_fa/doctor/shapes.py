@@ -20,7 +20,7 @@ from .words import OwnWords
 # %% ../../nbs/41_doctor.shapes.ipynb #074073cc
 def _numbers(message):
     "The sizes in an error; not the numbers of arguments and dimensions"
-    others = r'#\d+|size\(-1\)|hidden\[\d\]|\d-?D\b|mat\d|dimension \d+|number \d+|m\d\b'
+    others = r'#\d+|size\(-1\)|hidden\[\d\]|\d-?D\b|mat\d|dimension \d+|(number|entry) \d+|m\d\b'
     return [int(o) for o in re.findall(r'\d+', re.sub(others, '', message))]
 
 def _template(message): return re.sub(r'\d+', '#', message)
@@ -248,7 +248,7 @@ _patterns = {
     r'backward through the graph a second time': _second_time,
     r'multi-target not supported|1D target tensor expected': _one_dimension,
     r"argument #1 'indices' to have one of the following scalar types": _float_ids,
-    r'mat1 and mat2 must have the same dtype|expected (m1 and m2|scalar type).*(Long|Int)': _not_embedded,
+    r'mat1 and mat2 must have the same dtype.*(Long|Int|Short|Char|Byte)|expected (m1 and m2|scalar type).*(Long|Int)': _not_embedded,
     r'"addmm.*" not implemented for .(Long|Int)|input must have the type|RNN input dtype \(torch.int': _not_embedded,
     r'expected (scalar type|target dtype to be) Long|not implemented for .Int|only .*integer.* can be converted': _float_ids,
 }
