@@ -260,3 +260,30 @@ def test_packed_rows_that_are_read(pick): assert exact(packing(pick)) == []
 
 
 def test_rows_of_one_length(): assert exact(packing(lambda out,state,lengths: out[:,-1], [(x[:,:4].clamp(min=1), l*0+4, y) for x,l,y in documents()])) == []
+
+
+@pytest.mark.parametrize('shape', [column, lambda y: y])
+def test_the_last_value_of_a_window_as_its_target(shape):
+    "A forecast that is cut off by one learns to copy"
+    def cut(batches): return [(x, shape(x[:,-1,0])) for x,_ in batches]
+    net = Forecast() if shape is column else Forecast(last=lambda p: p[:,0])
+    first = said(given(net, cut(pieces())))[0]
+    assert (first.id, first.certainty) == ('D1', 'strong') and 'last value of its window' in first.message
+    assert 'D1' not in [o.id for o in said(given(net, pieces(target=shape)))]
+
+
+def test_inputs_and_targets_that_were_shuffled_apart():
+    "Two loaders, each in an order of its own"
+    ids = torch.randint(9, (6001,), generator=torch.Generator().manual_seed(0))
+    x,y = ids[:-1].view(300, 20),ids[1:].view(300, 20)
+    class Letters(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table,self.layer,self.head = nn.Embedding(9, 16),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 9)
+        def forward(self, ids): return self.head(self.layer(self.table(ids))[0])
+    def program(order):
+        loss = lambda p,t: F.cross_entropy(p.flatten(0, 1), t.flatten())
+        return given(Letters(), [*zip(x.split(12), y[order].split(12))], loss)
+    first = said(program(torch.randperm(300)))[0]
+    assert (first.id, first.certainty) == ('S4', 'exact') and 'shuffled apart' in first.message
+    assert 'S4' not in [o.id for o in said(program(torch.arange(300)))]

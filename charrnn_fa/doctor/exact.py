@@ -25,7 +25,8 @@ from .probes import check_places, check_reach, reaches
 from .gradients import check_gradients, check_linear
 from .calls import check_calls
 from .carried import check_graph, check_state
-from .amounts import check_pairs, check_range
+from .amounts import check_pairs, check_range, check_seen
+from .targets import check_pairing
 from .rows import check_rows
 from .shared import own_states
 from .memory import check_memory
@@ -70,7 +71,8 @@ def _uses_all(subject, step):
 def _of_state(subject, step):
     "Probes of weights, optimiser and state, by what they look at"
     return {
-        'whether each target is the next character': lambda: check_places(subject) if _uses_all(subject, step) else [],
+        'whether each target is the next character': lambda: (check_places(subject) if _uses_all(subject, step) else [])
+            + check_seen(subject) + check_pairing(subject.more),
         'whether each prediction meets its own target': lambda: check_pairs(subject),
         'how far the outputs can go': lambda: check_range(subject),
         'which rows predictions come from': lambda: check_rows(subject),
