@@ -116,15 +116,16 @@ def _beginnings(pairs):
 def _meet(pairs, k=4):
     "The share of rows whose targets go on where the inputs end, or the other way round, as far as other rows show it"
     rows = [(tuple(a.tolist()), tuple(b.tolist())) for x,y in pairs for a,b in zip(x, y)]
-    pieces = {r[i:i+2*k] for r,_ in rows for i in range(len(r)-2*k+1)}
+    places = lambda r: ((i, j) for i in range(len(r)-2*k) for j in (i+k, i+k+1)) # one may be left out
+    pieces = {r[i:i+k] + r[j:j+k] for r,_ in rows for i,j in places(r)}
     return sum(a[-k:]+b[:k] in pieces or b[-k:]+a[:k] in pieces for a,b in rows)/max(1, len(rows))
 
 def check_pairing(
     batches, # Many of a subject's
 )->list: # Of `Finding`s: S4
     "Whether what continues a row is among the targets, but of another row"
-    pairs = texts_of(batches) or []
-    texts = _beginnings(pairs)
+    pairs = texts_of(batches) if all(len(o) == 2 for o in batches) else None
+    texts = _beginnings(pairs or [])
     wanted,given = zip(*texts) if texts else ((), ())
     are_texts = all(len(o) > 11 for o in wanted) and len({*wanted}) > .9*len(wanted)
     own = sum(a == b for a,b in texts)
