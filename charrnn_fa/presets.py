@@ -146,13 +146,13 @@ presets = {
                  '1.421 and 1.440 there in fp32; medians of 6 and 3 seeds'),
     'cpu-quarter-hour': Preset(minutes=15., n_hid=512, seq_len=96, dropout=0.25, emb_drop=0.1, wd=0.05,
         measured='tiny Shakespeare 1.339 nats (carry), 1.363 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
-                 'medians of 3 seeds'),
+                 'medians of 3 seeds, with a momentum of 0.95'),
     'drawings-minute': Preset(dropout=0.,
         measured='10,000 kanji 122.8 nats a drawing in 2,995 steps of a minute on 2 cores of an AMD EPYC in bf16, 255 '
-                 'of 256 well-formed at 0.7; faces there, 862 steps: 60 of 60; one seed each'),
+                 'of 256 well-formed at 0.7; faces there, 862 steps: 60 of 60; one seed each, with a momentum of 0.95'),
     'drawings-five-minutes': Preset(minutes=5., n_hid=384, dropout=0.1,
         measured='10,000 kanji 111.8 nats a drawing in 8,973 steps of five minutes on 2 cores of an AMD EPYC in bf16, '
-                 '255 of 256 well-formed at 0.7; one seed'),
+                 '255 of 256 well-formed at 0.7; one seed, with a momentum of 0.95'),
     't4-minute': Preset(n_hid=512, emb_sz=128, bs=64, seq_len=96, dropout=0.5, lr=4e-3, wd=0.05, max_epochs=40.),
     't4-ten-minutes': Preset(minutes=10., n_hid=1024, emb_sz=128, bs=128, seq_len=128, dropout=0.5, emb_drop=0.2,
                              lr=4e-3, wd=0.05, max_epochs=40.),
