@@ -7,14 +7,15 @@ __all__ = ['raises_own_errors', 'of_loader', 'of_error', 'looked', 'up_to_own_er
            'of_trial']
 
 # %% ../../nbs/46f_doctor.errors.ipynb #008cb380
-import time, traceback
+import ast, time, traceback
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding, no_way
 from .disk import WritesToDisk
 from .batches import LoaderEnds, OutOfTime, as_ids
 from .subject import OtherDevice, Subject
-from .place import place_of
+from .place import place_of, sources
+from .words import OwnWords
 from .carried import check_graph, kept_graph
 from .shapes import explain
 
@@ -58,7 +59,29 @@ def _explained(e, subject):
     told = explain(e, subject=subject)
     if told: return kept_graph(subject, told.place) if told.id == 'R2' else told
     if 'modified by an inplace operation' in str(e) and check_graph(subject): return kept_graph(subject, place_of(e))
+    if 'modified by an inplace operation' in str(e): return _in_place(e, subject)
     if 'does not require grad and does not have a grad_fn' in str(e): return _cut_off(e)
+
+# %% ../../nbs/46f_doctor.errors.ipynb #a942d865
+_in_place_signs = {ast.Mult:'*', ast.Add:'+', ast.Sub:'-', ast.Div:'/'}
+
+def _changing_lines(*objects):
+    "Statements of somebody's own that change something in place, and what does the same with a new tensor"
+    for source in sources(*objects):
+        for o in ast.walk(source.tree):
+            is_known = isinstance(o, ast.AugAssign) and type(o.op) in _in_place_signs and not isinstance(o.value, ast.Constant)
+            if not is_known: continue
+            name,value = ast.unparse(o.target),ast.unparse(o.value)
+            value = f'({value})' if isinstance(o.value, ast.BinOp) else value
+            yield source.place(o),f'{name} = {name} {_in_place_signs[type(o.op)]} {value}'
+
+def _in_place(e, subject):
+    lines = [*_changing_lines(subject.model)]
+    if not lines: return None
+    fix = '\n'.join(f'{new}   # in place of {place.source}' for place,new in lines[:3])
+    return Finding('E1', 'exact',
+        "The training step ends in an error: a tensor is changed in place, and backward() needs it as it was. Make a "
+        "new one.", OwnWords(fix), dict(), lines[0][0])
 
 # %% ../../nbs/46f_doctor.errors.ipynb #447c8881
 def _told(e, most=300):

@@ -66,6 +66,15 @@ def _not_of_classes(call, scores):
         f'loss = F.cross_entropy(scores.flatten(0, 1), {ids}){of_what}', dict(loss=name))
 
 # %% ../../nbs/38_doctor.loss.ipynb #0b286da2
+def _are_probabilities(scores): return bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < .01).all())
+
+def _of_probabilities():
+    return Finding('L2', 'exact',
+        "nll_loss expects logarithms of probabilities and gets the probabilities. So the loss is -1 at the best, and "
+        "a character that is thought unlikely teaches next to nothing.",
+        'nn.LogSoftmax(dim=-1)   # in place of nn.Softmax, or F.log_softmax of F.softmax', dict(probabilities_sum_to=1.))
+
+# %% ../../nbs/38_doctor.loss.ipynb #a18f0f56
 def check_scores(
     subject:Subject,
     step, # Of its first batch
@@ -78,6 +87,7 @@ def check_scores(
     scores,n,name = found[0].detach().float(),found[0].shape[1],step.losses[0].name
     exact = found[0].dtype in (torch.float32, torch.float64)
     if name == 'nll_loss' and not (scores.logsumexp(1).abs() < (1e-2 if exact else .2)).all():
+        if _are_probabilities(scores): return [_of_probabilities()]
         return [Finding('L2', 'exact',
             "nll_loss expects logarithms of probabilities, as log_softmax makes them, and gets other numbers: scores as "
             "they are, perhaps. So the loss can fall for ever without the network learning anything.",

@@ -10,6 +10,7 @@ import inspect
 from fastai.basics import *
 from .report import Finding
 from .subject import Subject, hypers_of
+from .words import OwnWords, called
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #49bc424d
 def trainable(
@@ -58,6 +59,7 @@ def check_optimiser(
     if rounded := _lost_in_rounding(subject, firsts, still): return [_too_small_a_step(subject, rounded)]
     if resting := _with_rate_zero(subject, firsts, still): return [_resting(resting, still)]
     if not still or all(g == 0 for o in firsts for g in _rates(o)): return _check_rate(subject, firsts, still)
+    if waiting := _waiting(subject, firsts, still): return [_never_makes_a_step(subject, waiting, firsts, still)]
     return [Finding('O7', 'exact',
         f"There is a gradient for {listed(still)}, and no change: the optimiser does not have it. It was made before "
         "the model got this layer, or for another model.",
@@ -95,6 +97,20 @@ def _with_rate_zero(subject, opts, still):
 def _resting(names, still):
     return Finding('O8', 'exact', f"{listed(names)} cannot change: the learning rate of its group is 0.",
                    "for g in opt.param_groups: g['lr'] = lr", dict(tensors=len(names)))
+
+# %% ../../nbs/37c_doctor.optimiser.ipynb #139aa579
+def _waiting(subject, opts, still):
+    "An optimiser that makes no step and has all parameters that do not change; None if there is none"
+    ps = dict(subject.model.named_parameters())
+    known = [o for o in subject.noted.seen.values() if isinstance(o, torch.optim.Optimizer)]
+    has_all = lambda o: {id(ps[k]) for k in still} <= {*map(id, _params_of(o))}
+    return next((o for o in known if has_all(o) and not any(o is i for i in opts)), None)
+
+def _never_makes_a_step(subject, opt, others, still):
+    name,other = (called(o, filter(inspect.isroutine, subject.roots), usual) for o,usual in ((opt, 'opt'), (others[0], 'the other')))
+    return Finding('O7', 'exact',
+        f"There is a gradient for {listed(still)}, and no change: the optimiser that has it makes no step.",
+        OwnWords(f'{name}.step()   # after loss.backward(), beside that of {other}'), dict(unchanged=len(still)))
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #11cbcd07
 def _rates(opt): return [g.get('lr', 0) for g in hypers_of(opt)]

@@ -19,7 +19,7 @@ def _has_a_step(f):
 # %% ../../nbs/37b_doctor.order.ipynb #11202b5a
 def _never_stepped(subject, steps):
     "Why the optimiser makes no step: numbers that overflow, steps that never come, or none that is written"
-    if any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values()):
+    if _is_with_scaler(subject):
         return Finding('O12', 'exact',
             f"In {len(steps)} batches the scaler lets no step through: its scale makes gradients overflow.",
             'torch.amp.GradScaler(init_scale=2.**16)   # and torch.bfloat16 where there is', dict(batches=len(steps)))
@@ -37,10 +37,13 @@ def _set_to_zero(order):
         "Gradients are set to zero after they were computed and before the optimiser uses them.",
         'opt.zero_grad()\nloss.backward()\nopt.step()', dict(order=order))
 
+def _any_in(grads): return any((g != 0).any() for g in grads)
+
 def _check_lost(steps):
     "Whether all gradients are gone when the optimiser makes its step"
-    any_in = lambda grads: any((g != 0).any() for g in grads.values())
-    is_lost = lambda o: o.events.count('backward') == 1 and 'step' in o.events and any_in(o.raw) and not any_in(o.grads)
+    def is_lost(o):
+        is_made = o.events.count('backward') == 1 and 'step' in o.events
+        return is_made and _any_in(o.raw.values()) and not _any_in(o.grads.values())
     if not all(map(is_lost, steps)): return []
     is_told = any('zero_grad' in o.events for o in steps) # of an optimiser
     return [_set_to_zero('backward, zero_grad'+' of the model'*(not is_told)+', step')]
@@ -68,7 +71,26 @@ def check_order(
                 'loss.backward()\nopt.step()\nopt.zero_grad()', dict(order=' '.join(e)))]
         if ' '.join(o for o in e if e.count('backward') == 1).find('backward zero_grad step') >= 0:
             return [_set_to_zero(' '.join(e))]
-    return _check_twice(steps) or _check_late(_with_large_gradients(subject)) or _check_schedule_order(steps)
+    return _check_thrown(subject, steps) or _check_twice(steps) or _check_late(_with_large_gradients(subject)) or _check_schedule_order(steps)
+
+# %% ../../nbs/37b_doctor.order.ipynb #f723b1a5
+def _is_with_scaler(subject): return any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values())
+
+def _check_thrown(subject, steps):
+    "Whether gradients of batches before a step of the optimiser are gone when the next ones are computed"
+    if all('step' in o.events for o in steps) or _is_with_scaler(subject): return []
+    left = []
+    def _look(step): left.append(_any_in(p.grad for p in subject.model.parameters() if p.grad is not None))
+    steps = subject.run((subject.batches*len(steps))[:len(steps)], before_backward=_look)
+    if len(left) != len(steps): return [] # several losses in a step
+    thrown = [o for o,is_left in zip(steps, left[1:]) if 'step' not in o.events and _any_in(o.raw.values()) and not is_left]
+    if len(thrown) < 2 or any('step' not in o.events and is_left for o,is_left in zip(steps, left[1:])): return []
+    n = next(i for i,o in enumerate(steps, 1) if 'step' in o.events)
+    return [Finding('O11', 'exact',
+        f"Of {n} batches {min(n-1, len(thrown))} teach the network nothing: their gradients are set to zero before the "
+        "optimiser makes its step.",
+        f'if (i+1) % {n} == 0: opt.step(); opt.zero_grad()   # and no zero_grad() at the other batches',
+        dict(batches=n, thrown_away=min(n-1, len(thrown))))]
 
 # %% ../../nbs/37b_doctor.order.ipynb #4c236698
 def _with_large_gradients(subject, n=4, factor=1e3):

@@ -6,7 +6,7 @@
 __all__ = ['check_high_rate', 'check_low_rate', 'too_low']
 
 # %% ../../nbs/43b_doctor.rates.ipynb #8e4dea77
-import statistics, time
+import math, statistics, time
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding
@@ -92,17 +92,23 @@ def check_low_rate(
     "Whether a higher learning rate does much better"
     rises = base.rates and base.rates[-1] > 1.5*base.rates[0] # a warm-up, of which the end is not seen
     if base.bad is not None or rises or base.gain > .8: return []
-    best = None
+    best,is_by_one = None,_n_targets(subject.more) < 4
     for by in 10,100,1000,10_000,100_000:
         t = trial(subject, len(base.nats), seconds, rate=by)
         if t.bad is not None or t.end > t.start + .5: break
-        if t.gain > .5 and max(base.gain, 0) < .12*t.gain:
+        if t.gain > .5 and max(base.gain, 0) < .12*t.gain and not is_by_one:
             if not _lasts(subject, base, by, seconds): return []
             return [too_low(base, t, by, _clipping(subject, base, seconds))]
         if base.gain > .2: break
         if best is None or t.end < best[0].end: best = t,by
     is_better = best and _stands_still(base) and best[0].end < base.end-.02
     return [too_low(base, *best, _clipping(subject, base, seconds))] if is_better else []
+
+# %% ../../nbs/43b_doctor.rates.ipynb #02eb59cb
+def _n_targets(batches):
+    "How many targets the first batch has"
+    y = batches[0][-1] if batches[0] else None
+    return y.numel() if isinstance(y, Tensor) else math.inf
 
 # %% ../../nbs/43b_doctor.rates.ipynb #c8e19b22
 def _lasts(subject, base, by, seconds):
@@ -141,20 +147,29 @@ def too_low(
         _rate_fix(lr, by), dict(lr=lr, gain=base.gain, gain_with_more=t.gain, times=by))
 
 # %% ../../nbs/43b_doctor.rates.ipynb #09b11a18
+def _scale(subject):
+    "By what a `GradScaler` multiplies gradients until the optimiser's step; 1 without one"
+    scalers = (o for o in subject.noted.seen.values() if isinstance(o, torch.amp.GradScaler) and o.is_enabled())
+    return max((o.get_scale() for o in scalers), default=1.)
+
+# %% ../../nbs/43b_doctor.rates.ipynb #99936838
 def _clipping(subject, base, seconds):
     "To which norm gradients are clipped, and what they have before, if that keeps the network from learning; else None"
     if len(base.used) < 10 or not 0 < max(base.used) < 1.01*min(base.used): return None
-    to,before = base.used[0],statistics.median(base.norms)
+    to,before = base.used[0],statistics.median(base.norms)/_scale(subject)
     if before < 10*to: return None
     def _undo(groups):
         for p in subject.model.parameters():
             if p.grad is not None: p.grad.mul_(before/to)
     t = trial(subject, len(base.nats), seconds, hypers=_undo)
-    return (to, before) if t.bad is None and len(t.nats) > 10 and max(base.gain, 0) < .3*t.gain else None
+    return (to, before, _scale(subject)) if t.bad is None and len(t.nats) > 10 and max(base.gain, 0) < .3*t.gain else None
 
-def _clipped_away(base, t, by, to, before):
+def _clipped_away(base, t, by, to, before, scale):
+    is_scaled = scale > 1
+    why = f" They are clipped while they are still multiplied by {scale:,.0f}."*is_scaled
+    fix = f'nn.utils.clip_grad_norm_(model.parameters(), 1.)   # in place of {to:.2g}'
+    if is_scaled: fix = 'scaler.unscale_(opt)   # before clip_grad_norm_'
     return Finding('O14', 'strong',
         f"The gradients come to the optimiser with a norm of {to:.2g} at every step, and have {before:.2g} before: "
-        f"clipping takes nearly all away. In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats.",
-        f'nn.utils.clip_grad_norm_(model.parameters(), 1.)   # in place of {to:.2g}',
-        dict(clipped_to=to, norm_before=before, gain=base.gain, gain_with_more=t.gain, times=by))
+        f"clipping takes nearly all away.{why} In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats.",
+        fix, dict(clipped_to=to, norm_before=before, gain=base.gain, gain_with_more=t.gain, times=by))

@@ -6,7 +6,7 @@
 __all__ = ['axes_of', 'is_of_shapes', 'explain']
 
 # %% ../../nbs/41_doctor.shapes.ipynb #70f234eb
-import ast, inspect, linecache, re
+import ast, inspect, linecache, re, traceback
 from contextlib import suppress
 from fastai.basics import *
 from .report import Finding
@@ -202,6 +202,19 @@ def _tuple_state(axes, place):
         "returns, (outputs, state), is.",
         'out, (h, c) = rnn(x)\nstate = (h.detach(), c.detach())')
 
+# %% ../../nbs/41_doctor.shapes.ipynb #35cdbdb8
+def _given_to_loss(e):
+    "The tuple that a Learner's loss got as predictions, if it stumbles over that; else None"
+    frames = [*traceback.walk_tb(e.__traceback__)]
+    for (frame,line),(loss,_) in zip(frames, frames[1:]):
+        if 'self.loss_func(' not in linecache.getline(frame.f_code.co_filename, line): continue
+        return next((o for o in loss.f_locals.values() if isinstance(o, tuple) and o and isinstance(o[0], Tensor)), None)
+
+def _several_outputs(n):
+    return ('S7',
+        f"The model returns {n} things, and the loss gets them all where it wants the scores alone.",
+        'learn.add_cb(RNNCallback())   # gives the first of them to the loss')
+
 # %% ../../nbs/41_doctor.shapes.ipynb #944431d4
 def _unpacked_state(axes, place):
     if not place or not re.search(r'\bh\w*\s*,\s*c', place.source): raise ValueError # something else is unpacked
@@ -329,6 +342,8 @@ def explain(
     axes = axes_of(subject, message, i) if i is not None else [(n, None) for n in _numbers(message)]
     place = place_of(e)
     if told is _two_sizes and i is not None and _differ_in_rows(subject): told = _other_rows
+    outputs = _given_to_loss(e) if told is _tuple_state else None
+    if outputs: told = lambda axes,place: _several_outputs(len(outputs))
     try: id,text,fix = told(axes, place)
     except (ValueError, IndexError): return None
     res = Finding(id, 'exact', text, fix, dict(error=message.splitlines()[0][:200].rstrip('.')), place)
