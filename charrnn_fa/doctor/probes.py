@@ -13,7 +13,7 @@ from .report import Finding
 from .batches import time_axis
 from .targets import check_targets
 from .layout import Layout, layout, reads_targets, scores_of, with_ids
-from .place import place_here
+from .place import place_here, sources
 from .subject import Subject
 from .words import OwnWords
 
@@ -349,11 +349,31 @@ def _mixed(subject, lay, rs, evidence):
             "A character changes later predictions of other rows: the rows of a batch share one state. Each row is "
             "a text of its own, and needs a state of its own.",
             'state = torch.zeros(n_layers, len(x), n_hid)', evidence)]
+    if order := _sorting(subject.model): return [_left_sorted(order, evidence)]
     return [Finding('S4', 'exact',
         "A character changes predictions of other rows. Somewhere view or reshape cuts the numbers anew where axes "
         "should be exchanged, or a mean is taken over the rows.",
         'x = x.transpose(0, 1)   # not x.view(x.shape[1], x.shape[0], -1)\n'
         '# and what comes out once more by transpose(0, 1), where rows are to come first again', evidence)]
+
+# %% ../../nbs/42_doctor.probes.ipynb #84deb14d
+def _sorting(*objects):
+    "The source and the statement by which somebody's own code sorts, with the name of the order, or None"
+    for source in sources(*objects):
+        sorts = [o for o in ast.walk(source.tree) if isinstance(o, ast.Call) and getattr(o.func, 'attr', '') in ('sort', 'argsort')]
+        if len(sorts) != 1: continue # a second one puts them back
+        for o in ast.walk(source.tree):
+            if not (isinstance(o, ast.Assign) and o.value is sorts[0]): continue
+            names = [ast.unparse(k) for k in getattr(o.targets[0], 'elts', o.targets)]
+            return source.place(o),names[-1]
+
+def _left_sorted(found, evidence):
+    place,order = found
+    return Finding('S4', 'exact',
+        "A character changes predictions of other rows: the rows are sorted, and do not come back in the order of the "
+        "targets.",
+        OwnWords(f'{place.source}\n# and after the packed layer, with h of (layers, rows, units):\nh = h[:,{order}.argsort()]'),
+        evidence, place)
 
 # %% ../../nbs/42_doctor.probes.ipynb #537d5c68
 def _reaches_in_eval(subject, lay):

@@ -20,7 +20,7 @@ def check_units(
 )->list: # Of `Finding`s: D12, I3, I4, I5, R10, R11
     "Whether units can move, and symbols count"
     seen = looked_at(subject)
-    res = units(seen) + check_all_ids(subject, seen.n_rows)
+    res = units(seen, size=_size_of_inputs(subject.batches[0])) + check_all_ids(subject, seen.n_rows)
     for i,share in seen.padding.items():
         if share > .003 and not at_an_end(subject.batches, i): res.append(_padded(subject, i, share))
     return res + check_gates(subject.model, seen) + check_layers(subject)
@@ -29,21 +29,37 @@ def check_units(
 def units(
     seen:Looked,
     most:float=.5, # Share at the ends; after some training more is usual
+    size:float=1., # Of the inputs, where they are measurements and no ids
 )->list: # Of `Finding`s: I3, I4
     "Whether units stand at the ends of their range, or are never on"
     mean = lambda shares: sum(shares)/max(1, len(shares))
     ends,gates = mean(seen.ends),mean(seen.gate_ends)
     is_stuck = ends > most or gates > max(most, .85) # gates of a network that has learned much are often at an end
-    res = [_saturated(max(ends, gates))] if is_stuck else []
+    res = [_saturated(max(ends, gates), size)] if is_stuck else []
     return res + ([_dead(max(seen.off))] if seen.off and max(seen.off) > .7 else [])
 
 # %% ../../nbs/38f_doctor.units.ipynb #e9a329f9
-def _saturated(share):
+def _saturated(share, size):
+    if size > 10: return _by_large_inputs(share, size)
     return Finding('I3', 'strong',
         f"{share:.0%} of the units are at the end of their range, beyond 0.97. There tanh is flat, so no gradient "
         "comes through.",
         'nn.init.orthogonal_(rnn.weight_hh_l0)   # smaller first weights', dict(share=share), parts=('rnn',),
         in_words='# smaller first weights for what makes the new state, such as nn.init.orthogonal_(...)')
+
+# %% ../../nbs/38f_doctor.units.ipynb #03ec9e48
+def _size_of_inputs(batch):
+    "The mean of amounts, without their signs; 1 for ids"
+    x = batch[0]
+    is_measured = isinstance(x, Tensor) and x.is_floating_point() and x.numel() and as_ids(x) is None
+    return x.abs().mean().item() if is_measured else 1.
+
+def _by_large_inputs(share, size):
+    return Finding('I3', 'strong',
+        f"{share:.0%} of the units are at the end of their range, beyond 0.97, for the inputs are numbers of a size of "
+        f"{size:,.0f}, where layers expect about 1. There tanh is flat, so no gradient comes through.",
+        'x = (x-mean)/std   # of all training data, the same for validation and for what is written',
+        dict(share=share, size=size))
 
 # %% ../../nbs/38f_doctor.units.ipynb #515f4140
 def _dead(share):
