@@ -7,6 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
+from fastai.basics import AvgMetric, DataLoader, DataLoaders, Learner
 from fastai.callback.core import Callback
 from fastai.callback.all import CSVLogger, SaveModelCallback
 from torch import nn
@@ -90,7 +91,18 @@ class Rising:
         return F.cross_entropy(p.flatten(0, -2), y.flatten())*(1+.1*self.n)
 
 
+class RisingModule(nn.Module):
+    "The same in a buffer"
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('n', torch.zeros(()))
+    def forward(self, p, y):
+        if torch.is_grad_enabled(): self.n += 1
+        return F.cross_entropy(p.flatten(0, -2), y.flatten())*(1+.1*self.n)
+
+
 CASES = dict(
+    loss_module=Case(learner=dict(loss_func=RisingModule())),
     loss=Case(learner=dict(loss_func=Rising())),
     private=Case(cbs=lambda: [Private()]),
     argument=Case(cbs=lambda: [Argument(), Argument(3)]),
@@ -185,6 +197,42 @@ class Watches(Callback):
         if self.training:
             capture(self.learn, (0, 0), self.keeper, Watches)
             self.told.append(newly_lost(self.keeper))
+
+
+def test_an_exchanged_loss_and_a_metric_with_a_generator_are_named(tmp_path, capsys):
+    class Exchanges(Callback):
+        def before_batch(self):
+            if self.training and self.train_iter == 3: self.learn.loss_func = RisingModule()
+    class Draws(AvgMetric):
+        def __init__(self): super().__init__(lambda p,y: torch.zeros(()), ); self.gen = torch.Generator()
+    learn = small(tmp_path, metrics=Draws())
+    learn.fit(1, cbs=[Exchanges(), Checkpoint(tmp_path/'r', steps=4)])
+    said = [o for o in capsys.readouterr().out.splitlines() if 'Not kept' in o]
+    assert len(said) == 2 and 'Draws.gen' in said[0] and 'learn.loss_func' in said[1], said
+
+
+def test_a_generator_of_a_part_of_a_data_set_goes_on(tmp_path):
+    class Noisy(torch.utils.data.Dataset):
+        gen = None
+        def __init__(self): self.gen = torch.Generator().manual_seed(3)
+        def __len__(self): return 40
+        def __getitem__(self, i): return torch.rand(3, generator=self.gen),torch.zeros(1)
+    def fit(*cbs, n=None):
+        ds = torch.utils.data.Subset(Noisy(), range(32))
+        torch.manual_seed(0)
+        learn = Learner(DataLoaders(*[DataLoader(ds, bs=4, num_workers=0)]*2, device='cpu'), nn.Linear(3, 1), loss_func=F.mse_loss)
+        learn.logger = lambda log: None
+        with learn.no_bar(): learn.fit(3, cbs=[*cbs, *([] if n is None else [Dies(n)])])
+        return learn
+    class Dies(Callback):
+        order = 2000
+        def __init__(self, n): self.n = n
+        def before_epoch(self):
+            if self.epoch == self.n: raise RuntimeError('stopped')
+    whole = fit()
+    with pytest.raises(RuntimeError): fit(Checkpoint(tmp_path/'r', minutes=0, quiet=True), n=2)
+    again = fit(Checkpoint(tmp_path/'r', minutes=0, quiet=True))
+    assert all(torch.equal(a, b) for a,b in zip(whole.model.parameters(), again.model.parameters()))
 
 
 def test_what_cannot_be_kept_is_named_when_it_appears(tmp_path):

@@ -22,7 +22,7 @@ from ..store.retain import tidy
 from ..store.mirror import mirrored
 from ..store.locate import Place
 from .serialize import Keeper
-from .capture import capture, is_known, named_callbacks, newly_lost, saved_best, state_of
+from .capture import capture, is_known, is_own, named_callbacks, newly_lost, saved_best, state_of
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
 from .restore import State
 from .mark import Underway, raised_by
@@ -330,6 +330,8 @@ def _steps(self:Checkpoint):
 @patch
 def _capture(self:Checkpoint, at):
     ts,meta = capture(self.learn, at, self.keeper, Checkpoint, self.best)
+    is_exchanged = self.learn.loss_func is not self.loss_before and is_own(self.learn.loss_func)
+    if is_exchanged: self.keeper.lost.append('learn.loss_func')
     return ts,dict(meta, base=self.base, elapsed=self.seconds(), **self.changed)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ec9119c1

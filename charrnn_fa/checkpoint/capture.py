@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['attrs_of_fit', 'attrs_of_char', 'environment', 'inexact', 'is_own', 'is_known', 'ctor_args', 'is_state', 'state_of',
            'is_setting', 'may_be', 'may_be_new', 'standing', 'has_own_state', 'named_callbacks', 'holders', 'sources',
-           'watched', 'begun', 'expect_changes', 'kept_of', 'buffers', 'attrs_of', 'shuffles_items', 'generators',
-           'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'capture', 'newly_lost']
+           'watched', 'loss_state', 'begun', 'expect_changes', 'kept_of', 'buffers', 'attrs_of', 'shuffles_items',
+           'generators', 'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'capture', 'newly_lost']
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #1f446bc5
 import inspect, itertools, platform, random, re
@@ -186,12 +186,21 @@ def _written(cb):
     with suppress(OSError, AttributeError): return cb.file.getvalue() # gone, or a file that is not ours
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #77d654f3
+def _within(dataset, most=10):
+    "A data set, that of which it is a part, and so on"
+    res = []
+    while dataset is not None and len(res) < most:
+        res.append(dataset)
+        dataset = getattr(dataset, '__dict__', {}).get('dataset')
+    return res
+
 def sources(
     dl, # Any loader
 )->dict:
     "What decides the batches of a loader, by name: itself, its data set, its samplers"
     res = {'':dl} | {k:vars(dl).get(k) for k in ('dataset', 'sampler', 'batch_sampler')}
     res['batch_sampler.sampler'] = getattr(res['batch_sampler'], 'sampler', None)
+    res |= {f'dataset{".dataset"*i}':o for i,o in enumerate(_within(res['dataset']))}
     return {k:o for k,o in res.items() if hasattr(o, '__dict__')}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #c14386d0
@@ -201,9 +210,17 @@ def watched(
     "Modules and a person's own loss, loaders and samplers, by the names that a person would write"
     modules = {f'model.{n}'.rstrip('.'):m for n,m in learn.model.named_modules()}
     loaders = {f'dls[{i}].{n}'.rstrip('.'):o for i,dl in enumerate(learn.dls.loaders)
-               for n,o in sources(dl).items() if is_own(type(o)) and n != 'dataset'}
+               for n,o in sources(dl).items() if is_own(type(o)) and not n.startswith('dataset')}
     loss = {'loss_func':learn.loss_func} if is_own(type(learn.loss_func)) else {}
     return {**modules, **loaders, **loss}
+
+# %% ../../nbs/71_checkpoint.capture.ipynb #64ed8736
+def loss_state(
+    learn, # Any Learner
+)->dict:
+    "The tensors of a person's own loss, if it is a module"
+    loss = learn.loss_func
+    return loss.state_dict() if isinstance(loss, nn.Module) and is_own(type(loss)) else {}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #c2430e6d
 _begun = WeakKeyDictionary() # Learners to digests, between a restore and the first capture
@@ -216,7 +233,8 @@ def begun(
     "Digests of all that is kept only if it has changed, by whose and by name"
     own = {n:o for n,o in holders(learn).items() if not is_known(o)}
     res = {n:digests(_seen(state_of(o))) for n,o in {**watched(learn), **own}.items()}
-    return dict(res, grad={k:p.requires_grad for k,p in learn.model.named_parameters()})
+    grad = {k:p.requires_grad for k,p in learn.model.named_parameters()}
+    return dict(res, grad=grad, loss=[*loss_state(learn)])
 
 def expect_changes(
     learn, # About to be restored
@@ -254,7 +272,7 @@ def losing(self:Keeper,
 
 def _state_of(o, keeper, n):
     if has_own_state(o): return _own_state_of(o, keeper, n)
-    is_told = isinstance(o, Callback) and not is_known(o)
+    is_told = isinstance(o, _holders) and not is_known(o)
     lost = keeper.losing(type(o).__name__) if is_told else noop
     attrs = kept_of(o, keeper.begun.get(n, {}), lost)
     if isinstance(o, CSVLogger): attrs['_text'] = _written(o) # see `State.logs`
@@ -365,12 +383,18 @@ def saved_best(
     "What a `SaveModelCallback` has just saved, copied"
     return deepcopy((weights(learn.model), learn.opt.state_dict() if cb.with_opt else None))
 
-# %% ../../nbs/71_checkpoint.capture.ipynb #64ed8736
+# %% ../../nbs/71_checkpoint.capture.ipynb #acae8ec9
+def _kept_of_loss(learn, keeper):
+    state,was = loss_state(learn),keeper.begun['loss']
+    keeper.lost += [f'loss_func.{k}' for k in state if k not in was]
+    return {k:v for k,v in state.items() if k in was}
+
+# %% ../../nbs/71_checkpoint.capture.ipynb #fcb48b19
 def _parts(learn, best, keeper):
     lost = lambda i: lambda k: keeper.lost.append(f'dls[{i}].{k}')
     places = [_place_in(dl, learn, lost(i)) for i,dl in enumerate(learn.dls.loaders)]
     return dict(
-        learn=attrs_of(learn), loaders=places, model=_model_state(learn, keeper),
+        learn=attrs_of(learn), loaders=places, model=_model_state(learn, keeper), loss=_kept_of_loss(learn, keeper),
         opt=learn.opt.state_dict(), grads=_grads(learn), scaler=scaler_of(learn) and learn.scaler.state_dict(),
         best=best or {}, rng=rng_state(),
     )

@@ -21,7 +21,7 @@ from ..run.records import check, counts, need
 from .serialize import check_one_rng, check_rng, form, from_json, replacing_plain, set_rng
 from charrnn_fa.checkpoint.capture import (
     attrs_of_char, attrs_of_fit, buffers, environment, expect_changes, generators, has_own_state, holders, inexact,
-    is_known, scaler_of, set_rng_state, shuffles_items, standing, watched,
+    is_known, loss_state, scaler_of, set_rng_state, shuffles_items, standing, watched,
 )
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #f5f23180
@@ -161,6 +161,14 @@ def _put_model(learn, d):
         if k in d['none']: m._buffers[b] = None
     for n,m in learn.model.named_modules(): m.training = n not in d['eval']
 
+# %% ../../nbs/73_checkpoint.restore.ipynb #38911b5c
+def _check_loss(learn, sd):
+    now = loss_state(learn)
+    need(all(k not in now or form(v) == form(now[k]) for k,v in sd.items()), 'loss')
+
+def _put_loss(learn, sd):
+    if sd and loss_state(learn): learn.loss_func.load_state_dict(sd, strict=False)
+
 # %% ../../nbs/73_checkpoint.restore.ipynb #e1cb4334
 def _check_scaler(learn, sd):
     if sd and scaler_of(learn): need(form(sd) == form(learn.scaler.state_dict()), 'scaler')
@@ -181,10 +189,10 @@ def _put_best(learn, cb, ws, opt):
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #174def29
 _checks = dict(learn=_check_learn, loaders=_check_loaders, opt=_check_opt, grads=_check_grads, scaler=_check_scaler,
-               model=_check_model, best=_check_best, rng=lambda learn, d: check_rng(d))
+               model=_check_model, loss=_check_loss, best=_check_best, rng=lambda learn, d: check_rng(d))
 
 _puts = dict(learn=_put_learn, loaders=_put_loaders, opt=_put_opt, grads=_put_grads, scaler=_put_scaler,
-             model=_put_model, best=noop, rng=lambda learn, d: set_rng_state(d))
+             model=_put_model, loss=_put_loss, best=noop, rng=lambda learn, d: set_rng_state(d))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #6992dbf3
 def _is_shown(v):
@@ -215,7 +223,7 @@ class State:
             rest = dict(tensors)
             self.weights = {k:rest.pop(k) for k in tensors if not k.startswith('train/')}
             but = () if with_opt else ('opt', 'best')
-            self.parts = {k:from_json(meta[k], rest) for k in _checks if k not in but and (k in meta or k != 'model')}
+            self.parts = {k:from_json(meta[k], rest) for k in _checks if k not in but and (k in meta or k not in ('model', 'loss'))}
             self.states = {n:from_json(j, rest) for n,j in meta['cbs'].items()}
             self.best = self.parts.get('best')
             self._check(meta)
