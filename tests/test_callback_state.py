@@ -211,6 +211,40 @@ def test_an_exchanged_loss_and_a_metric_with_a_generator_are_named(tmp_path, cap
     assert len(said) == 2 and 'Draws.gen' in said[0] and 'learn.loss_func' in said[1], said
 
 
+def stopped_at(d, make, epoch=2):
+    "A callback as it is at the end of three epochs: in one go, and stopped before `epoch`"
+    class Dies(Callback):
+        order = 3000
+        def before_epoch(self):
+            if self.epoch == epoch: raise RuntimeError('stopped')
+    def go(*cbs):
+        learn,cb = small(d),make()
+        learn.fit(3, 1e-2, cbs=[cb, *cbs])
+        return cb
+    whole = go()
+    with pytest.raises(RuntimeError): go(Checkpoint(d/'r', minutes=0, quiet=True), Dies())
+    return whole,go(Checkpoint(d/'r', minutes=0, quiet=True))
+
+
+def test_what_a_later_callback_resets_before_the_fit_comes_back(tmp_path):
+    class Resets(Callback):
+        order = 2000
+        def before_fit(self): self.n = 0
+        def before_batch(self): self.n += 1
+    whole,again = stopped_at(tmp_path, Resets)
+    assert whole.n == again.n > 0
+
+
+def test_a_state_that_is_added_to_a_list_is_added_once(tmp_path):
+    class Adds(Callback):
+        def __init__(self): self.ns = []
+        def after_epoch(self): self.ns.append(self.epoch)
+        def state_dict(self): return dict(ns=list(self.ns))
+        def load_state_dict(self, d): self.ns.extend(d['ns'])
+    whole,again = stopped_at(tmp_path, Adds)
+    assert whole.ns == again.ns == [0, 1, 2]
+
+
 def test_a_generator_of_a_part_of_a_data_set_goes_on(tmp_path):
     class Noisy(torch.utils.data.Dataset):
         gen = None

@@ -51,7 +51,7 @@ def _takes_one(f):
 # %% ../../nbs/79_checkpoint.callback.ipynb #5ebd73cc
 _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys(
     'log place folder found guard signals saver state keeper best began end_epoch loss_before held batch'
-    ' place_in_fit'.split()))
+    ' place_in_fit restored'.split()))
 
 
 class Checkpoint(Callback):
@@ -242,7 +242,13 @@ def _load(self:Checkpoint, found, fit):
 @patch
 def _restore(self:Checkpoint, **kwargs):
     self.state.restore(Checkpoint, **kwargs)
-    self.state = None
+    self.state.note_late(self.order)
+    self.restored,self.state = self.state if self.state.late else None,None
+
+@patch
+def before_epoch(self:Checkpoint):
+    if self.restored: self.restored.restore_late()
+    self.restored = None
 
 @patch
 def before_train(self:Checkpoint):

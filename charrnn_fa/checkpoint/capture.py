@@ -194,6 +194,7 @@ def _within(dataset, most=10):
         dataset = getattr(dataset, '__dict__', {}).get('dataset')
     return res
 
+# %% ../../nbs/71_checkpoint.capture.ipynb #8758c463
 def sources(
     dl, # Any loader
 )->dict:

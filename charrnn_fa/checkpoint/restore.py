@@ -18,10 +18,10 @@ from ..loop import CharLearner
 from ..run.files import RunError, damage, same_tensors
 from ..run.model import weights
 from ..run.records import check, counts, need
-from .serialize import check_one_rng, check_rng, form, from_json, replacing_plain, set_rng
+from .serialize import check_one_rng, check_rng, digests, form, from_json, is_plain, replacing_plain, set_rng
 from charrnn_fa.checkpoint.capture import (
     attrs_of_char, attrs_of_fit, buffers, environment, expect_changes, generators, has_own_state, holders, inexact,
-    is_known, loss_state, scaler_of, set_rng_state, shuffles_items, standing, watched,
+    is_known, loss_state, named_callbacks, scaler_of, set_rng_state, shuffles_items, standing, state_of, watched,
 )
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #f5f23180
@@ -46,6 +46,8 @@ def _check_state(o, d):
     if not has_own_state(o): return _settable(o, d, type(o).__name__)
     try: twin = copy(o)
     except Exception: return # it cannot be copied; then it is seen when it is loaded
+    own = {k:deepcopy(v) for k,v in vars(twin).items() if is_plain(v)} # what is added to a list stays in the twin
+    vars(twin).update(own)
     twin.load_state_dict(d)
 
 def _put_state(o, d):
@@ -223,7 +225,8 @@ class State:
             rest = dict(tensors)
             self.weights = {k:rest.pop(k) for k in tensors if not k.startswith('train/')}
             but = () if with_opt else ('opt', 'best')
-            self.parts = {k:from_json(meta[k], rest) for k in _checks if k not in but and (k in meta or k not in ('model', 'loss'))}
+            may_lack = {'model', 'loss'} - meta.keys()
+            self.parts = {k:from_json(meta[k], rest) for k in _checks if k not in but and k not in may_lack}
             self.states = {n:from_json(j, rest) for n,j in meta['cbs'].items()}
             self.best = self.parts.get('best')
             self._check(meta)
@@ -303,3 +306,18 @@ def _put_history(self:State, but):
     for n,o in holders(self.learn, but).items():
         if n in self.states: _put_state(o, self.states[n])
         if n in self.best and isinstance(o, SaveModelCallback): _put_best(self.learn, o, *self.best[n])
+
+# %% ../../nbs/73_checkpoint.restore.ipynb #66028cd3
+@patch
+def note_late(self:State,
+    order, # Of the callback that restores
+):
+    "Note what callbacks that come later are, just restored"
+    self.late = {n:digests(state_of(o)) for n,o in named_callbacks(self.learn).items()
+                 if o.order > order and n in self.states and not is_known(o)}
+
+@patch
+def restore_late(self:State):
+    "Put the state of those back that are no longer what they were"
+    for n,o in named_callbacks(self.learn).items():
+        if n in self.late and digests(state_of(o)) != self.late[n]: _put_state(o, self.states[n])

@@ -218,7 +218,8 @@ def _detached(calls, i):
     fix = f"state = {detached('state', _state_at(calls[0], i))}   # once for each batch, and not in each step"
     return Finding('R1', 'exact',
         f"The network is called for {len(calls)} letters one after the other, and each time it gets the state without "
-        "its graph. So no gradient goes from a letter back to those before it, and the network cannot learn to remember.",
+        "its graph. So no gradient goes from a letter back to those before it, and the network cannot learn to "
+        "remember.",
         fix, dict(calls=len(calls)))
 
 # %% ../../nbs/42c_doctor.calls.ipynb #fa68b6ff

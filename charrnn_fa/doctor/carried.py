@@ -170,8 +170,8 @@ def rows_that_move(
 # %% ../../nbs/42a_doctor.carried.ipynb #a0c8901b
 def _recut(others):
     return Finding('S4', 'exact',
-        f"A character in one row of a batch changes predictions in {others} other rows of the next, and not in all. What is carried "
-        "is cut anew by view or reshape where axes should be exchanged.",
+        f"A character in one row of a batch changes predictions in {others} other rows of the next, and not in all. "
+        "What is carried is cut anew by view or reshape where axes should be exchanged.",
         'state = state.transpose(0, 1)   # not state.view(bs, n_layers, n_hid)', dict(other_rows=others))
 
 def check_shared_state(
@@ -204,7 +204,8 @@ def keeps_state(
     seen = []
     def _look(step):
         owners = [*subject.model.modules(), *(o for o in subject.roots if isinstance(o, Learner))]
-        kept = [t for o in owners for k,v in vars(o).items() if not k.startswith('_') and k not in _of_fit for t in _tensors_in(v)]
+        named = [(k, v) for o in owners for k,v in vars(o).items()]
+        kept = [t for k,v in named if not k.startswith('_') and k not in _of_fit for t in _tensors_in(v)]
         seen.append(any(t.numel() > 1 for t in kept))
     subject.run(subject.batches[:1], update=False, before_backward=_look)
     return bool(seen and seen[0])

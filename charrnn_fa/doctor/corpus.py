@@ -76,9 +76,11 @@ def _marks_of_damage(symbols):
     "What no text should have"
     marks = {'\ufffd':'the mark of an unreadable byte', '\ufeff':_byte_order, '\x00':'null characters'}
     bad = [v for k,v in marks.items() if k in symbols]
-    is_utf8_as_latin = 'Ã' in symbols and any(o in symbols for o in '©¤¶¼¨ª\xa0') or 'â' in symbols and '€' in symbols
+    is_latin = 'Ã' in symbols and any(o in symbols for o in '©¤¶¼¨ª\xa0')
+    is_utf8_as_latin = is_latin or 'â' in symbols and '€' in symbols
     if '\r' in symbols: bad.append('carriage returns')
-    if any('\x80' <= o <= '\x9f' and o != '\x85' for o in symbols if len(o) == 1): bad.append('control characters that no text has')
+    is_control = lambda o: len(o) == 1 and '\x80' <= o <= '\x9f' and o != '\x85'
+    if any(map(is_control, symbols)): bad.append('control characters that no text has')
     return bad + ['letters such as Ã©, which are UTF-8 read as Latin-1']*is_utf8_as_latin
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #7af33c81

@@ -225,13 +225,14 @@ def deaf(
     scores:Tensor, # What the network gives for them, (rows, steps, symbols)
 )->Finding: # Z1 or None
     "Scores that are the same at every place"
-    if not isinstance(scores, Tensor) or scores.ndim < 2 or not scores.is_floating_point() or x.unique().numel() < 3: return None
+    are_scores = isinstance(scores, Tensor) and scores.ndim > 1 and scores.is_floating_point()
+    if not are_scores or x.unique().numel() < 3: return None
     s = scores.detach().float().flatten(0, -2)
     apart,spread = s.std(0).max().item(),s.std(1).max().item()
     if len(s) < 8 or s.shape[1] < 3 or not apart < 1e-4*spread: return None
     return Finding('Z1', 'exact',
-        f"The scores are the same at all {len(s):,} places of a batch, whatever is read there. The network makes nothing of its "
-        "input, and can learn no more than how frequent each character is.",
+        f"The scores are the same at all {len(s):,} places of a batch, whatever is read there. The network makes nothing "
+        "of its input, and can learn no more than how frequent each character is.",
         'from charrnn_fa import doctor\ndoctor.diagnose(learn)   # says why', dict(apart=apart, places=len(s)))
 
 # %% ../../nbs/44a_doctor.course.ipynb #dc1bfd40

@@ -69,12 +69,13 @@ def _changing_lines(*objects):
     "Statements of somebody's own that change something in place, and what does the same with a new tensor"
     for source in sources(*objects):
         for o in ast.walk(source.tree):
-            is_known = isinstance(o, ast.AugAssign) and type(o.op) in _in_place_signs and not isinstance(o.value, ast.Constant)
-            if not is_known: continue
+            is_known = isinstance(o, ast.AugAssign) and type(o.op) in _in_place_signs
+            if not is_known or isinstance(o.value, ast.Constant): continue
             name,value = ast.unparse(o.target),ast.unparse(o.value)
             value = f'({value})' if isinstance(o.value, ast.BinOp) else value
             yield source.place(o),f'{name} = {name} {_in_place_signs[type(o.op)]} {value}'
 
+# %% ../../nbs/46f_doctor.errors.ipynb #c92e25a5
 def _in_place(e, subject):
     lines = [*_changing_lines(subject.model)]
     if not lines: return None

@@ -116,7 +116,8 @@ def _is_given_the_same(given, gave):
     "Whether steps give a network the same; a state, in the shape of something that it gives, may be another"
     first,*others = zip(*given)
     is_marks = lambda o: bool(((o == 0) | (o == 1)).all())
-    is_state = lambda ts: ts[0].is_floating_point() and any(ts[0].shape == o.shape for o in gave) and not all(map(is_marks, ts))
+    is_like = lambda t: t.is_floating_point() and any(t.shape == o.shape for o in gave)
+    is_state = lambda ts: is_like(ts[0]) and not all(map(is_marks, ts))
     return _are_equal(first) and all(_are_equal(ts) for ts in others if not is_state(ts))
 
 # %% ../../nbs/38b_doctor.forward.ipynb #2552255e

@@ -72,7 +72,8 @@ def _of_probabilities():
     return Finding('L2', 'exact',
         "nll_loss expects logarithms of probabilities and gets the probabilities. So the loss is -1 at the best, and "
         "a character that is thought unlikely teaches next to nothing.",
-        'nn.LogSoftmax(dim=-1)   # in place of nn.Softmax, or F.log_softmax of F.softmax', dict(probabilities_sum_to=1.))
+        'nn.LogSoftmax(dim=-1)   # in place of nn.Softmax, or F.log_softmax of F.softmax',
+        dict(probabilities_sum_to=1.))
 
 # %% ../../nbs/38_doctor.loss.ipynb #a18f0f56
 def check_scores(

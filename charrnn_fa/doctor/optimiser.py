@@ -106,8 +106,10 @@ def _waiting(subject, opts, still):
     has_all = lambda o: {id(ps[k]) for k in still} <= {*map(id, _params_of(o))}
     return next((o for o in known if has_all(o) and not any(o is i for i in opts)), None)
 
+# %% ../../nbs/37c_doctor.optimiser.ipynb #ff37dd53
 def _never_makes_a_step(subject, opt, others, still):
-    name,other = (called(o, filter(inspect.isroutine, subject.roots), usual) for o,usual in ((opt, 'opt'), (others[0], 'the other')))
+    functions = [*filter(inspect.isroutine, subject.roots)]
+    name,other = called(opt, functions, 'opt'),called(others[0], functions, 'the other')
     return Finding('O7', 'exact',
         f"There is a gradient for {listed(still)}, and no change: the optimiser that has it makes no step.",
         OwnWords(f'{name}.step()   # after loss.backward(), beside that of {other}'), dict(unchanged=len(still)))

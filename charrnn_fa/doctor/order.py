@@ -71,20 +71,26 @@ def check_order(
                 'loss.backward()\nopt.step()\nopt.zero_grad()', dict(order=' '.join(e)))]
         if ' '.join(o for o in e if e.count('backward') == 1).find('backward zero_grad step') >= 0:
             return [_set_to_zero(' '.join(e))]
-    return _check_thrown(subject, steps) or _check_twice(steps) or _check_late(_with_large_gradients(subject)) or _check_schedule_order(steps)
+    if once := _check_thrown(subject, steps) or _check_twice(steps): return once
+    return _check_late(_with_large_gradients(subject)) or _check_schedule_order(steps)
 
 # %% ../../nbs/37b_doctor.order.ipynb #f723b1a5
 def _is_with_scaler(subject): return any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values())
 
+def _what_is_left(subject, n):
+    "`n` steps, and for each loss whether there is a gradient when its own is asked for"
+    left = []
+    def _look(step): left.append(_any_in(p.grad for p in subject.model.parameters() if p.grad is not None))
+    return subject.run((subject.batches*n)[:n], before_backward=_look),left
+
+# %% ../../nbs/37b_doctor.order.ipynb #e57c833b
 def _check_thrown(subject, steps):
     "Whether gradients of batches before a step of the optimiser are gone when the next ones are computed"
     if all('step' in o.events for o in steps) or _is_with_scaler(subject): return []
-    left = []
-    def _look(step): left.append(_any_in(p.grad for p in subject.model.parameters() if p.grad is not None))
-    steps = subject.run((subject.batches*len(steps))[:len(steps)], before_backward=_look)
-    if len(left) != len(steps): return [] # several losses in a step
-    thrown = [o for o,is_left in zip(steps, left[1:]) if 'step' not in o.events and _any_in(o.raw.values()) and not is_left]
-    if len(thrown) < 2 or any('step' not in o.events and is_left for o,is_left in zip(steps, left[1:])): return []
+    steps,left = _what_is_left(subject, len(steps))
+    between = [(o, is_left) for o,is_left in zip(steps, left[1:]) if 'step' not in o.events and _any_in(o.raw.values())]
+    thrown = [o for o,is_left in between if not is_left]
+    if len(left) != len(steps) or len(thrown) < 2 or len(thrown) < len(between): return []
     n = next(i for i,o in enumerate(steps, 1) if 'step' in o.events)
     return [Finding('O11', 'exact',
         f"Of {n} batches {min(n-1, len(thrown))} teach the network nothing: their gradients are set to zero before the "

@@ -360,19 +360,21 @@ def _mixed(subject, lay, rs, evidence):
 def _sorting(*objects):
     "The source and the statement by which somebody's own code sorts, with the name of the order, or None"
     for source in sources(*objects):
-        sorts = [o for o in ast.walk(source.tree) if isinstance(o, ast.Call) and getattr(o.func, 'attr', '') in ('sort', 'argsort')]
+        calls = [o for o in ast.walk(source.tree) if isinstance(o, ast.Call)]
+        sorts = [o for o in calls if getattr(o.func, 'attr', '') in ('sort', 'argsort')]
         if len(sorts) != 1: continue # a second one puts them back
         for o in ast.walk(source.tree):
             if not (isinstance(o, ast.Assign) and o.value is sorts[0]): continue
             names = [ast.unparse(k) for k in getattr(o.targets[0], 'elts', o.targets)]
             return source.place(o),names[-1]
 
+# %% ../../nbs/42_doctor.probes.ipynb #c0b4c74e
 def _left_sorted(found, evidence):
     place,order = found
     return Finding('S4', 'exact',
         "A character changes predictions of other rows: the rows are sorted, and do not come back in the order of the "
         "targets.",
-        OwnWords(f'{place.source}\n# and after the packed layer, with h of (layers, rows, units):\nh = h[:,{order}.argsort()]'),
+        OwnWords(f'{place.source}\n# after the packed layer, with h of (layers, rows, units):\nh = h[:,{order}.argsort()]'),
         evidence, place)
 
 # %% ../../nbs/42_doctor.probes.ipynb #537d5c68
