@@ -145,8 +145,8 @@ presets = {
         measured='tiny Shakespeare 1.391 nats (carry), 1.412 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
                  '1.421 and 1.440 there in fp32; medians of 6 and 3 seeds'),
     'cpu-quarter-hour': Preset(minutes=15., n_hid=512, seq_len=96, dropout=0.25, emb_drop=0.1, wd=0.05,
-        measured='tiny Shakespeare 1.339 nats (carry), 1.363 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
-                 'medians of 3 seeds, with a momentum of 0.95'),
+        measured='tiny Shakespeare 1.335 nats (carry), 1.360 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
+                 'medians of 3 seeds'),
     'drawings-minute': Preset(dropout=0.,
         measured='10,000 kanji 122.8 nats a drawing in 2,995 steps of a minute on 2 cores of an AMD EPYC in bf16, 255 '
                  'of 256 well-formed at 0.7; faces there, 862 steps: 60 of 60; one seed each, with a momentum of 0.95'),
