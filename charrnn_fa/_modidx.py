@@ -798,6 +798,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'charrnn_fa/checkpoint/serialize.py'),
                                                  'charrnn_fa.checkpoint.serialize.check_rng': ( 'checkpoint.serialize.html#check_rng',
                                                                                                 'charrnn_fa/checkpoint/serialize.py'),
+                                                 'charrnn_fa.checkpoint.serialize.copies_of_plain': ( 'checkpoint.serialize.html#copies_of_plain',
+                                                                                                      'charrnn_fa/checkpoint/serialize.py'),
                                                  'charrnn_fa.checkpoint.serialize.digest_of': ( 'checkpoint.serialize.html#digest_of',
                                                                                                 'charrnn_fa/checkpoint/serialize.py'),
                                                  'charrnn_fa.checkpoint.serialize.digests': ( 'checkpoint.serialize.html#digests',

@@ -388,14 +388,14 @@ def saved_best(
 def _kept_of_loss(learn, keeper):
     state,was = loss_state(learn),keeper.begun['loss']
     keeper.lost += [f'loss_func.{k}' for k in state if k not in was]
-    return {k:v for k,v in state.items() if k in was}
+    return {'loss':{k:state[k] for k in was if k in state}} if was else {}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #fcb48b19
 def _parts(learn, best, keeper):
     lost = lambda i: lambda k: keeper.lost.append(f'dls[{i}].{k}')
     places = [_place_in(dl, learn, lost(i)) for i,dl in enumerate(learn.dls.loaders)]
     return dict(
-        learn=attrs_of(learn), loaders=places, model=_model_state(learn, keeper), loss=_kept_of_loss(learn, keeper),
+        learn=attrs_of(learn), loaders=places, model=_model_state(learn, keeper), **_kept_of_loss(learn, keeper),
         opt=learn.opt.state_dict(), grads=_grads(learn), scaler=scaler_of(learn) and learn.scaler.state_dict(),
         best=best or {}, rng=rng_state(),
     )

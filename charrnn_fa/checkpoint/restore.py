@@ -18,7 +18,7 @@ from ..loop import CharLearner
 from ..run.files import RunError, damage, same_tensors
 from ..run.model import weights
 from ..run.records import check, counts, need
-from .serialize import check_one_rng, check_rng, digests, form, from_json, is_plain, replacing_plain, set_rng
+from .serialize import check_one_rng, check_rng, copies_of_plain, digests, form, from_json, replacing_plain, set_rng
 from charrnn_fa.checkpoint.capture import (
     attrs_of_char, attrs_of_fit, buffers, environment, expect_changes, generators, has_own_state, holders, inexact,
     is_known, loss_state, named_callbacks, scaler_of, set_rng_state, shuffles_items, standing, state_of, watched,
@@ -46,8 +46,7 @@ def _check_state(o, d):
     if not has_own_state(o): return _settable(o, d, type(o).__name__)
     try: twin = copy(o)
     except Exception: return # it cannot be copied; then it is seen when it is loaded
-    own = {k:deepcopy(v) for k,v in vars(twin).items() if is_plain(v)} # what is added to a list stays in the twin
-    vars(twin).update(own)
+    vars(twin).update(copies_of_plain(vars(twin))) # what is added to a list stays in the twin
     twin.load_state_dict(d)
 
 def _put_state(o, d):

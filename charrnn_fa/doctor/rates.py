@@ -92,7 +92,7 @@ def check_low_rate(
     "Whether a higher learning rate does much better"
     rises = base.rates and base.rates[-1] > 1.5*base.rates[0] # a warm-up, of which the end is not seen
     if base.bad is not None or rises or base.gain > .8: return []
-    best,is_by_one = None,_n_targets(subject.more) < 4
+    best,is_by_one = None,base.guess is not None and _n_targets(subject.more) < 4
     for by in 10,100,1000,10_000,100_000:
         t = trial(subject, len(base.nats), seconds, rate=by)
         if t.bad is not None or t.end > t.start + .5: break

@@ -50,7 +50,7 @@ def _saturated(share, size):
 # %% ../../nbs/38f_doctor.units.ipynb #03ec9e48
 def _size_of_inputs(batch):
     "The mean of amounts, without their signs; 1 for ids"
-    x = batch[0]
+    x = batch[0] if batch else None
     is_measured = isinstance(x, Tensor) and x.is_floating_point() and x.numel() and as_ids(x) is None
     return x.abs().mean().item() if is_measured else 1.
 
