@@ -8,6 +8,7 @@ __all__ = ['parser']
 # %% ../nbs/90_options.ipynb #4854f263
 import argparse
 from dataclasses import fields
+from . import __version__
 from .core import visible
 from .presets import Preset, precision_names, presets
 
@@ -196,6 +197,7 @@ def parser()->argparse.ArgumentParser:
     "The parser of the command line"
     p = _Parser(prog='charrnn', description='Train a network to write, letter by letter.',
                 epilog='example: charrnn train shakespeare --run runs/bard --minutes 1')
+    p.add_argument('--version', action='version', version=f'charrnn_fa {__version__}')
     sub = p.add_subparsers(dest='command', required=True, parser_class=_Parser,
                            metavar='{train,sample,eval,info,doctor,draw,demo}')
     for add in _add_train, _add_sample, _add_eval, _add_info, _add_doctor, _add_draw, _add_demo: add(sub)

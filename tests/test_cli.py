@@ -408,3 +408,39 @@ def test_a_run_that_went_astray_is_found_as_it_is(call, tmp_path):
     for o in ('eval', tmp_path/'r', '--json'),('eval', tmp_path/'r'),('sample', tmp_path/'r', '-n', 5):
         status,out,err = call(*o)
         assert (status, out) == (1, '') and 'weights that are not finite' in err, (out, err)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(call, tmp_path):
+    "At once, with options and not with code, and the same line again says so at once"
+    line = 'train', 'count', '--run', tmp_path/'r', '--steps', 5000, '--lr', 100, '--wd', 100, '--opt', 'adamw', '--clip', 0, '--arch', 'rnn', '--seed', 1, '--quiet', *TINY
+    status,out,err = call(*line)
+    assert status == 1 and 'goes on after' not in out and 'no finite numbers any more' in out and 'The loss is nan' in err
+    assert json.loads(call('info', tmp_path/'r', '--json')[1])['step'] < 100
+    assert 'learn.' not in err+out and '(NaN)' in call('info', tmp_path/'r')[1]
+    status,out,err = call(*line)
+    assert (status, out) == (1, '') and 'The loss is nan' in err
+
+
+def test_what_the_network_does_not_know_is_counted(call, run, tmp_path):
+    (tmp_path/'t.txt').write_text('012'*400 + 'xyz'*100, encoding='utf-8')
+    status,out,err = call('eval', run, '--corpus', tmp_path/'t.txt', '--whole', '--skip-unknown')
+    assert status == 0 and '300 of 1,500 characters are left out' in err
+    status,_,err = call('eval', run, '--skip-unknown')
+    assert status == 1 and '--corpus' in err
+
+
+def test_a_run_that_counts_is_well(call, run):
+    assert json.loads(call('doctor', run, '--json')[1])['findings'] == []
+
+
+def test_a_text_that_stands_twice_in_a_run_is_found(call, tmp_path):
+    from charrnn_fa.text.corpus import load_corpus
+    (tmp_path/'t.txt').write_text(load_corpus('pydocs')[:30_000]*2, encoding='utf-8')
+    call('train', tmp_path/'t.txt', '--run', tmp_path/'r', '--steps', 20, '--seed', 1, '--quiet', *TINY)
+    assert 'D6' in [o['id'] for o in json.loads(call('doctor', tmp_path/'r', '--json')[1])['findings']]
+
+
+def test_the_version_is_told(call):
+    import charrnn_fa
+    status,out,_ = call('--version')
+    assert status == 0 and charrnn_fa.__version__ in out

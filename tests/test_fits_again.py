@@ -5,6 +5,7 @@ from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.run.files import RunError
 from charrnn_fa.run.folder import Lock, RunFolder
+from charrnn_fa.text.data import CharDataLoaders
 from test_checkpoint import At, plain, small
 
 
@@ -120,3 +121,17 @@ def test_an_exported_learner_holds_no_secrets(short, tmp_path, home, ours_):
 
 
 def test_where_checkpoints_are_before_there_are_any(tmp_path): assert Checkpoint(tmp_path/'r').states() == {}
+
+
+def test_a_fresh_learner_with_another_rate_is_told_whose_weights_it_begins_with(short, tmp_path, capsys):
+    "And is not, where its own weights go on"
+    learn = ours(tmp_path, short)
+    for lr in 1e-2, 1e-3: learn.fit(1, lr, cbs=Checkpoint(tmp_path/'r'))
+    assert 'last weights' not in capsys.readouterr().out
+    ours(tmp_path, short).fit(2, 2e-2, cbs=Checkpoint(tmp_path/'r'))
+    assert f'A new run from the last weights of {tmp_path/"r/2"}, which is finished' in capsys.readouterr().out
+
+
+def test_a_path_is_no_text(tmp_path):
+    (tmp_path/'t.txt').write_text('abc '*100)
+    with pytest.raises(CharRNNError, match='use from_corpus'): CharDataLoaders.from_text(str(tmp_path/'t.txt'))

@@ -406,7 +406,7 @@ def test_an_error_around_a_validation(short, tmp_path, same, alone_with, event, 
 def test_it_is_said_from_where_the_run_goes_on(short, tmp_path, event, n, step, capsys):
     with pytest.raises(RuntimeError): of(tmp_path, short, At(event, n, 'error'), ckpt=dict(steps=5, quiet=False))
     but = ', without what At had still to do there,' if event == 'after_batch' else ''
-    assert f'Stopped by an error; the run in {tmp_path/"r"} goes on after step {step}{but} when the same fit is called again.' in capsys.readouterr().out
+    assert f'Stopped by an error; the run in {tmp_path/"r"} goes on after step {step}{but} when it is started again in the same way.' in capsys.readouterr().out
     assert newest_step(tmp_path/'r') == step
 
 

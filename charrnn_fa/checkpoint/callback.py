@@ -186,7 +186,8 @@ def _check_others(self:Checkpoint):
 @patch
 def _start(self:Checkpoint, mine, fit):
     learn,path,exact = self.learn,self.place.path,self.exact_start
-    if self.found.after: self._continue_from(self.found.after, fit)
+    before = self.found.after and self.found.after.place
+    if before: self._continue_from(self.found.after, fit)
     self.found.after = None
     if exact:
         check_described(learn)
@@ -199,7 +200,8 @@ def _start(self:Checkpoint, mine, fit):
         raise RunError(f'This Learner cannot be kept ({reason(e)})', 'fit it without Checkpoint.') from None
     self.found.manifest = folder.create(exact and kept_text(learn), ts, meta, step=0, epoch=0)
     self.log.open(path)
-    self.log.say(begin_text(self.place, self.steps, self.minutes, exact, self.place.store and path/'log.txt'))
+    log = self.place.store and path/'log.txt'
+    self.log.say(begin_text(self.place, self.steps, self.minutes, exact, log, before))
     self._claim()
     self._tell_lost()
 
@@ -426,6 +428,9 @@ def _stop(self:Checkpoint, at):
     self._leave('Stopped', at, 3)
     raise KeyboardInterrupt # the old handler came back
 
+def _is_lost(place):
+    return f'the weights in {place} are no finite numbers any more, so begin another run with a lower learning rate.'
+
 @patch
 def _save_last(self:Checkpoint, how, at):
     self.saver.then = 'the steps since the last one are lost.'
@@ -436,8 +441,9 @@ def _save_last(self:Checkpoint, how, at):
     if self.saver.trouble: return
     late = self.batch.unheard
     but = f', without what {late} had still to do there,' if late else ''
+    if not self.saver.finite: return self.log.say(f'{how}; {_is_lost(self.place)}')
     self.log.say(f'{how}; the run in {self.place} goes on after step {self.saved_step:,}{but} '
-                 'when the same fit is called again.')
+                 'when it is started again in the same way.')
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #7ae8385b
 @patch

@@ -130,12 +130,14 @@ def begin_text(
     minutes, # Between saves, if `steps` is None
     exact, # Can it start within an epoch?
     log=None, # Path of the log, if there is a store
+    after=None, # The finished run whose last weights it begins with, unless the Learner has them already
 ):
     "What is said when a run begins"
     often = every(steps, 'step') if steps else every(minutes, 'minute')
     ends = '' if exact else ', at epoch ends'
     where = f'; a log is in {log}' if log else ''
-    return f'A new run, kept in {place}; a checkpoint {often}{ends}{where}.'
+    begun = f'A new run from the last weights of {after}, which is finished (under another name it would begin anew)'
+    return f"{begun if after else 'A new run'}, kept in {place}; a checkpoint {often}{ends}{where}."
 
 # %% ../../nbs/78_checkpoint.resume.ipynb #de82cf2b
 def resume_text(

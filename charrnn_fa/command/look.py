@@ -45,12 +45,16 @@ def _ids_asked(args, run):
     "The text to be measured, as ids"
     if args.corpus is None:
         import torch
+        if args.skip_unknown: raise CharRNNError("--skip-unknown is for a text of its own", "give it by --corpus.")
         return torch.cat(own_ids(args, run, *(['train'] if args.whole else []), 'valid'))
     from charrnn_fa.text.data import split_text
     text = load_text(args.corpus, args.encoding)
     if not args.whole: text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
-    try: return run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
+    try: ids = run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
     except CharRNNError as e: raise CharRNNError(e.what, 'leave them out with --skip-unknown.') from None
+    n_left_out = len(text)-len(ids)
+    if n_left_out: to_stderr(f'note: {n_left_out:,} of {len(text):,} characters are left out, as {run.path} does not know them.')
+    return ids
 
 # %% ../../nbs/90e_command.look.ipynb #5320403d
 def _eval_text(r)->str:
@@ -95,8 +99,10 @@ def _states(path, files)->dict:
 # %% ../../nbs/90e_command.look.ipynb #175fb5cd
 def _about(run, d)->list:
     "Lines about a run: how far it is, its model, its text, its loss"
+    from charrnn_fa.run.records import is_finite
     s,p,results = run.settings,run.preset,run.newest()['results']
     state = f"finished after {d['step']:,} steps" if d['finished'] else f"not finished, {d['step']:,} steps stored"
+    if not is_finite(run.newest()): state += '; its weights are no finite numbers any more (NaN)'
     again = f"; taken up again after step {', '.join(map(str, d['resumes']))}" if d['resumes'] else ''
     size = f"{p.arch}, {p.n_layers} x {p.n_hid}, {d['n_params']:,} parameters, {d['vocab_size']} symbols"
     text = f"{s['text']['n_train']:,} characters to train on, {s['text']['n_valid']:,} to validate"

@@ -97,13 +97,14 @@ def _start_text(learn)->str:
     return f"{text}\n{model}, {learn.precision} on {learn.device}, seed {learn.seed}"
 
 # %% ../../nbs/90d_command.train.ipynb #603ef0e6
+def _astray(loss):
+    return CharRNNError(f"The loss is {loss}: training has gone astray", "train into another folder with a lower --lr.")
+
 def _measure(learn, ckpt, began)->dict:
     "The figures of a run that has come to its end"
     seconds = ckpt.seconds()
     r = learn.evaluate(progress=measuring())
-    if not math.isfinite(r['nats']):
-        raise CharRNNError(f"The loss is {r['nats']}: training has gone astray",
-                           "train into another folder with a lower --lr.")
+    if not math.isfinite(r['nats']): raise _astray(r['nats'])
     return dict(nats=r['nats'], bits=r['bits'], seconds=seconds, seconds_total=time.perf_counter()-began + ckpt.elapsed,
                 chars_per_s=learn.chars_seen/seconds)
 
@@ -140,18 +141,36 @@ def _on_ladder(learn, nats)->str:
     return f": it {ladder(learn.dls).says(nats)}"
 
 # %% ../../nbs/90d_command.train.ipynb #167612df
+def _as_options(lr)->dict:
+    "What mends a fault that shows on the way, on the command line"
+    lower = f'--lr {lr/10:.2g}   # in another folder, by --run'
+    return dict(O3=f'--clip 1 {lower}', O4=f'--clip 1 {lower}', Z3=lower, Z4=f'--clip 1 {lower}', O13=f'--wd 0.01',
+                T4='--dropout 0.5   # or fewer --minutes, a smaller --n-hid, more text', T5='--minutes 10')
+
+def _stop_at_nan(learn)->list: # Of callbacks
+    "What ends a fit whose loss is no number; with fp16 a step may overflow and be left out"
+    from fastai.callback.core import Callback
+    class StopsAtNaN(Callback):
+        order = 1100 # after the checkpoint of the batch
+        def after_batch(self):
+            if self.training and math.isnan(float(self.loss)): raise _astray('nan')
+    is_near = learn.device.type == 'cpu' and learn.precision != 'fp16'
+    return [StopsAtNaN()] if is_near else []
+
+# %% ../../nbs/90d_command.train.ipynb #ce33a25f
 def _fit(args, learn, budget, info, began, out, run=None)->dict:
     "Train with checkpoints, measure, tell"
     from charrnn_fa.checkpoint.callback import Checkpoint
     say(_start_text(learn), out)
     learn.remove_cbs(learn.progress)
+    if hasattr(learn, 'doctor'): learn.doctor.fixes = _as_options(learn.preset.lr)
     res = {}
     def _results(learn):
         res.update(_measure(learn, ckpt, began))
         return {**res, **_best(learn)}
     minutes = 1 if args.save_minutes is None else args.save_minutes
     ckpt = Checkpoint(run or args.run, minutes=minutes, steps=args.save_steps, results=_results, info=info)
-    with learn.no_logging(), learn.no_valid(): n = learn.fit_steps(**budget, cbs=[_reporter(out, args.quiet), ckpt])
+    with learn.no_logging(), learn.no_valid(): n = learn.fit_steps(**budget, cbs=[_reporter(out, args.quiet), ckpt, *_stop_at_nan(learn)])
     if not res: return tell_finished(args, ckpt.folder, out)
     if ckpt.saver.trouble: raise CharRNNError(f"The result could not be stored: {ckpt.saver.trouble}")
     if not (args.quiet or args.draws): say('\n' + indent(learn.generate(n=300, seed=0)) + '\n', out)
@@ -163,8 +182,10 @@ def _fit(args, learn, budget, info, began, out, run=None)->dict:
 def _train_again(args, began, out)->dict:
     "Nothing for a finished run; an unfinished one goes on"
     from charrnn_fa.run.model import Run
+    from charrnn_fa.run.records import is_finite
     run = Run(args.run)
     ended = has_ended(run, out)
+    if not is_finite(run.newest()): raise _astray('nan')
     budget = None if ended else budget_of(args, run)
     same_settings(args, run)
     text = None if ended and args.corpus is None else text_asked(args, run)

@@ -12,6 +12,7 @@ from ..core import without_secrets
 from ..evaluate import evaluate_ids
 from ..generate import generate
 from ..doctor.report import Finding, Report
+from ..doctor.corpus import check_overlap_of_ids
 from ..doctor.ladder import ids_ladder
 from ..doctor.written import Written
 from ..doctor.written_text import check_text
@@ -20,12 +21,13 @@ from .model import Run
 # %% ../../nbs/56_run.health.ipynb #0b41a5fc
 def check_kept_weights(
     model:nn.Module, # Of a run
+    again:str='charrnn train CORPUS --run OTHER', # What begins another run
 )->list: # Of `Finding`s: O4
     "Whether all weights are numbers"
     bad = [k for k,p in model.named_parameters() if not p.detach().isfinite().all()]
     if not bad: return []
     return [Finding('O4', 'exact', f"{bad[0]} has numbers that are not finite. The run went astray before it was kept.",
-                    'charrnn train CORPUS --run OTHER --lr 1e-3   # a lower rate', dict(parameters=len(bad)))]
+                    f'{again} --lr 1e-3   # a lower rate', dict(parameters=len(bad)))]
 
 # %% ../../nbs/56_run.health.ipynb #29fbecda
 def check_kept_loss(
@@ -71,18 +73,19 @@ def check_rung(
     nats:float, # On the validation part
     ladder, # Of the text
     again:str='charrnn train CORPUS --run OTHER', # What begins another run
+    goes_on:str=None, # What goes on with this one, if it is not finished
 )->list: # Of `Finding`s: T5, D11
     "Whether more was learned than pairs of characters, as far as there is anything to learn"
     if not ladder['uniform']: return [Finding('D11', 'exact',
         "There is only one symbol, so each prediction is right from the start and nothing can be learned.",
         'charrnn train ANOTHER_TEXT --run OTHER', dict(symbols=1))]
-    if nats < ladder['bigram']-.05: return []
+    if nats < max(.05, ladder['bigram']-.05): return []
     counted = f"Counting pairs of characters gives {ladder['bigram']:.2f}."
     if ladder.useful() == ['uniform']:
         counted = 'Counting helps nobody to predict this text: perhaps it has no order.'
         again = 'charrnn train ANOTHER_TEXT --run OTHER'
     return [Finding('T5', 'strong', f"The loss is {nats:.2f} nats: the network {ladder.says(nats)}. {counted}",
-                    f'{again} --minutes 10', dict(nats=nats, bigram=ladder['bigram']))]
+                    goes_on or f'{again} --minutes 10', dict(nats=nats, bigram=ladder['bigram']))]
 
 # %% ../../nbs/56_run.health.ipynb #95dc2071
 def examine_run(
@@ -93,13 +96,14 @@ def examine_run(
     began = time.perf_counter()
     run = path if isinstance(path, Run) else Run(path)
     model,newest = run.load_model('cpu'),run.newest()
-    if bad := check_kept_weights(model):
+    if bad := check_kept_weights(model, another(run)):
         return Report(bad, ['the weights'], ['all else, without weights'], time.perf_counter()-began, 'the run')
     checked,skipped,found = ['the weights'],[],[]
     train = valid = None
     if 'file' in run.settings['text']:
         train,valid = run.ids('train'),run.ids('valid')
-        found += _of_losses(model, train, valid, newest, len(run.vocab), another(run))
+        found += check_overlap_of_ids(train, valid)
+        found += _of_losses(model, train, valid, newest, len(run.vocab), another(run), _going_on(run, newest))
         checked += ['the loss that was kept', 'training text against validation text', 'the loss on the ladder']
     else: skipped.append('all losses (the run does not keep its text)')
     text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
@@ -108,17 +112,22 @@ def examine_run(
     return Report(found, checked+['what it writes'], skipped, time.perf_counter()-began, 'the run')
 
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
+def _going_on(run, newest):
+    if newest['finished']: return None
+    return f"charrnn {'draw' if run.strokes else 'train'} --run {shlex.quote(str(run.path))}   # it was interrupted, and goes on"
+
+# %% ../../nbs/56_run.health.ipynb #a6218de4
 def _mean_nats(model, ids, n, k=10):
     "Mean loss of `k` pieces from all over a text, of `n` ids in all"
     size = n//k
     starts = np.linspace(0, len(ids)-size, k).astype(int)
     return float(np.mean([evaluate_ids(model, ids[i:i+size], 256)['nats'] for i in starts]))
 
-def _of_losses(model, train, valid, newest, vocab_sz, again):
+def _of_losses(model, train, valid, newest, vocab_sz, again, goes_on):
     results = newest['results']
     nats = evaluate_ids(model, valid)['nats']
     n = min(len(train), len(valid), 40_000)
     some = [_mean_nats(model, o, n) for o in (train, valid)] if n >= 500 else [nats, nats]
     heart = check_heart(*some, results.get('best_step'), newest['step'], again)
-    rung = [] if heart else check_rung(nats, ids_ladder(train, valid, vocab_sz), again)
+    rung = [] if heart else check_rung(nats, ids_ladder(train, valid, vocab_sz), again, goes_on)
     return [*check_kept_loss(nats, results.get('nats')), *heart, *rung]

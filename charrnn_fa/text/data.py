@@ -72,6 +72,13 @@ def _check_share(valid_pct):
     raise CharRNNError(f"valid_pct is {valid_pct}, but a share lies between 0 and 1", "0.1 is usual.")
 
 # %% ../../nbs/06_text.data.ipynb #e658e2e9
+def _check_no_path(text):
+    "Refuse the path of a text in place of a text"
+    if len(text) > 4000 or '\n' in text: return
+    try: is_path = Path(text).is_file()
+    except (OSError, ValueError): return
+    if is_path: raise CharRNNError(f"{text} is a file, and its text was to be given", "use from_corpus.")
+
 min_chars = 64 # in the whole text
 min_train = 32
 min_valid = 2
@@ -83,6 +90,7 @@ def split_text(
     "Cut `text` in two, in order"
     check_type('text', text, str, 'a string')
     n = len(text)
+    _check_no_path(text)
     if n < min_chars:
         raise CharRNNError(f"The text has {n} character{'s'*(n!=1)}",
                            f"at least {min_chars} are needed, so give a longer one.")
