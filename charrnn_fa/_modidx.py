@@ -912,6 +912,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'charrnn_fa.command.asked.load_text': ( 'command.asked.html#load_text',
                                                                                   'charrnn_fa/command/asked.py')},
             'charrnn_fa.command.demo': { 'charrnn_fa.command.demo._as_train': ('command.demo.html#_as_train', 'charrnn_fa/command/demo.py'),
+                                         'charrnn_fa.command.demo._check_draws': ( 'command.demo.html#_check_draws',
+                                                                                   'charrnn_fa/command/demo.py'),
                                          'charrnn_fa.command.demo._page': ('command.demo.html#_page', 'charrnn_fa/command/demo.py'),
                                          'charrnn_fa.command.demo._show_temperatures': ( 'command.demo.html#_show_temperatures',
                                                                                          'charrnn_fa/command/demo.py'),

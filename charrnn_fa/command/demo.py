@@ -71,6 +71,12 @@ def _page(args, out)->dict:
     say(f'{well} of {args.n} drawings are well-formed; open them in a browser: {path}', out)
     return dict(page=str(path), drawings=len(new), well_formed=well/args.n)
 
+def _check_draws(path):
+    "Refuse a run that has learned to write"
+    from charrnn_fa.run.model import Run
+    if not is_run(path) or Run(path).strokes: return
+    raise CharRNNError(f"{path} is a run on a text, not on drawings", f"let it write: charrnn sample {path}")
+
 def draw(
     args, # What the parser made of the line
 )->dict: # What `--json` prints
@@ -78,5 +84,6 @@ def draw(
     from charrnn_fa.generate import check_sampling
     check_sampling(args.temperature)
     if not 1 <= args.n <= 1000: raise CharRNNError(f"-n is {args.n}, but it is a number of drawings from 1 to 1,000.")
+    _check_draws(args.run)
     out = sys.stderr if args.json else sys.stdout
     return {**train(_as_train(args)), **_page(args, out)}

@@ -77,7 +77,7 @@ def tell_finished(
 
 def _further(args, run)->str:
     "How to train longer than a finished run did"
-    if args.draws:
+    if args.draws or run.strokes:
         what = shlex.quote(args.corpus or 'WHAT')
         length = f"--steps {3*run.newest()['step']}" if run.preset.max_epochs else '--minutes 5'
         return f"train longer, begin in another folder: charrnn draw {what} --run OTHER {length}"

@@ -80,6 +80,8 @@ def _train_new(args, preset, began, out)->dict:
     from charrnn_fa.run.model import Run
     Run.check_free(args.run)
     source = Run(args.source) if args.source else None
+    if source and source.strokes:
+        raise CharRNNError(f"{args.source} has learned to draw, not to write", "give a run on a text after --from.")
     if source: preset = _with_model_of(source, preset, args)
     if args.draws: learn = _new_drawer(args, preset)
     else: learn = _new_learner(args, preset, load_text(args.corpus, _encoding(args), args.quiet), source)
