@@ -1989,6 +1989,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'charrnn_fa/doctor/rates.py'),
                                          'charrnn_fa.doctor.rates._rate_fix': ('doctor.rates.html#_rate_fix', 'charrnn_fa/doctor/rates.py'),
                                          'charrnn_fa.doctor.rates._scale': ('doctor.rates.html#_scale', 'charrnn_fa/doctor/rates.py'),
+                                         'charrnn_fa.doctor.rates._scale_of': ('doctor.rates.html#_scale_of', 'charrnn_fa/doctor/rates.py'),
                                          'charrnn_fa.doctor.rates._slows_down': ( 'doctor.rates.html#_slows_down',
                                                                                   'charrnn_fa/doctor/rates.py'),
                                          'charrnn_fa.doctor.rates._stands_still': ( 'doctor.rates.html#_stands_still',

@@ -224,7 +224,8 @@ def likely_axis(
     y, # Targets, or None
 )->int:
     "Along which axis most targets are the next inputs, if padding hides it for the others"
-    if y is None or y.numel() != x.numel(): return 1
+    are_tags = y is not None and 2*len(y[y >= 0].unique()) < len(x.unique()) # few kinds, which meet ids by chance
+    if y is None or y.numel() != x.numel() or are_tags: return 1
     along,down = (shift_share(x, y.reshape(x.shape), 1, axis) for axis in (1, 0))
     return 0 if down > along + .3 else 1
 

@@ -21,15 +21,20 @@ def check_high_rate(
     seconds:float, # For each trial
 )->list: # Of `Finding`s: O1
     "Whether a lower learning rate does better"
-    is_lost = base.bad is not None or base.end > base.start - .1
+    scale = _scale_of(base)
+    is_lost = base.bad is not None or base.end > base.start - .1*scale
     for by in (.1, .01, .001) if is_lost else (.1,):
         t = trial(subject, len(base.nats) if base.bad is None else 60, seconds, rate=by)
         if t.bad is not None or len(t.nats) < 20: continue
-        reference = base.nats[0] - .2 if base.bad is not None else base.end - .15
+        reference = base.nats[0] - .2*scale if base.bad is not None else base.end - .15*scale
         if t.end < reference and not _catches_up(subject, base, t, by, seconds):
             high = _too_high(base, *_lower_still(subject, t, by, seconds))
             return [high] if subject.summed == 1 else [_summed(subject.summed), high]
     return []
+
+def _scale_of(base):
+    "About how many characters a loss is the sum of, or by how much another loss is larger than nats a character"
+    return max(1., base.start/6) if math.isfinite(base.start) else 1.
 
 def _summed(k):
     return Finding('L3', 'strong',
@@ -54,15 +59,15 @@ def _catches_up(subject, base, t, by, seconds):
     more = longer(1)
     n = len(more.nats)
     if more.bad is not None or n <= len(base.nats): return False
-    behind = 1. if _slows_down(base) else .4 # nats that are not much
+    behind = (1. if _slows_down(base) else .4)*_scale_of(base) # nats that are not much
     if end(more, n) > t.end + behind: return False # in as many steps the other falls as well
     less = longer(by)
     n = min(n, len(less.nats))
     return n > len(base.nats) and end(more, n) < end(less, n) + behind
 
 def _slows_down(base):
-    "Whether steps become shorter by themselves, so that a rate may be high at first"
-    return any(isinstance(getattr(o, 'opt', o), torch.optim.Adagrad) for o in base.opts)
+    "Whether steps become shorter by themselves, so that a rate may be high at first; of steps by hand it is not known"
+    return not base.opts or any(isinstance(getattr(o, 'opt', o), torch.optim.Adagrad) for o in base.opts)
 
 # %% ../../nbs/43b_doctor.rates.ipynb #97d89c5e
 def _rate_fix(lr, by):
