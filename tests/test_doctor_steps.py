@@ -426,3 +426,17 @@ def test_a_step_may_return_a_smoothed_loss(more, ids):
         adam.step()
         return .7*loss.item() + .3*7
     assert [o.id for o in found(fit, net)] == ids
+
+
+@pytest.mark.parametrize('is_early,ids', [(True, ['O9']), (False, [])])
+def test_gradients_are_clipped_where_there_are_some(is_early, ids):
+    torch.manual_seed(0)
+    reader = Reader()
+    sgd = torch.optim.SGD(reader.parameters(), .1)
+    def step(x, y):
+        sgd.zero_grad()
+        if is_early: nn.utils.clip_grad_norm_(reader.parameters(), 1.)
+        F.cross_entropy(reader(x).flatten(0, 1), y.flatten()).backward()
+        if not is_early: nn.utils.clip_grad_norm_(reader.parameters(), 1.)
+        sgd.step()
+    assert [o.id for o in found(step, reader)] == ids

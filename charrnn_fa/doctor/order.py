@@ -6,7 +6,9 @@
 __all__ = ['check_order', 'check_zero', 'check_left']
 
 # %% ../../nbs/37b_doctor.order.ipynb #3f2c51e7
+import ast
 from fastai.basics import *
+from .place import sources
 from .report import Finding
 from .subject import Subject
 
@@ -72,7 +74,8 @@ def check_order(
         if ' '.join(o for o in e if e.count('backward') == 1).find('backward zero_grad step') >= 0:
             return [_set_to_zero(' '.join(e))]
     if once := _check_thrown(subject, steps) or _check_twice(steps): return once
-    return _check_late(_with_large_gradients(subject)) or _check_schedule_order(steps)
+    enlarged = _with_large_gradients(subject)
+    return _check_late(enlarged) or _check_early(subject, enlarged) or _check_schedule_order(steps)
 
 # %% ../../nbs/37b_doctor.order.ipynb #f723b1a5
 def _is_with_scaler(subject): return any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values())
@@ -114,6 +117,25 @@ def _check_late(steps):
     return [Finding('O9', 'exact', "Gradients are made smaller after the optimiser has used them, so clipping has no effect.",
                     'loss.backward()\nnn.utils.clip_grad_norm_(model.parameters(), 1.)\nopt.step()', dict(steps=len(late)))]
 
+def _clips(subject):
+    "Where somebody's own code clips gradients, or None"
+    for source in sources(*subject.roots):
+        calls = (o for o in ast.walk(source.tree) if isinstance(o, ast.Call))
+        found = next((o for o in calls if 'clip_grad' in getattr(o.func, 'attr', getattr(o.func, 'id', ''))), None)
+        if found: return source.place(found)
+
+def _check_early(subject, steps, factor=1e3):
+    "Whether gradients that are too large for every clipping come to the optimiser as they are, although something clips"
+    size = lambda gs: max((g.abs().max().item() for g in gs.values()), default=0.)
+    made = [o for o in steps if 'step' in o.events and size(o.raw) > 0]
+    is_clipped = any(size(o.grads) < .9*factor*size(o.raw) for o in made)
+    place = None if len(made) < 2 or is_clipped or any(o.error for o in steps) else _clips(subject)
+    if not place: return []
+    return [Finding('O9', 'exact',
+        "Gradients are clipped where there are none yet, and come to the optimiser as long as they are.",
+        'loss.backward()\nnn.utils.clip_grad_norm_(model.parameters(), 1.)\nopt.step()', dict(steps=len(made)), place)]
+
+# %% ../../nbs/37b_doctor.order.ipynb #62f075dc
 def _check_twice(steps):
     "Whether gradients of one loss are computed twice in a step"
     twice = [o for o in steps if o.twice]

@@ -131,6 +131,8 @@ def check_pairing(
     own = sum(a == b for a,b in texts)
     elsewhere = len({*wanted} & {*given})-own
     if not are_texts or own > .02*len(texts) or elsewhere < 4 or _meet(pairs) > .1: return []
+    down = _beginnings([(x.T, y.T) for x,y in pairs])
+    if sum(a == b for a,b in down) > .5*len(down): return [] # time runs down the batch
     return [Unpaired('S4', 'strong',
         f"What continues a row is among the targets, but with another row: so it is {elsewhere} times among the first "
         f"{len(texts)} rows, and {own} times in its place. Perhaps inputs and targets were shuffled apart.",
