@@ -75,7 +75,7 @@ def check_order(
             return [_set_to_zero(' '.join(e))]
     if once := _check_thrown(subject, steps) or _check_twice(steps): return once
     enlarged = _with_large_gradients(subject)
-    return _check_late(enlarged) or _check_early(subject, enlarged) or _check_schedule_order(steps)
+    return _check_late(enlarged) or _check_early(subject, steps, enlarged) or _check_schedule_order(steps)
 
 # %% ../../nbs/37b_doctor.order.ipynb #f723b1a5
 def _is_with_scaler(subject): return any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values())
@@ -124,12 +124,13 @@ def _clips(subject):
         found = next((o for o in calls if 'clip_grad' in getattr(o.func, 'attr', getattr(o.func, 'id', ''))), None)
         if found: return source.place(found)
 
-def _check_early(subject, steps, factor=1e3):
+def _check_early(subject, steps, enlarged, least=100):
     "Whether gradients that are too large for every clipping come to the optimiser as they are, although something clips"
     size = lambda gs: max((g.abs().max().item() for g in gs.values()), default=0.)
-    made = [o for o in steps if 'step' in o.events and size(o.raw) > 0]
-    is_clipped = any(size(o.grads) < .9*factor*size(o.raw) for o in made)
-    place = None if len(made) < 2 or is_clipped or any(o.error for o in steps) else _clips(subject)
+    usual = max(map(size, (o.grads for o in steps)), default=0.)
+    made = [size(o.grads) for o in enlarged if 'step' in o.events and not o.error]
+    is_clipped = len(made) < 2 or not usual or min(made) < least*usual
+    place = None if is_clipped else _clips(subject)
     if not place: return []
     return [Finding('O9', 'exact',
         "Gradients are clipped where there are none yet, and come to the optimiser as long as they are.",
