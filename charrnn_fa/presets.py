@@ -58,6 +58,7 @@ _schema = dict(
     lr=_number(Real, 0, 100),
     muon_ratio=_number(Real, 0, 10**4),
     ns_steps=_number(Integral, 0, 100),
+    muon_mom=_number(Real, 0, 1),
     wd=_number(Real, 0, 100),
     clip=_number(Real, 0),
     warmup=_number(Integral, 1, 10**9),
@@ -92,6 +93,7 @@ class Preset:
     lr:float = 8e-3         # Highest learning rate, of AdamW; by default 4e-3 at most for another `arch` than the preset's
     muon_ratio:float = 10.  # Muon's, as a multiple of `lr`
     ns_steps:int = 4        # Newton-Schulz steps of Muon
+    muon_mom:float = 0.9    # Muon's momentum
     wd:float = 0.08         # Weight decay; biases have none
     clip:float = 1.         # Highest norm of the gradient; 0 for none
     warmup:int = 200        # Steps in which the learning rate rises, at most a fifth of all
@@ -147,12 +149,12 @@ presets = {
     'cpu-quarter-hour': Preset(minutes=15., n_hid=512, seq_len=96, dropout=0.25, emb_drop=0.1, wd=0.05,
         measured='tiny Shakespeare 1.335 nats (carry), 1.360 (windows of 256) on 2 cores of an AMD EPYC in bf16, '
                  'medians of 3 seeds'),
-    'drawings-minute': Preset(dropout=0.,
+    'drawings-minute': Preset(dropout=0., muon_mom=0.95,
         measured='10,000 kanji 122.8 nats a drawing in 2,995 steps of a minute on 2 cores of an AMD EPYC in bf16, 255 '
-                 'of 256 well-formed at 0.7; faces there, 862 steps: 60 of 60; one seed each, with a momentum of 0.95'),
-    'drawings-five-minutes': Preset(minutes=5., n_hid=384, dropout=0.1,
-        measured='10,000 kanji 111.8 nats a drawing in 8,973 steps of five minutes on 2 cores of an AMD EPYC in bf16, '
-                 '255 of 256 well-formed at 0.7; one seed, with a momentum of 0.95'),
+                 'of 256 well-formed at 0.7; faces there, 862 steps: 60 of 60; one seed each'),
+    'drawings-five-minutes': Preset(minutes=5., n_hid=384, dropout=0.1, muon_mom=0.95,
+        measured='10,000 kanji 111.7 nats a drawing in 8,973 steps, which are five quiet minutes on 2 cores of an AMD '
+                 'EPYC in bf16; one seed'),
     't4-minute': Preset(n_hid=512, emb_sz=128, bs=64, seq_len=96, dropout=0.5, lr=4e-3, wd=0.05, max_epochs=40.),
     't4-ten-minutes': Preset(minutes=10., n_hid=1024, emb_sz=128, bs=128, seq_len=128, dropout=0.5, emb_drop=0.2,
                              lr=4e-3, wd=0.05, max_epochs=40.),
