@@ -332,7 +332,8 @@ def _seeded_model(dls, p, seed):
 
 # %% ../nbs/48_build.ipynb #518401c8
 def _opt_func(p):
-    return {'muon':partial(Muon, muon_ratio=p.muon_ratio, muon_mom=p.muon_mom, ns_steps=p.ns_steps), 'adamw':AdamW}[p.opt]
+    muon = partial(Muon, muon_ratio=p.muon_ratio, muon_mom=p.muon_mom, ns_steps=p.ns_steps)
+    return dict(muon=muon, adamw=AdamW)[p.opt]
 
 # %% ../nbs/48_build.ipynb #04b9acd0
 def char_learner(

@@ -22,7 +22,8 @@ def _show_temperatures(path):
     from charrnn_fa.run.model import Run
     run = Run(path)
     model = run.load_model()
-    if run.strokes: say(f'{path} has learned to draw, so what it writes is strokes; see them with: charrnn draw --run {path}\n')
+    strokes = f'{path} has learned to draw, so what it writes is strokes; see them with: charrnn draw --run {path}\n'
+    if run.strokes: say(strokes)
     prompt = 'The ' if set('The ') <= set(run.vocab) else ''
     for t,what in (0.5, 'careful'), (0.8, 'lively'), (1.1, 'wild'):
         text = generate(model, run.vocab, prompt, n=250, temperature=t, seed=1)

@@ -53,7 +53,8 @@ def _ids_asked(args, run):
     try: ids = run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
     except CharRNNError as e: raise CharRNNError(e.what, 'leave them out with --skip-unknown.') from None
     n_left_out = len(text)-len(ids)
-    if n_left_out: to_stderr(f'note: {n_left_out:,} of {len(text):,} characters are left out, as {run.path} does not know them.')
+    said = f'note: {n_left_out:,} of {len(text):,} characters are left out, as {run.path} does not know them.'
+    if n_left_out: to_stderr(said)
     return ids
 
 # %% ../../nbs/90e_command.look.ipynb #5320403d

@@ -172,7 +172,8 @@ def _fit(args, learn, budget, info, began, out, run=None)->dict:
         return {**res, **_best(learn)}
     minutes = 1 if args.save_minutes is None else args.save_minutes
     ckpt = Checkpoint(run or args.run, minutes=minutes, steps=args.save_steps, results=_results, info=info)
-    with learn.no_logging(), learn.no_valid(): n = learn.fit_steps(**budget, cbs=[_reporter(out, args.quiet), ckpt, *_stop_at_nan(learn)])
+    cbs = [_reporter(out, args.quiet), ckpt, *_stop_at_nan(learn)]
+    with learn.no_logging(), learn.no_valid(): n = learn.fit_steps(**budget, cbs=cbs)
     if not res: return tell_finished(args, ckpt.folder, out)
     if ckpt.saver.trouble: raise CharRNNError(f"The result could not be stored: {ckpt.saver.trouble}")
     if not (args.quiet or args.draws): say('\n' + indent(learn.generate(n=300, seed=0)) + '\n', out)

@@ -231,8 +231,8 @@ def deaf(
     apart,spread = s.std(0).max().item(),s.std(1).max().item()
     if len(s) < 8 or s.shape[1] < 3 or not apart < 1e-4*spread: return None
     return Finding('Z1', 'exact',
-        f"The scores are the same at all {len(s):,} places of a batch, whatever is read there. The network makes nothing "
-        "of its input, and can learn no more than how frequent each character is.",
+        f"The scores are the same at all {len(s):,} places of a batch, whatever is read there. The network makes "
+        "nothing of its input, and can learn no more than how frequent each character is.",
         'from charrnn_fa import doctor\ndoctor.diagnose(learn)   # says why', dict(apart=apart, places=len(s)))
 
 # %% ../../nbs/44a_doctor.course.ipynb #dc1bfd40

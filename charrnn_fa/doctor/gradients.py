@@ -87,8 +87,8 @@ def check_gradients(
 # %% ../../nbs/42g_doctor.gradients.ipynb #dffa30ee
 def _detached(needed, back):
     return Finding('R1', 'exact',
-        f"The last prediction depends on characters up to {needed} step{'s'*(needed > 1)} back, but its gradient goes back "
-        f"{back}. The state is detached on the way, so the network cannot learn to remember.",
+        f"The last prediction depends on characters up to {needed} step{'s'*(needed > 1)} back, but its gradient goes "
+        f"back {back}. The state is detached on the way, so the network cannot learn to remember.",
         'state = state.detach()   # once for each batch, and not in each step',
         dict(depends_on_steps_back=needed, gradient_steps_back=back))
 

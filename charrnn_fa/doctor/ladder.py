@@ -110,7 +110,8 @@ def says(self:Ladder,
     reached = [k for k in useful if nats <= self[k]+tolerance]
     if not reached: return 'does worse than a guess among the symbols'
     last = reached[-1]
-    if nats >= self[last]-tolerance: return rungs[next(k for k in reached if self[k] < self[last]+.01)] # as low as it, by less
+    as_low = next(k for k in reached if self[k] < self[last]+.01) # by remembering less
+    if nats >= self[last]-tolerance: return rungs[as_low]
     if last == useful[-1] != '5-gram': return 'does better than models that count'
     return _begun.get(last, rungs[last])
 

@@ -125,7 +125,7 @@ def _clips(subject):
         if found: return source.place(found)
 
 def _check_early(subject, steps, enlarged, least=100):
-    "Whether gradients that are too large for every clipping come to the optimiser as they are, although something clips"
+    "Whether gradients that are too large for every clipping are not made smaller, although something clips"
     size = lambda gs: max((g.abs().max().item() for g in gs.values()), default=0.)
     usual = max(map(size, (o.grads for o in steps)), default=0.)
     made = [size(o.grads) for o in enlarged if 'step' in o.events and not o.error]

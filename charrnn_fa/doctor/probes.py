@@ -374,7 +374,7 @@ def _left_sorted(found, evidence):
     return Finding('S4', 'exact',
         "A character changes predictions of other rows: the rows are sorted, and do not come back in the order of the "
         "targets.",
-        OwnWords(f'{place.source}\n# after the packed layer, with h of (layers, rows, units):\nh = h[:,{order}.argsort()]'),
+        OwnWords(f'{place.source}\n# and h, of (layers, rows, units), after the packed layer:\nh = h[:,{order}.argsort()]'),
         evidence, place)
 
 # %% ../../nbs/42_doctor.probes.ipynb #537d5c68

@@ -182,7 +182,8 @@ def _clipping(subject, base, seconds):
         for p in subject.model.parameters():
             if p.grad is not None: p.grad.mul_(before/to)
     t = trial(subject, len(base.nats), seconds, hypers=_undo)
-    return (to, before, _scale(subject)) if t.bad is None and len(t.nats) > 10 and max(base.gain, 0) < .3*t.gain else None
+    is_better = t.bad is None and len(t.nats) > 10 and max(base.gain, 0) < .3*t.gain
+    return (to, before, _scale(subject)) if is_better else None
 
 def _clipped_away(base, t, by, to, before, scale):
     is_scaled = scale > 1
@@ -191,5 +192,6 @@ def _clipped_away(base, t, by, to, before, scale):
     if is_scaled: fix = 'scaler.unscale_(opt)   # before clip_grad_norm_'
     return Finding('O14', 'strong',
         f"The gradients come to the optimiser with a norm of {to:.2g} at every step, and have {before:.2g} before: "
-        f"clipping takes nearly all away.{why} In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats.",
+        f"clipping takes nearly all away.{why} In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} "
+        "nats.",
         fix, dict(clipped_to=to, norm_before=before, gain=base.gain, gain_with_more=t.gain, times=by))

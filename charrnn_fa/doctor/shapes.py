@@ -208,7 +208,8 @@ def _given_to_loss(e):
     frames = [*traceback.walk_tb(e.__traceback__)]
     for (frame,line),(loss,_) in zip(frames, frames[1:]):
         if 'self.loss_func(' not in linecache.getline(frame.f_code.co_filename, line): continue
-        return next((o for o in loss.f_locals.values() if isinstance(o, tuple) and o and isinstance(o[0], Tensor)), None)
+        is_it = lambda o: isinstance(o, tuple) and o and isinstance(o[0], Tensor)
+        return next(filter(is_it, loss.f_locals.values()), None)
 
 def _several_outputs(n):
     return ('S7',

@@ -58,7 +58,7 @@ def _by_large_inputs(share, size):
     return Finding('I3', 'strong',
         f"{share:.0%} of the units are at the end of their range, beyond 0.97, for the inputs are numbers of a size of "
         f"{size:,.0f}, where layers expect about 1. There tanh is flat, so no gradient comes through.",
-        'x = (x-mean)/std   # of all training data, the same for validation and what is written; y, too, if it is of that size',
+        'x = (x-mean)/std   # of all training data, the same for validation and writing; y, too, if it is of that size',
         dict(share=share, size=size))
 
 # %% ../../nbs/38f_doctor.units.ipynb #515f4140

@@ -57,12 +57,13 @@ def _keeps_apart(p):
 def _check_frozen(subject, frozen):
     ps = dict(subject.model.named_parameters())
     tables = {f'{k}.weight' for k,m in subject.model.named_modules() if isinstance(m, nn.Embedding)}
-    others = {id(p) for m in subject.model.modules() if not isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
-    frozen = {k for k in frozen if k not in tables or id(ps[k]) in others or not _keeps_apart(ps[k])} # or tied to an output
+    layers = [m for m in subject.model.modules() if not isinstance(m, nn.Embedding)]
+    others = {id(p) for m in layers for p in m.parameters(recurse=False)}
+    is_tied = lambda k: k in tables and id(ps[k]) in others # to an output
+    frozen = {k for k in frozen if k not in tables or is_tied(k) or not _keeps_apart(ps[k])}
     if not frozen: return []
     share = sum(ps[k].numel() for k in frozen)/sum(p.numel() for p in ps.values())
-    is_tied = any(k in tables for k in frozen & {k for k,p in ps.items() if id(p) in others})
-    return [Finding('O8', 'exact' if share > .5 else 'strong' if is_tied else 'weak',
+    return [Finding('O8', 'exact' if share > .5 else 'strong' if any(map(is_tied, frozen)) else 'weak',
         f"{listed(frozen)} cannot change: requires_grad is False. Perhaps the network was loaded with its first "
         "layers frozen.",
         'for p in model.parameters(): p.requires_grad_()   # and then the optimiser anew\n'

@@ -68,8 +68,8 @@ def _check_class_weights(step, targets, ratio=3):
     alike = torch.corrcoef(torch.stack([w.log(), counts.log()]))[0,1].item()
     if not alike > .9: return []
     return [UpsideDown('L5', 'strong',
-        f"The weights of the classes grow with how frequent they are, up to {w.max()/w.min():,.0f} times. So a rare class "
-        "counts twice as little, once for its number and once for its weight.",
+        f"The weights of the classes grow with how frequent they are, up to {w.max()/w.min():,.0f} times. So a rare "
+        "class counts twice as little, once for its number and once for its weight.",
         'weight = counts.sum()/(len(counts)*counts)   # the rarer, the larger', dict(correlation=alike))]
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #42ac9b30
@@ -80,8 +80,8 @@ def _over_padding(scores, targets, grads, used):
     k = _scale(scores[used], targets[used], grads[used])
     if k is None or abs(k - n/n_all) > .005: return []
     return [Finding('T8', 'strong',
-        f"Of {n_all:,} places {n:,} have a part in the loss, and the mean is over all of them. So the loss that is shown is "
-        f"{k:.0%} of that of a character, and depends on how much padding there is.",
+        f"Of {n_all:,} places {n:,} have a part in the loss, and the mean is over all of them. So the loss that is "
+        f"shown is {k:.0%} of that of a character, and depends on how much padding there is.",
         'loss = (losses*mask).sum()/mask.sum()', dict(used=n, places=n_all))]
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #666fbc94
@@ -261,7 +261,7 @@ def _check_divided(subject, step, k):
     is_accumulated = any(o.error or 'step' not in o.events for o in steps)
     if step.loss is None or is_accumulated or not _minds(subject, k): return []
     return [DividedTwice('L3', 'strong',
-        f"The loss is a mean already, and is divided by {1/k:.0f} once more: what is shown is {step.loss.sum().item():.3f}, "
+        f"The loss is a mean already, and is divided by {1/k:.0f} once more: it shows {step.loss.sum().item():.3f}, "
         f"and gradients are as much smaller, so the learning rate is in effect {1/k:.0f} times lower.",
         "loss = F.cross_entropy(scores, y)   # a mean already; no further division", dict(times_the_mean=k))]
 

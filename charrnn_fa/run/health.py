@@ -114,7 +114,8 @@ def examine_run(
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
 def _going_on(run, newest):
     if newest['finished']: return None
-    return f"charrnn {'draw' if run.strokes else 'train'} --run {shlex.quote(str(run.path))}   # it was interrupted, and goes on"
+    command = 'draw' if run.strokes else 'train'
+    return f"charrnn {command} --run {shlex.quote(str(run.path))}   # it was interrupted, and goes on"
 
 # %% ../../nbs/56_run.health.ipynb #a6218de4
 def _mean_nats(model, ids, n, k=10):
