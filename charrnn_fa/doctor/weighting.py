@@ -100,8 +100,9 @@ def check_weights(
     ignored = [i for i in targets.unique().tolist() if not used[targets == i].any()]
     seen = {i for i in targets[used].tolist()}
     others = [i for i,t in enumerate(targets.tolist()) if t in seen]
-    if over := _over_padding(scores, targets, grads, used): return over
-    if ignored and used[others].all(): return [] if _at_the_end(subject.batches, ignored) else [_ignored(subject, ignored, targets)]
+    if ignored and used[others].all():
+        if not _at_the_end(subject.batches, ignored): return [_ignored(subject, ignored, targets)]
+        return _over_padding(scores, targets, grads, used)
     has_few = used.sum() < 0.75*expected and len(subject.batches[0]) == 2
     if has_few and not _is_burn_in(used, subject.batches[0]) and _are_targets(subject):
         return [Finding('L6', 'exact',
