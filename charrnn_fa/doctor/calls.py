@@ -181,13 +181,19 @@ def _remembers_nothing(subject, batch, module, calls):
 
 def _restarted(subject, module, n):
     name = next(k for k,m in subject.model.named_modules() if m is module) or type(module).__name__
-    place,fix = restart_of(*subject.model.modules(), *subject.roots) or (None, _generic)
+    place,fix = restart_of(*subject.model.modules(), *subject.roots) or (None, _going_on(module))
     return Finding('R5', 'exact',
         f"{name} is called for {n} letters one after the other, with the same state each time, and the state that "
         "comes back is not given to the next call. So nothing of one letter is known at the next.",
         fix, dict(calls=n), place)
 
-_generic = 'hidden = init_hidden()   # once, before the loop\nfor letter in line: output, hidden = rnn(letter, hidden)'
+def _going_on(module):
+    "A loop that hands the state on, for a cell of PyTorch or for a network"
+    if isinstance(module, nn.LSTMCell): call = 'h, c = rnn(letter, (h, c))'
+    elif isinstance(module, nn.RNNCellBase): call = 'hidden = rnn(letter, hidden)'
+    else: call = 'output, hidden = rnn(letter, hidden)'
+    first = 'h, c = zeros()' if isinstance(module, nn.LSTMCell) else 'hidden = init_hidden()'
+    return f'{first}   # once, before the loop\nfor letter in line: {call}'
 
 # %% ../../nbs/42c_doctor.calls.ipynb #777c105c
 def _has_way_back(subject, batch, module):

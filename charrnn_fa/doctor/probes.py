@@ -349,12 +349,28 @@ def _mixed(subject, lay, rs, evidence):
             "A character changes later predictions of other rows: the rows of a batch share one state. Each row is "
             "a text of its own, and needs a state of its own.",
             'state = torch.zeros(n_layers, len(x), n_hid)', evidence)]
-    if order := _sorting(subject.model): return [_left_sorted(order, evidence)]
+    if line := _over_rows(*subject.model.modules()): return [_normalised_over_rows(line, evidence)]
+    if order := _sorting(*subject.model.modules()): return [_left_sorted(order, evidence)]
     return [Finding('S4', 'exact',
         "A character changes predictions of other rows. Somewhere view or reshape cuts the numbers anew where axes "
         "should be exchanged, or a mean is taken over the rows.",
         'x = x.transpose(0, 1)   # not x.view(x.shape[1], x.shape[0], -1)\n'
         '# and what comes out once more by transpose(0, 1), where rows are to come first again', evidence)]
+
+# %% ../../nbs/42_doctor.probes.ipynb #b4f565fd
+def _over_rows(*objects):
+    "Where somebody's own code takes a softmax along axis 0, or None"
+    for source in sources(*objects):
+        for o in ast.walk(source.tree):
+            name = getattr(getattr(o, 'func', None), 'attr', '')
+            if not isinstance(o, ast.Call) or 'oftmax' not in name: continue
+            axes = [k.value for k in o.keywords if k.arg == 'dim'] + o.args[-1:]*(not o.keywords)
+            if any(isinstance(k, ast.Constant) and k.value == 0 for k in axes): return source.place(o)
+
+def _normalised_over_rows(place, evidence):
+    return Finding('S4', 'exact',
+        "A character changes predictions of other rows: a softmax is taken along axis 0, over the rows of the batch.",
+        OwnWords(f'# dim=1 or dim=-1, the axis of the steps, in place of dim=0:\n{place.source}'), evidence, place)
 
 # %% ../../nbs/42_doctor.probes.ipynb #84deb14d
 def _sorting(*objects):

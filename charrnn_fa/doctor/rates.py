@@ -29,13 +29,17 @@ def check_high_rate(
         if is_lost and t.end > t.start - .02*scale and (uphill := _check_uphill(subject, t, by, seconds)): return uphill
         reference = base.nats[0] - .2*scale if base.bad is not None else base.end - .15*scale
         if t.end < reference and not _catches_up(subject, base, t, by, seconds):
-            high = _too_high(base, *_lower_still(subject, t, by, seconds))
+            high = _too_high(base, *_lower_still(subject, t, by, seconds), _has_one_cycle(subject))
             return [high] if subject.summed == 1 else [_summed(subject.summed), high]
     return []
 
 def _scale_of(base):
     "About how many characters a loss is the sum of, or by how much another loss is larger than nats a character"
     return max(1., base.start/6) if math.isfinite(base.start) else 1.
+
+def _has_one_cycle(subject):
+    "Whether a schedule of PyTorch's sets the rate, whatever the optimiser was made with"
+    return any(isinstance(o, torch.optim.lr_scheduler.OneCycleLR) for o in subject.noted.seen.values())
 
 def _summed(k):
     return Finding('L3', 'strong',
@@ -85,17 +89,18 @@ def _slows_down(base):
     return not base.opts or any(isinstance(getattr(o, 'opt', o), torch.optim.Adagrad) for o in base.opts)
 
 # %% ../../nbs/43b_doctor.rates.ipynb #97d89c5e
-def _rate_fix(lr, by):
+def _rate_fix(lr, by, is_one_cycle=False):
+    if is_one_cycle: return f'max_lr = {lr*by:.2g}   # in place of {lr:.2g}, in OneCycleLR'
     if lr: return f'lr = {lr*by:.2g}   # in place of {lr:.2g}'
     return f'lr = {by:g}*lr   # by which weights are moved'
 
-def _too_high(base, t, by):
+def _too_high(base, t, by, is_one_cycle=False):
     lr = max(base.rates, default=0)
     was = 'not a number' if base.bad is not None else f'{base.end:.2f} nats'
     return Finding('O1', 'strong',
         f"After {len(t.nats)} steps the loss is {was}; with {by:g} of the learning rate it is {t.end:.2f}, from the "
         "same weights and with the same batches. So the learning rate is too high.",
-        _rate_fix(lr, by), dict(lr=lr, nats=base.end, nats_with_less=t.end, times=by))
+        _rate_fix(lr, by, is_one_cycle), dict(lr=lr, nats=base.end, nats_with_less=t.end, times=by))
 
 # %% ../../nbs/43b_doctor.rates.ipynb #801f32e3
 def _stands_still(base):
