@@ -118,9 +118,11 @@ def _check_late(steps):
                     'loss.backward()\nnn.utils.clip_grad_norm_(model.parameters(), 1.)\nopt.step()', dict(steps=len(late)))]
 
 def _clips(subject):
-    "Where somebody's own code clips gradients, or None"
+    "Where somebody's own code clips gradients in every step, or None"
     for source in sources(*subject.roots):
-        calls = (o for o in ast.walk(source.tree) if isinstance(o, ast.Call))
+        choices = [o for o in ast.walk(source.tree) if isinstance(o, (ast.If, ast.IfExp))]
+        perhaps = {id(o) for c in choices for o in ast.walk(c)}
+        calls = (o for o in ast.walk(source.tree) if isinstance(o, ast.Call) and id(o) not in perhaps)
         found = next((o for o in calls if 'clip_grad' in getattr(o.func, 'attr', getattr(o.func, 'id', ''))), None)
         if found: return source.place(found)
 
