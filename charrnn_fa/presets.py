@@ -151,7 +151,7 @@ presets = {
                  'medians of 3 seeds'),
     'drawings-minute': Preset(dropout=0., muon_mom=0.95,
         measured='10,000 kanji 122.8 nats a drawing in 2,995 steps of a minute on 2 cores of an AMD EPYC in bf16, 255 '
-                 'of 256 well-formed at 0.7; faces there, 862 steps: 60 of 60; one seed each'),
+                 'of 256 well-formed at 0.7; faces there, 862 steps: 60 of 60; one seed each, with emb_ratio 1'),
     'drawings-five-minutes': Preset(minutes=5., n_hid=384, dropout=0.1, muon_mom=0.95,
         measured='10,000 kanji 111.7 nats a drawing in 8,973 steps, which are five quiet minutes on 2 cores of an AMD '
                  'EPYC in bf16; one seed'),

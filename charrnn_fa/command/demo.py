@@ -58,6 +58,7 @@ def _as_train(args):
     if is_finished(args.run): res.seed = None # it is of the new drawings alone
     return res
 
+# %% ../../nbs/90f_command.demo.ipynb #3032cd47
 def _page(args, out)->dict:
     "Let a run draw, and write its page"
     from charrnn_fa.run.model import load_run
@@ -72,12 +73,14 @@ def _page(args, out)->dict:
     say(f'{well} of {args.n} drawings are well-formed; open them in a browser: {path}', out)
     return dict(page=str(path), drawings=len(new), well_formed=well/args.n)
 
+# %% ../../nbs/90f_command.demo.ipynb #4dd9c772
 def _check_draws(path):
     "Refuse a run that has learned to write"
     from charrnn_fa.run.model import Run
     if not is_run(path) or Run(path).strokes: return
     raise CharRNNError(f"{path} is a run on a text, not on drawings", f"let it write: charrnn sample {path}")
 
+# %% ../../nbs/90f_command.demo.ipynb #628704a1
 def draw(
     args, # What the parser made of the line
 )->dict: # What `--json` prints

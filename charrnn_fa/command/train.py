@@ -102,6 +102,7 @@ def _start_text(learn)->str:
 def _astray(loss):
     return CharRNNError(f"The loss is {loss}: training has gone astray", "train into another folder with a lower --lr.")
 
+# %% ../../nbs/90d_command.train.ipynb #32141fa1
 def _measure(learn, ckpt, began)->dict:
     "The figures of a run that has come to its end"
     seconds = ckpt.seconds()
@@ -146,9 +147,10 @@ def _on_ladder(learn, nats)->str:
 def _as_options(lr)->dict:
     "What mends a fault that shows on the way, on the command line"
     lower = f'--lr {lr/10:.2g}   # in another folder, by --run'
-    return dict(O3=f'--clip 1 {lower}', O4=f'--clip 1 {lower}', Z3=lower, Z4=f'--clip 1 {lower}', O13=f'--wd 0.01',
+    return dict(O3=f'--clip 1 {lower}', O4=f'--clip 1 {lower}', Z3=lower, Z4=f'--clip 1 {lower}', O13='--wd 0.01',
                 T4='--dropout 0.5   # or fewer --minutes, a smaller --n-hid, more text', T5='--minutes 10')
 
+# %% ../../nbs/90d_command.train.ipynb #1dbd4649
 def _stop_at_nan(learn)->list: # Of callbacks
     "What ends a fit whose loss is no number; with fp16 a step may overflow and be left out"
     from fastai.callback.core import Callback
