@@ -14,6 +14,8 @@ from .texts import check_batches, check_direction
 from .subject import Subject, predictions
 from .loss import check_reported, check_scores
 from .weighting import check_accumulation, check_smoothing, check_weights
+from .padding import check_padding
+from .kept import check_clipped_by_hand, check_kept
 from .order import check_left, check_zero
 from .update import check_foreign, check_leaf, check_parameters
 from .forward import check_ids, check_inputs, check_mode
@@ -26,6 +28,7 @@ from .gradients import check_gradients, check_linear
 from .calls import check_calls
 from .carried import check_graph, check_state
 from .amounts import check_pairs, check_range, check_seen
+from .series import check_series
 from .targets import check_pairing
 from .rows import check_rows
 from .shared import own_states
@@ -47,7 +50,7 @@ def _of_computation(subject, step):
         'what the step makes of the targets': lambda: check_own_targets(subject) or check_told_targets(subject),
         'what the loss gets': lambda: check_scores(subject, step),
         'what depends on what, and how far gradients go': depends,
-        'which characters train': lambda: check_weights(subject),
+        'which characters train': lambda: check_weights(subject) or check_padding(subject),
         'gradients that are added up': lambda: check_accumulation(subject),
         'the first loss': lambda: [*check_first_loss(subject, step), *check_reported(step), *check_smoothing(subject, step)],
     }
@@ -73,6 +76,7 @@ def _of_state(subject, step):
     return {
         'whether each target is the next character': lambda: (check_places(subject) if _uses_all(subject, step) else [])
             + check_seen(subject) + check_pairing(subject.more),
+        'whether amounts are told before they are read': lambda: check_series(subject),
         'whether each prediction meets its own target': lambda: check_pairs(subject),
         'how far the outputs can go': lambda: check_range(subject),
         'which rows predictions come from': lambda: check_rows(subject),
@@ -81,6 +85,7 @@ def _of_state(subject, step):
         'parameters and the optimiser': lambda: check_parameters(subject),
         'layers that are no part of the model': lambda: check_foreign(subject),
         'gradients from one step to the next': lambda: check_zero(subject) or check_left(subject),
+        'what stays of a step': lambda: check_kept(subject) + check_clipped_by_hand(subject),
         'the graph from batch to batch': lambda: check_graph(subject),
         'the state from batch to batch': lambda: own_states(subject, check_state(subject)),
         'whether rows belong to those of the batch before': lambda: check_memory(subject),

@@ -44,7 +44,8 @@ _signs = {
     'shift': r'(?<![\w:]):-1\b|(?<![\w-])1:(?=[\],\w])',
     'over time': r'(?<!log_)softmax\(|\.(?:sum|mean|norm|amax|max|flip)\(|\b(?:\w*_)?att\w*\(|bmm\(|batch_norm\(',
 }
-_in_forward = {'over time'}
+_signs['over steps'] = _signs['over time'].replace('(?<!log_)', '') # of amounts, a loss takes no logarithm over symbols
+_in_forward = {'over time', 'over steps'}
 _making = {'S5': r'nn\.(?:LSTM|GRU|RNN)\(', **{k:_signs[k] for k in ('S9', 'S10', 'R11', 'I2', 'I3')}}
 
 # %% ../../nbs/36b_doctor.lines.ipynb #e0071b79

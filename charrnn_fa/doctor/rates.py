@@ -30,7 +30,7 @@ def check_high_rate(
         reference = base.nats[0] - .2*scale if base.bad is not None else base.end - .15*scale
         if t.end < reference and not _catches_up(subject, base, t, by, seconds):
             high = _too_high(base, *_lower_still(subject, t, by, seconds), _has_one_cycle(subject))
-            return [high] if subject.summed == 1 else [_summed(subject.summed), high]
+            return [subject.if_too_high, high] if subject.if_too_high else [high]
     return []
 
 def _scale_of(base):
@@ -40,12 +40,6 @@ def _scale_of(base):
 def _has_one_cycle(subject):
     "Whether a schedule of PyTorch's sets the rate, whatever the optimiser was made with"
     return any(isinstance(o, torch.optim.lr_scheduler.OneCycleLR) for o in subject.noted.seen.values())
-
-def _summed(k):
-    return Finding('L3', 'strong',
-        f"The losses of {k:.0f} steps are added up, so gradients are {k:.0f} times those of the mean that is shown. A "
-        "learning rate that others use is too high then.",
-        f'loss = loss/{k:.0f}   # before loss.backward()', dict(times_the_mean=k))
 
 def _lower_still(subject, t, by, seconds):
     "Of ever lower rates the last that does better by a tenth, and its trial"

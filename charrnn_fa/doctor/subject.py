@@ -49,6 +49,7 @@ class Step:
     twice: bool = False                         # Was the gradient of one loss computed twice?
     changed_late: bool = False                  # Was the gradient made smaller after it was used?
     told: float = None                          # The number that a training step returns
+    backs: list = field(default_factory=list)   # For each `backward`, its loss and how many `losses` there were
 
 # %% ../../nbs/37_doctor.subject.ipynb #a519d42d
 _losses = {o:o.__name__ for o in (F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.kl_div,
@@ -71,13 +72,30 @@ _scalings = {Tensor.div, Tensor.true_divide, Tensor.__truediv__, torch.div, torc
 
 # %% ../../nbs/37_doctor.subject.ipynb #73509d96
 def _picked(func, args, out):
-    "Scores (n, classes) and ids (n,), if a number of each row of scores is taken; else None"
+    "Scores and ids (n,), if a number of each row of scores is taken; else None"
     if not (len(args) > 1 and isinstance(args[0], Tensor) and args[0].requires_grad and args[0].ndim >= 2): return None
     t,at = args[0],args[-1]
     if func is Tensor.__getitem__: at = at[-1] if isinstance(at, tuple) and len(at) == t.ndim else None
     elif func not in (Tensor.gather, torch.gather): return None
     if not _is_ids(at) or at.numel()*t.shape[-1] != t.numel() or out.numel() != at.numel(): return None
-    return t.flatten(0, -2),at.flatten().long()
+    return t,at.flatten().long()
+
+# %% ../../nbs/37_doctor.subject.ipynb #ccf4cf51
+_products = Tensor.mul, Tensor.__mul__, torch.mul
+
+def _are_shares(w):
+    "Whether the numbers of each row, which may all be below 0, make 1"
+    if w.dtype == torch.bool or w.is_complex(): return False
+    w = w.detach().float()
+    return bool((w >= 0).all() or (w <= 0).all()) and bool(((w.sum(-1).abs()-1).abs() < 1e-3).all())
+
+def _weighed(func, args):
+    "Scores and the ids (n,) that count most, if each row of scores is multiplied by shares; else None"
+    if func not in _products or not all(isinstance(o, Tensor) for o in args): return None
+    scores,shares = sorted(args, key=lambda o: not o.requires_grad)
+    is_loss = scores.requires_grad and not shares.requires_grad and scores.shape == shares.shape
+    if not is_loss or scores.ndim < 2 or scores.shape[-1] < 2 or not _are_shares(shares): return None
+    return scores,shares.detach().abs().argmax(-1).flatten()
 
 # %% ../../nbs/37_doctor.subject.ipynb #2c4087d2
 def _probability_kind(p):
@@ -111,7 +129,7 @@ class _Watch(TorchFunctionMode):
         if not self.step: return out
         if self.look is not noop: self.look(func, args, kwargs or {}, out)
         if func in _losses: self._note_loss(func, *args, out=out, **(kwargs or {}))
-        elif picked := _picked(func, args, out): self._note_pick(args[0], *picked, out)
+        elif picked := _picked(func, args, out) or _weighed(func, args): self._note_pick(*picked, out)
         if not self.marks_entries or 'backward' in self.step.events or not _enters(func, args, out): return out
         self.step.looks_up |= func in (F.embedding, Tensor.__getitem__)
         return self._note_entry(out)
@@ -123,6 +141,7 @@ def _note_backward(self:_Watch, loss):
     step.twice |= isinstance(loss, Tensor) and loss is step.loss
     step.loss = loss if isinstance(loss, Tensor) else None
     if not step.losses: step.losses = step.picks
+    if step.loss is not None: step.backs.append((step.loss.detach().sum().item(), len(step.losses)))
     step.events.append('backward')
     try: self.before_backward(step)
     finally: self.step = step
@@ -136,8 +155,8 @@ def _note_entry(self:_Watch, out):
 
 # %% ../../nbs/37_doctor.subject.ipynb #df2a6adc
 @patch
-def _note_pick(self:_Watch, scores, rows, target, out):
-    kind = _probability_kind(rows)
+def _note_pick(self:_Watch, scores, target, out):
+    kind = _probability_kind(scores.flatten(0, -2))
     if kind: self.step.picks.append(LossCall(kind, scores, target.view(scores.shape[:-1]), out, {}))
 
 # %% ../../nbs/37_doctor.subject.ipynb #71fc3b9e
@@ -187,9 +206,10 @@ class Subject:
         self.more = batches # those of trials, which take more
         self.loader,self.text = None,None # where they come from, and the corpus, if they are known
         self.course = '' # of a short training, in words
-        self.summed = 1. # times the gradients of a mean, where losses are added up and shown as a mean
+        self.if_too_high = None # a finding that is a fault only if the learning rate is too high for it
         self.knows_rate = True # is the optimiser somebody's own?
         self.between = noop # is called before each step
+        self.after_step = noop # is called when an optimiser has made its step
         self.until,self.pace = math.inf,0. # when no further run may begin, and the shortest time of a step
         self.trains_itself = False # do weights change without an optimiser that is known?
         self.came = () # devices of the tensors that the model was given last
@@ -357,7 +377,9 @@ def act(self:Subject, f, name, update, opt, *args, **kwargs):
         if not update: return None
     self.acting = True # what it calls is its own business
     try:
-        with _other_hypers(opt, self.hypers if name == 'step' else noop): return f(opt, *args, **kwargs)
+        with _other_hypers(opt, self.hypers if name == 'step' else noop): res = f(opt, *args, **kwargs)
+        if name == 'step': self.after_step()
+        return res
     finally: self.acting = False
 
 # %% ../../nbs/37_doctor.subject.ipynb #d2167c7e
