@@ -11,7 +11,7 @@ import errno, os, platform, re, shutil, signal, sys, threading, time, warnings
 from importlib.metadata import version
 from pathlib import Path
 import torch
-from .core import CharRNNError, check_number
+from .core import CharRNNError, check_number, number_of
 from .callback.precision import best_precision
 from .run.files import RunWarning
 from .store.mount import StoreError, colab_hostname, mounts
@@ -273,7 +273,7 @@ def runtime_line()->str:
     d = runtime()
     where = 'Colab' if d['colab'] else 'Not Colab'
     gpu = f"{d['gpu']} ({_gb(d['gpu_memory'])} GB, {d['precision']})" if d['gpu'] else f"no GPU ({d['precision']})"
-    cores = f"{d['cores']} core" + 's'*(d['cores'] != 1)
+    cores = number_of(d['cores'], 'core')
     room = f"{_gb(d['ram'])} GB RAM, {_gb(d['disk_free'], 0)} GB disk free"
     software = f"Python {d['python']}, torch {d['torch']}, fastai {d['fastai']}"
     return f'{where}: {gpu}, {cores}, {room}, {software}'

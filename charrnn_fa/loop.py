@@ -192,6 +192,14 @@ def check_rate(
     if not isinstance(v, slice) and not is_iter(v) or isinstance(v, str): check_number(name, v, 0, optional=True)
 
 @patch
+def _check_hypers(self:CharLearner):
+    "Refuse a rate that a schedule has set, such as that of `fit_one_cycle`, and do not keep it"
+    bad = [h['lr'] for h in self.opt.hypers if not h['lr'] >= 0] if self.opt else []
+    if not bad: return
+    self.opt.set_hyper('lr', self.lr)
+    check_number('lr', bad[0], 0)
+
+@patch
 def fit(self:CharLearner,
     n_epoch, # Epochs in all
     lr=None, # Highest rate, default that of the Learner
@@ -205,6 +213,7 @@ def fit(self:CharLearner,
     check_number('n_epoch', n_epoch, 0, whole=True)
     check_rate('lr', lr)
     check_rate('wd', wd)
+    self._check_hypers()
     if start_epoch or start_batch: self.start_at(start_epoch, start_batch)
     cbs = L(cbs)
     logger,all_cbs = self.logger,[*self.cbs, *cbs]

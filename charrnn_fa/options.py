@@ -146,7 +146,7 @@ def _add_eval(sub):
     p.add_argument('--whole', action='store_true', help='measure all of the text')
     p.add_argument('--context', default='carry',
                    help="'carry': one stream; a number: windows of that length (default: carry)")
-    p.add_argument('--encoding', default='utf-8', help='of the files (default: utf-8)')
+    p.add_argument('--encoding', help='of the files of --corpus (default: utf-8)')
     p.add_argument('--skip-unknown', action='store_true', help='leave out characters that the run does not know')
     _add_json(p)
 

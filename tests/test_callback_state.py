@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from fastai.basics import AvgMetric, DataLoader, DataLoaders, Learner
+from fastai.basics import AvgMetric, DataLoader, DataLoaders, Learner, noop
 from fastai.callback.core import Callback
 from fastai.callback.all import CSVLogger, SaveModelCallback
 from torch import nn
@@ -233,6 +233,34 @@ def test_what_a_later_callback_resets_before_the_fit_comes_back(tmp_path):
         def before_batch(self): self.n += 1
     whole,again = stopped_at(tmp_path, Resets)
     assert whole.n == again.n > 0
+
+
+@pytest.mark.parametrize('resets', ['before_fit', 'before_epoch', 'before_train'])
+@pytest.mark.parametrize('stop', [3, 12, 25])
+def test_what_a_later_callback_counts_goes_on_within_an_epoch(tmp_path, resets, stop):
+    "It begins anew now and then, and is counted on; nothing comes back a second time, an epoch later"
+    class Later(Callback):
+        order = 2000
+        def before_fit(self): self.counts,self.n = [],0
+        def before_batch(self): self.n += 1
+        def after_epoch(self): self.counts.append(self.n)
+    if resets != 'before_fit': setattr(Later, resets, lambda self: setattr(self, 'n', 0))
+    class Dies(Callback):
+        order = 3000
+        def before_batch(self):
+            if self.train_iter == stop: raise KeyboardInterrupt
+    def go(*cbs):
+        dls = CharDataLoaders.from_text('abcdefghij '*60, bs=4, seq_len=16, seed=1)
+        learn,later = char_learner(dls, n_hid=8, emb_sz=4, head_sz=0, precision='fp32'),Later()
+        learn.logger = noop
+        learn.remove_cbs(learn.progress)
+        learn.fit(4, 1e-2, cbs=[later, *cbs])
+        return later
+    whole = go()
+    assert len({*whole.counts}) == (4 if resets == 'before_fit' else 1)
+    with pytest.raises(KeyboardInterrupt): go(Checkpoint(tmp_path/'r', steps=1, quiet=True), Dies())
+    again = go(Checkpoint(tmp_path/'r', steps=1, quiet=True))
+    assert (again.counts, again.n) == (whole.counts, whole.n)
 
 
 def test_a_state_that_is_added_to_a_list_is_added_once(tmp_path):

@@ -22,7 +22,7 @@ from ..store.retain import tidy
 from ..store.mirror import mirrored
 from ..store.locate import Place
 from .serialize import Keeper
-from .capture import capture, is_known, is_own, named_callbacks, newly_lost, saved_best, state_of
+from .capture import begun, capture, is_known, is_own, named_callbacks, newly_lost, saved_best, state_of
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
 from .restore import State
 from .mark import Underway, raised_by
@@ -105,6 +105,7 @@ def __deepcopy__(self:Checkpoint, memo):
 # %% ../../nbs/79_checkpoint.callback.ipynb #962cc71b
 @patch
 def __call__(self:Checkpoint, event_name):
+    if self.restored: self._restore_late()
     getattr(type(self), event_name, noop)(self)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #6db1a8ac
@@ -220,8 +221,8 @@ def _tell_lost(self:Checkpoint):
 @patch
 def _continue_from(self:Checkpoint, after, fit):
     asked = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in self.opt.hypers]
-    State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, fit)).restore(
-        Checkpoint, history=False)
+    state = State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, fit))
+    state.restore(Checkpoint, history=False)
     for h,o in zip(self.opt.hypers, asked): h.update(o)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ef6b8774
@@ -232,6 +233,7 @@ def _load(self:Checkpoint, found, fit):
     if fit_differences(self.folder.settings.get('fit'), fit): self.changed = dict(fit=fit)
     self.log.open(self.place.path)
     self.state = State(self.learn, ts, meta, f'{self.place}/{file}')
+    self.keeper.begun = begun(self.learn) # before anything is put back
     self.found.state = None # a second copy of all of it
     with damage(file): self.elapsed,self.base = float(meta['elapsed']),meta['base']
     self.best = self.state.best
@@ -243,14 +245,13 @@ def _load(self:Checkpoint, found, fit):
 # %% ../../nbs/79_checkpoint.callback.ipynb #bda36b40
 @patch
 def _restore(self:Checkpoint, **kwargs):
-    self.state.restore(Checkpoint, **kwargs)
-    self.state.note_late(self.order)
-    self.restored,self.state = self.state if self.state.late else None,None
+    self.state.restore(Checkpoint, later_than=self.order, **kwargs)
+    self.restored,self.state = self.state,None
 
 @patch
-def before_epoch(self:Checkpoint):
-    if self.restored: self.restored.restore_late()
-    self.restored = None
+def _restore_late(self:Checkpoint):
+    state,self.restored = self.restored,None
+    state.restore_late(self.order)
 
 @patch
 def before_train(self:Checkpoint):
@@ -501,7 +502,7 @@ def after_fit(self:Checkpoint):
 def _save_end(self:Checkpoint):
     self.saver.then = 'the end of the run is not stored.'
     res = _as_numbers(self.results(self.learn) if self.results else {})
-    self._save((self.n_epoch, 0), finished=True, **res)
+    self._save((self.n_epoch, 0), finished=True, results=res)
     self.saver.finish(self.wait, lambda: self.signals.got)
     if self.saver.trouble: return
     if not self.signals.got: self._count() # who has interrupted it calls it again for its result
@@ -510,22 +511,20 @@ def _save_end(self:Checkpoint):
     self.log.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {safe}.")
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #390e7ef0
-_taken = {*inspect.signature(RunFolder.save).parameters, 'at'}
-
 def _as_numbers(res):
     plain = res
     if isinstance(res, dict):
         plain = {k:v.item() if isinstance(v, (np.generic, Tensor)) and not v.ndim else v for k,v in res.items()}
-        fine = lambda k,v: type(k) is str and k not in _taken and is_number(v)
+        fine = lambda k,v: type(k) is str and is_number(v)
         if all(map(fine, plain, plain.values())): return plain
     raise CharRNNError(f'results gave {truncstr(repr(plain), 200)}, but what is kept with a run are numbers by name',
-                       f"let it give a dict of those, with none called {', '.join(sorted(_taken))}.")
+                       'let it give a dict of those.')
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #2209665b
 @patch
 def _clean_up(self:Checkpoint, seconds=10):
     self.elapsed = self.seconds()
-    vars(self).update(active=False, began=None, state=None, found=None, held=None)
+    vars(self).update(active=False, began=None, state=None, restored=None, found=None, held=None)
     if self.batch: self.batch.mark = None # it holds the Learner's tensors
     if self.signals: self.signals.restore()
     if self.guard: self.guard.remove()

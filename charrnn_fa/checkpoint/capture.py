@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['attrs_of_fit', 'attrs_of_char', 'environment', 'inexact', 'is_own', 'is_known', 'ctor_args', 'is_state', 'state_of',
            'is_setting', 'may_be', 'may_be_new', 'standing', 'has_own_state', 'named_callbacks', 'holders', 'sources',
-           'watched', 'loss_state', 'begun', 'expect_changes', 'kept_of', 'buffers', 'attrs_of', 'shuffles_items',
-           'generators', 'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'capture', 'newly_lost']
+           'watched', 'loss_state', 'begun', 'kept_of', 'buffers', 'attrs_of', 'shuffles_items', 'generators',
+           'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'capture', 'newly_lost']
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #1f446bc5
 import inspect, itertools, platform, random, re
 from contextlib import suppress
 from functools import cache
-from weakref import WeakKeyDictionary
 from fastai.basics import *
 from fastai.callback.core import _events
 from fastai.callback.progress import CSVLogger
@@ -224,8 +223,6 @@ def loss_state(
     return loss.state_dict() if isinstance(loss, nn.Module) and is_own(type(loss)) else {}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #c2430e6d
-_begun = WeakKeyDictionary() # Learners to digests, between a restore and the first capture
-
 def _seen(d): return {k.rpartition('.')[2]:v for k,v in reversed(d.items())} | d
 
 def begun(
@@ -236,12 +233,6 @@ def begun(
     res = {n:digests(_seen(state_of(o))) for n,o in {**watched(learn), **own}.items()}
     grad = {k:p.requires_grad for k,p in learn.model.named_parameters()}
     return dict(res, grad=grad, loss=[*loss_state(learn)])
-
-def expect_changes(
-    learn, # About to be restored
-):
-    "Note what stands now, for the captures to come"
-    _begun[learn] = begun(learn)
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #ab4f6a21
 _generators = torch.Generator, random.Random, np.random.RandomState, np.random.Generator
@@ -254,14 +245,17 @@ def kept_of(
     "What of the state of an object goes into a file"
     res = {}
     for k,v in state_of(o).items():
-        had = was.get(k, ...)
-        setting = is_setting(o, k)
+        was_there,setting = k in was,is_setting(o, k)
         moves = isinstance(v, _generators) and isinstance(o, (nn.Module, *_holders))
-        if setting and digest_of(v) == had and not moves: continue
-        has_place = had is not None and (had is not ... or isinstance(o, _holders) or may_be_new(o, v))
-        if has_place and may_be(o, k, v) and (not setting or is_plain(v)): res[k] = v
-        elif is_own(type(o)) or had is not ...: lost(k)
+        if setting and not moves and was_there and digest_of(v) == was[k]: continue
+        if _has_place(o, k, v, was) and may_be(o, k, v) and (not setting or is_plain(v)): res[k] = v
+        elif is_own(type(o)) or was_there: lost(k)
     return res
+
+def _has_place(o, k, v, was):
+    "Whether `v` may be put where `k` stands: not in the place of what was not plain"
+    if k in was: return was[k] is not None
+    return isinstance(o, _holders) or may_be_new(o, v)
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #79b018b8
 @patch
@@ -410,7 +404,7 @@ def capture(
 ): # (tensors, JSON)
     "All that `learn` is at this moment, copied"
     keeper.tensors,keeper.lost = {},[]
-    if not keeper.begun: keeper.begun = _begun.pop(learn, None) or begun(learn)
+    if not keeper.begun: keeper.begun = begun(learn)
     for k,t in weights(learn.model).items(): keeper.keep(t, k)
     parts = {k:keeper.json(v, f'train/{k}') for k,v in _parts(learn, best, keeper).items()}
     states = {n:_state_of(o, keeper, n) for n,o in holders(learn, but).items()}

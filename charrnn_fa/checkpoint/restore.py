@@ -17,10 +17,10 @@ from ..callback.precision import check_precision
 from ..loop import CharLearner
 from ..run.files import RunError, damage, same_tensors
 from ..run.model import weights
-from ..run.records import check, counts, need
-from .serialize import check_one_rng, check_rng, copies_of_plain, digests, form, from_json, replacing_plain, set_rng
+from ..run.records import check, counts, is_shown, need
+from .serialize import check_one_rng, check_rng, copies_of_plain, form, from_json, replacing_plain, set_rng
 from charrnn_fa.checkpoint.capture import (
-    attrs_of_char, attrs_of_fit, buffers, environment, expect_changes, generators, has_own_state, holders, inexact,
+    attrs_of_char, attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact,
     is_known, loss_state, named_callbacks, scaler_of, set_rng_state, shuffles_items, standing, state_of, watched,
 )
 
@@ -107,8 +107,8 @@ def _is_opt_state(s, p, old):
 # %% ../../nbs/73_checkpoint.restore.ipynb #8e20d88f
 def _check_opt(learn, sd):
     now = learn.opt.state_dict()
-    fixed = lambda d: {k:k in ('state', 'slow_weights') or form(v) for k,v in d.items()}
-    need(fixed(sd) == fixed(now), 'opt')
+    fixed = lambda d: {k:form(v) for k,v in d.items() if k not in ('state', 'slow_weights')}
+    need(sd.keys() == now.keys() and fixed(sd) == fixed(now), 'opt')
     if 'hypers' not in sd: return
     ps = [p for p,*_ in learn.opt.all_params()]
     fine = [*map(_is_opt_state, sd['state'], ps, now['state'])]
@@ -196,11 +196,9 @@ _puts = dict(learn=_put_learn, loaders=_put_loaders, opt=_put_opt, grads=_put_gr
              model=_put_model, loss=_put_loss, best=noop, rng=lambda learn, d: set_rng_state(d))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #6992dbf3
-def _is_shown(v):
-    text = ''.join(f'{k}{o}' for k,o in v.items())
-    return len(text) < 2000 and text.isprintable()
+def _is_environment(v): return type(v) is dict and len(v) < 20 and all(is_shown(str(o)) for kv in v.items() for o in kv)
 
-_kinds = {'at':[counts], 'env':_is_shown, 'cbs':dict, 'base?':counts, 'elapsed?':lambda v: is_number(v) and v >= 0}
+_kinds = {'at':[counts], 'env':_is_environment, 'cbs':dict, 'base?':counts, 'elapsed?':lambda v: is_number(v) and v >= 0}
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #f927037d
 class State:
@@ -229,7 +227,6 @@ class State:
             self.states = {n:from_json(j, rest) for n,j in meta['cbs'].items()}
             self.best = self.parts.get('best')
             self._check(meta)
-        expect_changes(learn)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #23081d75
 @patch
@@ -286,37 +283,38 @@ def take_hypers(self:State,
 def restore(self:State,
     but=(), # Classes of callbacks to leave alone
     history=True, # Callbacks and metrics too
+    later_than=math.inf, # Leave somebody's own callbacks of a higher order for `restore_late`
 ):
     "Make the Learner what it was; once"
     with damage(self.path):
-        if history: self._put_history(but)
+        if history: self._put_history(but, later_than)
         else: self._forget_history()
         _put_weights(self.learn, self.weights)
         for k,v in self.parts.items(): _puts[k](self.learn, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #b9df52cc
+def _later(learn, order):
+    "Somebody's own callbacks whose turn comes after `order`, by name"
+    return {n:o for n,o in named_callbacks(learn).items() if o.order > order and not is_known(o)}
+
 @patch
 def _forget_history(self:State):
     self.parts['learn'] = {k:v for k,v in self.parts['learn'].items() if k in attrs_of_char}
     self.parts.pop('model', None)
 
 @patch
-def _put_history(self:State, but):
+def _put_history(self:State, but, later_than):
+    late = _later(self.learn, later_than)
     for n,o in holders(self.learn, but).items():
-        if n in self.states: _put_state(o, self.states[n])
+        if n in self.states and n not in late: _put_state(o, self.states[n])
         if n in self.best and isinstance(o, SaveModelCallback): _put_best(self.learn, o, *self.best[n])
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #66028cd3
 @patch
-def note_late(self:State,
+def restore_late(self:State,
     order, # Of the callback that restores
 ):
-    "Note what callbacks that come later are, just restored"
-    self.late = {n:digests(state_of(o)) for n,o in named_callbacks(self.learn).items()
-                 if o.order > order and n in self.states and not is_known(o)}
-
-@patch
-def restore_late(self:State):
-    "Put the state of those back that are no longer what they were"
-    for n,o in named_callbacks(self.learn).items():
-        if n in self.late and digests(state_of(o)) != self.late[n]: _put_state(o, self.states[n])
+    "Put back what later callbacks were"
+    with damage(self.path):
+        for n,o in _later(self.learn, order).items():
+            if n in self.states: _put_state(o, self.states[n])

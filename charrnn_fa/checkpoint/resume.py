@@ -115,7 +115,8 @@ def find(
         is_over = is_own or found.finished and changes
         accept(found.place, changed + other_seed(learn, settings) + ([] if is_over else changes))
         if not is_over: return found
-        after,again = (None, None if changes else found.place) if is_own else (found, None)
+        after = None if is_own else found
+        again = found.place if is_own and not changes else None
         line = [*line, found.folder.id]
         found.place.close()
 

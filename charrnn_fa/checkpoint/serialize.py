@@ -32,6 +32,10 @@ def _flat(v):
     return [v.maxlen, *v] if isinstance(v, deque) else v
 
 # %% ../../nbs/70_checkpoint.serialize.ipynb #fab4e5cf
+def _must_be_kept(t):
+    if isinstance(t, nn.Parameter): raise TypeError('a weight of a model is not kept')
+    if t.dtype not in storable or t.layout != torch.strided: raise TypeError(f'{t.dtype} is not kept')
+
 class Keeper:
     "Turns plain values into JSON and tensors"
     def __init__(self):
@@ -46,8 +50,7 @@ class Keeper:
         kind='tensor', # What it stands for
     ): # JSON
         "Copy a tensor into `tensors`"
-        if isinstance(t, nn.Parameter): raise TypeError('a weight of a model is not kept')
-        if t.dtype not in storable or t.layout != torch.strided: raise TypeError(f'{t.dtype} is not kept')
+        _must_be_kept(t)
         self.tensors[key] = t.detach().as_subclass(Tensor).to('cpu', copy=True).contiguous()
         return {kind:key}
 
@@ -118,11 +121,15 @@ def from_json(
     return _from_list[kind]([from_json(o, ts, depth+1) for o in v]) if fine else need(False, 'a value')
 
 # %% ../../nbs/70_checkpoint.serialize.ipynb #99a4a8aa
+class _Asked(Keeper):
+    "Keeps nothing"
+    def keep(self, t, key, kind='tensor'): _must_be_kept(t)
+
 def is_plain(
     v, # Any value
 ):
     "Whether `v` is of the kinds that are kept"
-    try: Keeper().json(v, '')
+    try: _Asked().json(v, '')
     except TypeError: return False
     return True
 

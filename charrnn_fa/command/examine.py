@@ -7,7 +7,7 @@ __all__ = ['doctor']
 
 # %% ../../nbs/90g_command.examine.ipynb #639827c4
 import os, sys
-from ..core import CharRNNError, reason, say
+from ..core import CharRNNError, check_number, reason, say
 
 # %% ../../nbs/90g_command.examine.ipynb #159126b9
 def _split_function(what):
@@ -51,6 +51,7 @@ def _examined(args):
     "The report on a run, or on what a program returns"
     from charrnn_fa.doctor.diagnose import diagnose
     where = _split_function(args.run)
+    check_number('seconds', args.seconds, 0)
     if where is None and args.run.endswith('.py') and os.path.isfile(args.run):
         raise CharRNNError(f"{args.run} is a program, not a run", f"name its function: {args.run}:FUNCTION")
     if where is None:
@@ -59,6 +60,6 @@ def _examined(args):
     made = _from_file(*where)
     if isinstance(made, dict): return diagnose(**made, seconds=args.seconds)
     if not hasattr(made, 'dls'):
-        what = 'None' if made is None else f'a {type(made).__name__}'
+        what = 'None' if made is None else f'something else ({type(made).__name__})'
         raise CharRNNError(f"{where[1]} returns {what}", "it must return a Learner, or a dict of diagnose's arguments.")
     return diagnose(made, seconds=args.seconds)

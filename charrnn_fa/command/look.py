@@ -7,7 +7,7 @@ __all__ = ['sample', 'evaluate', 'info']
 
 # %% ../../nbs/90e_command.look.ipynb #1c8aaa34
 import contextlib, shlex
-from ..core import CharRNNError, loss_text, say, shown
+from ..core import CharRNNError, loss_text, number_of, say, shown
 from ..presets import check_seed
 from .asked import load_text
 from .kept import finite_model, model_to_measure, own_ids
@@ -45,10 +45,12 @@ def _ids_asked(args, run):
     "The text to be measured, as ids"
     if args.corpus is None:
         import torch
-        if args.skip_unknown: raise CharRNNError("--skip-unknown is for a text of its own", "give it by --corpus.")
+        if args.skip_unknown or args.encoding:
+            what = '--skip-unknown' if args.skip_unknown else '--encoding'
+            raise CharRNNError(f"{what} is for a text of its own", "give it by --corpus.")
         return torch.cat(own_ids(args, run, *(['train'] if args.whole else []), 'valid'))
     from charrnn_fa.text.data import split_text
-    text = load_text(args.corpus, args.encoding)
+    text = load_text(args.corpus, args.encoding or 'utf-8')
     if not args.whole: text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
     try: ids = run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
     except CharRNNError as e: raise CharRNNError(e.what, 'leave them out with --skip-unknown.') from None
@@ -105,7 +107,7 @@ def _about(run, d)->list:
     state = f"finished after {d['step']:,} steps" if d['finished'] else f"not finished, {d['step']:,} steps stored"
     if not is_finite(run.newest()): state += '; its weights are no finite numbers any more (NaN)'
     again = f"; taken up again after step {', '.join(map(str, d['resumes']))}" if d['resumes'] else ''
-    size = f"{p.arch}, {p.n_layers} x {p.n_hid}, {d['n_params']:,} parameters, {d['vocab_size']} symbols"
+    size = f"{p.arch}, {p.n_layers} x {p.n_hid}, {d['n_params']:,} parameters, {number_of(d['vocab_size'], 'symbol')}"
     text = f"{s['text']['n_train']:,} characters to train on, {s['text']['n_valid']:,} to validate"
     kept = '' if 'file' in s['text'] else ', not kept'
     lines = [

@@ -52,13 +52,23 @@ def to_stderr(
     from tqdm import tqdm
     with contextlib.suppress(OSError): tqdm.write(f'charrnn: {visible(s, lines=False)}', file=sys.stderr)
 
+_here = {
+    "drop it with encoding='utf-8-sig' or text[1:]": 'drop it with --encoding utf-8-sig',
+    r"text.replace('\r\n', '\n') makes them one character": r"tr -d '\r' < FILE > NEW.txt makes them one character",
+}
+
+def _in_options(message):
+    "A remedy in Python as it is for a command line"
+    for python,option in _here.items(): message = message.replace(python, option)
+    return message
+
 @contextlib.contextmanager
 def notes():
     "Warnings of this library as notes, others not at all; gives a list of what went wrong with standard output"
     out,errors = sys.stdout,[]
     def _show(message, category, *_):
         if category.__name__ == 'OutputWarning': errors.extend([message.error] if message.file is out else [])
-        elif category.__module__.startswith('charrnn_fa.'): to_stderr(f'note: {message}')
+        elif category.__module__.startswith('charrnn_fa.'): to_stderr(f'note: {_in_options(str(message))}')
     with warnings.catch_warnings():
         warnings.showwarning = _show
         warnings.filterwarnings('always', module=r'charrnn_fa\.') # for all, matplotlib would tell what others deprecate

@@ -8,7 +8,7 @@ __all__ = ['train']
 # %% ../../nbs/90d_command.train.ipynb #7e52241a
 import math, shlex, sys, time
 from dataclasses import replace
-from ..core import CharRNNError, loss_text, say, time_text
+from ..core import CharRNNError, loss_text, number_of, say, time_text
 from ..presets import Preset, check_seed, presets
 from .asked import asked_preset, check_keeping, check_duration, is_run, lasting, load_text
 from .kept import budget_of, has_ended, same_settings, tell_finished, text_asked
@@ -94,7 +94,7 @@ def _start_text(learn)->str:
     from charrnn_fa.models import count_params
     dls = learn.dls
     n_train,n_valid = len(dls.train.ids),len(dls.valid.ids)
-    text = f"{n_train:,} characters to train on, {n_valid:,} to validate, {len(learn.vocab)} symbols"
+    text = f"{n_train:,} characters to train on, {n_valid:,} to validate, {number_of(len(learn.vocab), 'symbol')}"
     model = f"{learn.preset.arch} with {count_params(learn.model):,} parameters"
     return f"{text}\n{model}, {learn.precision} on {learn.device}, seed {learn.seed}"
 

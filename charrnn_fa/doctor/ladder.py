@@ -107,6 +107,7 @@ def says(self:Ladder,
     "What a model with this loss has learned"
     if not math.isfinite(nats): return 'is not a number'
     useful = self.useful()
+    if not self['uniform']: return 'has nothing to learn, for there is one symbol only'
     reached = [k for k in useful if nats <= self[k]+tolerance]
     if not reached: return 'does worse than a guess among the symbols'
     last = reached[-1]

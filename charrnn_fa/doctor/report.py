@@ -9,6 +9,7 @@ __all__ = ['catalogue', 'kinds', 'certainties', 'no_way', 'Finding', 'arrange', 
 import html, math, textwrap
 from dataclasses import dataclass, field
 from fastcore.basics import patch
+from ..core import number_of
 
 # %% ../../nbs/34_doctor.report.ipynb #39ec77bf
 catalogue = dict(
@@ -207,8 +208,6 @@ def __str__(self:Finding):
     return '\n'.join(lines).rstrip()
 
 # %% ../../nbs/34_doctor.report.ipynb #f4dc803a
-def _count(n, what): return f"{n} {what}{'s'*(n != 1)}"
-
 def _took(seconds): return f'{seconds:.0f} s' if seconds >= 2 or seconds == 0 else f'{seconds:.1f} s'
 
 def _nothing_found(report, with_it):
@@ -226,7 +225,7 @@ def heading(self:Report)->str:
     "The outcome in one sentence"
     of,with_it = (f' {k} {self.subject}' if self.subject else '' for k in ('of', 'with'))
     n = len(self.findings)
-    return f"{_count(n, 'fault')} in the training{of} ({_took(self.seconds)})." if n else _nothing_found(self, with_it)
+    return f"{number_of(n, 'fault')} in the training{of} ({_took(self.seconds)})." if n else _nothing_found(self, with_it)
 
 # %% ../../nbs/34_doctor.report.ipynb #fdd7fcb3
 @patch

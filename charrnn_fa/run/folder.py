@@ -84,40 +84,37 @@ def _need_own_name(m, name, path):
     if data_name(name) != m['file']: raise RunError(f"{path} describes another file, {m['file']}", 'remove it from the folder.')
 
 @patch
-def record(self:RunFiles,
-    name, # Of a file
-    schema, # `manifest_schema` or `owner_schema`
-)->dict:
-    "The record in a file, or None; what is wrong with it is noted"
-    is_owner = schema is owner_schema
+def _manifest(self:RunFiles, name):
+    "The manifest in a file, or None; what is wrong with it is noted"
     b = None
     try:
-        b = self.get(name)
-        says_nothing = b is None or is_owner and not b
-        if not says_nothing:
-            o = check_record(b, schema, self._at(name), self.id)
-            if not is_owner: _need_own_name(o, name, self._at(name))
-            return o
-    except CharRNNError as e:
-        self.damaged[name] = e
-        if not is_owner and b is None: self.unsure.add(data_name(name))
-    if is_owner and not b: return unread_owner(self.id, name)
+        if (b := self.get(name)) is None: return None
+        m = check_record(b, manifest_schema, self._at(name), self.id)
+        _need_own_name(m, name, self._at(name))
+        return m
+    except CharRNNError as e: self.damaged[name] = e
+    if b is None: self.unsure.add(data_name(name))
+
+@patch
+def _owner(self:RunFiles, name):
+    "The owner record in a file; of one that says nothing the name counts, and a damaged one is noted"
+    b = None
+    try:
+        if b := self.get(name): return check_record(b, owner_schema, self._at(name), self.id)
+    except CharRNNError as e: self.damaged[name] = e
+    return None if b else unread_owner(self.id, name)
 
 # %% ../../nbs/32_run.folder.ipynb #9e2e2113
 @patch
-def _records(self:RunFiles, kind, schema):
-    return [o for name in pick(self.names(), kind) if (o := self.record(name, schema))]
-
-@patch
 def owner(self:RunFiles)->dict:
     "The record of the process that took the run up last, or None"
-    return newest_owner(self._records('owner', owner_schema))
+    return newest_owner(filter(None, map(self._owner, pick(self.names(), 'owner'))))
 
 @patch
 def checkpoints(self:RunFiles)->list:
     "Manifests, newest first; a file without one does not count"
     self.damaged = {}
-    return newest_first(self._records('manifest', manifest_schema))
+    return newest_first(filter(None, map(self._manifest, pick(self.names(), 'manifest'))))
 
 # %% ../../nbs/32_run.folder.ipynb #4b5c5148
 @patch
@@ -251,27 +248,19 @@ def save(self:RunFolder,
     finished=False, # Is the fit at its end?
     generation=0, # Counts the processes that took the run up
     resumes=(), # Steps at which they did
-    **results # Numbers that are kept with it
+    results=None, # Numbers by name that are kept with it
 )->dict: # The manifest
     "Store a checkpoint: data first, manifest last"
     file = f'step-{step:08d}-{secrets.token_hex(4)}.safetensors'
     size,sha256 = self.store.write(file, pack(tensors, {**meta, 'settings':self.settings}), pause)
     m = dict(format=format_version, run=self.id, file=file, size=size, file_sha256=sha256, step=step, epoch=epoch,
-             finished=finished, generation=generation, resumes=list(resumes), results=results)
+             finished=finished, generation=generation, resumes=list(resumes), results=results or {})
     if not all_finite(t for k,t in tensors.items() if not k.startswith('train/')): m['finite'] = False
     try: self.store.write(manifest_name(file), pack_json(m))
     except RunError:
         self.store.remove(file)
         raise
     return m
-
-# %% ../../nbs/32_run.folder.ipynb #3f80dc0f
-def _check_space(path, need):
-    need = 1.1*need + 20_000
-    free = shutil.disk_usage(path).free
-    if free < need:
-        raise RunError(f'No space left in {path}: {need/1e6:.1f} MB are needed and {free/1e6:.1f} MB are free',
-                       'free some space and try again.')
 
 # %% ../../nbs/32_run.folder.ipynb #13284c74
 def clear(
@@ -307,7 +296,6 @@ def create(self:RunFolder,
     make_folder(self.path)
     clear(self.store)
     had = {*self.names()}
-    _check_space(self.path, sum(t.nbytes for t in [*(text or {}).values(), *tensors.values()]))
     try:
         if text:
             file = f'text-{secrets.token_hex(8)}.safetensors'

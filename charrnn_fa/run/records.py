@@ -9,7 +9,7 @@ __all__ = ['counts', 'name_kinds', 'format_version', 'manifest_schema', 'owner_s
            'owner_record', 'owner_name', 'unread_owner']
 
 # %% ../../nbs/31_run.records.ipynb #f1a4a7c6
-import re, socket, time
+import re, socket
 from operator import itemgetter
 from pathlib import Path
 from ..core import CharRNNError, is_number
@@ -177,7 +177,7 @@ def is_shown(
 
 owner_schema = dict(
     run=str, token=re.compile('[0-9a-f]{8}'), generation=counts, resumes=[counts], beat=counts, released=bool,
-    newest=str, host=is_shown, time=is_number,
+    newest=str, host=is_shown,
 )
 
 # %% ../../nbs/31_run.records.ipynb #efb16b7a
@@ -199,7 +199,7 @@ def owner_record(
 )->dict:
     "Who works on a run"
     return dict(run=run_id, token=token, generation=generation, resumes=list(resumes), beat=beat,
-                released=released, newest=newest, host=socket.gethostname(), time=time.time())
+                released=released, newest=newest, host=socket.gethostname())
 
 # %% ../../nbs/31_run.records.ipynb #2107aa06
 def owner_name(

@@ -123,6 +123,7 @@ def lens_data(
     what = dict(n=len(ids), known=known.tolist(), ids=ids.tolist(), vocab=[*map(glyph, learn.vocab)])
     when = dict(k=moments[0]['best'].shape[1], moments=[_moment_data(o, len(learn.vocab)) for o in moments])
     inner = dict(units=_units_data(learn, ids, units), influence=_influence_data(influence(learn.model, ids, reach)))
+    if len(moments) == 1: when['moments'][0]['name'] = 'as it is now' # nothing was kept on the way
     return {**what, **when, **inner, 'reach':reach, **_looks}
 
 # %% ../../nbs/57a_show.lens.ipynb #75e234f0

@@ -12,7 +12,7 @@ from contextlib import suppress
 from copy import deepcopy
 from fastai.basics import *
 from string import Template # fastai has another
-from ..core import CharRNNError
+from ..core import CharRNNError, number_of
 from ..models import CharRNN, OneHot, count_params
 from ..generate import prime
 from ..numpy_step import fits_numpy_step
@@ -126,8 +126,6 @@ def measured(
 # %% ../../nbs/58_show.share.ipynb #6a64925d
 _names = dict(lstm='LSTM', gru='GRU', rnn='Elman network')
 
-def _plural(n, unit): return f'{n:,} {unit}' + 's'*(n != 1)
-
 # %% ../../nbs/58_show.share.ipynb #0b7433f9
 def size_words(
     model:CharRNN, # Any
@@ -137,7 +135,7 @@ def size_words(
     has_head = not isinstance(model.head, nn.Identity)
     head = [f'hidden layer of {model.head[0].out_features} before the output'] if has_head else []
     tied = ['one matrix for embedding and output']*(model.decoder.weight is getattr(model.emb, 'weight', None))
-    layers = f'{_names[model.arch]} with {_plural(model.n_layers, "layer")} of {_plural(model.n_hid, "unit")}'
+    layers = f'{_names[model.arch]} with {number_of(model.n_layers, "layer")} of {number_of(model.n_hid, "unit")}'
     return ', '.join([layers, before, *head, *tied, f'{count_params(model):,} weights'])
 
 # %% ../../nbs/58_show.share.ipynb #dd154b55

@@ -69,7 +69,8 @@ const colourAll = () => {
     [...at('text').children].forEach((o, i) => { o.style.backgroundColor = colour(records[i]); });
     [at('key-low').textContent, at('key-high').textContent, at('key-words').textContent] = keys();
     at('colours').className = at('by-surprise').checked ? 'by-surprise' : 'by-unit';
-    at('unit-name').textContent = found.row === row && found.number === number ? found.words : '';
+    const words = found.row === row && found.number === number ? found.words : '';
+    at('unit-name').textContent = words && at('by-surprise').checked ? `By unit: ${words}` : words;
 };
 
 // ---- Characters on the page, some at a time

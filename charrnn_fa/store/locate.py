@@ -211,7 +211,9 @@ def newest(self:Place)->tuple:
     here = self.folder.checkpoints()
     there = self._manifests(here) if self._has_run else []
     for m in newest_first([*there, *here]):
-        if not (found := m in here and self._read_here(m) or m in there and self._fetch(m, there)): continue
+        found = m in here and self._read_here(m)
+        if not found and m in there: found = self._fetch(m, there)
+        if not found: continue
         if not RunFolder.is_run(self.path): write_whole(self.path/'run.json', pack_json(self.folder.settings))
         if why := self._damage(m['step']): self.warn(f"{why}; the checkpoint of step {m['step']:,} is used.")
         return m,found[1:]

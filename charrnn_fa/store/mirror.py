@@ -133,11 +133,7 @@ def _well(self:Mirror, news):
 def _tell_lag(self:Mirror, what):
     if self.lag_told or self.trouble or self.fenced: return
     self.lag_told = True
-    newest = dict(there='none yet', uploaded='none yet')
-    for file,far in sorted(self.state.items()): newest['there'] = newest[far] = f"step {int(file.split('-')[1]):,}"
-    uploaded = f", newest uploaded: {newest['uploaded']}" if getattr(self.store, 'answers', True) else ''
-    self.news(f"{what} {self.store} take longer than it takes to the next checkpoint, so some are left out; "
-              f"newest there: {newest['there']}{uploaded}.")
+    self.news(f"{what} {self.store} take longer than it takes to the next checkpoint, so some are left out.")
 
 # %% ../../nbs/66_store.mirror.ipynb #4962a597
 @patch
@@ -227,7 +223,7 @@ def _copy(self:Mirror, m):
 @patch
 def _note(self:Mirror):
     with suppress(RunError):
-        write_whole(self.folder.path/'.mirror', pack_json(dict(store=str(self.store), state=self.state)))
+        write_whole(self.folder.path/'.mirror', pack_json(dict(state=self.state)))
 
 # %% ../../nbs/66_store.mirror.ipynb #2b9148b1
 @patch
@@ -328,9 +324,9 @@ def _is_good(self:Mirror, m, names):
 
 @patch
 def _old(self:Mirror, remote, cs, keep, max_bytes=math.inf):
-    "Those of `cs` that are to go; looked at closely only if there are some"
+    "Those of `cs` that are to go"
     names = remote.names()
-    return old_ones(cs, keep, max_bytes) and old_ones(cs, keep, max_bytes, good=lambda m: self._is_good(m, names))
+    return old_ones(cs, keep, max_bytes, good=lambda m: self._is_good(m, names))
 
 @patch
 def _rotate(self:Mirror, m):

@@ -49,11 +49,16 @@ colab_hostname = Path('/var/colab/hostname') # there on a machine that Colab hos
 def _over(path, table):
     "(mount point, type) over an absolute path without links, or (None, None)"
     below = lambda o: (path + '/').startswith(o.rstrip('/') + '/')
-    elsewhere = colab_hostname.exists() and _in_drive.match(path)
-    drives = [elsewhere[1]] if elsewhere else [*filter(below, _drives)]
+    drives = _drives_over(path, below)
     where = max(filter(below, drives or table), key=len, default=None)
     kind = table.get(where, ['fuse.drive'])[0]
-    return (where, kind) if drives or where and _remote.match(kind) else (None, None)
+    is_remote = where and _remote.match(kind)
+    return (where, kind) if drives or is_remote else (None, None)
+
+def _drives_over(path, below):
+    "Mount points of a Drive over a path, also where nothing is mounted now"
+    elsewhere = colab_hostname.exists() and _in_drive.match(path)
+    return [elsewhere[1]] if elsewhere else [*filter(below, _drives)]
 
 # %% ../../nbs/60_store.mount.ipynb #bfad9f9f
 def _without_first_link(path, table):

@@ -21,17 +21,22 @@ def old_ones(
     keep:int, # How many stay, two at least
     max_bytes=math.inf, # Fewer stay, but two, if their data have more
     beginning=True, # Step 0 of a finished run stays like the others; else it goes first
-    good=lambda m: True, # Are the data of a manifest whole?
+    good=None, # Are the data of a manifest whole? Asked only if some are to go
 )->list: # Of manifests
     "Which of the checkpoints `cs` are to go"
-    sound = [m for m in cs if is_finite(m) and good(m)]
+    if good and not old_ones(cs, keep, max_bytes, beginning): return [] # nothing is read for nothing
+    sound = [m for m in cs if is_finite(m) and (not good or good(m))]
     broken = [m for m in cs[1:] if sound and not is_finite(m)]
     sound = sound or cs
     goes_first = not beginning and cs and cs[0]['finished'] and sound[-1]['step'] == 0
-    totals = enumerate(accumulate(m['size'] for m in (sound[:-1] if goes_first else sound)))
-    stay = sum(i < 2 or i < keep and total <= max_bytes for i,total in totals)
+    stay = _n_that_stay(sound[:-1] if goes_first else sound, keep, max_bytes)
     gone = sound[max(1, stay):]
-    return [m for i,m in enumerate(cs) if m in broken or gone and i >= cs.index(gone[0])]
+    first = cs.index(gone[0]) if gone else len(cs)
+    return [m for i,m in enumerate(cs) if i >= first or m in broken]
+
+def _n_that_stay(cs, keep, max_bytes):
+    totals = accumulate(m['size'] for m in cs)
+    return sum(i < 2 or i < keep and total <= max_bytes for i,total in enumerate(totals))
 
 # %% ../../nbs/65_store.retain.ipynb #ab183010
 def _may_be(store, name):

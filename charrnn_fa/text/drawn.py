@@ -10,7 +10,7 @@ import secrets
 import numpy as np
 from fastcore.basics import patch
 from ..core import CharRNNError, check_number
-from .data import CharDataLoaders
+from .data import CharDataLoaders, check_share
 from .drawings import augment, found, usual
 from .glyphs import glyph_sets
 from .strokes import StrokeCode, strokes_to_text
@@ -30,7 +30,7 @@ def split_drawings(
     seed:int, # Of the shuffle
 )->tuple: # (indices for training, indices for validation)
     "Divide drawings after a shuffle"
-    check_number('valid_pct', valid_pct, 0, high=1)
+    check_share(valid_pct)
     few = 'no drawing' if not n else 'only one drawing'
     if n < 2: raise CharRNNError(f'There is {few}', 'give at least two, one of them to validate on.')
     order = np.random.default_rng(seed).permutation(n).tolist()
