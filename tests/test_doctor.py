@@ -879,7 +879,7 @@ def test_a_step_that_writes_is_refused_before_it_does(tmp_path):
 
 
 @pytest.mark.parametrize('kwargs,said', [
-    (dict(), 'missing'), (dict(model=Net()), 'dls and loss_func are missing'), (dict(step_function=print), 'without the model'), (dict(learn=3), 'no Learner'),
+    (dict(), 'missing'), (dict(model=Net()), 'dls and loss_func are missing'), (dict(step_function=print), 'Which model'), (dict(learn=3), 'no Learner'),
     (dict(model=Net(), loss_func=loss_over_all, dls=iter(windows())), 'use up'),
     (dict(model=Net(), step_function=lambda a,b,c: 0, batches=windows()), 'takes a, b, c')])
 def test_bad_input_is_answered_in_a_sentence(kwargs, said):

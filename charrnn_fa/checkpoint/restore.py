@@ -17,7 +17,7 @@ from ..callback.precision import check_precision
 from ..loop import CharLearner
 from ..run.files import RunError, damage, same_tensors
 from ..run.model import weights
-from ..run.records import check, counts, is_shown, need
+from ..run.records import check, counts, need
 from .serialize import check_one_rng, check_rng, copies_of_plain, form, from_json, replacing_plain, set_rng
 from charrnn_fa.checkpoint.capture import (
     attrs_of_char, attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact,
@@ -196,7 +196,9 @@ _puts = dict(learn=_put_learn, loaders=_put_loaders, opt=_put_opt, grads=_put_gr
              model=_put_model, loss=_put_loss, best=noop, rng=lambda learn, d: set_rng_state(d))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #6992dbf3
-def _is_environment(v): return type(v) is dict and len(v) < 20 and all(is_shown(str(o)) for kv in v.items() for o in kv)
+def _is_environment(v):
+    text = ''.join(f'{k}{o}' for k,o in v.items())
+    return len(text) < 2000 and text.isprintable()
 
 _kinds = {'at':[counts], 'env':_is_environment, 'cbs':dict, 'base?':counts, 'elapsed?':lambda v: is_number(v) and v >= 0}
 

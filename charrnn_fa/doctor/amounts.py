@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Meeting', 'meetings', 'Spread', 'check_pairs', 'check_seen', 'redrawn', 'bounds', 'SquashedTwice', 'OutOfReach',
-           'check_range']
+           'OneOfMany', 'check_range']
 
 # %% ../../nbs/42b_doctor.amounts.ipynb #cb4710e7
 from dataclasses import dataclass
@@ -208,6 +208,22 @@ def _check_range(met, low, high):
         dict(share=share, floor=floor, low=low, high=high))]
 
 # %% ../../nbs/42b_doctor.amounts.ipynb #b43449be
+class OneOfMany(Finding):
+    "L4, of questions that are answered apart"
+    title,like = 'Softmax where several answers may be right','S9'
+
+# %% ../../nbs/42b_doctor.amounts.ipynb #7adf891e
+def _check_one_of_many(met):
+    p,y = met.scores.detach().float(),met.target.detach().float()
+    is_softmax = p.ndim > 1 and p.shape[-1] > 1 and bool(((p.sum(-1)-1).abs() < 1e-3).all())
+    n = y.sum(-1).max().item() if is_softmax else 0
+    if n < 1.5: return []
+    return [OneOfMany('L4', 'exact',
+        f"The outputs of a row make 1 together, as softmax leaves them, and up to {n:.0f} answers of a row are right. "
+        "So none of those can come near to 1.",
+        'loss = F.binary_cross_entropy_with_logits(scores, y)   # of the scores, without softmax', dict(right=n))]
+
+# %% ../../nbs/42b_doctor.amounts.ipynb #b86a0bae
 def check_range(
     subject:Subject,
 )->list: # Of `Finding`s: L1, I4
@@ -215,5 +231,6 @@ def check_range(
     step,found = meetings(subject)
     if len(found) != 1 or found[0].scores.shape != found[0].target.shape: return []
     met, = found
+    if met.func is F.binary_cross_entropy and (one := _check_one_of_many(met)): return one
     if met.func is F.binary_cross_entropy_with_logits: return _check_twice(met, *bounds(subject, met))
     return _check_range(met, *bounds(subject, met)) if met.func in _of_amounts else []

@@ -15,7 +15,7 @@ from .report import Finding, Report, no_way
 from .untouched import untouched
 from .batches import AllInTime, InTime, LoaderEnds, OutOfTime, take_batches
 from .given import fetches, function_subject, learner_subject, parts_subject
-from .words import Words, in_own_words, name_training_mode, plain
+from .words import Words, in_own_words, name_training_mode, plain, scopes_of
 from .corpus import check_amount, check_overlap, check_same_text
 from .sampling import sampling_findings
 from .validation import check_validation
@@ -33,7 +33,7 @@ def _subject(learn, model, dls, loss_func, opt, step_function, batches):
     if learn is not None: return _of_learner(learn, batches)
     if step_function is not None:
         if not isinstance(model, nn.Module):
-            raise CharRNNError("A training step was given without the model that it trains", "give model= as well.")
+            raise CharRNNError("Which model the training step trains cannot be told", "give model= as well.")
         if batches is None: batches = getattr(dls, 'train', dls)
         if batches is None and fetches(step_function): batches = [()]*4
         if batches is None:
@@ -43,6 +43,14 @@ def _subject(learn, model, dls, loss_func, opt, step_function, batches):
     missing = [k for k,v in dict(model=model, dls=dl, loss_func=loss_func).items() if v is None]
     if missing: raise CharRNNError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _ways)
     return parts_subject(model, take_batches(dl), loss_func, opt, getattr(dls, 'vocab', None))
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #9207d69e
+def _model_of(step_function):
+    "The only network that a training step speaks of, or None"
+    seen = {id(o):o for s in scopes_of(step_function) for o in s.values() if isinstance(o, nn.Module)}
+    networks = [o for o in seen.values() if next(o.parameters(), None) is not None]
+    whole = [o for o in networks if not any(o is not k and any(o is m for m in k.modules()) for k in networks)]
+    return whole[0] if len(whole) == 1 else None
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #0b5ca718
 def _of_learner(learn, batches):
@@ -137,6 +145,7 @@ def diagnose(
 )->Report:
     "What keeps a network from learning; nothing of what is given changes"
     check_number('seconds', seconds, 0)
+    if model is None and step_function is not None: model = _model_of(step_function)
     dls = _of_two(dls)
     _check_writing(sample, text)
     began = time.perf_counter()

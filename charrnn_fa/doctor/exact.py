@@ -10,8 +10,9 @@ import math
 from fastai.basics import *
 from .report import Finding, no_way
 from .batches import OutOfTime, as_ids, tensors_of
-from .texts import check_batches, check_direction
+from .texts import check_batches, check_classes, check_direction
 from .subject import Subject, predictions
+from .fetched import with_batches
 from .loss import check_reported, check_scores
 from .weighting import check_accumulation, check_smoothing, check_weights
 from .padding import check_padding
@@ -93,10 +94,15 @@ def _of_state(subject, step):
         'units and gates': lambda: _units(subject),
         'units that are all alike': lambda: check_alike(subject),
         'the mode': lambda: check_mode(subject, step),
-        'the batches': lambda: check_batches(subject.batches) or check_inputs(subject),
+        'the batches': lambda: _check_batches(subject),
         'which way the text runs': lambda: check_direction(subject.more),
         'batches of other sizes': lambda: _other_sizes(subject),
     }
+
+# %% ../../nbs/46g_doctor.exact.ipynb #4c8058d8
+def _check_batches(subject):
+    loader = () if subject.loader is None else subject.loader
+    return check_batches(subject.batches) or check_classes(subject.more, loader) or check_inputs(subject)
 
 # %% ../../nbs/46g_doctor.exact.ipynb #cf2f2011
 def _units(subject):
@@ -118,10 +124,29 @@ def _other_sizes(subject):
 _without_a_batch = {
     'the batches', 'what the loss gets', 'the first loss', 'gradients that are added up', 'parameters and the optimiser',
     'the mode', 'layers that are no part of the model', 'units and gates', 'units that are all alike',
+    'what stays of a step',
     'the graph from batch to batch',
 }
 
 # %% ../../nbs/46g_doctor.exact.ipynb #f3f90e7d
+def _probes(subject, step):
+    "All probes of a subject, and those of them that see nothing of it"
+    computation = _of_computation(subject, step)
+    by_letter = {'the state from letter to letter': lambda: check_calls(subject)} # first, for it knows the line
+    probes = {**by_letter, **computation, **_of_state(subject, step)}
+    if not tensors_of(subject.batches[0]): return probes,{k for k in probes if k not in _without_a_batch}
+    return probes,set() if predictions(step) else {*computation}
+
+# %% ../../nbs/46g_doctor.exact.ipynb #8a1901c2
+def _probes_of_fetched(subject):
+    "Those that see something of what a step fetches"
+    other = with_batches(subject)
+    step = other.run(other.batches[:1], update=False)[0] if other else None
+    if not other or step.error: return {}
+    probes,blind = _probes(other, step)
+    return {k:f for k,f in probes.items() if k not in blind}
+
+# %% ../../nbs/46g_doctor.exact.ipynb #8f9ae770
 def exact_findings(
     subject:Subject,
     has_time=lambda: True, # Asked before each probe
@@ -134,15 +159,12 @@ def exact_findings(
     if cut := check_leaf(step): # what is compared then is no prediction
         yield 'whether the loss comes from the network',cut
         return
-    computation = _of_computation(subject, step)
-    by_letter = {'the state from letter to letter': lambda: check_calls(subject)} # first, for it knows the line
-    probes = {**by_letter, **computation, **_of_state(subject, step)}
-    blind = {} if predictions(step) else computation
-    if not tensors_of(subject.batches[0]): blind = {k for k in probes if k not in _without_a_batch}
+    probes,blind = _probes(subject, step)
+    others = _probes_of_fetched(subject) if not subject.batches[0] else {}
     why = _why_blind(subject, step)
     for what,probe in probes.items():
-        if what in blind: yield f'{what} ({why})',no_way
-        else: yield looked(what, probe, has_time)
+        if what in blind and what not in others: yield f'{what} ({why})',no_way
+        else: yield looked(what, others[what] if what in blind else probe, has_time)
 
 # %% ../../nbs/46g_doctor.exact.ipynb #43d62df0
 def _why_blind(subject, step):

@@ -49,6 +49,12 @@ def _smaller(model):
     return dict(fix='nn.init.normal_(last_layer.weight, std=.02); nn.init.zeros_(last_layer.bias)', parts=('last_layer',),
                 in_words='# smaller first weights for what gives the scores, such as nn.init.normal_(..., std=.02)')
 
+def _is_among_rows(scores, targets):
+    "Whether each row is to be told from the others of its batch, so that no symbol is guessed"
+    n = len(targets)
+    return n > 2 and scores.shape[1] == n and torch.equal(targets.cpu(), torch.arange(n))
+
+# %% ../../nbs/39_doctor.initial.ipynb #4e5465e3
 def check_first_loss(
     subject:Subject,
     step, # Of the first batch
@@ -56,6 +62,7 @@ def check_first_loss(
     "Whether the first loss is that of a guess"
     if (found := _loss_and_guess(step)) is None: return []
     (nats,guess),n_symbols = found,predictions(step)[0].shape[1]
+    if _is_among_rows(*predictions(step)): return []
     is_high = nats > guess + 2 or nats > guess + .9 and _is_fresh(step) # scores of deviation 1 are half a nat above
     if not is_high or not _is_of_weights(subject, nats, guess): return []
     return [Finding('I1', 'strong' if nats > guess+1 else 'weak',

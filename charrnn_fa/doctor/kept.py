@@ -28,6 +28,7 @@ class PutBack(Finding):
     "O8, by what comes after a step"
     title,like = 'Weights are put back after each step',''
 
+# %% ../../nbs/38h_doctor.kept.ipynb #d37dc28e
 def check_kept(
     subject:Subject,
 )->list: # Of `Finding`s: O8
@@ -36,8 +37,8 @@ def check_kept(
     shares = [((a@b)/(a@a)).item() for a,b in paths]
     if len(shares) < 3 or max(map(abs, shares)) > .2: return []
     return [PutBack('O8', 'exact',
-        f"Of each step of the optimiser {max(shares):.1%} stays: after it the weights are set to others, almost those of "
-        "before. So the network hardly changes, whatever the learning rate is.",
+        f"Of each step of the optimiser {max(shares):.1%} stays: after it the weights are set to others, almost those "
+        "of before. So the network hardly changes, whatever the learning rate is.",
         '# leave the weights of the network as opt.step() leaves them; put averaged ones into a copy of it:\n'
         'averaged = copy.deepcopy(model)', dict(share_kept=max(shares)))]
 

@@ -35,7 +35,7 @@ _signs = {
     'R11': r'padding_idx',
     'S10': r'bidirectional\s*=\s*True|BatchNorm|\.flip\(',
     'S3': r'view\(|reshape\(|flatten\(',
-    'S4': r'view\(|reshape\(',
+    'S4': r'(?:view|reshape)\((?!-1)', # which flatten
     'S9': r'(?i)softmax\((?:-?\d|.*(?:dim\s*=|,\s*-?\d\)))', # with an axis
     'T1': r'dropout\(',
     'T2': r'\.eval\(',

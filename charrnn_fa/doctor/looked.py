@@ -28,7 +28,8 @@ class Looked:
     n_products: int = 0 # Matrix products so far
     made: dict = field(default_factory=dict) # By the id of a tensor: the tensor, products before it, whether it is a gate
     n_rows: int = None # Of the first embedding
-    padding: dict = field(default_factory=dict) # Ids that embeddings take for padding: the share of them among the ids
+    largest: int = None # Id that went into it
+    padding: dict = field(default_factory=dict) # Ids that embeddings take for padding: the share of them, and the ids
 
     def __call__(self, func, args, kwargs, out):
         "A function was called"
@@ -97,10 +98,11 @@ def _look_at_gates(self:Looked, name, args, out):
 # %% ../../nbs/38e_doctor.looked.ipynb #00679104
 @patch
 def _note_padding(self:Looked, ids, weight, padding_idx=None, *args, **kwargs):
-    self.n_rows = ifnone(self.n_rows, len(weight))
+    if self.n_rows is None: self.n_rows,self.largest = len(weight),int(ids.max()) if ids.numel() else 0
     if padding_idx is None: return
     i = padding_idx % len(weight)
-    self.padding[i] = max(self.padding.get(i, 0), (ids == i).float().mean().item())
+    share = (ids == i).float().mean().item()
+    if share >= self.padding.get(i, (0, None))[0]: self.padding[i] = share,ids.detach()
 
 # %% ../../nbs/38e_doctor.looked.ipynb #87e581f0
 class Looks(TorchFunctionMode):

@@ -131,7 +131,7 @@ def clips(
 def _check_early(subject, steps, enlarged, least=100):
     "Whether gradients that are too large for every clipping are not made smaller, although something clips"
     size = lambda gs: max((g.abs().max().item() for g in gs.values()), default=0.)
-    usual = max(map(size, (o.grads for o in steps)), default=0.)
+    usual = size(steps[0].grads) # of the first weights, as all of the others are
     made = [size(o.grads) for o in enlarged if 'step' in o.events and not o.error]
     is_clipped = len(made) < 2 or not usual or min(made) < least*usual
     place = None if is_clipped else clips(subject)

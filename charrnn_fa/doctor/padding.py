@@ -18,6 +18,7 @@ def _run_on(y):
     "Which targets, (rows, steps), are what their row goes on with to its end"
     return (y == y[:,-1:]).flip(1).long().cumprod(1).flip(1).bool()
 
+# %% ../../nbs/38g_doctor.padding.ipynb #0c3103a5
 def _filled(y):
     "Which targets are padding: all but the first of those, if it is one id in all rows and comes nowhere else; or None"
     if y is None or y.ndim != 2 or min(y.shape) < 3: return None
@@ -40,6 +41,7 @@ class Counted(Finding):
     "T8, where the average is over padding"
     title = 'Padding counts as text'
 
+# %% ../../nbs/38g_doctor.padding.ipynb #38457928
 def check_padding(
     subject:Subject,
     least:float=.25, # Of all targets
@@ -55,10 +57,10 @@ def check_padding(
     counts = found[2].abs().amax(1)[found[1] == pad] > 0
     return [_counted(pad, int(filled.sum()), y.numel())] if len(counts) and counts.all() else []
 
-# %% ../../nbs/38g_doctor.padding.ipynb #38457928
+# %% ../../nbs/38g_doctor.padding.ipynb #888966e2
 def _counted(pad, n, n_all):
     return Counted('T8', 'strong' if n > .4*n_all else 'weak',
         f"Of {n_all:,} targets {n:,} are padding at the ends of rows, and the loss counts them. They are soon right, "
         "whatever was read: so the loss looks better than it is, and less of each step is for the text.",
-        f'y = y.masked_fill((y == {pad}).cumsum(1) > 1, -100)   # cross_entropy leaves out -100; the first {pad} ends a row',
+        f'y = y.masked_fill((y == {pad}).cumsum(1) > 1, -100)   # left out by cross_entropy; the first {pad} ends a row',
         dict(padding=n, targets=n_all))

@@ -13,6 +13,8 @@ from .report import Finding
 from .subject import Subject
 from .layout import layout
 from .amounts import meetings, redrawn
+from .probes import cut_line, from_one_row
+from .words import OwnWords
 
 # %% ../../nbs/42d_doctor.rows.ipynb #0008d7a7
 def _is_padding(x):
@@ -127,18 +129,15 @@ class Crossed(Finding):
     "S4, where inputs are numbers or there is one answer a row"
     title,like = 'Predictions come from other rows than their targets',''
 
-def _crossed(rows, n):
+def _crossed(rows, n, cut=None):
     moving = [o for o in rows if o.moved.any()]
-    if len(moving) == 1 and moving[0].moved.all():
-        where = {0:'first', n-1:'last'}.get(moving[0].i, 'same')
-        return Crossed('S4', 'exact',
-            f"All predictions of a batch come from its {where} row: another input in any other row changes none of "
-            "them. The rows lie on the first axis of what is indexed, and the steps on the second.",
-            'out = out[:, -1]   # the last step of each row; out[-1] is the last row', dict(rows=n, row=moving[0].i))
+    if len(moving) == 1 and moving[0].moved.all(): return from_one_row(moving[0].i, n)
+    place,mended = cut or (None, '')
+    fix = 'x,y = x[order],y[order]   # however the inputs are sorted, the targets as well'
     return Crossed('S4', 'exact',
         "The prediction that meets a row's target does not depend on that row, but on another one. The rows were put "
         "in another order than their targets, or view has cut the numbers anew.",
-        'x,y = x[order],y[order]   # however the inputs are sorted, the targets as well', dict(rows=n))
+        OwnWords(f'{mended}   # if the first two axes are meant') if cut else fix, dict(rows=n), place)
 
 # %% ../../nbs/42d_doctor.rows.ipynb #2dcc4268
 def rows_at(
@@ -251,5 +250,7 @@ def check_rows(
     "Whether each prediction comes from its own row, and from all that was read in it"
     if layout(subject): return [] # then single characters have been asked about
     at,rows = rows_at(subject)
-    if not at: return [_crossed(rows, len(subject.batches[0][-1]))] if _crosses(rows) else []
+    if not at and _crosses(rows):
+        return [_crossed(rows, len(subject.batches[0][-1]), cut_line(*subject.model.modules(), *subject.roots))]
+    if not at: return []
     return _check_unread(subject, at, rows) or _check_detached(subject, at, rows)

@@ -36,6 +36,7 @@ class Series:
     part: int  # Of the batch, in which `x` is
     copies: bool # Are the targets the inputs themselves?
 
+# %% ../../nbs/42h_doctor.series.ipynb #97fb3d61
 def series_of(
     subject:Subject, # Whose first batch is looked at
 )->Series: # None if it is something else
@@ -44,10 +45,11 @@ def series_of(
     given = [o for o in step.calls[0][0] if isinstance(o, Tensor)] if len(step.calls) == 1 else []
     x = given[0].detach() if given else None
     if step.error or x is None or not x.is_floating_point() or x.ndim not in (2, 3) or min(x.shape[:2]) < 3: return None
-    parts = [(k, o) for k,o in enumerate(batch) if isinstance(o, Tensor) and o.dtype == x.dtype and o.device == x.device]
+    parts = [(k, o) for k,o in enumerate(batch) if isinstance(o, Tensor) and (o.dtype, o.device) == (x.dtype, x.device)]
     for axis in 1,0:
         k = next((k for k,o in parts if torch.equal(o, x) or _goes_on(o, x, axis)), None)
-        if k is not None and any(_is_next(o, x, axis) or _goes_on(o, x, axis) for _,o in parts): return Series(x, axis, k, False)
+        has_next = any(_is_next(o, x, axis) or _goes_on(o, x, axis) for _,o in parts)
+        if k is not None and has_next: return Series(x, axis, k, False)
     is_copied = len(batch) == len(parts) == 2 and torch.equal(batch[0], x) and torch.equal(batch[1], x)
     return Series(x, 1, 0, True) if is_copied else None
 
@@ -85,12 +87,14 @@ class OverSteps(OverTime):
     "S10, of amounts"
     title,like = 'Outputs see the amounts they are to predict','over steps'
 
+# %% ../../nbs/42h_doctor.series.ipynb #06ab9477
 class Copied(Finding):
     "D1, of amounts"
     like = ''
 
 def _in_eval_mode(model): model.eval()
 
+# %% ../../nbs/42h_doctor.series.ipynb #2e973b00
 def check_series(
     subject:Subject,
 )->list: # Of `Finding`s: S10, D1
@@ -104,12 +108,13 @@ def check_series(
     if not earlier or not _changed(subject, s, 0, steps//2, _in_eval_mode)[0]: return []
     return [sees_ahead(subject.model, dict(changed_earlier=earlier, changed_later=later), OverSteps)]
 
-# %% ../../nbs/42h_doctor.series.ipynb #06ab9477
+# %% ../../nbs/42h_doctor.series.ipynb #fb9c30d2
 def _is_narrow(model, x):
     "Whether a network has fewer units somewhere than there are amounts, as one that is to find a short form of them"
     n = x.shape[-1] if x.ndim == 3 else 1
     return any(min(getattr(m, 'hidden_size', n), getattr(m, 'out_features', n)) < n for m in model.modules())
 
+# %% ../../nbs/42h_doctor.series.ipynb #0d0226be
 def _copied():
     return Copied('D1', 'strong',
         "The targets are the inputs, at the same step: the network learns to copy what it has just read, and the loss "

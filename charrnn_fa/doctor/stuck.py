@@ -12,6 +12,7 @@ from .report import Finding
 from .subject import Subject, predictions
 from .rates import too_low
 from .trial import entropy, without_dropout
+from .trials import mixes_rows
 
 # %% ../../nbs/44b_doctor.stuck.ipynb #50660075
 def _logit(t): return t.float().mean().clamp(1e-4, 1-1e-4).logit()
@@ -47,7 +48,7 @@ def check_stuck(
     if not batch: return [] # the step fetches its own, another each time
     step, = subject.run([batch], update=False)
     same = None if step.error else constant_loss(step)
-    if same is None or not same > 1e-6: return []
+    if same is None or not same > 1e-6 or mixes_rows(subject): return []
     tried = []
     for k,by in (n//4, 1.),(n, 1.),(n, 10.),(n, .1): # a few steps are enough for most
         t = without_dropout(subject, k, left()/3, batches=[batch], rate=by)

@@ -89,6 +89,7 @@ def _are_shares(w):
     w = w.detach().float()
     return bool((w >= 0).all() or (w <= 0).all()) and bool(((w.sum(-1).abs()-1).abs() < 1e-3).all())
 
+# %% ../../nbs/37_doctor.subject.ipynb #8f382ced
 def _weighed(func, args):
     "Scores and the ids (n,) that count most, if each row of scores is multiplied by shares; else None"
     if func not in _products or not all(isinstance(o, Tensor) for o in args): return None
@@ -107,6 +108,13 @@ def _probability_kind(p):
 # %% ../../nbs/37_doctor.subject.ipynb #49fc3d03
 _backwards = Tensor.backward, torch.autograd.backward, torch.autograd.grad
 
+def _with_target(new, args, kwargs):
+    "Arguments of a loss with another target, if its own has that form"
+    old = kwargs.get('target', args[1] if len(args) > 1 else None)
+    if not isinstance(old, Tensor) or old.shape != new.shape or old.dtype != new.dtype: return args,kwargs
+    return (args, {**kwargs, 'target':new}) if 'target' in kwargs else ((args[0], new, *args[2:]), kwargs)
+
+# %% ../../nbs/37_doctor.subject.ipynb #9c4d3043
 class _Watch(TorchFunctionMode):
     "Notes in `step` what PyTorch is asked to do"
     def __init__(self):
@@ -117,10 +125,12 @@ class _Watch(TorchFunctionMode):
         self.marks_entries = True # May tensors of ids get gradients?
         self.failed = None # The function that raised the last error, with its arguments
         self.alter = noop # is given what enters the network, and gives what enters instead
+        self.target = None # what a loss is to compare with in place of its own target, which has that form
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         is_backward = self.step and func in _backwards
         if is_backward: self._note_backward(args[0])
+        if self.target is not None and func in _losses: args,kwargs = _with_target(self.target, args, kwargs or {})
         try: out = func(*args, **(kwargs or {}))
         except Exception:
             self.failed = func,args

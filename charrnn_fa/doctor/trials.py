@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['check_course', 'check_lost_numbers', 'check_dropout', 'check_decay', 'check_explosion', 'check_capacity',
-           'trial_findings']
+           'mixes_rows', 'trial_findings']
 
 # %% ../../nbs/44_doctor.trials.ipynb #6514d9d9
-import math, statistics, time
+import itertools, math, statistics, time
 from fastai.basics import *
 from .report import Finding, no_way
 from .subject import OutOfTime, Subject, hypers_of
@@ -73,13 +73,25 @@ def _less_dropout(model):
     return 0.2 if not any(ps) or max(ps) > .4 else 0.
 
 # %% ../../nbs/44_doctor.trials.ipynb #b3ce867b
+def _has_dropout(subject):
+    "Whether a layer or a function drops something in a step"
+    names = set()
+    def _look(func, args, kwargs, out): names.add(getattr(func, '__name__', ''))
+    subject.watch.look = _look
+    try: subject.run(subject.batches[:1], update=False)
+    finally: subject.watch.look = noop
+    in_layers = any(m.dropout for m in subject.model.modules() if isinstance(m, nn.RNNBase))
+    return in_layers or bool(names & {'dropout', 'alpha_dropout', 'feature_alpha_dropout', 'dropout1d', 'bernoulli',
+                                      'bernoulli_', 'rand', 'rand_like'})
+
+# %% ../../nbs/44_doctor.trials.ipynb #0b2ac5b5
 def check_dropout(
     subject:Subject,
     base:Trial, # As it is
     seconds:float, # For each trial
 )->list: # Of `Finding`s: I7
     "Whether dropout keeps the network from learning"
-    if base.cost is None or base.cost < .02: return []
+    if base.cost is None or base.cost < .02 or not _has_dropout(subject): return []
     t = without_dropout(subject, len(base.nats), seconds)
     is_stuck = base.guess is not None and base.end > base.guess + .05 and base.cost > .12 # it knows less than frequencies
     learns = base.guess is not None and base.end < base.guess - .2 # slowly, perhaps
@@ -174,6 +186,17 @@ def _better_rate(found):
     "How many times the learning rate is known to be better"
     return next((o.evidence['times'] for fs in found.values() for o in fs or [] if o.id in ('O1', 'O2', 'O14')), 1.)
 
+# %% ../../nbs/44_doctor.trials.ipynb #cdde40a6
+def mixes_rows(
+    subject:Subject,
+)->bool:
+    "Whether scores are compared with two kinds of targets, as where rows are mixed at random"
+    step, = subject.run(subject.batches[:1], update=False)
+    pairs = itertools.combinations(step.losses, 2)
+    is_equal = lambda a,b: a.shape == b.shape and torch.equal(a, b)
+    return any(is_equal(a.scores, b.scores) and not is_equal(a.target, b.target) for a,b in pairs)
+
+# %% ../../nbs/44_doctor.trials.ipynb #b2999b96
 def trial_findings(
     subject:Subject,
     until:float, # When it has to end, by `time.perf_counter`
@@ -189,6 +212,9 @@ def trial_findings(
     if base.bad is None:
         subject.course = f'In {len(base.nats)} steps of training the loss went from {base.start:.3g} to {base.end:.3g}.'
     yield 'a short training',[*check_lost_numbers(subject, base), *check_course(subject, base)]
+    if base.bad is None and mixes_rows(subject):
+        yield 'other short trainings (the step mixes rows, so that losses go up and down)',no_way
+        return
     has_rate = subject.knows_rate and base.rates and max(base.rates) > 0 and not subject.trains_itself
     too_high = lambda: res.get('a lower learning rate')
     tests = {

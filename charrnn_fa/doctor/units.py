@@ -20,9 +20,10 @@ def check_units(
 )->list: # Of `Finding`s: D12, I3, I4, I5, R10, R11
     "Whether units can move, and symbols count"
     seen = looked_at(subject)
-    res = units(seen, size=_size_of_inputs(subject.batches[0])) + check_all_ids(subject, seen.n_rows)
-    for i,share in seen.padding.items():
-        if share > .003 and not at_an_end(subject.batches, i): res.append(_padded(subject, i, share))
+    res = units(seen, size=_size_of_inputs(subject.batches[0])) + check_all_ids(subject, seen)
+    for i,(share,ids) in seen.padding.items():
+        is_padding = at_an_end(subject.batches, i) or at_an_end([(ids,)], i)
+        if share > .003 and not is_padding: res.append(_padded(subject, i, share))
     return res + check_gates(subject.model, seen) + check_layers(subject)
 
 # %% ../../nbs/38f_doctor.units.ipynb #fc1ea721
@@ -81,11 +82,13 @@ def _padded(subject, i, share):
 # %% ../../nbs/38f_doctor.units.ipynb #dbd2f6a4
 def check_all_ids(
     subject:Subject,
-    n_rows:int, # Of the embedding; None if there is none
+    seen:Looked, # In its first step
     most:int=400, # Batches; of more only these are looked at
 )->list: # Of `Finding`s: D12
     "Whether all ids of the loader have a vector"
+    n_rows,first = seen.n_rows,as_ids(subject.batches[0][0]) if subject.batches[0] else None
     if n_rows is None or subject.loader is None: return []
+    if first is not None and first.numel() and int(first.max()) != seen.largest: return [] # parts of them go elsewhere
     ids = (as_ids(parts_of(b)[0]) for b in itertools.islice(iter(subject.loader), most))
     largest = max((int(o.max()) for o in ids if o is not None and o.numel()), default=0)
     if largest < n_rows: return []

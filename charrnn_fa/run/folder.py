@@ -108,13 +108,13 @@ def _owner(self:RunFiles, name):
 @patch
 def owner(self:RunFiles)->dict:
     "The record of the process that took the run up last, or None"
-    return newest_owner(filter(None, map(self._owner, pick(self.names(), 'owner'))))
+    return newest_owner([o for name in pick(self.names(), 'owner') if (o := self._owner(name))])
 
 @patch
 def checkpoints(self:RunFiles)->list:
     "Manifests, newest first; a file without one does not count"
     self.damaged = {}
-    return newest_first(filter(None, map(self._manifest, pick(self.names(), 'manifest'))))
+    return newest_first([m for name in pick(self.names(), 'manifest') if (m := self._manifest(name))])
 
 # %% ../../nbs/32_run.folder.ipynb #4b5c5148
 @patch
