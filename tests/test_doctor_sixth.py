@@ -265,8 +265,9 @@ def test_gradients_that_are_divided_and_scaled():
 class Towers(nn.Module):
     def __init__(self, n=24):
         super().__init__()
-        self.a,self.b = (nn.Sequential(nn.Embedding(V, n), nn.Flatten(), nn.Linear(6*n, n)) for _ in range(2))
-    def forward(self, q, a): return F.normalize(self.a(q), dim=-1) @ F.normalize(self.b(a), dim=-1).T/.02
+        self.a,self.b = (nn.ModuleList([nn.Embedding(V, n), nn.GRU(n, n, batch_first=True)]) for _ in range(2))
+    def tower(self, parts, x): return F.normalize(parts[1](parts[0](x))[1][0], dim=-1)
+    def forward(self, q, a): return self.tower(self.a, q) @ self.tower(self.b, a).T/.05
 
 
 def test_a_first_loss_among_the_rows_of_a_batch():
