@@ -21,7 +21,7 @@ from ..run.records import check, counts, need
 from .serialize import check_one_rng, check_rng, copies_of_plain, form, from_json, replacing_plain, set_rng
 from charrnn_fa.checkpoint.capture import (
     attrs_of_char, attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact,
-    is_known, loss_state, named_callbacks, scaler_of, set_rng_state, shuffles_items, standing, state_of, watched,
+    is_known, loss_state, named_callbacks, scaler_of, set_rng_state, shuffles_items, standing, watched,
 )
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #f5f23180

@@ -7,7 +7,6 @@ __all__ = ['train']
 
 # %% ../../nbs/90d_command.train.ipynb #7e52241a
 import math, shlex, sys, time
-from dataclasses import replace
 from ..core import CharRNNError, loss_text, number_of, say, time_text
 from ..presets import Preset, check_seed, presets
 from .asked import asked_preset, check_keeping, check_duration, is_run, lasting, load_text

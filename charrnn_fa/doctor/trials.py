@@ -12,6 +12,7 @@ from fastai.basics import *
 from .report import Finding, no_way
 from .subject import OutOfTime, Subject, hypers_of
 from .looked import looked_at
+from .forward import dropping, functions_called
 from .units import not_finite
 from .trial import Trial, cycled, trial, without_dropout
 from .rates import check_high_rate, check_low_rate
@@ -75,14 +76,8 @@ def _less_dropout(model):
 # %% ../../nbs/44_doctor.trials.ipynb #b3ce867b
 def _has_dropout(subject):
     "Whether a layer or a function drops something in a step"
-    names = set()
-    def _look(func, args, kwargs, out): names.add(getattr(func, '__name__', ''))
-    subject.watch.look = _look
-    try: subject.run(subject.batches[:1], update=False)
-    finally: subject.watch.look = noop
     in_layers = any(m.dropout for m in subject.model.modules() if isinstance(m, nn.RNNBase))
-    return in_layers or bool(names & {'dropout', 'alpha_dropout', 'feature_alpha_dropout', 'dropout1d', 'bernoulli',
-                                      'bernoulli_', 'rand', 'rand_like'})
+    return in_layers or bool(functions_called(subject) & dropping)
 
 # %% ../../nbs/44_doctor.trials.ipynb #0b2ac5b5
 def check_dropout(

@@ -6,7 +6,7 @@
 __all__ = ['another', 'Lock', 'RunFiles', 'RunFolder', 'clear', 'make_folder']
 
 # %% ../../nbs/32_run.folder.ipynb #b417fc1c
-import errno, os, secrets, shutil, threading, warnings
+import errno, os, secrets, threading, warnings
 from pathlib import Path
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
