@@ -320,3 +320,34 @@ def test_clipping_that_comes_too_early_where_the_loss_runs_away():
         sgd.step()
         return loss.item()/12
     assert found(step_function=fit_one, model=net, batches=[*zip(x[:-1].view(6, 8, 12), x[1:].view(6, 8, 12))])[0].id == 'O9'
+
+
+# ---- A cell of one's own
+
+class OwnCell(nn.Module):
+    def __init__(self, old, n=20):
+        super().__init__()
+        self.old,self.both = old,nn.Linear(2*n, 4*n)
+
+    def forward(self, x, state):
+        h,c = state
+        i,f,g,o = self.both(torch.cat([x, h], 1)).chunk(4, 1)
+        new = f.sigmoid()*c + i.sigmoid()*g.tanh()
+        return o.sigmoid()*new.tanh(),(c if self.old else new)
+
+
+@pytest.mark.parametrize('old', [True, False])
+def test_a_cell_that_hands_back_what_it_was_given(old):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.emb,self.cell,self.out = nn.Embedding(V, 20),OwnCell(old),nn.Linear(20, V)
+        def forward(self, x):
+            state,res = (torch.zeros(len(x), 20),)*2,[]
+            for t in range(x.shape[1]):
+                state = self.cell(self.emb(x[:,t]), state)
+                res.append(self.out(state[0]))
+            return torch.stack(res, 2)
+    net,x = Reader(),text(6*8*12)
+    fs = found(model=net, dls=[*zip(x[:-1].view(6, 8, 12), x[1:].view(6, 8, 12))], loss_func=F.cross_entropy, opt=torch.optim.Adam(net.parameters(), 3e-3))
+    assert [f.title for f in fs] == ['A part of the state never changes']*old
