@@ -1997,6 +1997,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'charrnn_fa.doctor.probes._cutting': ( 'doctor.probes.html#_cutting',
                                                                                  'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes._deaf': ('doctor.probes.html#_deaf', 'charrnn_fa/doctor/probes.py'),
+                                          'charrnn_fa.doctor.probes._enters': ('doctor.probes.html#_enters', 'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes._given_scores': ( 'doctor.probes.html#_given_scores',
                                                                                       'charrnn_fa/doctor/probes.py'),
                                           'charrnn_fa.doctor.probes._in_place': ( 'doctor.probes.html#_in_place',

@@ -412,8 +412,7 @@ def _mixed(subject, lay, rs, evidence):
     return [Finding('S4', 'exact',
         "A character changes predictions of other rows. Somewhere view or reshape cuts the numbers anew where axes "
         "should be exchanged, or a mean is taken over the rows.",
-        'x = x.transpose(0, 1)   # not x.view(x.shape[1], x.shape[0], -1)\n'
-        '# and what comes out once more by transpose(0, 1), where rows are to come first again', evidence)]
+        'x = x.transpose(0, 1)   # not x.view(x.shape[1], x.shape[0], -1)'+_and_back, evidence)]
 
 # %% ../../nbs/42_doctor.probes.ipynb #f953a365
 def _cutting(node):
@@ -433,13 +432,21 @@ def cut_line(
     (source,line,(call,)), = found.values()
     turned = f'{ast.unparse(call.func.value)}.transpose(0, 1)'
     if len(call.args) == 2: turned += f".reshape({', '.join(map(ast.unparse, call.args))})"
-    return source.place(line),ast.unparse(line).replace(ast.unparse(call), turned)
+    mended = f'{ast.unparse(line).replace(ast.unparse(call), turned)}   # if the first two axes are meant'
+    return source.place(line),mended + _and_back*_enters(call.func.value, source.tree)
+
+def _enters(node, tree):
+    "Whether it is an argument of a function"
+    given = {a.arg for o in ast.walk(tree) if isinstance(o, ast.FunctionDef) for a in o.args.args}
+    return ast.unparse(node) in given
+
+_and_back = '\n# and what comes out once more by transpose(0, 1), where rows are to come first again'
 
 # %% ../../nbs/42_doctor.probes.ipynb #baf34cce
 def _cut_by(place, mended, evidence):
     return Finding('S4', 'exact',
         "A character changes predictions of other rows: view or reshape cuts the numbers anew where axes should be "
-        "exchanged.", OwnWords(f'{mended}   # if the first two axes are meant'), evidence, place)
+        "exchanged.", OwnWords(mended), evidence, place)
 
 # %% ../../nbs/42_doctor.probes.ipynb #b4f565fd
 def _over_rows(*objects):

@@ -137,7 +137,7 @@ def _crossed(rows, n, cut=None):
     return Crossed('S4', 'exact',
         "The prediction that meets a row's target does not depend on that row, but on another one. The rows were put "
         "in another order than their targets, or view has cut the numbers anew.",
-        OwnWords(f'{mended}   # if the first two axes are meant') if cut else fix, dict(rows=n), place)
+        OwnWords(mended) if cut else fix, dict(rows=n), place)
 
 # %% ../../nbs/42d_doctor.rows.ipynb #2dcc4268
 def rows_at(
