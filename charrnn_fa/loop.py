@@ -194,7 +194,8 @@ def check_rate(
 @patch
 def _check_hypers(self:CharLearner):
     "Refuse a rate that a schedule has set, such as that of `fit_one_cycle`, and do not keep it"
-    bad = [h['lr'] for h in self.opt.hypers if not h['lr'] >= 0] if self.opt else []
+    rates = [h.get('lr') for h in self.opt.hypers] if self.opt else []
+    bad = [o for o in rates if isinstance(o, (int, float)) and not o >= 0] # not all optimisers have one
     if not bad: return
     self.opt.set_hyper('lr', self.lr)
     check_number('lr', bad[0], 0)
