@@ -12,7 +12,8 @@ from fastai.basics import *
 from .report import Finding
 from .batches import OutOfTime, as_ids, tensors_of, time_axis
 from .texts import continuation, follows_on
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 from .place import kept_instead, thrown_away
 from .words import OwnWords
 from .layout import Layout, layout, with_ids

@@ -11,10 +11,13 @@ from fastai.basics import *
 from .report import Finding, no_way
 from .batches import OutOfTime, as_ids, tensors_of
 from .texts import check_batches, check_classes, check_direction
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 from .fetched import with_batches
 from .loss import check_reported, check_scores
-from .weighting import check_accumulation, check_smoothing, check_weights
+from .weighting import check_smoothing
+from .mean import check_accumulation
+from .counted import check_weights
 from .padding import check_padding
 from .kept import check_clipped_by_hand, check_kept
 from .order import check_left, check_zero
@@ -24,7 +27,8 @@ from .corpus import check_symbols
 from .initial import check_alike, check_first_loss, check_table
 from .units import check_first_bad, check_units
 from .layout import check_cut_anew, check_own_targets, check_told_targets, layout
-from .probes import check_places, check_reach, reaches
+from .probes import check_places, check_reach
+from .reach import reaches
 from .gradients import check_gradients, check_linear
 from .calls import check_calls
 from .carried import check_graph, check_state

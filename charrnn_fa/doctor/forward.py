@@ -10,7 +10,8 @@ from fastai.basics import *
 from .report import Finding
 from .batches import as_ids, tensors_of, texts_of
 from .loss import of_classes
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 
 # %% ../../nbs/38b_doctor.forward.ipynb #02d348a9
 def _output(subject, mode, seed):

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from fastai.basics import *
 from .report import Finding
 from .layout import Layout
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #e639db83
 def _by_time(grads, lay):

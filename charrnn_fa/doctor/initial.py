@@ -9,7 +9,8 @@ __all__ = ['check_first_loss', 'check_table', 'check_alike']
 import math
 from fastai.basics import *
 from .report import Finding
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 from .corpus import divergence
 
 # %% ../../nbs/39_doctor.initial.ipynb #c97df9a9

@@ -13,7 +13,8 @@ from fastai.basics import *
 from .report import Finding
 from .batches import are_next, as_ids, likely_axis, time_axis
 from .targets import check_targets, looks_back
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 
 # %% ../../nbs/41a_doctor.layout.ipynb #86163882
 def _digits(shape, base):

@@ -10,7 +10,8 @@ import math
 from fastai.basics import *
 from .report import Finding
 from .batches import agreement, as_ids, texts_of
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 
 # %% ../../nbs/38_doctor.loss.ipynb #c5050e68
 def _sums_to_one(p, tol=1e-3): return bool((p >= 0).all()) and bool(((p.sum(1)-1).abs() < tol).all())

@@ -12,7 +12,8 @@ from .report import Finding
 from .batches import OutOfTime, parts_of, tensors_of
 from .place import sources
 from .rows import in_eval, varied
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 from .words import OwnWords
 
 # %% ../../nbs/42e_doctor.memory.ipynb #2fde63e4

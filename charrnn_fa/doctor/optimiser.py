@@ -9,7 +9,8 @@ __all__ = ['trainable', 'listed', 'check_optimiser']
 import inspect
 from fastai.basics import *
 from .report import Finding
-from .subject import Subject, hypers_of
+from .followed import hypers_of
+from .subject import Subject
 from .words import OwnWords, called
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #49bc424d

@@ -10,8 +10,8 @@ import math, statistics, time
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding
-from .batches import as_ids, take_batches
-from .subject import OutOfTime, Subject
+from .batches import OutOfTime, as_ids, take_batches
+from .subject import Subject
 from .trial import Trial, still_falls, trial
 
 # %% ../../nbs/43b_doctor.rates.ipynb #8047ea23

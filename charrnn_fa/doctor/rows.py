@@ -13,7 +13,7 @@ from .report import Finding
 from .subject import Subject
 from .layout import layout
 from .amounts import meetings, redrawn
-from .probes import cut_line, from_one_row
+from .mixed import cut_line, from_one_row
 from .words import OwnWords
 
 # %% ../../nbs/42d_doctor.rows.ipynb #0008d7a7

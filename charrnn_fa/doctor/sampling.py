@@ -9,7 +9,8 @@ __all__ = ['knows_text', 'check_loaded', 'sampling_findings', 'check_unknown', '
 from fastai.basics import *
 from .report import Finding
 from .texts import table_of
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 from .place import place_of
 from .written import write
 from .temperature import check_axis, check_temperature

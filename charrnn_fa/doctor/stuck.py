@@ -9,7 +9,8 @@ __all__ = ['constant_loss', 'check_stuck']
 import statistics
 from fastai.basics import *
 from .report import Finding
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 from .rates import too_low
 from .trial import entropy, without_dropout
 from .trials import mixes_rows

@@ -9,7 +9,8 @@ __all__ = ['Trial', 'entropy', 'still_falls', 'cycled', 'trial', 'without_dropou
 import math, statistics, time
 from dataclasses import dataclass, field, replace
 from fastai.basics import *
-from .subject import Subject, predictions, rows_of
+from .step import predictions, rows_of
+from .subject import Subject
 
 # %% ../../nbs/43a_doctor.trial.ipynb #8fb5aad0
 @dataclass

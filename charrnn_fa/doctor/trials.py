@@ -10,7 +10,9 @@ __all__ = ['check_course', 'check_lost_numbers', 'check_dropout', 'check_decay',
 import itertools, math, statistics, time
 from fastai.basics import *
 from .report import Finding, no_way
-from .subject import OutOfTime, Subject, hypers_of
+from .batches import OutOfTime
+from .followed import hypers_of
+from .subject import Subject
 from .looked import looked_at
 from .forward import dropping, functions_called
 from .units import not_finite

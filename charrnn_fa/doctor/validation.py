@@ -14,7 +14,8 @@ from ..callback.meanwhile import replacing
 from .report import Finding
 from .batches import as_ids, parts_of
 from .texts import valid_of
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 from .given import LooksOn, OtherLoaders, in_quiet
 from .untouched import same_rng
 

@@ -9,7 +9,8 @@ __all__ = ['check_written_state', 'check_own_text']
 import math
 from fastai.basics import *
 from .report import Finding
-from .subject import Subject, predictions
+from .step import predictions
+from .subject import Subject
 from .layout import layout
 from .trial import entropy
 from .written import Written, log_probs, as_read
