@@ -248,7 +248,9 @@ def start_at(self:CharLearner,
     return self
 
 # %% ../nbs/24_loop.ipynb #48afbd57
-def closes_itself(cb:Callback)->bool:
+def closes_itself(
+    cb:Callback, # Of a Learner
+)->bool:
     "Whether a callback is told of an error by its `after_fit`"
     return not isinstance(cb, TrackerCallback) and not hasattr(cb, 'after_error')
 

@@ -43,7 +43,7 @@ def _meeting(func, args, kwargs, out, caller):
     return Meeting(func, scores, target, out, options, None if place == caller else place)
 
 def meetings(
-    subject:Subject,
+    subject:Subject, # What is examined
     batch=None, # Default: its first
     whole=noop, # Is given what is compared while the graph is whole
     **kwargs # For `Subject.run`
@@ -90,7 +90,7 @@ class Spread(Finding):
     title,like = 'Each prediction is compared with the targets of all rows',''
 
 def check_pairs(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: S3
     "Whether each prediction meets its own target"
     step,found = meetings(subject)
@@ -122,7 +122,7 @@ def _as_window(batch):
     return (x if x.ndim == 3 else x[...,None], y.flatten()) if x.ndim in (2, 3) and y.numel() == len(x) > 1 else None
 
 def check_seen(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: D1
     "Whether each target is the last amount that was read"
     windows = [*map(_as_window, subject.batches)]
@@ -137,7 +137,7 @@ def check_seen(
 
 # %% ../../nbs/42b_doctor.amounts.ipynb #e6af9ea4
 def redrawn(
-    seed:int,
+    seed:int, # Of what is drawn
     size:float=10., # Their standard deviation
 ): # For `prepare` of `Subject.run`
     "Random numbers for all weights of a model"
@@ -153,7 +153,7 @@ def _end(values, furthest):
 
 # %% ../../nbs/42b_doctor.amounts.ipynb #6757d99d
 def bounds(
-    subject:Subject,
+    subject:Subject, # What is examined
     met:Meeting, # The only one of its step
     n:int=8, # Sets of weights
 ): # The lowest and the highest value that there can be, with None where there is no bound
@@ -225,7 +225,7 @@ def _check_one_of_many(met):
 
 # %% ../../nbs/42b_doctor.amounts.ipynb #b86a0bae
 def check_range(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: L1, I4
     "Whether the outputs can be what the loss asks for"
     step,found = meetings(subject)

@@ -15,7 +15,7 @@ from ..core import CharRNNError, reason
 # %% ../../nbs/36_doctor.batches.ipynb #0bcf5637
 def take_batches(
     dl, # Any loader, or a list of batches
-    n:int=4,
+    n:int=4, # How many
     until:float=math.inf, # When no further one is taken, by `time.perf_counter`; the first always is
 )->list: # Tuples
     "The first batches of a loader, which goes on as before"
@@ -43,7 +43,9 @@ def _begun(dl):
                            "give a list of some of them, or a loader that begins anew each time.")
     return _told_of(dl)
 
-def is_iterator(dl)->bool:
+def is_iterator(
+    dl, # What gives batches
+)->bool:
     "Whether going through a loader uses it up"
     return hasattr(dl, '__next__')
 
@@ -265,13 +267,17 @@ def are_next(
     return max(agreement(x, y, s) for s in (1, 2, 3, 4)) > .5
 
 # %% ../../nbs/36_doctor.batches.ipynb #77051b63
-def has_period(x):
+def has_period(
+    x, # Ids, (rows, steps)
+)->bool:
     "Whether the text in each row repeats with the length of the row"
     n = x.shape[1]
     return any((x[:,p:] == x[:,:-p]).all() and n % p == 0 for p in range(1, n//2+1))
 
 # %% ../../nbs/36_doctor.batches.ipynb #ee33e941
-def texts_of(batches):
+def texts_of(
+    batches, # Of a loader
+):
     "Inputs and targets as ids, of batches that have a target for each step; None if they have not"
     pairs = [(as_ids(b[0]), as_ids(b[-1])) for b in batches if len(b) > 1]
     if not pairs or any(o is None for p in pairs for o in p): return None

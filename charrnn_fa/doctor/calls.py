@@ -43,7 +43,7 @@ def _call(args, kwargs, out):
 def _as_is(*args): "Nothing else in its place"
 
 def calls_in(
-    subject:Subject,
+    subject:Subject, # What is examined
     batches, # For each a step is made
     modules, # Whose calls are noted
     before=_as_is, # Is given the number of a call, arguments and keywords, and may give others
@@ -111,7 +111,7 @@ def cut_states(calls)->list: # Of places among what is given
 def _is_same_call(a, b): return all(torch.equal(x, y) for x,y in zip([*a.given, *a.gave], [*b.given, *b.gave]))
 
 def is_forgotten(
-    subject:Subject,
+    subject:Subject, # What is examined
     batch, # With which a step is made
     module, # That is called for each letter
     calls, # Of it
@@ -133,7 +133,7 @@ def _with_noise(out, j):
     with torch.random.fork_rng(): return _put(out)
 
 def is_unused(
-    subject:Subject,
+    subject:Subject, # What is examined
     batch, # With which a step is made
     module, # That is called in it
     j:int, # Which of the tensors that it gives
@@ -254,7 +254,7 @@ def _still(module, n):
 
 # %% ../../nbs/42c_doctor.calls.ipynb #14d7f693
 def check_calls(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: R5, R1, R9
     "Whether a step that calls the network for each letter hands the state on, with its graph"
     modules = [*subject.model.modules()]

@@ -20,7 +20,7 @@ from .layout import Layout, layout, with_ids
 
 # %% ../../nbs/42a_doctor.carried.ipynb #2c29c4f5
 def check_graph(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: R2, R3
     "Whether gradients go back into a batch that is over"
     first,reached = [],[]
@@ -113,7 +113,7 @@ def _no_parameter(names):
 
 # %% ../../nbs/42a_doctor.carried.ipynb #cde5e402
 def kept_graph(
-    subject:Subject,
+    subject:Subject, # What is examined
     place=None, # Where it was noticed
 )->Finding: # O7 if there is no state, R3 if a line says `detach()` and does nothing with it, else R2
     "The state of the last batch still has its graph"
@@ -132,7 +132,7 @@ def kept_graph(
 
 # %% ../../nbs/42a_doctor.carried.ipynb #f208332b
 def is_carried(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->bool: # None if it cannot be told
     "Whether what was in a batch has an influence on the next"
     if len(subject.batches) < 2 or subject.trains_itself: return None
@@ -147,7 +147,7 @@ def is_carried(
 
 # %% ../../nbs/42a_doctor.carried.ipynb #e4f95b11
 def rows_that_move(
-    subject:Subject,
+    subject:Subject, # What is examined
     lay:Layout, # Of its first batch
     r:int, # Row to change
 ): # Which rows of the next batch that changes, (rows,); None if it cannot be told
@@ -176,7 +176,7 @@ def _recut(others):
         'state = state.transpose(0, 1)   # not state.view(bs, n_layers, n_hid)', dict(other_rows=others))
 
 def check_shared_state(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: R4
     "Whether each row has a state of its own from batch to batch"
     lay = layout(subject)
@@ -199,7 +199,7 @@ def _tensors_in(o, depth=0):
 
 # %% ../../nbs/42a_doctor.carried.ipynb #027d5670
 def keeps_state(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->bool:
     "Whether a step leaves a state in an attribute of the model, or of its Learner"
     seen = []
@@ -221,7 +221,7 @@ def _many_updates(n, steps):
         'loss = sum(losses)/len(losses); loss.backward(); opt.step()   # once for all steps of a batch', dict(updates=n, steps=steps))
 
 def check_lost_state(
-    subject:Subject,
+    subject:Subject, # What is examined
     axis:int, # Along which time runs
 )->list: # Of `Finding`s: R5
     "Whether a state that is kept is used"
@@ -244,7 +244,7 @@ def _check_pieces(subject, axis):
 
 # %% ../../nbs/42a_doctor.carried.ipynb #2f872a98
 def check_length(
-    subject:Subject,
+    subject:Subject, # What is examined
     axis:int, # Along which time runs
 )->list: # Of `Finding`s: R7
     "Whether gradients reach further than a character or two"
@@ -264,7 +264,7 @@ def check_length(
 
 # %% ../../nbs/42a_doctor.carried.ipynb #28a9f26e
 def check_state(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: D4, D5
     "Whether a state that is carried belongs to the text that comes next"
     axis = time_axis(subject.batches)

@@ -177,7 +177,7 @@ def _real_targets(scores, targets, grads):
 
 # %% ../../nbs/38j_doctor.counted.ipynb #61ef1f9d
 def check_weights(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: L3, L5, L6, T8
     "Whether every character trains the network, and as much as the others"
     found = score_gradients(subject)

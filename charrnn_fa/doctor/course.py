@@ -111,7 +111,7 @@ def _thirds(losses):
 
 # %% ../../nbs/44a_doctor.course.ipynb #149e5cd8
 def plateau(
-    c:Course,
+    c:Course, # Of a run
     least:int=300, # Steps before anything is said
 )->Finding: # Z1, Z2 or None
     "A loss that stands where counting brings it"
@@ -132,7 +132,7 @@ def _stands(id, now, counted, what):
 
 # %% ../../nbs/44a_doctor.course.ipynb #d0d04f91
 def rebound(
-    c:Course,
+    c:Course, # Of a run
     least:int=150, # Steps before anything is said
 )->Finding: # Z3 or None
     "A loss that has fallen and rises again"
@@ -149,7 +149,7 @@ def rebound(
 
 # %% ../../nbs/44a_doctor.course.ipynb #01f1e3fa
 def explosion(
-    c:Course,
+    c:Course, # Of a run
 )->Finding: # O3 or None
     "Gradients far above what is usual"
     norms = [o for _,o in c.norms]
@@ -163,7 +163,7 @@ def explosion(
 
 # %% ../../nbs/44a_doctor.course.ipynb #3947beda
 def spike(
-    c:Course,
+    c:Course, # Of a run
 )->Finding: # Z4 or None
     "A loss that jumps"
     last = [*c.last]
@@ -178,7 +178,7 @@ def spike(
 
 # %% ../../nbs/44a_doctor.course.ipynb #67bd6b93
 def decayed(
-    c:Course,
+    c:Course, # Of a run
     wd:float, # Weight decay, the highest of all groups
 )->Finding: # O13 or None
     "Weights that are pulled to zero"
@@ -190,7 +190,7 @@ def decayed(
 
 # %% ../../nbs/44a_doctor.course.ipynb #68aa16db
 def odd_rates(
-    c:Course,
+    c:Course, # Of a run
     least:int=100, # Steps before anything is said
 )->Finding: # O10 or None
     "A learning rate that is nothing, or rises to the end"
@@ -204,7 +204,7 @@ def odd_rates(
 
 # %% ../../nbs/44a_doctor.course.ipynb #e80f94f6
 def jump(
-    c:Course,
+    c:Course, # Of a run
     loss:float, # Of the first step of a new fit
     n_symbols:int, # Outputs of the network
 )->Finding: # G5, G9 or None
@@ -237,7 +237,7 @@ def deaf(
 
 # %% ../../nbs/44a_doctor.course.ipynb #dc1bfd40
 def unlearned(
-    c:Course,
+    c:Course, # Of a run
     least:int=100, # Steps before anything is said
 )->Finding: # T5 or None
     "A loss at the end that is nearer to letter frequencies than to pairs of letters"
@@ -253,7 +253,7 @@ def unlearned(
 
 # %% ../../nbs/44a_doctor.course.ipynb #d5eb41c9
 def overfitting(
-    c:Course,
+    c:Course, # Of a run
 )->Finding: # T4 or None
     "A validation loss that rises while the training loss falls"
     if len(c.valid) < 4: return None

@@ -77,7 +77,7 @@ def _lost_before(found, evidence):
 
 # %% ../../nbs/41c_doctor.deaf.ipynb #0088b2ea
 def check_deaf(
-    subject:Subject,
+    subject:Subject, # What is examined
     lay:Layout, # Of its first batch
     n:int, # Characters that were replaced, one by one, and changed nothing
 )->list: # Of `Finding`s: Z1

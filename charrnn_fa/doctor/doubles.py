@@ -81,7 +81,7 @@ def _loading_anew(o):
 
 # %% ../../nbs/34b_doctor.doubles.ipynb #49fd8804
 def is_dunder(
-    name:str,
+    name:str, # Of an attribute
 )->bool:
     "Whether a name belongs to Python, as `__init__` does"
     return name.startswith('__') and name.endswith('__')

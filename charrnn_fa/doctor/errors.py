@@ -32,7 +32,7 @@ def of_loader(
 # %% ../../nbs/46f_doctor.errors.ipynb #cf2ee3e1
 def of_error(
     e, # An error in the code that is examined
-    subject:Subject,
+    subject:Subject, # What is examined
     batches=None, # That it comes with, in the last of them, if they are not the subject's own
     step:int=1, # In which it came, counted from 1
 )->Finding:
@@ -164,7 +164,7 @@ def _stumbled(what, e):
 
 # %% ../../nbs/46f_doctor.errors.ipynb #9effd4d0
 def check_errors(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: E1, or what the error comes from
     "Whether a training step ends without an error"
     steps = subject.run()
@@ -184,7 +184,7 @@ def _plainly(subject, batches):
     finally: subject.watch.marks_entries = marks
 
 def later_findings(
-    subject:Subject,
+    subject:Subject, # What is examined
     share:float=.1, # Of the time that is left
     n:int=24, # Steps
 ): # A pair of what was done, in words, and its `Finding`s
@@ -213,7 +213,7 @@ def _may_be_the_end(subject, e, n):
     return not is_in_epoch and (isinstance(e, IndexError) or is_of_schedule)
 
 def of_trial(
-    subject:Subject,
+    subject:Subject, # What is examined
     found, # By a trial: `Finding`s, or the error that ended it
 )->list: # Of `Finding`s; `no_way` if the error does not come again
     "The findings of a trial; an error becomes one, if it comes again"

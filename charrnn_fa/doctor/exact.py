@@ -152,7 +152,7 @@ def _probes_of_fetched(subject):
 
 # %% ../../nbs/46g_doctor.exact.ipynb #8f9ae770
 def exact_findings(
-    subject:Subject,
+    subject:Subject, # What is examined
     has_time=lambda: True, # Asked before each probe
 ): # Pairs of what was looked at, in words, and its `Finding`s; None for what there was no time for
     "Look for all faults that show in the computation itself"
@@ -181,7 +181,7 @@ def _why_blind(subject, step):
 def _is_bad(t): return isinstance(t, Tensor) and t.is_floating_point() and bool((t.isnan() | (t == math.inf)).any())
 
 def check_data(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: O4
     "Whether the batches are finite, and the loss is not because of them"
     for i,b in enumerate(subject.more):
@@ -206,7 +206,7 @@ def _bad_data(i, part, t):
 
 # %% ../../nbs/46g_doctor.exact.ipynb #812e43a2
 def check_one_symbol(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: D11
     "Whether there is anything to choose from"
     step, = subject.run(subject.batches[:1], update=False)

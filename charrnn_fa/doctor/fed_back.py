@@ -12,7 +12,7 @@ from .written import Written, as_read, taken
 
 # %% ../../nbs/46b_doctor.fed_back.ipynb #b7e56b04
 def check_fed_back(
-    w:Written,
+    w:Written, # What was written, and how
 )->list: # Of `Finding`s: G3
     "Whether the characters that are chosen go into the network"
     n = min(len(w.text), len(w.fed))
@@ -39,8 +39,8 @@ def _pairs_of(w, prompt):
 
 # %% ../../nbs/46b_doctor.fed_back.ipynb #5ad84b03
 def check_one_table(
-    w:Written,
-    prompt:str,
+    w:Written, # What was written, and how
+    prompt:str, # What is to be gone on from
     table, # Character -> id, as in training; None if it is not known
 )->list: # Of `Finding`s: G4
     "Whether one table is used all the way"
@@ -61,7 +61,7 @@ def _share_wrong(pairs, table):
 
 # %% ../../nbs/46b_doctor.fed_back.ipynb #520a0128
 def check_symbols_written(
-    w:Written,
+    w:Written, # What was written, and how
     vocab, # Symbols by their ids, or None
 )->list: # Of `Finding`s: G4
     "Whether ids and characters belong together"

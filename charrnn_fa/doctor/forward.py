@@ -35,7 +35,7 @@ def _is_same(a, b):
 
 # %% ../../nbs/38b_doctor.forward.ipynb #686d22ec
 def check_mode(
-    subject:Subject,
+    subject:Subject, # What is examined
     step, # Of its first batch
 )->list: # Of `Finding`s: T1, T2, T3
     "Whether dropout is on in training, and off when something is measured"
@@ -60,7 +60,7 @@ def _measured_with_graph():
 
 # %% ../../nbs/38b_doctor.forward.ipynb #36ec8ed0
 def functions_called(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->set: # Of names
     "The functions of PyTorch's that a step calls"
     names = set()
@@ -128,7 +128,7 @@ def _is_given_the_same(given, gave):
 
 # %% ../../nbs/38b_doctor.forward.ipynb #2552255e
 def check_inputs(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: T7
     "Whether the network gets another batch in each step"
     steps = subject.run((subject.batches*4)[:4], update=False)
@@ -246,7 +246,7 @@ def _ids_as_numbers(model, largest):
 
 # %% ../../nbs/38b_doctor.forward.ipynb #0616d5bd
 def check_ids(
-    subject:Subject,
+    subject:Subject, # What is examined
     step, # Of its first batch
 )->list: # Of `Finding`s: S8, S2
     "Whether ids and classes fit"

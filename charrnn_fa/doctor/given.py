@@ -17,7 +17,13 @@ from .batches import copied, names_of_targets, take_batches
 from .subject import Subject
 
 # %% ../../nbs/37a_doctor.given.ipynb #c65484ed
-def parts_subject(model, batches, loss_func, opt=None, vocab=None):
+def parts_subject(
+    model:nn.Module,
+    batches:list, # As a loader gives them
+    loss_func, # Of predictions and targets
+    opt=None, # Of PyTorch's; or None
+    vocab=None, # Symbols by their ids, if they are known
+)->Subject:
     "What a model does with a loss and an optimiser in the usual loop"
     _must_be_parts(model, batches, loss_func, opt)
     given,opt = opt,opt or torch.optim.SGD([p for p in model.parameters() if p.requires_grad] or [torch.zeros(1)], lr=1e-3)

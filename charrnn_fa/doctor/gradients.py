@@ -31,7 +31,7 @@ def _is_one_hot(x):
 
 @contextmanager
 def one_hot_entries(
-    subject:Subject,
+    subject:Subject, # What is examined
 ):
     "A `with` in which one-hot rows that the model is called with are noted where ids would be looked up"
     def _note(model, args):
@@ -48,7 +48,7 @@ def _weighted(scores):
     return (scores*torch.linspace(1, 2, scores.shape[-1]).to(scores)).sum()
 
 def gradient_reach(
-    subject:Subject,
+    subject:Subject, # What is examined
     lay:Layout, # Of its first batch
 )->dict: # Row -> norm of the gradient that the last prediction of that row has from each step; None if it cannot be told
     "From which inputs the last prediction of a row gets a gradient"
@@ -71,7 +71,7 @@ def gradient_reach(
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #93d570c7
 def check_gradients(
-    subject:Subject,
+    subject:Subject, # What is examined
     lay:Layout, # Of its first batch
     rs, # `Reach`es
 )->list: # Of `Finding`s: R1, R7
@@ -122,7 +122,7 @@ def _shifted(subject, by):
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #0c9d5507
 def check_linear(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: R8
     "Whether scores are a linear function of what enters"
     low,mid,high = (_shifted(subject, by) for by in (-1, 0, 1))

@@ -57,7 +57,7 @@ def _is_among_rows(scores, targets):
 
 # %% ../../nbs/39_doctor.initial.ipynb #4e5465e3
 def check_first_loss(
-    subject:Subject,
+    subject:Subject, # What is examined
     step, # Of the first batch
 )->list: # Of `Finding`s: I1
     "Whether the first loss is that of a guess"
@@ -92,7 +92,7 @@ def _entropies(p):
 
 # %% ../../nbs/39_doctor.initial.ipynb #5084d9bd
 def check_table(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: D7
     "Whether the predictions would fit with other numbers for the symbols"
     steps = subject.run(subject.more[:6], update=False)
@@ -129,7 +129,7 @@ def _drawn_anew(model, name):
 
 # %% ../../nbs/39_doctor.initial.ipynb #af06652f
 def check_alike(
-    subject:Subject,
+    subject:Subject, # What is examined
     n:int=3, # Steps
 )->list: # Of `Finding`s: I2
     "Whether units that begin alike become different"

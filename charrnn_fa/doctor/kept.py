@@ -30,7 +30,7 @@ class PutBack(Finding):
 
 # %% ../../nbs/38h_doctor.kept.ipynb #d37dc28e
 def check_kept(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: O8
     "Whether weights stay where a step has moved them"
     paths = [(a, b) for a,b in _paths(subject, 3) if a.norm() > 0]
@@ -44,7 +44,7 @@ def check_kept(
 
 # %% ../../nbs/38h_doctor.kept.ipynb #4eb3f862
 def check_clipped_by_hand(
-    subject:Subject,
+    subject:Subject, # What is examined
     times:float=1e3, # By which gradients are made larger, and the move may not be by a tenth of that
 )->list: # Of `Finding`s: O9
     "Whether gradients are clipped before there are some, where weights are moved by hand"

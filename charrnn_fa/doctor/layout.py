@@ -107,7 +107,7 @@ def layout(
 
 # %% ../../nbs/41a_doctor.layout.ipynb #bc602d84
 def reads_targets(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->bool:
     "Whether predictions depend on targets, as those of a decoder do that is told what came before"
     batch = subject.batches[0]
@@ -121,7 +121,7 @@ def reads_targets(
     return bool((moved-base).abs().max() > 4*(again-base).abs().max() + 1e-6*base.abs().max())
 
 def scores_of(
-    subject:Subject,
+    subject:Subject, # What is examined
     batch, # That the step is made with
     prepare=noop, # Is given the model, to change it for this run
 ):
@@ -144,7 +144,7 @@ def _marked(subject, batch, x, y, axis, n):
 
 # %% ../../nbs/41a_doctor.layout.ipynb #c8cd4e81
 def check_own_targets(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: D1, D2, D3
     "Whether a step that makes its targets from the inputs takes the next characters"
     batch,x = subject.batches[0],as_ids(subject.batches[0][0])
@@ -188,7 +188,7 @@ def _is_told(moved, rows, times, row, time):
 
 # %% ../../nbs/41a_doctor.layout.ipynb #361ebd85
 def check_told_targets(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: D1
     "Whether a decoder is given the targets as they are"
     batch,(step,) = subject.batches[0],subject.run(subject.batches[:1], update=False)
@@ -239,7 +239,7 @@ def _moves_runs(subject, k, x, base):
     return True
 
 def check_cut_anew(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: S4
     "Whether `view` was taken for `transpose` just before the loss"
     base,again = (_raw_scores(subject, subject.batches[0]) for _ in range(2))

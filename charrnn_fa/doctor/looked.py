@@ -120,7 +120,7 @@ class Looks(TorchFunctionMode):
 
 # %% ../../nbs/38e_doctor.looked.ipynb #33a3c5e0
 def looked_at(
-    subject:Subject,
+    subject:Subject, # What is examined
     batches=None, # Default: its first
     at:int=0, # Which of the steps is looked at
     **kwargs # For `Subject.run`

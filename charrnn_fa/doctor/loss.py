@@ -78,7 +78,7 @@ def _of_probabilities():
 
 # %% ../../nbs/38_doctor.loss.ipynb #a18f0f56
 def check_scores(
-    subject:Subject,
+    subject:Subject, # What is examined
     step, # Of its first batch
 )->list: # Of `Finding`s: L1, L2, L4
     "Whether the loss gets what it expects"

@@ -77,7 +77,7 @@ def _of_sum(k, grows, minds):
 
 # %% ../../nbs/38i_doctor.mean.ipynb #1a24404f
 def check_mean(
-    subject:Subject,
+    subject:Subject, # What is examined
     scores, # (n, classes)
     targets, # (n,)
     grads, # Of the loss, at the scores
@@ -114,7 +114,7 @@ def _scales(subject, batches):
 
 # %% ../../nbs/38i_doctor.mean.ipynb #7c3f36f3
 def check_accumulation(
-    subject:Subject,
+    subject:Subject, # What is examined
     most:int=16, # Steps in which the optimiser is waited for
 )->list: # Of `Finding`s: O11
     "Whether gradients that are added up make a mean"

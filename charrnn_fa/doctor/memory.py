@@ -27,7 +27,7 @@ def _second(subject, first, between):
     return found[0].detach().float() if found else None
 
 def rows_after(
-    subject:Subject,
+    subject:Subject, # What is examined
     axis:int, # Of the inputs, along which rows lie
     i:int, # Row to replace in the first batch
     between=noop, # Is called before each of the two steps
@@ -42,7 +42,7 @@ def rows_after(
 
 # %% ../../nbs/42e_doctor.memory.ipynb #00db4cfb
 def axis_of_memory(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->int: # None if no row has a memory of its own from the batch before
     "Along which axis of the inputs rows lie, each of which goes on from a row of the batch before"
     if len(subject.batches) < 2 or subject.trains_itself or any(len(b) < 2 for b in subject.batches[:2]): return None
@@ -74,7 +74,7 @@ def rows_next(
 
 # %% ../../nbs/42e_doctor.memory.ipynb #2ec489c3
 def are_mixed(
-    subject:Subject,
+    subject:Subject, # What is examined
     axis:int, # Of the inputs, along which rows lie
     share:float=.1, # Of the time that is left, for each of two passes
 ): # How many rows were met in both, and how many had the same row after them; None if few are met, or many by chance
@@ -115,7 +115,7 @@ class _PutBack:
 
 # %% ../../nbs/42e_doctor.memory.ipynb #d8ad2337
 def states_of(
-    subject:Subject,
+    subject:Subject, # What is examined
     axis:int, # Of the inputs, along which rows lie
 )->dict: # (module, name) -> what it was before the first step; empty if they are somewhere else
     "The attributes by which a row goes on in the next batch"
@@ -188,7 +188,7 @@ def _mixed(subject, axis, rows, same):
         fix, dict(rows_of_both_passes=rows, with_the_same_row_after=same), place)
 
 def check_memory(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: R6
     "Whether the memory that a row begins with is its own, where there is one target a row"
     axis = axis_of_memory(subject)

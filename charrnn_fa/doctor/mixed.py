@@ -184,7 +184,7 @@ def _by_line(subject, evidence):
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #5f5b368d
 def check_mixed(
-    subject:Subject,
+    subject:Subject, # What is examined
     lay:Layout, # Of its first batch
     rs:list, # Of `Reach`es, some of which reach other rows
     evidence:dict, # Of what they say

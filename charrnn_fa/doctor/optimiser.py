@@ -42,7 +42,7 @@ def _made(opt):
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #4357c627
 def check_optimiser(
-    subject:Subject,
+    subject:Subject, # What is examined
     steps:list, # Of its steps, with the work of the optimiser
     changed:set, # Names of parameters that these steps change
     with_grad:set, # Names of those that have a gradient, changed or not

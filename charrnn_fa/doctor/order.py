@@ -52,7 +52,7 @@ def _check_lost(steps):
 
 # %% ../../nbs/37b_doctor.order.ipynb #37ae0b8d
 def check_order(
-    subject:Subject,
+    subject:Subject, # What is examined
     steps:list, # Of its steps, with the work of the optimiser
 )->list: # Of `Finding`s: O9, O11, O12
     "Whether steps come after gradients"
@@ -118,7 +118,7 @@ def _check_late(steps):
                     'loss.backward()\nnn.utils.clip_grad_norm_(model.parameters(), 1.)\nopt.step()', dict(steps=len(late)))]
 
 def clips(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->object: # The place, or None
     "Where somebody's own code clips gradients in every step"
     for source in sources(*subject.roots):
@@ -185,7 +185,7 @@ def _check_schedule_order(steps):
 
 # %% ../../nbs/37b_doctor.order.ipynb #9702c482
 def check_zero(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: O6
     "Whether gradients of the last step are gone"
     first = subject.batches[0]
@@ -203,7 +203,7 @@ def check_zero(
 
 # %% ../../nbs/37b_doctor.order.ipynb #0dbaf1c2
 def check_left(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: O6
     "Whether something is left of a gradient when the next one is computed, where weights are moved by hand"
     left,at = [],[]

@@ -43,7 +43,7 @@ class Counted(Finding):
 
 # %% ../../nbs/38g_doctor.padding.ipynb #38457928
 def check_padding(
-    subject:Subject,
+    subject:Subject, # What is examined
     least:float=.25, # Of all targets
 )->list: # Of `Finding`s: T8
     "Whether padding at the ends of rows has a part in the loss"

@@ -29,7 +29,7 @@ _begins = os.path.dirname(os.__file__)+os.sep,'<frozen'
 
 # %% ../../nbs/36a_doctor.place.ipynb #a2d38ad5
 def is_theirs(
-    filename:str,
+    filename:str, # Of a frame
 )->bool:
     "Whether a file is somebody's own, and of no library"
     return not any(k in filename for k in _inside) and not filename.startswith(_begins)
@@ -105,7 +105,7 @@ def thrown_away(
 
 # %% ../../nbs/36a_doctor.place.ipynb #1060a7fa
 def kept_instead(
-    source:Source,
+    source:Source, # Of a function or class
     node:ast.Expr, # In its tree, a call of a method
 )->str: # Or None, if that does not mend it
     "The line that keeps what a call gives"

@@ -117,7 +117,7 @@ def _counted(rs):
 
 # %% ../../nbs/42_doctor.probes.ipynb #b4f565fd
 def check_reach(
-    subject:Subject,
+    subject:Subject, # What is examined
     lay:Layout, # Of its first batch
 )->list: # Of `Finding`s: S3, S4, S5, S10, R4, R5, Z1, D1, D2
     "Whether predictions depend on the characters that they should"
@@ -132,7 +132,7 @@ def check_reach(
 
 # %% ../../nbs/42_doctor.probes.ipynb #d44b4cc3
 def check_places(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: D1, D2, D3
     "Whether each target is the next character, where the input is read on and on"
     found = check_targets(subject.batches)

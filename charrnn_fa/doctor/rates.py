@@ -16,7 +16,7 @@ from .trial import Trial, still_falls, trial
 
 # %% ../../nbs/43b_doctor.rates.ipynb #8047ea23
 def check_high_rate(
-    subject:Subject,
+    subject:Subject, # What is examined
     base:Trial, # As it is
     seconds:float, # For each trial
 )->list: # Of `Finding`s: O1
@@ -104,7 +104,7 @@ def _stands_still(base):
 
 # %% ../../nbs/43b_doctor.rates.ipynb #99a8a7c2
 def check_low_rate(
-    subject:Subject,
+    subject:Subject, # What is examined
     base:Trial, # As it is
     seconds:float, # For each trial
 )->list: # Of `Finding`s: O2, O14

@@ -65,7 +65,7 @@ def other_id(
 
 # %% ../../nbs/41b_doctor.reach.ipynb #2d5b972b
 def reaches(
-    subject:Subject,
+    subject:Subject, # What is examined
     lay:Layout, # Of its first batch
     prepare=noop, # See `Subject.run`
 )->list: # Of `Reach`es

@@ -26,7 +26,7 @@ def _is_padding(x):
 
 def varied(
     x, # Numbers, (rows, steps, …), or ids, (rows, steps)
-    seed:int=0,
+    seed:int=0, # Of what is drawn
 )->Tensor:
     "Inputs with something else of their own at each place"
     gen = torch.Generator().manual_seed(seed)
@@ -93,7 +93,7 @@ class Row:
     moved: Tensor    # Whether each prediction depends on its input
 
 def rows_seen(
-    subject:Subject,
+    subject:Subject, # What is examined
     at:tuple, # Axes of inputs and of targets along which rows lie
 )->list: # Of `Row`s; None if it cannot be told
     "What hangs on some rows of the first batch"
@@ -141,7 +141,7 @@ def _crossed(rows, n, cut=None):
 
 # %% ../../nbs/42d_doctor.rows.ipynb #2dcc4268
 def rows_at(
-    subject:Subject,
+    subject:Subject, # What is examined
 ): # Axes of inputs and targets along which rows lie, or None; and what hangs on some rows
     "Along which axes rows lie, as far as predictions depend on their own row alone"
     batch = subject.batches[0]
@@ -245,7 +245,7 @@ def _cut(back):
         'state = state.detach()   # once for each batch, and not in each step', dict(depends_on_steps_back=back))
 
 def check_rows(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: S4, Z1, R1
     "Whether each prediction comes from its own row, and from all that was read in it"
     if layout(subject): return [] # then single characters have been asked about

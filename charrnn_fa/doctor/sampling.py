@@ -57,7 +57,7 @@ def _nats(subject):
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #22a7bf33
 def check_loaded(
-    subject:Subject,
+    subject:Subject, # What is examined
     table, # Character -> id, as in training; None if it is not known
     text:str, # The corpus, or None
 )->list: # Of `Finding`s: G5
@@ -124,8 +124,8 @@ def _recite(texts, corpus):
 # %% ../../nbs/46e_doctor.sampling.ipynb #56164d22
 def check_unknown(
     sample, # See `write`
-    subject:Subject,
-    prompt:str,
+    subject:Subject, # What is examined
+    prompt:str, # What is to be gone on from
 )->list: # Of `Finding`s: G6
     "Whether a symbol that the network does not know is refused"
     texts = []

@@ -96,7 +96,7 @@ def _in_eval_mode(model): model.eval()
 
 # %% ../../nbs/42h_doctor.series.ipynb #2e973b00
 def check_series(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: S10, D1
     "Whether what is told of the next amounts depends on them, or is what was just read"
     s = series_of(subject)

@@ -72,7 +72,7 @@ def _named(subject):
 
 # %% ../../nbs/41_doctor.shapes.ipynb #57e1ce04
 def axes_of(
-    subject:Subject,
+    subject:Subject, # What is examined
     message:str, # Of an error in its first batch that failed
     i:int=0, # Which batch that is
 )->list: # Pairs (number, name or None), one for each number in the message
@@ -322,7 +322,7 @@ def _with_more_outputs(subject, finding):
 
 # %% ../../nbs/41_doctor.shapes.ipynb #95821626
 def is_of_shapes(
-    e:Exception,
+    e:Exception, # Of a step
 )->bool:
     "Whether `explain` may have words for an error"
     return any(re.search(k, str(e)) for k in _patterns)

@@ -39,7 +39,7 @@ def _lines_over(subject, batch, n):
     return found
 
 def line_over_rows(
-    subject:Subject,
+    subject:Subject, # What is examined
 ): # A place, the name of the function, and an index if it is one; None if there is not just one such line
     "The line that makes one state of those of all rows"
     lay,batch = layout(subject),subject.batches[0]
@@ -95,7 +95,7 @@ def _own_fix(place, name, index):
     return f'# this line should do without {what}: a state for each row'
 
 def own_states(
-    subject:Subject,
+    subject:Subject, # What is examined
     findings:list, # Of which R4 is changed, if it is there
 )->list: # The same
     "Let a finding about rows that share a state name the line that makes one of all"

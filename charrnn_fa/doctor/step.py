@@ -173,7 +173,7 @@ def _note_loss(self:Watch, func, input, target, *args, out, **options):
 
 # %% ../../nbs/36f_doctor.step.ipynb #21adcd61
 def rows_of(
-    call:LossCall,
+    call:LossCall, # Of one of the losses that are known
 ): # Scores (n, classes), targets (n,)
     "Scores (n, classes) and targets (n,) of a `LossCall`"
     s,y = call.scores,call.target

@@ -40,7 +40,7 @@ def _stands(t, n):
     return statistics.mean(t.nats[-third:]) > .98*statistics.mean(t.nats[-2*third:-third])
 
 def check_stuck(
-    subject:Subject,
+    subject:Subject, # What is examined
     left=lambda: 60., # Says how many seconds there are
     n:int=200, # Steps
 )->list: # Of `Finding`s: T5, O2

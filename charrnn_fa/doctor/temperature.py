@@ -44,9 +44,9 @@ def _takes(sample, name):
 # %% ../../nbs/46a_doctor.temperature.ipynb #7ddc089d
 def check_temperature(
     sample, # See `write`
-    model:nn.Module,
-    prompt:str,
-    w:Written,
+    model:nn.Module, # What writes
+    prompt:str, # What is to be gone on from
+    w:Written, # What was written, and how
 )->list: # Of `Finding`s: G1
     "Whether characters are taken with their probabilities"
     known = taken(w)
@@ -90,7 +90,7 @@ def _in_figures(t): return 'above 20' if t == math.inf else f'{t:.1f}'
 
 # %% ../../nbs/46a_doctor.temperature.ipynb #96088d68
 def check_axis(
-    w:Written,
+    w:Written, # What was written, and how
 )->list: # Of `Finding`s: S9
     "Whether probabilities are taken over the symbols while text is written"
     known = [len(o) for o in w.scores if o is not None]

@@ -80,7 +80,7 @@ def entropy(
 
 # %% ../../nbs/43a_doctor.trial.ipynb #ab8f62d0
 def still_falls(
-    t:Trial,
+    t:Trial, # A short training
 )->bool:
     "Whether a loss is on its way down at the end"
     n = len(t.nats)//4
@@ -138,7 +138,7 @@ def cycled(
 
 # %% ../../nbs/43a_doctor.trial.ipynb #a660c32a
 def trial(
-    subject:Subject,
+    subject:Subject, # What is examined
     n:int=60, # Steps
     seconds:float=5, # At the most
     batches=None, # Default: those of the subject for trials, again and again
@@ -186,7 +186,7 @@ def _complete(res, steps, n):
 
 # %% ../../nbs/43a_doctor.trial.ipynb #4beb285c
 def without_dropout(
-    subject:Subject,
+    subject:Subject, # What is examined
     *args, # Of `trial`
     **kwargs # Likewise
 )->Trial:

@@ -21,7 +21,7 @@ from .rates import check_high_rate, check_low_rate
 
 # %% ../../nbs/44_doctor.trials.ipynb #2dc4c45d
 def check_course(
-    subject:Subject,
+    subject:Subject, # What is examined
     base:Trial, # As it is
     n_epoch:int=None, # Steps of an epoch, if they are known
 )->list: # Of `Finding`s: O5, O10
@@ -57,7 +57,7 @@ def _rate_gone(base):
 
 # %% ../../nbs/44_doctor.trials.ipynb #750937b5
 def check_lost_numbers(
-    subject:Subject,
+    subject:Subject, # What is examined
     base:Trial, # As it is
 )->list: # Of `Finding`s: O4
     "Where the numbers are lost on the way"
@@ -84,7 +84,7 @@ def _has_dropout(subject):
 
 # %% ../../nbs/44_doctor.trials.ipynb #0b2ac5b5
 def check_dropout(
-    subject:Subject,
+    subject:Subject, # What is examined
     base:Trial, # As it is
     seconds:float, # For each trial
 )->list: # Of `Finding`s: I7
@@ -106,7 +106,7 @@ def _without_decay(groups):
 
 # %% ../../nbs/44_doctor.trials.ipynb #d9fc65a7
 def check_decay(
-    subject:Subject,
+    subject:Subject, # What is examined
     base:Trial, # As it is
     seconds:float, # For each trial
 )->list: # Of `Finding`s: O13
@@ -123,7 +123,7 @@ def check_decay(
 
 # %% ../../nbs/44_doctor.trials.ipynb #34522683
 def check_explosion(
-    subject:Subject,
+    subject:Subject, # What is examined
     base:Trial, # As it is
     seconds:float, # For each trial
 )->list: # Of `Finding`s: O3
@@ -150,7 +150,7 @@ def _stays_high(t, n):
     return not t.end < .75*t.guess
 
 def check_capacity(
-    subject:Subject,
+    subject:Subject, # What is examined
     base:Trial, # As it is
     seconds:float, # For each trial
     n:int=120, # Steps
@@ -186,7 +186,7 @@ def _better_rate(found):
 
 # %% ../../nbs/44_doctor.trials.ipynb #cdde40a6
 def mixes_rows(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->bool:
     "Whether scores are compared with two kinds of targets, as where rows are mixed at random"
     step, = subject.run(subject.batches[:1], update=False)
@@ -196,7 +196,7 @@ def mixes_rows(
 
 # %% ../../nbs/44_doctor.trials.ipynb #b2999b96
 def trial_findings(
-    subject:Subject,
+    subject:Subject, # What is examined
     until:float, # When it has to end, by `time.perf_counter`
 ): # Pairs of what was looked at, in words, and its `Finding`s, or the error that ends it; None if there was no time
     "What short trainings show, as long as there is time"

@@ -88,7 +88,7 @@ def _cut_anew(subject, lay, evidence):
 
 # %% ../../nbs/41d_doctor.turned.ipynb #5c5c3c10
 def check_turned(
-    subject:Subject,
+    subject:Subject, # What is examined
     lay:Layout, # Of its first batch
     rs:list, # Of `Reach`es
     evidence:dict, # Of what they say
@@ -122,7 +122,7 @@ def _may_be_steps_first(subject, lay, rs):
 
 # %% ../../nbs/41d_doctor.turned.ipynb #f69d758f
 def may_lie_turned(
-    subject:Subject,
+    subject:Subject, # What is examined
     lay:Layout, # Of its first batch
     rs:list, # Of `Reach`es
 )->bool:

@@ -16,7 +16,7 @@ from .subject import Subject
 
 # %% ../../nbs/38f_doctor.units.ipynb #ef22f38c
 def check_units(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: D12, I3, I4, I5, R10, R11
     "Whether units can move, and symbols count"
     seen = looked_at(subject)
@@ -28,7 +28,7 @@ def check_units(
 
 # %% ../../nbs/38f_doctor.units.ipynb #fc1ea721
 def units(
-    seen:Looked,
+    seen:Looked, # What was seen of a step
     most:float=.5, # Share at the ends; after some training more is usual
     size:float=1., # Of the inputs, where they are measurements and no ids
 )->list: # Of `Finding`s: I3, I4
@@ -81,7 +81,7 @@ def _padded(subject, i, share):
 
 # %% ../../nbs/38f_doctor.units.ipynb #dbd2f6a4
 def check_all_ids(
-    subject:Subject,
+    subject:Subject, # What is examined
     seen:Looked, # In its first step
     most:int=400, # Batches; of more only these are looked at
 )->list: # Of `Finding`s: D12
@@ -99,7 +99,7 @@ def check_all_ids(
 
 # %% ../../nbs/38f_doctor.units.ipynb #f303e428
 def check_layers(
-    subject:Subject,
+    subject:Subject, # What is examined
     most:float=1e4, # Times that gradients of one layer may be those of another
 )->list: # Of `Finding`s: I5
     "Whether gradients vanish from layer to layer"
@@ -142,7 +142,7 @@ def _forget_biases(model):
 # %% ../../nbs/38f_doctor.units.ipynb #c833c11d
 def check_gates(
     model:nn.Module, # That was looked at
-    seen:Looked,
+    seen:Looked, # What was seen of a step
 )->list: # Of `Finding`s: R10
     "Whether what is remembered is forgotten at once"
     closed = [o for o in _forget_biases(model) if o < -1.5]
@@ -156,7 +156,7 @@ def check_gates(
 
 # %% ../../nbs/38f_doctor.units.ipynb #3c73fb47
 def check_first_bad(
-    subject:Subject,
+    subject:Subject, # What is examined
     step, # Of the first batch
 )->list: # Of `Finding`s: O4, O12
     "Where the first number comes from that is not finite"
@@ -171,7 +171,7 @@ def check_first_bad(
 # %% ../../nbs/38f_doctor.units.ipynb #1b1bb5a3
 def not_finite(
     where:str, # A sentence, without its end
-    evidence:dict,
+    evidence:dict, # Of the finding
     place=None, # A line of somebody's code
 )->Finding:
     "Numbers are not finite"
@@ -183,7 +183,7 @@ def not_finite(
 
 # %% ../../nbs/38f_doctor.units.ipynb #d75cf014
 def overflow(
-    seen:Looked,
+    seen:Looked, # What was seen of a step
 )->Finding: # O12
     "Numbers are too large for half precision"
     return Finding('O12', 'exact',

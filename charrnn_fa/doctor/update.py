@@ -28,7 +28,7 @@ def _changed_by_steps(subject, n):
 
 # %% ../../nbs/38a_doctor.update.ipynb #f5e3bf57
 def check_parameters(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: I2, L7, R9, O5, O7 to O12
     "Whether all parameters are trained"
     frozen = {k for k,_ in subject.model.named_parameters()} - trainable(subject.model)
@@ -77,7 +77,7 @@ def _stir(model):
 
 # %% ../../nbs/38a_doctor.update.ipynb #04025d7a
 def check_entries(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: L7
     "Whether a gradient comes back to where the text enters the network"
     seen = []
@@ -191,7 +191,7 @@ def _enters_here(subject, t):
 
 # %% ../../nbs/38a_doctor.update.ipynb #d7643b5e
 def check_foreign(
-    subject:Subject,
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: O7
     "Whether all weights that are used are those of the model, or have an optimiser"
     own = {id(p) for p in subject.model.parameters()}

@@ -14,7 +14,7 @@ from .subject import Subject
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #6d7df6f0
 def score_gradients(
-    subject:Subject,
+    subject:Subject, # What is examined
     batches=None, # Default: its first
 ): # Scores (n, classes), targets (n,), gradients of the loss (n, classes); None if there are none
     "The gradient of the loss at each prediction"
@@ -44,7 +44,7 @@ def scale_of(
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #558c01f7
 def moved(
-    subject:Subject,
+    subject:Subject, # What is examined
     times:float, # As large are the gradients
 )->Tensor: # One vector; of no length if there is no second step
     "How weights move in a step of a fresh optimiser"
@@ -64,7 +64,7 @@ def moved(
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #cc4f94d2
 def minds_scale(
-    subject:Subject,
+    subject:Subject, # What is examined
     k:float, # Not 0
 )->bool:
     "Whether a step is another if gradients are divided by `k`"
@@ -73,7 +73,7 @@ def minds_scale(
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #55c57d5c
 def check_smoothing(
-    subject:Subject,
+    subject:Subject, # What is examined
     step, # Of its first batch
 )->list: # Of `Finding`s: L8
     "Whether a loss by hand smooths its targets"

@@ -269,7 +269,7 @@ def _target(line):
 
 def in_own_words(
     finding, # Is changed
-    words:Words,
+    words:Words, # Of their program
     *objects, # Somebody's functions and modules
 ):
     "Let a finding speak of somebody's own names and lines"

@@ -78,8 +78,8 @@ class _Axes(TorchFunctionMode):
 # %% ../../nbs/46_doctor.written.ipynb #2e36a106
 def write(
     sample, # Function of a model, a prompt and a number of characters
-    model:nn.Module,
-    prompt:str,
+    model:nn.Module, # What writes
+    prompt:str, # What is to be gone on from
     n:int, # New characters
     seed:int=0, # Of what is random in it
     **kwargs # For `sample`
@@ -95,7 +95,7 @@ def write(
 
 # %% ../../nbs/46_doctor.written.ipynb #fb69c6cd
 def feeds_all(
-    w:Written,
+    w:Written, # What was written, and how
 )->bool:
     "Whether each call has the text of the one before, and more"
     pairs = [(a, b) for a,b in zip(w.fed, w.fed[1:]) if a is not None and b is not None]
@@ -105,7 +105,7 @@ def feeds_all(
 
 # %% ../../nbs/46_doctor.written.ipynb #78ff2aa0
 def taken(
-    w:Written,
+    w:Written, # What was written, and how
 ): # Scores (n, symbols) and the id that was taken by each, (n,); None if it cannot be told
     "What was chosen from what"
     n = min(len(w.text), len(w.fed))
@@ -116,7 +116,7 @@ def taken(
 
 # %% ../../nbs/46_doctor.written.ipynb #13676f54
 def as_read(
-    w:Written,
+    w:Written, # What was written, and how
 ): # Ids, (n,), and for each call the place of its last id among them
     "All that was fed, as one text"
     if feeds_all(w):

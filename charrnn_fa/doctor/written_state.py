@@ -53,9 +53,9 @@ def _other_rows(ids, n_steps, n_rows, at):
 
 # %% ../../nbs/46c_doctor.written_state.ipynb #5a4061b4
 def check_written_state(
-    subject:Subject,
-    w:Written,
-    prompt:str,
+    subject:Subject, # What is examined
+    w:Written, # What was written, and how
+    prompt:str, # What is to be gone on from
 )->list: # Of `Finding`s: G3
     "Whether the network remembers while it writes what it has read"
     if any(o is None for o in w.fed): return [_no_ids()] if any(o is not None for o in w.fed) else []
@@ -135,8 +135,8 @@ def _not_loaded(cost, n):
 
 # %% ../../nbs/46c_doctor.written_state.ipynb #8c7dfb9a
 def check_own_text(
-    subject:Subject,
-    w:Written,
+    subject:Subject, # What is examined
+    w:Written, # What was written, and how
     table, # Character -> id, as in training; None if it is not known
 )->list: # Of `Finding`s: G3, G5
     "Whether a network expects what it has written"

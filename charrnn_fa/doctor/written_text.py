@@ -13,7 +13,7 @@ from .written import Written, taken
 
 # %% ../../nbs/46d_doctor.written_text.ipynb #2009ef8f
 def repeated_share(
-    text:str,
+    text:str, # That was written
     n:int=20, # Characters of a piece
 )->float:
     "Share of the pieces of a text that it has had before; a few blanks are as good as one"
@@ -24,8 +24,8 @@ def repeated_share(
 
 # %% ../../nbs/46d_doctor.written_text.ipynb #86e15485
 def copied_share(
-    text:str,
-    corpus:str,
+    text:str, # That was written
+    corpus:str, # That was learned
     n:int=40, # Characters of a piece
 )->float:
     "Share of a text that is covered by pieces of a corpus"
@@ -36,9 +36,9 @@ def copied_share(
 
 # %% ../../nbs/46d_doctor.written_text.ipynb #39286518
 def usual_shares(
-    corpus:str,
+    corpus:str, # That was learned
     n:int, # Characters of a piece
-    n_pieces:int=6,
+    n_pieces:int=6, # Of the corpus, each as long as what was written
 ): # How much of a piece repeats itself, and how much stands elsewhere in the corpus
     "What `repeated_share` and `copied_share` would say of the corpus itself, by the mean of a few pieces"
     starts = [int(i) for i in np.linspace(0, len(corpus)-n, n_pieces)] if len(corpus) > 4*n else []
@@ -56,7 +56,7 @@ def _fix_of_loop(w):
 
 # %% ../../nbs/46d_doctor.written_text.ipynb #7744602c
 def check_text(
-    w:Written,
+    w:Written, # What was written, and how
     corpus:str, # Or None
 )->list: # Of `Finding`s: G7, G8
     "Whether a text repeats itself, or another, and more than the corpus does"

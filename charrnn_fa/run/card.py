@@ -216,7 +216,7 @@ def _without_text(run, device):
 
 # %% ../../nbs/57b_run.card.ipynb #ef30f810
 def learner_of(
-    run:Run,
+    run:Run, # As `load_run` gives it
     device:str, # Where it is to compute
     text:str, # That it was trained on; None if nobody has it
 )->CharLearner:
