@@ -6,7 +6,7 @@
 __all__ = ['parser']
 
 # %% ../nbs/90_options.ipynb #4854f263
-import argparse
+import argparse, os
 from dataclasses import fields
 from . import __version__
 from .core import visible
@@ -46,7 +46,9 @@ def _add(
     for name,kind,help in rows: p.add_argument(name, type=kind, help=help)
 
 # %% ../nbs/90_options.ipynb #da1066ad
-def _add_run(p): p.add_argument('run', metavar='DIR')
+def _add_folder(p, name, **kwargs):
+    "A folder, also where a shell leaves `~` as it is"
+    p.add_argument(name, type=os.path.expanduser, **{'metavar':'DIR', **kwargs})
 
 def _add_json(p, help='one JSON object on standard output'): p.add_argument('--json', action='store_true', help=help)
 
@@ -81,8 +83,7 @@ def _add_task(p):
     text.add_argument('corpus', nargs='?',
                       help='pydocs, stdlib, shakespeare, count, a path, glob, folder, http(s) URL, Drive link or drive:ID')
     text.add_argument('--corpus', dest='text', metavar='CORPUS', help='the same')
-    p.add_argument('--run', required=True, metavar='DIR',
-                   help='folder for the run; new, empty, or with an unfinished run')
+    _add_folder(p, '--run', required=True, help='folder for the run; new, empty, or with an unfinished run')
     p.add_argument('--preset', help=f"{', '.join(presets)} (default: {next(iter(presets))})")
     _add(p.add_mutually_exclusive_group(),
          ('--minutes', float, 'wall time from the first step (default: that of the preset)'),
@@ -94,8 +95,7 @@ def _add_manner(p):
     "How to train"
     _add(p, ('--seed', int, 'fixes weights, cuts and dropout (default: drawn and shown)'),
             ('--valid-pct', float, 'share of the end that is kept for validation (default: 0.1)'))
-    p.add_argument('--from', dest='source', metavar='DIR',
-                   help='start from the weights of another run; its vocabulary is extended')
+    _add_folder(p, '--from', dest='source', help='start from the weights of another run; its vocabulary is extended')
     p.add_argument('--precision', choices=precision_names, help='default: the fastest of the device')
     _add(p, ('--encoding', str, 'of the files (default: utf-8)'))
 
@@ -126,7 +126,7 @@ def _add_sample(sub):
     "`charrnn sample`"
     p = _command(sub, 'sample', 'let a run write', 'Let a run write.',
                  'sample runs/docs --prompt "The statement" -n 200 --temperature 0.7')
-    _add_run(p)
+    _add_folder(p, 'run')
     p.add_argument('--prompt', default='', help='text to go on from; part of what is printed')
     p.add_argument('-n', type=int, default=300, help='new characters (default: 300)')
     p.add_argument('--temperature', type=float, default=0.8, help='0 takes the best character always (default: 0.8)')
@@ -141,7 +141,7 @@ def _add_eval(sub):
     "`charrnn eval`"
     p = _command(sub, 'eval', 'measure a run', 'Measure how well a run predicts its validation part, or another text.',
                  'eval runs/docs --context 256 --json')
-    _add_run(p)
+    _add_folder(p, 'run')
     p.add_argument('--corpus', help="another text; its last part, by the run's share, is measured")
     p.add_argument('--whole', action='store_true', help='measure all of the text')
     p.add_argument('--context', default='carry',
@@ -155,7 +155,7 @@ def _add_doctor(sub):
     "`charrnn doctor`"
     p = _command(sub, 'doctor', 'what is wrong', 'What is wrong with a run, or with the Learner that a function of a Python file returns.',
                  'doctor runs/docs', 'doctor train.py:make_learner --json')
-    p.add_argument('run', metavar='DIR|FILE.py:FUNCTION')
+    _add_folder(p, 'run', metavar='DIR|FILE.py:FUNCTION')
     p.add_argument('--seconds', type=float, default=60, help='that it may take with a Learner (default: 60)')
     _add_json(p, 'the findings as one JSON object on standard output')
 
@@ -164,7 +164,7 @@ def _add_info(sub):
     "`charrnn info`"
     p = _command(sub, 'info', 'what a run is, verified', 'What a run is. All its files are read and verified.',
                  'info runs/docs')
-    _add_run(p)
+    _add_folder(p, 'run')
     _add_json(p)
 
 def _add_draw(sub):
@@ -174,8 +174,7 @@ def _add_draw(sub):
                  'draw faces --run runs/faces', 'draw quickdraw:cat --run runs/cats --minutes 5 -n 100')
     p.add_argument('corpus', nargs='?', metavar='WHAT',
                    help='faces, letters, quickdraw:NAME, an .ndjson or .svg file, or a folder of .svg files')
-    p.add_argument('--run', required=True, metavar='DIR',
-                   help='folder for the run; new, empty, or with a run on drawings')
+    _add_folder(p, '--run', required=True, help='folder for the run; new, empty, or with a run on drawings')
     p.add_argument('-n', '--n', type=int, default=60, help='new drawings (default: 60)')
     p.add_argument('--temperature', type=float, default=0.6, help='0 draws what is likeliest always (default: 0.6)')
     usual = 'drawings-minute; from 4 minutes on, drawings-five-minutes'
@@ -190,7 +189,7 @@ def _add_draw(sub):
 def _add_demo(sub):
     "`charrnn demo`"
     p = _command(sub, 'demo', 'a first look', "Train for a minute on Python's own documentation, then write.", 'demo')
-    p.add_argument('--run', default='runs/demo', metavar='DIR', help='folder for the run (default: runs/demo)')
+    _add_folder(p, '--run', default='runs/demo', help='folder for the run (default: runs/demo)')
 
 # %% ../nbs/90_options.ipynb #ba3fc7b9
 def parser()->argparse.ArgumentParser:

@@ -444,3 +444,11 @@ def test_the_version_is_told(call):
     import charrnn_fa
     status,out,_ = call('--version')
     assert status == 0 and charrnn_fa.__version__ in out
+
+
+def test_home_in_an_option(call, tmp_path, monkeypatch):
+    "A shell leaves ~ as it is in --run=~/docs"
+    monkeypatch.setenv('HOME', str(tmp_path))
+    line = 'train', 'count', '--run=~/r', '--steps', 2, '--quiet', *TINY
+    assert [call(*line)[0] for _ in range(2)] == [0, 0]
+    assert json.loads(call('info', '~/r', '--json')[1])['finished'] and (tmp_path/'r'/'run.json').exists()

@@ -340,20 +340,21 @@ def test_live_shows_drawings(drawer, capsys):
     assert len(re.findall('[\u2801-\u28ff]', capsys.readouterr().out)) > 50
 
 
-def test_the_command(tmp_path, capsys):
-    line = ['draw', 'faces', '--run', str(tmp_path/'r'), '--steps', '4', '-n', '3', '--seed', '2', '--json']
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path) # a run that is called like what it draws
+    line = ['draw', 'faces', '--run', 'faces', '--steps', '4', '-n', '3', '--seed', '2', '--json']
     assert main(line) == 0
     first = json.loads(capsys.readouterr().out)
     assert first['finished'] and first['steps'] == 4 and first['drawings'] <= 3 and 0 <= first['well_formed'] <= 1
-    page = (tmp_path/'r/drawings.html').read_text()
+    page = (tmp_path/'faces/drawings.html').read_text()
     assert main(line) == 0
-    assert json.loads(capsys.readouterr().out)['nats'] == first['nats'] and (tmp_path/'r/drawings.html').read_text().count('<svg') == page.count('<svg')
-    assert main(['draw', 'letters', '--run', str(tmp_path/'r')]) == 1 and 'begun with faces' in capsys.readouterr().err
-    assert main(['eval', str(tmp_path/'r'), '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['nats'] == first['nats'] and (tmp_path/'faces/drawings.html').read_text().count('<svg') == page.count('<svg')
+    assert main(['draw', 'letters', '--run', 'faces']) == 1 and 'begun with faces' in capsys.readouterr().err
+    assert main(['eval', 'faces', '--json']) == 0
     r = json.loads(capsys.readouterr().out)
-    n = Run(tmp_path/'r').settings['text']['n_valid']
+    n = Run('faces').settings['text']['n_valid']
     assert r['nats_per_drawing'] > 10 and r['nats_per_drawing']/r['nats'] == pytest.approx((n-1)/10, rel=.01) # ten faces are never trained on
-    assert main(['draw', '--run', str(tmp_path/'none')]) == 1 and 'charrnn draw CORPUS' in capsys.readouterr().err
+    assert main(['draw', '--run', 'none']) == 1 and 'charrnn draw CORPUS' in capsys.readouterr().err
 
 
 # --- Pictures and the page

@@ -11,7 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from ..core import CharRNNError, without_secrets
 from ..presets import Preset, get_preset
-from ..text.corpus import corpus_names, load_corpus
+from ..text.corpus import is_corpus_name, load_corpus
+from ..text.drawings import is_drawing_name
 from .terminal import is_watched
 
 # %% ../../nbs/90b_command.asked.ipynb #99ff29fd
@@ -82,9 +83,11 @@ def load_text(
 
 # %% ../../nbs/90b_command.asked.ipynb #c6631d38
 def lasting(
-    corpus:str, # As `load_corpus` takes it
+    corpus:str, # As `load_corpus` takes it, or `load_drawings`
+    draws:bool=False, # The latter
 )->str:
-    "The name of a text as it can be kept: a path from any folder, a URL without its secrets"
+    "The name of a text or of drawings as it can be kept: a path from any folder, a URL without its secrets"
+    is_name = is_drawing_name(corpus) if draws else is_corpus_name(corpus)
     path = os.path.abspath(os.path.expanduser(corpus))
-    is_path = '://' not in corpus and corpus not in corpus_names and (os.path.exists(path) or glob.has_magic(corpus))
+    is_path = not is_name and '://' not in corpus and (os.path.exists(path) or glob.has_magic(corpus))
     return path if is_path else without_secrets(corpus)

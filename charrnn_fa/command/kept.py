@@ -152,7 +152,7 @@ def _same_drawings(args, run):
     if run.strokes is None:
         raise CharRNNError(f'{args.run} is a run on a text, not on drawings', 'give another folder.')
     begun = run.settings['info'].get('corpus')
-    if args.corpus is None or begun in (None, lasting(args.corpus)): return
+    if args.corpus is None or begun in (None, lasting(args.corpus, draws=True)): return
     what = f"{args.run} was begun with {without_secrets(begun)}, not with {without_secrets(args.corpus)}"
     raise CharRNNError(what, _instead(args, run, 'it'))
 

@@ -67,7 +67,7 @@ def _budget(args, preset, dls)->dict:
 def _kept_info(args, budget)->dict:
     "What was asked for, to be kept with the run"
     preset = args.preset or next(iter(presets))
-    corpus = lasting(args.corpus)
+    corpus = lasting(args.corpus, args.draws)
     info = dict(corpus=corpus, valid_pct=_valid_pct(args), encoding=_encoding(args), preset=preset, **budget)
     if args.epochs: info['epochs'] = args.epochs
     if args.source: info['from'] = args.source
