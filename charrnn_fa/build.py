@@ -286,7 +286,7 @@ def fit_steps(self:CharLearner,
     lr:float=None, # Highest learning rate; default that of the Learner
     start:int=0, # Steps done before, by a Learner in the same state
     cbs=None, # Further callbacks
-)->int: # Steps in all
+)->int: # Steps made, with those before `start`
     "Train for a number of steps or minutes: a short rise of the learning rate, then a cosine to nothing"
     if n_steps is None and minutes is None: minutes = self.preset.minutes
     check_length(n_steps, minutes)
@@ -302,7 +302,7 @@ def fit_steps(self:CharLearner,
     with replacing(self, _steps=Steps(self.dls.train, budget)):
         if start: self.start_at(0, start)
         self.fit(1, cbs=L(cbs)+budget)
-    return budget.n_steps
+    return getattr(self, 'train_iter', 0) or budget.n_steps # of a finished run that was loaded, what it had
 
 # %% ../nbs/48_build.ipynb #5884fbba
 def _settled(dls, preset, **given):

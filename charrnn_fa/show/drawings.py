@@ -133,7 +133,7 @@ def _figure(drawings, near, title=''):
     k = 1+bool(near)
     if near: drawings = [o for pair in zip(drawings, near) for o in pair]
     n,cols = len(drawings),k*min(10//k, max(1, math.ceil((len(drawings)/k)**.5*1.4)))
-    rows = math.ceil(n/cols) + .4*bool(near) # a line of words beneath
+    rows = max(1, math.ceil(n/cols)) + .4*bool(near) # a line of words beneath
     fig,ax = new_figure(cols*.8, rows*.8 + .4*bool(title))
     with drawing():
         for i,d in enumerate(drawings):
@@ -141,6 +141,7 @@ def _figure(drawings, near, title=''):
             for s in d:
                 x,y = (np.array(s)/box*.86 + [i%cols, i//cols]).T
                 ax.plot(x, y, color=color, lw=1.1, solid_capstyle='round')
+                if len(s) == 1: ax.plot(x, y, 'o', color=color, ms=1.1, mew=0) # no line is seen of a dot
         ax.set(xlim=(-.1, cols), ylim=(rows, -.1), aspect='equal')
         ax.axis('off')
         ax.set_title(title, loc='left', size='medium', color=ink)

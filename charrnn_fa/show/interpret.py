@@ -108,7 +108,7 @@ def most_surprising(self:CharInterpretation,
 )->Picture:
     "The characters that cost most, with what was expected"
     r,rows = self.reading,[]
-    order = np.argsort(-np.nan_to_num(r.bits, nan=-1.))[:k]
+    order = np.argsort(-np.nan_to_num(r.bits, nan=-1.))[:min(k, np.isfinite(r.bits).sum())] # nobody expects the first
     for i in order:
         before = self.vocab.textify(r.ids[max(0, i-24):i])
         rows.append([_visible(before), glyph(self.vocab[int(r.ids[i])]), f'{r.bits[i]:.1f} bits',

@@ -16,7 +16,7 @@ from .neurons import activations, find_units, scale_of, unit_index, unit_names
 from .page import Picture, asset, blue, check_learn, glyph, known_ids, orange
 from .page import script_json, shown_part, with_skipped
 from .surprise import Reading, most_bits, spread, surprise_text
-from .watch import Watch, bits_of, per_bit, thinned, to_moment
+from .watch import Watch, bits_of, per_bit, steps_of, thinned, to_moment
 
 # %% ../../nbs/57a_show.lens.ipynb #0cb67bb6
 def _of_watch(watch, text):
@@ -60,7 +60,7 @@ def moments_of(
 )->list: # As `to_moment` gives them, the present one last
     "What was expected in a text on the way, and what is expected now"
     past = _past(learn, text, watched, n_best)
-    step = max([getattr(learn, 'train_iter', 0), *(o['step'] for o in past)])
+    step = max([steps_of(learn), *(o['step'] for o in past)])
     now = to_moment(learn.model, known_ids(learn.vocab, text)[0], step, None, n_best)
     if past and abs(past[-1]['mean']-now['mean']) < 1e-3: past = past[:-1]
     return thinned([*past, now], most)

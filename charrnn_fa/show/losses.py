@@ -27,7 +27,13 @@ class Curves:
 
 # %% ../../nbs/54_show.losses.ipynb #2b4ceaff
 @patch(as_prop=True)
-def best(self:Curves): return min(self.valid, key=lambda o: o[1], default=None)
+def best(self:Curves): return min((o for o in self.valid if np.isfinite(o[1])), key=lambda o: o[1], default=None)
+
+@patch(as_prop=True)
+def lost(self:Curves):
+    "The step from which on the training loss is no number, or None"
+    bad = np.flatnonzero(~np.isfinite(self.train))
+    return int(bad[0])+1 if len(bad) else None
 
 # %% ../../nbs/54_show.losses.ipynb #3e9e0945
 def _valid_losses(names, values, iters):
@@ -95,7 +101,9 @@ def _labels(rungs, least):
 _grey = '#888888'
 
 def _draw_ladder(ax, c):
-    low,high = float(c.train.min()),float(c.train.max())
+    known = c.train[np.isfinite(c.train)]
+    if not len(known): return
+    low,high = float(known.min()),float(known.max())
     rungs = _rungs(c.ladder, low, high)
     for _,v in rungs: ax.axhline(v, color=_grey, lw=.8, ls=':')
     right = dict(xycoords=('axes fraction', 'data'), xytext=(4, 0), textcoords='offset points', va='center')
@@ -129,9 +137,12 @@ def _figure(c):
 
 # %% ../../nbs/54_show.losses.ipynb #dfb6a21e
 def _blocks(x, width=60):
+    "A line of blocks; `?` where there is no number"
     parts = np.array_split(np.asarray(x, float), min(width, len(x)))
     m = np.array([o.mean() for o in parts])
-    return ''.join(bar((o-m.min())/(np.ptp(m) or 1)) for o in m)
+    known = m[np.isfinite(m)]
+    low,span = (known.min(),np.ptp(known) or 1) if len(known) else (0, 1)
+    return ''.join(bar((o-low)/span) if np.isfinite(o) else '?' for o in m)
 
 # %% ../../nbs/54_show.losses.ipynb #8a3491d0
 def _terminal(c):
@@ -144,6 +155,7 @@ def _terminal(c):
 
 # %% ../../nbs/54_show.losses.ipynb #cb0f902c
 def _title(c):
+    if c.train is not None and c.lost: return f'The loss is no number from step {c.lost:,} on'
     nats = c.best[1] if c.best else float(c.train[-1])
     words = f'{nats:.3f} nats a character' + ('' if c.best else ' in training')
     return f'{words}: the network {c.ladder.says(nats)}' if c.ladder else words

@@ -25,6 +25,18 @@ _all_ = ['CharVocab', 'VocabError']
 class TensorChars(TensorBase): "The ids of a text"
 
 # %% ../../nbs/06_text.data.ipynb #87a69af9
+def _is_file(text):
+    if len(text) > 4000 or '\n' in text: return False
+    try: return Path(text).is_file()
+    except (OSError, ValueError): return False
+
+def _check_no_names(items):
+    "Refuse strings that are all names of files"
+    texts = [o for o in items if isinstance(o, str)]
+    if texts and all(map(_is_file, texts)):
+        raise CharRNNError(f"{texts[0]} is a file, and a string is taken for a text", "give the names as Path(name).")
+
+# %% ../../nbs/06_text.data.ipynb #f5cf1b50
 class CharEncode(Transform):
     "Documents (a path or a string) to ids; without a `vocab` one is made from all of them, validation included"
     train_setup = False
@@ -43,6 +55,7 @@ class CharEncode(Transform):
         store_attr()
     def _text(self, o): return read_text(o, self.encoding) if isinstance(o, Path) else o
     def setups(self, items): # All documents
+        _check_no_names(items)
         if self.vocab is not None: return
         texts = (self._text(o) for o in items)
         seps = [self.sep*max(1, self.min_freq)]*(len(items) > 1)
@@ -77,10 +90,7 @@ def check_share(
 # %% ../../nbs/06_text.data.ipynb #e658e2e9
 def _check_no_path(text):
     "Refuse the path of a text in place of a text"
-    if len(text) > 4000 or '\n' in text: return
-    try: is_path = Path(text).is_file()
-    except (OSError, ValueError): return
-    if is_path: raise CharRNNError(f"{text} is a file, and its text was to be given", "use from_corpus.")
+    if _is_file(text): raise CharRNNError(f"{text} is a file, and its text was to be given", "use from_corpus.")
 
 min_chars = 64 # in the whole text
 min_train = 32

@@ -102,9 +102,10 @@ def from_text(cls:CharVocab,
     count = Counter()
     for o in ([texts] if isinstance(texts, str) else texts): count.update(_count(o))
     kept = [c for c,n in count.items() if n >= min_freq]
-    if max_size and len(kept) > max_size:
-        kept = sorted(kept, key=lambda c: (-count[c], c))[:max_size-1]
-    return cls(kept, unk if len(kept) < len(count) else None)
+    n_most = max_size or len(count)+1
+    is_complete = len(kept) == len(count) <= n_most
+    if not is_complete: kept = sorted(kept, key=lambda c: (-count[c], c))[:n_most-1] # and `unk`
+    return cls(kept, None if is_complete else unk)
 
 # %% ../../nbs/04_text.vocab.ipynb #9c75cd63
 @patch
