@@ -157,9 +157,8 @@ def _is_linear(m): return _is_plain(m, nn.Linear, Linear) and m.bias is not None
 
 def _is_layer(m, arch):
     if arch == 'rnn': return _is_plain(m, Elman)
-    r = m.rnn
-    is_usual = r.bias and r.num_layers == 1 and not r.bidirectional and not r.proj_size
-    return _is_plain(m, LSTM, GRU) and _is_plain(r, _recurrent[arch]) and is_usual
+    if not _is_plain(m, LSTM, GRU) or not _is_plain(r := m.rnn, _recurrent[arch]): return False
+    return r.bias and r.num_layers == 1 and not r.bidirectional and not r.proj_size
 
 # %% ../nbs/11a_numpy_step.ipynb #f788b0a4
 def _is_head(m):
