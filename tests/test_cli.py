@@ -1,6 +1,7 @@
 "The command: what it prints, its exit status, and one sentence for each mistake"
 import json
 import os
+import pathlib
 import shutil
 import signal
 import struct
@@ -106,7 +107,7 @@ def test_unfinished_run_goes_on_by_itself(call, tmp_path, home):
 
 
 @pytest.mark.parametrize('args,said', [(['--epochs', 8], 'epochs 4'), (['--valid-pct', 0.2], 'valid_pct 0.1'), (['--precision', 'bf16'], 'precision fp32'), (['--preset', 't4-hour'], 'preset cpu-minute'),
-                                       (['--from', '{run}'], 'no source'), (['--encoding', 'latin-1'], 'encoding utf-8'), (['--minutes', 3], 'no minutes'), (['--steps', 9], 'no steps'), (['--n-hid', 9], 'n_hid 16')])
+                                       (['--from', '{run}'], 'no from'), (['--encoding', 'latin-1'], 'encoding utf-8'), (['--minutes', 3], 'no minutes'), (['--steps', 9], 'no steps'), (['--n-hid', 9], 'n_hid 16')])
 def test_settings_of_an_unfinished_run_are_not_ignored(call, begun, run, args, said):
     status,out,err = call('train', begun.text, '--run', begun.d, *(str(o).format(run=run) for o in args))
     assert status == 1 and out == '' and err.count('\n') == 1 and f'was begun with {said};' in err
@@ -452,3 +453,19 @@ def test_home_in_an_option(call, tmp_path, monkeypatch):
     line = 'train', 'count', '--run=~/r', '--steps', 2, '--quiet', *TINY
     assert [call(*line)[0] for _ in range(2)] == [0, 0]
     assert json.loads(call('info', '~/r', '--json')[1])['finished'] and (tmp_path/'r'/'run.json').exists()
+
+
+def test_the_same_line_is_the_same_though_the_text_is_too_short_for_it(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'s.txt').write_text('The quick brown fox.\n'*60)
+    line = 'train', 's.txt', '--run', 'u', '--steps', 3, '--quiet', '--n-hid', 16, '--bs', 64, '--seq-len'
+    assert [call(*line, 400)[0] for _ in range(2)] == [0, 0]
+    status,_,err = call(*line, 500)
+    assert status == 1 and 'begun with seq_len 400' in err
+
+
+def test_another_name_of_the_run_that_weights_are_from(call, run, tmp_path, monkeypatch):
+    run = pathlib.Path(run)
+    monkeypatch.chdir(run.parent)
+    line = 'train', 'count', '--run', tmp_path/'r', '--steps', 2, '--quiet', '--from'
+    assert [call(*line, o)[0] for o in (run.name, f'./{run.name}', f'{run.name}/', run)] == [0]*4

@@ -7,9 +7,10 @@ __all__ = ['info_kinds', 'finite_model', 'model_to_measure', 'own_ids', 'tell_fi
            'same_settings', 'text_asked', 'is_finished']
 
 # %% ../../nbs/90c_command.kept.ipynb #31a15ce9
-import contextlib, shlex
-from dataclasses import asdict
+import contextlib, os, shlex
+from dataclasses import asdict, fields
 from ..core import CharRNNError, is_number, loss_text, say, without_secrets
+from ..presets import Preset
 from ..text.download import drive_id
 from .asked import is_run, lasting, load_text
 from .terminal import agreed
@@ -121,14 +122,22 @@ def budget_of(
                        "go on with it by the same call of fit there, or give another folder.")
 
 # %% ../../nbs/90c_command.kept.ipynb #21c6a4fa
+def _preset_asked(info)->dict:
+    "Fields of the preset as the line asked for them, whatever the text made of them"
+    asked = info.get('asked')
+    names,kinds = {o.name for o in fields(Preset)},(bool, int, float, str)
+    return {k:v for k,v in asked.items() if k in names and type(v) in kinds} if type(asked) is dict else {}
+
+# %% ../../nbs/90c_command.kept.ipynb #bb38d664
 def _begun_with(run)->dict:
     "The options that a run was begun with, by their names in the line"
     s = run.settings
     info = s['info']
     epochs = info.get('epochs')
     asked = {k:info.get(k) for k in ('valid_pct', 'minutes', 'encoding', 'preset')}
-    return dict(asdict(run.preset), seed=s['seed'], precision=s['precision'], source=info.get('from'),
-                epochs=epochs, steps=None if epochs else info.get('n_steps'), **asked)
+    preset = {**asdict(run.preset), **_preset_asked(info)}
+    return {**preset, **asked, 'seed':s['seed'], 'precision':s['precision'], 'from':info.get('from'),
+            'epochs':epochs, 'steps':None if epochs else info.get('n_steps')}
 
 # %% ../../nbs/90c_command.kept.ipynb #e03d2dd2
 def same_settings(
@@ -137,7 +146,8 @@ def same_settings(
 ):
     "Refuse options that differ from those that a run was begun with"
     from charrnn_fa.checkpoint.fingerprint import differing
-    differ = differing(begun=_begun_with(run), asked=vars(args))
+    asked = {**vars(args), 'from':args.source and os.path.abspath(args.source)}
+    differ = differing(begun=_begun_with(run), asked=asked)
     if differ:
         raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}", _instead(args, run, 'these'))
 

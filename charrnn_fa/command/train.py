@@ -6,10 +6,11 @@
 __all__ = ['train']
 
 # %% ../../nbs/90d_command.train.ipynb #7e52241a
-import math, shlex, sys, time
+import math, os, shlex, sys, time
 from ..core import CharRNNError, loss_text, number_of, say, time_text
 from ..presets import Preset, check_seed, presets
-from .asked import asked_preset, check_keeping, check_duration, is_run, lasting, load_text
+from ..text.drawn import usual_share
+from .asked import asked_fields, asked_preset, check_keeping, check_duration, is_run, lasting, load_text
 from .kept import budget_of, has_ended, same_settings, tell_finished, text_asked
 from .terminal import indent, measuring, progress_bar, is_watched
 
@@ -54,7 +55,9 @@ def _new_drawer(args, preset):
     dls = CharDataLoaders.from_drawings(args.corpus, valid_pct=args.valid_pct, seed=args.seed, **preset.dls)
     return char_learner(dls, preset=preset, precision=args.precision)
 
-def _valid_pct(args)->float: return 0.1 if args.valid_pct is None else args.valid_pct
+def _valid_pct(args)->float:
+    if args.valid_pct is not None: return args.valid_pct
+    return usual_share(args.corpus) if args.draws else 0.1
 
 def _encoding(args)->str: return args.encoding or 'utf-8'
 
@@ -69,8 +72,9 @@ def _kept_info(args, budget)->dict:
     preset = args.preset or next(iter(presets))
     corpus = lasting(args.corpus, args.draws)
     info = dict(corpus=corpus, valid_pct=_valid_pct(args), encoding=_encoding(args), preset=preset, **budget)
+    if asked := asked_fields(args): info['asked'] = asked
     if args.epochs: info['epochs'] = args.epochs
-    if args.source: info['from'] = args.source
+    if args.source: info['from'] = os.path.abspath(args.source)
     return info
 
 # %% ../../nbs/90d_command.train.ipynb #607f431a
@@ -124,10 +128,12 @@ def _end_text(args, learn, res, n)->str:
 def _early_text(args, learn, n)->str:
     "Why a run by minutes ended before them, if it did"
     preset = learn.preset
-    is_capped = args.draws and not args.steps and n == learn._most_steps(preset.minutes)
+    is_capped = not args.steps and n == learn._most_steps(preset.minutes)
     if not is_capped: return ''
-    return ('It ended before its time, because a network that sees more copies of the drawings learns them by heart; '
-            f'to train longer, begin another run with --steps {3*n}.')
+    if args.draws: more,longer = 'sees more copies of the drawings learns them',f'--steps {3*n}'
+    else: more,longer = 'reads so short a text more often learns it',f'--minutes {preset.minutes:g}'
+    return (f'It ended before its time, because a network that {more} by heart; '
+            f'to train longer, begin another run with {longer}.')
 
 # %% ../../nbs/90d_command.train.ipynb #e1439945
 def _best(learn)->dict:
