@@ -98,7 +98,7 @@ def lr_find(self:CharLearner,
     *args, # Those of fastai's method
     **kwargs # Likewise
 ):
-    "fastai's mock training; everything is as before afterwards"
+    "fastai's mock training; weights, optimiser and loader are as before afterwards"
     self._check_text(0)
     with self.untouched(): return Learner.lr_find(self, *args, **kwargs)
 

@@ -6,7 +6,7 @@
 __all__ = ['main']
 
 # %% ../nbs/91_cli.ipynb #afe1735c
-import contextlib, json, sys
+import contextlib, json, re, sys
 from .core import CharRNNError
 from .options import parser
 from .command.asked import check_mount, check_place
@@ -31,7 +31,7 @@ def _run(args):
 # %% ../nbs/91_cli.ipynb #3228ebc8
 def _lacks_memory(e)->bool:
     "Does an error say that memory has run out?"
-    return isinstance(e, MemoryError) or 'memory' in str(e)
+    return isinstance(e, MemoryError) or bool(re.search('(out of|not enough|allocate) memory', str(e)))
 
 def _status(args)->int:
     "Run a command; a mistake is answered in one sentence"

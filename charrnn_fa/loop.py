@@ -216,7 +216,7 @@ def fit(self:CharLearner,
     check_rate('wd', wd)
     self._check_hypers()
     if start_epoch or start_batch: self.start_at(start_epoch, start_batch)
-    cbs = L(cbs)
+    cbs,self._listeners = L(cbs),{} # a callback may listen to more than before
     logger,all_cbs = self.logger,[*self.cbs, *cbs]
     try:
         with flushing_denormals(), sharing_processors(self.device) as watcher, replacing(self, neighbours=watcher):

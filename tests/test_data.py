@@ -274,3 +274,18 @@ def test_a_drawn_seed_stays_a_drawn_one(text):
         dls = CharDataLoaders.from_text(text, seed=seed, device='cpu')
         assert [o.seed_given for o in (dls.train, dls.train.new(), dls.valid.new())] == [seed is not None]*3
     assert dls.train.new(seed=3).seed_given and dls.train.new(seed=3).seed == 3
+
+
+def test_names_of_files_are_no_documents(tmp_path):
+    "Strings are texts; a list of names would be learned as such"
+    files = [tmp_path/f'{i}.txt' for i in range(2)]
+    for o in files: o.write_text('The quick brown fox.\n'*10)
+    with pytest.raises(CharRNNError, match='Path'): CharDataLoaders.from_documents([*map(str, files)], [[0], [1]], bs=2, seq_len=4)
+    block = DataBlock(CharBlock(seq_len=4), get_items=lambda o: [*map(str, files)], splitter=lambda o: ([0], [1]))
+    with pytest.raises(CharRNNError, match='Path'): block.dataloaders(None, bs=2)
+    dls = CharDataLoaders.from_documents(files, [[0], [1]], bs=2, seq_len=4)
+    assert dls.vocab.textify(dls.train.ids) == 'The quick brown fox.\n'*10
+
+
+def test_a_document_is_trained_on_or_validated_on():
+    with pytest.raises(CharRNNError, match='divide'): CharDataLoaders.from_documents(['ab'*100]*2, [[0, 1], [1]], bs=2, seq_len=4)

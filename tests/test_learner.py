@@ -786,3 +786,16 @@ def test_steps_that_are_done_already_change_nothing(learn):
     before = [h['lr'] for h in learn.opt.hypers]
     with pytest.raises(CharRNNError, match='done already'): learn.fit_steps(5, start=5, lr=.3)
     assert [h['lr'] for h in learn.opt.hypers] == before
+
+
+def test_a_callback_may_listen_to_more_in_the_next_fit(learn):
+    class Grows(Callback):
+        n = 0
+        def before_fit(self): self.after_batch = self.count
+        def count(self): self.n += self.training
+    cb = Grows()
+    learn.add_cb(cb)
+    learn.fit(1, 1e-3)
+    first,cb.n = cb.n,0
+    learn.fit(1, 1e-3)
+    assert (first, cb.n) == (len(learn.dls.train),)*2

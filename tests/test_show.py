@@ -292,3 +292,23 @@ def test_pictures_change_nothing(learn):
     after = _state()
     assert all(map(torch.equal, before[0], after[0])) and before[2] == after[2] and torch.equal(before[3], after[3])
     assert all(a is b for a,b in zip(before[1], after[1])) and all(map(torch.equal, before[4], after[4]))
+
+
+@pytest.mark.parametrize('bad', [dict(prompt='Ж'), dict(temperature=-1)])
+def test_live_refuses_at_the_beginning_what_it_cannot_write(trained, bad):
+    learn,_ = trained
+    with pytest.raises(CharRNNError): learn.fit_steps(3, cbs=show.Live(**bad))
+
+
+def test_watch_counts_the_steps_of_several_fits():
+    learn = char_learner(CharDataLoaders.from_text(LINE*40, bs=4, seq_len=16, seed=3), n_hid=16, emb_sz=8, head_sz=0, precision='fp32')
+    watch = show.Watch(LINE, share=1)
+    learn.remove_cbs(learn.progress)
+    for n in 30,10: learn.fit_steps(n, cbs=watch)
+    steps = [o['step'] for o in watch.moments]
+    assert steps == sorted({*steps}) and steps[-1] == 40 and '40' in str(show.lens(learn, LINE, watch))
+
+
+@pytest.mark.parametrize('bad', [dict(n=0), dict(reach=0)])
+def test_a_memory_of_nothing_is_refused(trained, bad):
+    with pytest.raises(CharRNNError): show.memory(trained[0], **bad)

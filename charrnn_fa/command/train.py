@@ -9,7 +9,7 @@ __all__ = ['train']
 import math, os, shlex, sys, time
 from ..core import CharRNNError, loss_text, number_of, say, time_text
 from ..presets import Preset, check_seed, presets
-from ..text.drawn import usual_share
+from ..text.drawings import usual_share
 from .asked import asked_fields, asked_preset, check_keeping, check_duration, is_run, lasting, load_text
 from .kept import budget_of, has_ended, same_settings, tell_finished, text_asked
 from .terminal import indent, measuring, progress_bar, is_watched

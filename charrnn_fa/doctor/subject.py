@@ -11,7 +11,7 @@ from fastai.basics import *
 from ..core import CharRNNError
 from .untouched import Noted
 from .batches import OutOfTime
-from .step import Step, Watch
+from .step import Step, StepWatch
 from .followed import followed, hypers_of, other_hypers
 
 # %% ../../nbs/37_doctor.subject.ipynb #3040dfd9
@@ -25,7 +25,7 @@ class Subject:
         vocab=None, # Symbols by their ids, if they are known
     ):
         store_attr()
-        self.watch,self.acting = Watch(),False
+        self.watch,self.acting = StepWatch(),False
         self.more = batches # those of trials, which take more
         self.loader,self.text = None,None # where they come from, and the corpus, if they are known
         self.course = '' # of a short training, in words

@@ -26,14 +26,14 @@ def _dense(stroke, step):
 def braille(
     drawing, # A list of strokes in the box
     width:int=18, # Characters of a line
-)->list: # Of strings, half as many as a line has characters
+)->list: # Of strings, half as many as a line has characters, rounded up
     "A drawing in dots"
-    n = 2*width
-    dots = np.zeros((n, n), bool)
+    n,n_lines = 2*width,(width+1)//2
+    dots = np.zeros((4*n_lines, n), bool)
     for s in drawing:
         x,y = np.minimum(_dense(s, box/n/2)*n/box, n-1).astype(int).T
         dots[y, x] = True
-    cells = dots[:n//4*4].reshape(-1, 4, width, 2).transpose(0, 2, 1, 3)
+    cells = dots.reshape(n_lines, 4, width, 2).transpose(0, 2, 1, 3)
     return [''.join(chr(0x2800 + int((c*_bits).sum())) for c in row) for row in cells]
 
 # %% ../../nbs/55a_show.drawings.ipynb #726ba703

@@ -62,6 +62,7 @@ def moments_of(
     past = _past(learn, text, watched, n_best)
     step = max([steps_of(learn), *(o['step'] for o in past)])
     now = to_moment(learn.model, known_ids(learn.vocab, text)[0], step, None, n_best)
+    if not step: now['step'] = None # it may have been trained elsewhere
     if past and abs(past[-1]['mean']-now['mean']) < 1e-3: past = past[:-1]
     return thinned([*past, now], most)
 
@@ -69,7 +70,9 @@ def moments_of(
 def _base64(x): return base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()
 
 # %% ../../nbs/57a_show.lens.ipynb #2c8f7b7e
-def _name(moment): return f"step {moment['step']:,}" if moment['step'] else 'no training'
+def _name(moment):
+    if moment['step'] is None: return 'as it is now'
+    return f"step {moment['step']:,}" if moment['step'] else 'no training'
 
 def _moment_data(m, vocab_sz):
     best = m['best'].numpy().astype(np.uint8 if vocab_sz <= 256 else '<u2')
@@ -123,7 +126,6 @@ def lens_data(
     what = dict(n=len(ids), known=known.tolist(), ids=ids.tolist(), vocab=[*map(glyph, learn.vocab)])
     when = dict(k=moments[0]['best'].shape[1], moments=[_moment_data(o, len(learn.vocab)) for o in moments])
     inner = dict(units=_units_data(learn, ids, units), influence=_influence_data(influence(learn.model, ids, reach)))
-    if len(moments) == 1: when['moments'][0]['name'] = 'as it is now' # nothing was kept on the way
     return {**what, **when, **inner, 'reach':reach, **_looks}
 
 # %% ../../nbs/57a_show.lens.ipynb #75e234f0

@@ -9,7 +9,7 @@ __all__ = ['tolerance', 'context_losses', 'influence', 'Memory', 'reach_of', 'me
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fastai.basics import *
-from ..core import CharRNNError
+from ..core import CharRNNError, check_number
 from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
 from .neurons import activations
@@ -39,12 +39,13 @@ def context_losses(
 )->dict: # Context to nats, (n,)
     "What the same characters cost after more and more context"
     check_learn(learn)
+    check_number('n', n, 1, whole=True)
     ids = learn.dls.valid.ids if text is None else known_ids(learn.vocab, text)[0]
     contexts = contexts or _contexts(min(257, len(ids)//2))
     if not contexts or len(ids) <= max(contexts):
         raise CharRNNError('The text is too short to see what context does', 'give one of some hundred characters.')
     at = torch.from_numpy(np.random.default_rng(seed).integers(max(contexts), len(ids), n))
-    before = lambda k: ids[at[:,None]+torch.arange(-k, 0)].long()
+    before = lambda k: ids[at[:,None]+torch.arange(-k, 0, device='cpu')].long()
     with sharing_processors(learn.device): return {k:_last_nats(learn.model, before(k), ids[at].long()) for k in contexts}
 
 # %% ../../nbs/53_show.memory.ipynb #952697f9
@@ -209,7 +210,9 @@ def memory(
 )->Picture:
     "How far back a character still changes the prediction"
     check_learn(learn)
-    losses = context_losses(learn, None, contexts, n)
+    check_number('reach', reach, 1, whole=True)
+    has_own = len(learn.dls.valid.ids) > 2 # as one from a hub need not have
+    losses = context_losses(learn, None if has_own else text, contexts, n)
     nats,text = {k:float(v.mean()) for k,v in losses.items()},_end_of(text, learn, reach)
     ids,places = known_ids(learn.vocab, text)
     m = Memory(nats, _errors(losses), text, places, len(ids)-1, _shares(learn.model, ids, reach))

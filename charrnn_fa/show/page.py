@@ -96,7 +96,7 @@ def save(self:Picture,
     path, # Ends in `.html` or `.txt`; for a figure of matplotlib also `.svg` or `.png`
 )->Path:
     "Write the picture to a file, whole or not at all"
-    path = Path(path)
+    path = Path(path).expanduser()
     write_whole(path, self._as_file(path.suffix.lower()))
     return path
 

@@ -295,8 +295,9 @@ def share(
     spec = {**spec_of(model, learn.vocab, listed, prompt, unit), **(drawn_spec(learn) if draws else {})}
     if draws and title == _title: title = 'A network that draws'
     text = page_html(spec, weights, title, about_words(learn, about, found), facts(model, listed, len(weights), found))
+    path = Path(path).expanduser()
     write_whole(path, text.encode(errors='replace'))
-    return Path(path)
+    return path
 
 # %% ../../nbs/58_show.share.ipynb #e33fb351
 @patch

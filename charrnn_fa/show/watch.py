@@ -11,7 +11,7 @@ from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
 from ..callback.progress import in_fit, steps_in_all
 from ..core import check_number, loss_text, may_be_lost, say
-from ..generate import generate
+from ..generate import check_sampling, generate
 from .drawings import drawings
 from .page import Picture, check_learn, known_ids, shown_part
 from .surprise import read_ids
@@ -196,6 +196,8 @@ def page(self:Live): # A string, or a `Picture` of drawings
 def before_fit(self:Live):
     if not in_fit(self.learn): return
     check_learn(self.learn)
+    check_sampling(self.temperature)
+    self.learn.vocab.encode(self.prompt) # refused now, and not at the first sample
     self.part,self.output = 0,_Shown()
 
 # %% ../../nbs/57_show.watch.ipynb #f5a76304

@@ -135,9 +135,9 @@ def _documents(items, splits):
     check_type('items', items, Iterable, 'a list of paths and strings')
     items = list(items)
     for o in items: check_type('An item', o, (str, Path), 'a path or a string')
-    try: n_parts = len([[range(len(items))[i] for i in part] for part in splits])
-    except (IndexError, TypeError): n_parts = 0
-    if n_parts == 2: return items
+    try: parts = [{range(len(items))[i] for i in part} for part in splits]
+    except (IndexError, TypeError): parts = []
+    if len(parts) == 2 and not parts[0] & parts[1]: return items
     raise CharRNNError(f"splits do not divide {len(items)} documents", "give two lists: training, validation.")
 
 # %% ../../nbs/06_text.data.ipynb #3ac0c4f9

@@ -114,4 +114,4 @@ def glyph_drawings(
 )->list:
     "The drawings that are built in"
     chars = _of_font(glyph_sets[name], str.isalpha if name == 'letters' else lambda c: True)
-    return [glyph_drawing(c) for c in chars]
+    return [[[*s] for s in glyph_drawing(c)] for c in chars] # of one's own: what is kept stays as it is

@@ -44,7 +44,7 @@ _most_empty = 1_000_000 # lines of a file without anything
 
 def _records(path):
     "The lines of a file, packed or not, with their numbers"
-    with (gzip.open if path.suffix == '.gz' else open)(path, 'rt', encoding='utf-8-sig') as f:
+    with (gzip.open if path.suffix.lower() == '.gz' else open)(path, 'rt', encoding='utf-8-sig') as f:
         empty = 0
         for i in range(1, 10**9):
             line = f.readline(_longest)
