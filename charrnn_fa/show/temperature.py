@@ -50,7 +50,7 @@ class Sample:
     temperature:float
     prompt:str
     text:str # Without the prompt
-    known:float # Share of its words that exist in the corpus
+    known:float # Share of its words that exist in the corpus; None without a corpus
     copy:tuple # Where its longest copy is
 
 # %% ../../nbs/55_show.temperature.ipynb #b9a83245
@@ -72,13 +72,14 @@ def samples(
     words,res = {*_word.findall(corpus)},[]
     for t in temperatures:
         text = generate(learn.model, learn.vocab, prompt, n, temperature=t, seed=seed)[len(prompt):]
-        res.append(Sample(t, prompt, text, known_share(text, words), longest_copy(text, corpus)))
+        res.append(Sample(t, prompt, text, known_share(text, words) if corpus else None, longest_copy(text, corpus)))
     return res
 
 # %% ../../nbs/55_show.temperature.ipynb #200b7a4d
 def _kinds(s, words):
     "For each character of a sample: '' or the class of its colour"
     res = ['']*len(s.text)
+    if s.known is None: return res
     for a,b in word_spans(s.text):
         if s.text[a:b] not in words: res[a:b] = ['w']*(b-a)
     a,b = s.copy
@@ -104,6 +105,7 @@ _style = """<style>
 
 # %% ../../nbs/55_show.temperature.ipynb #1a565ed8
 def _facts(s):
+    if s.known is None: return 'the text that was learned is not here to compare with'
     known = 'no whole word' if math.isnan(s.known) else f'{s.known:.0%} of its words exist'
     return f'{known}, the longest copy has {s.copy[1]-s.copy[0]} characters'
 
@@ -126,7 +128,7 @@ def _terminal(s):
 
 # %% ../../nbs/55_show.temperature.ipynb #dfa9077a
 def temperature(
-    learn, # Made by `char_learner`, with its text
+    learn, # Made by `char_learner`; without its text nothing is compared
     prompt:str='', # What is written on
     temperatures=(.3, .6, .8, 1., 1.3), # From cold to hot
     n:int=240, # Characters at each
