@@ -9,6 +9,8 @@ __all__ = ['names_of_targets', 'take_batches', 'is_iterator', 'LoaderEnds', 'par
 
 # %% ../../nbs/36_doctor.batches.ipynb #88574c7c
 import itertools, math, time
+from itertools import islice
+from operator import itemgetter
 from fastai.basics import *
 from ..core import CharRNNError, reason
 
@@ -78,10 +80,16 @@ def parts_of(
     if isinstance(b, Parts): return b
     if isinstance(b, dict): b = _targets_last(b)
     parts = [*b.values()] if isinstance(b, dict) else b if isinstance(b, (tuple, list)) else (b,)
-    res = Parts(map(_as_tensor, parts))
-    res.like = b
-    res.forms = [noop if t is o else partial(_like_array, o) for o,t in zip(parts, res)]
+    opened = [o if _is_pair(o) else (o,) for o in parts]
+    flat = [t for o in opened for t in o]
+    res = Parts(map(_as_tensor, flat))
+    res.like,res.sizes = b,[len(o) if _is_pair(p) else 0 for o,p in zip(opened, parts)]
+    res.forms = [noop if t is o else partial(_like_array, o) for o,t in zip(flat, res)]
     return res
+
+def _is_pair(o):
+    "Whether a part is itself a few tensors, such as a text with its length"
+    return type(o) is tuple and 0 < len(o) < 4 and all(isinstance(t, (Tensor, np.ndarray)) for t in o)
 
 def _as_tensor(o):
     "An array, or lists of numbers, as a tensor; anything else as it is"
@@ -103,11 +111,29 @@ class Parts(tuple):
     "The tensors of a batch"
     like = () # what the loader has given
     forms = () # functions that make each part what it was, an array for instance
+    sizes = () # how many parts each of those was that the loader gave; 0 for one that was no tuple
+    order = () # where each part stood, if they have been put in another order
     def as_given(self,
         other, # Parts of a batch that was made from a known one
     )->list: # As a step expects them
-        "Each part of `other` in the form of that of this batch"
-        return [f(o) for f,o in zip(self.forms or [noop]*len(other), other)]
+        "Each part of `other` in the form of that of this batch, and where it stood"
+        own = [o for _,o in sorted(zip(self.order or range(len(other)), other), key=itemgetter(0))]
+        own = iter([f(o) for f,o in zip(self.forms or [noop]*len(own), own)])
+        return [tuple(islice(own, n)) if n else next(own) for n in self.sizes or [0]*len(other)]
+
+    def of(self,
+        other, # This batch, or a tuple of parts that was made from it
+    )->list: # As a step expects them
+        "The parts of a batch, in its own form if it has one"
+        return (other if isinstance(other, Parts) else self).as_given(copied(other))
+
+    def place(self,
+        i:int, # A part of this batch
+    )->int:
+        "Which of the parts that a step is given has it"
+        at = self.order[i] if self.order else range(len(self))[i]
+        ends = np.cumsum([max(1, n) for n in self.sizes or [0]*len(self)])
+        return int(np.searchsorted(ends, at, 'right'))
 
     def whole(self,
         other, # Batch that was made from a known one
@@ -116,6 +142,22 @@ class Parts(tuple):
         if isinstance(self.like, dict): return dict(zip(self.like, other))
         if hasattr(self.like, '_fields'): return type(self.like)(*other)
         return list(other) if isinstance(self.like, list) else tuple(other) if isinstance(self.like, tuple) else other[0]
+
+# %% ../../nbs/36_doctor.batches.ipynb #29eb9b96
+@patch
+def arranged(self:Parts,
+    x:int, # Which part is the input
+    y:int, # And which the targets
+    lift=noop, # Brings a part into another form
+    lower=noop, # And back
+)->Parts:
+    "The same batch with the input first and the targets last"
+    order = [x, *(i for i in range(len(self)) if i not in (x, y)), y]
+    res = Parts(lift(self[i]) for i in order)
+    vars(res).update(vars(self))
+    res.order = order
+    res.forms = [compose(lower, f) for f in self.forms]
+    return res
 
 # %% ../../nbs/36_doctor.batches.ipynb #c88bd854
 def _own(t):
@@ -131,8 +173,7 @@ def copied(
     "A batch with tensors of its own, into which a step may write"
     b = parts_of(b)
     res = Parts(_own(o) if isinstance(o, Tensor) else o for o in b)
-    res.like = b.like
-    res.forms = b.forms
+    vars(res).update(vars(b))
     return res
 
 # %% ../../nbs/36_doctor.batches.ipynb #11f50745

@@ -149,7 +149,8 @@ def _check_few(subject, used):
     "L6: whether most characters have no part, for no reason that is known"
     batch,n = subject.batches[0],int(used.sum())
     expected,n_all = _n_expected(batch, len(used))
-    are_few = n < .75*expected and len(batch) == 2
+    has_mask = any(isinstance(o, Tensor) and o.shape == batch[-1].shape for o in batch[1:-1])
+    are_few = n < .75*expected and len(batch) > 1 and not has_mask
     if not are_few or _is_burn_in(used, batch) or not _are_targets(subject): return []
     return [Finding('L6', 'exact',
         f"Only {n} of {n_all} characters of the first batch have a part in the loss. The "

@@ -14,6 +14,7 @@ from ..text.read import check_type
 from .report import Finding, Report, no_way
 from .untouched import untouched
 from .batches import AllInTime, InTime, LoaderEnds, OutOfTime, take_batches
+from .arranged import arrange
 from .given import fetches, function_subject, learner_subject, parts_subject
 from .words import Words, in_own_words, name_training_mode, plain, scopes_of
 from .corpus import check_amount, check_overlap, check_same_text
@@ -162,6 +163,7 @@ def diagnose(
         pace = (time.perf_counter()-start)/len(more) if more else 0.
         subject = _subject(learn, model, dls, loss_func, opt, step_function, more and more[:4])
         subject.until,subject.text,subject.more = until,text,more or subject.batches
+        if step_function is not None: arrange(subject)
         subject.loader = None if dl is None else _paced(_Paced, dl, until, pace)
         all_loaders = _paced(_AllPaced, loaders[0], until, pace) if loaders else None
         findings,checked,late,others = _examined(subject, learn, all_loaders, sample, text, trials)

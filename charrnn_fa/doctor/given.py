@@ -13,7 +13,7 @@ from fastai.callback.progress import CSVLogger, ProgressCallback
 from fastai.callback.tracker import TrackerCallback
 from ..core import CharRNNError
 from ..callback.progress import ProgressLines
-from .batches import copied, names_of_targets, take_batches
+from .batches import Parts, copied, names_of_targets, parts_of, take_batches
 from .subject import Subject
 
 # %% ../../nbs/37a_doctor.given.ipynb #c65484ed
@@ -31,7 +31,7 @@ def parts_subject(
         model.train()
         for b in batches:
             self.begin(b)
-            *xb,yb = copied(b)
+            *xb,yb = parts_of(self.batches[0]).of(b)
             _loss(loss_func, model(*xb), yb).backward()
             opt.step()
             opt.zero_grad()
@@ -82,7 +82,7 @@ def in_quiet(
 class _Loader:
     "Some batches in place of those of a loader, of which it has everything else but its position"
     def __init__(self, dl, batches): self._dl,self._batches = dl,batches
-    def __iter__(self): return map(copied, self._batches)
+    def __iter__(self): return (tuple(o.as_given(o)) for o in map(copied, self._batches))
     def __len__(self): return len(self._batches)
     def __getattr__(self, name):
         if name in ('_dl', 'at_start'): raise AttributeError(name)
@@ -132,7 +132,7 @@ def learner_subject(
     "What a Learner does"
     def _take(batches):
         in_quiet(learn)
-        learn.dls = OtherLoaders(learn.dls, batches)
+        learn.dls = OtherLoaders(learn.dls, [tuple(parts_of(self.batches[0]).of(b)) for b in batches])
         learn.fit(1, cbs=LooksOn(self, len(batches)))
     roots = [learn, learn.cbs, learn.opt, learn.loss_func, *learn.metrics]
     batches = take_batches(learn.dls.train) if batches is None else batches
@@ -159,11 +159,13 @@ def _required(f):
     return [p.name for p in inspect.signature(f).parameters.values() if p.kind in kinds and p.default is p.empty]
 
 # %% ../../nbs/37a_doctor.given.ipynb #2e9f51ff
+def _takes_all(f): return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(f).parameters.values())
+
 def fetches(
     f, # A training step
 )->bool:
     "Whether it is given nothing, and gets its batches itself"
-    return not _required(f)
+    return not _required(f) and not _takes_all(f)
 
 # %% ../../nbs/37a_doctor.given.ipynb #88060a07
 def _arguments(f, n):
@@ -172,6 +174,7 @@ def _arguments(f, n):
     meant = [_meaning.get(o.lower()) for o in names]
     if 'y' in meant and 'x' not in meant: meant = ['x' if o == 'batch' else o for o in meant] # data, target
     is_told = None not in meant and len({*meant}) == len(meant)
+    if _takes_all(f): return [*(o for o in meant if o in ('model', 'opt', 'i')), *range(n)]
     is_short = any(len(o) == 1 and o not in 'xy' for o in names) # m is a mask as well as a model
     if (is_short or not is_told) and len(names) == n > 2: return [*range(n)]
     if not is_told: meant = {0:[], 1:['batch'], 2:['x', 'y']}.get(len(names))
@@ -180,6 +183,15 @@ def _arguments(f, n):
     return meant
 
 # %% ../../nbs/37a_doctor.given.ipynb #16f0dcdd
+def _handed(like, b, wanted, others):
+    "What a training step is given of a batch `b` that is like another one"
+    if not b: return []
+    if isinstance(b, Parts): like = b
+    parts = like.of(b)
+    meant = dict(others, batch=like.whole(parts), x=parts[like.place(0)], y=parts[like.place(-1)])
+    return [parts[o] if isinstance(o, int) else meant[o] for o in wanted]
+
+# %% ../../nbs/37a_doctor.given.ipynb #e8a71f8c
 def function_subject(
     f, # A training step
     model:nn.Module, # That it trains
@@ -191,13 +203,11 @@ def function_subject(
     _must_be_model(model)
     _must_be_opt(opt)
     batches = take_batches(batches)
-    wanted = _arguments(f, len(batches[0]))
+    wanted = _arguments(f, len(batches[0].sizes or batches[0]))
     def _take(batches):
         for i,b in enumerate(batches):
             self.begin(b)
-            b = self.batches[0].as_given(copied(b)) if b else b
-            given = dict(model=model, opt=opt, batch=self.batches[0].whole(b), x=b[0], y=b[-1], i=i) if b else {}
-            told = f(*[b[o] if isinstance(o, int) else given[o] for o in wanted])
+            told = f(*_handed(parts_of(self.batches[0]), b, wanted, dict(model=model, opt=opt, i=i)))
             if self.steps: self.steps[-1].told = number_of_loss(told)
     self = Subject(model, batches, _take, [f, opt], vocab)
     return self

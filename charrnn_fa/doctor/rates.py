@@ -147,7 +147,7 @@ def _are_small(batches, enough=256):
 def _other_batches(subject, n):
     "Up to `n` of the loader, if it can be gone through; else those for trials"
     if subject.loader is None: return subject.more
-    try: return take_batches(subject.loader, n, time.perf_counter()+1)
+    try: return [subject.arrange(o) for o in take_batches(subject.loader, n, time.perf_counter()+1)]
     except (OutOfTime, CharRNNError): return subject.more
 
 # %% ../../nbs/43b_doctor.rates.ipynb #05b043df

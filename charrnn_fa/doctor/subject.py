@@ -32,6 +32,7 @@ class Subject:
         self.if_too_high = None # a finding that is a fault only if the learning rate is too high for it
         self.knows_rate = True # is the optimiser somebody's own?
         self.between = noop # is called before each step
+        self.arrange = noop # puts the parts of a batch in the order of `batches`
         self.after_step = noop # is called when an optimiser has made its step
         self.until,self.pace = math.inf,0. # when no further run may begin, and the shortest time of a step
         self.trains_itself = False # do weights change without an optimiser that is known?
