@@ -19,6 +19,7 @@ from .given import fetches, function_subject, learner_subject, parts_subject
 from .words import Words, in_own_words, name_training_mode, plain, scopes_of
 from .corpus import check_amount, check_overlap, check_same_text
 from .sampling import sampling_findings
+from .written import as_writer
 from .validation import check_validation
 from .trials import trial_findings
 from .stuck import check_stuck
@@ -149,8 +150,9 @@ def diagnose(
     if model is None and step_function is not None: model = _model_of(step_function)
     dls = _of_two(dls)
     _check_writing(sample, text)
-    began = time.perf_counter()
     given = learn,model,loss_func,opt,step_function,sample
+    if sample is not None: sample = as_writer(sample)
+    began = time.perf_counter()
     loaders = [o for o in (dls, getattr(learn, 'dls', None), batches) if o is not None]
     extra = [learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics] if isinstance(learn, Learner) else []
     with untouched(*given, *extra, *[l for o in loaders for l in (o, *getattr(o, 'loaders', ()))]), sharing_processors():
