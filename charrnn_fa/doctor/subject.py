@@ -74,8 +74,9 @@ def watch_gradients(self:Subject):
     last.changed_late = is_simple and 0 < now < .99*norm(last.grads.values())
 
 # %% ../../nbs/37_doctor.subject.ipynb #f804b683
-def _seed_all(seed):
-    for f in torch.manual_seed,random.seed,np.random.seed: f(seed)
+def _seed_all(seed, seed_of_others):
+    torch.manual_seed(seed)
+    for f in random.seed,np.random.seed: f(ifnone(seed_of_others, seed))
 
 @patch
 def _take_steps(self:Subject, batches, update, prepare):
@@ -97,6 +98,7 @@ def run(self:Subject,
     batches=None, # Instead of the subject's own
     update=True, # Let optimisers make their steps
     seed=0, # Of dropout and the like
+    seed_of_others=None, # Of Python's and NumPy's random numbers, if it is another
     before_backward=noop, # Is given each step while its graph is whole
     after_backward=None, # Is given each step when its gradients are there
     prepare=noop, # Is given the model, to change it for this run
@@ -108,7 +110,7 @@ def run(self:Subject,
     self.steps,self.hypers,self.watch.alter = [],hypers,alter
     self.watch.before_backward,self.watch.after_backward = before_backward,after_backward or self._note_gradients
     hooks = [self.model.register_forward_hook(self._note_call, with_kwargs=True), self._note_devices()]
-    _seed_all(seed)
+    _seed_all(seed, seed_of_others)
     try: self._take_steps(self.batches if batches is None else batches, update, prepare)
     finally:
         self.watch.step = None

@@ -131,6 +131,7 @@ def check_pairing(
     own = sum(a == b for a,b in texts)
     elsewhere = len({*wanted} & {*given})-own
     if not are_texts or own > .02*len(texts) or elsewhere < 4 or _meet(pairs) > .1: return []
+    if check_targets(batches[:1]): return [] # targets of the same row are there, at another place
     down = _beginnings([(x.T, y.T) for x,y in pairs])
     if sum(a == b for a,b in down) > .5*len(down): return [] # time runs down the batch
     return [Unpaired('S4', 'strong',
