@@ -76,7 +76,9 @@ def _catches_up(subject, base, t, by, seconds):
     if end(more, n) > t.end + behind: return False # in as many steps the other falls as well
     less = longer(by)
     n = min(n, len(less.nats))
-    return n > len(base.nats) and end(more, n) < end(less, n) + behind
+    if n <= len(base.nats): return False
+    if not _slows_down(base): behind = min(behind, max(.15, end(less, n)/2)) # of little, half as much again is much
+    return end(more, n) < end(less, n) + behind
 
 def _slows_down(base):
     "Whether steps become shorter by themselves, so that a rate may be high at first; of steps by hand it is not known"
