@@ -8,14 +8,13 @@ __all__ = ['UpsideDownMask', 'check_weights']
 # %% ../../nbs/38j_doctor.counted.ipynb #d0566d49
 import math
 from fastai.basics import *
-from fastai.losses import BaseLoss
 from .report import Finding
 from .batches import as_ids
 from .loss import of_classes
 from .mean import check_mean
 from .step import predictions
 from .subject import Subject
-from .weighting import check_class_weights, scale_of, score_gradients
+from .weighting import check_class_weights, loss_without, scale_of, score_gradients
 
 # %% ../../nbs/38j_doctor.counted.ipynb #8b13722d
 def _left_out(targets, used):
@@ -39,22 +38,10 @@ def _is_outside(pad):
     first,last = pad.long().cumprod(1).bool(),pad.long().flip(1).cumprod(1).flip(1).bool()
     return bool((pad == (first | last)).all())
 
-# %% ../../nbs/38j_doctor.counted.ipynb #963e42a3
-_options = dict(weight=None, reduction='mean', label_smoothing=0.)
+# %% ../../nbs/38j_doctor.counted.ipynb #0ad72c04
+_no_such_loss = '# let the loss take all targets: no ignore_index, and no mask, for an id that is a character'
 
-def _without_ignoring(subject, ids):
-    "Code for the loss that ignores these ids, without that option"
-    seen = [*subject.noted.seen.values()]
-    losses = [o for o in seen if getattr(getattr(o, 'func', o), 'ignore_index', None) in ids]
-    if not losses: return '# let the loss take all targets: no ignore_index, and no mask, for an id that is a character'
-    loss = next((o for o in losses if isinstance(o, BaseLoss)), losses[0])
-    inner = getattr(loss, 'func', loss)
-    given = {k:getattr(inner, k) for k,usual in _options.items() if getattr(inner, k, usual) is not usual}
-    given = {k:v for k,v in given.items() if isinstance(v, Tensor) or v != _options[k]}
-    if getattr(loss, 'axis', -1) != -1: given['axis'] = loss.axis
-    options = ', '.join(f"{k}={'...' if isinstance(v, Tensor) else repr(v)}" for k,v in given.items())
-    where = 'nn.' if type(loss).__module__.startswith('torch.nn') else ''
-    return f'loss_func = {where}{type(loss).__name__}({options})   # without ignore_index'
+def _without_ignoring(subject, ids): return loss_without(subject, 'ignore_index', ids) or _no_such_loss
 
 # %% ../../nbs/38j_doctor.counted.ipynb #cea40003
 def _ignored(subject, ids, targets):

@@ -47,7 +47,9 @@ def _smaller(model):
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     large = [p for p in model.parameters() if id(p) not in tables and _is_large(p)]
     if len(large) > 1: return dict(fix='for p in model.parameters(): nn.init.uniform_(p, -.08, .08)   # all weights are large')
-    return dict(fix='nn.init.normal_(last_layer.weight, std=.02); nn.init.zeros_(last_layer.bias)', parts=('last_layer',),
+    last = next((m for m in reversed([*model.modules()]) if isinstance(m, nn.Linear)), None)
+    zeros = '' if last is not None and last.bias is None else '; nn.init.zeros_(last_layer.bias)'
+    return dict(fix='nn.init.normal_(last_layer.weight, std=.02)'+zeros, parts=('last_layer',),
                 in_words='# smaller first weights for what gives the scores, such as nn.init.normal_(..., std=.02)')
 
 def _is_among_rows(scores, targets):

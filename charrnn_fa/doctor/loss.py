@@ -56,15 +56,18 @@ def _are_numbers_of_symbols(step):
     if y.max() < 2 and 'binary' in step.losses[0].name: return False # of two symbols it is the same
     return any(agreement(*o, s) > .5 for o in ((x, y), (x.T, y.T)) for s in range(-4, 5))
 
-def _not_of_classes(call, scores):
+def _not_of_classes(call, scores, batch):
     name,n = call.name,scores.shape[1]
-    ids = 'y.argmax(-1).flatten()' if call.target.shape == call.scores.shape and n > 1 else 'y.flatten()'
+    has_vectors = call.target.shape == call.scores.shape and n > 1
+    come_so = has_vectors and isinstance(batch[-1], Tensor) and batch[-1].shape == call.target.shape # one-hot, from the loader
+    ids = 'y.argmax(-1).flatten()' if come_so else 'ids.flatten()' if has_vectors else 'y.flatten()'
+    of_ids = '   # ids: whole numbers, as they are before they are made one-hot' if ids.startswith('ids') else ''
     is_share = n > 1 and bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < 1e-3).all())
     of_what = '   # of the scores before softmax, which the loss applies itself' if is_share else ''
     return Finding('L4', 'exact',
         f"The loss is {name}, which treats the number of a character as an amount or its classes one by one. "
         f"For one of {n if n > 1 else 'several'} characters it is cross-entropy of scores and ids.",
-        f'loss = F.cross_entropy(scores.flatten(0, 1), {ids}){of_what}', dict(loss=name))
+        f'loss = F.cross_entropy(scores.flatten(0, 1), {ids}){of_what or of_ids}', dict(loss=name))
 
 # %% ../../nbs/38_doctor.loss.ipynb #0b286da2
 def _are_probabilities(scores): return bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < .01).all())
@@ -97,7 +100,7 @@ def check_scores(
             dict(probabilities_would_sum_to=scores.logsumexp(1).exp().max().item()))]
     if not {o.name for o in step.losses} & _for_classes:
         is_wrong = (is_of_classes or _are_numbers_of_symbols(step)) and _is_of_targets(subject)
-        return [_not_of_classes(step.losses[0], scores)] if is_wrong else []
+        return [_not_of_classes(step.losses[0], scores, step.batch)] if is_wrong else []
     if n < 2: return []
     if name == 'cross_entropy': return _check_bounds(subject, scores, n)
     return _check_widths(subject, scores, n) if name in ('nll_loss', 'log-probability') else []

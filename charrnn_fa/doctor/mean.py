@@ -12,7 +12,7 @@ from .report import Finding
 from .batches import as_ids, likely_axis
 from .step import rows_of
 from .subject import Subject
-from .weighting import minds_scale, scale_of, score_gradients
+from .weighting import loss_without, minds_scale, scale_of, score_gradients
 
 # %% ../../nbs/38i_doctor.mean.ipynb #b5b1e477
 def _grows_with_rows(subject, k, n):
@@ -65,7 +65,7 @@ def _is_one_row(subject):
     return x is not None and (x.ndim == 1 or 1 in x.shape)
 
 # %% ../../nbs/38i_doctor.mean.ipynb #724de3fa
-def _of_sum(k, grows, minds):
+def _of_sum(subject, k, grows, minds):
     "L3, as sure as the sum matters"
     what = (f"The loss is a sum and not a mean: gradients are {k:,.0f} times as large as they would be, and change "
             "with the size of a batch." if grows else
@@ -73,7 +73,8 @@ def _of_sum(k, grows, minds):
     then = ("Learning rates that others use do not fit." if minds else
             "The steps are the same here; they would not be with SGD, or another threshold for clipping.")
     return Finding('L3', 'exact' if grows and minds else 'weak', f"{what} {then}",
-        "loss = F.cross_entropy(scores, y, reduction='mean')", dict(times_the_mean=k))
+        loss_without(subject, 'reduction', ['sum']) or "loss = F.cross_entropy(scores, y, reduction='mean')",
+        dict(times_the_mean=k))
 
 # %% ../../nbs/38i_doctor.mean.ipynb #1a24404f
 def check_mean(
@@ -91,7 +92,7 @@ def check_mean(
         subject.if_too_high = _summed(k)
         return []
     is_as_usual = not minds and _is_one_row(subject) # as in min-char-rnn, and the steps are the same
-    return [] if is_as_usual else [_of_sum(k, grows, minds)]
+    return [] if is_as_usual else [_of_sum(subject, k, grows, minds)]
 
 # %% ../../nbs/38i_doctor.mean.ipynb #2a328db0
 def _factor_of_scaler(subject):

@@ -181,7 +181,7 @@ def _check_unread(subject, at, rows):
     if not is_own or y.numel() != n: return []
     stills = [_is_still(subject, prepare) for prepare in (noop, redrawn(0, .3), redrawn(1, .3))]
     if any(o is None or len(o) != n for o in stills): return []
-    has_other = (varied(x) != x).movedim(at[0], 0).flatten(1).any(1)
+    has_other = (varied(x) != x).movedim(at[0], 0).reshape(n, -1).any(1)
     still = torch.stack(stills).all(0) & has_other.to(stills[0].device)
     k = int(still.sum())
     if not 0 < k < n or not _without_gradient(subject, still): return []
