@@ -12,6 +12,7 @@ from .report import Finding
 from .layout import Layout
 from .step import predictions
 from .subject import Subject
+from .arranged import reaches_on
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #e639db83
 def _by_time(grads, lay):
@@ -128,7 +129,7 @@ def check_linear(
     low,mid,high = (_shifted(subject, by) for by in (-1, 0, 1))
     if low is None or mid is None or high is None or not low.shape == mid.shape == high.shape: return []
     bend,size = (high-2*mid+low).abs().max(),(high-low).abs().max()
-    if not size > 0 or not bend < 1e-4*size: return []
+    if not size > 0 or not bend < 1e-4*size or reaches_on(subject) is False: return [] # it has no recurrence
     return [Finding('R8', 'exact',
         "The scores are a linear function of the input: there is no tanh, or the like, between the steps. Then many "
         "steps can do no more than one, and the state grows or dies without limit.",

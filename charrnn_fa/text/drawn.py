@@ -12,7 +12,6 @@ from fastcore.basics import patch
 from ..core import CharRNNError, check_number
 from .data import CharDataLoaders, check_share
 from .drawings import augment, found, usual, usual_share
-from .glyphs import glyph_sets
 from .strokes import StrokeCode, strokes_to_text
 from .vocab import CharVocab
 
