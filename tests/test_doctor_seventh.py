@@ -170,3 +170,28 @@ def test_a_sum_is_mended_in_the_criterion():
         return loss.item()
     f, = diagnose(step_function=step, model=net, batches=windows(), trials=False).findings
     assert f.id == 'L3' and 'nn.CrossEntropyLoss(ignore_index=90)' in f.fix and eval(f.fix.split('=', 1)[1], dict(nn=nn)).reduction == 'mean'
+
+
+class Pen(nn.Module):
+    "Strokes of a pen, (dx, dy, up)"
+    def __init__(self, first=True, mixes=False):
+        super().__init__()
+        self.mixes,self.rnn,self.out = mixes,nn.LSTM(3, 16, batch_first=first),nn.Linear(16, 3)
+    def forward(self, x):
+        h = self.rnn(x)[0]
+        return self.out(h-h.mean(0, keepdim=True) if self.mixes else h)
+
+
+@pytest.mark.parametrize('net,want', [(dict(), []), (dict(first=False), ['S5']), (dict(mixes=True), ['S4'])])
+def test_rows_of_strokes(net, want):
+    torch.manual_seed(4)
+    net = Pen(**net)
+    opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+    def step(x, y):
+        opt.zero_grad()
+        loss = F.mse_loss(net(x), y)
+        loss.backward()
+        opt.step()
+        return loss.item()
+    strokes = [torch.randn(8, 13, 3).cumsum(1) for _ in range(4)]
+    assert [o for o,_ in found([(o[:,:-1], o[:,1:]) for o in strokes], step, net)] == want

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
+from .mixed import by_line, of_recurrence
 from .probes import OverTime, sees_ahead
 from .subject import Subject
 
@@ -67,20 +68,42 @@ def _outputs(subject, s, batch, prepare=noop):
     return res
 
 # %% ../../nbs/42h_doctor.series.ipynb #3b16ff1a
-def _changed(subject, s, row, time, prepare=noop):
-    "How many steps of its row change before a step that is changed, and how many after it"
+def _moved(subject, s, row, time, prepare=noop):
+    "Which steps of which rows change with one step, (rows, steps); None if it cannot be told"
     batch = subject.batches[0]
     at = (row, time) if s.axis else (time, row)
     new = batch[s.part].clone()
     new[at] += 2*s.x.std() + .1
     given = (*batch[:s.part], new, *batch[s.part+1:])
     base,again,other = (_outputs(subject, s, o, prepare) for o in (batch, batch, given))
-    if not base or not len(base) == len(again) == len(other): return 0,0
-    moved = torch.zeros(s.x.shape[s.axis], dtype=torch.bool)
+    if not base or not len(base) == len(again) == len(other): return None
+    moved = torch.zeros(s.x.shape[:2], dtype=torch.bool)
     for a,b,c in zip(base, again, other):
-        own = (c-a).abs().select(1-s.axis, row).reshape(len(moved), -1).amax(1)
-        moved |= own > 4*(b-a).abs().max() + 1e-6*a.abs().max()
-    return int(moved[:time].sum()),int(moved[time+1:].sum())
+        change = (c-a).abs().reshape(*moved.shape, -1).amax(-1)
+        moved |= change > 4*(b-a).abs().max() + 1e-6*a.abs().max()
+    return moved if s.axis else moved.T
+
+def _changed(subject, s, row, time, prepare=noop):
+    "How many steps of its row change before a step that is changed, and how many after it"
+    moved = _moved(subject, s, row, time, prepare)
+    return (0, 0) if moved is None else (int(moved[row,:time].sum()), int(moved[row,time+1:].sum()))
+
+# %% ../../nbs/42h_doctor.series.ipynb #9d1b21a2
+def _check_rows(subject, s):
+    "S4 or S5: whether one step changes other rows, in evaluation mode too"
+    rows,steps = s.x.shape[:2] if s.axis else s.x.shape[1::-1]
+    row,time = rows//2,steps//2
+    moved = _moved(subject, s, row, time, _in_eval_mode)
+    if moved is None: return []
+    others = moved[torch.arange(rows) != row]
+    evidence = dict(changed_in_other_rows=int(others.any(1).sum()))
+    if not others.any(): return []
+    is_at_one_step = not others[:,torch.arange(steps) != time].any()
+    is_down = is_at_one_step and not moved[row,time+1:].any() and not moved[:row].any()
+    told = 'what is told at the same step of the rows below it, and not later in its own row'
+    res = of_recurrence(told, evidence) if is_down else by_line(subject, evidence)
+    res.message = res.message.replace('A character', 'A step') # of amounts
+    return [res]
 
 # %% ../../nbs/42h_doctor.series.ipynb #ad4b5713
 class OverSteps(OverTime):
@@ -105,6 +128,7 @@ def check_series(
     seen = [_changed(subject, s, row, time) for row in (0, rows//2) for time in (steps//2, steps-2)]
     earlier,later = (sum(o) for o in zip(*seen))
     if s.copies: return [] if earlier or not later or _is_narrow(subject.model, s.x) else [_copied()]
+    if rows_mixed := _check_rows(subject, s): return rows_mixed
     if not earlier or not _changed(subject, s, 0, steps//2, _in_eval_mode)[0]: return []
     return [sees_ahead(subject.model, dict(changed_earlier=earlier, changed_later=later), OverSteps)]
 
