@@ -31,11 +31,20 @@ def _is_transposed(lay, rs):
     return _is_right(lay, rs, by_row) or _is_right(lay, rs, by_step)
 
 # %% ../../nbs/41d_doctor.turned.ipynb #075d2907
-def _transposed(evidence):
+def _are_flat(subject):
+    "Whether the network gives one row of scores for each character already"
+    calls = subject.steps[0].calls if subject.steps else []
+    out = calls[0][2] if calls else None
+    if isinstance(out, (tuple, list)) and out: out = out[0]
+    return isinstance(out, Tensor) and out.ndim == 2
+
+def _transposed(subject, evidence):
+    of_flat = '# targets in the order of the scores, step by step: y.T.flatten(), of y as it is before it is flattened'
+    fix = of_flat if _are_flat(subject) else ''
     return Finding('S3', 'exact',
         "The scores are (steps, rows) and the targets (rows, steps); flattened, each prediction is compared with "
         "the target of another character. Nothing warns of it, since the sizes fit.",
-        'loss = F.cross_entropy(scores.transpose(0, 1).flatten(0, 1), y.flatten())', evidence)
+        fix or 'loss = F.cross_entropy(scores.transpose(0, 1).flatten(0, 1), y.flatten())', evidence)
 
 # %% ../../nbs/41d_doctor.turned.ipynb #3d2e6ca8
 def _other_sizes(source):
@@ -95,7 +104,7 @@ def check_turned(
 )->list: # Of `Finding`s: S3, S4
     "Whether each prediction is compared with the target of another character, as rows and steps changed places"
     if all(r.here for r in rs) or not _is_transposed(lay, rs): return []
-    return [_cut_anew(subject, lay, evidence) if _is_cut_anew(subject, lay) else _transposed(evidence)]
+    return [_cut_anew(subject, lay, evidence) if _is_cut_anew(subject, lay) else _transposed(subject, evidence)]
 
 # %% ../../nbs/41d_doctor.turned.ipynb #3225b064
 def _is_turned(lay, rs):
