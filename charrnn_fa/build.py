@@ -290,7 +290,7 @@ def fit_steps(self:CharLearner,
     "Train for a number of steps or minutes: a short rise of the learning rate, then a cosine to nothing"
     if n_steps is None and minutes is None: minutes = self.preset.minutes
     check_length(n_steps, minutes)
-    check_rate('lr', lr)
+    lr = check_rate('lr', lr)
     check_number('start', start, 0, whole=True)
     if n_steps is not None and start >= n_steps:
         what = f"{start} steps are done already, so there is nothing to do up to {n_steps}"

@@ -187,9 +187,11 @@ def _bn_bias_state(self:CharLearner, with_bias): return L()
 def check_rate(
     name:str, # Of the argument
     v, # A number, None, or what fastai takes for several groups, such as a `slice`
-):
-    "Refuse a rate that is none"
-    if not isinstance(v, slice) and not is_iter(v) or isinstance(v, str): check_number(name, v, 0, optional=True)
+): # The same
+    "Refuse a rate that is none; one of NumPy's becomes Python's, which optimisers take"
+    if v is None or isinstance(v, slice) or is_iter(v) and not isinstance(v, str): return v
+    check_number(name, v, 0, high=1e9)
+    return float(v)
 
 @patch
 def _check_hypers(self:CharLearner):
@@ -212,8 +214,7 @@ def fit(self:CharLearner,
 ):
     "Fit, from any batch of any epoch on; an interrupt leaves the Learner as usable as an end"
     check_number('n_epoch', n_epoch, 0, whole=True)
-    check_rate('lr', lr)
-    check_rate('wd', wd)
+    n_epoch,lr,wd = int(n_epoch),check_rate('lr', lr),check_rate('wd', wd)
     self._check_hypers()
     if start_epoch or start_batch: self.start_at(start_epoch, start_batch)
     cbs,self._listeners = L(cbs),{} # a callback may listen to more than before

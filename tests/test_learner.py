@@ -799,3 +799,12 @@ def test_a_callback_may_listen_to_more_in_the_next_fit(learn):
     first,cb.n = cb.n,0
     learn.fit(1, 1e-3)
     assert (first, cb.n) == (len(learn.dls.train),)*2
+
+
+def test_numbers_of_numpy_are_numbers(learn, tmp_path):
+    from charrnn_fa.checkpoint import Checkpoint
+    assert learn.fit_steps(3, lr=np.float64(1e-3)) == 3
+    learn.fit(np.int64(1), lr=np.float32(1e-3), cbs=Checkpoint(tmp_path/'r'))
+    assert learn.epoch == 0
+    for f in lambda: learn.fit(1, lr=math.inf), lambda: learn.fit_steps(3, lr=math.inf):
+        with pytest.raises(CharRNNError, match='lr is inf'): f()

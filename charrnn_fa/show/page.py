@@ -83,7 +83,7 @@ def page(
 @patch
 def _as_file(self:Picture, kind):
     "The bytes of a file whose name ends in `kind`"
-    if kind in ('.html', '.htm'): return page(self.title, self._repr_html_()).encode()
+    if kind in ('.html', '.htm'): return page(self.title, self._repr_html_()).encode(errors='xmlcharrefreplace')
     if kind == '.txt': return f'{self.text}\n'.encode(errors='backslashreplace')
     if self.figure is not None and kind == '.svg': return figure_file(self.figure).encode()
     if self.figure is not None and kind == '.png': return _png(self.figure)
