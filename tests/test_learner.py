@@ -11,6 +11,7 @@ from collections import Counter
 from copy import deepcopy
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
