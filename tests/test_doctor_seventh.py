@@ -195,3 +195,10 @@ def test_rows_of_strokes(net, want):
         return loss.item()
     strokes = [torch.randn(8, 13, 3).cumsum(1) for _ in range(4)]
     assert [o for o,_ in found([(o[:,:-1], o[:,1:]) for o in strokes], step, net)] == want
+
+
+@pytest.mark.parametrize('seconds', [0, 1e-6])
+def test_no_time_is_no_error(seconds):
+    net,opt = program(Net())
+    r = diagnose(step_function=lambda x, y: trained(net, x, y, opt), model=net, batches=windows(), seconds=seconds)
+    assert not r.findings and r.late

@@ -7,6 +7,7 @@ __all__ = ['diagnose']
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #62a6d13d
 import inspect, time
+from contextlib import suppress
 from fastai.basics import *
 from ..core import CharRNNError, check_number
 from ..callback.neighbours import sharing_processors
@@ -165,7 +166,8 @@ def diagnose(
         pace = (time.perf_counter()-start)/len(more) if more else 0.
         subject = _subject(learn, model, dls, loss_func, opt, step_function, more and more[:4])
         subject.until,subject.text,subject.more = until,text,more or subject.batches
-        if step_function is not None: arrange(subject)
+        if step_function is not None:
+            with suppress(OutOfTime): arrange(subject)
         subject.loader = None if dl is None else _paced(_Paced, dl, until, pace)
         all_loaders = _paced(_AllPaced, loaders[0], until, pace) if loaders else None
         findings,checked,late,others = _examined(subject, learn, all_loaders, sample, text, trials)
