@@ -114,10 +114,10 @@ def _paced(cls, dl, until, pace):
     return res
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #1e8e647d
-def _check_writing(sample, text):
-    "Refuse what is no function that writes, and no corpus"
+def _writer(sample, text):
+    "A function of a model, a prompt and a number of characters; what is none is refused, and so is what is no corpus"
     check_type('text', text, str, 'a string', optional=True)
-    if sample is None or callable(sample): return
+    if sample is None or callable(sample): return sample and as_writer(sample)
     remedy = "give a function of a model, a prompt and a number of characters."
     raise CharRNNError(f"sample is {type(sample).__name__}", remedy)
 
@@ -150,10 +150,8 @@ def diagnose(
     check_number('seconds', seconds, 0)
     if model is None and step_function is not None: model = _model_of(step_function)
     dls = _of_two(dls)
-    _check_writing(sample, text)
-    given = learn,model,loss_func,opt,step_function,sample
-    if sample is not None: sample = as_writer(sample)
-    began = time.perf_counter()
+    given,began = (learn,model,loss_func,opt,step_function,sample),time.perf_counter()
+    sample = _writer(sample, text)
     loaders = [o for o in (dls, getattr(learn, 'dls', None), batches) if o is not None]
     extra = [learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics] if isinstance(learn, Learner) else []
     with untouched(*given, *extra, *[l for o in loaders for l in (o, *getattr(o, 'loaders', ()))]), sharing_processors():
@@ -166,8 +164,7 @@ def diagnose(
         pace = (time.perf_counter()-start)/len(more) if more else 0.
         subject = _subject(learn, model, dls, loss_func, opt, step_function, more and more[:4])
         subject.until,subject.text,subject.more = until,text,more or subject.batches
-        if step_function is not None:
-            with suppress(OutOfTime): arrange(subject)
+        if step_function is not None: _arrange_in_time(subject)
         subject.loader = None if dl is None else _paced(_Paced, dl, until, pace)
         all_loaders = _paced(_AllPaced, loaders[0], until, pace) if loaders else None
         findings,checked,late,others = _examined(subject, learn, all_loaders, sample, text, trials)
@@ -178,6 +175,10 @@ def diagnose(
                   subject.course)
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #3c06a92a
+def _arrange_in_time(subject):
+    "Arrange the parts of batches, if there is time for it"
+    with suppress(OutOfTime): arrange(subject)
+
 def _without_loader(e, began):
     "A report on a loader that ends in an error, if that is what it is"
     if not isinstance(e.__cause__, LoaderEnds): raise e

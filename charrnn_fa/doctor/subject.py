@@ -122,7 +122,8 @@ def run(self:Subject,
 # %% ../../nbs/37_doctor.subject.ipynb #6083dc62
 @patch
 def _has_moved(self:Subject):
-    return any(k in self.before and not torch.equal(p, self.before[k]) for k,p in self.model.named_parameters())
+    known = [(p, self.before[k]) for k,p in self.model.named_parameters() if k in self.before and not p.is_meta]
+    return any(not torch.equal(p, was) for p,was in known)
 
 # %% ../../nbs/37_doctor.subject.ipynb #7c77d422
 @patch
