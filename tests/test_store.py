@@ -25,7 +25,7 @@ from charrnn_fa.checkpoint import writer
 from charrnn_fa.store import lease, locate, mount, threads
 from charrnn_fa.run import files
 from charrnn_fa.checkpoint.callback import Checkpoint
-from charrnn_fa.core import CharRNNError
+from charrnn_fa.core import CharRNNError, wait_until
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.run.files import RunError, RunWarning, pack_json
 from charrnn_fa.run.folder import RunFolder
@@ -866,6 +866,7 @@ def test_not_allowed_to_write(drive, fit, fault, why):
     learn = fit(drive.where, local=True, wait=0.5)
     assert len(learn.told) == 1 and why in learn.told[0] and os.listdir(drive.backing/'MyDrive') == []
     drive.control()
+    assert wait_until(lambda: not any(t.is_alive() for ts in threads._waiting.values() for t in ts), 60)    # the copies of the first fit are let go
     assert not fit(drive.where, seed=None).told                                     # writable by now: it follows
     assert RunFolder(drive.there).newest()['finished']
 
