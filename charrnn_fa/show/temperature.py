@@ -138,6 +138,7 @@ def temperature(
     check_learn(learn)
     ss = samples(learn, prompt, temperatures, n, seed)
     words = {*_word.findall(_corpus(learn))}
-    title = f'Written on from {prompt!r}' if prompt else 'Written from a line end on'
+    first = 'a line end' if '\n' in learn.vocab else repr(learn.vocab[0])
+    title = f'Written on from {prompt!r}' if prompt else f'Written from {first} on'
     lines = [line for s in ss for line in ('', *_terminal(s))]
     return Picture(title, '\n'.join([title, *lines]), partial(_body, ss, words), data=ss)

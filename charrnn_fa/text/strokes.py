@@ -242,7 +242,7 @@ def _without_some(stroke, drop, rng):
 def vary(
     drawing, # A list of strokes in the box
     rng, # `np.random.Generator`
-    scale:float=.15, # Each side is scaled by up to this share
+    scale:float=.15, # Sides differ by up to this share either way; none becomes longer
     jitter:float=1., # Standard deviation of a point's tremble; the box has 255
     mirror:bool=False, # Right and left changed, half of the time
     drop:float=.1, # Probability that an inner point is left out
