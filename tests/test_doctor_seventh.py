@@ -202,3 +202,15 @@ def test_no_time_is_no_error(seconds):
     net,opt = program(Net())
     r = diagnose(step_function=lambda x, y: trained(net, x, y, opt), model=net, batches=windows(), seconds=seconds)
     assert not r.findings and r.late
+
+
+@pytest.mark.parametrize('lr,want', [(3e-3, []), (3., ['O1'])])
+def test_short_trainings_get_batches_as_the_loader_gives_them(lr, want):
+    torch.manual_seed(2)
+    net = Net()
+    opt = torch.optim.Adam(net.parameters(), lr=lr)
+    def step(x, y, lengths):
+        assert lengths.tolist() == [16]*6 and torch.equal(x[:,1:], y[:,:-1])
+        return trained(net, x, y, opt)
+    batches = [(x, y, torch.full((6,), 16)) for x,y in windows(24)]
+    assert [o for o,_ in found(batches, step, net, trials=True)][:1] == want

@@ -85,4 +85,4 @@ def arrange(
     if (x, y) == (0, len(batch)-1) and not is_stream: return
     lift = (_as_row, _as_stream) if is_stream else (noop, noop)
     subject.arrange = lambda b: b.arranged(x, y, *lift)
-    subject.batches,subject.more = (L(o).map(subject.arrange) for o in (subject.batches, subject.more))
+    subject.batches,subject.more = ([*map(subject.arrange, o)] for o in (subject.batches, subject.more))
