@@ -268,3 +268,13 @@ def test_a_budget_from_a_file(change):
     with pytest.raises((ValueError, TypeError)): b.load_state_dict({**d, **change})
     b.load_state_dict({**d, 'n_steps': 7})
     assert b.n_steps == 7
+
+
+def test_state_of_what_is_not_here_may_be_anything(base):
+    "A file may keep a number for a callback that this Learner has not (found by seed 291603570)"
+    meta = hostile(base, lambda m: m['cbs'].update({'NotHere#0': 7}))
+    def check(learn):
+        state = State(learn, base.tensors, meta, 'x')
+        assert state.logs == {}
+        state.restore()
+    in_fit(base, check)

@@ -245,7 +245,8 @@ def _check(self:State, meta):
 @patch(as_prop=True)
 def logs(self:State):
     "What `CSVLogger` had written, by name of the callback"
-    return {n:d['_text'] for n,d in self.states.items() if type(d.get('_text')) is str}
+    known = {n:d for n,d in self.states.items() if type(d) is dict} # one that is not here may have had any
+    return {n:d['_text'] for n,d in known.items() if type(d.get('_text')) is str}
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #8899b945
 @patch
