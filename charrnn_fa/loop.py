@@ -193,6 +193,7 @@ def check_rate(
     check_number(name, v, 0, high=1e9)
     return float(v)
 
+# %% ../nbs/24_loop.ipynb #ae159ee7
 @patch
 def _check_hypers(self:CharLearner):
     "Refuse a rate that a schedule has set, such as that of `fit_one_cycle`, and do not keep it"
@@ -202,6 +203,7 @@ def _check_hypers(self:CharLearner):
     self.opt.set_hyper('lr', self.lr)
     check_number('lr', bad[0], 0)
 
+# %% ../nbs/24_loop.ipynb #c1f72ab3
 @patch
 def fit(self:CharLearner,
     n_epoch, # Epochs in all
