@@ -1,20 +1,26 @@
 "Arguments of models, Learners and fits that cannot be: one sentence, and nothing trained"
 import io
 import math
+import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from fastai.basics import Learner
+from fastai.basics import SGD, CrossEntropyLossFlat, Learner
 
 from charrnn_fa.callback.precision import check_precision
 from charrnn_fa.callback.progress import Pace, ProgressLines
 from charrnn_fa.callback.schedule import Budget
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.evaluate import evaluate_ids
 from charrnn_fa.generate import check_sampling
 from charrnn_fa.learner import char_learner
 from charrnn_fa.models import CharRNN
+from charrnn_fa.optim import AdamW
+from charrnn_fa.presets import Preset
+from charrnn_fa.run.files import RunWarning
 from charrnn_fa.run.model import Run, load_run, save_run
 
 NO_NUMBER = '5', math.nan, [], None, True
@@ -158,3 +164,19 @@ def test_what_is_no_run_or_no_text(learn, tmp_path, bad):
 
 
 def test_a_learner_that_is_not_ours_is_refused(dls, tmp_path): refused(save_run, Learner(dls, torch.nn.Linear(1, 1), loss_func=torch.nn.functional.mse_loss), tmp_path/'r')
+
+
+def test_an_optimiser_that_a_run_does_not_keep_is_named(dls, tmp_path):
+    fitted = char_learner(dls, n_hid=8, opt_func=partial(SGD, mom=.9), loss_func=CrossEntropyLossFlat(), cbs=Checkpoint(tmp_path/'r'))
+    with fitted.no_bar(), fitted.no_logging(): fitted.fit(1, 1e-3)
+    save_run(fitted, tmp_path/'s')
+    for o in 'rs':
+        with pytest.warns(RunWarning, match='trained with SGD and CrossEntropyLossFlat'): load_run(tmp_path/o)
+
+
+def test_a_preset_optimiser_is_kept(dls, tmp_path):
+    for opt in 'muon', 'adamw': save_run(char_learner(dls, preset=Preset(n_hid=8, opt=opt)), tmp_path/opt)
+    save_run(char_learner(dls, n_hid=8, opt_func=AdamW), tmp_path/'given')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', RunWarning)
+        for o in 'muon', 'adamw', 'given': load_run(tmp_path/o)

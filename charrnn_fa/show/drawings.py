@@ -9,6 +9,7 @@ __all__ = ['braille', 'nearest', 'drawings']
 import math
 import numpy as np
 from functools import partial
+from ..core import CharRNNError
 from .page import Picture, blue, drawing, hex_colour, ink, new_figure
 from ..text.strokes import box, check_drawings, text_to_strokes
 
@@ -75,7 +76,9 @@ def nearest(
     most:int=20_000, # Of the corpus
 )->list: # Of (place in the corpus, distance from 0 to 1)
     "For each drawing the one of a corpus that is most like it"
-    check_drawings(drawings)
+    for o in drawings, corpus: check_drawings(o)
+    if not len(corpus): raise CharRNNError('There is no drawing to compare with', 'give some as the corpus.')
+    if not len(drawings): return []
     theirs = np.stack([_raster(d) for d in corpus[:most]])
     likeness = np.stack([_raster(d) for d in drawings]) @ theirs.T
     best = likeness.argmax(1)

@@ -329,7 +329,7 @@ def show_batch(self:CharDL,
     "Inputs and targets of some rows, line ends and spaces made visible"
     rows = self.decode_batch(self.one_batch() if b is None else b, max_n)
     if not show: return rows
-    show_table(['text', 'target'][:len(rows[0])], rows, width)
+    if rows: show_table(['text', 'target'][:len(rows[0])], rows, width)
 
 # %% ../../nbs/05_text.streams.ipynb #9a0678fc
 @patch

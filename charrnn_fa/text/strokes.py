@@ -99,8 +99,9 @@ def check_drawings(
 ):
     "Refuse what is no list of drawings in the box"
     if isinstance(drawings, str): raise CharRNNError('A text is no list of drawings', 'read it by text_to_strokes.')
-    try: drawings = [*drawings]
-    except TypeError: raise CharRNNError('These are no drawings', 'give what load_drawings gives.') from None
+    if not hasattr(drawings, '__len__'):
+        raise CharRNNError('These are no list of drawings', 'give what load_drawings gives, or list(…) of it.')
+    drawings = [*drawings]
     if _all_drawn(drawings): return
     for i,d in enumerate(drawings):
         if why := _not_drawn(d): raise CharRNNError(f'Drawing {first+i} {why}', 'bring it to the paper by fit_drawing.')
