@@ -3194,6 +3194,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'charrnn_fa.models.product': ('models.html#product', 'charrnn_fa/models.py')},
             'charrnn_fa.numpy_step': { 'charrnn_fa.numpy_step._empty': ('numpy_step.html#_empty', 'charrnn_fa/numpy_step.py'),
                                        'charrnn_fa.numpy_step._first': ('numpy_step.html#_first', 'charrnn_fa/numpy_step.py'),
+                                       'charrnn_fa.numpy_step._gelu': ('numpy_step.html#_gelu', 'charrnn_fa/numpy_step.py'),
                                        'charrnn_fa.numpy_step._gru': ('numpy_step.html#_gru', 'charrnn_fa/numpy_step.py'),
                                        'charrnn_fa.numpy_step._head': ('numpy_step.html#_head', 'charrnn_fa/numpy_step.py'),
                                        'charrnn_fa.numpy_step._is_embedding': ('numpy_step.html#_is_embedding', 'charrnn_fa/numpy_step.py'),

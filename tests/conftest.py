@@ -10,6 +10,7 @@ import inject
 import kills
 import pytest
 import torch
+import torch._dynamo  # noqa: F401: the first optimiser of a process imports it, for seconds, and some tests give a doctor a second or two
 
 from charrnn_fa.checkpoint.writer import Saver
 from charrnn_fa.text.corpus import load_corpus

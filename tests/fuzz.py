@@ -38,7 +38,7 @@ from charrnn_fa.checkpoint.restore import State
 from charrnn_fa.checkpoint.serialize import Keeper, from_json
 from charrnn_fa.checkpoint.capture import named_callbacks
 
-SECONDS,MEMORY = 20,2**30           # of a trial; what a child may take beyond what it starts with
+SECONDS,MEMORY = 120,2**30           # of a trial; what a child may take beyond what it starts with
 TEXT = ''.join(random.Random(0).choices('the rain in Spain, stays mainly; ', k=1500))
 CANARY = 'canary-outside-the-folder'
 

@@ -64,7 +64,7 @@ def _traced(pid, tracer):
     return all(f'\nTracerPid:\t{tracer.pid}\n' in o.read_text() for o in Path(f'/proc/{pid}/task').glob('*/status'))
 
 
-def run_with_fault(cmd, syscalls, n, action, env=None, path=None, timeout=60, gate=False):
+def run_with_fault(cmd, syscalls, n, action, env=None, path=None, timeout=600, gate=False):
     """`(returncode, hit)` of `cmd`, whose `n`-th call ('3', '3+', '3+2') of each of `syscalls` is met by `action`, such as 'signal=SIGKILL' or 'error=ENOSPC'
 
     `cmd` is an argument list, or a function for a fork of this process, which spares it the imports. `path`: exact path or paths, see above.

@@ -219,7 +219,7 @@ class Child:
         except SystemExit as e: status = e.code
         except BaseException: traceback.print_exc()
         finally: os._exit(status)
-    def wait(self, seconds=60):
+    def wait(self, seconds=600):
         "The exit status, as subprocess gives it; None if it still runs after `seconds`"
         end,pause = time.monotonic()+seconds, 0.0005
         while self.rc is None:
@@ -250,7 +250,7 @@ class Clean:
 
 class Remote:
     def __init__(self, clean, pid, log): self.clean,self.pid,self.log,self.rc = clean,pid,Path(log),None
-    def wait(self, seconds=60):
+    def wait(self, seconds=600):
         if self.rc is None: self.rc = self.clean.ask('wait', self.pid, seconds)
         return self.rc
     def kill(self, sig=signal.SIGKILL): os.kill(self.pid, sig)

@@ -35,6 +35,7 @@ import charrnn_fa.callback.schedule
 import charrnn_fa.checkpoint.capture
 import inject
 import kills
+from machine import until
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.cli import main
 from charrnn_fa.colab import ColabError, DriveCheckpoint
@@ -903,7 +904,7 @@ def test_sigterm_is_answered_within_a_step(run):
     p = run.start('lstm', f=slow)
     while n_begun() < 5: assert p.wait(0.01) is None, run.text
     p.kill(signal.SIGTERM)
-    assert p.wait(60) == -signal.SIGTERM
+    assert p.wait(600) == -signal.SIGTERM
     assert 5 <= newest_step(run.d/'run') == n_begun() < 42
     run('lstm', ckpt=dict(minutes=60)).same()
 
@@ -936,7 +937,7 @@ EVENTS = [o for o in vars(event) if o.startswith(('before_', 'after_')) and o !=
 @pytest.mark.parametrize('order', [900, 2000])
 def test_an_error_in_any_event(short, tmp_path, same, reference, action, order):
     "The Learner is as good as before, lock and handlers are free, and the run goes on"
-    handlers,threads = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],threading.active_count()
+    handlers,threads = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],set(threading.enumerate())
     error,bad = dict(error=RuntimeError, interrupt=KeyboardInterrupt)[action],[]
     for o in EVENTS:
         if order == 2000 and not o.endswith(('_fit', '_epoch', '_train', 'after_batch')): continue
@@ -962,9 +963,7 @@ def test_an_error_in_any_event(short, tmp_path, same, reference, action, order):
         if not RunFolder(d/'run').finished: why.append('not finished')
         if why: bad.append((o, why))
     assert not bad
-    end = time.monotonic()+60
-    while threading.active_count() > threads and time.monotonic() < end: time.sleep(0.01)
-    assert threading.active_count() == threads
+    until(lambda: not set(threading.enumerate())-threads, 60, 'the end of all threads')
 
 
 @pytest.mark.parametrize('order', [900, 2000])
@@ -1160,7 +1159,7 @@ def test_the_command(clean, tmp_path):
         while (newest_step(tmp_path/'r') or 0) < first+20:
             assert kills.wait(p, 0.005) is None, (tmp_path/'log').read_text()
         os.kill(p.pid, sig)
-        assert p.wait(20) == status and 'Traceback' not in (tmp_path/'log').read_text(), (tmp_path/'log').read_text()
+        assert p.wait(300) == status and 'Traceback' not in (tmp_path/'log').read_text(), (tmp_path/'log').read_text()
         p = fork(*args('r'))
     assert p.wait() == 0, p.log.read_text()
     assert fork(*args('alone')).wait() == 0
@@ -1176,7 +1175,7 @@ def test_the_command(clean, tmp_path):
 # At random, and at every call
 
 def test_random_kills_and_every_call_of_a_save():
-    p = subprocess.run([sys.executable, kills.__file__, '--forks', '20', '--fresh', '0', '--long', '0', '--machines', '0'], capture_output=True, text=True, timeout=600)
+    p = subprocess.run([sys.executable, kills.__file__, '--forks', '20', '--fresh', '0', '--long', '0', '--machines', '0'], capture_output=True, text=True, timeout=3600)
     assert p.returncode == 0, p.stdout + p.stderr
     rows = {l[:20].strip(): [int(o) for o in re.findall(r' ([\d,]+)', l[20:])] for l in p.stdout.splitlines() if l.startswith(('forks', 'every'))}
     for kind,(n,_,_,further,runs,lost,differ) in rows.items(): assert n >= 20 and runs and lost == differ == 0 and (further or kind.endswith('fi')), p.stdout

@@ -134,25 +134,30 @@ def test_zero(drive, old):
     drive.control(zero=True)
     old.write_bytes(b'new')
     assert old.stat().st_size == 0 and old.read_bytes() == b''
-    drive.control(zero=0.6)
+    drive.control(zero=60)
     old.write_bytes(b'new')
-    assert old.read_bytes() == b'new' and eventually(lambda: old.stat().st_size == 0)
+    assert old.read_bytes() == b'new'
+    drive.control(zero=0.1)
+    assert eventually(lambda: old.stat().st_size == 0)
 
 
 def test_hollow(drive, old):
     drive.control(hollow=True)
     old.write_bytes(b'new')
     assert old.stat().st_size == 3 and old.read_bytes() == bytes(3)
-    drive.control(hollow=0.6)
+    drive.control(hollow=60)
     old.write_bytes(b'newer')
-    assert old.read_bytes() == b'newer' and eventually(lambda: old.read_bytes() == bytes(5))
+    assert old.read_bytes() == b'newer'
+    drive.control(hollow=0.1)
+    assert eventually(lambda: old.read_bytes() == bytes(5))
 
 
 def test_uncommitted_and_ids(drive, old):
-    drive.control(uncommitted=0.6, ids=True)
+    drive.control(uncommitted=60, ids=True)
     old.write_bytes(b'new')
     assert uncommitted(old) == 'true' and drive_id(old).startswith('local-')
     os.replace(old, old.parent/'g')
+    drive.control(uncommitted=0.1, ids=True)
     assert eventually(lambda: uncommitted(old.parent/'g') == 'false')
     new = drive_id(old.parent/'g')
     assert not new.startswith('local-')
@@ -233,10 +238,11 @@ def test_only_what_was_uploaded_is_left(drive, old, tmp_path):
     "The VM is lost: its folder goes, the cloud's is mounted"
     m,cloud = drive.mountpoint, tmp_path/'cloud'
     cloud.mkdir()
-    drive.control(cloud=cloud, uncommitted=0.5, ids=True)
+    drive.control(cloud=cloud, uncommitted=60, ids=True)
     (m/'run').mkdir()
     (m/'run/1').write_bytes(b'one')
     assert uncommitted(m/'run/1') == 'true' and not (cloud/'run/1').exists()
+    drive.control(cloud=cloud, uncommitted=0.1, ids=True)
     assert eventually(lambda: uncommitted(m/'run/1') == 'false') and (cloud/'run/1').read_bytes() == b'one'
     one = drive_id(m/'run/1')
     f = open(m/'run/open', 'wb', 0)

@@ -125,8 +125,10 @@ def test_nothing_is_left_running(tmp_path):
     assert run_with_fault(cmd, 'openat', 1, 'signal=SIGKILL', path=tmp_path/'x') == (-9, True)
     assert run_with_fault(cmd, 'openat', 2, 'signal=SIGKILL', path=tmp_path/'x') == (0, False)
     assert run_with_fault(['sh', '-c', f'(: > {tmp_path}/x); true'], 'openat', 1, 'signal=SIGKILL', path=tmp_path/'x') == (0, True)
-    time.sleep(0.05)
     def args(o):
         try: return o.read_text()
         except OSError: return ''
-    assert not any(f'sleep\0{seconds}' in args(o) for o in Path('/proc').glob('[0-9]*/cmdline'))
+    def left(): return any(f'sleep\0{seconds}' in args(o) for o in Path('/proc').glob('[0-9]*/cmdline'))
+    end = time.monotonic()+20 # it sleeps for longer than that
+    while left() and time.monotonic() < end: time.sleep(0.05)
+    assert not left()

@@ -19,7 +19,7 @@ HEALTHY = "elman_one_hot min_char_rnn burn_in masks_beside log_softmax_and_nll w
 def found(p):
     "Ids of the findings, those that are causes, for a program"
     made = p.make()
-    if 'watch' not in made: return [o.id for o in doctor.diagnose(**made, seconds=30).findings]
+    if 'watch' not in made: return [o.id for o in doctor.diagnose(**made, seconds=600).findings]
     cb = Doctor(file=io.StringIO())
     made['watch'](made['learn'], [cb])
     return [o.id for o in arrange(cb.findings)]

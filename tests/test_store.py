@@ -921,8 +921,9 @@ def test_two_on_one_machine(drive, fit, tmp_path, monkeypatch):
 
 @needs_fuse
 @pytest.mark.parametrize('stale', [0, 0.6])
-def test_two_machines(drive, fit, tmp_path, stale):
+def test_two_machines(drive, fit, tmp_path, monkeypatch, stale):
     "The second is refused while the first is alive; a silent one is overridden, and keeps its copies to itself from then on"
+    monkeypatch.setattr(lease, 'silent', 60)      # two signs end the wait, however slow they are
     drive.control(stale=stale)
     log = tmp_path/'log'
     go = tmp_path/'go'
@@ -931,6 +932,7 @@ def test_two_machines(drive, fit, tmp_path, stale):
         until(lambda: brought(drive.there), what='the run')
         with pytest.raises(RunError, match='is being trained on another machine'): fit(drive.where, seed=None)
         os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(lease, 'silent', 1)
         time.sleep(2*stale)
         learn = fit(drive.where, seed=None)
         assert all('is used' in o for o in learn.told)                              # it may have been stopped in the middle of a file
@@ -954,6 +956,7 @@ def test_two_machines(drive, fit, tmp_path, stale):
 def test_an_owner_whose_clock_is_slow(drive, fit, tmp_path, monkeypatch, minutes):
     "A quarter of an hour behind or ahead, or 57 years, but alive: seen by its signs"
     go,real = tmp_path/'go',time.time
+    monkeypatch.setattr(lease, 'silent', 60)
     def owner():
         time.time = lambda: real()+60*minutes
         fit(drive.where, dict.fromkeys(range(12, 58), dawdle(go)))
@@ -1272,10 +1275,17 @@ def test_one_look_at_an_empty_drive_is_not_trusted(drive, fit, monkeypatch):
     "Listings and contents come late: the run that was copied there is waited for. If it is gone for good, that is said"
     with pytest.raises(KeyboardInterrupt): fit(drive.where, {25: stop})
     drive.there.rename(drive.backing/'away')
-    later = threading.Timer(1, lambda: (shutil.rmtree(drive.there, ignore_errors=True), (drive.backing/'away').rename(drive.there)))
-    later.start()
-    with pytest.raises(KeyboardInterrupt): fit(drive.where, {35: stop}, seed=None)
-    later.join()
+    looks,wait = [],locate.wait_until
+    def late(f, *args, **kwargs):
+        def look():
+            looks.append(f())
+            if len(looks) == 1: shutil.rmtree(drive.there, ignore_errors=True); (drive.backing/'away').rename(drive.there)
+            return looks[-1]
+        return wait(look, *args, **kwargs)
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(locate, 'wait_until', late)
+        fit(drive.where, {35: stop}, seed=None)
+    assert len(looks) > 1 and not looks[0] and looks[-1]
     assert RunFolder(drive.there).resumes() == [25]
     shutil.rmtree(drive.there)
     learn = fit(drive.where, wait=1)

@@ -63,9 +63,12 @@ class S3:
     def start(self):
         self.log.with_suffix('.kept').write_bytes(pickle.dumps(self.kept))
         with open(self.log, 'ab') as f: self.process = subprocess.Popen([sys.executable, '-c', SERVER, str(self.port), self.log.with_suffix('.kept')], stdout=f, stderr=f)
-        for _ in range(600):
-            try: urllib.request.urlopen(f'{self.url}/moto-api/', timeout=5).close(); break
-            except OSError: time.sleep(0.05)
+        until(self.answers, 300, 'the server')
+    def answers(self):
+        assert self.process.poll() is None, self.log.read_text()
+        try: urllib.request.urlopen(f'{self.url}/moto-api/', timeout=5).close()
+        except OSError: return False
+        return True
     def stop(self):
         self.kept = self.objects()
         self.kill()
@@ -80,7 +83,7 @@ class S3:
     def post(self, path, data=b''): urllib.request.urlopen(urllib.request.Request(f'{self.url}{path}', data, {'Content-Type': 'text/plain'}, method='POST'), timeout=10).close()
     @property
     def options(self):
-        return dict(key=KEY, secret=SECRET, endpoint_url=self.url, config_kwargs=dict(connect_timeout=2, read_timeout=5, retries=dict(max_attempts=0)))
+        return dict(key=KEY, secret=SECRET, endpoint_url=self.url, config_kwargs=dict(connect_timeout=30, read_timeout=60, retries=dict(max_attempts=0)))
 
 
 @pytest.fixture(scope='module')
@@ -202,7 +205,7 @@ def test_other_urls(scheme, memory, fresh, same, tmp_path, home):
 def test_the_server_goes_away_and_comes_back(how, s3, url, fresh, same, home, monkeypatch, capfd):
     "Training goes on, one warning, and the copy follows"
     monkeypatch.setattr('s3fs.core.S3FileSystem.retries', 1)                          # it would try for half a minute
-    options = {**s3.options, 'config_kwargs': {**s3.options['config_kwargs'], 'read_timeout': 1}}
+    options = {**s3.options, 'config_kwargs': {**s3.options['config_kwargs'], 'read_timeout': 2 if how == 'hangs' else 60}}
     alone = fresh()
     alone.fit_one_cycle(3, 1e-2)
     store,seen = UrlStore(url, **s3.options),{}
@@ -326,7 +329,7 @@ def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
     "The second is refused while the first is alive; one that is silent is overridden, and keeps its copies to itself"
     alone = fresh()
     alone.fit_one_cycle(3, 1e-2)
-    monkeypatch.setattr(lease, 'silent', 2); monkeypatch.setattr(UrlStore, 'beat', 0.3)
+    monkeypatch.setattr(lease, 'silent', 60); monkeypatch.setattr(UrlStore, 'beat', 0.3)      # two signs end the wait, however slow they are
     where,store,log = url,UrlStore(url, **s3.options),tmp_path/'log'
     slow = At(dawdle(tmp_path/'go'), *range(12, 10_000))
     first = machine(tmp_path/'a', lambda: fit(fresh(), where, [slow, At(settle, 20)], quiet=False, **s3.options), log)
@@ -335,6 +338,7 @@ def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
         monkeypatch.setenv('CHARRNN_HOME', str(tmp_path/'b'))
         with pytest.raises(RunError, match='is being trained on another machine'): fit(fresh(None), where, **s3.options)
         os.kill(first, signal.SIGSTOP)
+        monkeypatch.setattr(lease, 'silent', 2)
         t = time.monotonic()
         second = fit(fresh(None), where, **s3.options)
         assert time.monotonic()-t > 2 and same(alone, second)
