@@ -158,6 +158,11 @@ def _required(f):
     kinds = inspect.Parameter.POSITIONAL_ONLY,inspect.Parameter.POSITIONAL_OR_KEYWORD
     return [p.name for p in inspect.signature(f).parameters.values() if p.kind in kinds and p.default is p.empty]
 
+def _parts_if_given(f):
+    "Names of the parts of a batch that a function takes, and fetches itself if it gets none"
+    return [k for k,p in inspect.signature(f).parameters.items()
+            if p.default is None and _meaning.get(k.lower()) in ('batch', 'x', 'y')]
+
 # %% ../../nbs/37a_doctor.given.ipynb #2e9f51ff
 def _takes_all(f): return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(f).parameters.values())
 
@@ -170,7 +175,7 @@ def fetches(
 # %% ../../nbs/37a_doctor.given.ipynb #88060a07
 def _arguments(f, n):
     "What a training step is given, in order, if a batch has `n` parts"
-    names = _required(f)
+    names = _required(f) or (_parts_if_given(f) if n else [])
     meant = [_meaning.get(o.lower()) for o in names]
     if 'y' in meant and 'x' not in meant: meant = ['x' if o == 'batch' else o for o in meant] # data, target
     is_told = None not in meant and len({*meant}) == len(meant)

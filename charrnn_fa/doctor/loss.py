@@ -121,7 +121,7 @@ def check_reported(
     trained = step.loss.detach().float().sum().item()
     loss = ifnone(step.told, trained) # what is shown, be it more, less or smoothed
     times = loss/max(nats, 1e-9)
-    is_plain = any(abs(o-nats) < .03*nats for o in (trained, loss))
+    is_plain = any(abs(o-nats) < .03*nats for o in (trained, loss)) or abs(times*math.log(2)-1) < 1e-3 # in bits
     if is_plain or times > 1.9 or times < .6: return [] # a sum, or a part of one
     return [Finding('L8', 'weak',
         f"The loss of a batch is {loss:.3f} and its cross-entropy {nats:.3f}: something is added. Curves of it "

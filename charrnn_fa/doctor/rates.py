@@ -105,6 +105,12 @@ def _stands_still(base):
     return base.moved < 5e-4 and base.start > base.guess-.05
 
 # %% ../../nbs/43b_doctor.rates.ipynb #99a8a7c2
+def _warms_up_itself(subject):
+    "Whether an optimiser begins with smaller steps than its rate says"
+    seen = subject.noted.seen.values()
+    return any(isinstance(o, torch.optim.RAdam) or isinstance(o, Optimizer) and radam_step in o.cbs for o in seen)
+
+# %% ../../nbs/43b_doctor.rates.ipynb #a74c68e4
 def check_low_rate(
     subject:Subject, # What is examined
     base:Trial, # As it is
@@ -112,7 +118,7 @@ def check_low_rate(
 )->list: # Of `Finding`s: O2, O14
     "Whether a higher learning rate does much better"
     rises = base.rates and base.rates[-1] > 1.5*base.rates[0] # a warm-up, of which the end is not seen
-    if base.bad is not None or rises or base.gain > .8: return []
+    if base.bad is not None or rises or _warms_up_itself(subject) or base.gain > .8: return []
     best,is_by_one = None,base.guess is not None and _n_targets(subject.more) < 4
     for by in 10,100,1000,10_000,100_000:
         t = trial(subject, len(base.nats), seconds, rate=by)

@@ -87,6 +87,7 @@ def sampling_findings(
     model = subject.model
     w = write(sample, model, prompt, n)
     subject.noted.restore()
+    if _wants_one(w.error, prompt): return sampling_findings(sample, subject, text, prompt[0], n)
     if w.error is not None: return [_of_sample_error(w.error, prompt, text)]
     res = []
     if w.active:
@@ -155,6 +156,11 @@ def _dropout_on(kinds):
         f"{', '.join(sorted(kinds))} works in training mode while text is written, so parts of the network are "
         "switched off at random.",
         'model.eval()   # before writing, and model.train() after it', {})
+
+# %% ../../nbs/46e_doctor.sampling.ipynb #6002a219
+def _wants_one(e, prompt):
+    "Whether an error comes of looking up a prompt as if it were one character"
+    return len(prompt) > 1 and isinstance(e, KeyError) and e.args == (prompt,)
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #a4f0d303
 def _of_sample_error(e, prompt, text):

@@ -160,6 +160,8 @@ def check_direction(
     along = told(all_of(lambda o: o[:,:-1]), all_of(lambda o: o[:,1:]))
     down = told(all_of(lambda o: o[:-1]), all_of(lambda o: o[1:]))
     if down < .2 or down < 3*max(along, 0): return []
+    far = told(all_of(lambda o: o[:len(o)//2]), all_of(lambda o: o[-(len(o)//2):])) # rows that beat in time tell of all others
+    if down < 3*max(far, 0): return []
     return [Finding('D5', 'exact',
         "Neighbours in the batch follow each other in the text, and neighbours in time do not: the text runs down "
         "the batch. So each row is every so many-th character.",
