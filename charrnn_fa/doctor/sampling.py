@@ -15,7 +15,7 @@ from .place import place_of
 from .written import write
 from .temperature import check_axis, check_temperature
 from .fed_back import check_fed_back, check_one_table, check_symbols_written
-from .written_state import check_own_text, check_written_state
+from .written_state import check_cells, check_own_text, check_written_state
 from .written_text import check_text, copied_share, usual_shares
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #796345d3
@@ -97,6 +97,7 @@ def sampling_findings(
     table = table_of(subject.more, text) if text else None
     res += check_fed_back(w) if w.fed else check_own_text(subject, w, table)
     if w.fed: res = res or _of_reading(subject, w, prompt, table)
+    res = res or check_cells(subject, sample, prompt)
     res = res or check_axis(w) or check_temperature(sample, model, prompt, w) or check_loaded(subject, table, text)
     subject.noted.restore()
     return res or _check_twice(sample, subject, prompt, w, text) or check_unknown(sample, subject, prompt)
