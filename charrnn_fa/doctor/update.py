@@ -154,12 +154,33 @@ def _check_cut(subject, steps, with_grad):
             'nn.init.xavier_uniform_(p)   # in place of zeros or ones', dict(tensors=len(alike)))]
     if with_grad and _is_left_out(subject, unused):
         if place := _without_graph(subject, unused): return [_no_grad(subject, unused, place[0])]
+        if _matters(subject, unused): return [_cut_off(subject, unused)]
         fix,place = _used(subject.model, min(unused))
         return [Finding('R9', 'exact',
             f"There is no gradient for {listed(unused)}: the loss does not depend on it. Perhaps a layer is left out "
             "in forward, or only a part of what it gives is used.",
             fix, dict(without_gradient=len(unused), parameters=len(trainable(subject.model))), place)]
     return []
+
+# %% ../../nbs/38a_doctor.update.ipynb #c187125c
+def _matters(subject, names):
+    "Whether the loss changes with parameters"
+    def _move(model):
+        for k,p in model.named_parameters():
+            if k in names: p.mul_(1.5).add_(.1) # no random numbers, of which a step may take some
+    losses = [subject.run(subject.batches[:1], update=False, prepare=o)[0].loss for o in (noop, _move)]
+    if any(o is None for o in losses): return False
+    as_is,moved = (o.detach().float().sum().item() for o in losses)
+    return abs(moved-as_is) > 1e-4*abs(as_is)
+
+def _cut_off(subject, names):
+    fix,place = _used(subject.model, min(names))
+    name = min(names).rpartition('.')[0] or min(names)
+    return Finding('L7', 'exact',
+        f"There is no gradient for {listed(names)}, though the loss depends on it. What comes of it is cut off on the "
+        "way: by detach(), .data, item(), tolist() or torch.tensor(...).",
+        OwnWords(f'# what self.{name} gives goes on as it is: not detached, nor made a list and a new tensor'),
+        dict(without_gradient=len(names), parameters=len(trainable(subject.model))), place)
 
 # %% ../../nbs/38a_doctor.update.ipynb #8cf31923
 def _used(model, name):
