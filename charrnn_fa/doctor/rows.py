@@ -14,6 +14,8 @@ from .subject import Subject
 from .layout import layout
 from .amounts import meetings, redrawn
 from .mixed import cut_line, from_one_row
+from .place import place_here
+from .turned import transposed
 from .words import OwnWords
 
 # %% ../../nbs/42d_doctor.rows.ipynb #0008d7a7
@@ -121,7 +123,7 @@ def _is_tidy(rows):
 def _crosses(rows):
     "Whether most targets meet predictions that do not depend on their row, but others do"
     rows = [o for o in rows if o.compared.any()]
-    apart = [o for o in rows if not (o.moved & o.compared).any()]
+    apart = [o for o in rows if (o.moved & o.compared).sum() < .2*o.compared.sum()] # one in twelve is by chance
     return len(rows) > 3 and len(apart) > .7*len(rows) and any((o.moved & ~o.compared).any() for o in rows)
 
 # %% ../../nbs/42d_doctor.rows.ipynb #5c8ee5e1
@@ -138,6 +140,38 @@ def _crossed(rows, n, cut=None):
         "The prediction that meets a row's target does not depend on that row, but on another one. The rows were put "
         "in another order than their targets, or view has cut the numbers anew.",
         OwnWords(mended) if cut else fix, dict(rows=n), place)
+
+# %% ../../nbs/42d_doctor.rows.ipynb #a8791200
+def _are_by_step(rows, n):
+    "Whether predictions of a row stand `n` apart, and its targets side by side"
+    places = [(o.i, o.moved.nonzero().flatten(), o.compared.nonzero().flatten()) for o in rows]
+    apart = all(len(m) > 1 and (m % n == i).all() for i,m,_ in places)
+    return apart and all(len(c) > 1 and c[-1]-c[0] == len(c)-1 for _,_,c in places)
+
+# %% ../../nbs/42d_doctor.rows.ipynb #c5fe1a29
+def _are_mixed(rows):
+    "Whether each row moves nearly all predictions"
+    return len(rows) > 3 and all(o.moved.float().mean() > .9 and not o.compared.all() for o in rows)
+
+def _shares_of_rows(subject, n):
+    "Where numbers of `n` rows are made shares of one along the rows and along no other axis: [(axis, place)]"
+    found = []
+    def _look(func, args, kwargs, out):
+        if getattr(func, '__name__', '') != 'softmax' or not isinstance(out, Tensor) or out.ndim < 2: return
+        sums = [((out.detach().float().sum(a)-1).abs() < 1e-3).all() for a in range(out.ndim)]
+        if [a for a,is_one in enumerate(sums) if is_one and out.shape[a] > 1] == [0] and len(out) == n: found.append(place_here())
+    subject.watch.look = _look
+    try: subject.run(subject.batches[:1], update=False)
+    finally: subject.watch.look = noop
+    return found
+
+def _check_mixed(subject, rows, n):
+    "S9, of attention"
+    found = _shares_of_rows(subject, n)
+    return [Finding('S9', 'exact',
+        "Each prediction depends on all rows of the batch: softmax runs along the rows, so that they share one attention, "
+        "and what a row gets depends on the others.",
+        'a = F.softmax(score, dim=1)   # along the steps that are looked at; dim=0 is the batch', dict(rows=n), found[0])] if found else []
 
 # %% ../../nbs/42d_doctor.rows.ipynb #2dcc4268
 def rows_at(
@@ -246,11 +280,14 @@ def _cut(back):
 
 def check_rows(
     subject:Subject, # What is examined
-)->list: # Of `Finding`s: S4, Z1, R1
+)->list: # Of `Finding`s: S3, S4, S9, Z1, R1
     "Whether each prediction comes from its own row, and from all that was read in it"
     if layout(subject): return [] # then single characters have been asked about
     at,rows = rows_at(subject)
+    n = len(subject.batches[0][-1])
+    if not at and rows and _are_by_step(rows, n): return [transposed(subject, dict(rows=n))]
+    if not at and _are_mixed(rows): return _check_mixed(subject, rows, n)
     if not at and _crosses(rows):
-        return [_crossed(rows, len(subject.batches[0][-1]), cut_line(*subject.model.modules(), *subject.roots))]
+        return [_crossed(rows, n, cut_line(*subject.model.modules(), *subject.roots))]
     if not at: return []
     return _check_unread(subject, at, rows) or _check_detached(subject, at, rows)
