@@ -95,9 +95,9 @@ def sampling_findings(
         w = write(_in_eval(sample), model, prompt, n)
         subject.noted.restore()
     table = table_of(subject.more, text) if text else None
-    res += check_fed_back(w) if w.fed else check_own_text(subject, w, table)
+    res += check_fed_back(w) if w.fed else check_cells(subject, sample, prompt) or check_own_text(subject, w, table)
     if w.fed: res = res or _of_reading(subject, w, prompt, table)
-    res = res or check_cells(subject, sample, prompt)
+    if w.fed: res = res or check_cells(subject, sample, prompt)
     res = res or check_axis(w) or check_temperature(sample, model, prompt, w) or check_loaded(subject, table, text)
     subject.noted.restore()
     return res or _check_twice(sample, subject, prompt, w, text) or check_unknown(sample, subject, prompt)
