@@ -154,12 +154,13 @@ def _are_mixed(rows):
     return len(rows) > 3 and all(o.moved.float().mean() > .9 and not o.compared.all() for o in rows)
 
 def _shares_of_rows(subject, n):
-    "Where numbers of `n` rows are made shares of one along the rows and along no other axis: [(axis, place)]"
+    "Where numbers of `n` rows are made shares of one along the rows and along no other axis"
     found = []
     def _look(func, args, kwargs, out):
         if getattr(func, '__name__', '') != 'softmax' or not isinstance(out, Tensor) or out.ndim < 2: return
         sums = [((out.detach().float().sum(a)-1).abs() < 1e-3).all() for a in range(out.ndim)]
-        if [a for a,is_one in enumerate(sums) if is_one and out.shape[a] > 1] == [0] and len(out) == n: found.append(place_here())
+        along = [a for a,is_one in enumerate(sums) if is_one and out.shape[a] > 1]
+        if along == [0] and len(out) == n: found.append(place_here())
     subject.watch.look = _look
     try: subject.run(subject.batches[:1], update=False)
     finally: subject.watch.look = noop
@@ -168,10 +169,11 @@ def _shares_of_rows(subject, n):
 def _check_mixed(subject, rows, n):
     "S9, of attention"
     found = _shares_of_rows(subject, n)
+    if not found: return []
     return [Finding('S9', 'exact',
-        "Each prediction depends on all rows of the batch: softmax runs along the rows, so that they share one attention, "
-        "and what a row gets depends on the others.",
-        'a = F.softmax(score, dim=1)   # along the steps that are looked at; dim=0 is the batch', dict(rows=n), found[0])] if found else []
+        "Each prediction depends on all rows of the batch: softmax runs along the rows, so that they share one "
+        "attention, and what a row gets depends on the others.",
+        'a = F.softmax(score, dim=1)   # along the steps that are looked at; dim=0 is the batch', dict(rows=n), found[0])]
 
 # %% ../../nbs/42d_doctor.rows.ipynb #2dcc4268
 def rows_at(

@@ -127,7 +127,7 @@ def _state_lost(off, memory, is_alone):
 # %% ../../nbs/46c_doctor.written_state.ipynb #c150aafe
 @contextmanager
 def _going_on(model, calls):
-    "A `with` in which it is noted of each call of a module but its first whether something that it gave the last time goes in"
+    "A `with` in which it is noted of each call of a module but its first whether something goes in that it gave before"
     last = {}
     def _note(name, m, args, kwargs, out):
         given = tensors_of([*args, *kwargs.values()])
@@ -156,8 +156,8 @@ def check_cells(
 
 def _cell_lost(name, went_on):
     return Finding('G3', 'exact',
-        f"While it writes, the network forgets: in {went_on.count(False)} of {len(went_on)} calls {name or 'it'} does not "
-        "get the state that it gave for the character before, as it does in training.",
+        f"While it writes, the network forgets: in {went_on.count(False)} of {len(went_on)} calls {name or 'it'} does "
+        "not get the state that it gave for the character before, as it does in training.",
         'scores,state = model(x, state)   # and the same state goes in with the next character',
         dict(calls=len(went_on), with_its_state=went_on.count(True)))
 
