@@ -166,7 +166,7 @@ def _in_own_words(findings, subject, given, functions):
 # %% ../../nbs/47_doctor.diagnose.ipynb #8452dd6e
 def diagnose(
     learn:Learner=None, # Ours or any other
-    model:nn.Module=None, # Instead of a Learner: the model,
+    model:nn.Module=None, # Instead of a Learner: the model, or for a step a dictionary or list of its tensors,
     dls=None, # its loaders: `DataLoaders`, a pair of them, or that for training,
     loss_func=None, # its loss,
     opt=None, # and its optimiser, if there is one already
