@@ -1,4 +1,4 @@
-"""What an eighth set of somebody's programs showed: networks of bare tensors, steps that fetch what they are not given, cells by hand, rows of words and of dates"""
+"""What an eighth set of somebody's programs showed: networks of bare tensors, steps that fetch what they are not given, cells by hand"""
 import math
 
 import pytest
@@ -43,7 +43,8 @@ GIVEN = dict(nothing=lambda W, f: None, a_dictionary=lambda W, f: W, a_list=lamb
 
 
 @pytest.mark.parametrize('given', GIVEN)
-@pytest.mark.parametrize('squash,clears,want', [(torch.tanh, True, []), (lambda h: h, True, [('R8', 'exact')]), (torch.tanh, False, [('O6', 'exact')])])
+@pytest.mark.parametrize('squash,clears,want', [(torch.tanh, True, []), (lambda h: h, True, [('R8', 'exact')]),
+                                                (torch.tanh, False, [('O6', 'exact')])])
 def test_tensors_without_a_module(given, squash, clears, want):
     W = bare()
     opt = torch.optim.Adam(W.values(), lr=1e-3)
@@ -144,14 +145,16 @@ class Copy(nn.Module):
     "Reads a word, and writes it again"
     def __init__(self, passed_on):
         super().__init__()
-        self.emb,self.enc,self.dec,self.out = nn.Embedding(V, 16),nn.GRU(16, 24, batch_first=True),nn.GRU(16, 24, batch_first=True),nn.Linear(24, V)
+        self.emb,self.out = nn.Embedding(V, 16),nn.Linear(24, V)
+        self.enc,self.dec = (nn.GRU(16, 24, batch_first=True) for _ in range(2))
         self.passed_on = passed_on
     def forward(self, x, told):
         h = self.passed_on(self.enc(self.emb(x))[1])
         return self.out(self.dec(self.emb(told), h)[0])
 
 
-@pytest.mark.parametrize('passed_on,want', [(lambda h: h, []), (lambda h: torch.tensor(h.tolist()), [('L7', 'exact')]), (lambda h: h.detach(), [('L7', 'exact')]),
+@pytest.mark.parametrize('passed_on,want', [(lambda h: h, []), (lambda h: torch.tensor(h.tolist()), [('L7', 'exact')]),
+                                            (lambda h: h.detach(), [('L7', 'exact')]),
                                             (torch.zeros_like, [('R9', 'exact')])])
 def test_what_is_cut_off_and_what_is_not_used(passed_on, want):
     torch.manual_seed(2)
@@ -193,7 +196,9 @@ def test_attention_along_the_rows(dim, want):
 def test_tags_of_words_step_by_step(padded, turned, want):
     "The mask leaves out what fills the ends of rows"
     torch.manual_seed(2)
-    def pad(n): return torch.stack([torch.where(torch.arange(10) < k, torch.randint(1, 9, (10,)), 0) for k in torch.randint(4 if padded else 10, 11, (n,)).clamp(max=10)])
+    def pad(n):
+        lengths = torch.randint(4 if padded else 10, 11, (n, 1))
+        return torch.where(torch.arange(10) < lengths, torch.randint(1, 9, (n, 10)), 0)
     batches = [(w, torch.where(w > 0, w % 3 + 1, 0), w > 0) for w in (pad(12) for _ in range(4))]
     emb,rnn,out = nn.Embedding(9, 12),nn.LSTM(12, 16),nn.Linear(16, 4)
     net = nn.ModuleList([emb, rnn, out])
@@ -209,7 +214,9 @@ def test_tags_of_words_step_by_step(padded, turned, want):
 # What is no fault
 
 class Plain(nn.Module):
-    def __init__(self, n=V): super().__init__(); self.emb,self.rnn,self.out = nn.Embedding(n, 24),nn.GRU(24, 32, batch_first=True),nn.Linear(32, n)
+    def __init__(self, n=V):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(n, 24),nn.GRU(24, 32, batch_first=True),nn.Linear(32, n)
     def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
 
 

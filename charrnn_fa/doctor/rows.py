@@ -286,8 +286,9 @@ def check_rows(
     "Whether each prediction comes from its own row, and from all that was read in it"
     if layout(subject): return [] # then single characters have been asked about
     at,rows = rows_at(subject)
+    if not rows: return []
     n = len(subject.batches[0][-1])
-    if not at and rows and _are_by_step(rows, n): return [transposed(subject, dict(rows=n))]
+    if not at and _are_by_step(rows, n): return [transposed(subject, dict(rows=n))]
     if not at and _are_mixed(rows): return _check_mixed(subject, rows, n)
     if not at and _crosses(rows):
         return [_crossed(rows, n, cut_line(*subject.model.modules(), *subject.roots))]

@@ -17,29 +17,10 @@ def _shift_beside_padding(pairs):
     agree = lambda s: [agreement(x, y, s) for x,y in pairs]
     return next((s for s in (2, 3) if min(agree(s)) > .9 and max(agree(1)) < .5), 0)
 
-def _tells_targets(batch):
-    "Whether a batch has its targets one step later as well, as a decoder reads them that writes what was read"
-    told = [o for o in batch[1:-1] if isinstance(o, Tensor) and o.ndim == 2 and o.shape == batch[-1].shape]
-    return any(torch.equal(o[:,1:], batch[-1][:,:-1]) for o in told)
-
-def check_targets(
-    batches, # Of a subject
-)->list: # Of `Finding`s: D1, D2, D3
-    "Whether each target is the next character"
-    pairs = texts_of(batches)
-    if pairs is None: return []
-    share = lambda s,axis: min(shift_share(x, y, s, axis) for x,y in pairs)
-    if any(share(1, a) == 1 for a in (1, 0)): return _check_wrap(pairs, 1 if share(1, 1) == 1 else 0)
-    if share(0, 1) == 1: return [] if all(map(_tells_targets, batches)) else [Finding('D1', 'exact',
-        "Each target is the character at the same place, so the network learns to copy. It is the next one that "
-        "should be predicted.",
-        'x,y = text[:-1],text[1:]', dict(share_of_equal=1.))]
-    n_steps = max(max(x.shape) for x,_ in pairs)
-    for s in 2,-1,3,-2,4,-3,*range(5, n_steps//2+1):
-        if s > 4 and all(y[:,:-s].unique().numel() < 3 and y[:-s].unique().numel() < 3 for _,y in pairs): break # blanks
-        if any(share(s, a) == 1 for a in (1, 0)): return _shifted(s) if s > 0 else looks_back(s, [x for x,_ in pairs])
-    if s := _shift_beside_padding(pairs): return _shifted(s)
-    return _check_columns(pairs) or _check_windows(pairs)
+def _shifted(s):
+    return [Finding('D2', 'exact',
+        f"The targets are {s} characters ahead; they should be one ahead. Perhaps the loader shifts already.",
+        'x,y = text[:-1],text[1:]', dict(ahead=s))]
 
 def _check_windows(pairs):
     "D2, if the targets of a batch are what is read in the next"
@@ -49,10 +30,34 @@ def _check_windows(pairs):
     is_text = min(x.shape) > 1 and x.unique().numel() > 2 and not torch.equal(x, y)
     return _shifted(x.shape[axis]) if is_next and is_text else []
 
-def _shifted(s):
-    return [Finding('D2', 'exact',
-        f"The targets are {s} characters ahead; they should be one ahead. Perhaps the loader shifts already.",
-        'x,y = text[:-1],text[1:]', dict(ahead=s))]
+# %% ../../nbs/36e_doctor.targets.ipynb #9fee1152
+def _tells_targets(batch):
+    "Whether a batch has its targets one step later as well, as a decoder reads them that writes what was read"
+    told = [o for o in batch[1:-1] if isinstance(o, Tensor) and o.ndim == 2 and o.shape == batch[-1].shape]
+    return any(torch.equal(o[:,1:], batch[-1][:,:-1]) for o in told)
+
+def _copies():
+    return [Finding('D1', 'exact',
+        "Each target is the character at the same place, so the network learns to copy. It is the next one that "
+        "should be predicted.",
+        'x,y = text[:-1],text[1:]', dict(share_of_equal=1.))]
+
+# %% ../../nbs/36e_doctor.targets.ipynb #e154f383
+def check_targets(
+    batches, # Of a subject
+)->list: # Of `Finding`s: D1, D2, D3
+    "Whether each target is the next character"
+    pairs = texts_of(batches)
+    if pairs is None: return []
+    share = lambda s,axis: min(shift_share(x, y, s, axis) for x,y in pairs)
+    if any(share(1, a) == 1 for a in (1, 0)): return _check_wrap(pairs, 1 if share(1, 1) == 1 else 0)
+    if share(0, 1) == 1: return [] if all(map(_tells_targets, batches)) else _copies()
+    n_steps = max(max(x.shape) for x,_ in pairs)
+    for s in 2,-1,3,-2,4,-3,*range(5, n_steps//2+1):
+        if s > 4 and all(y[:,:-s].unique().numel() < 3 and y[:-s].unique().numel() < 3 for _,y in pairs): break # blanks
+        if any(share(s, a) == 1 for a in (1, 0)): return _shifted(s) if s > 0 else looks_back(s, [x for x,_ in pairs])
+    if s := _shift_beside_padding(pairs): return _shifted(s)
+    return _check_columns(pairs) or _check_windows(pairs)
 
 # %% ../../nbs/36e_doctor.targets.ipynb #40519c26
 def looks_back(
@@ -67,6 +72,8 @@ def looks_back(
         f"The targets are {-s} character{'s'*(s < -1)} back, which the network has seen already. If the next character "
         "is to be predicted, they should be one ahead.",
         'x,y = text[:-1],text[1:]', dict(ahead=s))]
+
+
 
 # %% ../../nbs/36e_doctor.targets.ipynb #24d13338
 def _columns(pairs):

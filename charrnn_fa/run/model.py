@@ -74,7 +74,9 @@ def _read_with(dls):
     "Whether lines are put in another order in each epoch, if they are"
     return dict(by_line=True) if getattr(dls.train, 'by_line', False) else {}
 
-def _name(f): return getattr(getattr(f, 'func', f), '__name__', type(f).__name__)[:80]
+def _name(f):
+    name = getattr(getattr(f, 'func', f), '__name__', type(f).__name__)
+    return re.sub(r'[^\w<>]', '_', str(name))[:80] # somebody may have set it to anything
 
 def _trained_by(learn):
     "Names of optimiser and loss, if they are not those of the preset"
@@ -109,7 +111,7 @@ def kept_text(
     return ts if sum(t.nbytes for t in ts.values()) <= most_text else {}
 
 # %% ../../nbs/49_run.model.ipynb #b6996383
-function_names = re.compile(r'[\w<>]{1,80}')
+function_names = re.compile(r'[\w<>]{0,80}')
 
 char_schema = {
     'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str, 'by_line?':bool},
