@@ -58,7 +58,7 @@ def test_same_seed_same_weights(call, tmp_path):
 
 
 def test_minutes(call, tmp_path):
-    status,out,_ = call('train', 'count', '--run', tmp_path/'r', '--minutes', 0.05, '--quiet', '--json', *TINY)
+    status,out,_ = call('train', 'count', '--run', tmp_path/'r', '--minutes', 0.1, '--quiet', '--json', *TINY)
     assert status == 0 and json.loads(out)['steps'] > 8
 
 
@@ -201,8 +201,10 @@ def test_nothing_is_said_in_the_line_of_the_bar(tmp_path):
     "What a run says at its beginning, a line with its sample, and what an interrupt says: each above a bar that stands"
     status,lines = in_terminal(['train', 'count', '--run', tmp_path/'r', '--steps', 6000, '--seed', 1, *TINY], until=['step/s', ' left\r\n', 'step/s', 'step/s'])
     assert status == 130
-    said = ['18,000 characters to train on', 'lstm with', 'A new run, kept in ', 'step ', '    ', '', 'Stopped; the run in ', 'charrnn: stopped.']
-    assert len(lines) == len(said)+1 and lines[-1] == ''
+    n_samples = (len(lines)-6)//3 # each of a line with the loss, one with the text, and an empty one
+    said = ['18,000 characters to train on', 'lstm with', 'A new run, kept in ', *['step ', '    ', '']*n_samples,
+            'Stopped; the run in ', 'charrnn: stopped.']
+    assert n_samples in (1, 2) and len(lines) == len(said)+1 and lines[-1] == ''
     for line,begins in zip(lines, said): assert line.startswith(begins) and 'step/s' not in line, line
 
 

@@ -371,7 +371,7 @@ print('\\nusable', len(learn.generate('The', n=20)))
 '''
     p = subprocess.Popen([sys.executable, '-u', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     out = b''
-    while b'Epoch' not in out: out += p.stdout.read1(4096)
+    while b'Epoch' not in out and (new := p.stdout.read1(4096)): out += new
     os.set_blocking(p.stdout.fileno(), False)
     for _ in range(10):                               # one that lands in a bare `except:` of somebody's is lost, as at a keyboard
         p.send_signal(signal.SIGINT)

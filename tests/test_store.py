@@ -99,7 +99,6 @@ def hasty(monkeypatch):
     monkeypatch.setattr(Mirror, 'first_retry', 0.05)
     monkeypatch.setattr(MountStore, 'beat', 0.3)
     monkeypatch.setattr(lease, 'silent', 1)
-    monkeypatch.setattr(locate, 'patience', 0.1)
     yield
     threads._waiting.clear()
 
@@ -360,7 +359,8 @@ def test_hangs_and_wakes_up(drive, fit, monkeypatch, capsys):
     tidy(drive.there)
 
 
-def test_hangs_at_the_start_and_threads_do_not_pile_up(drive, fit):
+def test_hangs_at_the_start_and_threads_do_not_pile_up(drive, fit, monkeypatch):
+    monkeypatch.setattr(locate, 'patience', 0.1)
     fit(drive.where)
     before = threading.active_count()
     drive.control(delay=dict(create=60, getattr=60, opendir=60))
