@@ -101,6 +101,13 @@ SVGS = {
                                 '<symbol id="s" viewBox="0 0 10 10"><path d="M0 0L10 10"/></symbol>',
                                 [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 255)]]),
     'one of several': ('<switch><path systemLanguage="de" d="M0 0L9 9"/><path d="M0 0L5 0"/><path d="M0 0L9 9"/></switch>', [[(0, 0), (255, 0)]]),
+    'a frame that is not seen': ('<path stroke="none" d="M0 0h24v24H0z" fill="none"/><path d="M12 12l5 0" fill="none" stroke="currentColor"/>', [[(0, 0), (255, 0)]]),
+    'on from where it was closed': ('<path d="M0 0H40V40ZL80 80V100"/>', [[(0, 0), (102, 0), (102, 102), (0, 0)], [(0, 0), (204, 204), (204, 255)]]),
+    'a rectangle in a symbol': ('<path d="M0 0H100V100H0Z"/><symbol id="s" viewBox="0 0 20 20"><rect width="20" height="20"/></symbol>'
+                                '<use href="#s" x="60" y="70" width="20" height="20"/>',
+                                [[(0, 0), (255, 0), (255, 255), (0, 255), (0, 0)], [(153, 178.5), (204, 178.5), (204, 229.5), (153, 229.5), (153, 178.5)]]),
+    'moved without a box': ('<path d="M0 0H100V100"/><svg x="60" y="70"><path d="M0 0h20v20"/></svg>',
+                            [[(0, 0), (255, 0), (255, 255)], [(153, 178.5), (204, 178.5), (204, 229.5)]]),
     'millimetres': ('<line x1="0mm" y1="0mm" x2="10mm" y2="5mm"/>', [[(0, 0), (255, 127.5)]]),
 }
 
@@ -112,6 +119,17 @@ def test_svg(tmp_path, name):
     (got,) = load_drawings(tmp_path/'a.svg')
     assert [len(s) for s in got] == [len(s) for s in want]
     if 'mm' not in body: assert np.allclose(np.concatenate(got), np.concatenate(want), atol=.02)
+
+
+def test_a_plot_has_no_frame_of_its_paper(tmp_path):
+    "matplotlib writes what is behind a plot too, white or without any colour"
+    from matplotlib.figure import Figure
+    for i,transparent in enumerate((True, False)):
+        ax = (figure := Figure()).add_axes([0, 0, 1, 1])
+        ax.plot([1, 2, 3], [3, 1, 2])
+        ax.axis('off')
+        figure.savefig(tmp_path/f'{i}.svg', transparent=transparent)
+        assert [len(s) for s in load_drawings(tmp_path/f'{i}.svg')[0]] == [3]
 
 
 def test_turned_circles_stand_where_a_browser_draws_them(tmp_path):
@@ -160,6 +178,8 @@ BAD = {
     'self.svg': '<svg><g id="a"><use href="#a"/></g></svg>',
     'outside.svg': '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
     'broken path.svg': '<svg><path d="M 0 0 L 9 q"/></svg>',
+    'too few numbers.svg': '<svg><path d="M0 0L50 50C90 10 20 30L30 90"/></svg>',
+    'half an arc.svg': '<svg><path d="M0 0L9 9A10 10 0 0 1 5"/></svg>',
     'half a path.svg': '<svg><path d="M0 0L9 9L x 3"/></svg>',
     'turn.svg': '<svg><path transform="rotate(x)" d="M0 0L9 9"/></svg>',
     'no lines.svg': '<svg><text>hello</text></svg>',

@@ -54,6 +54,24 @@ def _check_size(root):
 
 # %% ../../nbs/07a_text.svg.ipynb #4ef8c4e5
 _number = r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?'
+_n_wanted = dict(m=2, l=2, h=1, v=1, c=6, s=4, q=4, t=2, a=7)
+_arc = [re.compile(rf'[\s,]*({o})') for o in (*[_number]*3, *['[01]']*2, *[_number]*2)]
+
+def _n_of_arc(text):
+    n = at = 0
+    while m := _arc[n%7].match(text, at): n,at = n+1,m.end()
+    return n if not text[at:].strip(' \t\r\n\f,') else 0 # none that is right
+
+def _broken_part(d):
+    "The first letter of a path with too few numbers or too many, and these; '' if there is none"
+    _,*pieces = re.split('([MmZzLlHhVvCcSsQqTtAa])', d)
+    for letter,text in zip(pieces[::2], pieces[1::2]):
+        n = _n_of_arc(text) if letter in 'Aa' else len([*re.finditer(_number, text)])
+        wanted = _n_wanted.get(letter.lower(), 0)
+        if bool(n) != bool(wanted) or wanted and n % wanted: return letter+text
+    return ''
+
+# %% ../../nbs/07a_text.svg.ipynb #39ec19bc
 _parts = dict(d=rf'[MmZzLlHhVvCcSsQqTtAa]|{_number}|[\s,]', points=rf'{_number}|[\s,]')
 _parts['transform'] = rf'(matrix|translate|scale|rotate|skew[XY]?)\s*\(|\)|{_number}[a-z%]*|[\s,]'
 
@@ -62,7 +80,7 @@ def _check_written(root):
     for e in root.iter():
         for name,part in _parts.items():
             value = e.get(name, '')
-            rest = '' if value.strip() == 'none' else re.sub(part, '', value)
+            rest = '' if value.strip() == 'none' else re.sub(part, '', value) or name == 'd' and _broken_part(value)
             if not rest and not (name == 'd' and re.match(r'\s*[^\sMm]', value.replace('none', ''))): continue
             shown = visible((rest or value)[:20], lines=False)
             what = dict(d='path', points='list of points', transform='transformation')[name]
@@ -117,11 +135,32 @@ def _switched(root):
     return root
 
 # %% ../../nbs/07a_text.svg.ipynb #c81ab815
+def _placed(root):
+    "Say what is left out in rectangles and uses; an inner `svg` without a `viewBox` is a group that was moved"
+    for e in root.iter():
+        for k in dict(rect=('x', 'y', 'width', 'height'), use=('x', 'y')).get(_tag(e), ()): e.attrib.setdefault(k, '0')
+        if _tag(e) != 'svg' or e is root or e.get('viewBox'): continue
+        e.tag = e.tag[:-3]+'g'
+        e.set('transform', f"translate({e.attrib.pop('x', 0)},{e.attrib.pop('y', 0)})")
+        for k in 'width', 'height': e.attrib.pop(k, None)
+    return root
+
+# %% ../../nbs/07a_text.svg.ipynb #b44ce950
+def _has_colour(o): return o is not None and o.value is not None and o.opacity > 0
+
+def _is_seen(shape):
+    v = shape.values
+    if v.get('visibility') in ('hidden', 'collapse') or re.fullmatch(r'0*\.?0*%?', str(v.get('opacity', 1))): return False
+    is_filled = _has_colour(shape.fill) and (shape.fill.hexrgb != '#ffffff' or 'url' in str(v.get('fill')))
+    return is_filled or _has_colour(shape.stroke) and shape.stroke_width > 0
+
+# %% ../../nbs/07a_text.svg.ipynb #b40b0ead
 def _points(part):
     "The points of a part of a path in which the pen stays down"
     from svgelements import Close, Line, Move
     res = []
     for o in part:
+        if not res and not isinstance(o, Move) and o.start is not None: res.append(o.start)
         if isinstance(o, Move): res.append(o.end)
         elif isinstance(o, (Line, Close)): res += [] if o.end is None else [o.end]
         else: res += [*o.npoint(np.linspace(0, 1, 17)[1:])]
@@ -132,8 +171,8 @@ def _strokes(root):
     from xml.etree.ElementTree import tostring
     from svgelements import SVG, Path as Line, Shape
     shapes = [o for o in SVG.parse(io.BytesIO(tostring(root)), reify=True).elements() if isinstance(o, Shape)]
-    seen = [o for o in shapes if o.values.get('visibility') not in ('hidden', 'collapse')]
-    parts = (_points(part) for o in seen for part in abs(Line(o)).as_subpaths()) # abs: turned and moved
+    seen = [o for o in shapes if _is_seen(o)]
+    parts = (_points(part) for o in seen or shapes for part in abs(Line(o)).as_subpaths()) # abs: turned and moved
     return [s for s in parts if len({*s}) > 1]
 
 # %% ../../nbs/07a_text.svg.ipynb #ed941b92
@@ -148,7 +187,7 @@ def read_svg(
         _check_size(root := _root(path))
         _check_written(root)
         _check_lengths(root)
-        strokes = _strokes(_put_away(_open_symbols(_switched(root))))
+        strokes = _strokes(_put_away(_placed(_open_symbols(_switched(root)))))
         if not strokes: raise _Odd('draws no line')
         return simplify(fit_drawing(strokes), epsilon)
     except OSError as e: raise CorpusError(f'{path} cannot be read ({e.strerror})', 'check its name.') from None
