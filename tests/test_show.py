@@ -1,4 +1,5 @@
 "Pictures in a real browser and against numbers of PyTorch's: static, self-contained, safe, and answering to pointer and keys"
+import base64
 import math
 import os
 import re
@@ -129,11 +130,23 @@ def test_the_lens_goes_back_to_the_beginning(trained, pictures, visit):
     slider.focus()
     for _ in moments: page.keyboard.press('ArrowLeft')
     early = [strength(marks.nth(i)) for i in range(1, 30)]
-    bits = watch.moments[0]['bits'].numpy()/16
+    bits = watch.moments[0]['bits'].numpy()
     assert np.allclose(early, np.minimum(1, bits[1:30]/8)*.8, atol=.01)
     assert sum(early) > 2*sum(late)
     assert page.locator('.when').text_content().startswith('no training: ')
     assert slider.get_attribute('aria-valuetext') == page.locator('.when').text_content()
+
+
+def test_the_lens_has_the_bits_that_are_there():
+    "All of them, also those of a character that costs more than sixteen"
+    dls = CharDataLoaders.from_text('abcdefghij\n'*400, bs=8, seq_len=32, seed=1)
+    learn = char_learner(dls, n_hid=32, precision='fp32')
+    with learn.no_bar(), learn.no_logging(): learn.fit_steps(200)
+    text = 'abcdefghij\nabcjefghij\n'
+    want = show.surprise(learn, text).data.bits[1:]
+    moment = show.lens(learn, text).data['moments'][-1]
+    assert want.max() > 16
+    assert np.allclose(np.frombuffer(base64.b64decode(moment['bits']), '<f4')[1:], want, atol=1e-4)
 
 
 def test_the_lens_tells_what_was_expected(pictures, trained, visit):

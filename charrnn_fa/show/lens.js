@@ -5,7 +5,7 @@
   const bytes = o => Uint8Array.from(atob(o), c => c.charCodeAt(0));
   const marks = [...root.querySelectorAll('.t i, .t u')], known = data.known;      // known[place]: which of the known characters, or -1
   const n = data.n, k = data.k, wide = data.vocab.length > 256;
-  const moments = data.moments.map(o => ({...o, bits: bytes(o.bits), best: bytes(o.best), probs: bytes(o.probs)}));
+  const moments = data.moments.map(o => ({...o, bits: new Float32Array(bytes(o.bits).buffer), best: bytes(o.best), probs: bytes(o.probs)}));
   const units = data.units.map(o => ({...o, values: bytes(o.values)}));
   const influence = bytes(data.influence);
   const slider = find('input[type=range]'), when = find('.when'), said = find('.said');
@@ -15,7 +15,7 @@
 
   const orange = a => `rgba(${data.orange},${a.toFixed(2)})`, blue = a => `rgba(${data.blue},${a.toFixed(2)})`;
   const shade = i => {                                                            // background of a known character
-    if (unit < 0) return i ? orange(.8*Math.min(1, moments[at].bits[i]/data.step/data.most)) : '';
+    if (unit < 0) return i ? orange(.8*Math.min(1, moments[at].bits[i]/data.most)) : '';
     const v = (units[unit].values[i]-128)/127;
     return v < 0 ? blue(-.8*v) : orange(.8*v);
   };
@@ -50,7 +50,7 @@
     }
     if (!i) return said.replaceChildren(`${letter}   the first character, which nothing predicts`);
     const head = document.createElement('p');
-    head.textContent = `${letter}   ${(m.bits[i]/data.step).toFixed(1)} bits. Expected here, after ${m.name}:`;
+    head.textContent = `${letter}   ${m.bits[i].toFixed(1)} bits. Expected here, after ${m.name}:`;
     const rows = [];
     for (let j = 0; j < k; j++) {
       const a = i*k+j, id = wide ? m.best[2*a] + 256*m.best[2*a+1] : m.best[a];

@@ -16,11 +16,17 @@ from .neurons import activations, find_units, scale_of, unit_index, unit_names
 from .page import Picture, asset, blue, check_learn, glyph, known_ids, orange
 from .page import script_json, shown_part, with_skipped
 from .surprise import Reading, most_bits, spread, surprise_text
-from .watch import Watch, bits_of, per_bit, steps_of, thinned, to_moment
+from .watch import Watch, steps_of, thinned, to_moment
 
 # %% ../../nbs/57a_show.lens.ipynb #0cb67bb6
-def _of_watch(watch, text):
-    if watch.text == text: return watch.moments
+def _cut(m, n):
+    "The part of a moment that belongs to the first `n` characters"
+    if len(m['bits']) == n: return m
+    mean = float(m['bits'][1:n].mean()) if n > 1 else 0.
+    return dict(m, mean=mean, **{k:m[k][:n] for k in ('bits', 'best', 'probs')})
+
+def _of_watch(watch, text, n):
+    if watch.text.startswith(text): return [_cut(o, n) for o in watch.moments]
     what = f'What was watched is another text, {watch.text[:30]!r}'
     raise CharRNNError(what, 'give the lens the text that was watched.')
 
@@ -47,8 +53,8 @@ def _past(learn, text, watched, n_best):
     if watched is None: watched = _watch_of(learn, text)
     if watched is None: return []
     if isinstance(watched, (str, os.PathLike)): watched = Run(watched)
-    if not isinstance(watched, Run): return _of_watch(watched, text)
-    return _of_run(watched, known_ids(learn.vocab, text)[0], n_best)
+    ids,_ = known_ids(learn.vocab, text)
+    return _of_run(watched, ids, n_best) if isinstance(watched, Run) else _of_watch(watched, text, len(ids))
 
 # %% ../../nbs/57a_show.lens.ipynb #cf7740b1
 def moments_of(
@@ -76,7 +82,7 @@ def _name(moment):
 
 def _moment_data(m, vocab_sz):
     best = m['best'].numpy().astype(np.uint8 if vocab_sz <= 256 else '<u2')
-    arrays = dict(bits=m['bits'].numpy(), best=best, probs=m['probs'].numpy())
+    arrays = dict(bits=m['bits'].numpy().astype('<f4'), best=best, probs=m['probs'].numpy())
     return dict(name=_name(m), mean=m['mean'], **{k:_base64(v) for k,v in arrays.items()})
 
 # %% ../../nbs/57a_show.lens.ipynb #ad8ec267
@@ -109,7 +115,7 @@ def _units_data(learn, ids, units):
 
 # %% ../../nbs/57a_show.lens.ipynb #52be493b
 _ask = 'Point at a character, tap it, or move with the arrow keys, to see what was expected in its place.'
-_looks = dict(step=per_bit, most=int(most_bits), orange=orange, blue=blue, ask=_ask)
+_looks = dict(most=int(most_bits), orange=orange, blue=blue, ask=_ask)
 
 # %% ../../nbs/57a_show.lens.ipynb #99bf8794
 def lens_data(
@@ -197,6 +203,6 @@ def lens(
     data = lens_data(learn, part, moments, units)
     ids,places = known_ids(learn.vocab, part)
     note = with_skipped(note, len(part)-len(ids))
-    r = Reading(part, places, ids, bits_of(moments[-1]), None, None)
+    r = Reading(part, places, ids, moments[-1]['bits'].numpy(), None, None)
     words = '\n'.join([_title(moments[-1], len(ids)), _terminal(r, moments, data['units']), note]).strip()
     return Picture('The lens', words, partial(_body, r, data, note), data=data)

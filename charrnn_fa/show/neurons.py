@@ -151,6 +151,12 @@ def _search(acts, props, names):
     return sorted(res, key=lambda o: -abs(o.held_out))
 
 # %% ../../nbs/52_show.neurons.ipynb #0c6eca1b
+def _validation_part(learn, most):
+    text,least = learn.vocab.textify(learn.dls.valid.ids[:most]),4*_warm_up
+    if len(text) >= least: return text
+    what = f'The validation part has {len(text)} characters, and a search for units needs {least}'
+    raise CharRNNError(what, 'give another text to search, or name a unit.')
+
 def find_units(
     learn, # Made by `char_learner`
     text:str=None, # Where to search; by default the validation part
@@ -159,7 +165,7 @@ def find_units(
 )->list: # Of `Found`, the most certain first; properties that do not occur are not in it
     "For each property the unit that follows it best"
     check_learn(learn)
-    if text is None: text = learn.vocab.textify(learn.dls.valid.ids[:most])
+    if text is None: text = _validation_part(learn, most)
     text,_ = shown_part(text, most, least=4*_warm_up)
     ids,places = known_ids(learn.vocab, text)
     shape = _shape(len(ids))

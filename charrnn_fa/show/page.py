@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import CharRNNError, visible
+from ..core import CharRNNError, check_number, visible
 from ..run.files import write_whole
 
 # %% ../../nbs/50_show.page.ipynb #11df69bc
@@ -231,6 +231,7 @@ def shown_part(
 ): # The beginning of the text, and a sentence about the rest
     "As much of a text as a page can take"
     check_text(text, least)
+    check_number('most', most, 1, whole=True)
     rest = len(text)-most
     return text[:most],f'The first {most:,} of {len(text):,} characters; {rest:,} are left out.' if rest > 0 else ''
 
@@ -239,8 +240,8 @@ def known_ids(
     vocab, # `CharVocab` of the model
     text:str, # Any
 ): # Ids (k,), and the place in the text that each stands for
-    "The characters of a text that a vocabulary has"
-    places = [i for i,c in enumerate(text) if c in vocab]
+    "The characters of a text that a vocabulary has, or has a symbol for"
+    places = [i for i,c in enumerate(text) if vocab.unk or c in vocab]
     if places: return vocab.encode(''.join(text[i] for i in places)),places
     raise CharRNNError('The network knows no character of this text', 'give one like what it was trained on.')
 

@@ -271,7 +271,7 @@ def page_html(
 _title = 'A network that writes'
 
 def _check_asked(path, **words):
-    if not isinstance(path, (str, os.PathLike)) or not Path(path).name:
+    if not isinstance(path, (str, os.PathLike)) or not Path(path).name or '\0' in str(path):
         raise CharRNNError(f'{path!r} is no file', "give the name of one, such as 'page.html'.")
     for k,v in words.items():
         if not isinstance(v, str): raise CharRNNError(f'{k} is {v!r}', 'give a string.')

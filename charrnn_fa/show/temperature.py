@@ -18,17 +18,20 @@ _word = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 def word_spans(
     text:str, # Any
-)->list: # Of (start, stop)
+    before:str='', # What it goes on from
+)->list: # Of (start, stop) in both together
     "Where the words of a text are; without one that its end may cut"
-    return [o.span() for o in _word.finditer(text) if o.end() < len(text)]
+    whole = before+text
+    return [o.span() for o in _word.finditer(whole) if len(before) < o.end() < len(whole)]
 
 # %% ../../nbs/55_show.temperature.ipynb #efe56d5d
 def known_share(
     text:str, # That was written
     words:set, # Of the corpus
+    before:str='', # What it goes on from
 )->float: # NaN where no word is whole
     "The share of the words of a text that exist"
-    ws = [text[a:b] for a,b in word_spans(text)]
+    ws = [(before+text)[a:b] for a,b in word_spans(text, before)]
     return sum(o in words for o in ws)/len(ws) if ws else float('nan')
 
 # %% ../../nbs/55_show.temperature.ipynb #28677bb1
@@ -67,12 +70,14 @@ def samples(
     seed:int=0, # The same for all
 )->list: # Of `Sample`
     "A continuation at each temperature"
+    temperatures = listify(temperatures)
     for t in temperatures: check_sampling(t)
     corpus = _corpus(learn)
     words,res = {*_word.findall(corpus)},[]
     for t in temperatures:
         text = generate(learn.model, learn.vocab, prompt, n, temperature=t, seed=seed)[len(prompt):]
-        res.append(Sample(t, prompt, text, known_share(text, words) if corpus else None, longest_copy(text, corpus)))
+        known = known_share(text, words, prompt) if corpus else None
+        res.append(Sample(t, prompt, text, known, longest_copy(text, corpus)))
     return res
 
 # %% ../../nbs/55_show.temperature.ipynb #200b7a4d
@@ -80,8 +85,10 @@ def _kinds(s, words):
     "For each character of a sample: '' or the class of its colour"
     res = ['']*len(s.text)
     if s.known is None: return res
-    for a,b in word_spans(s.text):
-        if s.text[a:b] not in words: res[a:b] = ['w']*(b-a)
+    whole,k = s.prompt+s.text,len(s.prompt)
+    for a,b in word_spans(s.text, s.prompt):
+        new = range(max(0, a-k), b-k)
+        if whole[a:b] not in words: res[new.start:new.stop] = ['w']*len(new)
     a,b = s.copy
     res[a:b] = ['c']*(b-a)
     return res
