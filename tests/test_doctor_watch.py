@@ -3,14 +3,19 @@ import copy
 import io
 import math
 import pickle
+import random
 
 import pytest
-from fastai.basics import AvgMetric, Callback, CancelFitException, DataLoaders, F, Learner, Metric, OptimWrapper, accuracy, nn, partial, torch
+from fastai.basics import (AvgMetric, Callback, CancelFitException, DataLoaders, F, LabelSmoothingCrossEntropyFlat, Learner, Metric, OptimWrapper, accuracy,
+                           nn, partial, torch)
+from fastai.callback.tracker import SaveModelCallback
 
 from charrnn_fa.callback.precision import GradScale
 from charrnn_fa.doctor import watch
 from charrnn_fa.doctor.watch import Doctor
+from charrnn_fa.learner import char_learner
 from charrnn_fa.optim import AdamW
+from charrnn_fa.text.data import CharDataLoaders
 
 V = 7
 ids = torch.randint(0, V, (4000,), generator=torch.Generator().manual_seed(0))
@@ -169,3 +174,80 @@ def test_what_is_measured_for_long_can_be_kept():
     twin = doctor()
     twin.load_state_dict(cb.state_dict())
     assert twin.course.valid == cb.course.valid
+
+
+def text_learner(seq_len=16, text=None, **kwargs):
+    text = text or ''.join(chr(97+int(i)) for i in ids)
+    learn = char_learner(CharDataLoaders.from_text(text, bs=16, seq_len=seq_len, seed=1), n_hid=16, precision='fp32', **kwargs)
+    return learn.remove_cbs([learn.progress, learn.doctor])
+
+
+def learnt_words():
+    "Words of a small dictionary at random: what comes next is learnt within a fit"
+    random.seed(1)
+    words = [''.join(random.choices('abcdefgh', k=random.randint(2, 6))) for _ in range(40)]
+    return ' '.join(random.choices(words, k=3000))
+
+
+def saved_and_loaded(learn, folder):
+    learn.path = folder
+    learn.save('before')
+    with learn.no_logging(): learn.fit(4, 1e-2)
+    learn.load('before')
+
+
+def another_text(learn, folder):
+    learn.dls = CharDataLoaders.from_text(learnt_words()[::-1], bs=16, seq_len=16, seed=1, vocab=learn.vocab)
+
+
+def another_loss(learn, folder): learn.loss_func = LabelSmoothingCrossEntropyFlat(.5)
+
+
+def more_dropout(learn, folder): learn.model.drops[0].p = .9
+
+
+@pytest.mark.parametrize('change', [saved_and_loaded, another_text, another_loss, more_dropout, None])
+@pytest.mark.parametrize('seq_len', [2, 16])
+def test_a_further_fit_begins_as_it_must(change, seq_len, tmp_path):
+    "Whatever is meant to make its first loss another one is no fault"
+    learn,cb = text_learner(seq_len, learnt_words()),doctor()
+    with learn.no_logging(): learn.fit(4, 1e-2, cbs=cb)
+    if change: change(learn, tmp_path)
+    with learn.no_logging(): learn.fit(2, 1e-4, cbs=cb)
+    seen = {o.id for o in cb.findings if o.certainty != 'weak'}
+    assert not seen & {'G5', 'G9', 'Z3'} - ({'Z3'} if change is more_dropout else set()) # it does rise by that
+
+
+def test_best_weights_that_are_put_back_are_no_fault(tmp_path):
+    learn,cb = text_learner(16, learnt_words()[:2000]),doctor()
+    learn.path = tmp_path
+    with learn.no_logging():
+        learn.fit(30, 3e-2, cbs=[cb, SaveModelCallback()])
+        learn.fit(1, 1e-4, cbs=cb)
+    assert not {o.id for o in cb.findings} & {'G5', 'G9'}
+
+
+def test_the_loss_that_is_told_is_that_of_the_validation():
+    "Also where the beginning of the validation part is unlike the rest of it"
+    words = learnt_words()
+    strange = ''.join(random.choices('ABCDEFGH', k=2100))
+    dls = CharDataLoaders.from_documents([words[:3000]+strange[:500], strange+words[3000:9000]], [[0], [1]], bs=16, seq_len=32, seed=1)
+    learn,cb = char_learner(dls, n_hid=64, precision='fp32'),doctor()
+    learn.remove_cbs([learn.progress, learn.doctor])
+    with learn.no_logging(): learn.fit(30, 1e-2, cbs=cb)
+    valid = [float(o[1]) for o in learn.recorder.values]
+    for f in cb.findings:
+        if f.id == 'T4': assert f.evidence['best'] == pytest.approx(min(valid), abs=1e-3)
+    seen = [v for _,v,_ in cb.course.valid]
+    assert len(seen) > 25 and seen == pytest.approx(valid[-len(seen):], abs=1e-4)
+
+
+def test_pieces_stand_all_over_the_validation_part():
+    "In a fit without epochs they come to what `evaluate` says, though the beginning is another text"
+    words = learnt_words()
+    strange = ''.join(random.choices('ABCDEFGH', k=2100))
+    dls = CharDataLoaders.from_documents([words[:9000]+strange, strange+words[3000:12000]], [[0], [1]], bs=16, seq_len=32, seed=1)
+    learn,cb = char_learner(dls, n_hid=32, precision='fp32'),doctor()
+    learn.remove_cbs([learn.progress, learn.doctor])
+    with learn.no_logging(): learn.fit_steps(150, cbs=cb)
+    assert cb.course.valid[-1][1] == pytest.approx(learn.evaluate()['nats'], abs=.3)

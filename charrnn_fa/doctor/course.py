@@ -204,8 +204,8 @@ def odd_rates(
 
 # %% ../../nbs/44a_doctor.course.ipynb #e80f94f6
 def jump(
-    c:Course, # Of a run
-    loss:float, # Of the first step of a new fit
+    c:Course, # Of a run whose weights were changed between two fits
+    loss:float, # Of the first step of the second
     n_symbols:int, # Outputs of the network
 )->Finding: # G5, G9 or None
     "A loss that is another one when training goes on"
@@ -213,9 +213,10 @@ def jump(
     was = statistics.mean([*c.last][-20:])
     if loss < was + max(.5, 4*statistics.stdev([*c.last][-20:])): return None
     is_new = abs(loss-math.log(n_symbols)) < .5
-    what = "that of a network that has learned nothing: the weights were not loaded" if is_new else "not where it had stopped"
-    return Finding('G5' if is_new else 'G9', 'strong',
-        f"Training goes on with a loss of {loss:.2f} nats, after {was:.2f} before. That is {what}.",
+    if is_new: what = "That is the loss of a network that has learned nothing: the weights were not loaded."
+    else: what = "If earlier weights were loaded on purpose, all is well; otherwise it does not go on where it had stopped."
+    return Finding('G5' if is_new else 'G9', 'strong' if is_new else 'weak',
+        f"Training goes on from other weights, with a loss of {loss:.2f} nats after {was:.2f} before. {what}",
                    "learn.load('name')   # and look at missing keys: load_state_dict(sd, strict=True)",
                    dict(before=was, now=loss))
 
@@ -254,6 +255,7 @@ def unlearned(
 # %% ../../nbs/44a_doctor.course.ipynb #d5eb41c9
 def overfitting(
     c:Course, # Of a run
+    where:str='the validation part', # What its validation losses are of
 )->Finding: # T4 or None
     "A validation loss that rises while the training loss falls"
     if len(c.valid) < 4: return None
@@ -262,7 +264,7 @@ def overfitting(
     now,train_now = c.valid[-1][1:]
     if len(later) < 3 or now-low < .1 or now-train_now < .3 or train_now > train_then: return None
     return Finding('T4', 'strong',
-        f"The validation loss was best at step {at:,} with {low:.2f} nats and is {now:.2f} now, while the training "
+        f"On {where} the loss was best at step {at:,} with {low:.2f} nats and is {now:.2f} now, while the training "
         f"loss has fallen to {train_now:.2f}. The network learns the training text by heart.",
         'char_learner(dls, dropout=0.5)   # or a smaller n_hid, fewer steps, more text',
         dict(best_step=at, best=low, now=now, training=train_now))

@@ -9,6 +9,7 @@ __all__ = ['Doctor', 'ShapeError']
 import math, sys
 from contextlib import contextmanager
 from fastai.basics import *
+from fastai.callback.tracker import SaveModelCallback
 from ..core import check_number, say
 from ..callback.progress import in_fit
 from ..generate import evaluating
@@ -104,6 +105,7 @@ def before_fit(self:Doctor):
     if not self.is_on: return
     explain_errors(self.learn, self)
     self._start_fit()
+    self._note_subject()
     self._note_optimiser()
 
 @patch
@@ -111,6 +113,15 @@ def before_train(self:Doctor): self.rests = not self.is_on
 
 @patch
 def before_validate(self:Doctor): self.rests = not self.is_on
+
+# %% ../../nbs/45_doctor.watch.ipynb #43262104
+@patch
+def _note_subject(self:Doctor):
+    was,now = self.__dict__.get('subject'),(id(self.learn.loss_func), id(self.learn.dls), id(self.learn.model))
+    self.subject = now
+    if was in (None, now): return
+    for o in self.course.losses, self.course.last, self.course.valid: o.clear()
+    self.course.recent,self.course.pairs,self.counts = [],None,True
 
 # %% ../../nbs/45_doctor.watch.ipynb #dccb9e15
 @patch
@@ -173,6 +184,29 @@ def _read(self:Doctor):
     for o in losses: self._note(o)
 
 # %% ../../nbs/45_doctor.watch.ipynb #614ee841
+def _sums(model):
+    ps = [p.detach() for p in model.parameters() if p.is_floating_point()]
+    sums = [s for p in ps for s in (p.sum(dtype=torch.float64), torch.linalg.vector_norm(p, dtype=torch.float64))]
+    return torch.stack(sums).cpu() if sums else torch.zeros(0, device='cpu')
+
+@patch
+def _has_moved(self:Doctor):
+    "Whether somebody has changed the weights since the last fit"
+    then,now = self.__dict__.get('left'),_sums(self.model)
+    return then is not None and then.shape == now.shape and not torch.allclose(now, then, rtol=1e-5)
+
+@patch
+def _note_left(self:Doctor):
+    restores_best = any(isinstance(o, SaveModelCallback) for o in self.learn.cbs)
+    self.left = None if restores_best else _sums(self.model)
+
+@patch
+def _note_first(self:Doctor, loss):
+    "The loss of the first step of a fit"
+    n = self._n_symbols()
+    self.tell((jump(self.course, loss, n) if self._has_moved() else None) or self._forgotten())
+
+# %% ../../nbs/45_doctor.watch.ipynb #1d398fd0
 @patch
 def _note(self:Doctor, loss):
     "A loss, as a number"
@@ -180,7 +214,7 @@ def _note(self:Doctor, loss):
     if not math.isfinite(loss):
         if not any(o.id in ('O4', 'O12') for o in self.findings): self.tell(lost_numbers(self.model, self.learn.xb, c))
         return
-    if self.is_first: self.tell(jump(c, loss, self._n_symbols()) or self._forgotten())
+    if self.is_first: self._note_first(loss)
     self.is_first = False
     c.note_loss(loss)
     if loss >= min(c.last)+1: self.tell(spike(c)) # the least that is a jump
@@ -274,23 +308,39 @@ def _was_read(self:Doctor):
 
 # %% ../../nbs/45_doctor.watch.ipynb #4e60ce31
 @patch
-def _note_valid(self:Doctor, loss):
+def _note_valid(self:Doctor, loss, where='the validation part'):
     "A validation loss on the way, if it is a number: a checkpoint keeps no others"
     if not math.isfinite(loss): return
+    if self.__dict__.get('where', where) != where: self.course.valid.clear() # two kinds cannot be compared
+    self.where = where
     self.course.valid.append((self.course.step, loss, self._train_loss()))
-    self.tell(overfitting(self.course))
+    self.tell(overfitting(self.course, where))
+
+@patch
+def _has_epochs(self:Doctor):
+    "Whether the validation after each epoch says enough; Learners of others have nothing else"
+    if not hasattr(self.learn, 'chars_seen'): return True
+    return self.n_epoch >= 4 and self.learn.validates and hasattr(self.learn, 'recorder')
+
+# %% ../../nbs/45_doctor.watch.ipynb #27801520
+def _pieces(ids):
+    "Rows of a text, evenly spaced, (rows, n+1)"
+    rows = min(16, max(1, (len(ids)-1)//64))
+    n = min(128, (len(ids)-1)//rows)
+    starts = torch.linspace(0, len(ids)-1-n, rows, device='cpu').long()
+    return ids.cpu()[starts[:,None] + torch.arange(n+1, device='cpu')].long()
 
 @patch
 def _measure(self:Doctor):
     "Validation loss on some characters, if the model is a function of text and state"
-    if not hasattr(self.learn, 'chars_seen') or not self._was_read() or not self.course.losses: return
+    if self._has_epochs() or not self._was_read() or not self.course.losses: return
     ids = getattr(valid_of(self.dls), 'ids', None)
     if ids is None or len(ids) < 100: return
-    rows = min(16, max(1, (len(ids)-1)//64))
-    n = min(128, (len(ids)-1)//rows)
-    x,y = (ids[i:i+rows*n].view(rows, n).long().to(self.dls.device) for i in (0, 1))
-    with evaluating(self.model): scores = self.model(x)[0]
-    self._note_valid(F.cross_entropy(scores.float().flatten(0, 1), y.flatten()).item())
+    pieces = _pieces(ids).to(self.dls.device)
+    first = pieces.shape[1]//4
+    with evaluating(self.model): scores = self.model(pieces[:,:-1])[0][:,first:].float()
+    y = pieces[:,first+1:]
+    self._note_valid(F.cross_entropy(scores.flatten(0, 1), y.flatten()).item(), f'{y.numel():,} characters of the validation part')
 
 # %% ../../nbs/45_doctor.watch.ipynb #278cc0e6
 @patch
@@ -308,7 +358,7 @@ def after_validate(self:Doctor):
 def after_epoch(self:Doctor):
     if self.is_on: self._read()
     rec = getattr(self.learn, 'recorder', None)
-    if not self.is_on or rec is None or hasattr(self.learn, 'chars_seen'): return
+    if not self.is_on or rec is None or not self._has_epochs(): return
     valid = [v for k,v in zip([*rec.metric_names][1:], [*rec.log][1:]) if k == 'valid_loss']
     if valid and isinstance(valid[0], float) and self.course.losses: self._note_valid(valid[0])
 
@@ -328,6 +378,7 @@ def after_fit(self:Doctor):
     explain_no_more(self.learn)
     self._read()
     if self.is_first: return # no step was made
+    self._note_left()
     if knows(self.opt): self.last_that_knew = number_of(self.opt),kind_of(self.opt)
     c = self.course
     is_whole = self.learn.train_iter >= self.n_iter*self.n_epoch
