@@ -941,6 +941,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'charrnn_fa/command/kept.py'),
                                          'charrnn_fa.command.kept._further': ('command.kept.html#_further', 'charrnn_fa/command/kept.py'),
                                          'charrnn_fa.command.kept._instead': ('command.kept.html#_instead', 'charrnn_fa/command/kept.py'),
+                                         'charrnn_fa.command.kept._names_begun': ( 'command.kept.html#_names_begun',
+                                                                                   'charrnn_fa/command/kept.py'),
                                          'charrnn_fa.command.kept._own_text': ('command.kept.html#_own_text', 'charrnn_fa/command/kept.py'),
                                          'charrnn_fa.command.kept._preset_asked': ( 'command.kept.html#_preset_asked',
                                                                                     'charrnn_fa/command/kept.py'),

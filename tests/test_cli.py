@@ -150,6 +150,21 @@ def test_an_unfinished_run_from_python(call, make, tmp_path):
     assert code == 1 and 'begun in Python' in err and len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize('finished', [False, True])
+def test_the_same_line_goes_on_though_its_text_is_gone(call, begun, tmp_path, finished):
+    "The run has a copy; that the file is gone is said, and on stderr beside --json"
+    d,text = tmp_path/'r',tmp_path/'moved.txt'
+    shutil.copytree(begun.d, d)
+    if finished: assert call('train', '--run', d, '--quiet')[0] == 0
+    begun.text.rename(text)
+    try: status,out,err = call('train', begun.text, '--run', d, '--quiet', '--json')
+    finally: text.rename(begun.text)
+    assert status == 0 and json.loads(out)['finished'] and 'the run keeps its text' in err
+    assert json.loads(call('info', d, '--json')[1])['finished']
+    status,_,err = call('train', tmp_path/'never.txt', '--run', d)
+    assert status == 1 and 'leave it out' in err and err.count('\n') == 1
+
+
 def test_text_that_has_changed_is_refused(call, begun, tmp_path):
     d = tmp_path/'r'
     shutil.copytree(begun.d, d)

@@ -157,25 +157,35 @@ def _instead(args, run, what)->str:
     return f"leave {what} out to go on with it, or give another folder."
 
 # %% ../../nbs/90c_command.kept.ipynb #74ef3250
+def _names_begun(args, run):
+    "Whether the line names what the run was begun with, also if that is gone"
+    names = lasting(args.corpus, args.draws),os.path.abspath(os.path.expanduser(args.corpus))
+    return run.settings['info'].get('corpus') in names
+
 def _same_drawings(args, run):
     "Refuse drawings of another name than those that a run was begun with"
     if run.strokes is None:
         raise CharRNNError(f'{args.run} is a run on a text, not on drawings', 'give another folder.')
     begun = run.settings['info'].get('corpus')
-    if args.corpus is None or begun in (None, lasting(args.corpus, draws=True)): return
+    if None in (args.corpus, begun) or _names_begun(args, run): return
     what = f"{args.run} was begun with {without_secrets(begun)}, not with {without_secrets(args.corpus)}"
     raise CharRNNError(what, _instead(args, run, 'it'))
 
 def text_asked(
     args, # What the parser made of the line
     run, # A `Run`
+    out, # The file that hears of a text that is gone
 )->str:
     "The text that a run goes on with; None for its own copy"
     from charrnn_fa.run.files import RunError
     kept = 'file' in run.settings['text']
     if args.draws and kept: return _same_drawings(args, run)
     if kept and args.corpus is None: return None
-    text = _own_text(args, run)
+    try: text = _own_text(args, run)
+    except CharRNNError as e:
+        if not kept: raise
+        if not _names_begun(args, run): raise CharRNNError(e.what, _instead(args, run, 'it')) from None
+        return say(f'{e.what}; the run keeps its text, and needs no other.', out)
     try: run.parts(text)
     except RunError:
         if args.corpus is None: raise

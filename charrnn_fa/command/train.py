@@ -198,7 +198,7 @@ def _train_again(args, began, out)->dict:
     if not is_finite(run.newest()): raise _astray('nan')
     budget = None if ended else budget_of(args, run)
     same_settings(args, run)
-    text = None if ended and args.corpus is None else text_asked(args, run)
+    text = None if ended and args.corpus is None else text_asked(args, run, out)
     if ended: return tell_finished(args, run, out)
     return _fit(args, run.learner(text=text), budget, run.settings['info'], began, out, run)
 
