@@ -76,12 +76,33 @@ def _lost_before(found, evidence):
     return res
 
 # %% ../../nbs/41c_doctor.deaf.ipynb #0088b2ea
+def _first_replaced(x, axis, rest):
+    "Ids with those of the first step exchanged among rows, or with `rest` all others"
+    first,others = x.narrow(axis, 0, 1),x.narrow(axis, 1, x.shape[axis]-1)
+    return torch.cat([first, others.flip(0, 1)] if rest else [first.flip(0, 1), others], axis)
+
+def _hears_first_only(subject, lay):
+    "Whether predictions change with the first character of a row, and with no other"
+    inputs = [lay.x, lay.x, *(_first_replaced(lay.x, lay.axis, o) for o in (True, False))]
+    base,again,*new = (scores_of(subject, with_ids(subject.batches[0], x=o)) for o in inputs)
+    if base is None or any(o is None or o.shape != base.shape for o in new): return False
+    noise = 4*(again-base).abs().max() + 1e-6*base.abs().max()
+    others,first = ((o-base).abs().max() > noise for o in new)
+    return bool(first and not others) and not torch.equal(inputs[2], lay.x)
+
+def _first_only(n):
+    return Finding('Z1', 'exact',
+        "Only the first character of each row changes a prediction. What comes after it is not read, as in a decoder that "
+        "goes on from its own guesses while it trains: it cannot learn what follows what.",
+        'x[:,t]   # at step t the character that is there goes in, not the guess of the step before', dict(characters_changed=n))
+
 def check_deaf(
     subject:Subject, # What is examined
     lay:Layout, # Of its first batch
     n:int, # Characters that were replaced, one by one, and changed nothing
 )->list: # Of `Finding`s: Z1
-    "Whether nothing of the input counts"
+    "Whether nothing of the input counts, or nothing after the first step"
+    if _hears_first_only(subject, lay): return [_first_only(n)]
     if _is_moved_by_all(subject, lay): return []
     evidence = dict(characters_changed=n)
     found = _lost_on_the_way(subject, lay)

@@ -48,22 +48,42 @@ def _subject(learn, model, dls, loss_func, opt, step_function, batches):
     return parts_subject(model, take_batches(dl), loss_func, opt, getattr(dls, 'vocab', None))
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #9207d69e
-def _model_of(step_function):
-    "The only network that a training step speaks of, or None"
-    seen = {id(o):o for s in scopes_of(step_function) for o in s.values() if isinstance(o, nn.Module)}
-    networks = [o for o in seen.values() if next(o.parameters(), None) is not None]
-    whole = [o for o in networks if not any(o is not k and any(o is m for m in k.modules()) for k in networks)]
-    return whole[0] if len(whole) == 1 else None
-
-# %% ../../nbs/47_doctor.diagnose.ipynb #3bb36c85
 class Weights(nn.Module):
-    "Tensors that belong to no module, as the parameters of one"
+    "Tensors and modules that belong to no other, as parts of one"
     def __init__(self,
-        tensors:dict, # By name
+        tensors:dict=None, # By name
+        modules:dict=None, # By name
     ):
         super().__init__()
-        self._parameters.update(tensors)
+        self._parameters.update(tensors or {})
+        self._modules.update(modules or {})
 
+
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #a0abf64d
+def _spoken_of(step_function, kind):
+    "Objects of a kind that a training step speaks of, by name, each once"
+    seen = {id(o):(k, o) for s in reversed(scopes_of(step_function)) for k,o in s.items() if isinstance(o, kind)}
+    return dict(seen.values())
+
+def _optimised(step_function):
+    "Numbers of the parameters that the optimisers of a training step have"
+    opts = _spoken_of(step_function, torch.optim.Optimizer).values()
+    return {id(p) for o in opts for g in o.param_groups for p in g['params']}
+
+def _model_of(step_function):
+    "The network that a training step speaks of, or those that its optimisers train, as one; None if there is none"
+    seen = _spoken_of(step_function, nn.Module)
+    networks = {k:o for k,o in seen.items() if next(o.parameters(), None) is not None}
+    is_part = lambda o: any(o is not k and any(o is m for m in k.modules()) for k in networks.values())
+    whole = {k:o for k,o in networks.items() if not is_part(o)}
+    if len(whole) > 1: whole = {k:o for k,o in whole.items() if any(p.requires_grad for p in o.parameters())}
+    if len(whole) < 2: return next(iter(whole.values()), None)
+    trained = _optimised(step_function)
+    is_trained = lambda o: any(id(p) in trained for p in o.parameters())
+    return Weights(modules=whole) if all(map(is_trained, whole.values())) else None
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #3bb36c85
 def _trained(o, name='', depth=3):
     "Tensors that are trained, by name, in what may be one, or a dictionary or a list of some"
     if isinstance(o, Tensor): return {name:o} if o.is_leaf and o.requires_grad else {}

@@ -187,10 +187,31 @@ def _is_told(moved, rows, times, row, time):
     return bool(is_own.all() and (own_times == time).any() and (own_times > time).any() and (own_times >= time).all())
 
 # %% ../../nbs/41a_doctor.layout.ipynb #361ebd85
+def _is_encoded(moved, rows, times, row, time):
+    "Whether predictions of its row and no other move with a target, its own and ones before it"
+    own_times = times[moved]
+    return bool((rows[moved] == row).all() and (own_times == time).any() and (own_times < time).any())
+
+def _repeats(batch, y):
+    "Whether something else in a batch is the same as its targets"
+    return any(isinstance(o, Tensor) and o.shape == y.shape and torch.equal(o.to(y), y) for o in batch[:-1])
+
+def _encoded_targets():
+    return Finding('S10', 'weak',
+        "Each prediction depends on its own target and on those after it, so what is to be written goes into the network. "
+        "In an autoencoder that is as it should be; one that is to write on from what came before is given the answer.",
+        'h = encoder(before)   # the piece before, not the one that the decoder is to write', {})
+
+def _told_by(judge, moved, spots, at, width):
+    "Whether `judge` holds for all spots, with rows along either axis"
+    down,along = at//width,at%width
+    by_row = all(judge(m, down, along, a, b) for m,(a,b) in zip(moved, spots))
+    return by_row or all(judge(m, along, down, b, a) for m,(a,b) in zip(moved, spots))
+
 def check_told_targets(
     subject:Subject, # What is examined
-)->list: # Of `Finding`s: D1
-    "Whether a decoder is given the targets as they are"
+)->list: # Of `Finding`s: D1, S10
+    "Whether a decoder is given the targets as they are, or an encoder"
     batch,(step,) = subject.batches[0],subject.run(subject.batches[:1], update=False)
     y,found = as_ids(batch[-1]) if len(batch) > 1 else None,None if step.error else predictions(step)
     if y is None or y.ndim != 2 or min(y.shape) < 3: return []
@@ -199,10 +220,9 @@ def check_told_targets(
     spots = [(y.shape[0]//2, 1), (1, y.shape[1]//2), (y.shape[0]-2, y.shape[1]-2)]
     moved = [None if at is None else _moved_by_targets(subject, batch, y, o) for o in spots]
     if any(o is None or not o.any() for o in moved): return []
-    down,along = at//y.shape[1],at%y.shape[1]
-    by_row = all(_is_told(m, down, along, a, b) for m,(a,b) in zip(moved, spots))
-    by_column = all(_is_told(m, along, down, b, a) for m,(a,b) in zip(moved, spots))
-    return [_told_targets()] if by_row or by_column else []
+    if _told_by(_is_told, moved, spots, at, y.shape[1]): return [_told_targets()]
+    is_encoded = not _repeats(batch, y) and _told_by(_is_encoded, moved, spots, at, y.shape[1])
+    return [_encoded_targets()] if is_encoded else []
 
 def _told_targets():
     return Finding('D1', 'strong',

@@ -6,6 +6,7 @@
 __all__ = ['Looked', 'Looks', 'looked_at']
 
 # %% ../../nbs/38e_doctor.looked.ipynb #71a13468
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fastai.basics import *
@@ -20,6 +21,7 @@ class Looked:
     bad: str = None        # The first function that gave a number that is not finite
     bad_place: object = None
     bad_dtype: object = None
+    bad_row: bool = False  # Was it a softmax of a row of nothing but −inf?
     ends: list = field(default_factory=list)  # For each tanh the share of numbers near its ends
     gate_ends: list = field(default_factory=list) # For each layer of PyTorch the share of its gates near their ends
     off: list = field(default_factory=list)   # For each ReLU the share of units that are never on
@@ -37,18 +39,35 @@ class Looked:
         self._look_into_layer(getattr(func, '__name__', ''), args, out)
         if not isinstance(out, Tensor): out = out[0] if isinstance(out, tuple) and out and isinstance(out[0], Tensor) else None
         if out is None or not out.is_floating_point() or not out.numel(): return
-        if self.bad is None: self._look_for_bad(func, args, out)
+        if self.bad is None: self._look_for_bad(func, args, kwargs, out)
         self._look_at_units(getattr(func, '__name__', ''), out.detach())
         if func is F.embedding: self._note_padding(*args, **kwargs)
 
 # %% ../../nbs/38e_doctor.looked.ipynb #5a0775aa
+_puts_in = 'masked_fill','where','full','full_like','fill','index_fill','setitem','tensor'
+
+def _all_finite(o, but=()):
+    "Whether an argument has no number that is not finite, but for those in `but`"
+    if not isinstance(o, Tensor) or not o.is_floating_point(): return True
+    bad = o.detach()[~o.detach().isfinite()]
+    return all(v in but for v in bad.unique().tolist())
+
+def _is_mask(name, args, out):
+    "Whether all that is not finite was put in as -inf, or was so before"
+    if not _all_finite(out, but=[-math.inf]): return False
+    return name.strip('_') in _puts_in or not all(map(_all_finite, args))
+
+def _has_empty_row(name, args, kwargs):
+    dim = kwargs.get('dim', args[1] if len(args) > 1 and type(args[1]) is int else -1)
+    return 'softmax' in name and isinstance(dim, int) and bool((args[0] == -math.inf).all(dim).any())
+
 @patch
-def _look_for_bad(self:Looked, func, args, out):
-    is_finite = lambda o: not isinstance(o, Tensor) or not o.is_floating_point() or bool(o.detach().isfinite().all())
-    if is_finite(out): return
-    self.bad,self.bad_dtype = getattr(func, '__name__', str(func)),out.dtype
-    self.from_bad = not all(map(is_finite, args))
-    self.bad_place = place_here()
+def _look_for_bad(self:Looked, func, args, kwargs, out):
+    name = getattr(func, '__name__', str(func))
+    if _all_finite(out) or _is_mask(name, args, out): return
+    self.bad,self.bad_dtype,self.bad_place = name,out.dtype,place_here()
+    self.bad_row = _has_empty_row(name, args, kwargs)
+    self.from_bad = not all(_all_finite(o, but=[-math.inf]) for o in args)
 
 # %% ../../nbs/38e_doctor.looked.ipynb #b235b937
 @patch

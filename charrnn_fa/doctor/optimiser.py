@@ -59,7 +59,8 @@ def check_optimiser(
     still = with_grad & trainable(subject.model) - changed - tiny
     if rounded := _lost_in_rounding(subject, firsts, still): return [_too_small_a_step(subject, rounded)]
     if resting := _with_rate_zero(subject, firsts, still): return [_resting(resting, still)]
-    if not still or all(g == 0 for o in firsts for g in _rates(o)): return _check_rate(subject, firsts, still)
+    rates = [g for o in steps if o.stepped is not None for g in o.rates] # as they were then
+    if not still or not any(rates): return _check_rate(subject, firsts, still)
     if waiting := _waiting(subject, firsts, still): return [_never_makes_a_step(subject, waiting, firsts, still)]
     return [Finding('O7', 'exact',
         f"There is a gradient for {listed(still)}, and no change: the optimiser does not have it. It was made before "
@@ -133,5 +134,11 @@ def _check_rate(subject, opts, still):
             "of it.",
             f'scheduler = torch.optim.lr_scheduler.LinearLR(opt, 0.1, total_iters=100)   # in place of the {name}',
             dict(lr=0., made_with=lr))]
+    if made_with := max((getattr(o, 'defaults', {}).get('lr', 0) for o in opts), default=0):
+        return [Finding('O10', 'exact',
+            f"The learning rate is 0 in these steps, so nothing changes. The optimiser was made with {made_with:g}, and "
+            "something sets it to 0.",
+            "g['lr'] = lr*min(1, i/n_warmup)   # if it is a warm-up: / and not //, which gives 0 up to its end",
+            dict(lr=0., made_with=made_with))]
     return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.",
                     'opt = torch.optim.Adam(model.parameters(), lr=1e-3)', dict(lr=0.))]

@@ -166,6 +166,7 @@ def check_first_bad(
     if bad: return [not_finite(f"{bad[0]} has numbers that are not finite before the step", dict(parameters=len(bad)))]
     seen = looked_at(subject)
     if seen.bad_dtype is torch.float16: return [overflow(seen)]
+    if seen.bad_row: return [_nothing_to_look_at(seen)]
     return [not_finite(f"The first is what {seen.bad} gives" if seen.bad else 'Where they begin could not be seen', {}, seen.bad_place)]
 
 # %% ../../nbs/38f_doctor.units.ipynb #1b1bb5a3
@@ -180,6 +181,14 @@ def not_finite(
         "that is too high.",
         '# + 1e-6 on what is divided by, or is under a root or a logarithm; or clip gradients; or a lower lr' if place else
         'F.cross_entropy(scores, y)   # in place of log(softmax(scores)); clip gradients; a lower lr', evidence, place)
+
+# %% ../../nbs/38f_doctor.units.ipynb #0edf8088
+def _nothing_to_look_at(seen):
+    return Finding('O4', 'exact',
+        f"The loss is not a number. The first is what {seen.bad} gives for a row in which the mask leaves nothing: all of "
+        "it is -inf, and shares of nothing are 0/0.",
+        'mask = torch.tril(torch.ones(n, n)).bool()   # with the diagonal, so that each row keeps one place to look at',
+        {}, seen.bad_place)
 
 # %% ../../nbs/38f_doctor.units.ipynb #d75cf014
 def overflow(
