@@ -307,7 +307,7 @@ def fit_steps(self:CharLearner,
 # %% ../nbs/48_build.ipynb #5884fbba
 def _settled(dls, preset, **given):
     "The preset with what is given in place of its own, and with the sizes that the loader has"
-    if not hasattr(dls, 'train'):
+    if not hasattr(dls, 'loaders'): # a single loader passes on what its text has
         raise CharRNNError(f"dls is {type(dls).__name__}", "give loaders, such as CharDataLoaders.from_text makes.")
     p = (preset if isinstance(preset, Preset) else get_preset(preset)).with_given(**given)
     p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))
@@ -364,6 +364,9 @@ def char_learner(
     if opt_func is AdamW: p = replace(p, opt='adamw')
     cbs = L(cbs) + L(GradientClip(p.clip) if p.clip else None)
     if not any(isinstance(o, Doctor) or o is Doctor for o in cbs): cbs += Doctor(quiet=True)
-    return CharLearner(dls, _seeded_model(dls, p, seed), opt_func=opt_func or _opt_func(p), lr=p.lr, wd=p.wd,
-                       seed=seed, seed_given=seed_given, precision=precision, reset_pct=p.reset_pct, preset=p, cbs=cbs,
-                       **kwargs)
+    usual = _opt_func(p)
+    res = CharLearner(dls, _seeded_model(dls, p, seed), opt_func=opt_func or usual, lr=p.lr, wd=p.wd,
+                      seed=seed, seed_given=seed_given, precision=precision, reset_pct=p.reset_pct, preset=p, cbs=cbs,
+                      **kwargs)
+    res.usual_opt_func = usual # what a run folder makes again
+    return res

@@ -10,12 +10,12 @@ from contextlib import contextmanager, nullcontext, suppress
 from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import TrackerCallback
-import warnings
+import inspect, warnings
 from dataclasses import replace
 from .core import CharRNNError, check_number, say
 from .text.streams import rotation
-from .optim import Muon, mark_gates
-from .evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity, left_there
+from .optim import AdamW, Muon, mark_gates
+from .evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity, left_there, per_character
 from .presets import Preset, check_seed
 from .callback.meanwhile import flushing_denormals, keeping, replacing, same_rng_and_mode
 from .callback.neighbours import sharing_processors
@@ -25,14 +25,22 @@ from .callback.progress import CharProgress, ProgressLines, begin_bars
 from .callback.steps import can_go
 
 # %% ../nbs/24_loop.ipynb #663248d7
+def _check_takes_state(model):
+    "Refuse a model that cannot be given a memory"
+    try: inspect.signature(model.forward).bind(None, None)
+    except TypeError:
+        raise CharRNNError(f"{type(model).__name__} takes no state, so it cannot go on from one batch to the next",
+                           "give a model whose forward(x, state) returns logits and the state, or take fastai's Learner.") from None
+    except ValueError: pass # it does not say
+
 class CharLearner(Learner):
     "A `Learner` whose model is `logits, state = model(x, state)`"
     def __init__(self,
         dls, # A `CharDL` each for training and validation
         model, # `CharRNN` or the like
         loss_func=None, # Default: `CharLoss()`
-        opt_func=Muon, # Any fastai `opt_func`
-        splitter=mark_gates, # Parameter groups
+        opt_func=None, # Any fastai `opt_func`; default `Muon` where the model has gates, else `AdamW`
+        splitter=None, # Parameter groups; default `mark_gates`, or all in one
         metrics=None, # Default: `Bits`, `Perplexity`, `CharAccuracy`
         seed:int=None, # Of dropout and `reset_pct`; default that of the loader
         seed_given:bool=True, # Chosen by a person, not drawn
@@ -48,6 +56,10 @@ class CharLearner(Learner):
         self.preset = replace(p, dropout=0.) if p.dropout is None else p # the model is made already
         self.seed_given,self.reset_pct = seed_given,reset_pct
         self._start_counts()
+        _check_takes_state(model)
+        has_gates = hasattr(model, 'n_gates')
+        opt_func = opt_func or (Muon if has_gates else AdamW)
+        splitter = splitter or (mark_gates if has_gates else trainable_params)
         super().__init__(dls, model, loss_func or CharLoss(), opt_func=opt_func, splitter=splitter,
                          metrics=ifnone(metrics, [Bits(), Perplexity(), CharAccuracy()]), **kwargs)
         self._use_own_callbacks()
@@ -64,6 +76,11 @@ def _start_counts(self:CharLearner):
     self.neighbours = None # the watcher of a fit that shares its processors
     self._first = 0,0 # (epoch, batch) at which the next fit starts
     self._steps = None # the loader of a fit by steps
+
+# %% ../nbs/24_loop.ipynb #0d62bc14
+def _set_metrics(self, v): self._metrics = L(v).map(mk_metric).map(per_character)
+
+CharLearner.metrics = Learner.metrics.setter(_set_metrics)
 
 # %% ../nbs/24_loop.ipynb #1771af39
 @patch

@@ -17,17 +17,24 @@ import pytest
 import torch
 from fastai.callback.all import CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, SaveModelCallback
 from fastai.callback.core import Callback, CancelFitException
+from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import AvgSmoothLoss, Learner, Recorder, load_learner
+from fastai.data.transforms import IndexSplitter
+from fastai.learner import AvgMetric, AvgSmoothLoss, Learner, Recorder, load_learner
+from fastai.metrics import accuracy
 from fastai.optimizer import Lookahead, OptimWrapper
+from fastai.basics import ItemTransform
 from matplotlib import pyplot as plt
+from torch import nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.text.vocab import CharVocab
-from charrnn_fa.text.data import CharDataLoaders
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharBlock, CharDataLoaders
 from charrnn_fa.text.streams import CharDL
 from charrnn_fa.callback.progress import ProgressLines
 from charrnn_fa.doctor.watch import Doctor
@@ -37,6 +44,8 @@ from charrnn_fa.loop import CharLearner
 from charrnn_fa.models import CharRNN
 from charrnn_fa.optim import AdamW, Muon
 from charrnn_fa.presets import presets
+from charrnn_fa.run.files import RunWarning
+from charrnn_fa.run.model import load_run, save_run
 from kills import BF16
 
 needs_bf16 = pytest.mark.skipif(BF16 != 'bf16', reason='this processor has no LSTM in bf16')
@@ -809,3 +818,66 @@ def test_numbers_of_numpy_are_numbers(learn, tmp_path):
     assert learn.epoch == 0
     for f in lambda: learn.fit(1, lr=math.inf), lambda: learn.fit_steps(3, lr=math.inf):
         with pytest.raises(CharRNNError, match='lr is inf'): f()
+
+
+def ragged():
+    "A validation part whose last batch has one step, where the others have 33"
+    text = load_corpus('pydocs')[:8000+16*34+1]
+    return CharDataLoaders.from_documents([text[:8000], text[8000:]], [[0], [1]], bs=16, seq_len=33, seed=3)
+
+
+def test_metrics_of_fastai_weigh_characters():
+    "Functions and fastai's own averages, also those that are set later"
+    from fastai.metrics import Perplexity as Theirs
+    learn = char_learner(ragged(), n_hid=32, precision='fp32', metrics=[accuracy, AvgMetric(accuracy), Theirs()])
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    probs,targets = learn.get_preds()
+    right = (probs.argmax(-1) == targets).float().mean().item()
+    want = [right, right, math.exp(F.nll_loss(probs.log(), targets).item())]
+    assert [*learn.validate()[1:]] == pytest.approx(want, rel=1e-4)
+    learn.metrics = accuracy
+    assert [*learn.validate()[1:]] == pytest.approx([right], rel=1e-4)
+
+
+class WithState(nn.Module):
+    "A network of somebody's own that keeps to the contract"
+    def __init__(self, n):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(n, 8),nn.GRU(8, 16, batch_first=True),nn.Linear(16, n)
+    def forward(self, x, state=None):
+        h,s = self.rnn(self.emb(x), None if state is None else state[0])
+        return self.out(h),(s,)
+
+
+def test_a_model_of_ones_own():
+    dls = ragged()
+    learn = CharLearner(dls, WithState(len(dls.vocab)))
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2)
+    assert learn.recorder.losses[-1] < learn.recorder.losses[0]
+    stateless = nn.Sequential(nn.Embedding(len(dls.vocab), 8), nn.Linear(8, len(dls.vocab)))
+    with pytest.raises(CharRNNError, match='takes no state.*Learner'): CharLearner(dls, stateless)
+
+
+def test_a_single_loader_is_refused():
+    with pytest.raises(CharRNNError, match='dls is CharDL; give loaders'): char_learner(ragged().train)
+
+
+def test_transforms_of_items_are_made():
+    "By a DataBlock, once for each document"
+    class Backwards(ItemTransform):
+        def encodes(self, o): return o[0].flip(0),
+    docs = [load_corpus('pydocs')[i:i+3000] for i in (0, 3000, 6000)]
+    block = lambda **kwargs: DataBlock(CharBlock(seed=1), splitter=IndexSplitter([2]), **kwargs).dataloaders(docs, bs=4, seq_len=16)
+    plain,turned = block(),block(item_tfms=Backwards())
+    want = torch.cat([o.flip(0) for o in plain.train.ids.split([3000, 3000])])
+    assert torch.equal(turned.train.ids, want) and not torch.equal(want, plain.train.ids)
+
+
+def test_a_loaded_run_counts_on(tmp_path):
+    learn = char_learner(ragged(), n_hid=16, precision='fp32', opt_func=partial(Muon, muon_ratio=1.))
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-3)
+    save_run(learn, tmp_path/'a')
+    with pytest.warns(RunWarning, match=r'trained with Muon\(muon_ratio=1.0\)'): again = load_run(tmp_path/'a')
+    assert (again.steps_done, again.run_epoch) == (learn.steps_done, 2) == (2*len(learn.dls.train), 2)
+    info = save_run(again, tmp_path/'b').info()
+    assert (info['step'], info['epoch']) == (learn.steps_done, 2)

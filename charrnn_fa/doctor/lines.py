@@ -22,7 +22,7 @@ _signs = {
     'L3': r'reduction\s*=|\.sum\(',
     'L5': r'ignore_index',
     'L6': r'\[:, ?-1|\[-1',
-    'L7': r'detach\(|\.data\b|no_grad|\.item\(|argmax',
+    'L7': r'detach\(|\.data\b|no_grad|\.item\(|argmax|tensor\(\w*loss',
     'O11': r'% ?\w+ ?==|\.step\(',
     'O10': r'lr_scheduler\.\w+\(|sched\w*\.step\(',
     'O12': r'\.half\(|float16',

@@ -72,7 +72,7 @@ def check_parameters(
     if order := check_order(subject, steps): return [*res, *order] # what has which gradient says nothing then
     if half := _check_half(subject, steps[0]): return [*res, *half]
     if len(steps) > 5: return res # gradients are accumulated
-    cut = check_entries(subject) or _check_cut(subject, steps, with_grad)
+    cut = with_grad and check_entries(subject) or _check_cut(subject, steps, with_grad)
     return [*res, *cut, *check_optimiser(subject, steps, changed, with_grad)]
 
 # %% ../../nbs/38a_doctor.update.ipynb #1b494193

@@ -7,7 +7,7 @@ __all__ = ['most_text', 'function_names', 'char_schema', 'weights', 'weights_sha
            'char_settings', 'kept_text', 'Run', 'save_run', 'load_run']
 
 # %% ../../nbs/49_run.model.ipynb #3e3a0580
-import json, os, re, torch, warnings
+import inspect, json, os, re, torch, warnings
 from dataclasses import asdict
 from contextlib import suppress
 from functools import cache
@@ -75,13 +75,27 @@ def _read_with(dls):
     return dict(by_line=True) if getattr(dls.train, 'by_line', False) else {}
 
 def _name(f):
-    name = getattr(getattr(f, 'func', f), '__name__', type(f).__name__)
-    return re.sub(r'[^\w<>]', '_', str(name))[:80] # somebody may have set it to anything
+    name = str(getattr(getattr(f, 'func', f), '__name__', type(f).__name__))
+    name = re.sub(r'[^\w<>]', '_', name)[:80] # somebody may have set it to anything
+    given = dict(getattr(f, 'keywords', {}))
+    if getattr(f, 'reduction', 'mean') != 'mean': given['reduction'] = f.reduction
+    listed = ', '.join(f'{k}={v}' for k,v in given.items())
+    listed = re.sub(r'[^\w=., +-]', '_', listed)[:100]
+    return f'{name}({listed})' if given else name
+
+def _made_of(f):
+    "A function or class, and its arguments with those that a `partial` gives"
+    whole = getattr(f, 'func', f)
+    with suppress(TypeError, ValueError): # a signature need not be known
+        usual = {k:p.default for k,p in inspect.signature(whole).parameters.items() if p.default is not p.empty}
+        return whole,{**usual, **getattr(f, 'keywords', {})}
+    return whole,getattr(f, 'keywords', {})
 
 def _trained_by(learn):
-    "Names of optimiser and loss, if they are not those of the preset"
-    names = [_name(learn.opt_func), _name(learn.loss_func)]
-    others = [o for o in names if o.lower() not in (learn.preset.opt, 'charloss')]
+    "Names of optimiser and loss with what they were given, if they are not those of the preset"
+    opt,loss = learn.opt_func,_name(learn.loss_func)
+    others = [] if _made_of(opt) == _made_of(getattr(learn, 'usual_opt_func', None)) else [_name(opt)]
+    others += [] if loss == 'CharLoss' else [loss]
     return dict(trained_by=others) if others else {}
 
 def char_settings(
@@ -111,7 +125,7 @@ def kept_text(
     return ts if sum(t.nbytes for t in ts.values()) <= most_text else {}
 
 # %% ../../nbs/49_run.model.ipynb #b6996383
-function_names = re.compile(r'[\w<>]{0,80}')
+function_names = re.compile(r'[\w<>(),=. +-]{0,200}')
 
 char_schema = {
     'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str, 'by_line?':bool},
@@ -228,8 +242,9 @@ def load(self:Run,
     text=None, # The text of the run, if it was too long to be kept
 ): # `CharLearner`
     "The same with the weights of the run"
-    learn = self.learner(device, text)
+    learn,m = self.learner(device, text),self.newest()
     learn.model.load_state_dict(self.load_model(learn.device).state_dict())
+    learn.steps_done,learn.run_epoch = m['step'],m['epoch'] # further fits go on from there
     return learn
 
 # %% ../../nbs/49_run.model.ipynb #969588aa

@@ -46,14 +46,14 @@ def _warn_if_smaller(n_chars, wanted, used):
                   f"bs={used[0]} and seq_len={used[1]} are used.", TextWarning)
 
 # %% ../../nbs/05_text.streams.ipynb #735897c5
-def _documents(dataset):
+def _documents(dataset, after_item=noop):
     "The ids of each item, taken out of its tuple"
-    items = (dataset[i] for i in range(len(dataset)))
+    items = (after_item(dataset[i]) for i in range(len(dataset)))
     return [torch.as_tensor(o[0] if isinstance(o, tuple) else o, device='cpu') for o in items]
 
-def _join(dataset, sep=''):
+def _join(dataset, sep='', after_item=noop):
     "The documents of `dataset` as one tensor of ids"
-    docs = _documents(dataset)
+    docs = _documents(dataset, after_item)
     if not docs: return torch.zeros(0, dtype=torch.uint8, device='cpu')
     if sep and len(docs) > 1:
         s = dataset.vocab.encode(sep)
@@ -111,7 +111,7 @@ class CharDL(TfmdDL):
         self.sep = sep
         self.seed_given = seed is not None
         self.seed = int(seed) if self.seed_given else secrets.randbelow(2**31)
-        self.ids = _join(dataset, sep)
+        self.ids = _join(dataset, sep, Pipeline(kwargs.get('after_item')))
         self.n_pairs = max(0, len(self.ids)-1)
         bs,self.seq_len = fit_sizes(self.n_pairs, bs, seq_len)
         if shuffle: _warn_if_smaller(len(self.ids), self.wanted, (bs, self.seq_len))
