@@ -149,8 +149,8 @@ def resume_text(
     exact, # Does it start within the epoch?
 ):
     "What is said when a run goes on"
-    of = f' (epoch {epoch+1} of {n_epoch})' if n_epoch > 1 else ''
-    why = '' if exact else ', where an epoch ended: another Learner than ours cannot start within one'
+    of = f' (epoch {epoch+1} of {n_epoch})' if 1 < n_epoch > epoch else ''
+    why = '' if exact else ': another Learner than ours starts where an epoch begins'
     return f'{place} goes on after step {step:,}{of}{why}.'
 
 # %% ../../nbs/78_checkpoint.resume.ipynb #3bc72548
