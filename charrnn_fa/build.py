@@ -226,7 +226,7 @@ def draw(self:CharLearner,
     n:int=16, # Drawings
     temperature:float=.6, # Below 1 the likely becomes likelier
     seed:int=None, # None draws one; the same seed gives the same drawings
-    begin=None, # A drawing that is to be finished: a list of strokes; it shrinks with the rest where that leaves the paper
+    begin=None, # A drawing to be finished, a list of strokes; it shrinks with the rest where that leaves the paper
     most:int=None, # Letters at the most; default twice the longest drawing of the corpus
     min_p:float=.02, # Letters with less than this share of the likeliest one's probability are not drawn
     **kwargs # Of `generate`: top_k, top_p

@@ -115,6 +115,7 @@ class AvgCharMetric(AvgMetric):
         self.total += learn.to_detach(self.func(learn.pred, *learn.yb))*n
         self.count += n
 
+# %% ../nbs/13_evaluate.ipynb #8395eac9
 def per_character(
     metric, # Of a Learner
 )->Metric:

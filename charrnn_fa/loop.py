@@ -29,10 +29,12 @@ def _check_takes_state(model):
     "Refuse a model that cannot be given a memory"
     try: inspect.signature(model.forward).bind(None, None)
     except TypeError:
-        raise CharRNNError(f"{type(model).__name__} takes no state, so it cannot go on from one batch to the next",
-                           "give a model whose forward(x, state) returns logits and the state, or take fastai's Learner.") from None
+        what = f"{type(model).__name__} takes no state, so it cannot go on from one batch to the next"
+        remedy = "give a model whose forward(x, state) returns logits and the state, or take fastai's Learner."
+        raise CharRNNError(what, remedy) from None
     except ValueError: pass # it does not say
 
+# %% ../nbs/24_loop.ipynb #52e8253d
 class CharLearner(Learner):
     "A `Learner` whose model is `logits, state = model(x, state)`"
     def __init__(self,

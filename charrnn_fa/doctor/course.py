@@ -213,10 +213,11 @@ def jump(
     was = statistics.mean([*c.last][-20:])
     if loss < was + max(.5, 4*statistics.stdev([*c.last][-20:])): return None
     is_new = abs(loss-math.log(n_symbols)) < .5
-    if is_new: what = "That is the loss of a network that has learned nothing: the weights were not loaded."
-    else: what = "If earlier weights were loaded on purpose, all is well; otherwise it does not go on where it had stopped."
+    new = "That is the loss of a network that has learned nothing: the weights were not loaded."
+    other = "If earlier ones were loaded on purpose, all is well; otherwise it does not go on where it had stopped."
     return Finding('G5' if is_new else 'G9', 'strong' if is_new else 'weak',
-        f"Training goes on from other weights, with a loss of {loss:.2f} nats after {was:.2f} before. {what}",
+        f"Training goes on from other weights, with a loss of {loss:.2f} nats after {was:.2f} before. "
+        f"{new if is_new else other}",
                    "learn.load('name')   # and look at missing keys: load_state_dict(sd, strict=True)",
                    dict(before=was, now=loss))
 

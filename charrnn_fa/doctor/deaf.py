@@ -90,12 +90,15 @@ def _hears_first_only(subject, lay):
     others,first = ((o-base).abs().max() > noise for o in new)
     return bool(first and not others) and not torch.equal(inputs[2], lay.x)
 
+# %% ../../nbs/41c_doctor.deaf.ipynb #e9682bf6
 def _first_only(n):
     return Finding('Z1', 'exact',
-        "Only the first character of each row changes a prediction. What comes after it is not read, as in a decoder that "
-        "goes on from its own guesses while it trains: it cannot learn what follows what.",
-        'x[:,t]   # at step t the character that is there goes in, not the guess of the step before', dict(characters_changed=n))
+        "Only the first character of each row changes a prediction. What comes after it is not read, as in a decoder "
+        "that goes on from its own guesses while it trains: it cannot learn what follows what.",
+        'x[:,t]   # at step t the character that is there goes in, not the guess of the step before',
+        dict(characters_changed=n))
 
+# %% ../../nbs/41c_doctor.deaf.ipynb #bf3185fc
 def check_deaf(
     subject:Subject, # What is examined
     lay:Layout, # Of its first batch

@@ -66,11 +66,13 @@ def _spoken_of(step_function, kind):
     seen = {id(o):(k, o) for s in reversed(scopes_of(step_function)) for k,o in s.items() if isinstance(o, kind)}
     return dict(seen.values())
 
+# %% ../../nbs/47_doctor.diagnose.ipynb #ba307700
 def _optimised(step_function):
     "Numbers of the parameters that the optimisers of a training step have"
     opts = _spoken_of(step_function, torch.optim.Optimizer).values()
     return {id(p) for o in opts for g in o.param_groups for p in g['params']}
 
+# %% ../../nbs/47_doctor.diagnose.ipynb #c8b94d8a
 def _model_of(step_function):
     "The network that a training step speaks of, or those that its optimisers train, as one; None if there is none"
     seen = _spoken_of(step_function, nn.Module)

@@ -198,16 +198,19 @@ def _repeats(batch, y):
 
 def _encoded_targets():
     return Finding('S10', 'weak',
-        "Each prediction depends on its own target and on those after it, so what is to be written goes into the network. "
-        "In an autoencoder that is as it should be; one that is to write on from what came before is given the answer.",
+        "Each prediction depends on its own target and on those after it, so what is to be written goes into the "
+        "network. In an autoencoder that is as it should be; one that is to write on from what came before is given the "
+        "answer.",
         'h = encoder(before)   # the piece before, not the one that the decoder is to write', {})
 
+# %% ../../nbs/41a_doctor.layout.ipynb #7f34538d
 def _told_by(judge, moved, spots, at, width):
     "Whether `judge` holds for all spots, with rows along either axis"
     down,along = at//width,at%width
     by_row = all(judge(m, down, along, a, b) for m,(a,b) in zip(moved, spots))
     return by_row or all(judge(m, along, down, b, a) for m,(a,b) in zip(moved, spots))
 
+# %% ../../nbs/41a_doctor.layout.ipynb #03c7b830
 def check_told_targets(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: D1, S10

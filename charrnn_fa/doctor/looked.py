@@ -57,6 +57,7 @@ def _is_mask(name, args, out):
     if not _all_finite(out, but=[-math.inf]): return False
     return name.strip('_') in _puts_in or not all(map(_all_finite, args))
 
+# %% ../../nbs/38e_doctor.looked.ipynb #7c98e78a
 def _has_empty_row(name, args, kwargs):
     dim = kwargs.get('dim', args[1] if len(args) > 1 and type(args[1]) is int else -1)
     return 'softmax' in name and isinstance(dim, int) and bool((args[0] == -math.inf).all(dim).any())

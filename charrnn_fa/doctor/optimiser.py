@@ -136,8 +136,8 @@ def _check_rate(subject, opts, still):
             dict(lr=0., made_with=lr))]
     if made_with := max((getattr(o, 'defaults', {}).get('lr', 0) for o in opts), default=0):
         return [Finding('O10', 'exact',
-            f"The learning rate is 0 in these steps, so nothing changes. The optimiser was made with {made_with:g}, and "
-            "something sets it to 0.",
+            f"The learning rate is 0 in these steps, so nothing changes. The optimiser was made with {made_with:g}, "
+            "and something sets it to 0.",
             "g['lr'] = lr*min(1, i/n_warmup)   # if it is a warm-up: / and not //, which gives 0 up to its end",
             dict(lr=0., made_with=made_with))]
     return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.",

@@ -123,8 +123,8 @@ def check_reach(
     "Whether predictions depend on the characters that they should"
     rs = _changes(subject, lay)
     if not rs: return []
-    after_the_first = [r for r in rs if r.time]
-    if not any(r.moved.any() for r in after_the_first or rs): return check_deaf(subject, lay, len(after_the_first or rs))
+    asked = [r for r in rs if r.time] or rs # what a decoder that guesses is begun with counts for itself
+    if not any(r.moved.any() for r in asked): return check_deaf(subject, lay, len(asked))
     evidence = _counted(rs)
     if found := check_turned(subject, lay, rs, evidence): return found
     if any(r.others for r in rs): return check_mixed(subject, lay, rs, evidence)

@@ -185,8 +185,8 @@ def not_finite(
 # %% ../../nbs/38f_doctor.units.ipynb #0edf8088
 def _nothing_to_look_at(seen):
     return Finding('O4', 'exact',
-        f"The loss is not a number. The first is what {seen.bad} gives for a row in which the mask leaves nothing: all of "
-        "it is -inf, and shares of nothing are 0/0.",
+        f"The loss is not a number. The first is what {seen.bad} gives for a row in which the mask leaves nothing: "
+        "all of it is -inf, and shares of nothing are 0/0.",
         'mask = torch.tril(torch.ones(n, n)).bool()   # with the diagonal, so that each row keeps one place to look at',
         {}, seen.bad_place)
 

@@ -189,6 +189,7 @@ def _sums(model):
     sums = [s for p in ps for s in (p.sum(dtype=torch.float64), torch.linalg.vector_norm(p, dtype=torch.float64))]
     return torch.stack(sums).cpu() if sums else torch.zeros(0, device='cpu')
 
+# %% ../../nbs/45_doctor.watch.ipynb #006c1a6c
 @patch
 def _has_moved(self:Doctor):
     "Whether somebody has changed the weights since the last fit"
@@ -200,6 +201,7 @@ def _note_left(self:Doctor):
     restores_best = any(isinstance(o, SaveModelCallback) for o in self.learn.cbs)
     self.left = None if restores_best else _sums(self.model)
 
+# %% ../../nbs/45_doctor.watch.ipynb #e851efc6
 @patch
 def _note_first(self:Doctor, loss):
     "The loss of the first step of a fit"
@@ -316,6 +318,7 @@ def _note_valid(self:Doctor, loss, where='the validation part'):
     self.course.valid.append((self.course.step, loss, self._train_loss()))
     self.tell(overfitting(self.course, where))
 
+# %% ../../nbs/45_doctor.watch.ipynb #f001eae7
 @patch
 def _has_epochs(self:Doctor):
     "Whether the validation after each epoch says enough; Learners of others have nothing else"
@@ -330,6 +333,7 @@ def _pieces(ids):
     starts = torch.linspace(0, len(ids)-1-n, rows, device='cpu').long()
     return ids.cpu()[starts[:,None] + torch.arange(n+1, device='cpu')].long()
 
+# %% ../../nbs/45_doctor.watch.ipynb #8a5c5ef7
 @patch
 def _measure(self:Doctor):
     "Validation loss on some characters, if the model is a function of text and state"
@@ -339,8 +343,9 @@ def _measure(self:Doctor):
     pieces = _pieces(ids).to(self.dls.device)
     first = pieces.shape[1]//4
     with evaluating(self.model): scores = self.model(pieces[:,:-1])[0][:,first:].float()
-    y = pieces[:,first+1:]
-    self._note_valid(F.cross_entropy(scores.flatten(0, 1), y.flatten()).item(), f'{y.numel():,} characters of the validation part')
+    y = pieces[:,first+1:].flatten()
+    loss = F.cross_entropy(scores.flatten(0, 1), y).item()
+    self._note_valid(loss, f'{len(y):,} characters of the validation part')
 
 # %% ../../nbs/45_doctor.watch.ipynb #278cc0e6
 @patch

@@ -74,7 +74,9 @@ def _read_with(dls):
     "Whether lines are put in another order in each epoch, if they are"
     return dict(by_line=True) if getattr(dls.train, 'by_line', False) else {}
 
+# %% ../../nbs/49_run.model.ipynb #4542a699
 def _name(f):
+    "A function with what it was given, in signs that may stand in a file"
     name = str(getattr(getattr(f, 'func', f), '__name__', type(f).__name__))
     name = re.sub(r'[^\w<>]', '_', name)[:80] # somebody may have set it to anything
     given = dict(getattr(f, 'keywords', {}))
@@ -83,6 +85,7 @@ def _name(f):
     listed = re.sub(r'[^\w=., +-]', '_', listed)[:100]
     return f'{name}({listed})' if given else name
 
+# %% ../../nbs/49_run.model.ipynb #41cd2e8e
 def _made_of(f):
     "A function or class, and its arguments with those that a `partial` gives"
     whole = getattr(f, 'func', f)
@@ -98,6 +101,7 @@ def _trained_by(learn):
     others += [] if loss == 'CharLoss' else [loss]
     return dict(trained_by=others) if others else {}
 
+# %% ../../nbs/49_run.model.ipynb #536af95b
 def char_settings(
     learn, # Made by `char_learner`
     **info # Where the text came from and the like

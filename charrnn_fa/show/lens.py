@@ -25,6 +25,7 @@ def _cut(m, n):
     mean = float(m['bits'][1:n].mean()) if n > 1 else 0.
     return dict(m, mean=mean, **{k:m[k][:n] for k in ('bits', 'best', 'probs')})
 
+# %% ../../nbs/57a_show.lens.ipynb #be6dbaf9
 def _of_watch(watch, text, n):
     if watch.text.startswith(text): return [_cut(o, n) for o in watch.moments]
     what = f'What was watched is another text, {watch.text[:30]!r}'

@@ -157,6 +157,7 @@ def _validation_part(learn, most):
     what = f'The validation part has {len(text)} characters, and a search for units needs {least}'
     raise CharRNNError(what, 'give another text to search, or name a unit.')
 
+# %% ../../nbs/52_show.neurons.ipynb #07fa7875
 def find_units(
     learn, # Made by `char_learner`
     text:str=None, # Where to search; by default the validation part

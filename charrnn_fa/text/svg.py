@@ -62,6 +62,7 @@ def _n_of_arc(text):
     while m := _arc[n%7].match(text, at): n,at = n+1,m.end()
     return n if not text[at:].strip(' \t\r\n\f,') else 0 # none that is right
 
+# %% ../../nbs/07a_text.svg.ipynb #890e0b8d
 def _broken_part(d):
     "The first letter of a path with too few numbers or too many, and these; '' if there is none"
     _,*pieces = re.split('([MmZzLlHhVvCcSsQqTtAa])', d)
@@ -150,7 +151,8 @@ def _has_colour(o): return o is not None and o.value is not None and o.opacity >
 
 def _is_seen(shape):
     v = shape.values
-    if v.get('visibility') in ('hidden', 'collapse') or re.fullmatch(r'0*\.?0*%?', str(v.get('opacity', 1))): return False
+    is_clear = re.fullmatch(r'0*\.?0*%?', str(v.get('opacity', 1)))
+    if is_clear or v.get('visibility') in ('hidden', 'collapse'): return False
     is_filled = _has_colour(shape.fill) and (shape.fill.hexrgb != '#ffffff' or 'url' in str(v.get('fill')))
     return is_filled or _has_colour(shape.stroke) and shape.stroke_width > 0
 
