@@ -22,6 +22,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.data.transforms import IndexSplitter
 from fastai.learner import AvgMetric, AvgSmoothLoss, Learner, Recorder, load_learner
+from fastai.losses import FocalLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import Lookahead, OptimWrapper
 from fastai.basics import ItemTransform
@@ -881,3 +882,13 @@ def test_a_loaded_run_counts_on(tmp_path):
     assert (again.steps_done, again.run_epoch) == (learn.steps_done, 2) == (2*len(learn.dls.train), 2)
     info = save_run(again, tmp_path/'b').info()
     assert (info['step'], info['epoch']) == (learn.steps_done, 2)
+
+
+@pytest.mark.parametrize('loss_func', [CharLoss(reduction='sum'), LabelSmoothingCrossEntropyFlat(.3), FocalLossFlat()])
+def test_bits_are_those_of_the_text_whatever_the_loss(loss_func):
+    learn = char_learner(ragged(), n_hid=16, precision='fp32', loss_func=loss_func)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-4)
+    _,bits,perplexity,_ = learn.validate()
+    probs,targets = learn.get_preds(act=partial(torch.softmax, dim=-1))
+    nats = F.nll_loss(probs.log(), targets).item()
+    assert (bits, perplexity) == pytest.approx((nats/math.log(2), math.exp(nats)), rel=1e-3)
