@@ -119,9 +119,11 @@ def plateau(
     if c.step < least or len(losses) < 12: return None
     before,now = _thirds(losses)
     if abs(before-now) > .03: return None
-    if (u := c.unigram()) is not None and u > .5 and now > u-.1: return _stands('Z1', now, u,
+    u,b = c.unigram(),c.bigram()
+    if None not in (u, b) and b > u-.1: return None # there may be nothing to learn
+    if u is not None and u > .5 and now > u-.1: return _stands('Z1', now, u,
         "how frequent each character is gives as much. So the network makes nothing of its input")
-    if (b := c.bigram()) is not None and b > .5 and abs(now-b) < .08: return _stands('Z2', now, b,
+    if b is not None and b > .5 and abs(now-b) < .08: return _stands('Z2', now, b,
         "the last character alone gives as much. So the network has no memory")
 
 # %% ../../nbs/44a_doctor.course.ipynb #0d035f1a
