@@ -48,7 +48,9 @@ def _warn_if_smaller(n_chars, wanted, used):
 # %% ../../nbs/05_text.streams.ipynb #735897c5
 def _documents(dataset, after_item=noop):
     "The ids of each item, taken out of its tuple"
-    items = (after_item(dataset[i]) for i in range(len(dataset)))
+    items = [after_item(dataset[i]) for i in range(len(dataset))]
+    if any(isinstance(o, tuple) and len(o) > 1 for o in items):
+        raise CharRNNError("The items of this dataset have more parts than a text", "make them by one CharBlock alone.")
     return [torch.as_tensor(o[0] if isinstance(o, tuple) else o, device='cpu') for o in items]
 
 def _join(dataset, sep='', after_item=noop):
