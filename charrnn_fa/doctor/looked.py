@@ -46,15 +46,16 @@ class Looked:
 # %% ../../nbs/38e_doctor.looked.ipynb #5a0775aa
 _puts_in = 'masked_fill','where','full','full_like','fill','index_fill','setitem','tensor'
 
-def _all_finite(o, but=()):
-    "Whether an argument has no number that is not finite, but for those in `but`"
+def _all_finite(o, low_too=False):
+    "Whether an argument has no number that is not finite; with `low_too` -inf is as good as one"
     if not isinstance(o, Tensor) or not o.is_floating_point(): return True
-    bad = o.detach()[~o.detach().isfinite()]
-    return all(v in but for v in bad.unique().tolist())
+    o = o.detach()
+    fine = o.isfinite() | (o == -math.inf) if low_too else o.isfinite()
+    return bool(fine.all())
 
 def _is_mask(name, args, out):
     "Whether all that is not finite was put in as -inf, or was so before"
-    if not _all_finite(out, but=[-math.inf]): return False
+    if not _all_finite(out, low_too=True): return False
     return name.strip('_') in _puts_in or not all(map(_all_finite, args))
 
 # %% ../../nbs/38e_doctor.looked.ipynb #7c98e78a
@@ -68,7 +69,7 @@ def _look_for_bad(self:Looked, func, args, kwargs, out):
     if _all_finite(out) or _is_mask(name, args, out): return
     self.bad,self.bad_dtype,self.bad_place = name,out.dtype,place_here()
     self.bad_row = _has_empty_row(name, args, kwargs)
-    self.from_bad = not all(_all_finite(o, but=[-math.inf]) for o in args)
+    self.from_bad = not all(_all_finite(o, low_too=True) for o in args)
 
 # %% ../../nbs/38e_doctor.looked.ipynb #b235b937
 @patch
