@@ -3503,6 +3503,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'charrnn_fa.run.model.Run._check_size': ('run.model.html#run._check_size', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.Run._check_sizes': ( 'run.model.html#run._check_sizes',
                                                                                  'charrnn_fa/run/model.py'),
+                                      'charrnn_fa.run.model.Run._newest_model': ( 'run.model.html#run._newest_model',
+                                                                                  'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.Run.ids': ('run.model.html#run.ids', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.Run.info': ('run.model.html#run.info', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.Run.learner': ('run.model.html#run.learner', 'charrnn_fa/run/model.py'),

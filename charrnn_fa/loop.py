@@ -27,12 +27,13 @@ from .callback.steps import can_go
 # %% ../nbs/24_loop.ipynb #663248d7
 def _check_takes_state(model):
     "Refuse a model that cannot be given a memory"
-    try: inspect.signature(model.forward).bind(None, None)
+    try: takes = inspect.signature(model.forward)
+    except (TypeError, ValueError): return # it does not say
+    try: takes.bind(None, None)
     except TypeError:
         what = f"{type(model).__name__} takes no state, so it cannot go on from one batch to the next"
         remedy = "give a model whose forward(x, state) returns logits and the state, or take fastai's Learner."
         raise CharRNNError(what, remedy) from None
-    except ValueError: pass # it does not say
 
 # %% ../nbs/24_loop.ipynb #52e8253d
 class CharLearner(Learner):

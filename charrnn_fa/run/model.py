@@ -175,10 +175,8 @@ def _check_sizes(self:Run):
 
 # %% ../../nbs/49_run.model.ipynb #5c30ee0f
 @patch
-def load_model(self:Run,
-    device='cpu', # Where the model is to be
-)->CharRNN:
-    "The model with the last weights stored"
+def _newest_model(self:Run):
+    "A manifest, and the model with its weights"
     m,ts,_ = self.newest_whole()
     ts = {k:t for k,t in ts.items() if not k.startswith('train/')}
     self._check_size(m)
@@ -187,7 +185,14 @@ def load_model(self:Run,
         raise RunError(f"{self.path/m['file']} holds other weights than the settings of the run ask for",
                        'restore the folder from a copy.')
     model.load_state_dict(ts, strict=False)
-    return model.to(device)
+    return m,model
+
+@patch
+def load_model(self:Run,
+    device='cpu', # Where the model is to be
+)->CharRNN:
+    "The model with the last weights stored"
+    return self._newest_model()[1].to(device)
 
 # %% ../../nbs/49_run.model.ipynb #bb569640
 @patch
@@ -246,8 +251,8 @@ def load(self:Run,
     text=None, # The text of the run, if it was too long to be kept
 ): # `CharLearner`
     "The same with the weights of the run"
-    learn,m = self.learner(device, text),self.newest()
-    learn.model.load_state_dict(self.load_model(learn.device).state_dict())
+    learn,(m,model) = self.learner(device, text),self._newest_model()
+    learn.model.load_state_dict(model.state_dict())
     learn.steps_done,learn.run_epoch = m['step'],m['epoch'] # further fits go on from there
     return learn
 
