@@ -102,6 +102,9 @@ SVGS = {
                                 [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 255)]]),
     'one of several': ('<switch><path systemLanguage="de" d="M0 0L9 9"/><path d="M0 0L5 0"/><path d="M0 0L9 9"/></switch>', [[(0, 0), (255, 0)]]),
     'a frame that is not seen': ('<path stroke="none" d="M0 0h24v24H0z" fill="none"/><path d="M12 12l5 0" fill="none" stroke="currentColor"/>', [[(0, 0), (255, 0)]]),
+    'white on a ground': ('<circle cx="50" cy="50" r="0"/><path d="M0 0H100V100H0Z" fill="#07f"/><path fill="#fff" d="M0 0H100V100"/>',
+                          [[(0, 0), (255, 0), (255, 255), (0, 255), (0, 0)], [(0, 0), (255, 0), (255, 255)]]),
+    'a rule behind': ('<path fill="none" class="a" d="M0 0H100V100"/><path d="M0 0L5 0"/><style>.a{stroke:red}</style>', [[(0, 0), (255, 0), (255, 255)], [(0, 0), (12.75, 0)]]),
     'on from where it was closed': ('<path d="M0 0H40V40ZL80 80V100"/>', [[(0, 0), (102, 0), (102, 102), (0, 0)], [(0, 0), (204, 204), (204, 255)]]),
     'a rectangle in a symbol': ('<path d="M0 0H100V100H0Z"/><symbol id="s" viewBox="0 0 20 20"><rect width="20" height="20"/></symbol>'
                                 '<use href="#s" x="60" y="70" width="20" height="20"/>',

@@ -25,7 +25,7 @@ from fastai.learner import AvgMetric, AvgSmoothLoss, Learner, Recorder, load_lea
 from fastai.losses import FocalLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import Lookahead, OptimWrapper
-from fastai.basics import ItemTransform
+from fastai.basics import ItemTransform, Transform
 from matplotlib import pyplot as plt
 from torch import nn
 from torch.nn import functional as F
@@ -35,7 +35,7 @@ from tqdm import tqdm
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.text.vocab import CharVocab
 from charrnn_fa.text.corpus import load_corpus
-from charrnn_fa.text.data import CharBlock, CharDataLoaders
+from charrnn_fa.text.data import CharBlock, CharDataLoaders, TensorChars
 from charrnn_fa.text.streams import CharDL
 from charrnn_fa.callback.progress import ProgressLines
 from charrnn_fa.doctor.watch import Doctor
@@ -872,6 +872,16 @@ def test_transforms_of_items_are_made():
     plain,turned = block(),block(item_tfms=Backwards())
     want = torch.cat([o.flip(0) for o in plain.train.ids.split([3000, 3000])])
     assert torch.equal(turned.train.ids, want) and not torch.equal(want, plain.train.ids)
+
+
+def test_transforms_of_items_are_set_up_and_know_their_part():
+    class First(Transform):
+        split_idx = 0 # for training only
+        def setups(self, dl): self.n = 1000
+        def encodes(self, o:TensorChars): return o[:self.n]
+    docs = [load_corpus('pydocs')[i:i+3000] for i in (0, 3000, 6000)]
+    dls = DataBlock(CharBlock(seed=1), splitter=IndexSplitter([2]), item_tfms=First()).dataloaders(docs, bs=4, seq_len=16)
+    assert [len(o.ids) for o in dls.loaders] == [2000, 3000]
 
 
 def test_a_loaded_run_counts_on(tmp_path):

@@ -105,7 +105,7 @@ def check_deaf(
     n:int, # Characters that were replaced, one by one, and changed nothing
 )->list: # Of `Finding`s: Z1
     "Whether nothing of the input counts, or nothing after the first step"
-    if _hears_first_only(subject, lay): return [_first_only(n)]
+    if lay.reads_on and _hears_first_only(subject, lay): return [_first_only(n)]
     if _is_moved_by_all(subject, lay): return []
     evidence = dict(characters_changed=n)
     found = _lost_on_the_way(subject, lay)

@@ -185,7 +185,8 @@ def _read(self:Doctor):
 
 # %% ../../nbs/45_doctor.watch.ipynb #614ee841
 def _sums(model):
-    ps = [p.detach() for p in model.parameters() if p.is_floating_point()]
+    can_add = lambda p: p.layout == torch.strided and p.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    ps = [p.detach() for p in model.parameters() if can_add(p)]
     sums = [s for p in ps for s in (p.sum(dtype=torch.float64), torch.linalg.vector_norm(p, dtype=torch.float64))]
     return torch.stack(sums).cpu() if sums else torch.zeros(0, device='cpu')
 

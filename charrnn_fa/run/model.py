@@ -10,7 +10,7 @@ __all__ = ['most_text', 'function_names', 'char_schema', 'weights', 'weights_sha
 import inspect, json, os, re, torch, warnings
 from dataclasses import asdict
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from fastcore.basics import patch
 from ..core import CharRNNError, check_number, is_number
@@ -79,8 +79,9 @@ def _name(f):
     "A function with what it was given, in signs that may stand in a file"
     name = str(getattr(getattr(f, 'func', f), '__name__', type(f).__name__))
     name = re.sub(r'[^\w<>]', '_', name)[:80] # somebody may have set it to anything
-    given = dict(getattr(f, 'keywords', {}))
-    if getattr(f, 'reduction', 'mean') != 'mean': given['reduction'] = f.reduction
+    given = {**f.keywords} if isinstance(f, partial) else {}
+    reduction = getattr(f, 'reduction', 'mean')
+    if isinstance(reduction, str) and reduction != 'mean': given['reduction'] = reduction
     listed = ', '.join(f'{k}={v}' for k,v in given.items())
     listed = re.sub(r'[^\w=., +-]', '_', listed)[:100]
     return f'{name}({listed})' if given else name
@@ -88,11 +89,11 @@ def _name(f):
 # %% ../../nbs/49_run.model.ipynb #41cd2e8e
 def _made_of(f):
     "A function or class, and its arguments with those that a `partial` gives"
-    whole = getattr(f, 'func', f)
+    whole,given,args = (f.func, f.keywords, f.args) if isinstance(f, partial) else (f, {}, ())
     with suppress(TypeError, ValueError): # a signature need not be known
         usual = {k:p.default for k,p in inspect.signature(whole).parameters.items() if p.default is not p.empty}
-        return whole,{**usual, **getattr(f, 'keywords', {})}
-    return whole,getattr(f, 'keywords', {})
+        return whole,args,{**usual, **given}
+    return whole,args,given
 
 def _trained_by(learn):
     "Names of optimiser and loss with what they were given, if they are not those of the preset"

@@ -41,7 +41,8 @@ def context_losses(
     check_learn(learn)
     check_number('n', n, 1, whole=True)
     ids = learn.dls.valid.ids if text is None else known_ids(learn.vocab, text)[0]
-    contexts = listify(contexts) or _contexts(min(257, len(ids)//2))
+    contexts = [*contexts] if is_iter(contexts) else [contexts] if contexts is not None else []
+    contexts = contexts or _contexts(min(257, len(ids)//2))
     for k in contexts: check_number('contexts', k, 1, whole=True)
     if not contexts or len(ids) <= max(contexts):
         raise CharRNNError('The text is too short to see what context does', 'give one of some hundred characters.')

@@ -70,7 +70,7 @@ def samples(
     seed:int=0, # The same for all
 )->list: # Of `Sample`
     "A continuation at each temperature"
-    temperatures = listify(temperatures)
+    temperatures = [*temperatures] if is_iter(temperatures) else [temperatures]
     for t in temperatures: check_sampling(t)
     corpus = _corpus(learn)
     words,res = {*_word.findall(corpus)},[]

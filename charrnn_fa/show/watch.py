@@ -134,7 +134,7 @@ def load_state_dict(self:Watch,
     d:dict, # What `state_dict` gave
 ):
     "Take up the moments of a checkpoint, if they are of the same text"
-    if d['text'] == self.text: self.moments = list(d['moments'])
+    if d['text'] == self.text: self.moments = [o for o in d['moments'] if o['bits'].is_floating_point()]
 
 # %% ../../nbs/57_show.watch.ipynb #ff5ca14a
 def _in_notebook():

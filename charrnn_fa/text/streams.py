@@ -113,7 +113,7 @@ class CharDL(TfmdDL):
         self.sep = sep
         self.seed_given = seed is not None
         self.seed = int(seed) if self.seed_given else secrets.randbelow(2**31)
-        self.ids = _join(dataset, sep, Pipeline(kwargs.get('after_item')))
+        self.ids = _join(dataset, sep, self._of_items(dataset, kwargs.get('after_item')))
         self.n_pairs = max(0, len(self.ids)-1)
         bs,self.seq_len = fit_sizes(self.n_pairs, bs, seq_len)
         if shuffle: _warn_if_smaller(len(self.ids), self.wanted, (bs, self.seq_len))
@@ -125,6 +125,15 @@ class CharDL(TfmdDL):
         self._note_lines(dataset, by_line)
         self._to_beginning()
         if self.device is not None: self.ids = self.ids.to(self.device)
+
+# %% ../../nbs/05_text.streams.ipynb #20abd0a0
+@patch
+def _of_items(self:CharDL, dataset, tfms):
+    self.dataset = dataset
+    res = Pipeline(tfms)
+    res.split_idx = getattr(dataset, 'split_idx', None)
+    res.setup(self)
+    return res
 
 # %% ../../nbs/05_text.streams.ipynb #21a63442
 @patch

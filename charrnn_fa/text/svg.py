@@ -140,21 +140,51 @@ def _placed(root):
     "Say what is left out in rectangles and uses; an inner `svg` without a `viewBox` is a group that was moved"
     for e in root.iter():
         for k in dict(rect=('x', 'y', 'width', 'height'), use=('x', 'y')).get(_tag(e), ()): e.attrib.setdefault(k, '0')
-        if _tag(e) != 'svg' or e is root or e.get('viewBox'): continue
+        is_moved = not any(re.search('e[mx]$', e.get(k, '').strip()) for k in 'xy') # by sizes of letters nothing can be
+        if _tag(e) != 'svg' or e is root or e.get('viewBox') or not is_moved: continue
         e.tag = e.tag[:-3]+'g'
         e.set('transform', f"translate({e.attrib.pop('x', 0)},{e.attrib.pop('y', 0)})")
         for k in 'width', 'height': e.attrib.pop(k, None)
     return root
 
 # %% ../../nbs/07a_text.svg.ipynb #b44ce950
+def _is_zero(v): return bool(re.fullmatch(r'(0+\.?0*|\.0+)[a-z%]*', str(v).strip()))
+
 def _has_colour(o): return o is not None and o.value is not None and o.opacity > 0
 
-def _is_seen(shape):
+def _is_hidden(shape):
     v = shape.values
-    is_clear = re.fullmatch(r'0*\.?0*%?', str(v.get('opacity', 1)))
-    if is_clear or v.get('visibility') in ('hidden', 'collapse'): return False
-    is_filled = _has_colour(shape.fill) and (shape.fill.hexrgb != '#ffffff' or 'url' in str(v.get('fill')))
-    return is_filled or _has_colour(shape.stroke) and shape.stroke_width > 0
+    return v.get('visibility') in ('hidden', 'collapse') or _is_zero(v.get('opacity', 1))
+
+def _ink(shape):
+    "What a shape leaves on the paper: 'colour', 'white' or nothing"
+    v = shape.values
+    if _has_colour(shape.stroke) and not _is_zero(v.get('stroke-width', 1)): return 'colour'
+    if not _has_colour(shape.fill): return ''
+    return 'white' if shape.fill.hexrgb == '#ffffff' and 'url' not in str(v.get('fill')) else 'colour'
+
+# %% ../../nbs/07a_text.svg.ipynb #36728bb3
+_rule = re.compile(r'([^{}]*)\{[^{}]*(?<![-\w])(?:stroke|fill)\s*:')
+_simple = re.compile(r'\s*[.#]?[\w-]+\s*(,\s*[.#]?[\w-]+\s*)*')
+
+def _knows_rules(root):
+    "Whether colours stand at shapes, or in plain rules before them"
+    tags = [_tag(e) for e in root.iter()]
+    at = [i for i,t in enumerate(tags) if t == 'style']
+    styles = [''.join(e.itertext()) for e in root.iter() if _tag(e) == 'style']
+    if not any(map(_rule.search, styles)): return 'background' not in root.get('style', '')
+    is_late = any(t in tags[:max(at)] for t in ('path', 'rect', 'circle', 'ellipse', 'line', 'polyline', 'polygon'))
+    return not is_late and all('@' not in s and all(_simple.fullmatch(o) for o in _rule.findall(s)) for s in styles)
+
+def _seen(shapes, root):
+    "Those that can be seen"
+    shown,res,is_coloured = [o for o in shapes if not _is_hidden(o)],[],False
+    if not _knows_rules(root): return shown
+    for o in shown:
+        ink = _ink(o)
+        is_coloured |= ink == 'colour'
+        if ink == 'colour' or ink and is_coloured: res.append(o)
+    return res or shown
 
 # %% ../../nbs/07a_text.svg.ipynb #b40b0ead
 def _points(part):
@@ -173,8 +203,7 @@ def _strokes(root):
     from xml.etree.ElementTree import tostring
     from svgelements import SVG, Path as Line, Shape
     shapes = [o for o in SVG.parse(io.BytesIO(tostring(root)), reify=True).elements() if isinstance(o, Shape)]
-    seen = [o for o in shapes if _is_seen(o)]
-    parts = (_points(part) for o in seen or shapes for part in abs(Line(o)).as_subpaths()) # abs: turned and moved
+    parts = (_points(part) for o in _seen(shapes, root) for part in abs(Line(o)).as_subpaths()) # abs: turned and moved
     return [s for s in parts if len({*s}) > 1]
 
 # %% ../../nbs/07a_text.svg.ipynb #ed941b92
