@@ -146,3 +146,26 @@ def test_of_two_networks_one_without_an_optimiser():
     opt = torch.optim.Adam(writes.parameters(), 3e-3)
     def step(before, now): return trained([opt], over_all(writes(now, reads(before)), now))
     with pytest.raises(doctor.diagnose.__globals__['CharRNNError'], match='give model='): doctor.diagnose(step_function=step, batches=pairs())
+
+
+class Noisy(Plain):
+    "What a network that samples does in evaluation as well, which is no dropout"
+    def forward(self, x):
+        h = self.rnn(self.emb(x))[0]
+        return self.out(h + .1*torch.randn_like(h))
+
+
+def test_noise_is_no_dropout():
+    torch.manual_seed(1)
+    net = Noisy()
+    assert 'T1' not in [i for i,_ in found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3))]
+
+
+def test_one_letter_that_is_written_on_and_on():
+    "What comes after the first step need not be read"
+    class OneToMany(Plain):
+        def forward(self, x): return self.out(self.rnn(self.emb(x[:,:1]).expand(-1, x.shape[1], -1))[0])
+    torch.manual_seed(1)
+    net = OneToMany()
+    same = [(x, x[:,:1].expand(-1, 20).contiguous()) for x,_ in windows()]
+    assert 'Z1' not in [i for i,_ in found(model=net, dls=same, loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3))]

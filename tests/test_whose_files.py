@@ -10,6 +10,8 @@ from pathlib import Path
 
 import inject
 import pytest
+from fastai.callback.core import Callback
+from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
 
 from charrnn_fa.checkpoint import Checkpoint, hooks
@@ -250,3 +252,18 @@ with learn.no_bar(): learn.fit(1, 1e-2, cbs=[CSVLogger({str(tmp_path/'l.csv')!r}
     p = subprocess.run([sys.executable, tmp_path/'fit.py'], env=env, capture_output=True, text=True, encoding='utf-8')
     assert p.returncode == 0 and 'could not be taken' not in p.stdout + p.stderr, p.stdout + p.stderr
     assert 'größe' in (tmp_path/'l.csv').read_text('utf-8')
+
+
+def test_a_log_that_somebody_adds_on_the_way(make, tmp_path):
+    "A run that was begun without one has no lines to give back"
+    class Stop(Callback):
+        def after_batch(self):
+            if self.training and self.learn.train_iter == 7: raise KeyboardInterrupt
+    def fit(*cbs):
+        learn = make(n_hid=8, emb_sz=8, head_sz=0)
+        learn.path = tmp_path
+        learn.fit(3, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=5, quiet=True), *cbs])
+    with pytest.raises(KeyboardInterrupt): fit(Stop())
+    fit(CSVLogger())
+    lines = (tmp_path/'history.csv').read_text().splitlines()
+    assert lines[0].startswith('epoch,train_loss') and lines[-1].startswith('2,')

@@ -233,5 +233,5 @@ def claim(self:Guard,
     "Let callbacks of fastai's write no file that is not the run's"
     for n,cb in callbacks.items():
         if isinstance(cb, CSVLogger) and isinstance(cb.file, io.StringIO):
-            claim_log(cb, folder/f"log-{n.partition('#')[2]}.csv", texts and texts.get(n), finished, say)
+            claim_log(cb, folder/f"log-{n.partition('#')[2]}.csv", (texts or {}).get(n), finished, say)
         if isinstance(cb, SaveModelCallback): self.claim_model(cb, folder, say)

@@ -92,9 +92,12 @@ def functions_called(
 
 dropping = {'dropout', 'alpha_dropout', 'feature_alpha_dropout', 'dropout1d', 'bernoulli', 'bernoulli_', 'rand', 'rand_like'}
 
+_noisy = {'randn', 'randn_like', 'normal', 'normal_', 'multinomial'} # a sample of a VAE, for instance
+
 def _drops(subject):
     "Whether something is dropped in a step; a first state may be random as well"
-    return bool(functions_called(subject) & {*dropping, 'lstm', 'gru'})
+    names = functions_called(subject)
+    return bool(names & dropping) or bool(names & {'lstm', 'gru'}) and not names & _noisy
 
 def _always_on():
     return Finding('T1', 'exact',
