@@ -171,7 +171,7 @@ def test_an_optimiser_that_a_run_does_not_keep_is_named(dls, tmp_path):
     with fitted.no_bar(), fitted.no_logging(): fitted.fit(1, 1e-3)
     save_run(fitted, tmp_path/'s')
     for o in 'rs':
-        with pytest.warns(RunWarning, match='trained with SGD and CrossEntropyLossFlat'): load_run(tmp_path/o)
+        with pytest.warns(RunWarning, match=r'trained with SGD\(mom=0.9\) and CrossEntropyLossFlat'): load_run(tmp_path/o)
 
 
 def test_a_preset_optimiser_is_kept(dls, tmp_path):
