@@ -5,6 +5,7 @@ import pytest
 from fastai.basics import F, nn, torch
 
 from charrnn_fa import doctor
+from charrnn_fa.core import CharRNNError
 
 V = 9
 text = torch.randint(0, V, (3000,), generator=torch.Generator().manual_seed(0)).repeat_interleave(2)
@@ -145,7 +146,7 @@ def test_of_two_networks_one_without_an_optimiser():
     reads,writes = Reads(),Writes()
     opt = torch.optim.Adam(writes.parameters(), 3e-3)
     def step(before, now): return trained([opt], over_all(writes(now, reads(before)), now))
-    with pytest.raises(doctor.diagnose.__globals__['CharRNNError'], match='give model='): doctor.diagnose(step_function=step, batches=pairs())
+    with pytest.raises(CharRNNError, match='give model='): doctor.diagnose(step_function=step, batches=pairs())
 
 
 class Noisy(Plain):
