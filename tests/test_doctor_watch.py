@@ -6,8 +6,8 @@ import pickle
 import random
 
 import pytest
-from fastai.basics import (AvgMetric, Callback, CancelFitException, DataLoaders, F, LabelSmoothingCrossEntropyFlat, Learner, Metric, OptimWrapper, accuracy,
-                           nn, partial, torch)
+from fastai.basics import (AvgMetric, Callback, CancelFitException, DataLoaders, F, LabelSmoothingCrossEntropyFlat, Learner, Metric,
+                           OptimWrapper, accuracy, nn, partial, torch)
 from fastai.callback.tracker import SaveModelCallback
 
 from charrnn_fa.callback.precision import GradScale
@@ -231,7 +231,8 @@ def test_the_loss_that_is_told_is_that_of_the_validation():
     "Also where the beginning of the validation part is unlike the rest of it"
     words = learnt_words()
     strange = ''.join(random.choices('ABCDEFGH', k=2100))
-    dls = CharDataLoaders.from_documents([words[:3000]+strange[:500], strange+words[3000:9000]], [[0], [1]], bs=16, seq_len=32, seed=1)
+    docs = [words[:3000]+strange[:500], strange+words[3000:9000]]
+    dls = CharDataLoaders.from_documents(docs, [[0], [1]], bs=16, seq_len=32, seed=1)
     learn,cb = char_learner(dls, n_hid=64, precision='fp32'),doctor()
     learn.remove_cbs([learn.progress, learn.doctor])
     with learn.no_logging(): learn.fit(30, 1e-2, cbs=cb)

@@ -101,7 +101,8 @@ SVGS = {
                                 '<symbol id="s" viewBox="0 0 10 10"><path d="M0 0L10 10"/></symbol>',
                                 [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 255)]]),
     'one of several': ('<switch><path systemLanguage="de" d="M0 0L9 9"/><path d="M0 0L5 0"/><path d="M0 0L9 9"/></switch>', [[(0, 0), (255, 0)]]),
-    'a frame that is not seen': ('<path stroke="none" d="M0 0h24v24H0z" fill="none"/><path d="M12 12l5 0" fill="none" stroke="currentColor"/>',
+    'a frame that is not seen': ('<path stroke="none" d="M0 0h24v24H0z" fill="none"/>'
+                                 '<path d="M12 12l5 0" fill="none" stroke="currentColor"/>',
                                  [[(0, 0), (255, 0)]]),
     'white on a ground': ('<circle cx="50" cy="50" r="0"/><path d="M0 0H100V100H0Z" fill="#07f"/><path fill="#fff" d="M0 0H100V100"/>',
                           [[(0, 0), (255, 0), (255, 255), (0, 255), (0, 0)], [(0, 0), (255, 0), (255, 255)]]),
