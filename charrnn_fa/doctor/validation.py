@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ends_of', 'is_of_other_size', 'validating', 'one_epoch', 'two_epochs', 'check_validation', 'check_leak', 'batch_now',
-           'check_average']
+           'check_average', 'pieces_of', 'nats_of_pieces']
 
 # %% ../../nbs/43_doctor.validation.ipynb #aa28a123
 import itertools, math
 from contextlib import suppress
 from fastai.basics import *
 from ..callback.meanwhile import replacing
+from ..generate import evaluating
 from .report import Finding
 from .batches import as_ids, parts_of
 from .texts import valid_of
@@ -183,3 +184,24 @@ def _all_the_same(metric, ns, vs):
         f"with {vs[1]:.3f}: together {sum(vs)/2:.3f}, where a mean over characters is {over_all:.3f}.",
         'self.total += loss.item()*y.numel(); self.count += y.numel()   # and value = total/count',
         dict(rows=ns, values=vs, over_characters=over_all))
+
+# %% ../../nbs/43_doctor.validation.ipynb #5a10a947
+def pieces_of(
+    ids:Tensor, # A text, (n_chars,)
+)->Tensor: # (rows, n+1)
+    "Rows of a text, evenly spaced"
+    rows = min(16, max(1, (len(ids)-1)//64))
+    n = min(128, (len(ids)-1)//rows)
+    starts = torch.linspace(0, len(ids)-1-n, rows, device='cpu').long()
+    return ids.cpu()[starts[:,None] + torch.arange(n+1, device='cpu')].long()
+
+# %% ../../nbs/43_doctor.validation.ipynb #27412a31
+def nats_of_pieces(
+    model:nn.Module, # `logits, state = model(x, state)`
+    pieces:Tensor, # As `pieces_of` gives them
+)->tuple: # Mean loss in nats, and the number of characters
+    "What a network loses on pieces of a text, but for the beginning of each"
+    first = pieces.shape[1]//4
+    with evaluating(model): scores = model(pieces[:,:-1])[0][:,first:].float()
+    y = pieces[:,first+1:].flatten()
+    return F.cross_entropy(scores.flatten(0, 1), y).item(),len(y)

@@ -12,10 +12,9 @@ from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from ..core import check_number, say
 from ..callback.progress import in_fit
-from ..generate import evaluating
 from ..loop import inner_events
 from .report import Finding, Report, catalogue, certainties
-from .anew import forgotten, kind_of, knows, made_anew, number_of
+from .anew import forgotten, have_moved, kind_of, knows, made_anew, number_of, sums_of
 from .batches import as_ids
 from .texts import valid_of
 from charrnn_fa.doctor.course import (
@@ -24,7 +23,7 @@ from charrnn_fa.doctor.course import (
 from .looked import Looked, Looks
 from .mode import keeps_graph, kept_state, leaked, marks_of, wrong_mode
 from .units import units
-from .validation import batch_now, check_average
+from .validation import batch_now, check_average, nats_of_pieces, pieces_of
 from .reworded import ShapeError, explain_errors, explain_no_more
 from .not_finite import lost_numbers
 
@@ -184,30 +183,16 @@ def _read(self:Doctor):
     for o in losses: self._note(o)
 
 # %% ../../nbs/45_doctor.watch.ipynb #614ee841
-def _sums(model):
-    can_add = lambda p: p.layout == torch.strided and p.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    ps = [p.detach() for p in model.parameters() if can_add(p)]
-    sums = [s for p in ps for s in (p.sum(dtype=torch.float64), torch.linalg.vector_norm(p, dtype=torch.float64))]
-    return torch.stack(sums).cpu() if sums else torch.zeros(0, device='cpu')
-
-# %% ../../nbs/45_doctor.watch.ipynb #006c1a6c
-@patch
-def _has_moved(self:Doctor):
-    "Whether somebody has changed the weights since the last fit"
-    then,now = self.__dict__.get('left'),_sums(self.model)
-    return then is not None and then.shape == now.shape and not torch.allclose(now, then, rtol=1e-5)
-
 @patch
 def _note_left(self:Doctor):
     restores_best = any(isinstance(o, SaveModelCallback) for o in self.learn.cbs)
-    self.left = None if restores_best else _sums(self.model)
+    self.left = None if restores_best else sums_of(self.model)
 
-# %% ../../nbs/45_doctor.watch.ipynb #e851efc6
 @patch
 def _note_first(self:Doctor, loss):
     "The loss of the first step of a fit"
-    n = self._n_symbols()
-    self.tell((jump(self.course, loss, n) if self._has_moved() else None) or self._forgotten())
+    is_moved = have_moved(self.model, self.__dict__.get('left'))
+    self.tell((jump(self.course, loss, self._n_symbols()) if is_moved else None) or self._forgotten())
 
 # %% ../../nbs/45_doctor.watch.ipynb #1d398fd0
 @patch
@@ -327,26 +312,14 @@ def _has_epochs(self:Doctor):
     return self.n_epoch >= 4 and self.learn.validates and hasattr(self.learn, 'recorder')
 
 # %% ../../nbs/45_doctor.watch.ipynb #27801520
-def _pieces(ids):
-    "Rows of a text, evenly spaced, (rows, n+1)"
-    rows = min(16, max(1, (len(ids)-1)//64))
-    n = min(128, (len(ids)-1)//rows)
-    starts = torch.linspace(0, len(ids)-1-n, rows, device='cpu').long()
-    return ids.cpu()[starts[:,None] + torch.arange(n+1, device='cpu')].long()
-
-# %% ../../nbs/45_doctor.watch.ipynb #8a5c5ef7
 @patch
 def _measure(self:Doctor):
     "Validation loss on some characters, if the model is a function of text and state"
     if self._has_epochs() or not self._was_read() or not self.course.losses: return
     ids = getattr(valid_of(self.dls), 'ids', None)
     if ids is None or len(ids) < 100: return
-    pieces = _pieces(ids).to(self.dls.device)
-    first = pieces.shape[1]//4
-    with evaluating(self.model): scores = self.model(pieces[:,:-1])[0][:,first:].float()
-    y = pieces[:,first+1:].flatten()
-    loss = F.cross_entropy(scores.flatten(0, 1), y).item()
-    self._note_valid(loss, f'{len(y):,} characters of the validation part')
+    nats,n = nats_of_pieces(self.model, pieces_of(ids).to(self.dls.device))
+    self._note_valid(nats, f'{n:,} characters of the validation part')
 
 # %% ../../nbs/45_doctor.watch.ipynb #278cc0e6
 @patch
