@@ -902,3 +902,10 @@ def test_bits_are_those_of_the_text_whatever_the_loss(loss_func):
     probs,targets = learn.get_preds(act=partial(torch.softmax, dim=-1))
     nats = F.nll_loss(probs.log(), targets).item()
     assert (bits, perplexity) == pytest.approx((nats/math.log(2), math.exp(nats)), rel=1e-3)
+
+
+def test_a_loaded_run_validates_as_before(tmp_path):
+    learn = char_learner(CharDataLoaders.from_text('She sells sea shells. '*40, bs=4, seq_len=8, val_bs=1, seed=1), n_hid=8, precision='fp32')
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    save_run(learn, tmp_path/'r')
+    assert load_run(tmp_path/'r', 'cpu').validate() == learn.validate()

@@ -71,8 +71,10 @@ def _drawn_with(dls):
     return dict(strokes=asdict(dls.strokes)) if hasattr(dls, 'strokes') else {}
 
 def _read_with(dls):
-    "Whether lines are put in another order in each epoch, if they are"
-    return dict(by_line=True) if getattr(dls.train, 'by_line', False) else {}
+    "Whether lines are put in another order in each epoch, and how many streams the validation part has, if others"
+    by_line = dict(by_line=True) if getattr(dls.train, 'by_line', False) else {}
+    streams = dls.valid.wanted[0]
+    return by_line | (dict(val_bs=streams) if streams != dls.train.wanted[0] else {})
 
 # %% ../../nbs/49_run.model.ipynb #4542a699
 def _name(f):
@@ -133,7 +135,7 @@ def kept_text(
 function_names = re.compile(r'[\w<>(),=. +-]{0,200}')
 
 char_schema = {
-    'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str, 'by_line?':bool},
+    'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str, 'by_line?':bool, 'val_bs?':range(1, 2**31)},
     'vocab':dict, 'preset':dict, 'seed':counts,
     'precision':lambda o: type(o) is str and o in precision_names,
     'info':{'valid_pct?':is_number, 'strokes?':dict, 'trained_by?':[function_names]},
@@ -236,12 +238,13 @@ def learner(self:Run,
     "A Learner with text and settings of the run, and fresh weights"
     self._check_sizes()
     s = self.settings
+    read_with = {k:v for k,v in s['text'].items() if k in ('by_line', 'val_bs')}
     if text is None: parts = [self.vocab.textify(self.ids(o)) for o in ('train', 'valid')]
     else: parts = self.parts(text)
     from charrnn_fa.build import char_learner
     from charrnn_fa.text.data import CharDataLoaders
     dls = CharDataLoaders.from_documents(parts, [[0], [1]], vocab=self.vocab, seed=s['seed'], device=device,
-                                         by_line=s['text'].get('by_line', False), **self.preset.dls)
+                                         **read_with, **self.preset.dls)
     if self.strokes: dls.strokes = self.strokes
     return char_learner(dls, preset=self.preset, precision=_kept(s['precision'], dls.device or 'cpu'))
 

@@ -31,6 +31,10 @@ def _of_watch(watch, text, n):
     what = f'What was watched is another text, {watch.text[:30]!r}'
     raise CharRNNError(what, 'give the lens the text that was watched.')
 
+def _check_same(are_same):
+    if are_same: return
+    raise CharRNNError('What was watched is another network', 'give the lens a Watch or a run of this one.')
+
 # %% ../../nbs/57a_show.lens.ipynb #fb0473f8
 def _of_run(run, ids, n_best):
     "A moment for each checkpoint of a run that can be read, the first one first"
@@ -54,10 +58,21 @@ def _past(learn, text, watched, n_best):
     if watched is None: watched = _watch_of(learn, text)
     if watched is None: return []
     if isinstance(watched, (str, os.PathLike)): watched = Run(watched)
+    if not hasattr(watched, 'moments') and not isinstance(watched, Run):
+        raise CharRNNError(f'watched is {watched!r}', 'give a Watch, or the folder of a run.')
     ids,_ = known_ids(learn.vocab, text)
-    return _of_run(watched, ids, n_best) if isinstance(watched, Run) else _of_watch(watched, text, len(ids))
+    if not isinstance(watched, Run):
+        _check_same(not watched.moments or getattr(watched, 'alphabet', learn.vocab) == learn.vocab)
+        return _of_watch(watched, text, len(ids))
+    _check_same(watched.vocab == learn.vocab and same_tensors(weights(watched.load_model()), weights(learn.model)))
+    return _of_run(watched, ids, n_best)
 
 # %% ../../nbs/57a_show.lens.ipynb #cf7740b1
+def _as_wide(moments):
+    "The same moments with as many alternatives in each"
+    k = min(o['best'].shape[1] for o in moments)
+    return [dict(o, best=o['best'][:,:k], probs=o['probs'][:,:k]) for o in moments]
+
 def moments_of(
     learn, # Made by `char_learner`
     text:str, # As it is shown
@@ -68,10 +83,11 @@ def moments_of(
     "What was expected in a text on the way, and what is expected now"
     past = _past(learn, text, watched, n_best)
     step = max([steps_of(learn), *(o['step'] for o in past)])
+    n_best = max((o['best'].shape[1] for o in past), default=n_best)
     now = to_moment(learn.model, known_ids(learn.vocab, text)[0], step, None, n_best)
     if not step: now['step'] = None # it may have been trained elsewhere
     if past and abs(past[-1]['mean']-now['mean']) < 1e-3: past = past[:-1]
-    return thinned([*past, now], most)
+    return _as_wide(thinned([*past, now], most))
 
 # %% ../../nbs/57a_show.lens.ipynb #91dc4472
 def _base64(x): return base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()
@@ -102,7 +118,7 @@ def _unit_data(name, title, values):
 def _chips(learn, units):
     "(name of a unit, what is written on its chip)"
     names = unit_names(learn.model)
-    if units is not None: return [(names[unit_index(learn.model, o)],)*2 for o in units]
+    if units is not None: return [(names[unit_index(learn.model, o)],)*2 for o in listify(units)]
     try: found = [o for o in find_units(learn) if abs(o.held_out) >= .3][:5]
     except (CharRNNError, AttributeError): return []
     return [(o.unit, f'{o.property} ({o.unit}, {o.held_out:+.2f})') for o in found]

@@ -110,7 +110,7 @@ def _is_due(self:Watch):
 def before_fit(self:Watch):
     if not in_fit(self.learn): return
     check_learn(self.learn)
-    self.began,self.spent = time.perf_counter(),0.
+    self.began,self.spent,self.alphabet = time.perf_counter(),0.,self.learn.vocab
     if not self.moments: self.look()
     self.told = None
 

@@ -39,17 +39,21 @@ _href = 'href', '{http://www.w3.org/1999/xlink}href'
 
 def _n_own(e): return 1 + (len(e.get('d', '')) + len(e.get('points', '')))//25 # letters to a stretch of path, about
 
+def _check_used(name, by_id):
+    if name not in by_id: raise _Odd(f'uses {visible(name[:40], lines=False)}, which is not in it')
+
 def _n_drawn(e, by_id, known, above=()):
     "How many elements are drawn for `e`"
     if e in above or len(above) > 200: raise _Odd('has an element that uses itself, or too many within each other')
     if e not in known:
-        names = [e.get(o)[1:] for o in _href if e.get(o)] if _tag(e) == 'use' else []
-        inner = [*e, *(by_id[o] for o in names[:1] if o in by_id)]
+        names = [e.get(o) for o in _href if e.get(o)] if _tag(e) == 'use' else []
+        for o in names: _check_used(o, by_id)
+        inner = [*e, *(by_id[o] for o in names[:1])]
         known[e] = _n_own(e) + sum(_n_drawn(o, by_id, known, (*above, e)) for o in inner)
     return known[e]
 
 def _check_size(root):
-    n = _n_drawn(root, {e.get('id'):e for e in root.iter() if e.get('id')}, {})
+    n = _n_drawn(root, {'#'+e.get('id'):e for e in root.iter() if e.get('id')}, {})
     if n > _most_elements: raise _Odd(f'draws {n:,} shapes or pieces of path, and {_most_elements:,} is the most')
 
 # %% ../../nbs/07a_text.svg.ipynb #4ef8c4e5
@@ -73,7 +77,20 @@ def _broken_part(d):
     return ''
 
 # %% ../../nbs/07a_text.svg.ipynb #39ec19bc
+_n_turning = dict(matrix={6}, translate={1, 2}, scale={1, 2}, rotate={1, 3}, skewx={1}, skewy={1})
+
+def _n_numbers(s): return len([*re.finditer(_number, s)])
+
+def _broken_turn(s):
+    "The first piece of a transformation with too few numbers or too many; '' if there is none"
+    pieces = re.finditer(r'(\w+)\s*\(([^()]*)\)?', s)
+    return next((o[0] for o in pieces if _n_numbers(o[2]) not in _n_turning.get(o[1].lower(), ())), '')
+
+def _broken_points(s): return s if _n_numbers(s) % 2 else ''
+
+# %% ../../nbs/07a_text.svg.ipynb #ae08daa8
 _parts = dict(d=rf'[MmZzLlHhVvCcSsQqTtAa]|{_number}|[\s,]', points=rf'{_number}|[\s,]')
+_broken = dict(d=_broken_part, points=_broken_points, transform=_broken_turn)
 _parts['transform'] = rf'(matrix|translate|scale|rotate|skew[XY]?)\s*\(|\)|{_number}[a-z%]*|[\s,]'
 
 def _check_written(root):
@@ -81,7 +98,7 @@ def _check_written(root):
     for e in root.iter():
         for name,part in _parts.items():
             value = e.get(name, '')
-            rest = '' if value.strip() == 'none' else re.sub(part, '', value) or name == 'd' and _broken_part(value)
+            rest = '' if value.strip() == 'none' else re.sub(part, '', value) or _broken[name](value)
             if not rest and not (name == 'd' and re.match(r'\s*[^\sMm]', value.replace('none', ''))): continue
             shown = visible((rest or value)[:20], lines=False)
             what = dict(d='path', points='list of points', transform='transformation')[name]
@@ -100,6 +117,26 @@ def _check_lengths(root):
             below = name in _sizes and value.startswith('-')
             if below or not re.fullmatch(f'{_number}{_unit}|auto', value, re.I):
                 raise _Odd(f"has a {_tag(e)} whose {name} is '{visible(value[:20], lines=False)}'")
+
+# %% ../../nbs/07a_text.svg.ipynb #3055d046
+_px = dict(em=16, rem=16, ex=8, q=96/101.6)
+
+def _as_known(v, has_letters):
+    "A length in a unit that svgelements knows"
+    m = re.fullmatch(rf'\s*({_number})([a-zA-Z]+)\s*', v)
+    if not m: return v
+    unit = m[4].lower()
+    if has_letters and unit in ('em', 'ex', 'rem'): raise _Odd('measures by letters, and says how large they are')
+    return f'{float(m[1])*_px[unit]:.12g}' if unit in _px else m[1]+unit
+
+def _in_known_units(root):
+    "Write lengths in units that svgelements knows"
+    says_size = lambda e: 'font' in f'{e.attrib}{e.text if _tag(e) == "style" else ""}'
+    has_letters = any(map(says_size, root.iter()))
+    for e in root.iter():
+        for k in (*_places, *_sizes):
+            if e is not root and k in e.attrib: e.set(k, _as_known(e.get(k), has_letters))
+    return root
 
 # %% ../../nbs/07a_text.svg.ipynb #da254173
 def _put_away(root):
@@ -137,11 +174,14 @@ def _switched(root):
 
 # %% ../../nbs/07a_text.svg.ipynb #c81ab815
 def _placed(root):
-    "Say what is left out in rectangles and uses; an inner `svg` without a `viewBox` is a group that was moved"
+    "Say what is left out in rectangles and uses; an inner `svg` without `viewBox` and size is a group that was moved"
     for e in root.iter():
         for k in dict(rect=('x', 'y', 'width', 'height'), use=('x', 'y')).get(_tag(e), ()): e.attrib.setdefault(k, '0')
-        is_moved = not any(re.search('e[mx]$', e.get(k, '').strip()) for k in 'xy') # by sizes of letters nothing can be
-        if _tag(e) != 'svg' or e is root or e.get('viewBox') or not is_moved: continue
+        if _tag(e) != 'svg' or e is root or e.get('viewBox'): continue
+        sizes = [re.fullmatch(rf'\s*({_number})(px)?\s*', e.get(k, '')) for k in ('width', 'height')]
+        if all(m and float(m[1]) > 0 for m in sizes):
+            e.set('viewBox', f'0 0 {sizes[0][1]} {sizes[1][1]}')
+            continue
         e.tag = e.tag[:-3]+'g'
         e.set('transform', f"translate({e.attrib.pop('x', 0)},{e.attrib.pop('y', 0)})")
         for k in 'width', 'height': e.attrib.pop(k, None)
@@ -159,11 +199,18 @@ def _is_hidden(shape):
 def _ink(shape):
     "What a shape leaves on the paper: 'colour', 'white' or nothing"
     v = shape.values
-    if _has_colour(shape.stroke) and not _is_zero(v.get('stroke-width', 1)): return 'colour'
-    if not _has_colour(shape.fill): return ''
-    return 'white' if shape.fill.hexrgb == '#ffffff' and 'url' not in str(v.get('fill')) else 'colour'
+    has_line = _has_colour(shape.stroke) and not _is_zero(v.get('stroke-width', 1))
+    paints = (dict(stroke=shape.stroke) if has_line else {}) | (dict(fill=shape.fill) if _has_colour(shape.fill) else {})
+    is_white = [o.hexrgb == '#ffffff' and 'url' not in str(v.get(k)) for k,o in paints.items()]
+    return ('white' if all(is_white) else 'colour') if paints else ''
 
 # %% ../../nbs/07a_text.svg.ipynb #36728bb3
+def _without_remarks(root):
+    "Take out of rules what svgelements stumbles over"
+    for e in root.iter():
+        if _tag(e) == 'style': e.text = re.sub(r'/\*.*?\*/|!\s*important', '', e.text or '', flags=re.S)
+    return root
+
 _rule = re.compile(r'([^{}]*)\{[^{}]*(?<![-\w])(?:stroke|fill)\s*:')
 _simple = re.compile(r'\s*[.#]?[\w-]+\s*(,\s*[.#]?[\w-]+\s*)*')
 
@@ -198,12 +245,19 @@ def _points(part):
         else: res += [*o.npoint(np.linspace(0, 1, 17)[1:])]
     return [(float(p[0]), float(p[1])) for p in res]
 
+def _outline(shape):
+    "A shape as a path, turned and moved"
+    from svgelements import Path as Line
+    res = Line(shape)
+    res.approximate_arcs_with_cubics(error=.1) # of a full turn
+    return res.reify()
+
 def _strokes(root):
     "All lines of a file, as they stand there"
     from xml.etree.ElementTree import tostring
-    from svgelements import SVG, Path as Line, Shape
-    shapes = [o for o in SVG.parse(io.BytesIO(tostring(root)), reify=True).elements() if isinstance(o, Shape)]
-    parts = (_points(part) for o in _seen(shapes, root) for part in abs(Line(o)).as_subpaths()) # abs: turned and moved
+    from svgelements import SVG, Shape
+    shapes = [o for o in SVG.parse(io.BytesIO(tostring(root)), reify=False).elements() if isinstance(o, Shape)]
+    parts = (_points(part) for o in _seen(shapes, root) for part in _outline(o).as_subpaths())
     return [s for s in parts if len({*s}) > 1]
 
 # %% ../../nbs/07a_text.svg.ipynb #ed941b92
@@ -218,6 +272,7 @@ def read_svg(
         _check_size(root := _root(path))
         _check_written(root)
         _check_lengths(root)
+        _in_known_units(_without_remarks(root))
         strokes = _strokes(_put_away(_placed(_open_symbols(_switched(root)))))
         if not strokes: raise _Odd('draws no line')
         return simplify(fit_drawing(strokes), epsilon)
