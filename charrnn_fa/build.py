@@ -318,7 +318,7 @@ def _settled(dls, preset, **given):
 def _seed_of(dls, seed):
     "(seed, whether a person has chosen it)"
     given = seed is not None or getattr(dls.train, 'seed_given', False)
-    if seed is None: seed = getattr(dls.train, 'seed', None)
+    if seed is None: seed = getattr(dls.train, 'own_seed', None) # whatever another fit has set
     if seed is None: seed = secrets.randbelow(2**31)
     check_seed(seed)
     return int(seed),given # what a run keeps is no number of NumPy's

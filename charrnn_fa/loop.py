@@ -54,7 +54,7 @@ class CharLearner(Learner):
     ):
         if seed is not None: check_seed(seed)
         check_number('reset_pct', reset_pct, 0)
-        self.seed = int(ifnone(seed, getattr(dls.train, 'seed', 0)) or 0)
+        self.seed = int(ifnone(seed, getattr(dls.train, 'own_seed', 0)) or 0)
         p = preset or Preset()
         self.preset = replace(p, dropout=0.) if p.dropout is None else p # the model is made already
         self.seed_given,self.reset_pct = seed_given,reset_pct

@@ -22,7 +22,9 @@ from ..store.retain import tidy
 from ..store.mirror import mirrored
 from ..store.locate import Place
 from .serialize import Keeper
-from .capture import begun, capture, is_known, is_own, named_callbacks, newly_lost, saved_best, state_of
+from charrnn_fa.checkpoint.capture import (
+    begun, capture, is_known, is_own, kind_of_state, named_callbacks, newly_lost, plain_attrs, saved_best, state_of,
+)
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
 from .restore import State
 from .mark import Underway, raised_by
@@ -238,7 +240,7 @@ def _load(self:Checkpoint, found, fit):
     with damage(file): self.elapsed,self.base = float(meta['elapsed']),meta['base']
     self.best = self.state.best
     self._claim(self.state.logs, found.finished)
-    changes = self.state.take_environment(self.log.say)
+    changes = self.state.take_environment(self.log.say, trains=not found.finished)
     if changes and not found.finished: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")
     tidy(self.folder.store)
 
@@ -255,6 +257,8 @@ def _restore_late(self:Checkpoint):
 
 @patch
 def before_train(self:Checkpoint):
+    self.keeper.begun.setdefault('plain', plain_attrs(self.learn))
+    self.keeper.begun.setdefault('kind', kind_of_state(self.learn))
     if self.state: self._restore()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #470338f5

@@ -6,7 +6,8 @@
 __all__ = ['attrs_of_fit', 'attrs_of_char', 'environment', 'inexact', 'is_own', 'is_known', 'ctor_args', 'is_state', 'state_of',
            'is_setting', 'may_be', 'may_be_new', 'standing', 'has_own_state', 'named_callbacks', 'holders', 'sources',
            'watched', 'loss_state', 'begun', 'kept_of', 'buffers', 'attrs_of', 'shuffles_items', 'generators',
-           'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'capture', 'newly_lost']
+           'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'plain_attrs', 'kind_of_state', 'check_kind',
+           'capture', 'newly_lost']
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #1f446bc5
 import inspect, itertools, platform, random, re
@@ -20,7 +21,7 @@ from ..loop import CharLearner
 from ..run.files import RunError
 from ..run.model import versions, weights
 from ..run.records import counts
-from .serialize import Keeper, default_rngs, digest_of, digests, fits, is_plain, rng_of, set_rng
+from .serialize import Keeper, default_rngs, digest_of, digests, fits, is_json, is_plain, rng_of, set_rng
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #71de1a07
 @cache
@@ -303,7 +304,7 @@ def _is_carried(v):
     alike = lambda o: o.ndim == 3 and o.dtype == torch.float32 and o.shape == v[0].shape
     return v is None or type(v) is tuple and all(map(alike, v))
 
-attrs_of_fit = dict(smooth_loss=_is_amount, final_record=lambda v: fits(v, L()),
+attrs_of_fit = dict(loss=_is_amount, smooth_loss=_is_amount, final_record=lambda v: fits(v, L()),
                     epoch=counts, train_iter=counts, pct_train=_is_amount)
 
 attrs_of_char = dict(carried=_is_carried, run_epoch=counts, steps_done=counts,
@@ -315,7 +316,7 @@ def attrs_of(
 )->dict:
     "What of the attributes of a Learner itself is kept"
     kept = attrs_of_fit | attrs_of_char if isinstance(learn, CharLearner) else attrs_of_fit
-    return {k:v for k,v in vars(learn).items() if k in kept}
+    return {k:v for k,v in vars(learn).items() if k in kept and (k != 'loss' or _is_amount(v))}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #39ed8081
 def shuffles_items(
@@ -394,6 +395,36 @@ def _parts(learn, best, keeper):
         best=best or {}, rng=rng_state(),
     )
 
+# %% ../../nbs/71_checkpoint.capture.ipynb #8c6b7b43
+_moving = {*attrs_of_fit, *attrs_of_char, 'iter', 'n_iter', 'n_epoch', 'training', 'create_mbar'}
+
+def plain_attrs(
+    learn, # Any Learner
+)->dict: # Names such as 'learn.lr' and 'dls[0].seq_len' to digests
+    "The numbers and words that a callback may have set on a Learner and on our loaders"
+    parts = {'learn':learn} | {f'dls[{i}]':dl for i,dl in enumerate(learn.dls.loaders) if isinstance(dl, CharDL)}
+    is_settable = lambda k,v: is_json(v) and k not in _moving and not k.startswith('_')
+    return {f'{n}.{k}':digest_of(v) for n,o in parts.items() for k,v in vars(o).items() if is_settable(k, v)}
+
+def _set_since(learn, was): return [k for k,v in plain_attrs(learn).items() if was.get(k) != v]
+
+# %% ../../nbs/71_checkpoint.capture.ipynb #f93da4d9
+def kind_of_state(
+    learn, # Any Learner, with an optimiser
+)->tuple:
+    "Kind and names of the optimiser's numbers, and the parameters of the model"
+    params = {k:(p.shape, p.dtype) for k,p in learn.model.named_parameters()}
+    return type(learn.opt),[{*h} for h in learn.opt.hypers],params
+
+def check_kind(
+    learn, # In a fit
+    was:tuple, # `kind_of_state` when it began
+):
+    "Refuse what could not be put back"
+    *opt,params = kind_of_state(learn)
+    what = [name for name,a,b in (('optimiser', opt, [*was[:2]]), ('parameters', params, was[2])) if a != b]
+    if what: raise RunError(f"the fit began with another {' and other '.join(what)}", 'begin a fit of its own with these.')
+
 # %% ../../nbs/71_checkpoint.capture.ipynb #494d1ad4
 def capture(
     learn, # In a fit, at the end of a batch or an epoch
@@ -405,6 +436,8 @@ def capture(
     "All that `learn` is at this moment, copied"
     keeper.tensors,keeper.lost = {},[]
     if not keeper.begun: keeper.begun = begun(learn)
+    if 'kind' in keeper.begun: check_kind(learn, keeper.begun['kind'])
+    if 'plain' in keeper.begun: keeper.lost += _set_since(learn, keeper.begun['plain'])
     for k,t in weights(learn.model).items(): keeper.keep(t, k)
     parts = {k:keeper.json(v, f'train/{k}') for k,v in _parts(learn, best, keeper).items()}
     states = {n:_state_of(o, keeper, n) for n,o in holders(learn, but).items()}

@@ -251,16 +251,23 @@ def logs(self:State):
 # %% ../../nbs/73_checkpoint.restore.ipynb #8899b945
 @patch
 def take_environment(self:State,
-    say=noop, # Told of a precision that is not the Learner's own
+    say=noop, # Told of threads and a precision that are not those of now
+    trains=True, # Further, for which threads matter
 ): # What is no longer exact, a list of texts
     "Train on with the threads and in the precision of the run, where this machine has them"
-    threads = self.env.get('threads')
-    if type(threads) is int and 0 < threads <= (os.cpu_count() or 1): torch.set_num_threads(threads)
+    if trains: _take_threads(self.env.get('threads'), environment(self.learn)['threads'], say)
     res = inexact(self.env, environment(self.learn))
     if not isinstance(self.learn, CharLearner): return res
     return res + _take_precision(self.learn, self.parts['learn']['precision'], say)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #668cd0b6
+def _take_threads(n, here, say):
+    if type(n) is not int or not 0 < n <= (os.cpu_count() or 1): return
+    if n != here:
+        say(f"The run was begun with {n} thread{'s'*(n != 1)} and keeps to it, not to this process's {here}; "
+            f'torch.set_num_threads({here}) after the fit puts them back.')
+    torch.set_num_threads(n)
+
 def _take_precision(learn, precision, say):
     if precision == learn.precision: return []
     try: check_precision(precision, learn.device)

@@ -112,7 +112,7 @@ class CharDL(TfmdDL):
         check_type('sep', sep, str, 'a string')
         self.sep = sep
         self.seed_given = seed is not None
-        self.seed = int(seed) if self.seed_given else secrets.randbelow(2**31)
+        self.seed = self.own_seed = int(seed) if self.seed_given else secrets.randbelow(2**31) # a fit may set the former
         self.ids = _join(dataset, sep, self._of_items(dataset, kwargs.get('after_item')))
         self.n_pairs = max(0, len(self.ids)-1)
         bs,self.seq_len = fit_sizes(self.n_pairs, bs, seq_len)
@@ -287,7 +287,7 @@ def new(self:CharDL,
     mine = dict(bs=bs, seq_len=seq_len, seed=self.seed, sep=self.sep, by_line=by_line)
     res = super(CharDL, self).new(dataset, cls, **merge(mine, kwargs))
     res.epoch = self.epoch
-    if 'seed' not in kwargs: res.seed_given = self.seed_given
+    if 'seed' not in kwargs: res.seed_given,res.own_seed = self.seed_given,self.own_seed
     return res
 
 # %% ../../nbs/05_text.streams.ipynb #029b0868
