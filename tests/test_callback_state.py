@@ -2,15 +2,17 @@
 import json
 import os
 import signal
+from contextlib import nullcontext
 from copy import deepcopy
 
 import pytest
 import torch
 import torch.nn.functional as F
-from fastai.basics import AvgMetric, DataLoader, DataLoaders, Learner, noop
-from fastai.callback.core import Callback
+from fastai.basics import SGD, AvgMetric, DataLoader, DataLoaders, Learner, noop
+from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.all import CSVLogger, SaveModelCallback
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import kills
 from charrnn_fa.checkpoint.callback import Checkpoint
@@ -83,6 +85,18 @@ class Modes(Callback):
         if self.training and self.train_iter == 15: self.model.drops[0].eval()
 
 
+class Careful(Callback):
+    "Trains more slowly the higher the last loss was"
+    def before_batch(self):
+        if self.training: self.opt.set_hyper('lr', 1e-2/(1+float(self.learn.loss)))
+
+
+class Skips(Callback):
+    "Leaves out every fifth batch, whose loss is then that of the one before"
+    def before_batch(self):
+        if self.training and self.train_iter % 5 == 0: raise CancelBatchException
+
+
 class Rising:
     "A loss that counts how often it was asked in training"
     n = 0
@@ -109,6 +123,8 @@ CASES = dict(
     of_class=Case(cbs=lambda: [OfClass(), Inherited()]),
     freezes=Case(cbs=lambda: [Freezes()]),
     thaws=Case(before=lambda learn: learn.freeze(), cbs=lambda: [Thaws()], fit=lambda learn, cbs: learn.fit(3, 1e-2, cbs=cbs)),
+    careful=Case(cbs=lambda: [Careful()]),
+    skips=Case(cbs=lambda: [Skips()]),
     anneals=Case(cbs=lambda: [Anneals()], learner=dict(dropout=0.1)),
     modes=Case(cbs=lambda: [Modes()], learner=dict(dropout=0.3)),
 )
@@ -137,7 +153,8 @@ def test_state_of_callbacks_comes_back(clean, tmp_path, name):
     run('alone', ckpt=None)
     for n in 18, 14: run('r', n, rc=-9)
     run('r')
-    assert differences(tmp_path/'alone', tmp_path/'r') == [] and RunFolder(tmp_path/'r/run').resumes() == [16, 28]
+    assert differences(tmp_path/'alone', tmp_path/'r') == []
+    assert RunFolder(tmp_path/'r/run').resumes() == ([20, 36] if name == 'skips' else [16, 28]) # which counts what it leaves out
 
 
 # In one process
@@ -209,6 +226,32 @@ def test_an_exchanged_loss_and_a_metric_with_a_generator_are_named(tmp_path, cap
     learn.fit(1, cbs=[Exchanges(), Checkpoint(tmp_path/'r', steps=4)])
     said = [o for o in capsys.readouterr().out.splitlines() if 'Not kept' in o]
     assert len(said) == 2 and 'Draws.gen' in said[0] and 'learn.loss_func' in said[1], said
+
+
+def test_what_a_callback_sets_on_a_learner_is_named(tmp_path, capsys):
+    class Sets(Callback):
+        def before_fit(self): self.learn.tag = 'as ever'
+        def after_batch(self):
+            if self.training and self.train_iter == 3: self.learn.n_seen,self.learn.reset_pct = 1,.5
+        def after_epoch(self): self.dls.train.seq_len = 8
+    small(tmp_path).fit(2, cbs=[Sets(), CSVLogger(tmp_path/'log.csv'), SaveModelCallback(), Checkpoint(tmp_path/'r', steps=4)])
+    said = [o for o in capsys.readouterr().out.splitlines() if 'Not kept' in o]
+    assert [o.rpartition(': ')[2] for o in said] == ['learn.reset_pct, learn.n_seen.', 'dls[0].seq_len.']
+
+
+@pytest.mark.parametrize('exchange,what', [
+    (lambda learn: vars(learn).update(opt=learn.opt_func(learn.splitter(learn.model), lr=1e-2)), ''),
+    (lambda learn: vars(learn).update(opt=SGD(learn.splitter(learn.model), lr=1e-2)), 'optimiser'),
+    (lambda learn: weight_norm(learn.model.decoder), 'parameters')])
+def test_a_state_that_could_not_be_put_back_is_not_kept(tmp_path, exchange, what):
+    "The last checkpoint before an exchange stays, and the run goes on from there"
+    class Exchanges(Callback):
+        def before_batch(self):
+            if self.training and self.train_iter == 6: exchange(self.learn)
+    context = pytest.warns(UserWarning, match=f'the fit began with another .*{what}') if what else nullcontext()
+    with context, pytest.raises(RuntimeError, match='stopped'): fit(tmp_path, Exchanges(), Stop())
+    learn = fit(tmp_path)
+    assert RunFolder(tmp_path/'r').resumes() == [4 if what else 9] and learn.train_iter > 9
 
 
 def stopped_at(d, make, epoch=2):

@@ -909,3 +909,14 @@ def test_a_loaded_run_validates_as_before(tmp_path):
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     save_run(learn, tmp_path/'r')
     assert load_run(tmp_path/'r', 'cpu').validate() == learn.validate()
+
+
+def test_a_seed_does_not_pass_from_one_learner_to_the_next(tmp_path):
+    dls = CharDataLoaders.from_text('She sells sea shells. '*40, bs=4, seq_len=8, seed=3)
+    def fitted(**kwargs):
+        learn = char_learner(dls, n_hid=8, precision='fp32', **kwargs)
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        return learn
+    first,other,again = fitted(),fitted(seed=7),fitted()
+    assert (first.seed, other.seed, again.seed, dls.seed) == (3, 7, 3, 3)
+    assert all(torch.equal(a, b) for a,b in zip(first.model.parameters(), again.model.parameters()))
