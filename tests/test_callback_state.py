@@ -123,7 +123,7 @@ CASES = dict(
     of_class=Case(cbs=lambda: [OfClass(), Inherited()]),
     freezes=Case(cbs=lambda: [Freezes()]),
     thaws=Case(before=lambda learn: learn.freeze(), cbs=lambda: [Thaws()], fit=lambda learn, cbs: learn.fit(3, 1e-2, cbs=cbs)),
-    careful=Case(cbs=lambda: [Careful()]),
+    careful=Case(cbs=lambda: [Careful()], fit=lambda learn, cbs: learn.fit(3, 1e-2, cbs=cbs)),
     skips=Case(cbs=lambda: [Skips()]),
     anneals=Case(cbs=lambda: [Anneals()], learner=dict(dropout=0.1)),
     modes=Case(cbs=lambda: [Modes()], learner=dict(dropout=0.3)),
