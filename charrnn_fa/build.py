@@ -86,7 +86,8 @@ def show_results(self:CharLearner,
     **kwargs # See `CharDL.show_results`
 ):
     "Some rows of text, what followed, and what the model would have put"
-    dl = dl or self.dls[ds_idx]
+    if dl is None: dl = self.dls[ds_idx]
+    self._check_text(ds_idx, dl)
     b = dl.one_batch()
     with evaluating(self.model): pred = self.model(b[0].to(self.device))[0].argmax(-1)
     dl.show_results(b, pred, max_n=max_n, **kwargs)

@@ -29,7 +29,7 @@ def check_sampling(
     min_p:float=None, # From 0 to 1
 ):
     "Refuse values that mean nothing"
-    if not _within(temperature, 0, math.inf) or temperature == math.inf:
+    if not _within(temperature, 0, 1e300):
         raise CharRNNError(f"The temperature is {temperature!r}, but it is a number and cannot be below 0",
                            "0 always takes the best character, 0.8 is usual.")
     if top_k is not None and not _within(top_k, 1, math.inf, numbers.Integral):
@@ -54,7 +54,7 @@ def _weights(x, temperature, top_k, top_p, min_p):
     "What is proportional to the probabilities, from scores (..., vocab) in double precision, which are overwritten"
     if temperature == 0: return np.eye(x.shape[-1])[x.argmax(-1)]
     x -= x[x.argmax()] if x.ndim == 1 else x.max(-1, keepdims=True) # for a single row that takes half the time
-    x /= max(temperature, 1e-250) # what is lower makes no difference, and would be too much for a division
+    x /= max(float(temperature), 1e-250) # what is lower makes no difference, and would be too much for a division
     p = np.exp(x, out=x)
     if top_k is not None and top_k < p.shape[-1]: p[p < np.partition(p, -top_k, -1)[...,-top_k,None]] = 0.
     if min_p is not None: p[p < min_p*p.max(-1, keepdims=True)] = 0.

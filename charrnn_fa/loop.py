@@ -362,7 +362,9 @@ def _train_batches(self:CharLearner):
 # %% ../nbs/24_loop.ipynb #1774a3f3
 @patch
 def _check_start(self:CharLearner, batch):
-    n = len(self.dl) if len(self.dls.train) else 0
+    if not len(self.dls.train):
+        raise CharRNNError('The loader of this Learner has no text', 'give the text that it is about.')
+    n = len(self.dl)
     if n >= max(1, batch): return
     what = f"There is no batch {batch} to start from: an epoch has {n}"
     raise CharRNNError(what, "start earlier, or give a longer text.")

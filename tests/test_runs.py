@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastai.data.all import DataBlock, IndexSplitter
 from safetensors import safe_open
 
 from charrnn_fa.run.files import RunError, write_whole
+from charrnn_fa.checkpoint.callback import Checkpoint
+from charrnn_fa.cli import main
+from charrnn_fa.learner import char_learner
 from charrnn_fa.run.model import Run, load_run, save_run, weights_sha256
 from charrnn_fa.store.retain import rotate
+from charrnn_fa.text.data import CharBlock
 
 
 @pytest.fixture
@@ -217,3 +222,20 @@ def test_a_model_of_other_numbers_is_not_kept(learn, tmp_path, dtype):
     learn.model.to(dtype)
     with pytest.raises(RunError, match='not the one that the preset'): save_run(learn, tmp_path/'r')
     assert not (tmp_path/'r').exists()
+
+
+@pytest.mark.parametrize('docs,split', [(['abc def. '*300], []), (['abc'*4, 'abc'], [1]), (['abc'*30, 'a'], [1])])
+def test_a_run_with_little_text_is_loaded_again(tmp_path, docs, split, capsys):
+    "`DataBlock` asks for no least length, and its splitter may hold nothing back"
+    dls = DataBlock(CharBlock(seed=1), splitter=IndexSplitter(split)).dataloaders(docs, bs=4, seq_len=8, device='cpu')
+    learn = char_learner(dls, n_hid=8, precision='fp32')
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=Checkpoint(tmp_path/'r'))
+    again = load_run(tmp_path/'r', 'cpu')
+    assert [o.ids.tolist() for o in again.dls.loaders] == [o.ids.tolist() for o in dls.loaders]
+    capsys.readouterr()
+    is_held = len(dls.valid.ids) > 1
+    assert main(['train', '--run', str(tmp_path/'r')]) == 0
+    assert ('nothing was held back' in capsys.readouterr().out) != is_held
+    assert main(['eval', str(tmp_path/'r')]) == (not is_held)
+    assert ('with --whole' in capsys.readouterr().err) != is_held
+    assert main(['eval', str(tmp_path/'r'), '--whole']) == 0

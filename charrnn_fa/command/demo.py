@@ -6,7 +6,7 @@
 __all__ = ['demo', 'draw']
 
 # %% ../../nbs/90f_command.demo.ipynb #d67ed920
-import contextlib, sys
+import contextlib, shlex, sys
 from pathlib import Path
 from ..core import CharRNNError, say
 from ..options import parser
@@ -22,7 +22,7 @@ def _show_temperatures(path):
     from charrnn_fa.run.model import Run
     run = Run(path)
     model = run.load_model()
-    strokes = f'{path} has learned to draw, so what it writes is strokes; see them with: charrnn draw --run {path}\n'
+    strokes = f'{path} has learned to draw, so what it writes is strokes; see them with: charrnn draw --run {shlex.quote(str(path))}\n'
     if run.strokes: say(strokes)
     prompt = 'The ' if set('The ') <= set(run.vocab) else ''
     for t,what in (0.5, 'careful'), (0.8, 'lively'), (1.1, 'wild'):
@@ -43,7 +43,7 @@ def demo(
         train(parser().parse_args(['train', *text, '--run', args.run, '--seed', '42']))
         print()
     _show_temperatures(args.run)
-    print(f'Go on: charrnn sample {args.run} --prompt "A class" --temperature 0.6\n'
+    print(f'Go on: charrnn sample {shlex.quote(args.run)} --prompt "A class" --temperature 0.6\n'
           f'       charrnn train YOUR.txt --run runs/mine')
 
 # %% ../../nbs/90f_command.demo.ipynb #491840cd
@@ -78,7 +78,7 @@ def _check_draws(path):
     "Refuse a run that has learned to write"
     from charrnn_fa.run.model import Run
     if not is_run(path) or Run(path).strokes: return
-    raise CharRNNError(f"{path} is a run on a text, not on drawings", f"let it write: charrnn sample {path}")
+    raise CharRNNError(f"{path} is a run on a text, not on drawings", f"let it write: charrnn sample {shlex.quote(str(path))}")
 
 # %% ../../nbs/90f_command.demo.ipynb #628704a1
 def draw(

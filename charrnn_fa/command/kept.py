@@ -67,12 +67,13 @@ def tell_finished(
     "What is known of a finished run"
     c = run.newest()
     res = dict(nats=None, bits=None, seconds=None, seconds_total=None, steps=c['step'], chars_per_s=None)
-    if 'nats' not in c['results']:
+    if 'nats' not in c['results'] and run.settings['text']['n_valid'] > 1:
         from charrnn_fa.evaluate import evaluate_ids
         r = evaluate_ids(model_to_measure(run), *own_ids(args, run, 'valid'))
         res.update(nats=r['nats'], bits=r['bits'])
     res.update((k, v) for k,v in c['results'].items() if k in res)
-    said = f"{args.run} is finished after {c['step']:,} steps ({loss_text(res['nats'])})"
+    how_well = 'nothing was held back to measure it' if res['nats'] is None else loss_text(res['nats'])
+    said = f"{args.run} is finished after {c['step']:,} steps ({how_well})"
     say(f"{said}; to {_further(args, run)}", out)
     return dict(res, finished=True, trained=False)
 

@@ -41,8 +41,15 @@ def sample(
     print()
 
 # %% ../../nbs/90e_command.look.ipynb #f5d1396c
+def _check_held_back(args, run):
+    "Refuse to measure the part of a text that a run has held back, if it has none"
+    info,n = run.settings['info'],run.settings['text']['n_valid']
+    if args.whole or (n > 1 if args.corpus is None else info.get('valid_pct', 0.1) > 0): return
+    raise CharRNNError(f'{run.path} has held nothing back of its text', 'measure all of a text with --whole.')
+
 def _ids_asked(args, run):
     "The text to be measured, as ids"
+    _check_held_back(args, run)
     if args.corpus is None:
         import torch
         if args.skip_unknown or args.encoding:

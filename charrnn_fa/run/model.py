@@ -242,9 +242,9 @@ def learner(self:Run,
     if text is None: parts = [self.vocab.textify(self.ids(o)) for o in ('train', 'valid')]
     else: parts = self.parts(text)
     from charrnn_fa.build import char_learner
-    from charrnn_fa.text.data import CharDataLoaders
-    dls = CharDataLoaders.from_documents(parts, [[0], [1]], vocab=self.vocab, seed=s['seed'], device=device,
-                                         **read_with, **self.preset.dls)
+    from charrnn_fa.text.data import CharDataLoaders, CharEncode
+    dls = CharDataLoaders.of_parts(parts, [[0], [1]], CharEncode(self.vocab), seed=s['seed'], device=device,
+                                   **read_with, **self.preset.dls)
     if self.strokes: dls.strokes = self.strokes
     return char_learner(dls, preset=self.preset, precision=_kept(s['precision'], dls.device or 'cpu'))
 

@@ -7,7 +7,8 @@ __all__ = ['corpus_names', 'pydocs_text', 'stdlib_files', 'read_source', 'count_
            'is_path', 'would_fetch', 'corpus_documents', 'load_corpus']
 
 # %% ../../nbs/03_text.corpus.ipynb #787669bb
-import glob, os, re, shlex, sysconfig, tokenize, warnings
+import codecs, glob, os, re, shlex, sysconfig, tokenize, warnings
+from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 from ..core import check_number, reason, visible, without_secrets
@@ -145,16 +146,23 @@ def _tell(folder, odd):
     warnings.warn(f"Passed over in {folder}: {', '.join(shown)}{more}.", TextWarning)
 
 # %% ../../nbs/03_text.corpus.ipynb #9dfe4d5f
-def _texts_in(folder):
+def _is_wide(encoding):
+    "Whether half of the bytes of an English text would be control characters"
+    with suppress(LookupError, ValueError): return codecs.lookup(encoding).name.startswith(('utf-16', 'utf-32'))
+
+def _is_text(path, encoding): return path.suffix == '.txt' and _is_wide(encoding) or not is_binary(first_bytes(path))
+
+def _texts_in(folder, encoding):
     "The text files under a folder, sorted by path"
     if _is_run(folder):
         how = f"give the text that it is to learn, or go on with it: charrnn train --run {shlex.quote(str(folder))}"
         raise CorpusError(f"{folder} is a run, not a text", how)
     found,odd = _all_in(folder)
     odd.update({o:what for o in found if (what := _oddity(o))})
-    _tell(folder, odd)
     files = _once(o for o in found if o.is_file() and not odd.keys() & {o, *o.parents})
-    if files := [o for o in files if not is_binary(first_bytes(o))]: return files
+    texts = [o for o in files if _is_text(o, encoding)]
+    _tell(folder, odd | {o:'a binary file' for o in files if o.suffix == '.txt' and o not in texts})
+    if texts: return texts
     raise CorpusError(f"The folder {folder} holds no text file", "give a folder, file or glob that has text in it.")
 
 # %% ../../nbs/03_text.corpus.ipynb #1be2e098
@@ -189,13 +197,13 @@ def _matches(pattern):
     return files
 
 # %% ../../nbs/03_text.corpus.ipynb #5f6d0eb2
-def _files(what):
+def _files(what, encoding):
     "See `corpus_files`"
     names = ', '.join(corpus_names)
     p = _as_path(what)
     if not str(what):
         raise CorpusError("The name of the text is empty", f"give a file, folder, glob, link, or one of {names}.")
-    if p.is_dir(): return _texts_in(p)
+    if p.is_dir(): return _texts_in(p, encoding)
     if p.exists():
         check_file(p)
         return [p]
@@ -205,9 +213,10 @@ def _files(what):
 
 def corpus_files(
     what, # A file, a folder or a glob such as `'books/**/*.txt'`
+    encoding:str='utf-8', # Of the files
 )->list: # Of paths
     "The files that `what` stands for, sorted by path; a folder gives its text files, hidden and binary ones left out"
-    try: return _files(what)
+    try: return _files(what, encoding)
     except OSError as e:
         where = visible(e.filename or what, lines=False)
         raise CorpusError(f"{where} cannot be read ({reason(e)})", "check its permissions, or leave it out.") from None
@@ -246,7 +255,7 @@ def corpus_documents(
     if isinstance(what, str):
         if is_corpus_name(what): return _built_in(what, encoding, progress)
         if _is_link(what): return [read_text(download(what, progress=progress), encoding)]
-    return [read_text(o, encoding) for o in corpus_files(what)]
+    return [read_text(o, encoding) for o in corpus_files(what, encoding)]
 
 # %% ../../nbs/03_text.corpus.ipynb #a8ac5ef6
 def load_corpus(

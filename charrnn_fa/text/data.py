@@ -131,16 +131,31 @@ def _check_enough(n_train, n_valid):
 
 # %% ../../nbs/06_text.data.ipynb #837665b4
 def _documents(items, splits):
-    "`items` as a list, refused if they or `splits` are none"
+    "Lists of `items` and `splits`, refused if they are none"
     check_type('items', items, Iterable, 'a list of paths and strings')
     items = list(items)
     for o in items: check_type('An item', o, (str, Path), 'a path or a string')
-    try: parts = [{range(len(items))[i] for i in part} for part in splits]
+    try: parts = [[range(len(items))[i] for i in part] for part in splits]
     except (IndexError, TypeError): parts = []
-    if len(parts) == 2 and not parts[0] & parts[1]: return items
+    used = [i for part in parts for i in part]
+    if len(parts) == 2 and parts[0] and len({*used}) == len(used): return items,parts
     raise CharRNNError(f"splits do not divide {len(items)} documents", "give two lists: training, validation.")
 
 # %% ../../nbs/06_text.data.ipynb #3ac0c4f9
+@patch(cls_method=True)
+def of_parts(cls:CharDataLoaders,
+    items, # Documents: paths or strings
+    splits, # Indices of the training and of the validation documents
+    tfm:CharEncode, # Makes ids of them
+    **kwargs # Of the loaders
+):
+    "Over documents, however short they are"
+    items,splits = _documents(items, splits)
+    dls = Datasets(items, [[tfm]], splits=splits, dl_type=CharDL).dataloaders(**kwargs)
+    dls.__class__ = cls
+    return dls
+
+# %% ../../nbs/06_text.data.ipynb #5d5100e1
 @patch(cls_method=True)
 def from_documents(cls:CharDataLoaders,
     items, # Documents: paths or strings
@@ -162,10 +177,8 @@ def from_documents(cls:CharDataLoaders,
     check_number('val_bs', val_bs, 1, whole=True, optional=True)
     check_type('path', path, (str, os.PathLike), 'a path')
     tfm = CharEncode(vocab, min_freq, max_size, encoding, sep)
-    dsets = Datasets(_documents(items, splits), [[tfm]], splits=splits, dl_type=CharDL)
-    dls = dsets.dataloaders(bs=bs, seq_len=seq_len, seed=seed, sep=sep, val_bs=val_bs, by_line=by_line, path=path,
-                            device=device)
-    dls.__class__ = cls
+    dls = cls.of_parts(items, splits, tfm, bs=bs, seq_len=seq_len, seed=seed, sep=sep, val_bs=val_bs, by_line=by_line,
+                       path=path, device=device)
     _check_enough(*(len(o.ids) for o in dls.loaders))
     return dls
 
@@ -240,7 +253,7 @@ def from_files(cls:CharDataLoaders,
     **kwargs # Of `from_text`
 ):
     "From several files, divided by file; a single file is divided as a text"
-    files = corpus_files(files) if isinstance(files, (str, Path)) else _paths(files)
+    files = corpus_files(files, encoding) if isinstance(files, (str, Path)) else _paths(files)
     if len(files) == 1: return cls.from_text(read_text(files[0], encoding), valid_pct=valid_pct, **kwargs)
     splitter = splitter or partial(split_files, valid_pct=valid_pct)
     return cls.from_documents(files, splitter(files), sep=sep, encoding=encoding, **kwargs)

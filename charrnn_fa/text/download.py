@@ -210,6 +210,15 @@ def kept(
     return find_kept(known, size) if known else None
 
 # %% ../../nbs/02_text.download.ipynb #7e67e4ae
+def _at_hand(home, *wanted):
+    "The file that is `kept`, or None if `home` can be written to"
+    try:
+        if found := kept(*wanted): return found
+        with _part_file(home): pass
+    except OSError as e:
+        raise CorpusError(f'Downloads cannot be kept in {home} ({reason(e)})',
+                          'set CHARRNN_HOME to a folder that can be written to.') from None
+
 def download(
     url:str, # http(s) link, Drive link, or `drive:` and an id
     sha256:str=None, # Of the contents; checked if given
@@ -223,8 +232,8 @@ def download(
     if not re.match('https?://', url, re.I) and not drive_id(url):
         raise CorpusError(f"'{shown}' is no link", "give an http(s) or Drive link, or drive: and an id.")
     home = charrnn_home()
+    if found := _at_hand(home, url, sha256, size): return found
     try:
-        if found := kept(url, sha256, size): return found
         with _part_file(home) as part:
             _three_times(lambda: _get(url, part, sha256, progress))
             return _keep(part, url)

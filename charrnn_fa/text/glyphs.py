@@ -8,6 +8,7 @@ __all__ = ['glyph_sets', 'glyph_drawing', 'glyph_drawings']
 # %% ../../nbs/07b_text.glyphs.ipynb #9da59b99
 import numpy as np
 from functools import cache
+from ..core import CharRNNError
 from .strokes import fit_drawing, simplify
 
 # %% ../../nbs/07b_text.glyphs.ipynb #8e4adc50
@@ -89,6 +90,12 @@ def _in_order(strokes):
     return [head, *sorted(others, key=lambda s: (round(s[:,1].mean()/150), s[:,0].mean()))]
 
 # %% ../../nbs/07b_text.glyphs.ipynb #f31bac71
+def _ink_of(char):
+    "`_ink` of something, refused if it is no character that the font has and draws"
+    known = isinstance(char, str) and len(char) == 1 and ord(char) in _font().get_charmap()
+    if known and not (ink := _ink(char)).is_empty: return ink
+    raise CharRNNError(f"{char!r} is no character that DejaVu Sans draws", "give one, such as 'a'.")
+
 @cache
 def glyph_drawing(
     char:str, # A character of DejaVu Sans
@@ -96,7 +103,7 @@ def glyph_drawing(
 )->list: # A list of strokes, in a box of 255
     "A character as a pen would draw it"
     import shapely
-    lines = [shapely.get_coordinates(o)*[1, -1] for o in _lines_of(_ink(char))]
+    lines = [shapely.get_coordinates(o)*[1, -1] for o in _lines_of(_ink_of(char))]
     return simplify(fit_drawing(_in_order([_begun(o) for o in lines])), epsilon)
 
 # %% ../../nbs/07b_text.glyphs.ipynb #676fd04c

@@ -7,7 +7,7 @@ __all__ = ['CorpusError', 'TextWarning', 'check_type', 'guess_encoding', 'is_bin
            'check_file', 'read_text', 'first_bytes']
 
 # %% ../../nbs/01_text.read.ipynb #76f83df6
-import codecs, os, re, reprlib, stat, warnings
+import codecs, os, re, reprlib, shlex, stat, warnings
 from pathlib import Path
 from ..core import CharRNNError, visible
 
@@ -68,18 +68,44 @@ def is_binary(
     return share > 0.3 or share > 0.05 and not _begins_as_utf8(head)
 
 # %% ../../nbs/01_text.read.ipynb #d7ed10b2
+def _utf8_counts(b):
+    "(characters beyond ASCII, faults) of bytes that are read as UTF-8"
+    s = b.decode('utf-8', 'replace')
+    n_bad = s.count('\ufffd')
+    return sum(o > '\x7f' for o in s)-n_bad, n_bad
+
+def _damaged_utf8(b, name):
+    "The `CorpusError` for a text that was UTF-8; None if it was not"
+    n_good,n_bad = _utf8_counts(b)
+    if not n_bad or n_good < n_bad: return
+    try: b.decode('utf-8')
+    except UnicodeDecodeError as e: at = e.start
+    return CorpusError(f"{name} is UTF-8 that is cut or damaged at byte {at:,} (0x{b[at]:02x})",
+                       f"get it anew, or leave out what is broken: iconv -cf utf-8 -t utf-8 {shlex.quote(str(name))} > whole.txt")
+
+# %% ../../nbs/01_text.read.ipynb #b64121bb
+def _is_same_encoding(a, b): return codecs.lookup(a).name == codecs.lookup(b).name
+
 def _not_in(
     encoding, # That was tried
     e, # The `UnicodeDecodeError` that it gave
     name, # What to call the file
 ):
     "The `CorpusError` for a text of another encoding"
-    guess = guess_encoding(e.object, e.start)
+    if damaged := _damaged_utf8(e.object, name): return damaged
+    guess = guess_encoding(e.object, e.start) if _utf8_counts(e.object)[1] else 'utf-8'
     what = f"{name} is not {encoding} at byte {e.start:,} (0x{e.object[e.start]:02x})"
+    if _is_same_encoding(guess, encoding): return CorpusError(what, "ask who wrote it for its encoding.")
     return CorpusError(what, f"it looks like {guess}, so read it with encoding='{guess}' (--encoding {guess}).")
 
 # %% ../../nbs/01_text.read.ipynb #1a24f880
-_gzip = b'\x1f\x8b' # how such a file begins
+def _packed_by(b):
+    "(what has packed a file, the beginning of a command that unpacks it); nothing if it is not packed"
+    if b[:2] == b'\x1f\x8b': return 'gzip','gunzip <'
+    if b[:4] == b'PK\3\4': return 'zip','unzip'
+    if b[257:262] == b'ustar': return 'tar','tar -xf'
+
+def _is_pickle(b): return re.match(rb'\x80[\2-\5]', b) and b[-1:] == b'.'
 
 def decode_text(
     b:bytes, # The contents of a file
@@ -90,9 +116,9 @@ def decode_text(
     check_type('b', b, (bytes, bytearray), 'bytes')
     check_type('encoding', encoding, str, 'a string')
     is_utf8 = encoding.lower().replace('_', '-') in ('utf-8', 'utf8')
-    is_packed = bytes(b[:2]) == _gzip
-    if is_utf8 and is_packed: raise CorpusError(f"{name} is packed by gzip", f"unpack it first: gunzip {name}")
-    if is_utf8 and is_binary(b): raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
+    if is_utf8 and (packed := _packed_by(b)):
+        raise CorpusError(f"{name} is packed by {packed[0]}", f"unpack it first: {packed[1]} {shlex.quote(str(name))}")
+    if is_utf8 and (is_binary(b) or _is_pickle(b)): raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
     try: return b.decode(encoding)
     except (LookupError, ValueError) as e:
         if isinstance(e, UnicodeDecodeError) and e.object == b: raise _not_in(encoding, e, name) from None

@@ -48,6 +48,8 @@ class StrokeCode:
         check_type('alphabet', self.alphabet, str, 'a string', optional=True)
         check_type('absolute', self.absolute, bool, 'True or False')
         n,given = self.n_values,self.alphabet or ''
+        if any('\ud800' <= c <= '\udfff' for c in given):
+            raise CharRNNError('An alphabet has half a character (a surrogate)', 'give other letters.')
         if len(given) == len({*given}) and len(given) in (0, n, 2*n) and not {*given} & {*' \n\r'}: return
         wrong = 'has some of them twice' if len({*given}) < len(given) else f'does not fit a grid of {self.size}'
         what = f"An alphabet of {len(given)} letters {wrong}"
@@ -84,14 +86,15 @@ def _all_drawn(drawings):
     except (TypeError, ValueError, OverflowError): return False
 
 def _not_drawn(d):
-    "Why something is no drawing; empty if it is one"
+    "(why something is no drawing, a remedy); nothing if it is one"
     try: points = [(float(x), float(y)) for s in d for x,y in s]
-    except (TypeError, ValueError, OverflowError): return 'is no list of strokes, which are lists of (x, y)'
-    if not points or not all(len(s) for s in d): return 'has no strokes, or one without points'
-    if not np.isfinite(points).all(): return 'has coordinates that are no numbers'
+    except (TypeError, ValueError, OverflowError): return 'is no list of strokes','give lists of (x, y).'
+    if not points or not all(len(s) for s in d): return 'has no strokes, or one without points','leave it out.'
+    if not np.isfinite(points).all(): return 'has coordinates that are no numbers','leave it out.'
     low,high = np.min(points),np.max(points)
-    if low < 0 or high > box: return f'reaches from {low:.6g} to {high:.6g}, but the paper goes from 0 to {box}'
-    return ''
+    if 0 <= low and high <= box: return ()
+    what = f'reaches from {low:.6g} to {high:.6g}, but the paper goes from 0 to {box}'
+    return what,'bring it to the paper by fit_drawing.'
 
 def check_drawings(
     drawings, # What was given
@@ -104,7 +107,7 @@ def check_drawings(
     drawings = [*drawings]
     if _all_drawn(drawings): return
     for i,d in enumerate(drawings):
-        if why := _not_drawn(d): raise CharRNNError(f'Drawing {first+i} {why}', 'bring it to the paper by fit_drawing.')
+        if wrong := _not_drawn(d): raise CharRNNError(f'Drawing {first+i} {wrong[0]}', wrong[1])
 
 # %% ../../nbs/07_text.strokes.ipynb #24589097
 def _kept(points, cells, begins):
@@ -209,7 +212,7 @@ def fit_drawing(
     drawing, # A list of strokes of any size
 )->list:
     "A drawing moved to the top left corner and scaled to a box of 255"
-    try: strokes = [np.array(s, dtype=np.float64).reshape(-1, 2) for s in drawing]
+    try: strokes = [np.array([(x, y) for x,y in s], dtype=np.float64) for s in drawing]
     except (TypeError, ValueError, OverflowError):
         raise CharRNNError('This is no list of strokes', 'give lists of (x, y).') from None
     if not strokes or not all(map(len, strokes)):
@@ -229,7 +232,7 @@ def simplify(
     "A drawing without the points that lie nearly on a line between others"
     import shapely
     check_number('epsilon', epsilon, 0)
-    lines = [shapely.LineString(s) if len(s) > 1 else shapely.Point(s[0]) for s in drawing]
+    lines = [shapely.LineString(s) if len(s) > 1 else shapely.Point(s[0]) for s in drawing if len(s)]
     kept = shapely.simplify(lines, epsilon, preserve_topology=False)
     return [[tuple(p) for p in shapely.get_coordinates(o).tolist()] for o in kept]
 
