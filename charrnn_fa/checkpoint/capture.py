@@ -21,7 +21,9 @@ from ..loop import CharLearner
 from ..run.files import RunError
 from ..run.model import versions, weights
 from ..run.records import counts
-from .serialize import Keeper, default_rngs, digest_of, digests, fits, is_json, is_plain, rng_of, set_rng
+from charrnn_fa.checkpoint.serialize import (
+    Keeper, default_rngs, digest_of, digests, fits, is_json, is_plain, rng_of, set_rng,
+)
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #71de1a07
 @cache
@@ -406,6 +408,7 @@ def plain_attrs(
     is_settable = lambda k,v: is_json(v) and k not in _moving and not k.startswith('_')
     return {f'{n}.{k}':digest_of(v) for n,o in parts.items() for k,v in vars(o).items() if is_settable(k, v)}
 
+# %% ../../nbs/71_checkpoint.capture.ipynb #0c7fa008
 def _set_since(learn, was): return [k for k,v in plain_attrs(learn).items() if was.get(k) != v]
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #f93da4d9
@@ -416,6 +419,7 @@ def kind_of_state(
     params = {k:(p.shape, p.dtype) for k,p in learn.model.named_parameters()}
     return type(learn.opt),[{*h} for h in learn.opt.hypers],params
 
+# %% ../../nbs/71_checkpoint.capture.ipynb #9c587bda
 def check_kind(
     learn, # In a fit
     was:tuple, # `kind_of_state` when it began
@@ -423,7 +427,8 @@ def check_kind(
     "Refuse what could not be put back"
     *opt,params = kind_of_state(learn)
     what = [name for name,a,b in (('optimiser', opt, [*was[:2]]), ('parameters', params, was[2])) if a != b]
-    if what: raise RunError(f"the fit began with another {' and other '.join(what)}", 'begin a fit of its own with these.')
+    if not what: return
+    raise RunError(f"the fit began with another {' and other '.join(what)}", 'begin a fit of its own with these.')
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #494d1ad4
 def capture(

@@ -268,6 +268,7 @@ def _take_threads(n, here, say):
             f'torch.set_num_threads({here}) after the fit puts them back.')
     torch.set_num_threads(n)
 
+# %% ../../nbs/73_checkpoint.restore.ipynb #1ff5f453
 def _take_precision(learn, precision, say):
     if precision == learn.precision: return []
     try: check_precision(precision, learn.device)

@@ -22,7 +22,8 @@ def _show_temperatures(path):
     from charrnn_fa.run.model import Run
     run = Run(path)
     model = run.load_model()
-    strokes = f'{path} has learned to draw, so what it writes is strokes; see them with: charrnn draw --run {shlex.quote(str(path))}\n'
+    how = f'charrnn draw --run {shlex.quote(str(path))}'
+    strokes = f'{path} has learned to draw, so what it writes is strokes; see them with: {how}\n'
     if run.strokes: say(strokes)
     prompt = 'The ' if set('The ') <= set(run.vocab) else ''
     for t,what in (0.5, 'careful'), (0.8, 'lively'), (1.1, 'wild'):
@@ -78,7 +79,8 @@ def _check_draws(path):
     "Refuse a run that has learned to write"
     from charrnn_fa.run.model import Run
     if not is_run(path) or Run(path).strokes: return
-    raise CharRNNError(f"{path} is a run on a text, not on drawings", f"let it write: charrnn sample {shlex.quote(str(path))}")
+    how = f"let it write: charrnn sample {shlex.quote(str(path))}"
+    raise CharRNNError(f"{path} is a run on a text, not on drawings", how)
 
 # %% ../../nbs/90f_command.demo.ipynb #628704a1
 def draw(

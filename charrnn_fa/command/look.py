@@ -47,6 +47,7 @@ def _check_held_back(args, run):
     if args.whole or (n > 1 if args.corpus is None else info.get('valid_pct', 0.1) > 0): return
     raise CharRNNError(f'{run.path} has held nothing back of its text', 'measure all of a text with --whole.')
 
+# %% ../../nbs/90e_command.look.ipynb #1fecff89
 def _ids_asked(args, run):
     "The text to be measured, as ids"
     _check_held_back(args, run)

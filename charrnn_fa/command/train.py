@@ -217,5 +217,6 @@ def train(
     if is_run(args.run): return _train_again(args, began, out)
     if args.corpus is None:
         raise CharRNNError(f"There is no run in {args.run} yet",
-                           f"say what to train on: charrnn {'draw' if args.draws else 'train'} CORPUS --run {shlex.quote(args.run)}")
+                           f"say what to train on: charrnn {'draw' if args.draws else 'train'} CORPUS "
+                           f"--run {shlex.quote(args.run)}")
     return _train_new(args, preset, began, out)

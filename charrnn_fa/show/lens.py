@@ -31,6 +31,7 @@ def _of_watch(watch, text, n):
     what = f'What was watched is another text, {watch.text[:30]!r}'
     raise CharRNNError(what, 'give the lens the text that was watched.')
 
+# %% ../../nbs/57a_show.lens.ipynb #eeda143c
 def _check_same(are_same):
     if are_same: return
     raise CharRNNError('What was watched is another network', 'give the lens a Watch or a run of this one.')
@@ -73,6 +74,7 @@ def _as_wide(moments):
     k = min(o['best'].shape[1] for o in moments)
     return [dict(o, best=o['best'][:,:k], probs=o['probs'][:,:k]) for o in moments]
 
+# %% ../../nbs/57a_show.lens.ipynb #99a7cc8c
 def moments_of(
     learn, # Made by `char_learner`
     text:str, # As it is shown

@@ -150,8 +150,10 @@ def _is_wide(encoding):
     "Whether half of the bytes of an English text would be control characters"
     with suppress(LookupError, ValueError): return codecs.lookup(encoding).name.startswith(('utf-16', 'utf-32'))
 
+# %% ../../nbs/03_text.corpus.ipynb #0b825862
 def _is_text(path, encoding): return path.suffix == '.txt' and _is_wide(encoding) or not is_binary(first_bytes(path))
 
+# %% ../../nbs/03_text.corpus.ipynb #eb3883e0
 def _texts_in(folder, encoding):
     "The text files under a folder, sorted by path"
     if _is_run(folder):

@@ -74,18 +74,20 @@ def _utf8_counts(b):
     n_bad = s.count('\ufffd')
     return sum(o > '\x7f' for o in s)-n_bad, n_bad
 
+# %% ../../nbs/01_text.read.ipynb #c82d1cf5
 def _damaged_utf8(b, name):
     "The `CorpusError` for a text that was UTF-8; None if it was not"
     n_good,n_bad = _utf8_counts(b)
     if not n_bad or n_good < n_bad: return
     try: b.decode('utf-8')
     except UnicodeDecodeError as e: at = e.start
-    return CorpusError(f"{name} is UTF-8 that is cut or damaged at byte {at:,} (0x{b[at]:02x})",
-                       f"get it anew, or leave out what is broken: iconv -cf utf-8 -t utf-8 {shlex.quote(str(name))} > whole.txt")
+    how = f"get it anew, or leave it out: iconv -cf utf-8 -t utf-8 {shlex.quote(str(name))} > whole.txt"
+    return CorpusError(f"{name} is UTF-8 that is cut or damaged at byte {at:,} (0x{b[at]:02x})", how)
 
 # %% ../../nbs/01_text.read.ipynb #b64121bb
 def _is_same_encoding(a, b): return codecs.lookup(a).name == codecs.lookup(b).name
 
+# %% ../../nbs/01_text.read.ipynb #738964c3
 def _not_in(
     encoding, # That was tried
     e, # The `UnicodeDecodeError` that it gave
@@ -105,6 +107,7 @@ def _packed_by(b):
     if b[:4] == b'PK\3\4': return 'zip','unzip'
     if b[257:262] == b'ustar': return 'tar','tar -xf'
 
+# %% ../../nbs/01_text.read.ipynb #c1a5285f
 def _is_pickle(b): return re.match(rb'\x80[\2-\5]', b) and b[-1:] == b'.'
 
 def decode_text(
@@ -118,7 +121,8 @@ def decode_text(
     is_utf8 = encoding.lower().replace('_', '-') in ('utf-8', 'utf8')
     if is_utf8 and (packed := _packed_by(b)):
         raise CorpusError(f"{name} is packed by {packed[0]}", f"unpack it first: {packed[1]} {shlex.quote(str(name))}")
-    if is_utf8 and (is_binary(b) or _is_pickle(b)): raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
+    if is_utf8 and (is_binary(b) or _is_pickle(b)):
+        raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
     try: return b.decode(encoding)
     except (LookupError, ValueError) as e:
         if isinstance(e, UnicodeDecodeError) and e.object == b: raise _not_in(encoding, e, name) from None

@@ -81,6 +81,7 @@ _n_turning = dict(matrix={6}, translate={1, 2}, scale={1, 2}, rotate={1, 3}, ske
 
 def _n_numbers(s): return len([*re.finditer(_number, s)])
 
+# %% ../../nbs/07a_text.svg.ipynb #7a2bfeb3
 def _broken_turn(s):
     "The first piece of a transformation with too few numbers or too many; '' if there is none"
     pieces = re.finditer(r'(\w+)\s*\(([^()]*)\)?', s)
@@ -129,6 +130,7 @@ def _as_known(v, has_letters):
     if has_letters and unit in ('em', 'ex', 'rem'): raise _Odd('measures by letters, and says how large they are')
     return f'{float(m[1])*_px[unit]:.12g}' if unit in _px else m[1]+unit
 
+# %% ../../nbs/07a_text.svg.ipynb #1fc03335
 def _in_known_units(root):
     "Write lengths in units that svgelements knows"
     says_size = lambda e: 'font' in f'{e.attrib}{e.text if _tag(e) == "style" else ""}'
@@ -200,7 +202,8 @@ def _ink(shape):
     "What a shape leaves on the paper: 'colour', 'white' or nothing"
     v = shape.values
     has_line = _has_colour(shape.stroke) and not _is_zero(v.get('stroke-width', 1))
-    paints = (dict(stroke=shape.stroke) if has_line else {}) | (dict(fill=shape.fill) if _has_colour(shape.fill) else {})
+    paints = dict(stroke=has_line and shape.stroke, fill=_has_colour(shape.fill) and shape.fill)
+    paints = {k:o for k,o in paints.items() if o}
     is_white = [o.hexrgb == '#ffffff' and 'url' not in str(v.get(k)) for k,o in paints.items()]
     return ('white' if all(is_white) else 'colour') if paints else ''
 
@@ -211,6 +214,7 @@ def _without_remarks(root):
         if _tag(e) == 'style': e.text = re.sub(r'/\*.*?\*/|!\s*important', '', e.text or '', flags=re.S)
     return root
 
+# %% ../../nbs/07a_text.svg.ipynb #a7f1a86a
 _rule = re.compile(r'([^{}]*)\{[^{}]*(?<![-\w])(?:stroke|fill)\s*:')
 _simple = re.compile(r'\s*[.#]?[\w-]+\s*(,\s*[.#]?[\w-]+\s*)*')
 
@@ -252,6 +256,7 @@ def _outline(shape):
     res.approximate_arcs_with_cubics(error=.1) # of a full turn
     return res.reify()
 
+# %% ../../nbs/07a_text.svg.ipynb #6799efe6
 def _strokes(root):
     "All lines of a file, as they stand there"
     from xml.etree.ElementTree import tostring
