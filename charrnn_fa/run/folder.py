@@ -231,7 +231,8 @@ def check_free(cls:RunFolder,
     if there != path:
         if there.is_dir() and os.access(there, os.W_OK): return
         raise RunError(f'The folder {path} cannot be made in {there}', 'give another one for the run.')
-    if not path.is_dir(): raise RunError(f'{path} is a file', 'give a folder for the run.')
+    what = 'file' if path.exists() else 'link to nothing'
+    if not path.is_dir(): raise RunError(f'{path} is a {what}', 'give a folder for the run.')
     if all(is_leftover(o) or pick([o], 'system') for o in Folder(path).names()): return
     if cls.is_run(path): raise RunError(f'{path} holds a run already', 'give another name.')
     raise _not_a_run(path, RunError(f'{path} holds other things and is not a run', 'give a new or empty folder.'))

@@ -200,6 +200,8 @@ def get_store(
     **storage_options # For fsspec
 ): # `MountStore`, `UrlStore` or None
     "The store that `where` names, or None for a folder on a local disk"
+    if re.match('(?i)https?://', str(where)):
+        raise StoreError('Nothing can be written to a link', 'mount Google Drive (mount_drive) and give a path in it.')
     if is_url(where): return UrlStore(where, **storage_options)
     path = local_path(where)
     return MountStore(path) if mount_of(path)[0] else None
