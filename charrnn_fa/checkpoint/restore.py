@@ -255,18 +255,20 @@ def take_environment(self:State,
     trains=True, # Further, for which threads matter
 ): # What is no longer exact, a list of texts
     "Train on with the threads and in the precision of the run, where this machine has them"
-    if trains: _take_threads(self.env.get('threads'), environment(self.learn)['threads'], say)
-    res = inexact(self.env, environment(self.learn))
+    now = environment(self.learn)
+    if trains: now['threads'] = _take_threads(self.env.get('threads'), now['threads'], say)
+    res = inexact(self.env, now)
     if not isinstance(self.learn, CharLearner): return res
     return res + _take_precision(self.learn, self.parts['learn']['precision'], say)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #668cd0b6
 def _take_threads(n, here, say):
-    if type(n) is not int or not 0 < n <= (os.cpu_count() or 1): return
+    if type(n) is not int or not 0 < n <= (os.cpu_count() or 1): return here
     if n != here:
         say(f"The run was begun with {n} thread{'s'*(n != 1)} and keeps to it, not to this process's {here}; "
             f'torch.set_num_threads({here}) after the fit puts them back.')
     torch.set_num_threads(n)
+    return n
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #1ff5f453
 def _take_precision(learn, precision, say):
