@@ -300,7 +300,9 @@ def _model_state(learn, keeper):
         none=[n for n,(m,k) in buffers(model).items() if m._buffers[k] is None])
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #39b2d91f
-def _is_amount(v): return fits(v, 0.) and np.ndim(v) == 0
+_numbers = int, float, np.generic, np.ndarray, Tensor
+
+def _is_amount(v): return isinstance(v, _numbers) and np.ndim(v) == 0
 
 def _is_carried(v):
     alike = lambda o: o.ndim == 3 and o.dtype == torch.float32 and o.shape == v[0].shape
