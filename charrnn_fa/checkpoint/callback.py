@@ -257,6 +257,7 @@ def _restore_late(self:Checkpoint):
 
 @patch
 def before_train(self:Checkpoint):
+    if not self.active: return
     self.keeper.begun.setdefault('plain', plain_attrs(self.learn))
     self.keeper.begun.setdefault('kind', kind_of_state(self.learn))
     if self.state: self._restore()
