@@ -3794,6 +3794,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'charrnn_fa.show.share.share': ('show.share.html#share', 'charrnn_fa/show/share.py'),
                                        'charrnn_fa.show.share.size_words': ('show.share.html#size_words', 'charrnn_fa/show/share.py'),
                                        'charrnn_fa.show.share.spec_of': ('show.share.html#spec_of', 'charrnn_fa/show/share.py'),
+                                       'charrnn_fa.show.share.typed_spec': ('show.share.html#typed_spec', 'charrnn_fa/show/share.py'),
                                        'charrnn_fa.show.share.unit_of': ('show.share.html#unit_of', 'charrnn_fa/show/share.py')},
             'charrnn_fa.show.surprise': { 'charrnn_fa.show.surprise.Reading': ('show.surprise.html#reading', 'charrnn_fa/show/surprise.py'),
                                           'charrnn_fa.show.surprise.Reading.mean': ( 'show.surprise.html#reading.mean',
