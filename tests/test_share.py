@@ -180,7 +180,7 @@ def test_line_ends_of_windows(text, visit, make, tmp_path):
     written = lambda prompt: prompt + in_python(model, learn, prompt, 60, 7, .8)
     assert write(page, 'one\ntwo\n', length=60, seed=7) == written('one\r\ntwo\r\n')
     assert write(page, 'x\n', length=60, seed=7) == written('x\r\n')
-    assert 'as ‘␍’‘⏎’' in page.text_content('#prompt-help')
+    assert 'a carriage return and a line feed' in page.text_content('#prompt-help')
 
 
 def test_keyboard_alone(bold, visit):

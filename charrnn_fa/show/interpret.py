@@ -77,7 +77,8 @@ def worst_lines(self:CharInterpretation,
     return Picture('The lines that surprise most', words or 'No line is long enough.', body, data=worst)
 
 # %% ../../nbs/58b_show.interpret.ipynb #e8a42eca
-_breaks = '<style>.charrnn .breaks td:first-child{overflow-wrap:anywhere}</style>' # or a phone has to scroll
+_breaks = '<style>.charrnn .breaks td{white-space:nowrap}' # or a phone has to scroll
+_breaks += '.charrnn .breaks td:first-child{white-space:normal;overflow-wrap:anywhere}</style>'
 
 def _table(head, rows):
     "Rows of words as a table; what stands in it is text"

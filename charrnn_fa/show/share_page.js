@@ -182,7 +182,7 @@ const anySeed = () => String(crypto.getRandomValues(new Uint32Array(1))[0]);
 at('prompt').value = spec.prompt;
 const begun = at('prompt').value;
 const asked = () => at('prompt').value === begun ? spec.prompt : at('prompt').value.replaceAll('\n', spec.line_end);
-const aboutEnds = ` It reads a line end as ${quoted('\r')}${quoted('\n')}, as in its text.`;
+const aboutEnds = ' The network reads a carriage return and a line feed for each line end, as in its text.';
 if (spec.line_end !== '\n') at('prompt-help').textContent += aboutEnds;
 
 at('form').addEventListener('submit', e => {
