@@ -98,6 +98,7 @@ A network can repeat passages of what it has read, word for word.
 # %% ../../nbs/57b_run.card.ipynb #4176624c
 def _percent(share): return f'{share:.0%}' if share >= .01 else f'{100*share:.2g}%'
 
+# %% ../../nbs/57b_run.card.ipynb #e01a9b36
 def _about_loss(facts):
     "How well the model predicts"
     share = _percent(facts['n_valid']/(facts['n_train']+facts['n_valid']))
@@ -128,12 +129,14 @@ def _fenced(text, lang=''):
 # %% ../../nbs/57b_run.card.ipynb #780c2038
 def _draws(learn): return hasattr(learn.dls, 'strokes')
 
+# %% ../../nbs/57b_run.card.ipynb #ffd6be7f
 def _drawn_sample(learn):
     "What the model draws"
     sheet = learn.draw(8, seed=0)
     begin = f'{number_of(len(sheet), "drawing")}, at temperature 0.6 and with seed 0'
     return f'## A sample\n\n{begin}:\n\n{_fenced(str(drawings(sheet)))}'
 
+# %% ../../nbs/57b_run.card.ipynb #36868f02
 def _about_sample(learn, prompt, n):
     "What the model writes"
     if not n: return ''
@@ -167,7 +170,8 @@ Weights are safetensors and settings JSON; loading them executes nothing that is
 # %% ../../nbs/57b_run.card.ipynb #808af08f
 def _title(learn, facts, repo_id, license):
     "The head of a card"
-    does = 'draws, one movement of the pen after the other' if _draws(learn) else 'continues a text character by character'
+    does = 'draws, one movement of the pen after the other' if _draws(learn) else \
+           'continues a text character by character'
     return f"""# {repo_id.split('/')[-1]}
 
 A network ({learn.preset.arch.upper()}, {facts['n_params']:,} parameters) that {does}, made with charrnn_fa.

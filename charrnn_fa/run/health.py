@@ -126,6 +126,7 @@ def _mean_nats(model, ids, size):
     starts = np.linspace(0, len(ids)-size, min(10, len(ids)//size)).astype(int)
     return float(np.mean([evaluate_ids(model, ids[i:i+size], 256)['nats'] for i in starts]))
 
+# %% ../../nbs/56_run.health.ipynb #3b829e2e
 def _heart(model, train, valid):
     "Mean losses of both parts, and what the second may be wrong by"
     n = min(len(train), len(valid), 40_000)

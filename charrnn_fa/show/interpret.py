@@ -86,6 +86,7 @@ def _table(head, rows):
     body = ''.join(f"<tr>{cells(o, 'td')}</tr>" for o in rows)
     return f"""{_breaks}<table class="breaks"><tr>{cells(head, 'th')}</tr>{body}</table>"""
 
+# %% ../../nbs/58b_show.interpret.ipynb #113e3674
 def _lines(head, rows):
     "The same in columns of characters"
     widths = [max(len(str(o)) for o in col) for col in zip(head, *rows)]
@@ -98,6 +99,7 @@ def _table_picture(title, head, rows, note, data):
 # %% ../../nbs/58b_show.interpret.ipynb #6d11ea15
 def _visible(text): return ''.join(map(glyph, text))
 
+# %% ../../nbs/58b_show.interpret.ipynb #b46b14d5
 @patch
 def most_surprising(self:CharInterpretation,
     k:int=12, # Characters

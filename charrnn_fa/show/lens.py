@@ -67,12 +67,13 @@ def _past(learn, text, watched, n_best):
     _check_same(watched.vocab == learn.vocab and same_tensors(weights(watched.load_model()), weights(learn.model)))
     return _of_run(watched, ids, n_best)
 
-# %% ../../nbs/57a_show.lens.ipynb #cf7740b1
+# %% ../../nbs/57a_show.lens.ipynb #7cacee13
 def _as_wide(moments):
     "The same moments with as many alternatives in each"
     k = min(o['best'].shape[1] for o in moments)
     return [dict(o, best=o['best'][:,:k], probs=o['probs'][:,:k]) for o in moments]
 
+# %% ../../nbs/57a_show.lens.ipynb #cf7740b1
 def moments_of(
     learn, # Made by `char_learner`
     text:str, # As it is shown

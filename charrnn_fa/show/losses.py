@@ -84,11 +84,12 @@ def _recorded(tensors, kept, name):
     flat = kept.get('cbs', {}).get('Recorder#0', {}).get('dict', [])
     return np.array(dict(zip(flat[::2], flat[1::2])).get(name, {}).get('list', []), float)
 
-# %% ../../nbs/54_show.losses.ipynb #8ec4dbda
+# %% ../../nbs/54_show.losses.ipynb #b33d952e
 _usual = {'class':'CharLoss', 'reduction':'mean'}
 
 def _has_plain_loss(run): return run.settings.get('fit', {}).get('loss_settings', _usual) == _usual
 
+# %% ../../nbs/54_show.losses.ipynb #8ec4dbda
 def curves_of_run(
     run, # A `Run`
 )->Curves:

@@ -49,7 +49,8 @@ def context_losses(
         raise CharRNNError('The text is too short to see what context does', 'give one of some hundred characters.')
     at = torch.from_numpy(np.random.default_rng(seed).integers(max(contexts), len(ids), n))
     before = lambda k: ids[at[:,None]+torch.arange(-k, 0, device='cpu')].long()
-    with sharing_processors(learn.device): return {k:_last_nats(learn.model, before(k), ids[at].long()) for k in contexts}
+    nats = lambda k: _last_nats(learn.model, before(k), ids[at].long())
+    with sharing_processors(learn.device): return {k:nats(k) for k in contexts}
 
 # %% ../../nbs/53_show.memory.ipynb #952697f9
 @contextmanager

@@ -23,6 +23,7 @@ def has_units(
     "Whether the parts of its state are known, as those of a `CharRNN` are"
     return all(hasattr(model, o) for o in ('n_states', 'n_layers', 'n_hid', 'emb'))
 
+# %% ../../nbs/52_show.neurons.ipynb #5ae48054
 def check_units(
     model:nn.Module, # Any that reads text
 ):
@@ -157,10 +158,13 @@ def _check_properties(properties):
     remedy = "give a dict such as {'upper case':lambda text: [c.isupper() for c in text]}."
     raise CharRNNError('properties are names with functions of a text', remedy)
 
+# %% ../../nbs/52_show.neurons.ipynb #1d05625f
 def _numbers(x):
+    "What was given as an array, or None"
     try: return np.asarray(x, float)
     except (TypeError, ValueError): return None
 
+# %% ../../nbs/52_show.neurons.ipynb #fd3868f8
 def _values(f, text, name):
     "What a property gives, checked"
     res = _numbers(f(text))
