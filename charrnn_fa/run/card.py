@@ -12,14 +12,13 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from fastai.data.core import Datasets
 from fastcore.meta import delegates
-from ..core import CharRNNError, check_number, number_of, visible
+from ..core import CharRNNError, check_number, visible
 from ..text.read import check_type
 from ..text.streams import CharDL
 from ..text.data import CharDataLoaders, CharEncode
 from ..models import count_params
 from ..loop import CharLearner
 from ..build import char_learner
-from ..show.drawings import drawings
 from .files import all_finite, write_whole
 from charrnn_fa.run.model import (
     Run, char_settings, check_described, ids_sha256, kept_text, versions, weights, weights_sha256,
@@ -130,17 +129,9 @@ def _fenced(text, lang=''):
 def _draws(learn): return hasattr(learn.dls, 'strokes')
 
 # %% ../../nbs/57b_run.card.ipynb #ffd6be7f
-def _drawn_sample(learn):
-    "What the model draws"
-    sheet = learn.draw(8, seed=0)
-    begin = f'{number_of(len(sheet), "drawing")}, at temperature 0.6 and with seed 0'
-    return f'## A sample\n\n{begin}:\n\n{_fenced(str(drawings(sheet)))}'
-
-# %% ../../nbs/57b_run.card.ipynb #36868f02
 def _about_sample(learn, prompt, n):
     "What the model writes"
-    if not n: return ''
-    if _draws(learn): return _drawn_sample(learn)
+    if not n or _draws(learn): return ''
     begin = f'after `{visible(prompt, lines=False)}`' if prompt else 'after nothing'
     block = _fenced(learn.generate(prompt, n=n, seed=0))
     return f'## A sample\n\n{n:,} characters {begin}, at temperature 1 and with seed 0:\n\n{block}'

@@ -10,13 +10,12 @@ import shlex, time
 from fastai.basics import *
 from ..core import without_secrets
 from ..evaluate import evaluate_ids
-from ..generate import generate
+from ..generate import evaluating, generate
 from ..doctor.report import Finding, Report
 from ..doctor.corpus import check_overlap_of_ids
 from ..doctor.ladder import ids_ladder
 from ..doctor.written import Written
 from ..doctor.written_text import check_text
-from ..show.surprise import read_ids
 from .model import Run
 
 # %% ../../nbs/56_run.health.ipynb #0b41a5fc
@@ -127,12 +126,17 @@ def _mean_nats(model, ids, size):
     return float(np.mean([evaluate_ids(model, ids[i:i+size], 256)['nats'] for i in starts]))
 
 # %% ../../nbs/56_run.health.ipynb #3b829e2e
+def _spread(model, ids):
+    "How much the costs of single characters vary, in nats"
+    with evaluating(model): logits,_ = model(ids[None,:-1].long())
+    return float(F.cross_entropy(logits[0].double(), ids[1:].long(), reduction='none').std())
+
+# %% ../../nbs/56_run.health.ipynb #49d7626d
 def _heart(model, train, valid):
     "Mean losses of both parts, and what the second may be wrong by"
     n = min(len(train), len(valid), 40_000)
     size = n//max(1, min(10, n//50))
-    costs = read_ids(model, valid[:500].long(), 1)[0][1:]*np.log(2)
-    return *(_mean_nats(model, o, size) for o in (train, valid)), float(costs.std())/n**.5
+    return *(_mean_nats(model, o, size) for o in (train, valid)), _spread(model, valid[:500])/n**.5
 
 # %% ../../nbs/56_run.health.ipynb #f0b8aeb0
 _least = 64 # characters
