@@ -117,7 +117,7 @@ def test_the_card_has_the_facts(hub, push, learn, tmp_path):
     with torch.no_grad(): logits,_ = learn.model.eval()(ids[None,:-1])
     bits = torch.nn.functional.cross_entropy(logits[0], ids[1:]).item()/0.6931471805599453
     assert abs(result.metric_value - bits) < 1e-3 and result.dataset_name == 'Letters: a "test" #1, validation part'
-    for o in (f'**{bits:.3f} bits per character**', 'Letters: a "test" #1', 'CC0-1.0', f'last {len(ids):,} characters (10%)', f'{len(learn.dls.train.ids):,} characters to learn from',
+    for o in (f'**{bits:.3f} bits per character**', 'Letters: a "test" #1', 'CC0-1.0', f'validation part, {len(ids):,} characters (10%)', f'{len(learn.dls.train.ids):,} characters to learn from',
               f'{sum(p.numel() for p in learn.model.parameters()):,} parameters', '| n_hid | 16 |', '| seed | 7 |', f"torch | {version('torch')}",
               learn.generate('The', n=40, seed=0), "from_hub('me/tiny')", 'is not in this repository', 'word for word'): assert o in card.content, o
     push('me/tiny', text=True)

@@ -172,6 +172,17 @@ def test_a_symbol_for_what_is_rare(text, visit, make, tmp_path):
     assert 'read as' in page.text_content('#unknown') and learn.vocab.unk not in got[3:]
 
 
+def test_line_ends_of_windows(text, visit, make, tmp_path):
+    "A beginning that was given, and one that is typed, reach the network with the line ends of its text"
+    dls = CharDataLoaders.from_text(text.replace('\n', '\r\n'), bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu')
+    learn = make(dls)
+    page,model = visit(learn, prompt='one\r\ntwo\r\n'),page_model(learn)
+    written = lambda prompt: prompt + in_python(model, learn, prompt, 60, 7, .8)
+    assert write(page, 'one\ntwo\n', length=60, seed=7) == written('one\r\ntwo\r\n')
+    assert write(page, 'x\n', length=60, seed=7) == written('x\r\n')
+    assert 'a carriage return and a line feed' in page.text_content('#prompt-help')
+
+
 def test_keyboard_alone(bold, visit):
     learn = bold(n_layers=2)
     page = visit(learn)

@@ -11,11 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
+from fastai.optimizer import Adam
 
 from charrnn_fa import show
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.learner import char_learner
+from charrnn_fa.loop import CharLearner
 from charrnn_fa.run.model import Run, load_run, save_run
 from charrnn_fa.text.data import CharDataLoaders
 
@@ -326,3 +328,49 @@ def test_watch_counts_the_steps_of_several_fits():
 @pytest.mark.parametrize('bad', [dict(n=0), dict(reach=0)])
 def test_a_memory_of_nothing_is_refused(trained, bad):
     with pytest.raises(CharRNNError): show.memory(trained[0], **bad)
+
+
+@pytest.mark.parametrize('name', ['surprise', 'lens'])
+def test_a_line_that_ends_in_two_signs_is_one(make, visit, name):
+    "A carriage return in a page would be a second line end"
+    learn = make(CharDataLoaders.from_text('the cat\r\nthe dog\r\n'*40, bs=4, seq_len=16, seed=7))
+    page = lambda text: visit(getattr(show, name)(learn, text))
+    height = lambda text: page(text).evaluate("document.querySelector('.t').getBoundingClientRect().height")
+    assert height('the cat\r\nthe dog\r\n') == height('the cat\nthe dog\n')
+    assert 'cat\r\n' in page('the cat\r\n').evaluate("document.querySelector('.t').textContent")
+
+
+def test_the_table_of_surprises_fits_a_phone(make, visit):
+    "Its first column has no blank to break at"
+    learn = make(CharDataLoaders.from_text('DUKE HUMPHREY: AMONG MANY GOOD WOMEN WHOM MOWBRAY\n'*40, bs=4, seq_len=16, seed=7))
+    page = visit(show.CharInterpretation.from_learner(learn).most_surprising(), viewport=dict(width=390, height=844))
+    assert page.evaluate('document.documentElement.scrollWidth <= innerWidth')
+
+
+class Own(torch.nn.Module):
+    "A network of one's own, of the form that is documented"
+    def __init__(self, vocab_sz):
+        super().__init__()
+        self.cell = torch.nn.GRU(8, 8, batch_first=True)
+        self.into,self.out = torch.nn.Embedding(vocab_sz, 8),torch.nn.Linear(8, vocab_sz)
+
+    def empty_state(self, bs, device=None): return (torch.zeros(1, bs, 8),)
+
+    def forward(self, x, state=None):
+        y,h = self.cell(self.into(x.long()), (state or self.empty_state(len(x)))[0])
+        return self.out(y),(h,)
+
+
+def test_a_network_of_ones_own(dls, visit):
+    "What needs scores alone works; what needs units says so"
+    learn = CharLearner(dls, Own(len(dls.vocab)), opt_func=Adam, lr=1e-2)
+    learn.remove_cbs(learn.progress)
+    watch = show.Watch('the value')
+    learn.fit_steps(8, cbs=watch)
+    assert watch.moments and show.CharInterpretation.from_learner(learn, most=500).confusion().data
+    assert show.surprise(learn, 'the value').data.best.shape == (9, 5)
+    page = visit(show.lens(learn, 'the value', watch))
+    page.locator('.t i').nth(3).hover()
+    assert 'bits. Expected here' in page.text_content('.said') and 'Blue beneath' not in page.content()
+    for f in show.neurons, show.memory:
+        with pytest.raises(CharRNNError, match='units of this network'): f(learn, 'the value')

@@ -87,7 +87,7 @@ def _about_text(facts, data, data_license, text):
 
 - Text: {data or 'not named by whoever published the model'}
 - Licence of the text: {data_license or 'not known; ask whoever published the model before you use it'}
-- {facts['n_train']:,} characters to learn from; the {facts['n_valid']:,} after them were held back for validation
+- {facts['n_train']:,} characters to learn from; {facts['n_valid']:,} others were held back for validation
 - {facts['vocab_size']} different characters; the model knows no others
 - The text itself {where}; SHA-256 of its ids: `{facts['ids_sha256']}`
 
@@ -95,14 +95,17 @@ A network can repeat passages of what it has read, word for word.
 """
 
 # %% ../../nbs/57b_run.card.ipynb #4176624c
+def _percent(share): return f'{share:.0%}' if share >= .01 else f'{100*share:.2g}%'
+
+# %% ../../nbs/57b_run.card.ipynb #e01a9b36
 def _about_loss(facts):
     "How well the model predicts"
-    share = facts['n_valid']/(facts['n_train']+facts['n_valid'])
+    share = _percent(facts['n_valid']/(facts['n_train']+facts['n_valid']))
     return f"""## How well it predicts
 
 **{facts['bits']:.3f} bits per character** ({facts['nats']:.3f} nats, perplexity {facts['perplexity']:.2f}, \
-{facts['accuracy']:.1%} right at first guess) on the validation part, the last {facts['n_valid']:,} characters \
-({share:.0%}) of the text. They were read as one stream, from an empty state that is carried along.
+{facts['accuracy']:.1%} right at first guess) on the validation part, {facts['n_valid']:,} characters \
+({share}) of the text. They were read as one stream, from an empty state that is carried along.
 """
 
 # %% ../../nbs/57b_run.card.ipynb #abd8692e
@@ -123,9 +126,12 @@ def _fenced(text, lang=''):
     return f'{ticks}{lang}\n{visible(text)}\n{ticks}\n'
 
 # %% ../../nbs/57b_run.card.ipynb #780c2038
+def _draws(learn): return hasattr(learn.dls, 'strokes')
+
+# %% ../../nbs/57b_run.card.ipynb #ffd6be7f
 def _about_sample(learn, prompt, n):
     "What the model writes"
-    if not n: return ''
+    if not n or _draws(learn): return ''
     begin = f'after `{visible(prompt, lines=False)}`' if prompt else 'after nothing'
     block = _fenced(learn.generate(prompt, n=n, seed=0))
     return f'## A sample\n\n{n:,} characters {begin}, at temperature 1 and with seed 0:\n\n{block}'
@@ -138,11 +144,13 @@ def _home():
     return f"git+{urls['Source']}" if 'Source' in urls else 'charrnn_fa'
 
 # %% ../../nbs/57b_run.card.ipynb #c1f0585d
-def _how_to_load(repo_id, prompt):
+_draw_it = "from charrnn_fa import show\nshow.drawings(learn.draw(16)).save('drawings.html')"
+
+def _how_to_load(learn, repo_id, prompt):
     "Lines to copy"
     install = _fenced(f'pip install huggingface_hub {_home()}', 'sh')
-    code = _fenced(f'from charrnn_fa.run.hub import from_hub\nlearn = from_hub({repo_id!r})\n'
-                   f'print(learn.generate({prompt!r}, n=300))', 'python')
+    use = _draw_it if _draws(learn) else f'print(learn.generate({prompt!r}, n=300))'
+    code = _fenced(f'from charrnn_fa.run.hub import from_hub\nlearn = from_hub({repo_id!r})\n{use}', 'python')
     return f"""## How to load it
 
 {install}
@@ -153,10 +161,11 @@ Weights are safetensors and settings JSON; loading them executes nothing that is
 # %% ../../nbs/57b_run.card.ipynb #808af08f
 def _title(learn, facts, repo_id, license):
     "The head of a card"
+    does = 'draws, one movement of the pen after the other' if _draws(learn) else \
+           'continues a text character by character'
     return f"""# {repo_id.split('/')[-1]}
 
-A network ({learn.preset.arch.upper()}, {facts['n_params']:,} parameters) that continues a text character by \
-character, made with charrnn_fa.
+A network ({learn.preset.arch.upper()}, {facts['n_params']:,} parameters) that {does}, made with charrnn_fa.
 
 Licence of the model: {license or 'none was given'}.
 """
@@ -178,7 +187,7 @@ def model_card(
     facts = _facts(learn)
     parts = [_front_matter(learn, facts, repo_id, license, data), _title(learn, facts, repo_id, license),
              _about_text(facts, data, data_license, text), _about_loss(facts), _about_sample(learn, prompt, sample),
-             _how_to_load(repo_id, prompt), _about_settings(learn, facts)]
+             _how_to_load(learn, repo_id, prompt), _about_settings(learn, facts)]
     return '\n'.join(filter(None, parts))
 
 # %% ../../nbs/57b_run.card.ipynb #97fca770

@@ -10,7 +10,7 @@ import shlex, time
 from fastai.basics import *
 from ..core import without_secrets
 from ..evaluate import evaluate_ids
-from ..generate import generate
+from ..generate import evaluating, generate
 from ..doctor.report import Finding, Report
 from ..doctor.corpus import check_overlap_of_ids
 from ..doctor.ladder import ids_ladder
@@ -57,10 +57,11 @@ def check_heart(
     best_step:int, # Where the validation loss was lowest on the way; None if that was not kept
     n_steps:int, # In all
     again:str='charrnn train CORPUS --run OTHER', # What begins another run
+    spread:float=0., # What the difference may be wrong by, in nats
 )->list: # Of `Finding`s: T4
     "Whether the training text is known by heart"
     was_better = best_step is not None and best_step < .75*n_steps
-    if valid-train < (.3 if was_better else .6): return []
+    if valid-train < max(.3 if was_better else .6, 3*spread): return []
     was = f" The validation loss was lowest at step {best_step:,} of {n_steps:,}." if was_better else ''
     return [Finding('T4', 'strong',
         f"On its training text the network loses {train:.2f} nats a character, on the validation part {valid:.2f}: "
@@ -104,7 +105,8 @@ def examine_run(
         train,valid = run.ids('train'),run.ids('valid')
         found += check_overlap_of_ids(train, valid)
         found += _of_losses(model, train, valid, newest, len(run.vocab), another(run), _going_on(run, newest))
-        checked += ['the loss that was kept', 'training text against validation text', 'the loss on the ladder']
+        looked,left_out = _looked_at(newest['results'].get('nats'), min(len(train), len(valid)))
+        checked,skipped = checked+looked,skipped+left_out
     else: skipped.append('all losses (the run does not keep its text)')
     text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
     corpus = None if train is None else run.vocab.textify(train[:2_000_000])
@@ -118,17 +120,40 @@ def _going_on(run, newest):
     return f"charrnn {command} --run {shlex.quote(str(run.path))}   # it was interrupted, and goes on"
 
 # %% ../../nbs/56_run.health.ipynb #a6218de4
-def _mean_nats(model, ids, n, k=10):
-    "Mean loss of `k` pieces from all over a text, of `n` ids in all"
-    size = n//k
-    starts = np.linspace(0, len(ids)-size, k).astype(int)
+def _mean_nats(model, ids, size):
+    "Mean loss of up to ten pieces from all over a text"
+    starts = np.linspace(0, len(ids)-size, min(10, len(ids)//size)).astype(int)
     return float(np.mean([evaluate_ids(model, ids[i:i+size], 256)['nats'] for i in starts]))
 
-def _of_losses(model, train, valid, newest, vocab_sz, again, goes_on):
-    results = newest['results']
-    nats = evaluate_ids(model, valid)['nats']
+# %% ../../nbs/56_run.health.ipynb #3b829e2e
+def _spread(model, ids):
+    "How much the costs of single characters vary, in nats"
+    with evaluating(model): logits,_ = model(ids[None,:-1].long())
+    return float(F.cross_entropy(logits[0].double(), ids[1:].long(), reduction='none').std())
+
+# %% ../../nbs/56_run.health.ipynb #49d7626d
+def _heart(model, train, valid):
+    "Mean losses of both parts, and what the second may be wrong by"
     n = min(len(train), len(valid), 40_000)
-    some = [_mean_nats(model, o, n) for o in (train, valid)] if n >= 500 else [nats, nats]
-    heart = check_heart(*some, results.get('best_step'), newest['step'], again)
-    rung = [] if heart else check_rung(nats, ids_ladder(train, valid, vocab_sz), again, goes_on)
-    return [*check_kept_loss(nats, results.get('nats')), *heart, *rung]
+    size = n//max(1, min(10, n//50))
+    return *(_mean_nats(model, o, size) for o in (train, valid)), _spread(model, valid[:500])/n**.5
+
+# %% ../../nbs/56_run.health.ipynb #f0b8aeb0
+_least = 64 # characters
+
+def _looked_at(kept, n):
+    "What is looked at and what not, with the loss that was kept, or None, and `n` characters in the shorter part"
+    has = [] if kept is None else ['the loss that was kept']
+    none = ['the loss that was kept (there is none)']*(kept is None)
+    rest = ['training text against validation text', 'the loss on the ladder']
+    if n >= _least: return has+rest,none
+    return has,none+[f'{" and ".join(rest)} (one part has only {n} characters)']
+
+# %% ../../nbs/56_run.health.ipynb #c1a74cf8
+def _of_losses(model, train, valid, newest, vocab_sz, again, goes_on):
+    results,nats = newest['results'],evaluate_ids(model, valid)['nats']
+    kept,ladder = check_kept_loss(nats, results.get('nats')),ids_ladder(train, valid, vocab_sz)
+    if min(len(train), len(valid)) < _least: return kept + check_rung(0., ladder) # one symbol is one in any text
+    *both,spread = _heart(model, train, valid)
+    heart = check_heart(*both, results.get('best_step'), newest['step'], again, spread)
+    return [*kept, *heart, *([] if heart else check_rung(nats, ladder, again, goes_on))]

@@ -9,7 +9,9 @@ __all__ = ['braille', 'nearest', 'drawings']
 import math
 import numpy as np
 from functools import partial
-from ..core import CharRNNError
+from textwrap import wrap
+from ..core import CharRNNError, visible
+from ..text.read import check_type
 from .page import Picture, blue, drawing, hex_colour, ink, new_figure
 from ..text.strokes import box, check_drawings, text_to_strokes
 
@@ -137,7 +139,8 @@ def _figure(drawings, near, title=''):
     if near: drawings = [o for pair in zip(drawings, near) for o in pair]
     n,cols = len(drawings),k*min(10//k, max(1, math.ceil((len(drawings)/k)**.5*1.4)))
     rows = max(1, math.ceil(n/cols)) + .4*bool(near) # a line of words beneath
-    fig,ax = new_figure(cols*.8, rows*.8 + .4*bool(title))
+    lines = wrap(visible(title, lines=False), 80)
+    fig,ax = new_figure(max(cols*.8, .1*max(map(len, lines), default=0)), rows*.8 + .2*len(lines) + .2*bool(lines))
     with drawing():
         for i,d in enumerate(drawings):
             color = hex_colour(blue) if i%k else ink
@@ -145,9 +148,9 @@ def _figure(drawings, near, title=''):
                 x,y = (np.array(s)/box*.86 + [i%cols, i//cols]).T
                 ax.plot(x, y, color=color, lw=1.1, solid_capstyle='round')
                 if len(s) == 1: ax.plot(x, y, 'o', color=color, ms=1.1, mew=0) # no line is seen of a dot
-        ax.set(xlim=(-.1, cols), ylim=(rows, -.1), aspect='equal')
+        ax.set(xlim=(-.1, cols), ylim=(rows, -.1), aspect='equal', anchor='W')
         ax.axis('off')
-        ax.set_title(title, loc='left', size='medium', color=ink)
+        ax.set_title('\n'.join(lines), loc='left', size='medium', color=ink, parse_math=False)
         if near: ax.text(0, rows, _in_blue, va='bottom', size='x-small', color=ink)
     return fig
 
@@ -178,6 +181,7 @@ def drawings(
 )->Picture:
     "A sheet of drawings; save it as .html, .svg, .png or .txt"
     check_drawings(drawings)
+    check_type('title', title, str, 'a string')
     shown = drawings[:_most]
     theirs = None if corpus is None else _corpus(corpus)
     near = [theirs[i] for i,_ in nearest(shown, theirs)] if theirs and shown else []

@@ -9,6 +9,7 @@ __all__ = ['CharInterpretation']
 import html, math
 from fastai.basics import *
 from ..core import check_number
+from ..text.read import check_type
 from .page import Picture, check_learn, glyph, known_ids
 from .surprise import Reading, legend, line_spans, marked_text, marks, read_ids, rows_html
 
@@ -34,6 +35,7 @@ def from_learner(cls:CharInterpretation,
 ):
     "One reading of the validation part, or of `text`"
     check_learn(learn)
+    check_type('text', text, str, 'a string', optional=True)
     check_number('most', most, 2, whole=True)
     if text is None: text = learn.vocab.textify(learn.dls.valid.ids[:most+1])
     note = f'The first {most:,} characters were read.' if len(text) > most else ''
@@ -51,16 +53,6 @@ def line_means(self:CharInterpretation,
     spans = [(a, b) for a,b in line_spans(self.reading.text) if (~np.isnan(at[a:b])).sum() >= least]
     return sorted(((float(np.nanmean(at[a:b])), a, b) for a,b in spans), reverse=True)
 
-# %% ../../nbs/58b_show.interpret.ipynb #f1d53632
-def _cut(text, spans):
-    "Some lines of a text as a text of their own"
-    return ''.join(text[a:b].rstrip('\n')+'\n' for a,b in spans)
-
-def _marks_of(interp, spans):
-    "The marks of some lines, one after the other"
-    all_marks,text = marks(interp.reading, interp.vocab),interp.reading.text
-    return [o for a,b in spans for o in [*all_marks[a:a+len(text[a:b].rstrip('\n'))], '\n']]
-
 # %% ../../nbs/58b_show.interpret.ipynb #fe72d307
 def _first_of_each(spans, text):
     "Spans (mean, start, stop) whose text is not that of one before"
@@ -68,7 +60,7 @@ def _first_of_each(spans, text):
     for o in spans: seen.setdefault(text[o[1]:o[2]].strip(), o)
     return [*seen.values()]
 
-# %% ../../nbs/58b_show.interpret.ipynb #810973d6
+# %% ../../nbs/58b_show.interpret.ipynb #f1d53632
 _ask = 'Point at a character, or move with the arrow keys, to see what was expected in its place.'
 
 @patch
@@ -76,20 +68,25 @@ def worst_lines(self:CharInterpretation,
     k:int=9, # Lines
 )->Picture:
     "The lines that cost most, a character"
+    check_number('k', k, 1, whole=True)
     worst = _first_of_each(self.line_means(), self.reading.text)[:k]
     spans,ends = [o[1:] for o in worst],[f'{o[0]:.1f} bits' for o in worst]
     words = '\n'.join(f'{m:5.1f}  {self.reading.text[a:b].rstrip()}' for m,a,b in worst)
-    rows = rows_html(_cut(self.reading.text, spans), _marks_of(self, spans), ends)
+    rows = rows_html(self.reading.text, marks(self.reading, self.vocab), ends, spans)
     body = lambda name: marked_text(name, rows, legend('expected', 'a surprise'), _ask, self.note)
     return Picture('The lines that surprise most', words or 'No line is long enough.', body, data=worst)
 
 # %% ../../nbs/58b_show.interpret.ipynb #e8a42eca
+_breaks = '<style>.charrnn .breaks td{white-space:nowrap}' # or a phone has to scroll
+_breaks += '.charrnn .breaks td:first-child{white-space:normal;overflow-wrap:anywhere}</style>'
+
 def _table(head, rows):
     "Rows of words as a table; what stands in it is text"
     cells = lambda row, tag: ''.join(f'<{tag}>{html.escape(str(o))}</{tag}>' for o in row)
     body = ''.join(f"<tr>{cells(o, 'td')}</tr>" for o in rows)
-    return f"<table><tr>{cells(head, 'th')}</tr>{body}</table>"
+    return f"""{_breaks}<table class="breaks"><tr>{cells(head, 'th')}</tr>{body}</table>"""
 
+# %% ../../nbs/58b_show.interpret.ipynb #113e3674
 def _lines(head, rows):
     "The same in columns of characters"
     widths = [max(len(str(o)) for o in col) for col in zip(head, *rows)]
@@ -102,11 +99,13 @@ def _table_picture(title, head, rows, note, data):
 # %% ../../nbs/58b_show.interpret.ipynb #6d11ea15
 def _visible(text): return ''.join(map(glyph, text))
 
+# %% ../../nbs/58b_show.interpret.ipynb #b46b14d5
 @patch
 def most_surprising(self:CharInterpretation,
     k:int=12, # Characters
 )->Picture:
     "The characters that cost most, with what was expected"
+    check_number('k', k, 1, whole=True)
     r,rows = self.reading,[]
     order = np.argsort(-np.nan_to_num(r.bits, nan=-1.))[:min(k, np.isfinite(r.bits).sum())] # nobody expects the first
     for i in order:
@@ -132,6 +131,7 @@ def confusion(self:CharInterpretation,
     k:int=12, # Pairs
 )->Picture:
     "Which characters are taken for which, most often"
+    check_number('k', k, 1, whole=True)
     pairs = self.confused()[:k]
     rows = [[glyph(self.vocab[a]), glyph(self.vocab[b]), f'{n:,}', f'{n/total:.0%}'] for n,a,b,total in pairs]
     head = ['came', 'was taken for', 'times', 'of all that came']

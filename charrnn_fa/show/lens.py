@@ -12,8 +12,8 @@ from ..core import CharRNNError
 from ..run.files import same_tensors
 from ..run.model import Run, weights
 from .memory import influence
-from .neurons import activations, find_units, scale_of, unit_index, unit_names
-from .page import Picture, asset, blue, check_learn, glyph, known_ids, orange
+from .neurons import activations, find_units, has_units, scale_of, unit_index, unit_names
+from .page import Picture, as_html, asset, blue, check_learn, glyph, known_ids, orange
 from .page import script_json, shown_part, with_skipped
 from .surprise import Reading, most_bits, spread, surprise_text
 from .watch import Watch, steps_of, thinned, to_moment
@@ -68,13 +68,13 @@ def _past(learn, text, watched, n_best):
     _check_same(watched.vocab == learn.vocab and same_tensors(weights(watched.load_model()), weights(learn.model)))
     return _of_run(watched, ids, n_best)
 
-# %% ../../nbs/57a_show.lens.ipynb #cf7740b1
+# %% ../../nbs/57a_show.lens.ipynb #7cacee13
 def _as_wide(moments):
     "The same moments with as many alternatives in each"
     k = min(o['best'].shape[1] for o in moments)
     return [dict(o, best=o['best'][:,:k], probs=o['probs'][:,:k]) for o in moments]
 
-# %% ../../nbs/57a_show.lens.ipynb #99a7cc8c
+# %% ../../nbs/57a_show.lens.ipynb #cf7740b1
 def moments_of(
     learn, # Made by `char_learner`
     text:str, # As it is shown
@@ -110,6 +110,11 @@ def _influence_data(inf):
     shares = np.divide(inf, top, out=np.zeros_like(inf), where=top > 0)
     return _base64(np.round(255*shares).astype(np.uint8))
 
+def _traced_data(model, ids, reach):
+    "How far is traced back, and what was found; nothing in a network whose parts are not known"
+    if not has_units(model): return dict(reach=0, influence='')
+    return dict(reach=reach, influence=_influence_data(influence(model, ids, reach)))
+
 # %% ../../nbs/57a_show.lens.ipynb #5f98dede
 def _unit_data(name, title, values):
     scale = scale_of(values)
@@ -119,6 +124,7 @@ def _unit_data(name, title, values):
 # %% ../../nbs/57a_show.lens.ipynb #71ed992f
 def _chips(learn, units):
     "(name of a unit, what is written on its chip)"
+    if units is None and not has_units(learn.model): return []
     names = unit_names(learn.model)
     if units is not None: return [(names[unit_index(learn.model, o)],)*2 for o in listify(units)]
     try: found = [o for o in find_units(learn) if abs(o.held_out) >= .3][:5]
@@ -150,15 +156,15 @@ def lens_data(
     known[places] = np.arange(len(ids))
     what = dict(n=len(ids), known=known.tolist(), ids=ids.tolist(), vocab=[*map(glyph, learn.vocab)])
     when = dict(k=moments[0]['best'].shape[1], moments=[_moment_data(o, len(learn.vocab)) for o in moments])
-    inner = dict(units=_units_data(learn, ids, units), influence=_influence_data(influence(learn.model, ids, reach)))
-    return {**what, **when, **inner, 'reach':reach, **_looks}
+    inner = dict(units=_units_data(learn, ids, units), **_traced_data(learn.model, ids, reach))
+    return {**what, **when, **inner, **_looks}
 
 # %% ../../nbs/57a_show.lens.ipynb #75e234f0
 def _text_html(r):
     "The characters of a `Reading`, coloured by their bits"
     shades = [.8*min(1, o/most_bits) for o in r.bits]
     styles = [f'background:rgba({orange},{o:.2f})' for o in shades]
-    known = [f'<i style="{o}">{html.escape(r.text[p])}</i>' for o,p in zip(styles, r.places)]
+    known = [f'<i style="{o}">{as_html(r.text[p])}</i>' for o,p in zip(styles, r.places)]
     return spread(r.text, r.places, known)
 
 # %% ../../nbs/57a_show.lens.ipynb #e694fa4c
@@ -184,8 +190,10 @@ def _above(data):
             f'<div class="bar"><span class="when"></span><small>{key}</small></div>')
 
 # %% ../../nbs/57a_show.lens.ipynb #3833b974
-def _below(note):
-    how = '<p><small>Blue beneath a character: it mattered for the one that is asked, by gradient.</small></p>'
+_how = '<p><small>Blue beneath a character: it mattered for the one that is asked, by gradient.</small></p>'
+
+def _below(note, reach):
+    how = _how if reach else ''
     notes = f'<p><small>{html.escape(note)}</small></p>' if note else ''
     return f'{how}<div class="said">{_ask}</div>{notes}'
 
@@ -193,7 +201,7 @@ def _below(note):
 def _body(reading, data, note, name):
     text = f'<div class="t" tabindex="0" role="group" aria-label="{_ask}">{"".join(_text_html(reading))}</div>'
     numbers = f'<script type="application/json">{script_json(data)}</script>'
-    page = f'<div class="lens" id="{name}">{_above(data)}{text}{_below(note)}{numbers}</div>'
+    page = f'<div class="lens" id="{name}">{_above(data)}{text}{_below(note, data["reach"])}{numbers}</div>'
     return f'<style>{asset("lens.css")}</style>{page}<script>{asset("lens.js")}({json.dumps(name)})</script>'
 
 # %% ../../nbs/57a_show.lens.ipynb #8813e7d2

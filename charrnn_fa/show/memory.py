@@ -12,7 +12,7 @@ from fastai.basics import *
 from ..core import CharRNNError, check_number
 from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
-from .neurons import activations
+from .neurons import activations, check_units
 from .page import Picture, blue, check_learn, check_text, glyph, known_ids
 from .page import drawing, figure_html, hex_colour, new_figure
 from .surprise import legend, mark, marked_text, rows_html, spread
@@ -44,11 +44,13 @@ def context_losses(
     contexts = [*contexts] if is_iter(contexts) else [contexts] if contexts is not None else []
     contexts = contexts or _contexts(min(257, len(ids)//2))
     for k in contexts: check_number('contexts', k, 1, whole=True)
+    contexts = [*map(int, contexts)] # NumPy's numbers are others
     if not contexts or len(ids) <= max(contexts):
         raise CharRNNError('The text is too short to see what context does', 'give one of some hundred characters.')
     at = torch.from_numpy(np.random.default_rng(seed).integers(max(contexts), len(ids), n))
     before = lambda k: ids[at[:,None]+torch.arange(-k, 0, device='cpu')].long()
-    with sharing_processors(learn.device): return {k:_last_nats(learn.model, before(k), ids[at].long()) for k in contexts}
+    nats = lambda k: _last_nats(learn.model, before(k), ids[at].long())
+    with sharing_processors(learn.device): return {k:nats(k) for k in contexts}
 
 # %% ../../nbs/53_show.memory.ipynb #952697f9
 @contextmanager
@@ -104,6 +106,7 @@ def influence(
     at=None, # Which characters; by default all
 )->np.ndarray: # (characters, reach): the column `j` is for the one `j+1` before
     "How much each of the characters before one matters for it, by gradient"
+    check_units(model)
     ids = ids.long().to(next(model.parameters()).device)
     at = list(range(len(ids)) if at is None else at)
     res = np.zeros((len(at), reach))
@@ -212,6 +215,7 @@ def memory(
 )->Picture:
     "How far back a character still changes the prediction"
     check_learn(learn)
+    check_units(learn.model)
     check_number('reach', reach, 1, whole=True)
     has_own = len(learn.dls.valid.ids) > 2 # as one from a hub need not have
     losses = context_losses(learn, None if has_own else text, contexts, n)

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['orange', 'blue', 'ink', 'blocks', 'Picture', 'hex_colour', 'page', 'drawing', 'new_figure', 'figure_html',
            'figure_file', 'figure_picture', 'bar', 'asset', 'script_json', 'check_learn', 'check_text', 'shown_part',
-           'known_ids', 'with_skipped', 'glyph']
+           'known_ids', 'with_skipped', 'glyph', 'as_html']
 
 # %% ../../nbs/50_show.page.ipynb #ceb85047
-import html, io, json, re, uuid
+import html, io, json, os, re, uuid
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import CharRNNError, check_number, visible
+from ..text.read import check_type
 from ..run.files import write_whole
 
 # %% ../../nbs/50_show.page.ipynb #11df69bc
@@ -96,6 +97,7 @@ def save(self:Picture,
     path, # Ends in `.html` or `.txt`; for a figure of matplotlib also `.svg` or `.png`
 )->Path:
     "Write the picture to a file, whole or not at all"
+    check_type('path', path, (str, os.PathLike), "the name of a file, such as 'page.html'")
     path = Path(path).expanduser()
     write_whole(path, self._as_file(path.suffix.lower()))
     return path
@@ -261,3 +263,10 @@ def glyph(
 )->str:
     "A character as one can see it"
     return {' ':'␣', '\n':'⏎', '\t':'⇥', '\r':'␍'}.get(c) or visible(c, lines=False)
+
+# %% ../../nbs/50_show.page.ipynb #45942703
+def as_html(
+    text:str, # Any
+)->str: # HTML
+    "A text as it stands in a page"
+    return html.escape(text).replace('\r', '&#13;')

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['most_half', 'most_bytes', 'checked_copy', 'kinds', 'encoded', 'round_weights', 'page_model', 'sampled', 'measured',
-           'size_words', 'about_words', 'facts', 'found_unit', 'unit_of', 'spec_of', 'drawn_spec', 'page_html', 'share']
+           'size_words', 'about_words', 'facts', 'found_unit', 'unit_of', 'spec_of', 'drawn_spec', 'typed_spec',
+           'page_html', 'share']
 
 # %% ../../nbs/58_show.share.ipynb #fd89c6b7
 import base64, html, math, os
@@ -251,6 +252,16 @@ def drawn_spec(
     strokes = dict(size=code.size, letters=code.letters, lowest=code.lowest, absolute=code.absolute)
     return dict(strokes=strokes, most_letters=2*learn._longest_line(), min_p=.02) # as `learn.draw` has it
 
+# %% ../../nbs/58_show.share.ipynb #c8214745
+def typed_spec(
+    learn, # A `CharLearner` for a text
+)->dict:
+    "What a page that is typed into needs to know beside"
+    text = learn.vocab.textify(getattr(getattr(learn.dls, 'train', None), 'ids', ())[:1_000_000])
+    pairs,ends = text.count('\r\n'),text.count('\n')
+    if not ends: pairs = ends = int('\r' in learn.vocab) # the text is not here
+    return dict(line_end='\r\n' if 2*pairs > ends else '\n')
+
 # %% ../../nbs/58_show.share.ipynb #edc64dd1
 def page_html(
     spec:dict, # As `spec_of` gives it
@@ -292,7 +303,7 @@ def share(
     draws = hasattr(learn.dls, 'strokes')
     unit = unit_of(model, 0 if draws else found_unit(learn, model, unit))
     found = measured(learn, model)
-    spec = {**spec_of(model, learn.vocab, listed, prompt, unit), **(drawn_spec(learn) if draws else {})}
+    spec = {**spec_of(model, learn.vocab, listed, prompt, unit), **(drawn_spec if draws else typed_spec)(learn)}
     if draws and title == _title: title = 'A network that draws'
     text = page_html(spec, weights, title, about_words(learn, about, found), facts(model, listed, len(weights), found))
     path = Path(path).expanduser()

@@ -178,9 +178,16 @@ charrnn.bench = (n = 3000) => {
 
 const anySeed = () => String(crypto.getRandomValues(new Uint32Array(1))[0]);
 
+// A box for text has line feeds only: what was not edited is taken as it was given, else lines end as in the text that was read
+at('prompt').value = spec.prompt;
+const begun = at('prompt').value;
+const asked = () => at('prompt').value === begun ? spec.prompt : at('prompt').value.replaceAll('\n', spec.line_end);
+const aboutEnds = ' The network reads a carriage return and a line feed for each line end, as in its text.';
+if (spec.line_end !== '\n') at('prompt-help').textContent += aboutEnds;
+
 at('form').addEventListener('submit', e => {
     e.preventDefault();
-    charrnn.start({prompt: at('prompt').value, n: Math.max(1, within(at('length'), 5000)),
+    charrnn.start({prompt: asked(), n: Math.max(1, within(at('length'), 5000)),
                    temperature: Number(at('temperature').value), seed: at('seed').value || anySeed()});
 });
 at('prompt').addEventListener('keydown', e => {
@@ -205,7 +212,6 @@ at('text').addEventListener('keydown', e => {
     choose(moves[e.key](shown));
 });
 
-at('prompt').value = spec.prompt;
 at('unit').max = spec.n_hid - 1;
 at('unit').value = spec.unit.number;
 at('layer').max = spec.n_layers;

@@ -10,9 +10,10 @@ __all__ = ['most_bits', 'Reading', 'read_ids', 'read_text', 'story', 'mark', 'sp
 import html, json, math
 from dataclasses import dataclass
 from fastai.basics import *
+from ..core import check_number
 from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
-from .page import Picture, asset, bar, check_learn, glyph, known_ids, shown_part, with_skipped
+from .page import Picture, as_html, asset, bar, check_learn, glyph, known_ids, shown_part, with_skipped
 
 # %% ../../nbs/51_show.surprise.ipynb #eda786e2
 @dataclass
@@ -45,7 +46,7 @@ def _scores(model, ids):
 def _judged(logp, y, n_best):
     "What `y` (l,) cost, in bits, and the best with their probabilities, (l, n_best)"
     bits = -logp.gather(1, y[:,None])[:,0]/math.log(2)
-    top = logp.topk(n_best)
+    top = logp.topk(min(n_best, logp.shape[1])) # there may be no more symbols
     return bits.numpy(),top.indices.numpy(),top.values.exp().numpy()
 
 # %% ../../nbs/51_show.surprise.ipynb #c49bfa68
@@ -55,10 +56,11 @@ def read_ids(
     n_best:int=5, # Alternatives that are kept
 ): # bits (n,), best ids (n, n_best), their probabilities
     "What each character costs, and what was more likely"
-    n_best = max(1, min(n_best, model.vocab_sz))
-    first = np.array([math.nan]),np.zeros((1, n_best), int),np.zeros((1, n_best))
-    parts = [first, *(_judged(logp, y, n_best) for logp,y in _scores(model, ids))]
-    return tuple(map(np.concatenate, zip(*parts)))
+    check_number('n_best', n_best, 1, whole=True)
+    parts = [_judged(logp, y, n_best) for logp,y in _scores(model, ids)]
+    k = parts[0][1].shape[1] if parts else n_best
+    first = np.array([math.nan]),np.zeros((1, k), int),np.zeros((1, k))
+    return tuple(map(np.concatenate, zip(first, *parts)))
 
 # %% ../../nbs/51_show.surprise.ipynb #8eeaf66a
 def read_text(
@@ -95,7 +97,7 @@ def mark(
     "One character on its colour"
     shade = max(-1, min(1, shade))
     side = ' class="n"' if shade < 0 else ''
-    return f'<i{side} style="--s:{abs(shade):.2f}" title="{html.escape(words)}">{html.escape(c)}</i>'
+    return f'<i{side} style="--s:{abs(shade):.2f}" title="{html.escape(words)}">{as_html(c)}</i>'
 
 # %% ../../nbs/51_show.surprise.ipynb #443e837e
 _unknown = 'The network does not know this character'
@@ -106,7 +108,7 @@ def spread(
     known:list, # HTML of each of them
 )->list: # HTML of each character of the text
     "The marks of a text, those of unknown characters among them"
-    res = [f'<u title="{_unknown}">{html.escape(c)}</u>' for c in text]
+    res = [f'<u title="{_unknown}">{as_html(c)}</u>' for c in text]
     for place,o in zip(places, known): res[place] = o
     return res
 
@@ -153,9 +155,10 @@ def rows_html(
     text:str, # Of the picture
     marks:list, # HTML of each of its characters
     ends:list, # What stands behind each line; may be empty
+    spans:list=None, # (start, stop) of the lines that are shown; by default of all
 )->str:
     "A text line by line"
-    spans = line_spans(text)
+    if spans is None: spans = line_spans(text)
     rows = [f'<span>{"".join(marks[a:b])}</span>' for a,b in spans]
     ends = [f'<small>{html.escape(o)}</small>' for o in ends or ['']*len(spans)]
     return ''.join(f'<div class="r">{row}{end}</div>' for row,end in zip(rows, ends))

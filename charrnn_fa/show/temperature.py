@@ -6,12 +6,12 @@
 __all__ = ['word_spans', 'known_share', 'longest_copy', 'Sample', 'samples', 'temperature']
 
 # %% ../../nbs/55_show.temperature.ipynb #a156e227
-import html, re, textwrap
+import re, textwrap
 from dataclasses import dataclass
 from fastai.basics import *
 from itertools import groupby # fastai has another
 from ..generate import check_sampling, generate
-from .page import Picture, check_learn
+from .page import Picture, as_html, check_learn
 
 # %% ../../nbs/55_show.temperature.ipynb #e1b9d0d1
 _word = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -98,7 +98,7 @@ def _coloured(text, kinds):
     "Runs of one kind as one element"
     parts = []
     for kind,run in groupby(zip(kinds, text), key=itemgetter(0)):
-        part = html.escape(''.join(c for _,c in run))
+        part = as_html(''.join(c for _,c in run))
         parts.append(f'<i class="{kind}">{part}</i>' if kind else part)
     return ''.join(parts)
 
@@ -118,7 +118,7 @@ def _facts(s):
 
 # %% ../../nbs/55_show.temperature.ipynb #5b76ef46
 def _card(s, words):
-    text = f'<b>{html.escape(s.prompt)}</b>{_coloured(s.text, _kinds(s, words))}'
+    text = f'<b>{as_html(s.prompt)}</b>{_coloured(s.text, _kinds(s, words))}'
     head = f'<b>temperature {s.temperature:g}</b><br><small>{_facts(s)}</small>'
     return f'<div>{head}<div class="t">{text}</div></div>'
 

@@ -13,7 +13,7 @@ from ..callback.progress import in_fit, steps_in_all
 from ..core import check_number, loss_text, may_be_lost, say
 from ..generate import check_sampling, generate
 from .drawings import drawings
-from .page import Picture, check_learn, known_ids, shown_part
+from .page import Picture, as_html, check_learn, known_ids, shown_part
 from .surprise import read_ids
 
 # %% ../../nbs/57_show.watch.ipynb #d496e5b4
@@ -150,7 +150,7 @@ class _Shown:
     ):
         if not _in_notebook(): return say(str(sample))
         from IPython.display import display, HTML
-        def _pre(text): return HTML(f'<pre style="white-space:pre-wrap">{html.escape(text)}</pre>')
+        def _pre(text): return HTML(f'<pre style="white-space:pre-wrap">{as_html(text)}</pre>')
         page = sample if isinstance(sample, Picture) else _pre(sample)
         if self.handle: self.handle.update(page)
         else: self.handle = display(page, display_id=True)
