@@ -3532,6 +3532,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'charrnn_fa.run.model.Run.load': ('run.model.html#run.load', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.Run.load_model': ('run.model.html#run.load_model', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.Run.parts': ('run.model.html#run.parts', 'charrnn_fa/run/model.py'),
+                                      'charrnn_fa.run.model.Run.put_into': ('run.model.html#run.put_into', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model._drawn_with': ('run.model.html#_drawn_with', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model._kept': ('run.model.html#_kept', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model._made_of': ('run.model.html#_made_of', 'charrnn_fa/run/model.py'),

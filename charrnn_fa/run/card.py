@@ -231,6 +231,4 @@ def learner_of(
 )->CharLearner:
     "The Learner of a run, with its text as far as there is one, and with its weights"
     if text is not None or 'file' in run.settings['text']: return run.load(device, text)
-    learn = _without_text(run, device)
-    learn.model.load_state_dict(run.load_model(learn.device).state_dict())
-    return learn
+    return run.put_into(_without_text(run, device))

@@ -250,15 +250,22 @@ def learner(self:Run,
 
 # %% ../../nbs/49_run.model.ipynb #fba5a413
 @patch
+def put_into(self:Run,
+    learn, # `CharLearner` with a model like the run's
+):
+    "Give `learn` the weights of the run, and the steps from which further fits go on"
+    m,model = self._newest_model()
+    learn.model.load_state_dict(model.state_dict())
+    learn.steps_done,learn.run_epoch = m['step'],m['epoch']
+    return learn
+
+@patch
 def load(self:Run,
     device=None, # Default: the GPU if there is one
     text=None, # The text of the run, if it was too long to be kept
 ): # `CharLearner`
     "The same with the weights of the run"
-    learn,(m,model) = self.learner(device, text),self._newest_model()
-    learn.model.load_state_dict(model.state_dict())
-    learn.steps_done,learn.run_epoch = m['step'],m['epoch'] # further fits go on from there
-    return learn
+    return self.put_into(self.learner(device, text))
 
 # %% ../../nbs/49_run.model.ipynb #969588aa
 @patch
