@@ -239,3 +239,4 @@ def test_a_run_with_little_text_is_loaded_again(tmp_path, docs, split, capsys):
     assert main(['eval', str(tmp_path/'r')]) == (not is_held)
     assert ('with --whole' in capsys.readouterr().err) != is_held
     assert main(['eval', str(tmp_path/'r'), '--whole']) == 0
+    assert main(['doctor', str(tmp_path/'r')]) in (0, 1) and 'longer one' not in capsys.readouterr().err

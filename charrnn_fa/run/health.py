@@ -151,6 +151,7 @@ def _looked_at(kept, n):
 
 # %% ../../nbs/56_run.health.ipynb #c1a74cf8
 def _of_losses(model, train, valid, newest, vocab_sz, again, goes_on):
+    if min(len(train), len(valid)) < 2: return [] # nothing is predicted there
     results,nats = newest['results'],evaluate_ids(model, valid)['nats']
     kept,ladder = check_kept_loss(nats, results.get('nats')),ids_ladder(train, valid, vocab_sz)
     if min(len(train), len(valid)) < _least: return kept + check_rung(0., ladder) # one symbol is one in any text
