@@ -6,7 +6,7 @@
 __all__ = ['check_order', 'clips', 'clipped_early', 'RunningTotal', 'check_zero', 'check_left']
 
 # %% ../../nbs/37b_doctor.order.ipynb #3f2c51e7
-import ast, itertools
+import ast, itertools, math
 from fastai.basics import *
 from .place import sources
 from .report import Finding
@@ -128,13 +128,19 @@ def clips(
         found = next((o for o in calls if 'clip_grad' in getattr(o.func, 'attr', getattr(o.func, 'id', ''))), None)
         if found: return source.place(found)
 
+# %% ../../nbs/37b_doctor.order.ipynb #ec697b35
+def _largest(grads):
+    "The size of the largest gradient; infinite, if not all are finite"
+    sizes = [g.abs().max().item() for g in grads.values()]
+    return max(sizes, default=0.) if all(map(math.isfinite, sizes)) else math.inf
+
+# %% ../../nbs/37b_doctor.order.ipynb #13fab370
 def _check_early(subject, steps, enlarged, least=100):
     "Whether gradients that are too large for every clipping are not made smaller, although something clips"
-    size = lambda gs: max((g.abs().max().item() for g in gs.values()), default=0.)
-    usual = size(steps[0].grads) # of the first weights, as all of the others are
-    made = [size(o.grads) for o in enlarged if 'step' in o.events and not o.error]
-    is_clipped = len(made) < 2 or not usual or min(made) < least*usual
-    place = None if is_clipped else clips(subject)
+    usual = _largest(steps[0].grads) # of the first weights, as all of the others are
+    made = [_largest(o.grads) for o in enlarged if 'step' in o.events and not o.error]
+    is_long = len(made) > 1 and math.inf > min(made) >= least*usual > 0
+    place = clips(subject) if is_long else None
     return [clipped_early(place)] if place else []
 
 def clipped_early(

@@ -1,0 +1,130 @@
+"""Ways out that were wrong, and faults that steps make with what they fetch or pass by themselves"""
+import io
+
+import pytest
+from fastai.basics import Callback, DataLoaders, F, Learner, nn, torch
+from fastai.callback.schedule import ParamScheduler, SchedLin
+
+from charrnn_fa import doctor
+from charrnn_fa.doctor.watch import Doctor
+
+V = 9
+text = torch.randint(0, V, (3000,), generator=torch.Generator().manual_seed(0)).repeat_interleave(2)
+
+
+def windows(n=8, rows=16, steps=20):
+    at = range(0, n*rows*steps, rows*steps)
+    text_ = text.repeat(2)
+    return [(text_[i:i+rows*steps].view(rows, steps), text_[i+1:i+rows*steps+1].view(rows, steps)) for i in at]
+
+
+def report(**kwargs): return doctor.diagnose(**{'trials':False, 'seconds':20, **kwargs})
+
+
+def found(**kwargs): return [(o.id, o.certainty) for o in report(**kwargs).findings]
+
+
+def over_all(p, y): return F.cross_entropy(p.flatten(0, 1), y.flatten())
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(V, 16),nn.GRU(16, 32, batch_first=True),nn.Linear(32, V)
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+
+
+def watched(fit, n=120):
+    "What a Doctor says of the fits of a Learner"
+    torch.manual_seed(0)
+    dr = Doctor(quiet=True, file=io.StringIO())
+    learn = Learner(DataLoaders(windows(n, 4, 8), windows(2, 4, 8)), Net(), over_all, cbs=dr)
+    with learn.no_bar(), learn.no_logging(): fit(learn)
+    return [o.id for o in dr.findings]
+
+
+def rises(learn): learn.fit(1, cbs=ParamScheduler({'lr':SchedLin(1e-5, 1e-2)}))
+
+
+class Rises(Callback):
+    "By hand, up to the last steps"
+    def before_batch(self): self.opt.set_hyper('lr', 1e-4*(self.train_iter+1) if self.train_iter < 115 else 1e-5)
+
+
+@pytest.mark.parametrize('fit,want', [
+    (lambda learn: learn.fine_tune(1, 3e-3), []),
+    (lambda learn: learn.fit(1, cbs=Rises()), []),
+    (rises, ['O10']),
+    (lambda learn: learn.fit_one_cycle(1, 3e-3, pct_start=1.), ['O10']),
+])
+def test_a_schedule_that_comes_down_at_its_end(fit, want): assert watched(fit) == want
+
+
+def with_another_model(learn, made=False):
+    learn.fit(1, 1e-3)
+    learn.model = Net()
+    if made: learn.create_opt()
+    learn.fit(1, 1e-3)
+
+
+@pytest.mark.parametrize('made,want', [(False, ['O7']), (True, [])])
+def test_another_model_in_a_learner(made, want): assert watched(lambda learn: with_another_model(learn, made)) == want
+
+
+class FromNothing(Net):
+    "Divides by the length of a state that is 0 at first"
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Parameter(torch.zeros(16))
+    def forward(self, x):
+        n = self.first/((self.first*self.first).sum().sqrt() + 1e-6)
+        return self.out(self.rnn(self.emb(x) + n)[0])
+
+
+def clipped(net, opt, early=False):
+    def step(x, y):
+        opt.zero_grad()
+        over_all(net(x), y).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.)
+        opt.step()
+    def too_early(x, y):
+        opt.zero_grad()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.)
+        over_all(net(x), y).backward()
+        opt.step()
+    return too_early if early else step
+
+
+@pytest.mark.parametrize('cls,early,want', [(FromNothing, False, 'O4'), (Net, True, 'O9'), (Net, False, None)])
+def test_gradients_that_are_no_numbers_are_not_long(cls, early, want):
+    torch.manual_seed(0)
+    net = cls()
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    res = found(model=net, opt=opt, step_function=clipped(net, opt, early), batches=windows(), trials=want == 'O4')
+    assert [i for i,_ in res] == [want]*bool(want)
+
+
+class Guesses(nn.Module):
+    "Goes on from its own guess now and then"
+    def __init__(self, p):
+        super().__init__()
+        self.emb,self.cell,self.out,self.p = nn.Embedding(V, 16),nn.GRUCell(16, 32),nn.Linear(32, V),p
+    def forward(self, x, own=0.):
+        h,res = torch.zeros(len(x), 32),[]
+        for i in x.unbind(1):
+            if own and res: i = torch.where(torch.rand(len(x)) < own, res[-1].detach().argmax(1), i)
+            h = F.dropout(self.cell(self.emb(i), h), self.p)
+            res.append(self.out(h))
+        return torch.stack(res, 1)
+
+
+@pytest.mark.parametrize('p,want', [(.2, [('T1', 'exact')]), (0., [])])
+def test_a_probability_that_only_the_training_step_passes(p, want):
+    torch.manual_seed(0)
+    net = Guesses(p)
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    def step(x, y):
+        opt.zero_grad()
+        over_all(net(x, own=.1), y).backward()
+        opt.step()
+    assert found(model=net, opt=opt, step_function=step, batches=windows()) == want
