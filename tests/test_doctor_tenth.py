@@ -7,6 +7,8 @@ from fastai.callback.schedule import ParamScheduler, SchedLin
 
 from charrnn_fa import doctor
 from charrnn_fa.doctor.watch import Doctor
+from charrnn_fa.learner import char_learner
+from charrnn_fa.text.data import CharDataLoaders
 
 V = 9
 text = torch.randint(0, V, (3000,), generator=torch.Generator().manual_seed(0)).repeat_interleave(2)
@@ -128,3 +130,67 @@ def test_a_probability_that_only_the_training_step_passes(p, want):
         over_all(net(x, own=.1), y).backward()
         opt.step()
     assert found(model=net, opt=opt, step_function=step, batches=windows()) == want
+
+
+def trained(net, opt, loss_of):
+    "A training step, with the targets as `loss_of` takes them"
+    def step(x, y):
+        opt.zero_grad()
+        loss_of(net(x), y).backward()
+        opt.step()
+    return step
+
+
+def own_batches(step):
+    "The same, of a step that fetches its batches"
+    at = [0]
+    def fetched():
+        at[0] += 1
+        return step(*windows()[at[0] % 8])
+    return fetched
+
+
+@pytest.mark.parametrize('loss_of,given,own', [
+    (lambda p, y: over_all(p[:,:-1], y[:,1:]), [('D2', 'exact')], [('D2', 'exact')]),
+    (lambda p, y: F.cross_entropy(p[:,:-1].mT, y[:,1:]), [('D2', 'exact')], [('D2', 'exact')]),
+    (lambda p, y: over_all(p[:,1:], y[:,1:]), [], []),
+    (lambda p, y: over_all(p, y.roll(-1, 1)), [('D2', 'exact')], [('D2', 'exact')]),
+    (lambda p, y: over_all(p, y.roll(1, 1)), [('D1', 'exact')], None),
+    (lambda p, y: over_all(p.transpose(0, 1), y), [('S3', 'exact')], None),
+])
+def test_a_step_that_moves_its_targets(loss_of, given, own):
+    "Whether its batches are given or it fetches them"
+    torch.manual_seed(0)
+    net = Net()
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    step = trained(net, opt, loss_of)
+    assert found(model=net, opt=opt, step_function=step, batches=windows()) == given
+    if own is not None: assert found(model=net, opt=opt, step_function=own_batches(step)) == own
+
+
+def test_a_step_that_makes_its_targets_of_what_it_fetches():
+    torch.manual_seed(0)
+    net = Net()
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    step = trained(net, opt, lambda p, x: over_all(p[:,:-1], x[:,1:]))
+    assert found(model=net, opt=opt, step_function=own_batches(lambda x, y: step(x, x))) == []
+
+
+class Mixed(Net):
+    "A view in place of a transpose, and dropout"
+    def forward(self, x):
+        h = self.emb(x).view(x.shape[1], x.shape[0], -1).transpose(0, 1)
+        return self.out(F.dropout(self.rnn(h)[0], .5, self.training))
+
+
+def test_rows_that_are_mixed_are_no_norm_where_there_is_dropout():
+    torch.manual_seed(0)
+    net = Mixed()
+    assert found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)) == [('S4', 'exact')]
+
+
+@pytest.mark.parametrize('max_size,want', [(6, [('D8', 'exact')]), (None, [])])
+def test_a_mark_for_the_unknown_is_no_damage(max_size, want):
+    letters = ''.join('abcde FGH'[i] for i in text.tolist())
+    dls = CharDataLoaders.from_text(letters, bs=8, seq_len=16, seed=1, max_size=max_size)
+    assert found(learn=char_learner(dls, n_hid=16, emb_sz=8, n_layers=1, precision='fp32', seed=1)) == want

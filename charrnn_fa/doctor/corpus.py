@@ -32,11 +32,12 @@ def check_symbols(
     if text and (shared := _shared_numbers(table_of(batches, text))): return [_merged(shared)]
     symbols = [*vocab] if isinstance(vocab, (list, tuple, str)) or hasattr(vocab, '__iter__') else sorted(set(text or ''))
     if not symbols or not all(isinstance(o, str) for o in symbols): return []
-    lost = sum(_ids_of(batches, symbols, _unknown).values())
+    unknown = {*_unknown, getattr(vocab, 'unk', None)}
+    lost = sum(_ids_of(batches, symbols, unknown).values())
     if lost > 0: return [_lost(lost)]
     has_capitals = any(c.isupper() for c in symbols)
     if not has_capitals and (marked := sum(_ids_of(batches, symbols, {'\ufffd'}).values())) > .01: return [_lost(marked)]
-    bad = _marks_of_damage(symbols)
+    bad = _marks_of_damage({*symbols}-unknown)
     if bad == [_byte_order] and not _begins_with('\ufeff', symbols, batches, text): return [] # it may stand in any text
     return [_damaged(bad)] if bad else []
 
@@ -67,7 +68,7 @@ def _lost(share):
     return Finding('D8', 'exact',
         f"{share:.1%} of the characters were replaced by one symbol for all that is unknown. The network can neither "
         "read nor write them.",
-        "vocab = sorted(set(text))   # or min_freq=1, and no lower-casing", dict(share_unknown=share))
+        "vocab = sorted(set(text))   # or min_freq=1, no max_size and no lower-casing", dict(share_unknown=share))
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #f28fb4c0
 _byte_order = 'a byte order mark'

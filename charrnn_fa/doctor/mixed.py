@@ -71,9 +71,7 @@ def _reaches_in_eval(subject, lay):
     "The same in evaluation mode, if the training step leaves the mode as it is"
     def _eval_mode(model, args):
         for m in model.modules(): m.training = False
-    hook = subject.model.register_forward_pre_hook(_eval_mode)
-    try: return reaches(subject, lay)
-    finally: hook.remove()
+    return reaches(subject, lay, lambda model: model.register_forward_pre_hook(_eval_mode)) # a run takes it away
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #02691601
 def _of_norm(evidence):

@@ -15,7 +15,7 @@ from .deaf import check_deaf
 from .mixed import check_mixed
 from .reach import reaches
 from .subject import Subject
-from .turned import check_turned
+from .turned import check_turned, is_right
 
 # %% ../../nbs/42_doctor.probes.ipynb #3bfa28ad
 class OverTime(Finding):
@@ -55,6 +55,23 @@ def _shifted(subject, id, message, cuts, evidence):
     there = f"# leave out {cuts}: the loader's targets are the next characters already"
     fix = there if is_in_step else 'x,y = text[:-1],text[1:]'
     return (ShiftedTwice if is_in_step else Finding)(id, 'exact', message, fix, evidence)
+
+# %% ../../nbs/42_doctor.probes.ipynb #a53e0f69
+def _rolled(lay, rs):
+    "By how many steps all targets have moved in their row, round its end; 0 if they have not"
+    in_order = torch.arange(lay.x.numel())
+    if len(lay.places) != len(in_order) or not is_right(lay, rs, in_order): return 0
+    (rows,times),(own_rows,own_times) = map(lay.row_and_time, (lay.places, in_order))
+    n = lay.x.shape[lay.axis]
+    by = {(o+n//2) % n - n//2 for o in (times-own_times).tolist()}
+    return by.pop() if len(by) == 1 and torch.equal(rows, own_rows) else 0
+
+def _rolled_targets(subject, by, evidence):
+    what = f"the one {by+1} characters ahead" if by > 0 else "one that was read already"
+    return _shifted(subject, 'D1' if by == -1 else 'D2',
+        f"The step moves the targets along their row, so each prediction is compared with {what}, and at one end of the "
+        "row with one from the other end.",
+        'what moves the targets, such as roll', evidence)
 
 # %% ../../nbs/42_doctor.probes.ipynb #0a64c9fe
 def _shifted_back(lay, rs):
@@ -127,6 +144,7 @@ def check_reach(
     if not any(r.moved.any() for r in asked): return check_deaf(subject, lay, len(asked))
     evidence = _counted(rs)
     if found := check_turned(subject, lay, rs, evidence): return found
+    if by := lay.reads_on and _rolled(lay, rs): return [_rolled_targets(subject, by, evidence)]
     if any(r.others for r in rs): return check_mixed(subject, lay, rs, evidence)
     if any(r.earlier for r in rs): return _looks_ahead(subject, lay, rs, evidence)
     return _late_or_forgetful(subject, lay, rs, evidence)
