@@ -194,3 +194,22 @@ def test_a_mark_for_the_unknown_is_no_damage(max_size, want):
     letters = ''.join('abcde FGH'[i] for i in text.tolist())
     dls = CharDataLoaders.from_text(letters, bs=8, seq_len=16, seed=1, max_size=max_size)
     assert found(learn=char_learner(dls, n_hid=16, emb_sz=8, n_layers=1, precision='fp32', seed=1)) == want
+
+
+class Letters(torch.utils.data.Dataset):
+    "Pieces of a text, with a table of its own or of another"
+    def __init__(self, s, itos=None):
+        self.itos = itos or sorted(set(s))
+        self.ids = torch.tensor([self.itos.index(c) for c in s])
+    def __len__(self): return len(self.ids)//20 - 1
+    def __getitem__(self, i): return self.ids[i*20:i*20+20],self.ids[i*20+1:i*20+21]
+
+
+@pytest.mark.parametrize('is_one,want', [(False, [('D7', 'strong')]), (True, [])])
+def test_two_data_sets_with_a_table_each(is_one, want):
+    letters = ''.join('abcdefghi'[i] for i in text.tolist())
+    train = Letters(letters[:5000])
+    valid = torch.utils.data.Subset(Letters(letters[5000:].replace('b', 'a'), train.itos if is_one else None), range(40))
+    dls = [torch.utils.data.DataLoader(o, batch_size=8, drop_last=True) for o in (train, valid)]
+    net = Net()
+    assert found(model=net, dls=dls, loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)) == want
