@@ -213,3 +213,119 @@ def test_two_data_sets_with_a_table_each(is_one, want):
     dls = [torch.utils.data.DataLoader(o, batch_size=8, drop_last=True) for o in (train, valid)]
     net = Net()
     assert found(model=net, dls=dls, loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)) == want
+
+
+def made(net, opt_func=torch.optim.Adam, lr=3e-3):
+    return dict(model=net, dls=windows(), loss_func=over_all, opt=opt_func(net.parameters(), lr))
+
+
+def fix(**kwargs): return report(**kwargs).findings[0].fix
+
+
+class Cells(Net):
+    "A cell that goes along an axis, and may be given its state"
+    def __init__(self, kind=nn.GRUCell, axis=1, goes_on=True):
+        super().__init__()
+        self.rnn,self.kind,self.axis,self.goes_on = kind(16, 32),kind,axis,goes_on
+    def forward(self, x):
+        state,res = None,[]
+        for e in self.emb(x).unbind(self.axis):
+            state = self.rnn(e, state if self.goes_on else None)
+            res.append(state[0] if self.kind is nn.LSTMCell else state)
+        return self.out(torch.stack(res, self.axis))
+
+
+@pytest.mark.parametrize('axis,goes_on,kind,want', [
+    (0, True, nn.GRUCell, 'for x_t in x.unbind(1)'),
+    (1, False, nn.LSTMCell, 'h,c = self.rnn(x_t, (h, c))'),
+    (1, False, nn.GRUCell, 'h = self.rnn(x_t, h)'),
+])
+def test_what_mends_a_cell(axis, goes_on, kind, want):
+    assert fix(**made(Cells(kind, axis, goes_on))).startswith(want)
+    assert found(**made(Cells(kind))) == []
+
+
+class Convolved(Net):
+    "A convolution first, that may be padded in front alone"
+    def __init__(self, is_even):
+        super().__init__()
+        self.conv,self.is_even = nn.Conv1d(16, 16, 3, padding=is_even),is_even
+    def forward(self, x):
+        h = self.emb(x).transpose(1, 2)
+        h = self.conv(h) if self.is_even else self.conv(F.pad(h, (2, 0)))
+        return self.out(self.rnn(h.transpose(1, 2))[0])
+
+
+def test_what_mends_a_padded_convolution():
+    assert fix(**made(Convolved(1))).startswith('h = self.conv(F.pad(h, (2, 0)))')
+    assert found(**made(Convolved(0))) == []
+
+
+def test_what_opens_a_forget_gate():
+    "However its two biases were closed"
+    net = Net()
+    net.rnn = nn.LSTM(16, 32, 2, batch_first=True)
+    for k,p in net.rnn.named_parameters():
+        if 'bias' in k: p.data[32:64] = -3.
+    f, = report(**made(net)).findings
+    assert f.id == 'R10'
+    exec(f.fix, dict(model=net))
+    assert found(**made(net)) == []
+
+
+def test_what_mends_a_weight_of_nothing():
+    net,weight = Net(),torch.ones(V)
+    weight[1] = 0.
+    f, = report(**{**made(net), 'loss_func':lambda p, y: F.cross_entropy(p.flatten(0, 1), y.flatten(), weight)}).findings
+    assert (f.id, 'weight' in f.message, 'ignore_index' in f.fix) == ('L5', True, False)
+
+
+def rate_at(i): return 3e-3
+
+
+def test_what_mends_a_schedule_that_gives_a_rate():
+    torch.manual_seed(0)
+    net = Net()
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, rate_at)
+    def step(x, y):
+        opt.zero_grad()
+        over_all(net(x), y).backward()
+        opt.step()
+        scheduler.step()
+    f = report(model=net, opt=opt, step_function=step, batches=windows(), trials=True).findings[0]
+    assert (f.id, f.place) == ('O2', None) and 'LambdaLR(opt, lambda i: rate_at(i)/0.003)' in f.fix
+
+
+def test_what_mends_an_optimiser_of_a_learner():
+    learn = Learner(DataLoaders(windows(), windows(2)), Net(), over_all)
+    learn.create_opt()
+    learn.model.rnn = nn.GRU(16, 32, 2, batch_first=True)
+    assert fix(learn=learn).startswith('learn.create_opt()')
+
+
+def test_what_mends_steps_that_never_come():
+    net,every = Net(),8
+    opt = torch.optim.SGD(net.parameters(), 1.)
+    def step(x, y):
+        over_all(net(x), y).backward()
+        if 1 % every == 0: opt.step()
+    assert '% every == 0' in fix(model=net, opt=opt, step_function=step, batches=windows())
+
+
+large = Net()
+large.out.weight.data *= 60
+
+
+def test_a_model_is_called_as_its_file_calls_it():
+    "Also where nothing that is given speaks of it"
+    asked = dict(model=large, dls=windows(), loss_func=over_all)
+    namespace = dict(diagnose=doctor.diagnose, asked=asked)
+    exec('res = diagnose(**asked, trials=False)', namespace)
+    assert 'large.out.weight' in namespace['res'].findings[0].fix
+
+
+def test_all_names_of_weights_are_of_the_model():
+    net = Net()
+    for p in net.parameters(): p.data.fill_(.1)
+    assert 'model.emb.weight, model.out.weight' in fix(**made(net))

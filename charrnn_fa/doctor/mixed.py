@@ -64,7 +64,8 @@ def of_recurrence(
     "S5"
     return Finding('S5', 'exact',
         f"A character changes {changed}. So the recurrence runs over the batch, and not along time.",
-        'nn.LSTM(..., batch_first=True)', evidence)
+        'nn.LSTM(..., batch_first=True)', evidence, parts=('rnn',),
+        in_words='for x_t in x.unbind(1): ...   # along the steps, which are on axis 1, and torch.stack(outs, 1) after it')
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #ca828f0a
 def _reaches_in_eval(subject, lay):

@@ -19,6 +19,12 @@ def _has_a_step(f):
     return code is not None and 'step' in code.co_names
 
 # %% ../../nbs/37b_doctor.order.ipynb #11202b5a
+def _counted_to(subject):
+    "What somebody's own code divides a count by, to see whether a step is due; 4 if it does not"
+    nodes = (n for s in sources(*subject.roots) for n in ast.walk(s.tree) if isinstance(n, ast.Compare))
+    counts = (n.left for n in nodes if isinstance(n.left, ast.BinOp) and isinstance(n.left.op, ast.Mod))
+    return next((ast.unparse(n.right) for n in counts), '4')
+
 def _never_stepped(subject, steps):
     "Why the optimiser makes no step: numbers that overflow, steps that never come, or none that is written"
     if _is_with_scaler(subject):
@@ -28,7 +34,7 @@ def _never_stepped(subject, steps):
     is_planned = any(isinstance(o, Learner) or _has_a_step(o) for o in subject.roots)
     if is_planned: return Finding('O11', 'exact',
         f"Gradients of {len(steps)} batches are added up, and the optimiser makes no step.",
-        'if (i+1) % 4 == 0: opt.step(); opt.zero_grad()   # with i that goes on from batch to batch',
+        f'if (i+1) % {_counted_to(subject)} == 0: opt.step(); opt.zero_grad()   # with i that goes on from batch to batch',
         dict(batches=len(steps)))
     return Finding('O9', 'exact', "Gradients are computed and never used: the optimiser makes no step.",
         'loss.backward()\nopt.step()\nopt.zero_grad()', dict(steps=0))
