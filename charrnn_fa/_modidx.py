@@ -1316,6 +1316,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'charrnn_fa.doctor.corpus._damaged': ( 'doctor.corpus.html#_damaged',
                                                                                  'charrnn_fa/doctor/corpus.py'),
                                           'charrnn_fa.doctor.corpus._drift': ('doctor.corpus.html#_drift', 'charrnn_fa/doctor/corpus.py'),
+                                          'charrnn_fa.doctor.corpus._has_moved': ( 'doctor.corpus.html#_has_moved',
+                                                                                   'charrnn_fa/doctor/corpus.py'),
                                           'charrnn_fa.doctor.corpus._ids_of': ('doctor.corpus.html#_ids_of', 'charrnn_fa/doctor/corpus.py'),
                                           'charrnn_fa.doctor.corpus._length': ('doctor.corpus.html#_length', 'charrnn_fa/doctor/corpus.py'),
                                           'charrnn_fa.doctor.corpus._lost': ('doctor.corpus.html#_lost', 'charrnn_fa/doctor/corpus.py'),

@@ -235,10 +235,6 @@ def _drift(ids, n, most=20):
     return max(_apart(ids[i:i+n], np.concatenate([ids[:i], ids[i+n:]])) for i in starts)
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #5f2ace2b
-class TwoTables(Finding):
-    "D7, of two data sets"
-    title,like = 'Training and validation data number their symbols differently',''
-
 def _numbers(table):
     "The number of each symbol, of whatever keeps them; none, if it is no table"
     table = getattr(table, 'itos', table)
@@ -247,12 +243,24 @@ def _numbers(table):
     res = dict((k, v) if isinstance(k, str) else (v, k) for k,v in table.items() if {type(k), type(v)} == {int, str})
     return res if len(res) == len(table) else {}
 
+# %% ../../nbs/38c_doctor.corpus.ipynb #008c3f66
 def _table_in(dl):
     "The numbers of symbols that the data set of a loader keeps"
     for _ in range(3): dl = getattr(dl, 'dataset', dl) # a part has the whole within it
     return next((t for k in ('stoi', 'itos', 'vocab') if (t := _numbers(getattr(dl, k, None)))), {})
 
-# %% ../../nbs/38c_doctor.corpus.ipynb #008c3f66
+# %% ../../nbs/38c_doctor.corpus.ipynb #3d095fc0
+class TwoTables(Finding):
+    "D7, of two data sets"
+    title,like = 'Training and validation data number their symbols differently',''
+
+def _has_moved(moved, both):
+    return TwoTables('D7', 'strong',
+        f"The data sets for training and validation have tables of their own: {len(moved)} of {len(both)} symbols, "
+        f"such as {moved[0]!r}, have another number in the other one. So the validation loss says nothing.",
+        'itos = sorted(set(text))   # once, of all of the text; both data sets get this one', dict(symbols=len(moved)))
+
+# %% ../../nbs/38c_doctor.corpus.ipynb #8feb3fc2
 def check_tables(
     dls, # Loaders
 )->list: # Of `Finding`s: D7
@@ -261,11 +269,7 @@ def check_tables(
     except (AttributeError, IndexError): return []
     both = train.keys() & valid.keys()
     moved = sorted(o for o in both if train[o] != valid[o])
-    if not moved: return []
-    return [TwoTables('D7', 'strong',
-        f"The data sets for training and validation have tables of their own: {len(moved)} of {len(both)} symbols, such as "
-        f"{moved[0]!r}, have another number in the other one. So the validation loss says nothing.",
-        'itos = sorted(set(text))   # once, of all of the text; both data sets get this one', dict(symbols=len(moved)))]
+    return [_has_moved(moved, both)] if moved else []
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #f0903360
 def check_same_text(

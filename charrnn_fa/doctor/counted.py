@@ -55,6 +55,7 @@ def _without_weight(ids, share):
         'loss_func = nn.CrossEntropyLoss()   # without weight, or with one that is above 0 for each symbol',
         dict(ids=ids[:20], share=share))
 
+# %% ../../nbs/38j_doctor.counted.ipynb #8fa425fb
 def _ignored(subject, ids, targets):
     share = sum((targets == i).float().mean().item() for i in ids)
     weight = subject.steps[0].losses[0].options.get('weight')

@@ -21,7 +21,7 @@ def _without_chance(model, args, kwargs):
     call = known.bind(*args, **kwargs)
     for k,v in call.arguments.items():
         default = known.parameters[k].default
-        if isinstance(v, (float, bool)): call.arguments[k] = type(v)() if default is inspect.Parameter.empty else default
+        if isinstance(v, (float, bool)): call.arguments[k] = type(v)() if default is known.empty else default
     return call.args,call.kwargs
 
 # %% ../../nbs/38b_doctor.forward.ipynb #54eb913e
@@ -45,6 +45,7 @@ def _is_same(a, b):
     is_close = lambda x,y: x.shape == y.shape and torch.allclose(x, y, atol=1e-5, rtol=1e-4, equal_nan=True)
     return len(a[1]) == len(b[1]) and all(map(is_close, a[1], b[1]))
 
+# %% ../../nbs/38b_doctor.forward.ipynb #dbab8eaa
 def _is_random(subject, **kwargs):
     "Whether the network gives something else each time in evaluation mode"
     return _is_same(*(_output(subject, False, seed, **kwargs) for seed in (0, 1))) is False

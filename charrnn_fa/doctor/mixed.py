@@ -65,7 +65,7 @@ def of_recurrence(
     return Finding('S5', 'exact',
         f"A character changes {changed}. So the recurrence runs over the batch, and not along time.",
         'nn.LSTM(..., batch_first=True)', evidence, parts=('rnn',),
-        in_words='for x_t in x.unbind(1): ...   # along the steps, which are on axis 1, and torch.stack(outs, 1) after it')
+        in_words='for x_t in x.unbind(1): ...   # along the steps, axis 1, and torch.stack(outs, 1) after it')
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #ca828f0a
 def _reaches_in_eval(subject, lay):

@@ -25,6 +25,7 @@ def _counted_to(subject):
     counts = (n.left for n in nodes if isinstance(n.left, ast.BinOp) and isinstance(n.left.op, ast.Mod))
     return next((ast.unparse(n.right) for n in counts), '4')
 
+# %% ../../nbs/37b_doctor.order.ipynb #0168b3ca
 def _never_stepped(subject, steps):
     "Why the optimiser makes no step: numbers that overflow, steps that never come, or none that is written"
     if _is_with_scaler(subject):
@@ -34,7 +35,7 @@ def _never_stepped(subject, steps):
     is_planned = any(isinstance(o, Learner) or _has_a_step(o) for o in subject.roots)
     if is_planned: return Finding('O11', 'exact',
         f"Gradients of {len(steps)} batches are added up, and the optimiser makes no step.",
-        f'if (i+1) % {_counted_to(subject)} == 0: opt.step(); opt.zero_grad()   # with i that goes on from batch to batch',
+        f'if (i+1) % {_counted_to(subject)} == 0: opt.step(); opt.zero_grad()   # with i that goes on in each batch',
         dict(batches=len(steps)))
     return Finding('O9', 'exact', "Gradients are computed and never used: the optimiser makes no step.",
         'loss.backward()\nopt.step()\nopt.zero_grad()', dict(steps=0))

@@ -30,11 +30,12 @@ def _of_one_direction(model):
     return ''.join(f'\nself.{k} = nn.Linear({both[m.in_features]}, {m.out_features})   # of one direction' for k,m in after)
 
 def _centred(model):
-    "The name of a convolution that is given as many steps after a place as before it, and how many it spans; None if none is"
+    "The name of a convolution that sees as far ahead as back, and the steps that it spans; None if there is none"
     for k,m in model.named_modules():
         n = m.dilation[0]*(m.kernel_size[0]-1) if isinstance(m, nn.Conv1d) else 0
         if n and (m.padding == 'same' or 2*m.padding[0] == n): return re.sub(r'\.(\d+)', r'[\1]', k),n
 
+# %% ../../nbs/42_doctor.probes.ipynb #d94457f3
 class Padded(Finding):
     "S10, where it is a convolution"
     like = ''
@@ -43,7 +44,8 @@ def _one_sided(name, n, evidence):
     return Padded('S10', 'exact',
         f"A prediction changes with what comes after it, so the network sees what it is to predict: self.{name} is a "
         "convolution with padding on both sides, and reads on beyond each place.",
-        f'h = self.{name}(F.pad(h, ({n}, 0)))   # zeros before the first step alone, and padding=0 where it is made', evidence)
+        f'h = self.{name}(F.pad(h, ({n}, 0)))   # zeros before the first step alone, and padding=0 where it is made',
+        evidence)
 
 # %% ../../nbs/42_doctor.probes.ipynb #0828d969
 def sees_ahead(
@@ -85,11 +87,12 @@ def _rolled(lay, rs):
     by = {(o+n//2) % n - n//2 for o in (times-own_times).tolist()}
     return by.pop() if len(by) == 1 and torch.equal(rows, own_rows) else 0
 
+# %% ../../nbs/42_doctor.probes.ipynb #fafcb24c
 def _rolled_targets(subject, by, evidence):
     what = f"the one {by+1} characters ahead" if by > 0 else "one that was read already"
     return _shifted(subject, 'D1' if by == -1 else 'D2',
-        f"The step moves the targets along their row, so each prediction is compared with {what}, and at one end of the "
-        "row with one from the other end.",
+        f"The step moves the targets along their row, so each prediction is compared with {what}, and at one end of "
+        "the row with one from the other end.",
         'what moves the targets, such as roll', evidence)
 
 # %% ../../nbs/42_doctor.probes.ipynb #0a64c9fe
@@ -121,6 +124,7 @@ def _apart(subject, evidence):
         "Predictions and targets are one step apart.",
         'the second shift, all of [:-1] and [1:]', evidence)
 
+# %% ../../nbs/42_doctor.probes.ipynb #661211bd
 def _goes_on(model):
     "A line in which a state goes on, of a cell if there is one first"
     kinds = (m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase)))
@@ -129,6 +133,7 @@ def _goes_on(model):
     if isinstance(kind, nn.RNNCellBase): return 'h = rnn(x_t, h)   # and the same h goes into the next step'
     return 'out, state = rnn(x, state)   # and the same state goes into the next step'
 
+# %% ../../nbs/42_doctor.probes.ipynb #426586ca
 def _no_memory(model, evidence):
     return Finding('R5', 'exact',
         "A character changes the prediction of the next one, and no later one. So the network has no memory, "

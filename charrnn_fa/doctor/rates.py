@@ -161,10 +161,6 @@ def _other_batches(subject, n):
     except (OutOfTime, CharRNNError): return subject.more
 
 # %% ../../nbs/43b_doctor.rates.ipynb #05b043df
-class OfFactor(Finding):
-    "O2, of a schedule"
-    like = ''
-
 def _factor_fix(subject, base):
     "What to do if a `LambdaLR` has got a function that gives a rate; else nothing"
     rate,kind = max(base.rates, default=0),torch.optim.lr_scheduler.LambdaLR
@@ -172,10 +168,14 @@ def _factor_fix(subject, base):
         made_with,name = max(o.base_lrs),getattr(o.lr_lambdas[0], '__name__', 'f')
         if not name.isidentifier(): name = 'f'
         if not rate < 1.5*made_with**2 < .015: continue
-        return (f'scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: {name}(i)/{made_with:g})   # a share of 1, '
-                f'by which LambdaLR multiplies the rate of the optimiser, {made_with:g}')
+        return (f'scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: {name}(i)/{made_with:g})   '
+                f'# a share of 1, by which LambdaLR multiplies the rate of the optimiser, {made_with:g}')
 
 # %% ../../nbs/43b_doctor.rates.ipynb #173f3b55
+class OfFactor(Finding):
+    "O2, of a schedule"
+    like = ''
+
 def too_low(
     base:Trial, # With a learning rate that is too low
     t:Trial, # With a higher one

@@ -22,7 +22,7 @@ def is_right(
     rs:list, # Of `Reach`es
     places:Tensor, # An order of the predictions
 )->bool:
-    "Whether each character changes its own prediction and none before, and none of other rows, if they came in this order"
+    "Whether each character changes its own prediction, none before and none of other rows, if this is their order"
     other = Layout(lay.x, lay.axis, places, lay.n_classes)
     seen = [Reach(r.row, r.time, r.moved).seen_by(other) for r in rs]
     return all(r.here and not r.earlier and not r.others for r in seen)

@@ -99,6 +99,14 @@ def report(self:Doctor)->Report:
 
 # %% ../../nbs/45_doctor.watch.ipynb #14c30e2d
 @patch
+def _learns_nothing(self:Doctor):
+    "Whether the optimiser is that of another model; then it is said"
+    found = left_out(self.opt, self.model)
+    self.tell(found)
+    return found is not None
+
+# %% ../../nbs/45_doctor.watch.ipynb #c2eaea07
+@patch
 def before_fit(self:Doctor):
     self.is_on = in_fit(self.learn) and not self._learns_nothing()
     self.rests = not self.is_on
@@ -107,13 +115,6 @@ def before_fit(self:Doctor):
     self._start_fit()
     self._note_subject()
     self._note_optimiser()
-
-@patch
-def _learns_nothing(self:Doctor):
-    "Whether the optimiser is that of another model; then there is nothing to watch"
-    found = left_out(self.opt, self.model)
-    self.tell(found)
-    return found is not None
 
 @patch
 def before_train(self:Doctor): self.rests = not self.is_on

@@ -61,6 +61,7 @@ def _own_modules(*objects):
     found = [sys.modules.get(getattr(o, '__module__', None)) for o in objects]
     return [vars(o) for o in found if getattr(o, '__file__', None) and is_theirs(o.__file__)]
 
+# %% ../../nbs/36c_doctor.words.ipynb #dfce4ea1
 _kinds = dict(
     opt=torch.optim.Optimizer,
     loss_func=nn.modules.loss._Loss,
