@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_symbols', 'divergence', 'overlap', 'copied', 'begins_within', 'check_overlap', 'check_overlap_of_ids',
-           'check_same_text', 'check_amount']
+           'TwoTables', 'check_tables', 'check_same_text', 'check_amount']
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #5fdd2a6b
 from fastai.basics import *
@@ -32,11 +32,12 @@ def check_symbols(
     if text and (shared := _shared_numbers(table_of(batches, text))): return [_merged(shared)]
     symbols = [*vocab] if isinstance(vocab, (list, tuple, str)) or hasattr(vocab, '__iter__') else sorted(set(text or ''))
     if not symbols or not all(isinstance(o, str) for o in symbols): return []
-    lost = sum(_ids_of(batches, symbols, _unknown).values())
+    unknown = {*_unknown, getattr(vocab, 'unk', None)}
+    lost = sum(_ids_of(batches, symbols, unknown).values())
     if lost > 0: return [_lost(lost)]
     has_capitals = any(c.isupper() for c in symbols)
     if not has_capitals and (marked := sum(_ids_of(batches, symbols, {'\ufffd'}).values())) > .01: return [_lost(marked)]
-    bad = _marks_of_damage(symbols)
+    bad = _marks_of_damage({*symbols}-unknown)
     if bad == [_byte_order] and not _begins_with('\ufeff', symbols, batches, text): return [] # it may stand in any text
     return [_damaged(bad)] if bad else []
 
@@ -67,7 +68,7 @@ def _lost(share):
     return Finding('D8', 'exact',
         f"{share:.1%} of the characters were replaced by one symbol for all that is unknown. The network can neither "
         "read nor write them.",
-        "vocab = sorted(set(text))   # or min_freq=1, and no lower-casing", dict(share_unknown=share))
+        "vocab = sorted(set(text))   # or min_freq=1, no max_size and no lower-casing", dict(share_unknown=share))
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #f28fb4c0
 _byte_order = 'a byte order mark'
@@ -232,6 +233,43 @@ def _drift(ids, n, most=20):
     starts = range(0, len(ids)-n+1, max(n, len(ids)//most))
     if len(starts) < 3: return 0.
     return max(_apart(ids[i:i+n], np.concatenate([ids[:i], ids[i+n:]])) for i in starts)
+
+# %% ../../nbs/38c_doctor.corpus.ipynb #5f2ace2b
+def _numbers(table):
+    "The number of each symbol, of whatever keeps them; none, if it is no table"
+    table = getattr(table, 'itos', table)
+    if isinstance(table, (list, tuple, str)): table = dict(enumerate(table))
+    if not isinstance(table, dict): return {}
+    res = dict((k, v) if isinstance(k, str) else (v, k) for k,v in table.items() if {type(k), type(v)} == {int, str})
+    return res if len(res) == len(table) else {}
+
+# %% ../../nbs/38c_doctor.corpus.ipynb #008c3f66
+def _table_in(dl):
+    "The numbers of symbols that the data set of a loader keeps"
+    for _ in range(3): dl = getattr(dl, 'dataset', dl) # a part has the whole within it
+    return next((t for k in ('stoi', 'itos', 'vocab') if (t := _numbers(getattr(dl, k, None)))), {})
+
+# %% ../../nbs/38c_doctor.corpus.ipynb #3d095fc0
+class TwoTables(Finding):
+    "D7, of two data sets"
+    title,like = 'Training and validation data number their symbols differently',''
+
+def _has_moved(moved, both):
+    return TwoTables('D7', 'strong',
+        f"The data sets for training and validation have tables of their own: {len(moved)} of {len(both)} symbols, "
+        f"such as {moved[0]!r}, have another number in the other one. So the validation loss says nothing.",
+        'itos = sorted(set(text))   # once, of all of the text; both data sets get this one', dict(symbols=len(moved)))
+
+# %% ../../nbs/38c_doctor.corpus.ipynb #8feb3fc2
+def check_tables(
+    dls, # Loaders
+)->list: # Of `Finding`s: D7
+    "Whether both data sets give a symbol the same number"
+    try: train,valid = map(_table_in, (dls.train, dls.valid))
+    except (AttributeError, IndexError): return []
+    both = train.keys() & valid.keys()
+    moved = sorted(o for o in both if train[o] != valid[o])
+    return [_has_moved(moved, both)] if moved else []
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #f0903360
 def check_same_text(

@@ -194,11 +194,12 @@ def decayed(
 def odd_rates(
     c:Course, # Of a run
     least:int=100, # Steps before anything is said
+    end:float=math.inf, # The rate that the schedule ends with
 )->Finding: # O10 or None
     "A learning rate that is nothing, or rises to the end"
     lrs = c.rates
     if len(lrs) < 4: return None
-    rises = len(lrs)*c.every >= least and all(a < b for a,b in zip(lrs, lrs[1:]))
+    rises = len(lrs)*c.every >= least and all(a < b for a,b in zip(lrs, lrs[1:])) and not end < lrs[-1]
     if max(lrs) > 1e-7 and not rises: return None
     what = f"rises all the way, to {lrs[-1]:.2g}: the warm-up has no end" if rises else f"is never above {max(lrs):.2g}"
     return Finding('O10', 'strong', f"In the {c.step:,} steps of this fit the learning rate {what}.",

@@ -18,7 +18,7 @@ from .batches import AllInTime, InTime, LoaderEnds, OutOfTime, take_batches
 from .arranged import arrange
 from .given import fetches, function_subject, learner_subject, parts_subject
 from .words import Words, in_own_words, name_training_mode, plain, scopes_of
-from .corpus import check_amount, check_overlap, check_same_text
+from .corpus import check_amount, check_overlap, check_same_text, check_tables
 from .sampling import sampling_findings
 from .written import as_writer
 from .validation import check_validation
@@ -279,7 +279,8 @@ def _all_findings(subject, learn, dls, sample, text, trials):
     if learn is not None: yield looked('validation', lambda: _of_validation(learn, subject), has_time)
     n = sum(p.numel() for p in subject.model.parameters())
     yield looked('the amount of text', lambda: check_amount(dls, n, _batch_size(subject)), has_time)
-    yield looked('whether the validation text is new', lambda: check_overlap(dls) + check_same_text(dls), has_time)
+    of_validation = lambda: check_tables(dls) or check_overlap(dls) + check_same_text(dls)
+    yield looked('whether the validation text is new', of_validation, has_time)
     if not trials: yield 'short trainings (trials=False)',no_way
     trained = trial_findings(subject, subject.until) if trials else ()
     yield from up_to_own_error('short trainings', ((what, of_trial(subject, found)) for what,found in trained))

@@ -29,10 +29,22 @@ def _as_they_come(x, out, scores):
     return is_flat and torch.equal(out.detach().reshape(scores.shape), scores.detach())
 
 # %% ../../nbs/37d_doctor.fetched.ipynb #9d8c26fc
+def _without_first(ids, y):
+    "Targets of all but the first steps with those of these, and what takes these away; None if they are something else"
+    for axis in 1,0:
+        n,others = ids.shape[axis],ids.shape[1-axis]
+        k = n - y.numel()//others
+        if y.numel() % others or not 0 < k <= n//4: continue
+        rest = y.reshape((others, n-k) if axis else (n-k, others))
+        z = torch.cat([ids.narrow(axis, 1, k), rest], axis)
+        if time_axis([(ids, z)]) == axis: return z,lambda z: z.narrow(axis, k, n-k).reshape(y.shape)
+
+# %% ../../nbs/37d_doctor.fetched.ipynb #d318b008
 def _beside(x, y, as_they_come):
     "Targets beside the inputs, and what brings them back into their own form; None if that cannot be told"
     ids = as_ids(x)
-    if ids is None or ids.ndim != 2 or y.is_floating_point() or y.numel() != ids.numel(): return y,noop
+    if ids is None or ids.ndim != 2 or y.is_floating_point(): return y,noop
+    if y.numel() != ids.numel(): return _without_first(ids, y) or (y, noop)
     orders = {False:y.reshape(ids.shape), True:y.reshape(ids.shape[::-1]).T.contiguous()}
     for is_turned,z in orders.items():
         if time_axis([(ids, z)]) is not None: return z,lambda z: (z.T if is_turned else z).reshape(y.shape)

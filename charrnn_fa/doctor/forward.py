@@ -6,6 +6,7 @@
 __all__ = ['dropping', 'check_mode', 'DroppedScores', 'functions_called', 'check_inputs', 'check_ids']
 
 # %% ../../nbs/38b_doctor.forward.ipynb #f473e9d9
+import inspect
 from fastai.basics import *
 from .report import Finding
 from .batches import as_ids, tensors_of, texts_of
@@ -13,19 +14,30 @@ from .loss import of_classes
 from .step import predictions
 from .subject import Subject
 
-# %% ../../nbs/38b_doctor.forward.ipynb #02d348a9
-def _output(subject, mode, seed):
+# %% ../../nbs/38b_doctor.forward.ipynb #686d22ec
+def _without_chance(model, args, kwargs):
+    "Arguments of a call with shares and switches as they are by default, or nothing"
+    known = inspect.signature(model.forward)
+    call = known.bind(*args, **kwargs)
+    for k,v in call.arguments.items():
+        default = known.parameters[k].default
+        if isinstance(v, (float, bool)): call.arguments[k] = type(v)() if default is known.empty else default
+    return call.args,call.kwargs
+
+# %% ../../nbs/38b_doctor.forward.ipynb #54eb913e
+def _output(subject, mode, seed, given=lambda model, *call: call):
     "What the model is given and gives in the first step, in some mode"
-    def _change(model, args):
+    def _change(model, *call):
         for m in model.modules(): m.training = mode
-    hook = subject.model.register_forward_pre_hook(_change)
+        return given(model, *call)
+    hook = subject.model.register_forward_pre_hook(_change, with_kwargs=True)
     try: step, = subject.run(subject.batches[:1], update=False, seed=seed, seed_of_others=0) # which are no dropout
     finally: hook.remove()
     if step.error or not step.calls: return None
     args,_,out = step.calls[0]
     return tensors_of([*args]),[o.detach().float() for o in tensors_of(out if isinstance(out, (list, tuple)) else [out])]
 
-# %% ../../nbs/38b_doctor.forward.ipynb #dafcc574
+# %% ../../nbs/38b_doctor.forward.ipynb #73d99fe7
 def _is_same(a, b):
     "Whether two runs gave the same; None if they were not given the same"
     if a is None or b is None or len(a[0]) != len(b[0]): return None
@@ -33,14 +45,20 @@ def _is_same(a, b):
     is_close = lambda x,y: x.shape == y.shape and torch.allclose(x, y, atol=1e-5, rtol=1e-4, equal_nan=True)
     return len(a[1]) == len(b[1]) and all(map(is_close, a[1], b[1]))
 
-# %% ../../nbs/38b_doctor.forward.ipynb #686d22ec
+# %% ../../nbs/38b_doctor.forward.ipynb #dbab8eaa
+def _is_random(subject, **kwargs):
+    "Whether the network gives something else each time in evaluation mode"
+    return _is_same(*(_output(subject, False, seed, **kwargs) for seed in (0, 1))) is False
+
+# %% ../../nbs/38b_doctor.forward.ipynb #7fee94f3
 def check_mode(
     subject:Subject, # What is examined
     step, # Of its first batch
 )->list: # Of `Finding`s: T1, T2, T3
     "Whether dropout is on in training, and off when something is measured"
     in_eval = _output(subject, False, 0)
-    if _is_same(in_eval, _output(subject, False, 1)) is False: return [_always_on()] if _drops(subject) else []
+    if _is_random(subject):
+        return [_always_on()] if _drops(subject) and _is_random(subject, given=_without_chance) else []
     modes = _training_modes(step)
     if modes and not any(modes) and _is_same(in_eval, _output(subject, True, 0)) is False: return [_never_on()]
     if _is_left_off(subject) and _is_same(in_eval, _output(subject, True, 0)) is False: return [_left_off()]

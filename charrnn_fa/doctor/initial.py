@@ -126,7 +126,7 @@ def _drawn_anew(model, name):
     ps = {k:p for k,p in model.named_parameters() if p.ndim == 2}
     others = [k for k,p in ps.items() if k != name and len(p) > 1 and p.shape[1] > 1 and _n_different(p) == 1]
     if not others: return f'nn.init.xavier_uniform_(model.{name})'
-    names = ', '.join(sorted([name, *others])[:4])
+    names = ', '.join(f'model.{k}' for k in sorted([name, *others])[:4])
     return f"for p in model.parameters():\n    if p.ndim > 1: nn.init.xavier_uniform_(p)   # {names}"
 
 # %% ../../nbs/39_doctor.initial.ipynb #af06652f

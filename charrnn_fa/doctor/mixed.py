@@ -64,16 +64,15 @@ def of_recurrence(
     "S5"
     return Finding('S5', 'exact',
         f"A character changes {changed}. So the recurrence runs over the batch, and not along time.",
-        'nn.LSTM(..., batch_first=True)', evidence)
+        'nn.LSTM(..., batch_first=True)', evidence, parts=('rnn',),
+        in_words='for x_t in x.unbind(1): ...   # along the steps, axis 1, and torch.stack(outs, 1) after it')
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #ca828f0a
 def _reaches_in_eval(subject, lay):
     "The same in evaluation mode, if the training step leaves the mode as it is"
     def _eval_mode(model, args):
         for m in model.modules(): m.training = False
-    hook = subject.model.register_forward_pre_hook(_eval_mode)
-    try: return reaches(subject, lay)
-    finally: hook.remove()
+    return reaches(subject, lay, lambda model: model.register_forward_pre_hook(_eval_mode)) # a run takes it away
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #02691601
 def _of_norm(evidence):

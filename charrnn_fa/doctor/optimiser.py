@@ -41,6 +41,11 @@ def _made(opt):
     return f'{where}{type(opt).__name__}(model.parameters(), {options})'
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #4357c627
+def _made_again(subject, opt):
+    "Code that makes such an optimiser, by the Learner if there is one"
+    return 'learn.create_opt()' if any(isinstance(o, Learner) for o in subject.roots) else f'opt = {_made(opt)}'
+
+# %% ../../nbs/37c_doctor.optimiser.ipynb #a2cdb259
 def check_optimiser(
     subject:Subject, # What is examined
     steps:list, # Of its steps, with the work of the optimiser
@@ -65,7 +70,7 @@ def check_optimiser(
     return [Finding('O7', 'exact',
         f"There is a gradient for {listed(still)}, and no change: the optimiser does not have it. It was made before "
         "the model got this layer, or for another model.",
-        f'opt = {_made(firsts[0])}   # after the model is complete',
+        _made_again(subject, firsts[0])+'   # after the model is complete',
         dict(unchanged=len(still), changed=len(changed)))]
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #a456ab57

@@ -6,7 +6,7 @@
 __all__ = ['check_order', 'clips', 'clipped_early', 'RunningTotal', 'check_zero', 'check_left']
 
 # %% ../../nbs/37b_doctor.order.ipynb #3f2c51e7
-import ast, itertools
+import ast, itertools, math
 from fastai.basics import *
 from .place import sources
 from .report import Finding
@@ -19,6 +19,13 @@ def _has_a_step(f):
     return code is not None and 'step' in code.co_names
 
 # %% ../../nbs/37b_doctor.order.ipynb #11202b5a
+def _counted_to(subject):
+    "What somebody's own code divides a count by, to see whether a step is due; 4 if it does not"
+    nodes = (n for s in sources(*subject.roots) for n in ast.walk(s.tree) if isinstance(n, ast.Compare))
+    counts = (n.left for n in nodes if isinstance(n.left, ast.BinOp) and isinstance(n.left.op, ast.Mod))
+    return next((ast.unparse(n.right) for n in counts), '4')
+
+# %% ../../nbs/37b_doctor.order.ipynb #0168b3ca
 def _never_stepped(subject, steps):
     "Why the optimiser makes no step: numbers that overflow, steps that never come, or none that is written"
     if _is_with_scaler(subject):
@@ -28,7 +35,7 @@ def _never_stepped(subject, steps):
     is_planned = any(isinstance(o, Learner) or _has_a_step(o) for o in subject.roots)
     if is_planned: return Finding('O11', 'exact',
         f"Gradients of {len(steps)} batches are added up, and the optimiser makes no step.",
-        'if (i+1) % 4 == 0: opt.step(); opt.zero_grad()   # with i that goes on from batch to batch',
+        f'if (i+1) % {_counted_to(subject)} == 0: opt.step(); opt.zero_grad()   # with i that goes on in each batch',
         dict(batches=len(steps)))
     return Finding('O9', 'exact', "Gradients are computed and never used: the optimiser makes no step.",
         'loss.backward()\nopt.step()\nopt.zero_grad()', dict(steps=0))
@@ -128,13 +135,19 @@ def clips(
         found = next((o for o in calls if 'clip_grad' in getattr(o.func, 'attr', getattr(o.func, 'id', ''))), None)
         if found: return source.place(found)
 
+# %% ../../nbs/37b_doctor.order.ipynb #ec697b35
+def _largest(grads):
+    "The size of the largest gradient; infinite, if not all are finite"
+    sizes = [g.abs().max().item() for g in grads.values()]
+    return max(sizes, default=0.) if all(map(math.isfinite, sizes)) else math.inf
+
+# %% ../../nbs/37b_doctor.order.ipynb #13fab370
 def _check_early(subject, steps, enlarged, least=100):
     "Whether gradients that are too large for every clipping are not made smaller, although something clips"
-    size = lambda gs: max((g.abs().max().item() for g in gs.values()), default=0.)
-    usual = size(steps[0].grads) # of the first weights, as all of the others are
-    made = [size(o.grads) for o in enlarged if 'step' in o.events and not o.error]
-    is_clipped = len(made) < 2 or not usual or min(made) < least*usual
-    place = None if is_clipped else clips(subject)
+    usual = _largest(steps[0].grads) # of the first weights, as all of the others are
+    made = [_largest(o.grads) for o in enlarged if 'step' in o.events and not o.error]
+    is_long = len(made) > 1 and math.inf > min(made) >= least*usual > 0
+    place = clips(subject) if is_long else None
     return [clipped_early(place)] if place else []
 
 def clipped_early(

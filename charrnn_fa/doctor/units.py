@@ -151,7 +151,9 @@ def check_gates(
     return [Finding('R10', 'strong',
         f"The gate that keeps what is remembered is all but closed at the start, {mean:.2f} open on average. So the state "
         "is lost at each step, and no gradient goes back.",
-        'rnn.bias_ih_l0.data[n_hid:2*n_hid] = 1.   # forget gate of nn.LSTM', dict(open=mean), parts=('rnn',),
+        "for k,p in rnn.named_parameters():\n"
+        "    if 'bias' in k: p.data[n_hid:2*n_hid] = .5   # forget gate; bias_ih and bias_hh are added",
+        dict(open=mean), parts=('rnn',),
         in_words='# let the bias of the gate that keeps the state begin at 1 before its sigmoid: then the gate is open')]
 
 # %% ../../nbs/38f_doctor.units.ipynb #3c73fb47

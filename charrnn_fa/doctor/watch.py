@@ -9,12 +9,13 @@ __all__ = ['Doctor', 'ShapeError']
 import math, sys
 from contextlib import contextmanager
 from fastai.basics import *
+from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import SaveModelCallback
 from ..core import check_number, say
 from ..callback.progress import in_fit
 from ..loop import inner_events
 from .report import Finding, Report, catalogue, certainties
-from .anew import forgotten, have_moved, kind_of, knows, made_anew, number_of, sums_of
+from .anew import forgotten, have_moved, kind_of, knows, left_out, made_anew, number_of, sums_of
 from .batches import as_ids
 from .texts import valid_of
 from charrnn_fa.doctor.course import (
@@ -98,8 +99,16 @@ def report(self:Doctor)->Report:
 
 # %% ../../nbs/45_doctor.watch.ipynb #14c30e2d
 @patch
+def _learns_nothing(self:Doctor):
+    "Whether the optimiser is that of another model; then it is said"
+    found = left_out(self.opt, self.model)
+    self.tell(found)
+    return found is not None
+
+# %% ../../nbs/45_doctor.watch.ipynb #c2eaea07
+@patch
 def before_fit(self:Doctor):
-    self.is_on = in_fit(self.learn)
+    self.is_on = in_fit(self.learn) and not self._learns_nothing()
     self.rests = not self.is_on
     if not self.is_on: return
     explain_errors(self.learn, self)
@@ -119,6 +128,7 @@ def _note_subject(self:Doctor):
     was,now = self.__dict__.get('subject'),(id(self.learn.loss_func), id(self.learn.dls), id(self.learn.model))
     self.subject = now
     if was in (None, now): return
+    if was[2] != now[2]: self.opt_numbers,self.last_that_knew = [],(None, None)
     for o in self.course.losses, self.course.last, self.course.valid: o.clear()
     self.course.recent,self.course.pairs,self.counts = [],None,True
 
@@ -352,6 +362,14 @@ def _deaf(self:Doctor):
 
 # %% ../../nbs/45_doctor.watch.ipynb #57a2680a
 @patch
+def _last_rate(self:Doctor):
+    "The lowest rate of now and of what schedules end with"
+    plans = [cb.scheds.get('lr') for cb in self.learn.cbs if isinstance(cb, ParamScheduler)]
+    ends = [float(np.max(f(1-1e-6))) for f in plans if callable(f)] # some know no 1
+    return min([max(h.get('lr', 0) for h in self.opt.hypers), *ends])
+
+# %% ../../nbs/45_doctor.watch.ipynb #10eac129
+@patch
 def after_fit(self:Doctor):
     if not self.is_on: return
     explain_no_more(self.learn)
@@ -361,7 +379,7 @@ def after_fit(self:Doctor):
     if knows(self.opt): self.last_that_knew = number_of(self.opt),kind_of(self.opt)
     c = self.course
     is_whole = self.learn.train_iter >= self.n_iter*self.n_epoch
-    for f in plateau(c, 120), rebound(c, 100), odd_rates(c) if is_whole else None: self.tell(f)
+    for f in plateau(c, 120), rebound(c, 100), odd_rates(c, end=self._last_rate()) if is_whole else None: self.tell(f)
     self.tell(self._deaf())
     if not self.quiet and not self.findings: self.tell(unlearned(c))
     if not self.quiet and not self.findings: say("doctor: nothing was wrong, as far as a run shows.", self.file or sys.stderr)

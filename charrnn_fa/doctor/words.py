@@ -6,7 +6,7 @@
 __all__ = ['caller_scopes', 'plain', 'scopes_of', 'called', 'Words', 'OwnWords', 'name_training_mode', 'in_own_words']
 
 # %% ../../nbs/36c_doctor.words.ipynb #b77becbe
-import ast, inspect, re
+import ast, inspect, re, sys
 from contextlib import suppress
 from fastai.basics import *
 from .place import is_theirs, sources
@@ -56,15 +56,21 @@ def called(
     return _name_of(lambda v: v is o, scopes, usual) or usual
 
 # %% ../../nbs/36c_doctor.words.ipynb #6359dcf0
+def _own_modules(*objects):
+    "Variables of somebody's own files in which functions and classes are written"
+    found = [sys.modules.get(getattr(o, '__module__', None)) for o in objects]
+    return [vars(o) for o in found if getattr(o, '__file__', None) and is_theirs(o.__file__)]
+
+# %% ../../nbs/36c_doctor.words.ipynb #dfce4ea1
 _kinds = dict(
     opt=torch.optim.Optimizer,
     loss_func=nn.modules.loss._Loss,
     scheduler=torch.optim.lr_scheduler.LRScheduler,
 )
 
-def _object_names(given, scopes):
-    "Somebody's names for the objects that were given, and for those that can be found"
-    found = {k:_name_of(lambda v, o=o: v is o, scopes, k) for k,o in given.items() if o is not None}
+def _object_names(given, scopes, around=()):
+    "Somebody's names for the objects that were given, in `around` as well, and for those that can be found"
+    found = {k:_name_of(lambda v, o=o: v is o, [*scopes, *around], k) for k,o in given.items() if o is not None}
     has_learn = given.get('learn') is not None
     for k,kind in _kinds.items():
         some = next(filter(None, ({id(v) for v in s.values() if isinstance(v, kind)} for s in scopes)), ()) # nearest
@@ -187,7 +193,8 @@ class Words:
         **given # Further objects by the names that the documentation has, such as `opt`
     ):
         scopes = [s for f in functions for s in scopes_of(f)]+caller_scopes()
-        objects,layers = _object_names(dict(model=model, **given), scopes),_layers(model)
+        around = _own_modules(type(model), *map(plain, functions))
+        objects,layers = _object_names(dict(model=model, **given), scopes, around),_layers(model)
         outside = {k:f'{objects.get("model", "model")}.{v}' for k,v in layers.items()}
         steps = [_step_words(o) for o in sources(*map(plain, functions))]
         self.step = {**_sizes(model), **outside, **objects, **next(filter(None, steps), {})}
