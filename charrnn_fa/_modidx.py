@@ -3229,6 +3229,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'charrnn_fa.generate._check_request': ('generate.html#_check_request', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._draw_one': ('generate.html#_draw_one', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._drawn': ('generate.html#_drawn', 'charrnn_fa/generate.py'),
+                                     'charrnn_fa.generate._is_finite': ('generate.html#_is_finite', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._pieces': ('generate.html#_pieces', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._release': ('generate.html#_release', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._stepper': ('generate.html#_stepper', 'charrnn_fa/generate.py'),

@@ -22,6 +22,10 @@ from .numpy_step import fits_numpy_step, numpy_step
 def _within(v, low, high, kind=numbers.Real):
     return isinstance(v, kind) and not isinstance(v, bool) and low <= v <= high
 
+def _is_finite(v):
+    try: return math.isfinite(v)
+    except OverflowError: return False # a whole number that is no float
+
 def check_sampling(
     temperature:float=1., # 0 or above
     top_k:int=None, # At least 1
@@ -29,7 +33,7 @@ def check_sampling(
     min_p:float=None, # From 0 to 1
 ):
     "Refuse values that mean nothing"
-    if not _within(temperature, 0, 1e300):
+    if not (_within(temperature, 0, math.inf) and _is_finite(temperature)):
         raise CharRNNError(f"The temperature is {temperature!r}, but it is a number and cannot be below 0",
                            "0 always takes the best character, 0.8 is usual.")
     if top_k is not None and not _within(top_k, 1, math.inf, numbers.Integral):

@@ -371,7 +371,7 @@ def trial_state(base, rng, learn):
     try:
         with watched(base.dir/'scratch'): state.restore()
     except CharRNNError as e: raise Finding(f'not found before anything was changed: {e}') from e
-    mine = {'carried', 'smooth_loss', 'final_record', 'run_epoch', 'steps_done', 'chars_seen', 'seed', 'epoch', 'train_iter', 'pct_train'}
+    mine = {'carried', 'loss', 'smooth_loss', 'final_record', 'run_epoch', 'steps_done', 'chars_seen', 'seed', 'epoch', 'train_iter', 'pct_train'}
     for n,o in objects:
         for k,v in before[n].items(): check(k in vars(o) and (vars(o)[k] is v or plain(v)), f'{n}.{k} was replaced')
         for k in vars(o).keys() - before[n].keys():
