@@ -9,16 +9,7 @@ from charrnn_fa import doctor
 from charrnn_fa.doctor.watch import Doctor
 from charrnn_fa.learner import char_learner
 from charrnn_fa.text.data import CharDataLoaders
-
-V = 9
-text = torch.randint(0, V, (3000,), generator=torch.Generator().manual_seed(0)).repeat_interleave(2)
-
-
-def windows(n=8, rows=16, steps=20):
-    at = range(0, n*rows*steps, rows*steps)
-    text_ = text.repeat(2)
-    return [(text_[i:i+rows*steps].view(rows, steps), text_[i+1:i+rows*steps+1].view(rows, steps)) for i in at]
-
+from test_doctor_ninth import V, text, windows
 
 def report(**kwargs): return doctor.diagnose(**{'trials':False, 'seconds':20, **kwargs})
 
