@@ -11,6 +11,7 @@ from charrnn_fa.learner import char_learner
 from charrnn_fa.text.data import CharDataLoaders
 from test_doctor_ninth import V, text, windows
 
+
 def report(**kwargs): return doctor.diagnose(**{'trials':False, 'seconds':20, **kwargs})
 
 
