@@ -7,7 +7,7 @@ __all__ = ['archs', 'most_units', 'most_layers', 'Elman', 'GRU', 'LSTM', 'Dropou
            'is_for_onednn', 'Linear', 'gate_matrices', 'note_gates', 'CharRNN', 'char_splitter', 'count_params']
 
 # %% ../nbs/10_models.ipynb #7aa25f09
-import platform, torch
+import platform, re, torch
 from functools import cache
 from pathlib import Path
 from torch import nn, Tensor
@@ -98,13 +98,18 @@ class OneHot(nn.Module):
     def extra_repr(self): return str(self.n)
 
 # %% ../nbs/10_models.ipynb #3f876754
+def _is_zen5(processor):
+    "Whether what a system says of its processor means Zen 5 of AMD, or a later one"
+    family = re.search(r'family\s*:?\s*(\d+)', processor, re.I)
+    return 'AuthenticAMD' in processor and bool(family) and int(family[1]) >= 26
+
 @cache
 def has_slow_products()->bool:
-    "Whether oneDNN's products in single precision are the faster ones here: with AVX-512, and not by Intel"
+    "Whether oneDNN's products in single precision are the faster ones here: with AVX-512 of AMD at full width"
     of = torch.backends
     if not (of.mkl.is_available() and of.mkldnn.is_available() and of.cpu.get_cpu_capability() == 'AVX512'): return False
     known = Path('/proc/cpuinfo')
-    return 'AuthenticAMD' in (known.read_text() if known.exists() else platform.processor())
+    return _is_zen5(known.read_text() if known.exists() else platform.processor())
 
 def product(
     x:Tensor, # (rows, n), a multiple of 16 rows

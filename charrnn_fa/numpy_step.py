@@ -8,24 +8,33 @@ __all__ = ['numpy_step', 'fits_numpy_step']
 # %% ../nbs/11a_numpy_step.ipynb #bc4600a9
 import torch
 import numpy as np
+from contextlib import suppress
 from functools import cache, partial
 from torch import nn
 from torch.nn import functional as F
-from .models import CharRNN, Dropout, Elman, GRU, LSTM, Linear, OneHot, is_for_onednn, product
+from .models import CharRNN, Dropout, Elman, GRU, LSTM, Linear, OneHot
 
 # %% ../nbs/11a_numpy_step.ipynb #d5300f87
+_least_packed,_least = 2**16,2**23 # numbers in the matrix, multiplications
+
+def _packed(W, rows):
+    "`W` in the order in which oneDNN reads it; None if that is of no use, or not to be had"
+    if W.numel() < _least_packed or rows*W.numel() < _least: return None
+    with suppress(AttributeError, RuntimeError): return torch.ops.mkldnn._reorder_linear_weight(W, rows)
+
+# %% ../nbs/11a_numpy_step.ipynb #dcb33990
 @cache
 def _keep_memory(): torch.empty(2**22, device='cpu') # 16 MB
 
-def _put(out, x, W): out.copy_(product(x, W))
+def _put(out, x, packed): out.copy_(torch.ops.mkldnn._linear_pointwise(x, packed, None, 'none', [], ''))
 
 def _product(x, W, out):
     "What puts `x @ W.T` into `out`, each time that it is called"
     if x.ndim == 1: return partial(np.dot, x, W.T.copy(), out)
     x,W,out = map(torch.from_numpy, (x, W, out))
-    if not is_for_onednn(x, W): return partial(torch.mm, x, W.T, out=out)
+    if (packed := _packed(W, len(x))) is None: return partial(torch.mm, x, W.T, out=out)
     _keep_memory()
-    return partial(_put, out, x, W)
+    return partial(_put, out, x, packed)
 
 def _empty(x, n): return np.empty((*x.shape[:-1], n), np.float32)
 
