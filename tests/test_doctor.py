@@ -22,7 +22,7 @@ from torch import nn
 
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.doctor.diagnose import diagnose
-from charrnn_fa.doctor.ladder import ladder
+from charrnn_fa.doctor.ladder import ids_ladder, ladder
 from charrnn_fa.doctor.watch import Doctor
 from charrnn_fa.learner import char_learner
 from charrnn_fa.text.corpus import load_corpus
@@ -900,6 +900,13 @@ def test_the_ladder_has_the_constants_of_a_small_text():
     for n,k in enumerate(['unigram', 'bigram', '3-gram', '4-gram', '5-gram'], 1):
         if n in (1, 2, 5): assert abs(found[k] + np.mean([np.log(p(c, valid[max(0, i-n+1):i])) for i,c in enumerate(valid)])) < 1e-9
     assert found['uniform'] == np.log(V) and abs(found['double softmax'] - np.log(1+(V-1)/np.e)) < 1e-12
+
+
+def test_nothing_is_known_of_what_follows_the_end_of_a_text():
+    "By hand: the training text is abaabz, what is predicted za; z is followed by nothing, so the frequencies decide"
+    found = ids_ladder([0, 1, 0, 0, 1, 2], [2, 0], 3)
+    for k in 'unigram','bigram','5-gram': assert abs(found[k] + np.log([2/9, 4/9]).mean()) < 1e-12
+    assert {*ids_ladder([0], [0], 2).values()} >= {np.log(2)}
 
 
 @pytest.mark.parametrize('kwargs', [dict(model=Net(), loss_func=loss_over_all, dls=[]), dict(learn=Learner(DataLoaders([], []), Net(), loss_func=loss_over_all))])

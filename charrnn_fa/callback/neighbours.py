@@ -67,6 +67,7 @@ def hold_spares()->list:
 class Neighbours(threading.Thread):
     "Ends the spinning of our threads as long as others need the processors"
     every,many,few = .25,.2,.05 # seconds between looks; shares of the time that we wait
+    longer = 30. # seconds until the next try, if there is little hope
     way = 'spin' # or 'sleep', or 'one': all threads but one are to rest
     n_threads = n_now = None # in all and at work, where they may rest
     since = -1. # when that last changed
@@ -103,7 +104,7 @@ def _decide(self:Neighbours, is_crowded, is_quiet, at):
     if self.way == 'spin':
         if is_crowded: self._give_way(at)
         elif is_new: self.patience,self.are_many = 1.,False
-    elif at >= self.until or is_quiet and self.way == 'sleep': self.way,self.since = 'spin',at
+    elif at >= self.until + self.longer*is_crowded or is_quiet and self.way == 'sleep': self.way,self.since = 'spin',at
     elif is_crowded and is_new and self.way == 'one': self.way,self.are_many = 'sleep',True # it has to wait as well
 
 @patch(as_prop=True)

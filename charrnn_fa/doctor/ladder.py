@@ -48,11 +48,12 @@ def _look_up(pairs, context, ids, vocab_sz):
 # %% ../../nbs/40_doctor.ladder.ipynb #14f2400f
 def _mixed(p, pairs, counts, context, places, vocab_sz):
     "Probabilities of the next longer context, mixed with those of the shorter, `p`"
-    kinds = np.bincount(pairs//vocab_sz)
-    seen = np.bincount(pairs//vocab_sz, counts)
+    n_contexts = context.max(initial=0)+1
+    kinds = np.bincount(pairs//vocab_sz, minlength=n_contexts)
+    seen = np.bincount(pairs//vocab_sz, counts, n_contexts)
     k,n = kinds[context],seen[context]
-    better = (np.where(places >= 0, counts[places], 0) + k*p)/(n + k)
-    return np.where(context >= 0, better, p)
+    better = (np.where(places >= 0, counts[places], 0) + k*p)/np.maximum(n + k, 1)
+    return np.where((context >= 0) & (k > 0), better, p)
 
 # %% ../../nbs/40_doctor.ladder.ipynb #cd198dfa
 def ngram_probs(
@@ -68,10 +69,11 @@ def ngram_probs(
     context,here,p = np.zeros_like(train),np.zeros_like(valid),np.full(len(valid), 1/vocab_sz)
     for _ in range(most):
         pairs,counts,longer = _count(context, train, vocab_sz)
-        places = _look_up(pairs, here, valid, vocab_sz)
-        p = _mixed(p, pairs, counts, here, places, vocab_sz)
+        if len(pairs): # the text is as long as these contexts
+            places = _look_up(pairs, here, valid, vocab_sz)
+            p = _mixed(p, pairs, counts, here, places, vocab_sz)
+            context,here = _later(longer, list(train_starts)),_later(places, list(valid_starts))
         yield p
-        context,here = _later(longer, list(train_starts)),_later(places, list(valid_starts))
 
 # %% ../../nbs/40_doctor.ladder.ipynb #244aa552
 rungs = dict(
