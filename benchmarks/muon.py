@@ -77,7 +77,8 @@ def main():
     print('| form | nats, median (all) | ms per optimiser step |\n|---|---|---|')
     for form in forms:
         rs = [run(form, s, args.steps, text) for s in args.seeds]
-        print(f"| {form} | {median(r[0] for r in rs):.4f} ({', '.join(f'{r[0]:.4f}' for r in rs)}) | {median(r[1] for r in rs)*1e3:.1f} |", flush=True)
+        print(f"| {form} | {median(r[0] for r in rs):.4f} ({', '.join(f'{r[0]:.4f}' for r in rs)}) | "
+              f"{median(r[1] for r in rs)*1e3:.1f} |", flush=True)
 
 
 if __name__ == '__main__': main()

@@ -1,7 +1,9 @@
-"""A training step of `cpu-minute` alone, beside one and two busy processes, and beside another training: as PyTorch does it, in a run by steps, and in one by the clock.
+"""A training step of `cpu-minute` alone, beside one and two busy processes, and beside another training: \
+as PyTorch does it, in a run by steps, and in one by the clock.
 
-Each case is a fresh process that trains for some seconds; the cases take turns. Prints milliseconds a step (median over turns of the mean of a turn, lowest and highest)
-and the ratios to the quiet step.   python benchmarks/neighbours.py [--turns 3] [--seconds 12] [--precision bf16]
+Each case is a fresh process that trains for some seconds; the cases take turns. Prints milliseconds a step
+(median over turns of the mean of a turn, lowest and highest) and the ratios to the quiet step.
+python benchmarks/neighbours.py [--turns 3] [--seconds 12] [--precision bf16]
 """
 import argparse
 import json
@@ -67,7 +69,8 @@ def main():
         for k,others in cases.items():
             for how in ways: ms[k,how].append(measured(args, how, [one(long, how)] if others is None else others))
     quiet = median(ms['alone','bare'])
-    print(f'{args.precision}, {os.cpu_count()} processors; ms a step, median (lowest to highest), and over the quiet step as PyTorch does it ({quiet:.1f})')
+    print(f'{args.precision}, {os.cpu_count()} processors; '
+          f'ms a step, median (lowest to highest), and over the quiet step as PyTorch does it ({quiet:.1f})')
     for (k,how),v in ms.items(): print(f"{k:26} {ways[how]:14} {median(v):7.1f}  ({min(v):.1f} to {max(v):.1f})  {median(v)/quiet:.2f}")
 
 

@@ -1,4 +1,5 @@
-"""A training step of `cpu-minute` in `fit`, by precision of the model and of Muon's own products: what takes the time, beside the matrix rate of the machine.
+"""A training step of `cpu-minute` in `fit`, by precision of the model and of Muon's own products: \
+what takes the time, beside the matrix rate of the machine.
 
 The ways take turns in one process; milliseconds a step, medians of turns, lowest and highest.
 
@@ -70,7 +71,8 @@ def main():
     from torch.profiler import ProfilerActivity, profile
     for precision in 'fp32','bf16':
         learn.set_precision(precision)
-        with profile(activities=[ProfilerActivity.CPU]) as prof, learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit_steps(args.steps)
+        with profile(activities=[ProfilerActivity.CPU]) as prof, learn.no_bar(), learn.no_logging(), learn.no_valid():
+            learn.fit_steps(args.steps)
         print(f'\n{precision}: milliseconds a step by operation')
         rows = sorted(prof.key_averages(), key=lambda o: -o.self_cpu_time_total)[:18]
         for o in rows: print(f'{o.self_cpu_time_total/1000/args.steps:7.2f}  {o.count/args.steps:6.1f} calls  {o.key[:60]}')
