@@ -1,28 +1,34 @@
 """A pass-through FUSE file system with faults, in a process of its own, that looks like Colab's Drive mount (`fuse.drive`)
 
-`python tests/faultfs.py MOUNTPOINT BACKING CONTROL` ends with its parent or with SIGTERM. CONTROL is a JSON file; it is read anew at each call, so faults
-come and go while the folder is mounted; counts start again when it changes. `DriveMount` does all that for a test. All keys are off by default:
+`python tests/faultfs.py MOUNTPOINT BACKING CONTROL` ends with its parent or with SIGTERM. CONTROL is a JSON file;
+it is read anew at each call, so faults come and go while the folder is mounted; counts start again when it
+changes. `DriveMount` does all that for a test. All keys are off by default:
 
-errno         {op: number or [number, after] or [number, after, times]}: the first `after` calls succeed, then `times` calls (default: all) fail.
-              Ops: getattr (also each look-up of a name), readdir, opendir, open, create, read, write, truncate, flush (= close), fsync, fsyncdir, rename,
-              unlink, mkdir, rmdir, chmod, chown, utimens, statfs, getxattr.
+errno         {op: number or [number, after] or [number, after, times]}: the first `after` calls succeed, then `times` calls
+              (default: all) fail.
+              Ops: getattr (also each look-up of a name), readdir, opendir, open, create, read, write, truncate,
+              flush (= close), fsync, fsyncdir, rename, unlink, mkdir, rmdir, chmod, chown, utimens, statfs, getxattr.
               An errno from `release` is seen by nobody, and ENOSYS (38) of fsync or getxattr lasts until the next mount.
-delay         {op: seconds} before the op; ends early when its key goes. The kernel holds its own locks meanwhile: a create, mkdir, unlink, rename or readdir
-              that hangs lets the folder's other changes, listings and look-ups of unknown names hang too, a write or truncate that file's changes
+delay         {op: seconds} before the op; ends early when its key goes. The kernel holds its own locks meanwhile:
+              a create, mkdir, unlink, rename or readdir that hangs lets the folder's other changes, listings and
+              look-ups of unknown names hang too, a write or truncate that file's changes
 match         a pattern such as '*.json': errno and delay only for paths (from the mount's root, starting with /) that match it
 kbps          write throughput in kB/s, for each call
 zero          true: writes are accepted and thrown away; seconds: the file becomes empty so long after its last write
-hollow        true: what is written becomes zeros, so that a file keeps its size and loses its contents; seconds: so long after its last write
+hollow        true: what is written becomes zeros, so that a file keeps its size and loses its contents;
+              seconds: so long after its last write
 uncommitted   seconds after its last write for which `user.drive.uncommitted` of a file is 'true', or true for ever; otherwise ENODATA
 uncommitted_says  what it says instead of ['true', 'false'], such as ['1', '0']
 ids           true: `user.drive.id` is 'local-...' until committed, then an id that stays, also in the cloud folder; otherwise ENODATA
 trash         a folder to which unlinked files go; a file truncated before has 0 bytes there
 duplicates    true: a rename over an existing file makes 'name (1).ext' instead
 torn_rename   seconds between the target's removal and its coming back in a rename over an existing file
-stale         seconds for which folder listings, and size and contents of files, stay as they were before a change, whether made here or in BACKING.
+stale         seconds for which folder listings, and size and contents of files, stay as they were before a change,
+              whether made here or in BACKING.
               What was made here since this was switched on is known here at once, but not listed.
 readonly      true: EROFS for all that writes
-cloud         a folder to which closed files are uploaded `uncommitted` seconds (or at once) after their last write; what is deleted is deleted there at once
+cloud         a folder to which closed files are uploaded `uncommitted` seconds (or at once) after their last write;
+              what is deleted is deleted there at once
 """
 import ctypes
 import errno
@@ -322,7 +328,8 @@ class DriveFS(Operations):
 
 class _FUSE(FUSE):
     # mfusepy loses the file handle of ftruncate
-    def truncate_fuse_3(self, path, length, fip): return self.operations.truncate(path and os.fsdecode(path), length, fip.contents.fh if fip else None)
+    def truncate_fuse_3(self, path, length, fip):
+        return self.operations.truncate(path and os.fsdecode(path), length, fip.contents.fh if fip else None)
 
 
 class DriveMount:
@@ -349,7 +356,8 @@ class DriveMount:
         self.close()
         if backing: self.backing = Path(backing)
         for o in self.mountpoint,self.backing: o.mkdir(exist_ok=True)
-        self.process = subprocess.Popen([sys.executable, __file__, self.mountpoint, self.backing, self.file], cwd='/', stdout=subprocess.PIPE)
+        self.process = subprocess.Popen([sys.executable, __file__, self.mountpoint, self.backing, self.file], cwd='/',
+                                        stdout=subprocess.PIPE)
         if not (self.process.stdout.readline() and self.mounted()): self.close(); raise RuntimeError('the file system did not mount')
 
     def calls(self):

@@ -1,8 +1,9 @@
 """How the library is built, in figures: python tests/house.py [BEGINNING OF A NOTEBOOK'S NAME]
 
-Cells are those that notebooks export, without the line `#| export`. A check is a call of `test_*`, `assert` or an expected failure; prose is the words of Markdown cells.
-The checkpoint side is `run` (without what was added to share runs and to look at them), `store`, `checkpoint`
-and what `core` has of them, in nodes of Python's syntax tree (`ast.expr` and `ast.stmt`), so that lines and comments cost nothing.
+Cells are those that notebooks export, without the line `#| export`. A check is a call of `test_*`, `assert` or
+an expected failure; prose is the words of Markdown cells. The checkpoint side is `run` (without what was added
+to share runs and to look at them), `store`, `checkpoint` and what `core` has of them, in nodes of Python's
+syntax tree (`ast.expr` and `ast.stmt`), so that lines and comments cost nothing.
 """
 import ast
 import json
@@ -35,7 +36,9 @@ def is_exported(cell): return cell['kind'] == 'code' and re.match(r'#\|\s*export
 def code_of(cell): return re.sub(r'^#\|.*\n?|^[%!].*$', '', cell['source'], flags=re.M).strip('\n')
 
 
-def modules(root): return [o for o in (root/'charrnn_fa').rglob('*.py') if o.name not in ('_modidx.py', 'all.py', '__init__.py', '__main__.py')]
+def modules(root):
+    return [o for o in (root/'charrnn_fa').rglob('*.py')
+            if o.name not in ('_modidx.py', 'all.py', '__init__.py', '__main__.py')]
 
 
 def tree(path): return ast.parse(path.read_text(encoding='utf-8'))

@@ -225,7 +225,8 @@ def test_from_files(folder, text):
 def test_share_of_files(folder, pct):
     "A share that is none is refused for files as it is for a text"
     with pytest.raises(CharRNNError, match='between 0 and 1'): CharDataLoaders.from_files(folder, valid_pct=pct, device='cpu')
-    dls = CharDataLoaders.from_files(folder, splitter=FuncSplitter(lambda o: o.name == '1.txt'), valid_pct=pct, bs=4, seq_len=16, device='cpu')
+    dls = CharDataLoaders.from_files(folder, splitter=FuncSplitter(lambda o: o.name == '1.txt'), valid_pct=pct, bs=4,
+                                     seq_len=16, device='cpu')
     assert len(dls.valid.ids) == 1000                                # a splitter does not look at it
 
 

@@ -1,4 +1,5 @@
-"`torch.set_default_device` is a person's choice for their own tensors; what must be on the CPU stays there, and a seed means the same weights"
+"""`torch.set_default_device` is a person's choice for their own tensors; what must be on the CPU stays there,
+and a seed means the same weights"""
 import pytest
 import torch
 

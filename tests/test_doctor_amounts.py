@@ -259,7 +259,9 @@ def test_padding_after_the_end_is_all_that_is_used():
 def test_packed_rows_that_are_read(pick): assert exact(packing(pick)) == []
 
 
-def test_rows_of_one_length(): assert exact(packing(lambda out,state,lengths: out[:,-1], [(x[:,:4].clamp(min=1), l*0+4, y) for x,l,y in documents()])) == []
+def test_rows_of_one_length():
+    assert exact(packing(lambda out,state,lengths: out[:,-1],
+                         [(x[:,:4].clamp(min=1), l*0+4, y) for x,l,y in documents()])) == []
 
 
 @pytest.mark.parametrize('shape', [column, lambda y: y])

@@ -64,7 +64,8 @@ CARRIERS = {
     'a dictionary of a tuple': (dict(kind='LSTM', memory=f"kept = dict(mem={TWO})", says='', holder="kept['mem']"),
                                 ["for h in kept['mem']: h.detach()", "for h in kept['mem']:\n        h.detach()"]),
     'a tuple': (dict(kind='LSTM', memory=f'mem = {TWO}', says='global mem', holder='mem'),
-                ['for h in mem: h.detach()', 'for a, b in [mem]: a.detach(); b.detach()', 'if mem is not None: mem[0].detach(); mem[1].detach()']),
+                ['for h in mem: h.detach()', 'for a, b in [mem]: a.detach(); b.detach()',
+                 'if mem is not None: mem[0].detach(); mem[1].detach()']),
     'a tensor': (dict(kind='GRU', memory=f'mem = {ONE}', says='global mem', holder='mem'),
                  ['mem.detach()', 'if mem is not None: mem.detach()', 'with torch.no_grad(): mem.detach()',
                   'while True:\n        mem.detach(); break', 'for _ in range(1): mem.detach()']),
@@ -116,7 +117,8 @@ def test_a_second_shift_is_to_go_and_the_loader_is_not(shift, tmp_path):
 
 
 def test_a_loader_that_shifts_too_far_is_still_what_is_to_be_mended(tmp_path):
-    f = first(reader()+"\nstreams = [(ids[:2400].view(8, 300)[:,i:i+15], ids[1:].view(8, 300)[:,i+1:i+16]) for i in range(0, 280, 15)]", tmp_path)
+    f = first(reader()+"\nstreams = [(ids[:2400].view(8, 300)[:,i:i+15], "
+                       "ids[1:].view(8, 300)[:,i+1:i+16]) for i in range(0, 280, 15)]", tmp_path)
     assert f.id == 'D2' and 'text[' in f.fix, f
 
 
@@ -155,8 +157,10 @@ def over_all(p, t):
     return LOSS
 """
 DEAF = [(FLAT, 'CrossEntropyLossFlat(ignore_index=3)', 'learn.loss_func = CrossEntropyLossFlat()'),
-        (TURNED, 'nn.CrossEntropyLoss(ignore_index=3, label_smoothing=0.1)', 'criterion = nn.CrossEntropyLoss(label_smoothing=0.1)'),
-        (BY_NAME, 'F.cross_entropy(p.flatten(0, 1), t.flatten(), ignore_index=PAD)', 'return F.cross_entropy(p.flatten(0, 1), t.flatten())')]
+        (TURNED, 'nn.CrossEntropyLoss(ignore_index=3, label_smoothing=0.1)',
+         'criterion = nn.CrossEntropyLoss(label_smoothing=0.1)'),
+        (BY_NAME, 'F.cross_entropy(p.flatten(0, 1), t.flatten(), ignore_index=PAD)',
+         'return F.cross_entropy(p.flatten(0, 1), t.flatten())')]
 
 
 @pytest.mark.parametrize('program,loss,want', DEAF)

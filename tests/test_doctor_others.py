@@ -321,7 +321,8 @@ class WithState(nn.Module):
 def of_scores(out, y): return F.cross_entropy(out.transpose(1, 2), y)
 
 
-@pytest.mark.parametrize('loss', [of_scores, lambda out, y: of_scores(out[0], y), lambda out, y: of_scores(out[0], y) + 1e-3*out[1].square().mean()])
+@pytest.mark.parametrize('loss', [of_scores, lambda out, y: of_scores(out[0], y),
+                                  lambda out, y: of_scores(out[0], y) + 1e-3*out[1].square().mean()])
 def test_a_loss_of_a_tuple(loss):
     seeded()
     ids = torch.tensor([*told_again(60, 1).encode()])-32
@@ -441,7 +442,8 @@ def test_the_last_block_has_nobody_to_read_it(n_used, ids):
     batches = [(data[i:i+240].view(8, 30), data[i+1:i+241].view(8, 30)) for i in range(0, 3600, 240)]
     torch.manual_seed(0)
     net = Blocks(n_used)
-    r = diagnose(model=net, dls=batches, loss_func=lambda p, y: F.cross_entropy(p.flatten(0, 1), y.flatten()), opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False)
+    r = diagnose(model=net, dls=batches, loss_func=lambda p, y: F.cross_entropy(p.flatten(0, 1), y.flatten()),
+                 opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False)
     assert ids_of(r) == ids, r
 
 
@@ -460,7 +462,8 @@ def test_targets_of_another_kind_than_the_inputs(n_words, ids):
     spelt = torch.stack([words%12, words//8%12, words%5], 3) # three letters each
     seeded()
     net = Spells(90)
-    r = diagnose(model=net, dls=[*zip(spelt[:,:,:-1], words[:,:,1:])], loss_func=of_scores, opt=torch.optim.Adam(net.parameters(), 2e-3), trials=False)
+    r = diagnose(model=net, dls=[*zip(spelt[:,:,:-1], words[:,:,1:])], loss_func=of_scores,
+                 opt=torch.optim.Adam(net.parameters(), 2e-3), trials=False)
     assert ids_of(r) == ids, r
 
 

@@ -117,7 +117,8 @@ def test_an_error_of_the_function_itself(trained):
     assert (f.id, f.certainty) == ('E1', 'exact') and 'ZeroDivisionError' in f.message and 'n//done' in f.place.source
 
 
-@pytest.mark.parametrize('kwargs,said', [(dict(text=5), 'text is 5'), (dict(sample='abc'), 'sample is str'), (dict(sample=one_by_one, text=b'abc'), 'decode')])
+@pytest.mark.parametrize('kwargs,said', [(dict(text=5), 'text is 5'), (dict(sample='abc'), 'sample is str'),
+                                         (dict(sample=one_by_one, text=b'abc'), 'decode')])
 def test_what_is_no_text_and_no_function(trained, kwargs, said):
     with pytest.raises(CharRNNError, match=said): diagnose(**{**trained, **kwargs})
 

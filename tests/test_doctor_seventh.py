@@ -169,7 +169,8 @@ def test_a_sum_is_mended_in_the_criterion():
         opt.step()
         return loss.item()
     f, = diagnose(step_function=step, model=net, batches=windows(), trials=False).findings
-    assert f.id == 'L3' and 'nn.CrossEntropyLoss(ignore_index=90)' in f.fix and eval(f.fix.split('=', 1)[1], dict(nn=nn)).reduction == 'mean'
+    assert (f.id == 'L3' and 'nn.CrossEntropyLoss(ignore_index=90)' in f.fix
+            and eval(f.fix.split('=', 1)[1], dict(nn=nn)).reduction == 'mean')
 
 
 class Pen(nn.Module):

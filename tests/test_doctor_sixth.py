@@ -1,4 +1,5 @@
-"""The doctor on steps that fetch their own batches, and on what a sixth stranger's programs have shown; beside each fault the program without it"""
+"""The doctor on steps that fetch their own batches, and on what a sixth stranger's programs have shown; beside
+each fault the program without it"""
 import itertools
 
 import pytest
@@ -65,7 +66,8 @@ def fetching(zero=True, shift=1, turned=False, **kwargs):
 
 
 @pytest.mark.parametrize('turned', [False, True])
-@pytest.mark.parametrize('fault,want', [(dict(), []), (dict(zero=False), ['O6']), (dict(cut=True), ['R1']), (dict(shift=0), ['D1']), (dict(shift=3), ['D2'])])
+@pytest.mark.parametrize('fault,want', [(dict(), []), (dict(zero=False), ['O6']), (dict(cut=True), ['R1']),
+                                        (dict(shift=0), ['D1']), (dict(shift=3), ['D2'])])
 def test_a_step_that_fetches_its_batches(fault, want, turned):
     if turned and fault.get('shift', 1) != 1: pytest.skip('in another order it cannot be told what belongs to what')
     step,net,at = fetching(turned=turned, **fault)
@@ -180,7 +182,8 @@ class LastRow(nn.Module):
 class BothWays(nn.Module):
     def __init__(self, fault, n=12):
         super().__init__()
-        self.fault,self.emb,self.rnn,self.out = fault,nn.Embedding(V, n),nn.GRU(n, n, batch_first=True, bidirectional=True),nn.Linear(2*n, 3)
+        self.fault,self.emb,self.rnn,self.out = (fault,nn.Embedding(V, n),
+                                                 nn.GRU(n, n, batch_first=True, bidirectional=True),nn.Linear(2*n, 3))
 
     def forward(self, x):
         h_n = self.rnn(self.emb(x))[1]
@@ -194,7 +197,8 @@ class BothWays(nn.Module):
 def test_what_is_taken_of_a_layer(net, fix, fault):
     x = torch.randint(0, V, (144, 12), generator=seeded())
     net = net(fault)
-    fs = found(model=net, dls=[*zip(x.split(12), (x[:,3] % 3).split(12))], loss_func=F.cross_entropy, opt=torch.optim.Adam(net.parameters(), 3e-3))
+    fs = found(model=net, dls=[*zip(x.split(12), (x[:,3] % 3).split(12))], loss_func=F.cross_entropy,
+               opt=torch.optim.Adam(net.parameters(), 3e-3))
     assert [f.id for f in fs] == ['S4']*fault and (not fault or fix in fs[0].fix)
 
 
@@ -244,7 +248,8 @@ def test_two_tables_for_two_languages():
     y = (src+3) % V
     x = torch.cat([src, torch.full((96, 1), 8), y[:,:-1]], 1)
     loss = lambda p, y: F.cross_entropy(p.transpose(1, 2), y)
-    assert 'D12' not in ids_of(model=model, dls=[*zip(x.split(12), y.split(12))], loss_func=loss, opt=torch.optim.Adam(model.parameters(), 3e-3))
+    assert 'D12' not in ids_of(model=model, dls=[*zip(x.split(12), y.split(12))], loss_func=loss,
+                               opt=torch.optim.Adam(model.parameters(), 3e-3))
 
 
 def test_gradients_that_are_divided_and_scaled():
@@ -349,5 +354,6 @@ def test_a_cell_that_hands_back_what_it_was_given(old):
                 res.append(self.out(state[0]))
             return torch.stack(res, 2)
     net,x = Reader(),text(6*8*12)
-    fs = found(model=net, dls=[*zip(x[:-1].view(6, 8, 12), x[1:].view(6, 8, 12))], loss_func=F.cross_entropy, opt=torch.optim.Adam(net.parameters(), 3e-3))
+    fs = found(model=net, dls=[*zip(x[:-1].view(6, 8, 12), x[1:].view(6, 8, 12))], loss_func=F.cross_entropy,
+               opt=torch.optim.Adam(net.parameters(), 3e-3))
     assert [f.title for f in fs] == ['A part of the state never changes']*old

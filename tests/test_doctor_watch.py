@@ -80,7 +80,8 @@ class Overflows(Callback):
 @pytest.mark.parametrize('opt_func', [AdamW, partial(OptimWrapper, opt=torch.optim.Adam)])
 def test_a_step_that_the_scaler_leaves_out_is_no_explosion(opt_func):
     "Whether the optimiser leaves it out, as ours do, or fastai's loop"
-    cb,learn = doctor(every=1),Learner(DataLoaders(batches(20), batches(2)), Net(), loss_over_all, opt_func=opt_func, cbs=[GradScale(), Overflows()])
+    cb,learn = doctor(every=1),Learner(DataLoaders(batches(20), batches(2)), Net(), loss_over_all, opt_func=opt_func,
+                                       cbs=[GradScale(), Overflows()])
     learn.device = torch.device('cpu')
     with learn.no_bar(): assert fit(learn, cb) == []
     assert len(cb.course.norms) == 19

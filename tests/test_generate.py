@@ -115,7 +115,8 @@ def test_unknown_symbol_is_never_drawn():
     assert '\ufffd' not in generate(m, v, 'a', n=100)
 
 
-@pytest.mark.parametrize('bad', [dict(temperature=-0.1), dict(top_k=0), dict(top_p=1.01), dict(top_p=0), dict(min_p=-1), dict(prompt='xyz'), dict(temperature=float('nan')), dict(stop=''), dict(stop=['a', '']),
+@pytest.mark.parametrize('bad', [dict(temperature=-0.1), dict(top_k=0), dict(top_p=1.01), dict(top_p=0), dict(min_p=-1),
+                                 dict(prompt='xyz'), dict(temperature=float('nan')), dict(stop=''), dict(stop=['a', '']),
                                  dict(n=-1), dict(bs=0)])
 def test_bad_values(model, vocab, bad):
     with pytest.raises(CharRNNError): generate(model, vocab, **bad)

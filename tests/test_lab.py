@@ -33,7 +33,8 @@ def lab(tmp_path, home):
     args = ['lab', '--no-browser', '--allow-root', f'--port={port}', '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}',
             f'--ServerApp.root_dir={tmp_path}', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
     with open(tmp_path/'lab.log', 'wb') as log:
-        p = subprocess.Popen([sys.executable, '-m', 'jupyter', *args], cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
+        p = subprocess.Popen([sys.executable, '-m', 'jupyter', *args], cwd=tmp_path, env=env, stdout=log, stderr=log,
+                             start_new_session=True)
         try:
             at = f'http://127.0.0.1:{port}'
             _wait_for(f'{at}/api?token={token}', p, tmp_path/'lab.log')

@@ -81,7 +81,8 @@ def test_one_cycle_schedule_reaches_both_optimisers(learn):
 
 def test_lr_find_leaves_no_trace(learn, make, dls, same):
     learn.fit(1, 1e-3)
-    before = deepcopy(learn.model.state_dict()),dls.train.state_dict(),[o.clone() for o in learn.carried],torch.get_rng_state(),learn.model.training
+    before = (deepcopy(learn.model.state_dict()),dls.train.state_dict(),[o.clone() for o in learn.carried],
+              torch.get_rng_state(),learn.model.training)
     lrs = learn.lr_find(num_it=20, show_plot=False)
     assert 1e-7 < lrs.valley < 10
     assert all(torch.equal(v, before[0][k]) for k,v in learn.model.state_dict().items())
@@ -96,7 +97,8 @@ def test_lines_instead_of_a_bar(dls, capsys):
     n,before = len(dls.train),(learn.logger, list(map(type, learn.cbs)))
     with learn.no_bar(0): learn.fit(2)
     out = capsys.readouterr().out.splitlines()
-    assert [o.split('   ')[0] for o in out] == [*(f'step {i} of {2*n}' for i in range(2, n+1)), 'epoch 1 of 2', *(f'step {i} of {2*n}' for i in range(n+1, 2*n+1)), 'epoch 2 of 2']
+    assert [o.split('   ')[0] for o in out] == [*(f'step {i} of {2*n}' for i in range(2, n+1)), 'epoch 1 of 2',
+                                                *(f'step {i} of {2*n}' for i in range(n+1, 2*n+1)), 'epoch 2 of 2']
     assert out[-1].split('   ')[1] == f'train_loss {learn.recorder.values[-1][0]:.4g}' and out[-2].endswith('0 s left')
     with learn.no_bar(10_000), learn.no_valid(): learn.fit(1)
     assert [o.split()[0] for o in capsys.readouterr().out.splitlines()] == ['epoch']
@@ -128,15 +130,19 @@ class Fail(Callback):
 
 
 def test_lines_at_parts_of_a_run_above_a_bar(make):
-    "Where they are asked for, each on a line of its own, with a sample below; the bar counts right, also in a run that goes on, and is closed"
+    """Where they are asked for, each on a line of its own, with a sample below; the bar counts right, also in a
+    run that goes on, and is closed"""
     screen,learn = io.StringIO(),make()
-    def lines(parts): return ProgressLines(0, parts=parts, file=screen, sample=lambda learn: f'sample at {learn.steps_done}', bar=bar, epochs=False)
+    def lines(parts):
+        return ProgressLines(0, parts=parts, file=screen, sample=lambda learn: f'sample at {learn.steps_done}',
+                             bar=bar, epochs=False)
     bar = tqdm(total=None, file=screen, mininterval=0)
     learn.fit_steps(40, cbs=lines(4))
     assert (bar.n, bar.total, bar.initial, bar.disable) == (40, 40, 0, True) and 'nats' in bar.postfix
     shown = [o.split('\r')[-1] for o in screen.getvalue().split('\n')]
     assert [o.split('   ')[0] for o in shown if 'left' in o] == ['step 10 of 40', 'step 20 of 40', 'step 30 of 40']
-    assert [o for o in shown if o.startswith('sample')] == ['sample at 10', 'sample at 20', 'sample at 30'] and not any('epoch' in o for o in shown)
+    assert ([o for o in shown if o.startswith('sample')] == ['sample at 10', 'sample at 20', 'sample at 30']
+            and not any('epoch' in o for o in shown))
     bar = tqdm(total=None, file=screen, mininterval=0)
     learn.fit_steps(40, start=25, cbs=lines(4))
     assert (bar.n, bar.total, bar.initial) == (40, 40, 25)
@@ -272,7 +278,8 @@ def test_biases_do_not_decay(make):
     learn = make(lr=0., wd=0.5)
     learn.fit(1, 0.)
     learn.create_opt()
-    assert {k for k,p in learn.model.named_parameters() if not learn.opt.state[p].get('do_wd', True)} == {k for k,p in learn.model.named_parameters() if p.ndim == 1}
+    assert ({k for k,p in learn.model.named_parameters() if not learn.opt.state[p].get('do_wd', True)}
+            == {k for k,p in learn.model.named_parameters() if p.ndim == 1})
 
 
 @needs_bf16
@@ -312,7 +319,8 @@ try: char_learner(dls, precision='bf16')
 except ValueError as e: print(e)
 with warnings.catch_warnings(record=True) as w: print(learn.to_bf16().precision, len(w))
 """
-    done = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, ONEDNN_MAX_CPU_ISA='AVX2', OMP_NUM_THREADS='1'), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, ONEDNN_MAX_CPU_ISA='AVX2', OMP_NUM_THREADS='1'),
+                          capture_output=True, text=True)
     said = done.stdout.splitlines()
     assert done.returncode == 0 and said[0] == 'fp32' and 'take fp32' in said[1] and said[2] == 'fp32 1', (done.stdout, done.stderr)
 
@@ -401,7 +409,8 @@ class StopAt(Callback):
     def __init__(self, epoch, i): self.at = epoch,i
     def before_batch(self):
         if self.training and (self.epoch, self.iter) == self.at:
-            self.kept = deepcopy((self.model.state_dict(), self.opt.state_dict(), self.learn.carried, self.dls.train.state_dict())),torch.get_rng_state()
+            self.kept = deepcopy((self.model.state_dict(), self.opt.state_dict(), self.learn.carried,
+                                  self.dls.train.state_dict())),torch.get_rng_state()
             raise CancelFitException()
 
 
@@ -528,7 +537,8 @@ def test_summary_counts_once(make):
 
 
 def test_plain_learner_and_data_block_names(text):
-    learn = char_learner(CharDataLoaders.from_text(text, device='cpu'), arch='gru', preset='cpu-minute', n_hid=20, n_layers=2, dropout=0.1, cbs=None)
+    learn = char_learner(CharDataLoaders.from_text(text, device='cpu'), arch='gru', preset='cpu-minute', n_hid=20,
+                         n_layers=2, dropout=0.1, cbs=None)
     assert isinstance(learn, Learner) and learn.model.arch == 'gru' and learn.model.n_layers == 2
     for bad in dict(arch='gpt'), dict(preset='nope'), dict(precision='fp8'):
         with pytest.raises(CharRNNError): char_learner(CharDataLoaders.from_text(text, device='cpu'), **bad)
@@ -541,7 +551,8 @@ def test_swapped_axes_are_refused():
 def test_start_from_a_smaller_vocabulary(learn, make, text):
     learn.fit(2, 1e-2)
     vocab = CharVocab([*learn.vocab, 'ß', '漢'])
-    other = make(CharDataLoaders.from_text(text + 'ß漢'*10, vocab=vocab, bs=4, seq_len=16, device='cpu')).start_from(learn.model, learn.vocab)
+    other = make(CharDataLoaders.from_text(text + 'ß漢'*10, vocab=vocab, bs=4, seq_len=16,
+                                           device='cpu')).start_from(learn.model, learn.vocab)
     p,q = learn.predict('The ')[2],other.predict('The ')[2]
     q = q[[vocab.stoi[c] for c in learn.vocab]]
     assert torch.allclose(q/q.sum(), p, atol=1e-5)
@@ -615,7 +626,8 @@ def test_short_epochs_see_other_text(learn):
     assert len({tuple(o) for o in first.seen}) == 3
 
 
-@pytest.mark.parametrize('other', [dict(n_hid=12), dict(emb_sz=16, tie=True), dict(head_sz=8), dict(emb_sz=4), dict(arch='gru'), dict(emb_sz=0)])
+@pytest.mark.parametrize('other', [dict(n_hid=12), dict(emb_sz=16, tie=True), dict(head_sz=8), dict(emb_sz=4),
+                                   dict(arch='gru'), dict(emb_sz=0)])
 def test_start_from_another_shape_is_refused_and_changes_nothing(learn, make, other):
     m = make(**other)
     before = deepcopy(m.model.state_dict())
@@ -772,7 +784,8 @@ def test_callbacks_of_every_make_are_asked(make):
         def __getattr__(self, k):
             if k in events: return partial(self.n.update, [k])
             return super().__getattr__(k)
-    events = ['before_fit', 'before_batch', 'after_pred', 'after_loss', 'before_backward', 'before_step', 'after_step', 'after_batch', 'after_epoch']
+    events = ['before_fit', 'before_batch', 'after_pred', 'after_loss', 'before_backward', 'before_step',
+              'after_step', 'after_batch', 'after_epoch']
     cbs = [Called(), Own(), Looked()]
     learn = make()
     learn.fit(1, 1e-3, cbs=cbs)
@@ -784,7 +797,8 @@ def test_callbacks_of_every_make_are_asked(make):
 def test_a_look_at_the_loader_changes_no_training(by_line):
     "The Learner has a seed of its own, which its loaders take over when a fit begins"
     def trained(look):
-        learn = char_learner(CharDataLoaders.from_text('ab\nc\nde\n\n'*60, bs=4, seq_len=8, seed=1, by_line=by_line), n_hid=8, seed=2, precision='fp32')
+        learn = char_learner(CharDataLoaders.from_text('ab\nc\nde\n\n'*60, bs=4, seq_len=8, seed=1, by_line=by_line),
+                             n_hid=8, seed=2, precision='fp32')
         if look: learn.dls.train.one_batch()
         with learn.no_bar(), learn.no_logging(): learn.fit_steps(12)
         return learn
@@ -905,7 +919,8 @@ def test_bits_are_those_of_the_text_whatever_the_loss(loss_func):
 
 
 def test_a_loaded_run_validates_as_before(tmp_path):
-    learn = char_learner(CharDataLoaders.from_text('She sells sea shells. '*40, bs=4, seq_len=8, val_bs=1, seed=1), n_hid=8, precision='fp32')
+    learn = char_learner(CharDataLoaders.from_text('She sells sea shells. '*40, bs=4, seq_len=8, val_bs=1, seed=1),
+                         n_hid=8, precision='fp32')
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     save_run(learn, tmp_path/'r')
     assert load_run(tmp_path/'r', 'cpu').validate() == learn.validate()

@@ -1,6 +1,7 @@
 """Training beside busy processes: they are noticed, the spinning ends, no bit changes, and nothing is left behind
 
-In processes of their own, with as many threads as processors: the rest of the suite runs with one thread each, and there would be nothing to see.
+In processes of their own, with as many threads as processors: the rest of the suite runs with one thread each,
+and there would be nothing to see.
 """
 import os
 import subprocess
@@ -82,7 +83,8 @@ busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in ra
 try: beside = trained()
 finally:
     for o in busy: o.kill()
-print(all(map(torch.equal, alone, beside)), bool(seen) and min(seen) > 0, [o.name for o in threading.enumerate() if o.name in ('neighbours', 'spare')] != [])
+print(all(map(torch.equal, alone, beside)), bool(seen) and min(seen) > 0, \
+[o.name for o in threading.enumerate() if o.name in ('neighbours', 'spare')] != [])
 """)
     assert (same, noticed, left) == ('True', 'True', 'False')
 

@@ -1,4 +1,5 @@
-"Checkpoints on a Drive that dies, hangs, fills up, lies and forgets: training goes on, to the same weights, with one warning for each outage"
+"""Checkpoints on a Drive that dies, hangs, fills up, lies and forgets: training goes on, to the same weights,
+with one warning for each outage"""
 import errno
 import gc
 import itertools
@@ -113,7 +114,8 @@ def drive(tmp_path, fuse):
 
 def settle(ckpt):
     assert ckpt.saver.writer.wait(60)
-    until(lambda: ckpt.saver.mirror.worker.job is None and ckpt.saver.mirror.pending is None and not ckpt.saver.mirror.worker.busy, what='the copy')
+    until(lambda: ckpt.saver.mirror.worker.job is None and ckpt.saver.mirror.pending is None
+          and not ckpt.saver.mirror.worker.busy, what='the copy')
 
 
 def copied(ckpt):
@@ -176,7 +178,9 @@ def stop(ckpt):
 def spoil(f, how):
     b = f.read_bytes()
     if how == 'missing': f.unlink()
-    else: f.write_bytes(dict(truncated=b[:len(b)//2], flipped=b[:99]+bytes([b[99]^1])+b[100:], empty=b'', html=b'<!doctype html><title>Sign in</title>')[how])
+    else:
+        f.write_bytes(dict(truncated=b[:len(b)//2], flipped=b[:99]+bytes([b[99]^1])+b[100:], empty=b'',
+                           html=b'<!doctype html><title>Sign in</title>')[how])
 
 
 def die(ckpt): os.kill(os.getpid(), signal.SIGKILL)
@@ -186,7 +190,8 @@ def die(ckpt): os.kill(os.getpid(), signal.SIGKILL)
 def lost(drive, fit, tmp_path, monkeypatch):
     "A machine trains for a while and is lost; this one is another"
     def _lost(step=35, *fs, at=(), **kwargs):
-        pid = machine(tmp_path/'lost', lambda: fit(drive.where, {**dict.fromkeys((15, 25), settle), **dict(at), step: then(*(fs or [settle]), die)}, **kwargs))
+        pid = machine(tmp_path/'lost', lambda: fit(drive.where, {**dict.fromkeys((15, 25), settle), **dict(at),
+                                                                 step: then(*(fs or [settle]), die)}, **kwargs))
         assert ended(pid) == -signal.SIGKILL
         shutil.rmtree(tmp_path/'lost', ignore_errors=True)
     return _lost
@@ -229,7 +234,8 @@ def test_all_is_well(drive, fit, capsys):
 def test_mount_dies_and_comes_back(drive, fit, capsys):
     "errno 107 in mid-run, then a new mount on the same place"
     learn = fit(drive.where, {15: then(settle, doing(drive.kill)), 25: trouble, 45: doing(drive.remount)})
-    assert len(learn.told) == 1 and 'Transport endpoint is not connected' in learn.told[0] and 'training goes on' in learn.told[0], learn.told
+    assert (len(learn.told) == 1 and 'Transport endpoint is not connected' in learn.told[0]
+            and 'training goes on' in learn.told[0]), learn.told
     assert 'is back' in capsys.readouterr().out
     tidy(drive.there)
 
@@ -345,7 +351,8 @@ def test_mount_hangs(drive, fit, op, monkeypatch):
     if op != 'getxattr': assert len(learn.told) == 1 and worker.is_alive()
     drive.control()
     worker.join(20)
-    assert not worker.is_alive()                                                    # what was begun is brought to its end, and the thread goes
+    # what was begun is brought to its end, and the thread goes
+    assert not worker.is_alive()
     assert steps(drive.there)[0] > 10, (learn.ckpt.saver.mirror.trouble, learn.ckpt.saver.mirror.pending, sorted(os.listdir(drive.there)))
 
 
@@ -407,15 +414,19 @@ def test_slow_mount(drive, fit, monkeypatch):
 
 
 def test_slow_writes_and_late_uploads(drive, fit, tmp_path, capsys, monkeypatch):
-    "Both at once: the newest wins, nothing piles up, the cloud never loses its last whole checkpoint, and how far it is behind is said once"
+    """Both at once: the newest wins, nothing piles up, the cloud never loses its last whole checkpoint, and how
+    far it is behind is said once"""
     monkeypatch.setattr(Mirror, 'slow', 0.5)
     cloud,seen = tmp_path/'cloud/MyDrive/runs/bard',[]
     drive.control(kbps=50, uncommitted=0.5, ids=True, cloud=tmp_path/'cloud')
-    def whole(): return [m['step'] for m in RunFolder(cloud).checkpoints() if (o := cloud/m['file']).exists() and o.stat().st_size == m['size']] if RunFolder.is_run(cloud) else []
+    def whole():
+        return [m['step'] for m in RunFolder(cloud).checkpoints()
+                if (o := cloud/m['file']).exists() and o.stat().st_size == m['size']] if RunFolder.is_run(cloud) else []
     def look(ckpt):
         for o,state in ckpt.states().items():
             if state == 'uploaded': assert (cloud/o).stat().st_size == (ckpt.folder.path/o).stat().st_size
-        seen.append((threading.active_count(), len(os.listdir(drive.there)) if drive.there.exists() else 0, max(whole(), default=-1), ckpt.folder.newest()['step']))
+        seen.append((threading.active_count(), len(os.listdir(drive.there)) if drive.there.exists() else 0,
+                     max(whole(), default=-1), ckpt.folder.newest()['step']))
         time.sleep(0.15)
     def next_upload(ckpt):
         before = max(whole(), default=-1)
@@ -550,27 +561,32 @@ def test_input_output_error(drive, fit, op, tmp_path):
     def hurt(ckpt):
         settle(ckpt)
         drive.control(errno={op: [5, 2, 12]}, trash=tmp_path/'trash')
-    learn = fit(drive.where, {15: hurt, **dict.fromkeys((25, 35), lambda _: time.sleep(0.3)), 45: doing(drive.control, trash=tmp_path/'trash')})
+    learn = fit(drive.where, {15: hurt, **dict.fromkeys((25, 35), lambda _: time.sleep(0.3)),
+                              45: doing(drive.control, trash=tmp_path/'trash')})
     assert len(learn.told) <= 1 and all('Input/output error' in o for o in learn.told), learn.told
     tidy(drive.there)
     assert not sum(o.stat().st_size for o in (tmp_path/'trash').iterdir())
 
 
-CALLS = ('openat', 13), ('write', 5), ('fsync', 3), ('close', 19), ('read', 31), ('newfstatat', 19), ('unlinkat', 3)  # which ones; by hand, all
+# which ones; by hand, all
+CALLS = ('openat', 13), ('write', 5), ('fsync', 3), ('close', 19), ('read', 31), ('newfstatat', 19), ('unlinkat', 3)
 
 @needs_fuse
 @pytest.mark.usefixtures('strace')
-@pytest.mark.parametrize('error,calls', [('EIO', CALLS), ('ENOSPC', CALLS[:4]), ('EDQUOT', CALLS[1:2])]) # the last two are one to the library
+# the last two are one to the library
+@pytest.mark.parametrize('error,calls', [('EIO', CALLS), ('ENOSPC', CALLS[:4]), ('EDQUOT', CALLS[1:2])])
 def test_an_error_in_every_call_of_a_copy(drive, fresh, alone_for_an_epoch, tmp_path, monkeypatch, error, calls):
     "A call that the copy of one checkpoint makes on Drive fails, once or from then on; the same calls on the local disk work"
-    monkeypatch.setattr('charrnn_fa.run.folder.secrets', SimpleNamespace(token_hex=lambda n: '0'*2*n))          # names that can be given to strace
+    # names that can be given to strace
+    monkeypatch.setattr('charrnn_fa.run.folder.secrets', SimpleNamespace(token_hex=lambda n: '0'*2*n))
     files = [f'step-00000020-{"0"*8}{o}' for o in ('.safetensors', '.json')]
     def train():
         os.environ['CHARRNN_HOME'] = str(tmp_path/'home')
         with warnings.catch_warnings(record=True) as ws:
             warnings.simplefilter('always')
             learn = fresh(5)
-            cbs = [At({18: then(settle, lambda _: inject.gate()), **dict.fromkeys((22, 26), then(copied, tried))}), Checkpoint(drive.where, steps=4, keep=2, wait=20, quiet=True)]
+            cbs = [At({18: then(settle, lambda _: inject.gate()), **dict.fromkeys((22, 26), then(copied, tried))}),
+                   Checkpoint(drive.where, steps=4, keep=2, wait=20, quiet=True)]
             learn.fit_one_cycle(1, 1e-2, cbs=cbs)
         told = [str(w.message) for w in ws if issubclass(w.category, RunWarning)]
         assert len(told) <= 1 and all(os.strerror(getattr(errno, error)) in o for o in told), told
@@ -578,10 +594,12 @@ def test_an_error_in_every_call_of_a_copy(drive, fresh, alone_for_an_epoch, tmp_
     def trial(call, i, more):
         "Whether the call was hit"
         for o in tmp_path/'home',drive.there: shutil.rmtree(o, ignore_errors=True)
-        rc,hit = inject.run_with_fault(train, call, f'{i}{more}', f'error={error}', gate=True, path=[*(f'{drive.where}/{o}' for o in files), *files])
+        rc,hit = inject.run_with_fault(train, call, f'{i}{more}', f'error={error}', gate=True,
+                                       path=[*(f'{drive.where}/{o}' for o in files), *files])
         assert rc == 0, (call, i, more)
         data,manifest = [drive.there/o for o in files]
-        if more and not (manifest.exists() and manifest.stat().st_size):                                                         # what can never be removed may stay, but does not count
+        # what can never be removed may stay, but does not count
+        if more and not (manifest.exists() and manifest.stat().st_size):
             for o in data,manifest: o.unlink(missing_ok=True)
         tidy(drive.there, 3 if more else 2)
         return hit
@@ -627,7 +645,9 @@ def test_drive_is_full(drive, fit, op, number, tmp_path):
         trouble(ckpt)
         seen.extend(steps(drive.there))
         newest = RunFolder(drive.there).checkpoints()[0]['step']
-        if op != 'flush': until(lambda: not [o for o in drive.there.glob('step-*') if newest < int(o.name[5:13])], what='a moment between two tries')
+        if op != 'flush':
+            until(lambda: not [o for o in drive.there.glob('step-*') if newest < int(o.name[5:13])],
+                  what='a moment between two tries')
         drive.control(trash=tmp_path/'trash')
     learn = fit(drive.where, {15: then(settle, doing(drive.control, errno={op: [number, 3]}, trash=tmp_path/'trash')), 45: look})
     assert len(learn.told) == 1 and os.strerror(number) in learn.told[0] and seen, learn.told
@@ -640,7 +660,8 @@ def small(at, kilobytes):
     "A disk of that size"
     if sys.platform != 'linux' or os.geteuid(): pytest.skip('mounting needs root on Linux')
     Path(at).mkdir(parents=True, exist_ok=True)
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'none', at], capture_output=True).returncode: pytest.skip('tmpfs cannot be mounted here')
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'none', at], capture_output=True).returncode:
+        pytest.skip('tmpfs cannot be mounted here')
     try: yield Path(at)
     finally: subprocess.run(['umount', '-l', at])
 
@@ -814,11 +835,13 @@ def test_killed_within_a_rename_that_is_not_atomic(drive, fresh, alone, tmp_path
     with DriveMount(tmp_path/'disk', torn_rename=60) as disk:
         def train(seed=5):
             learn = fresh(seed)
-            learn.fit_one_cycle(2, 1e-2, cbs=[At({o: settle for o in range(15, 58, 10)}), Checkpoint(drive.where, steps=10, wait=20, quiet=True)])
+            learn.fit_one_cycle(2, 1e-2, cbs=[At({o: settle for o in range(15, 58, 10)}),
+                                              Checkpoint(drive.where, steps=10, wait=20, quiet=True)])
             return learn
         pid,runs = machine(disk.mountpoint/'home', train, tmp_path/'log'),disk.backing/'home/runs'
         notes = lambda: [o.name for o in runs.glob('*/.*') if '.mirror' in o.name]
-        until(lambda: (calls := disk.calls()['rename']) and time.sleep(0.2) is None and disk.calls()['rename'] == calls and notes() and '.mirror' not in notes(), what='a rename that hangs')
+        until(lambda: (calls := disk.calls()['rename']) and time.sleep(0.2) is None and disk.calls()['rename'] == calls
+              and notes() and '.mirror' not in notes(), what='a rename that hangs')
         os.kill(pid, signal.SIGKILL)
         disk.kill()                                                                 # Linux lets a process go only when its call is over
         assert ended(pid) == -signal.SIGKILL, (tmp_path/'log').read_text()
@@ -859,14 +882,16 @@ def test_newest_is_found_through_the_owner(drive, fit, lost_before, monkeypatch)
 # Not allowed
 
 @needs_fuse
-@pytest.mark.parametrize('fault,why', [(dict(readonly=True), 'it is read-only'), (dict(errno=dict(create=13, mkdir=13)), 'the right to write')])
+@pytest.mark.parametrize('fault,why', [(dict(readonly=True), 'it is read-only'),
+                                       (dict(errno=dict(create=13, mkdir=13)), 'the right to write')])
 def test_not_allowed_to_write(drive, fit, fault, why):
     drive.control(**fault)
     with pytest.raises(StoreError, match=f'cannot be written to .*{why}.*local=True'): fit(drive.where)
     learn = fit(drive.where, local=True, wait=0.5)
     assert len(learn.told) == 1 and why in learn.told[0] and os.listdir(drive.backing/'MyDrive') == []
     drive.control()
-    assert wait_until(lambda: not any(t.is_alive() for ts in threads._waiting.values() for t in ts), 60)    # the copies of the first fit are let go
+    # the copies of the first fit are let go
+    assert wait_until(lambda: not any(t.is_alive() for ts in threads._waiting.values() for t in ts), 60)
     assert not fit(drive.where, seed=None).told                                     # writable by now: it follows
     assert RunFolder(drive.there).newest()['finished']
 
@@ -973,7 +998,8 @@ def test_owner_lives_through_a_long_copy(drive, fit, tmp_path, monkeypatch):
     "Signs of life during a copy that takes longer than the silence after which one is taken for dead"
     go = tmp_path/'go'
     monkeypatch.setattr(files, 'piece', 4000)
-    pid = machine(tmp_path/'a', lambda: fit(drive.where, {15: then(settle, doing(drive.control, kbps=30)), 22: lambda _: until(go.exists)}, n_hid=80))
+    pid = machine(tmp_path/'a', lambda: fit(drive.where, {15: then(settle, doing(drive.control, kbps=30)),
+                                                          22: lambda _: until(go.exists)}, n_hid=80))
     try:
         until(lambda: drive.there.is_dir() and any(o.name.startswith('step-00000020') for o in drive.there.iterdir()), what='the copy')
         with pytest.raises(RunError, match='is being trained on another machine'): fit(drive.where, seed=None, n_hid=80)
@@ -987,7 +1013,8 @@ def test_owner_lives_through_a_long_copy(drive, fit, tmp_path, monkeypatch):
 def test_two_that_begin_at_once(drive, fit, tmp_path, monkeypatch):
     "Both find an empty folder: the settings of the first to bring them stay, the other keeps to itself"
     log,begin = tmp_path/'log',RunFolder.create
-    def meet(self, *args, **fields):                                                          # both have looked, neither has copied anything
+    # both have looked, neither has copied anything
+    def meet(self, *args, **fields):
         (tmp_path/f'looked-{os.getpid()}').touch()
         until(lambda: len(list(tmp_path.glob('looked-*'))) == 2, what='the other')
         return begin(self, *args, **fields)
@@ -1204,7 +1231,8 @@ def test_settings_are_not_taken_from_another_run(drive, fit, tmp_path, hurried):
         with pytest.raises(StoreError, match='holds checkpoints but no run.json'): Place(drive.where, 20)
     assert ended(machine(tmp_path/'other', elsewhere)) == 0 and sorted(os.listdir(drive.there)) == before
     learn = fit(drive.where, seed=None)
-    assert 'written anew' in learn.told[0] and all('belongs to another run' in o for o in learn.told[1:]) and RunFolder(drive.there).resumes() == [25]
+    assert ('written anew' in learn.told[0] and all('belongs to another run' in o for o in learn.told[1:])
+            and RunFolder(drive.there).resumes() == [25])
     assert not [o for o in (tmp_path/'home/runs').iterdir() if '.old' in o.name]
 
 
@@ -1289,7 +1317,8 @@ def test_one_look_at_an_empty_drive_is_not_trusted(drive, fit, monkeypatch):
     assert RunFolder(drive.there).resumes() == [25]
     shutil.rmtree(drive.there)
     learn = fit(drive.where, wait=1)
-    assert len(learn.told) == 1 and 'holds no run any more' in learn.told[0] and '.old1' in learn.told[0] and RunFolder(drive.there).resumes() == []
+    assert (len(learn.told) == 1 and 'holds no run any more' in learn.told[0] and '.old1' in learn.told[0]
+            and RunFolder(drive.there).resumes() == [])
 
 
 def test_damaged_here_and_whole_in_the_store(drive, fit, tmp_path, capsys):

@@ -186,7 +186,8 @@ def test_settings_of_other_kinds(run, key):
 
 
 def test_settings_of_a_new_run_are_not_damaged(tmp_path):
-    with pytest.raises(RunError, match=r'settings of this run cannot be kept \(info.corpus') as e: RunFolder(tmp_path/'r', dict(info=dict(corpus=7)))
+    with pytest.raises(RunError, match=r'settings of this run cannot be kept \(info.corpus') as e:
+        RunFolder(tmp_path/'r', dict(info=dict(corpus=7)))
     assert 'damaged' not in str(e.value)
 
 
