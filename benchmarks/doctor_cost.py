@@ -81,7 +81,8 @@ def main():
             res[has],wall,_ = run(make, n, [cb]*has)
             if has: share = cb.seconds/(wall-cb.seconds)
         ratios.append(res[True]/res[False])
-        print(f"without {res[False]:6.1f} s, with {res[True]:6.1f} s: {ratios[-1]:.3f}; within its events {share:.2%}", flush=True)
+        print(f"without {res[False]:6.1f} s, with {res[True]:6.1f} s: {ratios[-1]:.3f}; within its events {share:.2%}",
+              flush=True)
     print(f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
 
 

@@ -30,7 +30,8 @@ def ours(path, epochs, steps):
     from charrnn_fa.learner import char_learner
     from charrnn_fa.text.data import CharDataLoaders
     learn = char_learner(CharDataLoaders.from_corpus(path, seed=0))
-    with learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit(epochs, 4e-3, cbs=[Enough(steps)] if steps else None)
+    with learn.no_bar(), learn.no_logging(), learn.no_valid():
+        learn.fit(epochs, 4e-3, cbs=[Enough(steps)] if steps else None)
     return learn.steps_done*learn.dls.train.bs*learn.dls.train.seq_len
 
 
@@ -59,10 +60,12 @@ def fastai(path, epochs, steps):
     text,preset = Path(path).read_text(),get_preset()
     n = int(len(text)*0.9)
     df = pd.DataFrame(dict(text=[text[:n], text[n:]]))
-    block = TextBlock.from_df('text', is_lm=True, tok=Chars(), rules=[], seq_len=preset.seq_len, min_freq=1, max_vocab=1000)
+    block = TextBlock.from_df('text', is_lm=True, tok=Chars(), rules=[], seq_len=preset.seq_len,
+                              min_freq=1, max_vocab=1000)
     dls = DataBlock(blocks=block, get_x=lambda r: r['text'],
                     splitter=IndexSplitter([1])).dataloaders(df, bs=preset.bs, seq_len=preset.seq_len)
-    learn = Learner(dls, Stateful(len(dls.vocab)), loss_func=lambda p,y: nn.functional.cross_entropy(p.flatten(0, 1), y.flatten()))
+    learn = Learner(dls, Stateful(len(dls.vocab)),
+                    loss_func=lambda p,y: nn.functional.cross_entropy(p.flatten(0, 1), y.flatten()))
     learn._do_epoch_validate = lambda *args: None
     with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 4e-3, cbs=[Enough(steps)] if steps else None)
     return (steps or epochs*len(dls.train))*preset.bs*preset.seq_len

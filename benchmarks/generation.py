@@ -45,7 +45,8 @@ def plain(model, n):
 
 def predict(n):
     "A function that writes `n` characters as `LMLearner.predict` of fastai does: all of the text again for each"
-    from fastai.text.all import AWD_LSTM, BaseTokenizer, DataBlock, RandomSplitter, TextBlock, awd_lstm_lm_config, language_model_learner
+    from fastai.text.all import (AWD_LSTM, BaseTokenizer, DataBlock, RandomSplitter, TextBlock, awd_lstm_lm_config,
+                                 language_model_learner)
     import pandas as pd
     class Chars(BaseTokenizer):
         def __call__(self, items): return ([*o] for o in items)

@@ -43,13 +43,15 @@ def train(seconds, precision, how):
     print(json.dumps(dict(ms=1000*(time.perf_counter()-clock.began)/clock.n)))
 
 
-def one(args, how): return [sys.executable, __file__, '--one', how, '--seconds', str(args.seconds), '--precision', args.precision]
+def one(args, how):
+    return [sys.executable, __file__, '--one', how, '--seconds', str(args.seconds), '--precision', args.precision]
 
 
 def measured(args, how, others):
     env = dict(os.environ)
     others = [subprocess.Popen(o, stdout=subprocess.DEVNULL, env=env) for o in others]
-    try: return json.loads(subprocess.run(one(args, how), check=True, capture_output=True, text=True, env=env).stdout)['ms']
+    try:
+        return json.loads(subprocess.run(one(args, how), check=True, capture_output=True, text=True, env=env).stdout)['ms']
     finally:
         for o in others: o.kill()
 
@@ -71,7 +73,8 @@ def main():
     quiet = median(ms['alone','bare'])
     print(f'{args.precision}, {os.cpu_count()} processors; '
           f'ms a step, median (lowest to highest), and over the quiet step as PyTorch does it ({quiet:.1f})')
-    for (k,how),v in ms.items(): print(f"{k:26} {ways[how]:14} {median(v):7.1f}  ({min(v):.1f} to {max(v):.1f})  {median(v)/quiet:.2f}")
+    for (k,how),v in ms.items():
+        print(f"{k:26} {ways[how]:14} {median(v):7.1f}  ({min(v):.1f} to {max(v):.1f})  {median(v)/quiet:.2f}")
 
 
 if __name__ == '__main__': main()

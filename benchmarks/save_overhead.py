@@ -29,7 +29,8 @@ def learner(args):
 class Spells(Callback):
     "Lets saves be due every ten seconds, or never, in turn; notes how long each batch took, saves included"
     order = Checkpoint.order+1
-    def __init__(self, ckpt, spells, seconds, copy): self.ckpt,self.spells,self.seconds,self.copy = ckpt,spells,seconds,copy
+    def __init__(self, ckpt, spells, seconds, copy):
+        self.ckpt,self.spells,self.seconds,self.copy = ckpt,spells,seconds,copy
     def before_fit(self): self.times,self.saves,self.spell = {True: [], False: []},0,-3
     def after_batch(self):
         if not self.training: return

@@ -14,7 +14,8 @@ from charrnn_fa.text.corpus import load_corpus
 
 def charrnn(*args):
     "The JSON that a command prints"
-    out = subprocess.run([sys.executable, '-m', 'charrnn_fa', *map(str, args), '--json'], check=True, capture_output=True, text=True).stdout
+    out = subprocess.run([sys.executable, '-m', 'charrnn_fa', *map(str, args), '--json'], check=True,
+                         capture_output=True, text=True).stdout
     return json.loads(out)
 
 

@@ -72,7 +72,8 @@ def densities(y, to, n):
 def nats(model, x, to, state=None):
     "Of each point: its place and what the pen does"
     y,state = model(read(x), state)
-    pen = nn.functional.cross_entropy(y[...,-3:].flatten(0, 1), to[...,2].long().flatten(), reduction='none').view(to.shape[:2])
+    pen = nn.functional.cross_entropy(y[...,-3:].flatten(0, 1), to[...,2].long().flatten(),
+                                      reduction='none').view(to.shape[:2])
     return pen-densities(y, to, model.n_mix),state
 
 
