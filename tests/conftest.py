@@ -125,7 +125,8 @@ def server():
     for; an answer that hangs waits for `server.over`"""
     s = ThreadingHTTPServer(('127.0.0.1', 0), _Handler)
     s.answers,s.asked,s.over,s.url = {},[],threading.Event(),f'http://127.0.0.1:{s.server_port}'
-    threading.Thread(target=s.serve_forever, args=[0.01], daemon=True).start()        # looks every 10 ms whether it is to end
+    # looks every 10 ms whether it is to end
+    threading.Thread(target=s.serve_forever, args=[0.01], daemon=True).start()
     yield s
     s.over.set()
     s.shutdown()

@@ -49,7 +49,8 @@ from types import SimpleNamespace
 
 os.environ.setdefault('FUSE_LIBRARY_NAME', 'fuse3')     # mfusepy takes libfuse 2 first
 try: from mfusepy import FUSE, Operations, fuse_version_major, fuse_version_minor
-except (ImportError, OSError, AttributeError) as e: FUSE,Operations,fuse_version_major,no_fuse = object,object,0,f'mfusepy: {e}'
+except (ImportError, OSError, AttributeError) as e:
+    FUSE,Operations,fuse_version_major,no_fuse = object,object,0,f'mfusepy: {e}'
 else: no_fuse = None if fuse_version_major == 3 else 'mfusepy found libfuse 2; this needs libfuse 3'
 
 
@@ -86,7 +87,8 @@ class DriveFS(Operations):
         self.opened,self.written,self.uploaded,self.views,self.born = {}, {}, {}, {}, set()
 
     def init_with_config(self, conn, config):
-        # direct_io: each read and write arrives here; 1 << 28 is FUSE_CAP_DIRECT_IO_ALLOW_MMAP, without which shared maps fail
+        # direct_io: each read and write arrives here; 1 << 28 is FUSE_CAP_DIRECT_IO_ALLOW_MMAP, without which shared
+        # maps fail
         config.direct_io = config.nullpath_ok = config.hard_remove = 1
         conn.want |= conn.capable & 1 << 28
         threading.Thread(target=self.background, daemon=True).start()
@@ -168,7 +170,8 @@ class DriveFS(Operations):
 
     def committed(self, path):
         faults = self.faults
-        if not faults.get('cloud') or path not in self.written: return path not in self.written or self.due(path, faults)
+        if not faults.get('cloud') or path not in self.written:
+            return path not in self.written or self.due(path, faults)
         return self.uploaded.get(path, (None,))[0] == self.written[path]
 
     def background(self):
@@ -185,10 +188,12 @@ class DriveFS(Operations):
         zero,hollow,cloud = faults.get('zero'), faults.get('hollow'), faults.get('cloud')
         if hollow and hollow is not True:
             for path,t in list(self.written.items()):
-                if self.now()-t >= hollow and self.exists(path) and self.real(path).is_file(): self.empty(self.real(path))
+                if self.now()-t >= hollow and self.exists(path) and self.real(path).is_file():
+                    self.empty(self.real(path))
         if zero and zero is not True:
             for path,t in list(self.written.items()):
-                if self.now()-t >= zero and self.exists(path) and self.real(path).is_file(): os.truncate(self.real(path), 0)
+                if self.now()-t >= zero and self.exists(path) and self.real(path).is_file():
+                    os.truncate(self.real(path), 0)
         if not cloud: return
         files = {'/'+str(o.relative_to(self.backing)): o for o in sorted(self.backing.rglob('*'))}
         for o in sorted(Path(cloud).rglob('*'), reverse=True):
@@ -215,7 +220,8 @@ class DriveFS(Operations):
     def getattr(self, path, fh=None):
         st = self.opened[fh].view or (os.fstat(fh),) if fh else self.look(path)
         keys = 'mode nlink uid gid size blocks'.split()
-        return {**{f'st_{o}': getattr(st[0], f'st_{o}') for o in keys}, **{f'st_{o}time': getattr(st[0], f'st_{o}time_ns') for o in 'amc'}}
+        return {**{f'st_{o}': getattr(st[0], f'st_{o}') for o in keys},
+                **{f'st_{o}time': getattr(st[0], f'st_{o}time_ns') for o in 'amc'}}
 
     @op()
     def opendir(self, path): return self.handle(os.open(self.real(path), os.O_RDONLY), path)
@@ -320,7 +326,8 @@ class DriveFS(Operations):
         # the kernel asks for security attributes on its own
         if name.startswith('user.'): self.fault('getxattr', path)
         faults = self.faults
-        if name == 'user.drive.id' and faults.get('ids'): return (('1' if self.committed(path) else 'local-') + self.id(path)).encode()
+        if name == 'user.drive.id' and faults.get('ids'):
+            return (('1' if self.committed(path) else 'local-') + self.id(path)).encode()
         if name == 'user.drive.uncommitted' and faults.get('uncommitted') is not None:
             return faults.get('uncommitted_says', ['true', 'false'])[self.committed(path)].encode()
         raise OSError(errno.ENODATA, 'no such attribute')
@@ -349,7 +356,8 @@ class DriveMount:
     def mounted(self):
         where = os.fsencode(self.mountpoint)
         for o in b'\\', b' ', b'\t', b'\n': where = where.replace(o, b'\\%03o' % ord(o))
-        return any(o.split(b' ')[4:5] == [where] and b' - fuse.drive ' in o for o in Path('/proc/self/mountinfo').read_bytes().split(b'\n'))
+        return any(o.split(b' ')[4:5] == [where] and b' - fuse.drive ' in o
+                   for o in Path('/proc/self/mountinfo').read_bytes().split(b'\n'))
 
     def remount(self, backing=None):
         "Mount (again), perhaps what another folder holds"
@@ -358,7 +366,9 @@ class DriveMount:
         for o in self.mountpoint,self.backing: o.mkdir(exist_ok=True)
         self.process = subprocess.Popen([sys.executable, __file__, self.mountpoint, self.backing, self.file], cwd='/',
                                         stdout=subprocess.PIPE)
-        if not (self.process.stdout.readline() and self.mounted()): self.close(); raise RuntimeError('the file system did not mount')
+        if not (self.process.stdout.readline() and self.mounted()):
+            self.close()
+            raise RuntimeError('the file system did not mount')
 
     def calls(self):
         "How often each op was called since the mount; a fault of getattr meets this too"
@@ -371,7 +381,8 @@ class DriveMount:
     def unmount(self, lazy=True):
         "`umount -l`, by the system call: the command may hang where the file system does"
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.umount2(os.fsencode(self.mountpoint), 2 if lazy else 0): raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        if libc.umount2(os.fsencode(self.mountpoint), 2 if lazy else 0):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def close(self):
         self.kill()
@@ -384,5 +395,6 @@ if __name__ == '__main__':
     mountpoint,backing,control = map(os.path.abspath, sys.argv[1:4])
     ctypes.CDLL(None).prctl(1, 15)     # SIGTERM, hence a clean unmount, when the parent ends
     threads = {'max_threads': 100} if fuse_version_minor >= 12 else {}     # 10 calls that hang would be the end
-    _FUSE(DriveFS(backing, control), mountpoint, foreground=True, nothreads=False, fsname='drive', subtype='drive', allow_other=True,
+    _FUSE(DriveFS(backing, control), mountpoint, foreground=True, nothreads=False, fsname='drive', subtype='drive',
+          allow_other=True,
           default_permissions=True, attr_timeout=0, entry_timeout=0, negative_timeout=0, ac_attr_timeout=0, **threads)

@@ -103,7 +103,8 @@ def mutate_json(rng, j, known=()):
         if isinstance(o, dict): o[rng.choice(NAMES)] = hostile(rng, known) if rng.random() < 0.7 else o[k]
         else: o.insert(rng.randrange(len(o)+1), hostile(rng, known) if rng.random() < 0.7 else o[k])
     elif what == 'rename' and isinstance(o, dict): o[rng.choice(NAMES)] = o.pop(k)
-    elif what == 'tweak' and isinstance(o[k], (int, float)): o[k] = rng.choice([o[k]+1, o[k]-1, -o[k], o[k]*1000, float(o[k]), str(o[k])])
+    elif what == 'tweak' and isinstance(o[k], (int, float)):
+        o[k] = rng.choice([o[k]+1, o[k]-1, -o[k], o[k]*1000, float(o[k]), str(o[k])])
     elif what == 'swap':
         p,q = spread(rng, j) or at
         if k in o if isinstance(o, dict) else k < len(o):
@@ -214,7 +215,7 @@ def mutate_folder(rng, files):
         files[o.replace('.', f'{rng.choice([" ", ""])}({rng.randrange(1, 9)}).', 1)] = (
             files[o] if rng.random() < 0.7 else files.pop(o))
     elif what == 'copy': files[p] = files[o]
-    else:                                                                            # a manifest that describes another file
+    else:    # a manifest that describes another file
         ms,ds = names(files, 'step-', '.json'),names(files, 'step-', '.safetensors')
         if not ms or not ds: return
         with suppress(ValueError):
@@ -226,15 +227,19 @@ def mutate_folder(rng, files):
 def mutate(rng, files):
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         if files and names(files, '', '.json') and names(files, 'step-', '.safetensors'):
-            with suppress(RecursionError, OverflowError):                            # json cannot write what is nested twice
-                rng.choices([mutate_raw, mutate_sealed, mutate_meta, mutate_tensors, mutate_folder], [2, 3, 3, 3, 1])[0](rng, files)
+            # json cannot write what is nested twice
+            with suppress(RecursionError, OverflowError):
+                rng.choices([mutate_raw, mutate_sealed, mutate_meta, mutate_tensors, mutate_folder],
+                            [2, 3, 3, 3, 1])[0](rng, files)
 
-LINKS = f'../{CANARY}', f'../../{CANARY}', '/etc/passwd', '/dev/zero', 'step-00000045-00000000.safetensors', '.', 'log.txt', '../start.py'
+LINKS = (f'../{CANARY}', f'../../{CANARY}', '/etc/passwd', '/dev/zero', 'step-00000045-00000000.safetensors', '.',
+         'log.txt', '../start.py')
 
 def odd_files(rng, files):
     "Names to what stands there instead of a file, or besides: a link, a pipe, a folder"
     if rng.random() < 0.85: return {}
-    o = rng.choice([*sorted(files), 'log.txt', '.lock', 'step-00000099-0123abcd.safetensors', 'owner-000009-0123abcd-1.json'])
+    o = rng.choice([*sorted(files), 'log.txt', '.lock', 'step-00000099-0123abcd.safetensors',
+                    'owner-000009-0123abcd-1.json'])
     return {o: rng.choice(['pipe', 'folder', *LINKS])}
 
 def put_odd(path, what):
@@ -258,12 +263,14 @@ def _mutate_state(rng, tensors, meta):
         t = tensors[k]
         what = rng.choice('dtype flat extra scalar empty nan huge random drop rename add swap long'.split())
         if what == 'dtype':
-            tensors[k] = t.to(rng.choice([torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool, torch.bfloat16]))
+            tensors[k] = t.to(rng.choice([torch.float64, torch.float16, torch.int64, torch.uint8,
+                                          torch.bool, torch.bfloat16]))
         elif what == 'flat': tensors[k] = t.reshape(-1)
         elif what == 'extra': tensors[k] = t[None] if rng.random() < 0.5 else t[...,None]
         elif what == 'scalar': tensors[k] = torch.ones((), dtype=t.dtype)
         elif what == 'empty': tensors[k] = t.reshape(-1)[:0]
-        elif what == 'nan' and t.is_floating_point(): tensors[k] = torch.full_like(t, rng.choice([float('nan'), float('inf'), 1e38]))
+        elif what == 'nan' and t.is_floating_point():
+            tensors[k] = torch.full_like(t, rng.choice([float('nan'), float('inf'), 1e38]))
         elif what == 'huge' and not t.is_floating_point() and t.dtype != torch.bool:
             tensors[k] = torch.full_like(t, torch.iinfo(t.dtype).max)
         elif what == 'random':
@@ -287,7 +294,8 @@ class _Watch:
     "Which files are opened, removed or renamed: an audit hook cannot be taken away, so there is one"
     def __init__(self): self.inside = None
     def __call__(self, event, args):
-        if self.inside is None or event not in ('open', 'os.remove', 'os.rename', 'os.truncate', 'os.mkdir', 'os.rmdir'): return
+        if self.inside is None or event not in ('open', 'os.remove', 'os.rename', 'os.truncate', 'os.mkdir', 'os.rmdir'):
+            return
         path = os.path.realpath(os.fspath(args[0])) if isinstance(args[0], (str, bytes, os.PathLike)) else ''
         path = os.fsdecode(path)
         if event == 'os.mkdir' and os.path.isdir(path): return
@@ -314,7 +322,8 @@ def plain(v):
     except TypeError: return False
     return True
 
-def body_of(t): return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b''
+def body_of(t):
+    return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b''
 
 def check(ok, what):
     if not ok: raise Finding(what)
@@ -350,7 +359,8 @@ class Base:
 
     def end(self, which):
         "The weights to which the same fit leads that nobody interrupts or stores"
-        with redirect_stdout(StringIO()): return weights_sha256(fit(learner(TEXT, self.dir/'scratch', which, seed=7), None, which).model)
+        with redirect_stdout(StringIO()):
+            return weights_sha256(fit(learner(TEXT, self.dir/'scratch', which, seed=7), None, which).model)
 
 
 def trial_run(base, rng):
@@ -446,7 +456,8 @@ def trial_fit(base, rng):
     run = Run(resumed.folder or base.run)
     m,ts,_ = run.newest_whole()
     check(m['finished'], 'a fit that came to its end is not finished')
-    for k,p in learn.model.named_parameters(): check(body_of(p) == body_of(ts[k]), f'{k} is not what was stored at the end')
+    for k,p in learn.model.named_parameters():
+        check(body_of(p) == body_of(ts[k]), f'{k} is not what was stored at the end')
     begun = files.get(resumed.file or m['file'], b'')
     if hashlib.sha256(begun).hexdigest() in base.unchanged:
         check(weights_sha256(learn.model) == base.ends[which], 'it ends elsewhere than without the fuzzer')
@@ -470,7 +481,8 @@ def trial_command(base, rng):
         check(said.strip(), f'{args}: status {rc} and not a word')
         raise CharRNNError('refused by the command')
     if '--json' in args:
-        check(out.getvalue().count('\n') == 1 and type(json.loads(out.getvalue())) is dict, f'{args}: {out.getvalue()[:200]}')
+        check(out.getvalue().count('\n') == 1 and type(json.loads(out.getvalue())) is dict,
+              f'{args}: {out.getvalue()[:200]}')
 
 
 class _Trials(Callback):
@@ -514,7 +526,8 @@ class Report:
             ok,outcome = True,'loaded'
         except CharRNNError as e:
             outcome = type(e).__name__
-            if len(str(e)) > 2000 or not str(e): self.found(seed, kind, Finding(f'a message of {len(str(e))} characters: {str(e)[:100]}'))
+            if len(str(e)) > 2000 or not str(e):
+                self.found(seed, kind, Finding(f'a message of {len(str(e))} characters: {str(e)[:100]}'))
         except BaseException as e:
             outcome = 'FINDING'
             self.found(seed, kind, e)
@@ -523,8 +536,10 @@ class Report:
         return ok or outcome == 'FINDING'
     def found(self, seed, kind, e):
         tb = traceback.extract_tb(e.__traceback__)
-        at = next((f'{Path(o.filename).name}:{o.lineno}' for o in reversed(tb) if 'charrnn_fa' in o.filename), tb[-1].name if tb else '')
-        self.findings.append((seed, kind, f'{type(e).__name__}: {str(e)[:300]}', at, ''.join(traceback.format_exception(e))[-3000:]))
+        at = next((f'{Path(o.filename).name}:{o.lineno}' for o in reversed(tb) if 'charrnn_fa' in o.filename),
+                  tb[-1].name if tb else '')
+        self.findings.append((seed, kind, f'{type(e).__name__}: {str(e)[:300]}', at,
+                              ''.join(traceback.format_exception(e))[-3000:]))
     def show(self):
         print(f'{sum(self.counts.values()):,} trials')
         for (kind,outcome),n in sorted(self.counts.items()): print(f'  {kind:6} {outcome:20} {n:8,}')
@@ -554,7 +569,8 @@ def trials(base, seeds, at=lambda s: None)->Report:
                     at(s)
                     if rep.run(lambda rng: trial_state(base, rng, learn), s, 'state'): break
                 raise _Stop('enough')
-            with suppress(_Stop): learner(TEXT, base.dir/'scratch', seed=3).fit_one_cycle(3, 1e-2, cbs=[*extras(), _Trials(one_learner)])
+            with suppress(_Stop):
+                learner(TEXT, base.dir/'scratch', seed=3).fit_one_cycle(3, 1e-2, cbs=[*extras(), _Trials(one_learner)])
     rep.peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss)*1024
     return rep
 

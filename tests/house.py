@@ -14,13 +14,15 @@ from pathlib import Path
 
 wings = 'run', 'store', 'checkpoint'
 added_later = 'card', 'health', 'hub'
-from_wings = {'reason', 'remedy', 'is_number', 'check_number', 'wait_until'}    # definitions of `core` that serve the checkpoint side
+# definitions of `core` that serve the checkpoint side
+from_wings = {'reason', 'remedy', 'is_number', 'check_number', 'wait_until'}
 
 
 def notebooks(root):
     "Path and cells of each notebook that exports a module"
     for path in sorted((root/'nbs').glob('[0-9]*.ipynb')):
-        cells = [dict(kind=o['cell_type'], source=''.join(o['source'])) for o in json.loads(path.read_text(encoding='utf-8'))['cells']]
+        cells = [dict(kind=o['cell_type'], source=''.join(o['source']))
+                 for o in json.loads(path.read_text(encoding='utf-8'))['cells']]
         if any('#| default_exp' in o['source'] for o in cells): yield path,cells
 
 

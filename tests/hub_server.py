@@ -41,7 +41,8 @@ class Handler(BaseHTTPRequestHandler):
     # Answers
 
     def send(self, status, body=b'', **headers):
-        if not isinstance(body, bytes): body,headers = json.dumps(body).encode(),{'Content_Type':'application/json', **headers}
+        if not isinstance(body, bytes):
+            body,headers = json.dumps(body).encode(),{'Content_Type':'application/json', **headers}
         self.send_response(status)
         for k,v in {'Content_Length':len(body), **headers}.items(): self.send_header(k.replace('_', '-'), str(v))
         self.end_headers()
@@ -113,11 +114,13 @@ class Handler(BaseHTTPRequestHandler):
     def preupload(self, body, name):
         if not self.writable(name): return
         mode = lambda o: 'lfs' if o.endswith('.safetensors') else 'regular'
-        self.send(200, {'files':[dict(path=o['path'], uploadMode=mode(o['path']), shouldIgnore=False) for o in json.loads(body)['files']]})
+        self.send(200, {'files':[dict(path=o['path'], uploadMode=mode(o['path']), shouldIgnore=False)
+                                 for o in json.loads(body)['files']]})
 
     def batch(self, body, name):
         if not self.writable(name): return
-        upload = lambda o: {} if o['oid'] in self.server.lfs else {'actions':{'upload':{'href':f"{self.server.url}/lfs/{o['oid']}"}}}
+        upload = (lambda o: {} if o['oid'] in self.server.lfs
+                  else {'actions':{'upload':{'href':f"{self.server.url}/lfs/{o['oid']}"}}})
         self.send(200, {'transfer':'basic', 'objects':[dict(oid=o['oid'], size=o['size'], **upload(o))
                                                        for o in json.loads(body)['objects']]})
 

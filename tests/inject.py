@@ -77,7 +77,8 @@ def run_with_fault(cmd, syscalls, n, action, env=None, path=None, timeout=600, g
     exact path or paths, see above. `gate`: the program or function stops itself where counting starts. The run
     ends with the child itself; what else is left of its session is killed then. A returncode of -9 means killed
     by signal 9. After `timeout` seconds all is killed and `TimeoutError` raised."""
-    which = ','.join('?'+o for o in ([syscalls] if isinstance(syscalls, str) else syscalls))      # ? = where the machine has such a call
+    # ? = where the machine has such a call
+    which = ','.join('?'+o for o in ([syscalls] if isinstance(syscalls, str) else syscalls))
     paths = [] if path is None else [path] if isinstance(path, (str, os.PathLike)) else path
     def f():
         if not callable(cmd): os.execvpe(cmd[0], cmd, os.environ if env is None else env)
@@ -89,9 +90,11 @@ def run_with_fault(cmd, syscalls, n, action, env=None, path=None, timeout=600, g
         pid = _fork(f, not gate)
         try:
             # attached rather than started by strace, which would wait for all processes that the child leaves behind
-            if _until(lambda: os.waitid(os.P_PID, pid, os.WSTOPPED|wait), end, 'the way to the gate').si_code != os.CLD_STOPPED:
+            if _until(lambda: os.waitid(os.P_PID, pid, os.WSTOPPED|wait), end,
+                      'the way to the gate').si_code != os.CLD_STOPPED:
                 raise RuntimeError('the child ended before its gate')
-            tracer = subprocess.Popen(['strace', '-f', '-qq', '-o', log, '-e', f'trace={which}', '-e', f'inject={which}:{action}:when={n}',
+            tracer = subprocess.Popen(['strace', '-f', '-qq', '-o', log, '-e', f'trace={which}', '-e',
+                                       f'inject={which}:{action}:when={n}',
                                        *(o for p in paths for o in ('-P', p)), '-p', str(pid)])
             _until(lambda: _traced(pid, tracer), end, 'strace')
             os.kill(pid, signal.SIGCONT)
@@ -106,7 +109,8 @@ def run_with_fault(cmd, syscalls, n, action, env=None, path=None, timeout=600, g
         rc,name = os.waitstatus_to_exitcode(status), (re.findall(r'signal=(\w+)', action) or ['SIGKILL'])[0]
         # of SIGKILL only what came before the one above
         return rc,bool('SIGKILL' in action and (rc == -9 or 'killed by SIGKILL' in before) or
-                       re.search(rf'\((INJECTED|DELAYED)\)$|--- {name} .*si_code=SI_KERNEL', log.read_text(errors='replace'), re.M))
+                       re.search(rf'\((INJECTED|DELAYED)\)$|--- {name} .*si_code=SI_KERNEL',
+                                 log.read_text(errors='replace'), re.M))
 
 
 def at_every_call(cmd, action='signal=SIGKILL', syscalls=CALLS, most=500, **kwargs):

@@ -75,7 +75,8 @@ class Noise(Callback):
     "Draws from all three random generators in every batch, and trains on what comes out"
     order = 5
     def before_step(self):
-        for p in self.model.parameters(): p.grad.add_(torch.randn(())*1e-3 + random.gauss(0, 1e-3) + np.random.randn()*1e-3)
+        for p in self.model.parameters():
+            p.grad.add_(torch.randn(())*1e-3 + random.gauss(0, 1e-3) + np.random.randn()*1e-3)
 
 
 class Hidden(Callback):
@@ -119,10 +120,13 @@ CASES = dict(
     lstm=Case(learner=dict(dropout=0.2)),
     best=Case(cbs=lambda: [SaveModelCallback(with_opt=True), CSVLogger(), Noise()], learner=dict(dropout=0.2, n_layers=2)),
     steps=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(arch='gru', reset_pct=0.2, precision=BF16)),
-    sums=Case(lambda learn, cbs: learn.fit_flat_cos(3, 1e-2, cbs=cbs), lambda: [GradientAccumulation(12)], dict(arch='rnn', emb_drop=0.1)),
-    hidden=Case(cbs=lambda: [Hidden()], learner=dict(dropout=0.2), before=lambda learn: learn.model.emb.requires_grad_(False)),
+    sums=Case(lambda learn, cbs: learn.fit_flat_cos(3, 1e-2, cbs=cbs), lambda: [GradientAccumulation(12)],
+              dict(arch='rnn', emb_drop=0.1)),
+    hidden=Case(cbs=lambda: [Hidden()], learner=dict(dropout=0.2),
+                before=lambda learn: learn.model.emb.requires_grad_(False)),
     lines=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(dropout=0.2), dls=dict(by_line=True)),
-    plain=Case(lambda learn, cbs: learn.fit_one_cycle(4, 1e-2, cbs=cbs), lambda: [SaveModelCallback(), CSVLogger(), Noise()], make=plain),
+    plain=Case(lambda learn, cbs: learn.fit_one_cycle(4, 1e-2, cbs=cbs),
+               lambda: [SaveModelCallback(), CSVLogger(), Noise()], make=plain),
     # more than a run folder keeps
     long=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(dropout=0.2), chars=50_100_000,
               dls=dict(valid_pct=1e-5)),
@@ -166,7 +170,8 @@ def digest(o):
     h = hashlib.sha256()
     def add(o):
         if isinstance(o, torch.Tensor):
-            h.update(f'{o.dtype}{tuple(o.shape)}'.encode() + o.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            h.update(f'{o.dtype}{tuple(o.shape)}'.encode()
+                     + o.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         elif isinstance(o, float): h.update(struct.pack('<d', o))
         elif isinstance(o, dict): [add(x) for kv in (('dict', len(o)), *o.items()) for x in kv]
         elif isinstance(o, (list, tuple, L)): [add(x) for x in ('list', len(o), *o)]
@@ -190,7 +195,8 @@ def state_of(learn):
 def leave(learn, d):
     "Leave `result.json`, with the files of a log and the best model"
     res = state_of(learn)
-    for o in sorted(Path(d).glob('*.csv')): res[o.name] = digest([l.rpartition(',')[0] for l in o.read_text().splitlines()])
+    for o in sorted(Path(d).glob('*.csv')):
+        res[o.name] = digest([l.rpartition(',')[0] for l in o.read_text().splitlines()])
     for o in sorted(Path(d).glob('models/*.pth')): res[o.name] = digest(torch.load(o, weights_only=False))
     (Path(d)/'result.json').write_text(json.dumps(res))
 
@@ -245,7 +251,8 @@ class Child:
 
 class Clean:
     "A process that forks for somebody else, to whom its forks look like a `Child`"
-    def __init__(self): self.p = subprocess.Popen([sys.executable, __file__, '--serve'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self):
+        self.p = subprocess.Popen([sys.executable, __file__, '--serve'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     def ask(self, *what):
         pickle.dump(what, self.p.stdin)
         self.p.stdin.flush()
@@ -350,7 +357,8 @@ def random_kills(n, kind, names, top, rng, bar):
         d.mkdir()
         while True:
             p = start(name, d)
-            rc = wait(p, rng.uniform(0, 1.05*seconds[name] + (8 if kind == 'machines' else 0))) # another machine is waited for
+            # another machine is waited for
+            rc = wait(p, rng.uniform(0, 1.05*seconds[name] + (8 if kind == 'machines' else 0)))
             if rc is None:
                 p.kill(); p.wait(10)
                 count.killed(reached(d))
@@ -397,7 +405,8 @@ def done(n):
     return cb
 
 
-BRIEF = Case(lambda learn, cbs: learn.fit_one_cycle(1, 1e-2, cbs=cbs), lambda: [CSVLogger(), SaveModelCallback()], dict(dropout=0.2))
+BRIEF = Case(lambda learn, cbs: learn.fit_one_cycle(1, 1e-2, cbs=cbs),
+             lambda: [CSVLogger(), SaveModelCallback()], dict(dropout=0.2))
 
 def brief(d, n, *cbs):
     "A process of a short run that ends when the save of step `n` is done"
@@ -438,7 +447,8 @@ def main():
     p.add_argument('--forks', type=int, default=900, help='kills of forks')
     p.add_argument('--fresh', type=int, default=100, help='kills of fresh processes')
     p.add_argument('--long', type=int, default=20, help='kills of forks with a text of more than 50 MB')
-    p.add_argument('--machines', type=int, default=60, help='kills of forks that share a bucket, with clocks 15 minutes apart')
+    p.add_argument('--machines', type=int, default=60,
+                   help='kills of forks that share a bucket, with clocks 15 minutes apart')
     p.add_argument('--seed', type=int, default=None, help='of the moments')
     p.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
     args = p.parse_args()

@@ -31,7 +31,8 @@ class Tally(Callback):
     def before_fit(self): self.seen,self.last = 0,[]
     def after_batch(self):
         # a file may have put anything plain there
-        if self.training: self.seen,self.last = (self.seen+1 if type(self.seen) is int else 1),[self.iter, self.loss.item()]
+        if self.training:
+            self.seen,self.last = (self.seen+1 if type(self.seen) is int else 1),[self.iter, self.loss.item()]
 
 
 class Kill(Callback):
@@ -51,7 +52,8 @@ def learner(text, path, kind='unfinished', seed=None, **kwargs):
     return learn.remove_cbs(learn.progress)
 
 
-def extras(): return [GradientAccumulation(8), SaveModelCallback(), EarlyStoppingCallback(patience=9), CSVLogger(), Tally()]
+def extras():
+    return [GradientAccumulation(8), SaveModelCallback(), EarlyStoppingCallback(patience=9), CSVLogger(), Tally()]
 
 
 def fit(learn, where, kind='unfinished', cbs=(), **kwargs):
@@ -77,7 +79,8 @@ def make_runs(d, text, scratch):
 
 def values(learn)->dict:
     "What can be compared: weights to the bit, a text, a loss"
-    return dict(weights_sha256=weights_sha256(learn.model), text=learn.generate('The', n=100, seed=1), nats=learn.evaluate()['nats'])
+    return dict(weights_sha256=weights_sha256(learn.model), text=learn.generate('The', n=100, seed=1),
+                nats=learn.evaluate()['nats'])
 
 
 def make_golden(d):

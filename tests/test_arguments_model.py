@@ -67,7 +67,8 @@ def unchanged(learn, f):
     before = [p.clone() for p in learn.model.parameters()]
     said = refused(f)
     assert learn.steps_done == 0 and all(map(torch.equal, before, learn.model.parameters()))
-    with learn.no_logging(), learn.no_valid(): learn.fit(1, 1e-3)                    # it is as usable as before, from its first batch on
+    # it is as usable as before, from its first batch on
+    with learn.no_logging(), learn.no_valid(): learn.fit(1, 1e-3)
     assert learn.steps_done == len(learn.dls.train)
     return said
 
@@ -83,8 +84,9 @@ def test_start_and_rates_of_a_fit(learn, bad): unchanged(learn, lambda: learn.fi
 
 @pytest.mark.parametrize('bad', [dict(minutes=math.nan), dict(minutes=math.inf), dict(minutes='1'), dict(minutes=0),
                                  dict(minutes=-1), dict(n_steps=math.nan), dict(n_steps='5'), dict(n_steps=2.5),
-                                 dict(n_steps=0), dict(n_steps=HUGE), dict(n_steps=5, minutes=1), dict(n_steps=5, lr=math.nan),
-                                 dict(n_steps=5, start=-1), dict(n_steps=5, start='x'), dict(n_steps=5, start=5)])
+                                 dict(n_steps=0), dict(n_steps=HUGE), dict(n_steps=5, minutes=1),
+                                 dict(n_steps=5, lr=math.nan), dict(n_steps=5, start=-1), dict(n_steps=5, start='x'),
+                                 dict(n_steps=5, start=5)])
 def test_length_of_fit_steps(learn, bad): unchanged(learn, lambda: learn.fit_steps(**bad))
 
 
@@ -178,11 +180,13 @@ def test_a_learner_that_is_not_ours_is_refused(dls, tmp_path):
 
 
 def test_an_optimiser_that_a_run_does_not_keep_is_named(dls, tmp_path):
-    fitted = char_learner(dls, n_hid=8, opt_func=partial(SGD, mom=.9), loss_func=CrossEntropyLossFlat(), cbs=Checkpoint(tmp_path/'r'))
+    fitted = char_learner(dls, n_hid=8, opt_func=partial(SGD, mom=.9), loss_func=CrossEntropyLossFlat(),
+                          cbs=Checkpoint(tmp_path/'r'))
     with fitted.no_bar(), fitted.no_logging(): fitted.fit(1, 1e-3)
     save_run(fitted, tmp_path/'s')
     for o in 'rs':
-        with pytest.warns(RunWarning, match=r'trained with SGD\(mom=0.9\) and CrossEntropyLossFlat'): load_run(tmp_path/o)
+        with pytest.warns(RunWarning, match=r'trained with SGD\(mom=0.9\) and CrossEntropyLossFlat'):
+            load_run(tmp_path/o)
 
 
 def test_a_preset_optimiser_is_kept(dls, tmp_path):

@@ -21,7 +21,8 @@ TEXT = 'abcdefgh'*200
 VOCAB = CharVocab(TEXT)
 IDS = [(VOCAB.encode(TEXT),)]
 BYTES = TEXT.encode()
-NO_COUNT = 0, -3, 2.5, math.nan, math.inf, '8', True, [8], b'8'         # for what is a whole number from 1 on; None is the default
+# for what is a whole number from 1 on; None is the default
+NO_COUNT = 0, -3, 2.5, math.nan, math.inf, '8', True, [8], b'8'
 NO_TEXT = None, 5, BYTES, ['abc'], math.nan
 NO_SHARE = None, 0, 1, -0.1, 2, math.nan, math.inf, '0.1', True, [0.1]
 NO_SEED = -1, 1.5, math.nan, '7', True, [7]
@@ -57,7 +58,8 @@ def load(**kw): return load_corpus(**{'what':'count', **kw})
 BAD = [
     (from_text, 'text', NO_TEXT), (from_text, 'bs', NO_COUNT), (from_text, 'seq_len', NO_COUNT),
     (from_text, 'val_bs', NO_COUNT), (from_text, 'valid_pct', NO_SHARE), (from_text, 'min_freq', NO_FREQ),
-    (from_text, 'max_size', NO_COUNT), (from_text, 'seed', NO_SEED), (from_text, 'vocab', ('abcdefgh', 5, list('abcdefgh'))),
+    (from_text, 'max_size', NO_COUNT), (from_text, 'seed', NO_SEED),
+    (from_text, 'vocab', ('abcdefgh', 5, list('abcdefgh'))),
     (from_documents, 'items', (None, 5, [TEXT], [BYTES, TEXT], [TEXT, None], [5, 6])),
     (from_documents, 'splits', (None, [[0]], [[0], [5]], [[0], [1], [1]], 5, [[0], ['x']], [[0], [-3]])),
     (from_documents, 'sep', NO_TEXT), (from_documents, 'encoding', NO_TEXT), (from_documents, 'path', (5, [1])),
@@ -72,8 +74,8 @@ BAD = [
     (textify, 'ids', ([0.5], [math.nan], 'abc', ['a'], None, [8], [-1], [2**70], [[0], [1, 2]], [None], [0, 'a'])),
     (textify, 'sep', NO_TEXT),
     (CharVocab.from_json, 's', (None, 5, '', '[]', '{}', 'x', '{"points": [1114112], "unk": null}',
-                                '{"points": ["a"], "unk": null}', '{"points": [1e300], "unk": null}', '{"points": 5, "unk": 1}',
-                                '{"points": [97], "unk": 5}', '[' * 100_000)),
+                                '{"points": ["a"], "unk": null}', '{"points": [1e300], "unk": null}',
+                                '{"points": 5, "unk": 1}', '{"points": [97], "unk": 5}', '[' * 100_000)),
     (load, 'what', (None, 5, BYTES, ['count'], math.nan, '')), (load, 'sep', NO_TEXT), (load, 'encoding', (None, 5)),
     (corpus_files, 'what', (None, 5, BYTES, ['a.txt'], '')), (corpus_documents, 'what', (None, 5, BYTES, '')),
     (would_fetch, 'what', (None, 5, BYTES)), (count_text, 'n', NO_COUNT),
@@ -116,7 +118,8 @@ def test_numbers_of_numpy(kind, tmp_path):
                     valid_pct=np.float64(0.1), path=tmp_path)
     same = from_text(seed=7)
     assert all(torch.equal(a, b) for x,y in zip(dls.train, same.train) for a,b in zip(x, y))
-    learn = char_learner(dls, n_hid=kind(8), emb_sz=kind(4), head_sz=kind(0), lr=np.float32(1e-3), precision='fp32', seed=kind(7))
+    learn = char_learner(dls, n_hid=kind(8), emb_sz=kind(4), head_sz=kind(0), lr=np.float32(1e-3),
+                         precision='fp32', seed=kind(7))
     save_run(learn, tmp_path/'r')
     assert load_run(tmp_path/'r').seed == 7
     json.dumps([dls.train.state_dict(), dls.train.seed, dls.train.wanted])
@@ -134,7 +137,8 @@ def test_size_of_a_vocabulary(n):
     assert v.itos == (list('abcdefgh') if n >= 8 else sorted('hgfedcba'[:n-1]) + ['\ufffd']) and len(v) == min(n, 8)
 
 
-@pytest.mark.parametrize('dtype, n', [(torch.uint8, 257), (torch.int8, 129), (torch.int16, 2**15+1), (torch.float16, 2**11+2)])
+@pytest.mark.parametrize('dtype, n', [(torch.uint8, 257), (torch.int8, 129), (torch.int16, 2**15+1),
+                                      (torch.float16, 2**11+2)])
 def test_ids_that_do_not_fit(dtype, n):
     "A narrow type would give other characters in silence"
     v = CharVocab(map(chr, range(0x10000, 0x10000+n)))

@@ -126,7 +126,8 @@ CASES = dict(
     argument=Case(cbs=lambda: [Argument(), Argument(3)]),
     of_class=Case(cbs=lambda: [OfClass(), Inherited()]),
     freezes=Case(cbs=lambda: [Freezes()]),
-    thaws=Case(before=lambda learn: learn.freeze(), cbs=lambda: [Thaws()], fit=lambda learn, cbs: learn.fit(3, 1e-2, cbs=cbs)),
+    thaws=Case(before=lambda learn: learn.freeze(), cbs=lambda: [Thaws()],
+               fit=lambda learn, cbs: learn.fit(3, 1e-2, cbs=cbs)),
     careful=Case(cbs=lambda: [Careful()], fit=lambda learn, cbs: learn.fit(3, 1e-2, cbs=cbs)),
     skips=Case(cbs=lambda: [Skips()]),
     anneals=Case(cbs=lambda: [Anneals()], learner=dict(dropout=0.1)),
@@ -159,7 +160,8 @@ def test_state_of_callbacks_comes_back(clean, tmp_path, name):
     for n in 18, 14: run('r', n, rc=-9)
     run('r')
     assert differences(tmp_path/'alone', tmp_path/'r') == []
-    assert RunFolder(tmp_path/'r/run').resumes() == ([20, 36] if name == 'skips' else [16, 28]) # which counts what it leaves out
+    # which counts what it leaves out
+    assert RunFolder(tmp_path/'r/run').resumes() == ([20, 36] if name == 'skips' else [16, 28])
 
 
 # In one process
@@ -242,7 +244,8 @@ def test_what_a_callback_sets_on_a_learner_is_named(tmp_path, capsys):
         def after_batch(self):
             if self.training and self.train_iter == 3: self.learn.n_seen,self.learn.reset_pct = 1,.5
         def after_epoch(self): self.dls.train.seq_len = 8
-    small(tmp_path).fit(2, cbs=[Sets(), CSVLogger(tmp_path/'log.csv'), SaveModelCallback(), Checkpoint(tmp_path/'r', steps=4)])
+    small(tmp_path).fit(2, cbs=[Sets(), CSVLogger(tmp_path/'log.csv'), SaveModelCallback(),
+                                Checkpoint(tmp_path/'r', steps=4)])
     said = [o for o in capsys.readouterr().out.splitlines() if 'Not kept' in o]
     assert [o.rpartition(': ')[2] for o in said] == ['learn.reset_pct, learn.n_seen.', 'dls[0].seq_len.']
 
@@ -333,7 +336,8 @@ def test_a_generator_of_a_part_of_a_data_set_goes_on(tmp_path):
     def fit(*cbs, n=None):
         ds = torch.utils.data.Subset(Noisy(), range(32))
         torch.manual_seed(0)
-        learn = Learner(DataLoaders(*[DataLoader(ds, bs=4, num_workers=0)]*2, device='cpu'), nn.Linear(3, 1), loss_func=F.mse_loss)
+        learn = Learner(DataLoaders(*[DataLoader(ds, bs=4, num_workers=0)]*2, device='cpu'), nn.Linear(3, 1),
+                        loss_func=F.mse_loss)
         learn.logger = lambda log: None
         with learn.no_bar(): learn.fit(3, cbs=[*cbs, *([] if n is None else [Dies(n)])])
         return learn
@@ -410,7 +414,8 @@ def test_no_file_replaces_more_than_settings_of_modules(tmp_path, module, attrs)
     meta['model']['dict'] += ['attrs', as_dict(d)]
     before = [{**vars(o)} for o in learn.model.modules()]
     State(learn, tensors, meta, 'x').restore()
-    for o,b in zip(learn.model.modules(), before): assert vars(o).keys() == b.keys() and all(vars(o)[k] is b[k] for k in b)
+    for o,b in zip(learn.model.modules(), before):
+        assert vars(o).keys() == b.keys() and all(vars(o)[k] is b[k] for k in b)
     meta['model']['dict'][-1] = as_dict({'model.drops.0': dict(p=0.75)})
     State(learn, tensors, meta, 'x').restore()
     assert learn.model.drops[0].p == 0.75
@@ -507,7 +512,8 @@ def test_files_of_a_run_are_no_links(tmp_path, settled):
         (tmp_path/'r'/o).unlink()
         (tmp_path/'r'/o).symlink_to(victim)
     fit(tmp_path, CSVLogger(), best())
-    assert all((tmp_path/f'victim {o}').read_text() == 'mine' and not (tmp_path/'r'/o).is_symlink() for o in ('log-0.csv', 'models.txt'))
+    assert all((tmp_path/f'victim {o}').read_text() == 'mine'
+               and not (tmp_path/'r'/o).is_symlink() for o in ('log-0.csv', 'models.txt'))
 
 
 def test_what_is_not_kept_is_said_when_it_appears(tmp_path, capsys, settled):
@@ -541,7 +547,8 @@ def test_a_state_dict_that_nobody_takes_is_no_state(tmp_path):
         order = 900
         def before_batch(self):
             if self.training and self.train_iter == 9: raise OSError('the end')
-    with pytest.raises(OSError): small(tmp_path).fit(2, 1e-2, cbs=[Gives(), Ends(), Checkpoint(tmp_path/'r', steps=4, quiet=True)])
+    with pytest.raises(OSError):
+        small(tmp_path).fit(2, 1e-2, cbs=[Gives(), Ends(), Checkpoint(tmp_path/'r', steps=4, quiet=True)])
     learn = small(tmp_path)
     learn.fit(2, 1e-2, cbs=[gives := Gives(), Checkpoint(tmp_path/'r', steps=4, quiet=True)])
     assert gives.n == 2*len(learn.dls.train)

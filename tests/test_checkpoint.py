@@ -100,8 +100,10 @@ Pair = namedtuple('Pair', 'a b')
 
 class Odd(Callback):
     "Counts in containers of many kinds; holds things that nobody can keep"
-    def __init__(self): self.ring,self.letters,self.counts,self.rows = deque([1.], maxlen=5),set(),Counter(),defaultdict(list)
-    def before_fit(self): self.me,self.pair,self.file,self.wave = [self],Pair(1, 2),open(os.devnull),torch.ones(2, dtype=torch.complex64)
+    def __init__(self):
+        self.ring,self.letters,self.counts,self.rows = deque([1.], maxlen=5),set(),Counter(),defaultdict(list)
+    def before_fit(self):
+        self.me,self.pair,self.file,self.wave = [self],Pair(1, 2),open(os.devnull),torch.ones(2, dtype=torch.complex64)
     def before_step(self):
         self.shape = self.x.shape
         self.me.append(self.me)
@@ -153,7 +155,9 @@ def train_metrics(learn):
         def reset(self): self.parts = []
         def accumulate(self, learn): self.parts.append(learn.loss.detach()[None])
         @property
-        def value(self): self.parts = torch.cat(self.parts) if isinstance(self.parts, list) else self.parts; return self.parts.mean().item()
+        def value(self):
+            self.parts = torch.cat(self.parts) if isinstance(self.parts, list) else self.parts
+            return self.parts.mean().item()
     learn.metrics = L([*learn.metrics, AvgMetric(lambda x, y: x.sum()), Sum(), Joined()])
     learn.recorder.train_metrics = True
 
@@ -210,7 +214,8 @@ CASES = dict(
     unvalidated=Case(fit=unvalidated),
     ranger=Case(learner=dict(opt_func=ranger)),
     sgdr=Case(fit=lambda learn, cbs: learn.fit_sgdr(2, 1, lr_max=1e-2, cbs=cbs)),
-    pretrained=Case(before=lambda learn: (learn.fit(1, 1e-2), learn.lr_find(num_it=6, show_plot=False)), learner=dict(dropout=0.2)),
+    pretrained=Case(before=lambda learn: (learn.fit(1, 1e-2), learn.lr_find(num_it=6, show_plot=False)),
+                    learner=dict(dropout=0.2)),
     between=Case(fit=lambda learn, cbs: between(learn, cbs), learner=dict(dropout=0.2)),
     tuned=Case(fit=lambda learn, cbs: learn.fine_tune(2, 1e-2, cbs=cbs)),
     further=Case(fit=further, learner=dict(dropout=0.2)),
@@ -224,9 +229,11 @@ CASES = dict(
     metrics=Case(before=train_metrics),
     texts=Case(make=texts, fit=one_cycle(4)),
     late=Case(fit=lambda learn, cbs: learn.start_at(1).fit(3, 1e-2, cbs=cbs), learner=dict(dropout=0.2)),
-    lowered=Case(cbs=lambda: [SaveModelCallback(with_opt=True), ReduceLROnPlateau(patience=1, factor=3, min_delta=0.5)], fit=fit(4)),
+    lowered=Case(cbs=lambda: [SaveModelCallback(with_opt=True), ReduceLROnPlateau(patience=1, factor=3, min_delta=0.5)],
+                 fit=fit(4)),
     mixed=Case(make=plain, cbs=lambda: [MixUp()], fit=fit(3)),
-    two_monitors=Case(cbs=lambda: [SaveModelCallback(monitor='accuracy'), EarlyStoppingCallback(patience=1, min_delta=5.)], fit=fit(4)),
+    two_monitors=Case(cbs=lambda: [SaveModelCallback(monitor='accuracy'), EarlyStoppingCallback(patience=1, min_delta=5.)],
+                      fit=fit(4)),
 )
 
 
@@ -239,7 +246,8 @@ class At(Callback):
         self.order,left = order,iter(range(n-1))
         batch = event.split('_')[-1] in ('batch', 'pred', 'loss', 'backward', 'step')
         def hit():
-            if not (batch and self.training == valid) and next(left, None) is None and next(once, None): ACTIONS[action](self.learn)
+            if not (batch and self.training == valid) and next(left, None) is None and next(once, None):
+                ACTIONS[action](self.learn)
         once = iter([True])
         setattr(self, event, hit)
 
@@ -304,8 +312,8 @@ def run(clean, alone, tmp_path):
 DIE = ('before_batch', 18, 'die'),('before_batch', 14, 'die') # the second time counted from where the first left off
 
 @pytest.mark.parametrize('name', [o for o in CASES if o not in (
-    'further', 'between', 'tuned', 'plain', 'plain_best', 'append', 'best', 'accuracy', 'short', 'minutes', 'two_monitors',
-    'plain_bar', 'texts', 'late', 'lowered', 'mixed')])
+    'further', 'between', 'tuned', 'plain', 'plain_best', 'append', 'best', 'accuracy', 'short', 'minutes',
+    'two_monitors', 'plain_bar', 'texts', 'late', 'lowered', 'mixed')])
 def test_killed_twice_and_the_same(run, name):
     "In the middle of the second and of the third epoch"
     for o in DIE: run(name, o, rc=-9)
@@ -398,7 +406,8 @@ def test_further_fits_under_one_name(run, n):
     run('further', ('before_batch', 28-(n-1)//4*4 + 6, 'die'), rc=-9)
     assert RunFolder(run.d/'run/2').finished and not RunFolder(run.d/'run/3').finished
     run('further').same()
-    assert [RunFolder(run.d/'run'/o).newest()['step'] for o in ('.', '2', '3')] == [14, 28, 14] and not (run.d/'run/4').exists()
+    assert ([RunFolder(run.d/'run'/o).newest()['step'] for o in ('.', '2', '3')] == [14, 28, 14]
+            and not (run.d/'run/4').exists())
     run('further').same()
 
 
@@ -605,7 +614,8 @@ def test_two_checkpoints_of_one_fit(short, tmp_path):
 
 def test_a_log_that_others_have_written_on_stays(short, tmp_path):
     "The finished run is called again: its lines are there, those after them too"
-    again = lambda: small(tmp_path, short, 5).fit(1, 1e-2, cbs=[CSVLogger(append=True), Checkpoint(tmp_path/'r', quiet=True)])
+    again = lambda: small(tmp_path, short, 5).fit(
+        1, 1e-2, cbs=[CSVLogger(append=True), Checkpoint(tmp_path/'r', quiet=True)])
     again()
     log = tmp_path/'history.csv'
     log.write_text(both := log.read_text() + 'another fit,1,2\n')
@@ -632,7 +642,8 @@ def test_files_that_are_not_ours_stay(short, tmp_path):
         d = tmp_path/o.replace('.', '')
         d.mkdir()
         (d/o).write_text('mine')
-        with pytest.raises(RunError, match='holds other things'): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(d, quiet=True))
+        with pytest.raises(RunError, match='holds other things'):
+            small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(d, quiet=True))
         assert (d/o).read_text() == 'mine'
     d = tmp_path/'left'
     d.mkdir()
@@ -662,11 +673,13 @@ def test_two_threads_of_one_process(short, tmp_path):
     go = threading.Event()
     class Wait(Callback):
         def before_batch(self): go.wait(20)
-    one = threading.Thread(target=lambda: small(tmp_path, short, 5).fit(1, 1e-2, cbs=[Checkpoint(tmp_path/'r', quiet=True), Wait()]))
+    one = threading.Thread(target=lambda: small(tmp_path, short, 5).fit(
+        1, 1e-2, cbs=[Checkpoint(tmp_path/'r', quiet=True), Wait()]))
     one.start()
     while not RunFolder.is_run(tmp_path/'r') or not charrnn_fa.run.folder.Lock.held: time.sleep(0.01)
     try:
-        with pytest.raises(RunError, match='Another thread'): small(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
+        with pytest.raises(RunError, match='Another thread'):
+            small(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
     finally:
         go.set()
         one.join()
@@ -691,7 +704,8 @@ def test_a_log_that_kills_do_not_cut_short(run):
     times,said = zip(*(o.split('  ', 1) for o in (run.d/'run/log.txt').read_text().splitlines()))
     times = [time.strptime(o, '%Y-%m-%d %H:%M:%S') for o in times]
     assert times == sorted(times)
-    assert [o.split('   ')[0] for o in said if o.startswith('epoch ')] == ['epoch 1 of 3', 'epoch 2 of 3', 'epoch 2 of 3', 'epoch 3 of 3']
+    assert [o.split('   ')[0] for o in said if o.startswith('epoch ')] == ['epoch 1 of 3', 'epoch 2 of 3',
+                                                                           'epoch 2 of 3', 'epoch 3 of 3']
     others = [o for o in said if not o.startswith(('epoch ', 'step '))]
     want = 'A new run', 'goes on after step 16', 'goes on after step 28', 'finished after 42 steps'
     assert all(w in o for w,o in zip(want, others, strict=True)), others
@@ -712,7 +726,8 @@ def test_a_log_that_cannot_be_written_stops_nothing(short, tmp_path, same):
     again.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4, quiet=True))
     assert same(alone, again) and RunFolder(tmp_path/'r').finished
     log.unlink()
-    with pytest.raises(RunError): small(tmp_path, short, 6).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4, quiet=True))
+    with pytest.raises(RunError):
+        small(tmp_path, short, 6).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4, quiet=True))
     assert not log.exists()
 
 
@@ -743,7 +758,8 @@ def test_an_error_in_every_call_of_a_save(clean, tmp_path, error, calls):
     for call,i,rc,hit in inject.at_every_call(one, action=f'error={error}', syscalls=calls, gate=True):
         run,n = RunFolder(top/'d/run'),n+hit
         whole = [m for m in run.checkpoints() if run.read(m)]
-        assert rc == 0 and len(whole) >= 2 and not run.damaged and not [o for o in run.names() if o.startswith('.step')], (call, i, rc)
+        assert (rc == 0 and len(whole) >= 2 and not run.damaged
+                and not [o for o in run.names() if o.startswith('.step')]), (call, i, rc)
         assert len([o for o in run.names() if o.startswith('step')]) == 2*len(whole), (call, i)
         shutil.rmtree(top/'d')
     assert n > 2*len(calls)
@@ -863,10 +879,12 @@ def test_from_a_gpu_to_a_cpu(short, tmp_path, monkeypatch, capsys):
         return ts,m
     with monkeypatch.context() as patch:
         patch.setattr(charrnn_fa.checkpoint.callback, 'capture', capture)
-        patch.setattr(charrnn_fa.checkpoint.capture, 'rng_state', lambda: dict(rng(), cuda=[torch.ones(16, dtype=torch.uint8)]*2))
+        patch.setattr(charrnn_fa.checkpoint.capture, 'rng_state',
+                      lambda: dict(rng(), cuda=[torch.ones(16, dtype=torch.uint8)]*2))
         learn = small(tmp_path, short, 5)
         learn.scaler = torch.amp.GradScaler('cpu', enabled=False)
-        with pytest.raises(RuntimeError): learn.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4), At('before_batch', 11, 'error')])
+        with pytest.raises(RuntimeError):
+            learn.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4), At('before_batch', 11, 'error')])
     learn = small(tmp_path, short)
     learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r'))
     said = next(l for l in capsys.readouterr().out.splitlines() if l.startswith('No longer exact'))
@@ -882,7 +900,9 @@ def interrupted(name, d, *at, step=0, ckpt=CKPT):
     d.mkdir()
     set_generators(SEED)
     learn,case = kills.learner(CASES[name], d, SEED),CASES[name]
-    try: case.fit(learn, [kills.Seen(d/'batches'), *case.cbs(), *(At(*o) for o in at), Checkpoint(d/'run', quiet=True, **ckpt)])
+    try:
+        case.fit(learn, [kills.Seen(d/'batches'), *case.cbs(), *(At(*o) for o in at),
+                         Checkpoint(d/'run', quiet=True, **ckpt)])
     except KeyboardInterrupt: print('interrupted')
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers and not charrnn_fa.run.folder.Lock.held
     assert newest_step(d/'run') == step, newest_step(d/'run')
@@ -986,7 +1006,8 @@ def test_an_error_in_any_event(short, tmp_path, same, reference, action, order):
         if 'cancel' in o:
             class Cancel(Callback):
                 def __init__(self): setattr(self, 'before_epoch' if kind == 'fit' else f'before_{kind}', self._cancel)
-                def _cancel(self): raise getattr(core, f"Cancel{dict(validate='Valid').get(kind, kind.title())}Exception")
+                def _cancel(self):
+                    raise getattr(core, f"Cancel{dict(validate='Valid').get(kind, kind.title())}Exception")
             cbs = [Cancel()]
         learn = small(d, short, 5, dropout=0.2)
         logger,n_cbs = learn.logger,len(learn.cbs)
@@ -998,7 +1019,8 @@ def test_an_error_in_any_event(short, tmp_path, same, reference, action, order):
                                      logger=learn.logger is not logger, callbacks=len(learn.cbs) != n_cbs,
                                      grads=any(p.grad is not None for p in learn.model.parameters()),
                                      finished=RunFolder.is_run(d/'run')
-                                     and RunFolder(d/'run').finished != (o == 'after_fit' and order == 2000)).items() if wrong]
+                                     and RunFolder(d/'run').finished != (o == 'after_fit' and order == 2000)).items()
+               if wrong]
         learn.fit(1, 1e-3)
         if len(learn.recorder.losses) != 14: why.append('fit')
         again = small(d, short, None if RunFolder.is_run(d/'run') else 5, dropout=0.2)
@@ -1020,7 +1042,8 @@ def test_an_error_in_another_learner(tmp_path, o, order):
         at = At(o, 20 if 'batch' in o else 1, 'error', order)
         hit = getattr(at, o)
         with pytest.raises(RuntimeError): learn.fit(3, 1e-2, cbs=[at, Checkpoint(tmp_path/'r', steps=1, quiet=True)])
-        assert not charrnn_fa.run.folder.Lock.held and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+        assert (not charrnn_fa.run.folder.Lock.held
+                and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers)
         assert (not {'_with_events', '_call_one'} & set(vars(learn)) and getattr(at, o) is hit
                 and ('before_fit' in vars(at)) == (o == 'before_fit'))
         learn.fit(1, 1e-2)
@@ -1084,7 +1107,8 @@ def test_what_was_loaded_is_not_kept_in_memory(short, tmp_path, make):
     held = []
     class Look(Callback):
         order = 2000
-        def before_batch(self): held.append((self.checkpoint.state, self.checkpoint.found.state, self.checkpoint.found.after))
+        def before_batch(self):
+            held.append((self.checkpoint.state, self.checkpoint.found.state, self.checkpoint.found.after))
     def fit(n, lr, *cbs):
         learn = make(tmp_path, short)
         learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
@@ -1112,7 +1136,8 @@ def test_a_checkpoint_that_cannot_be_taken_does_not_stop_training(short, tmp_pat
     monkeypatch.setattr(charrnn_fa.checkpoint.callback, 'capture', capture)
     with pytest.warns(RunWarning, match='nothing doing.*training goes on') as w:
         learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=10, quiet=True))
-    assert len(learn.recorder.losses) == 28 and RunFolder(tmp_path/'r').finished and sum(issubclass(o.category, RunWarning) for o in w) == 1
+    assert (len(learn.recorder.losses) == 28 and RunFolder(tmp_path/'r').finished
+            and sum(issubclass(o.category, RunWarning) for o in w) == 1)
 
 
 def test_the_same_trouble_is_told_each_time(tmp_path, monkeypatch):
@@ -1202,7 +1227,8 @@ def charrnn(*args): sys.exit(main(list(map(str, args))))
 
 def test_the_command(clean, tmp_path):
     "A real process for SIGKILL, forks for the others"
-    def args(d): return 'train', 'count', '--run', tmp_path/d, '--steps', 500, '--save-steps', 10, '--seed', 3, '--quiet', *TINY
+    def args(d):
+        return 'train', 'count', '--run', tmp_path/d, '--steps', 500, '--save-steps', 10, '--seed', 3, '--quiet', *TINY
     def fork(*args): return clean.start(tmp_path/'log', charrnn, *args)
     p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', *map(str, args('r'))], stdout=subprocess.DEVNULL,
                          stderr=open(tmp_path/'log', 'w'))
@@ -1221,7 +1247,8 @@ def test_the_command(clean, tmp_path):
         infos.append(json.loads((tmp_path/f'{o}.json').read_text()))
     assert infos[0]['weights_sha256'] == infos[1]['weights_sha256'] and infos[0]['step'] == infos[1]['step'] == 500
     assert len(infos[0]['resumes']) == 3 and infos[0]['resumes'] == sorted(infos[0]['resumes']) and infos[1]['resumes'] == []
-    assert clean.run(tmp_path/'log', charrnn, *args('r')) == 0 and 'is finished after 500 steps' in (tmp_path/'log').read_text()
+    assert (clean.run(tmp_path/'log', charrnn, *args('r')) == 0
+            and 'is finished after 500 steps' in (tmp_path/'log').read_text())
 
 
 # At random, and at every call
@@ -1243,6 +1270,7 @@ def test_a_first_manifest_that_was_cut_short_stops_no_other_machine(tmp_path):
     (d/'there').mkdir(parents=True)
     for name,size in ('step-00000000-0123abcd.safetensors', 99), ('step-00000000-0123abcd.json', 0):
         (d/'there'/name).write_bytes(bytes(size))
-    assert kills.Child(lambda: kills.on_machine('lstm', d, 'b', 900), tmp_path/'log').wait(300) == 0, (tmp_path/'log').read_text()
+    assert kills.Child(lambda: kills.on_machine('lstm', d, 'b', 900),
+                       tmp_path/'log').wait(300) == 0, (tmp_path/'log').read_text()
     assert kills.Child(lambda: kills.train(CASES['lstm'], alone), tmp_path/'log').wait(300) == 0
     assert kills.differences(alone, d) == []

@@ -191,7 +191,8 @@ def in_terminal(args, until, columns=100):
     order: the exit status and the lines that are left to be read"""
     fcntl,pty,termios = (pytest.importorskip(o) for o in ('fcntl', 'pty', 'termios'))
     ours,theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 24, columns, 0, 0))       # without a width tqdm shows nothing
+    # without a width tqdm shows nothing
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 24, columns, 0, 0))
     pid = command(*args, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     out,seen,until = b'',0,[o.encode() for o in until]
@@ -302,7 +303,8 @@ def test_long_text_goes_on_too(call, tmp_path, monkeypatch):
     monkeypatch.setattr(runs.Run, 'save', lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert call('train', 'count', '--run', d, '--steps', 5, '--quiet', *TINY)[0] == 130
     monkeypatch.setattr(runs.Run, 'save', real)
-    assert not (d/'run.json').exists()                                               # interrupted before there was anything to go on from
+    # interrupted before there was anything to go on from
+    assert not (d/'run.json').exists()
     assert call('train', 'count', '--run', d, '--steps', 22, '--save-steps', 4, '--quiet', *TINY)[0] == 0
     # as if killed before the end
     next(d.glob('step-00000022-*.json')).unlink()
@@ -420,9 +422,11 @@ def test_as_a_process(run):
         exe = os.path.join(os.path.dirname(sys.executable), cmd[0]) if cmd == ['charrnn'] else cmd[0]
         p = subprocess.run([exe, *cmd[1:], 'info', run, '--json'], capture_output=True, text=True)
         assert p.returncode == 0 and json.loads(p.stdout)['step'] == 150 and p.stderr == ''
-    p = subprocess.run(f'{sys.executable} -m charrnn_fa sample {run} -n 3000 | head -c 5', shell=True, capture_output=True, text=True)
+    p = subprocess.run(f'{sys.executable} -m charrnn_fa sample {run} -n 3000 | head -c 5', shell=True,
+                       capture_output=True, text=True)
     assert len(p.stdout) == 5 and 'Traceback' not in p.stderr
-    p = subprocess.run([sys.executable, '-m', 'charrnn_fa', 'sample', run, '--prompt', 'ä'], capture_output=True, text=True)
+    p = subprocess.run([sys.executable, '-m', 'charrnn_fa', 'sample', run, '--prompt', 'ä'],
+                       capture_output=True, text=True)
     assert p.returncode == 1 and 'Traceback' not in p.stderr
 
 

@@ -91,7 +91,8 @@ def test_a_long_text_is_found_from_any_folder(call, long_run, tmp_path, monkeypa
     (tmp_path/'elsewhere').mkdir()
     monkeypatch.chdir(tmp_path/'elsewhere')
     measured = json.loads(call('eval', long_run, '--json')[1])
-    assert measured == json.loads(call('eval', long_run, '--corpus', tmp_path/'t.txt', '--json')[1]) and measured['n_chars'] == 399
+    assert (measured == json.loads(call('eval', long_run, '--corpus', tmp_path/'t.txt', '--json')[1])
+            and measured['n_chars'] == 399)
     assert json.loads(call('eval', long_run, '--whole', '--json')[1])['n_chars'] == 3999
     assert call('train', '--run', long_run, '--quiet')[0] == 0
     (tmp_path/'t.txt').write_text(pseudo_text()[::-1])
@@ -183,7 +184,8 @@ def test_a_reader_that_leaves_does_not_stop_a_training(call, tmp_path, more):
 def test_a_full_disk_behind_the_output_does_not_stop_a_training(call, tmp_path, where):
     with open('/dev/full', 'w') as full:
         streams = {o: full if where in (o, 'both') else subprocess.PIPE for o in ('stdout', 'stderr')}
-        p = subprocess.run([*COMMAND, 'train', 'count', '--run', tmp_path/'r', '--steps', '40', *TINY], **streams, text=True)
+        p = subprocess.run([*COMMAND, 'train', 'count', '--run', tmp_path/'r', '--steps', '40', *TINY],
+                           **streams, text=True)
     d = json.loads(call('info', tmp_path/'r', '--json')[1])
     assert d['finished'] and d['step'] == 40
     if where == 'stdout': assert p.returncode == 1 and 'No space left' in one_sentence(p.stderr)

@@ -48,7 +48,8 @@ class FakeColab(types.ModuleType):
     "`google.colab` with the real signatures; `asked` is what it was asked for"
     def __init__(self, mount=None, get=None):
         super().__init__('google.colab')
-        self.asked,self.drive,self.userdata = [],types.SimpleNamespace(mount=self._mount),types.SimpleNamespace(get=self._get)
+        self.asked,self.drive,self.userdata = ([],types.SimpleNamespace(mount=self._mount),
+                                               types.SimpleNamespace(get=self._get))
         self.on_mount,self.on_get = mount,get
     def _mount(self, mountpoint, force_remount=False, timeout_ms=120000, readonly=False):
         assert ' ' not in mountpoint and not force_remount and not readonly and timeout_ms >= 1000
@@ -198,7 +199,8 @@ def in_namespace(code, *args):
     if sys.platform != 'linux' or os.geteuid() != 0: pytest.skip('mounting needs root on Linux')
     if not shutil.which('unshare') or subprocess.run(['unshare', '-m', 'true'], capture_output=True).returncode:
         pytest.skip('no mount namespaces here')
-    r = subprocess.run(['unshare', '-m', sys.executable, '-c', textwrap.dedent(code), *args], capture_output=True, text=True, timeout=100)
+    r = subprocess.run(['unshare', '-m', sys.executable, '-c', textwrap.dedent(code), *args], capture_output=True,
+                       text=True, timeout=100)
     assert r.returncode == 0, r.stdout + r.stderr
 
 
@@ -363,7 +365,8 @@ def test_threads_do_not_ask(fake, tmp_path):
 ], ids=_id)
 def test_secret_not_given(fake, monkeypatch, capfd, error, remedy, optional):
     monkeypatch.delenv('A_KEY', raising=False)
-    monkeypatch.setattr(colab, 'call_with_deadline', lambda f, seconds, *args: call_with_deadline(f, min(seconds, 0.2), *args))
+    monkeypatch.setattr(colab, 'call_with_deadline',
+                        lambda f, seconds, *args: call_with_deadline(f, min(seconds, 0.2), *args))
     m = fake(get=error)
     assert remedy in refused(secret, 'A_KEY')
     if optional: assert secret('A_KEY', None) is None and secret('A_KEY', default='d') == 'd'

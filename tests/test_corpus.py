@@ -93,7 +93,8 @@ def test_broken_connection_is_not_a_file(server, home):
         handler.end_headers()
         handler.wfile.write(BODY[:500])
     server.answers['/a.txt'] = short
-    with pytest.raises(CorpusError, match='before the file was whole'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='before the file was whole'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
 
 
 def send(handler, status, body, **headers):
@@ -129,11 +130,13 @@ def test_damaged_compressed_transfer(server, home):
     packed = bytearray(gzip.compress(BODY))
     packed[20] ^= 255
     server.answers['/a.txt'] = lambda h: send(h, 200, bytes(packed), Content_Encoding='gzip')
-    with pytest.raises(CorpusError, match='cut short or damaged.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='cut short or damaged.*browser'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
 
 
 def test_cut_short_once(server, home):
-    server.answers['/a.txt'] = lambda h: send(h, 200, gzip.compress(BODY)[:40 if len(server.asked) == 1 else None], Content_Encoding='gzip')
+    server.answers['/a.txt'] = lambda h: send(h, 200, gzip.compress(BODY)[:40 if len(server.asked) == 1 else None],
+                                              Content_Encoding='gzip')
     assert load_corpus(f'{server.url}/a.txt', progress=False) == BODY.decode()
     assert len(server.asked) == 2
 
@@ -141,7 +144,8 @@ def test_cut_short_once(server, home):
 @pytest.mark.parametrize('status', [206, 201, 202, 203, 226, 300, 304])
 def test_only_200_is_the_whole_file(server, home, status):
     server.answers['/a.txt'] = (status, BODY[:500])
-    with pytest.raises(CorpusError, match=f'answered {status}.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match=f'answered {status}.*browser'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
     assert len(server.asked) == 3 and list(home.iterdir()) == []
 
 
@@ -166,7 +170,8 @@ def silent(handler): handler.server.over.wait(60)
 def test_stalled_download(server, home, monkeypatch):
     monkeypatch.setattr(charrnn_fa.text.download, '_patience', (4, 0.2))
     server.answers['/a.txt'] = stall
-    with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='not answer in time.*browser'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
     assert len(server.asked) == 3
 
 
@@ -175,19 +180,22 @@ def test_stalled_download(server, home, monkeypatch):
                                   b'<head><title>x</title>'])
 def test_web_page_instead_of_text(server, home, page):
     server.answers['/a.txt'] = page
-    with pytest.raises(CorpusError, match='web page instead of a text'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='web page instead of a text'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
 
 
 def test_wrong_checksum(server, home):
     server.answers['/a.txt'] = BODY
-    with pytest.raises(CorpusError, match='expected SHA-256'): download(f'{server.url}/a.txt', sha256='0'*64, progress=False)
+    with pytest.raises(CorpusError, match='expected SHA-256'):
+        download(f'{server.url}/a.txt', sha256='0'*64, progress=False)
 
 
 def test_refused_connection(home):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    with pytest.raises(CorpusError, match='no connection.*give the path'): load_corpus(f'http://127.0.0.1:{port}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='no connection.*give the path'):
+        load_corpus(f'http://127.0.0.1:{port}/a.txt', progress=False)
 
 
 def test_file_put_there_by_hand(home, monkeypatch):
@@ -215,7 +223,8 @@ def drive(server, monkeypatch):
 
 
 FILE = dict(Content_Type='text/plain', Content_Disposition='attachment; filename="a.txt"')
-FORM = (f'<!DOCTYPE html><html><body>\n<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">'
+FORM = ('<!DOCTYPE html><html><body>\n'
+        '<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">'
         f'<input type="hidden" name="id" value="{ID}"><input type="hidden" name="export" value="download">'
         '<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="12-34"></form></body></html>')
 LINK = f'<html>\n<a id="uc-download-link" href="/uc?export=download&amp;confirm=x1&amp;id={ID}">Download anyway</a>\n</html>'
@@ -261,16 +270,19 @@ def test_drive_confirms_by_a_cookie(drive, home):
 
 def test_drive_asks_without_end(drive, home):
     drive.answers['/uc'] = drive.answers['/download'] = page(FORM)
-    with pytest.raises(CorpusError, match='Drive did not give the file.*after another.*browser'): load_corpus(f'drive:{ID}', progress=False)
+    with pytest.raises(CorpusError, match='Drive did not give the file.*after another.*browser'):
+        load_corpus(f'drive:{ID}', progress=False)
     assert len(drive.asked) == 3*4 and list(home.iterdir()) == []
 
 
-@pytest.mark.parametrize('text', ['<p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently.</p>',
-                                  '<html>Sign in</html>',
-                                  '<form id="download-form"></form>', '', '\0'])
+@pytest.mark.parametrize('text',
+                         ['<p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently.</p>',
+                          '<html>Sign in</html>',
+                          '<form id="download-form"></form>', '', '\0'])
 def test_drive_refuses(drive, home, text):
     drive.answers['/uc'] = page(text)
-    with pytest.raises(CorpusError, match='Drive did not give the file.*browser'): load_corpus(f'drive:{ID}', progress=False)
+    with pytest.raises(CorpusError, match='Drive did not give the file.*browser'):
+        load_corpus(f'drive:{ID}', progress=False)
     assert list(home.iterdir()) == []
 
 
@@ -297,7 +309,8 @@ def test_stalled_drive(drive, home, monkeypatch, answer, confirmed):
     with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(f'drive:{ID}', progress=False)
     # three tries of 0.2 s; a minute if the server's own end were waited for once
     assert time.perf_counter() - t < 40
-    while len(drive.asked) < 3*(1+confirmed): time.sleep(.01)         # the server may note a call after nobody waits for it any more
+    # the server may note a call after nobody waits for it any more
+    while len(drive.asked) < 3*(1+confirmed): time.sleep(.01)
     assert len(drive.asked) == 3*(1+confirmed) and list(home.iterdir()) == []
 
 
@@ -342,7 +355,8 @@ def test_libraries_stay_as_they_are(request, home, where):
         send(h, 200, BODY, **FILE)
     seen,server,url = [],request.getfixturevalue('server'),f'drive:{ID}'
     if where == 'drive':
-        request.getfixturevalue('drive')                              # changes `HTTPAdapter.send`: a part of what was there before
+        # changes `HTTPAdapter.send`: a part of what was there before
+        request.getfixturevalue('drive')
         server.answers['/uc'],server.answers['/download'] = page(FORM),look
     else: server.answers['/a.txt'],url = look,f'{server.url}/a.txt'
     __import__('gdown')
@@ -354,8 +368,9 @@ def test_libraries_stay_as_they_are(request, home, where):
 
 
 @pytest.mark.parametrize('sample, encoding, at', [
-    ("Le café naïve était déjà fermé, disait-on à l'hôtel. "*5, 'cp1252', 6), ('Привет мир, это текст на русском языке. '*5, 'cp1251', 0),
-    ('日本語のテキストです。これは長い文章です。'*10, 'cp932', 0), ('这是一个中文文本。'*20, 'gb18030', 0), ('plain text in wide characters', 'utf_16', 0),
+    ("Le café naïve était déjà fermé, disait-on à l'hôtel. "*5, 'cp1252', 6),
+    ('Привет мир, это текст на русском языке. '*5, 'cp1251', 0), ('日本語のテキストです。これは長い文章です。'*10, 'cp932', 0),
+    ('这是一个中文文本。'*20, 'gb18030', 0), ('plain text in wide characters', 'utf_16', 0),
     ('plain text in very wide characters', 'utf_32', 0)])
 def test_wrong_encoding_names_offset_and_remedy(tmp_path, sample, encoding, at):
     p = tmp_path/'x.txt'

@@ -91,7 +91,8 @@ class Causal(nn.Module):
     "No recurrence at all"
     def __init__(self):
         super().__init__()
-        self.emb,self.layer,self.out = nn.Embedding(V, 32),nn.TransformerEncoderLayer(32, 4, 64, .1, batch_first=True),nn.Linear(32, V)
+        self.emb,self.layer,self.out = (nn.Embedding(V, 32),
+                                        nn.TransformerEncoderLayer(32, 4, 64, .1, batch_first=True),nn.Linear(32, V))
     def forward(self, x):
         mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
         return self.out(self.layer(self.emb(x), src_mask=mask, is_causal=True))
@@ -378,8 +379,10 @@ HEALTHY |= {
                                                      in_parts, truncated, scaled, two_optimisers, usual)},
     'from_dict': lambda: looped(from_dict, [dict(x=x, y=y) for x,y in windows()]),
     'from_tensor': lambda: looped(from_tensor, [x for x,_ in windows()]), 'zero head': zero_head,
-    'words with padding': lambda: looped(masked, names(-1)), 'words filled with their end': lambda: looped(usual, names(0)),
-    'flat targets': lambda: given(Net(), [(x, y.flatten()) for x,y in windows()], lambda p,y: F.cross_entropy(p.flatten(0, 1), y)),
+    'words with padding': lambda: looped(masked, names(-1)),
+    'words filled with their end': lambda: looped(usual, names(0)),
+    'flat targets': lambda: given(Net(), [(x, y.flatten()) for x,y in windows()],
+                                  lambda p,y: F.cross_entropy(p.flatten(0, 1), y)),
     'targets first': lambda: looped(from_dict, [dict(y=y, x=x) for x,y in windows()]),
     'labels are inputs': lambda: looped(from_labels, [dict(labels=x, input_ids=x) for x,_ in windows()]),
     'padding, steps first': lambda: looped(padded, of_many_lengths(), StepsFirst()),
@@ -429,7 +432,8 @@ class Recut(Net):
 
 class Forgetful(Net):
     "The state begins anew with each character"
-    def forward(self, x): return self.out(torch.stack([self.rnn(self.emb(x[:,t:t+1]))[0][:,0] for t in range(x.shape[1])], 1))
+    def forward(self, x):
+        return self.out(torch.stack([self.rnn(self.emb(x[:,t:t+1]))[0][:,0] for t in range(x.shape[1])], 1))
 
 
 class Softmaxed(Net):
@@ -515,7 +519,8 @@ FAULTS = {
     'S5': lambda: given(Turned()), 'S10': lambda: given(Reads()), 'R1': lambda: tutorial(detach=True),
     'R5': lambda: given(Forgetful()), 'L1': lambda: given(Softmaxed()), 'L1 sigmoid': lambda: given(Squashed()),
     'L2': lambda: given(Net(), loss=lambda p,y: F.nll_loss(p.flatten(0, 1), y.flatten())),
-    'L3': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), reduction='sum'), opt=torch.optim.SGD),
+    'L3': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), reduction='sum'),
+                        opt=torch.optim.SGD),
     'L4': lambda: given(Net(), loss=lambda p,y: F.mse_loss(p, F.one_hot(y, V).float())),
     'L5': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), ignore_index=VOCAB.stoi[' '])),
     'L6': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])),
@@ -544,7 +549,8 @@ def test_batches_as_small_as_can_be(shape):
     bs,n = shape
     m = (len(IDS)-1)//bs
     x,y = IDS[:m*bs].view(bs, m),IDS[1:m*bs+1].view(bs, m)
-    report = diagnose(model=Net(), dls=[(x[:,i:i+n], y[:,i:i+n]) for i in range(0, 24*n, n)], loss_func=loss_over_all, trials=False)
+    report = diagnose(model=Net(), dls=[(x[:,i:i+n], y[:,i:i+n]) for i in range(0, 24*n, n)],
+                      loss_func=loss_over_all, trials=False)
     assert not {o.id for o in report.findings} & {'D1', 'D2', 'D3', 'E1', 'E2'}, report
 
 
@@ -651,8 +657,10 @@ def test_nothing_changes(program):
     assert rngs == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert modes == [m.training for m in model.modules()]
     for (k,a,g),(_,b,h) in zip(before, all_of(model)): assert torch.equal(a, b) and g == h, k
-    for n,m in model.named_modules(): assert {k:v for k,v in vars(m).items() if not k.startswith('_')}.keys() == attributes[n].keys()
-    if learn: assert dict(vars(learn)).keys() == of_learner.keys() and all(vars(learn)[k] is v for k,v in of_learner.items())
+    for n,m in model.named_modules():
+        assert {k:v for k,v in vars(m).items() if not k.startswith('_')}.keys() == attributes[n].keys()
+    if learn:
+        assert dict(vars(learn)).keys() == of_learner.keys() and all(vars(learn)[k] is v for k,v in of_learner.items())
     if 'step_function' in kwargs and program == 'a state outside':
         cells = dict(zip(kwargs['step_function'].__code__.co_freevars, kwargs['step_function'].__closure__))
         assert cells['state'].cell_contents is None and not cells['opt'].cell_contents.state
@@ -678,7 +686,8 @@ class BothWays(nn.Module):
     "Some classes for each character, from all that stands before and after"
     def __init__(self, n=2, norm=False):
         super().__init__()
-        self.emb,self.rnn,self.out = nn.Embedding(V, 24),nn.GRU(24, 24, bidirectional=True, batch_first=True),nn.Linear(48, n)
+        self.emb,self.rnn,self.out = (nn.Embedding(V, 24),
+                                      nn.GRU(24, 24, bidirectional=True, batch_first=True),nn.Linear(48, n))
         self.norm = nn.BatchNorm1d(48) if norm else nn.Identity()
     def forward(self, x): return self.out(self.norm(self.rnn(self.emb(x))[0].transpose(1, 2)).transpose(1, 2))
 
@@ -809,7 +818,8 @@ def test_adam_in_mid_training_makes_nothing_of_a_sum_and_keeps_its_state():
 
 
 def test_the_characters_that_do_not_train_are_counted():
-    last, = diagnose(**given(Net(), windows(bs=16, seq_len=24), lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])), trials=False).findings
+    last, = diagnose(**given(Net(), windows(bs=16, seq_len=24), lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])),
+                     trials=False).findings
     assert '16 of 384' in last.message
 
 
@@ -828,8 +838,9 @@ def test_scores_that_are_squeezed(f):
     assert [(o.id, o.certainty, o.title) for o in found] == [('L1', 'exact', 'The scores are squeezed')]
 
 
-@pytest.mark.parametrize('f', [F.softplus, F.leaky_relu, F.log_softmax, F.gelu, lambda s: s.clamp(-50, 50), lambda s: 30*torch.tanh(s/30),
-                               lambda s: s.masked_fill(torch.arange(V) > V+1, -1e9), torch.asinh, lambda s: s-1e9*(torch.arange(V) == 200)])
+@pytest.mark.parametrize('f', [F.softplus, F.leaky_relu, F.log_softmax, F.gelu, lambda s: s.clamp(-50, 50),
+                               lambda s: 30*torch.tanh(s/30), lambda s: s.masked_fill(torch.arange(V) > V+1, -1e9),
+                               torch.asinh, lambda s: s-1e9*(torch.arange(V) == 200)])
 def test_scores_that_are_not(f):
     f = partial(F.log_softmax, dim=-1) if f is F.log_softmax else f
     assert not diagnose(**given(Ends(f)), trials=False).findings
@@ -924,7 +935,8 @@ def test_the_ladder_has_the_constants_of_a_small_text():
     dls = CharDataLoaders.from_documents([train, valid], [[0], [1]], vocab=VOCAB, bs=2, seq_len=16)
     found = ladder(dls)
     for n,k in enumerate(['unigram', 'bigram', '3-gram', '4-gram', '5-gram'], 1):
-        if n in (1, 2, 5): assert abs(found[k] + np.mean([np.log(p(c, valid[max(0, i-n+1):i])) for i,c in enumerate(valid)])) < 1e-9
+        if n in (1, 2, 5):
+            assert abs(found[k] + np.mean([np.log(p(c, valid[max(0, i-n+1):i])) for i,c in enumerate(valid)])) < 1e-9
     assert found['uniform'] == np.log(V) and abs(found['double softmax'] - np.log(1+(V-1)/np.e)) < 1e-12
 
 

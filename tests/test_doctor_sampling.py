@@ -99,7 +99,8 @@ def test_the_prompt_goes_in_each_time(trained):
     assert f.id == 'G3' and 'chosen' in f.message
 
 
-@pytest.mark.parametrize('kwargs', [dict(read=None, first=0, keeps=False), dict(read=None, keeps=False), dict(first=0, keeps=False)])
+@pytest.mark.parametrize('kwargs', [dict(read=None, first=0, keeps=False), dict(read=None, keeps=False),
+                                    dict(first=0, keeps=False)])
 def test_the_state_after_the_prompt_is_thrown_away(trained, kwargs):
     assert told(trained, one_by_one, **kwargs) == [('G3', 'exact')]
 

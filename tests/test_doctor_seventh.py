@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from charrnn_fa.doctor import diagnose
 
-TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints') for c in ('sea', 'cat', 'moon'))*9
+TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints')
+               for c in ('sea', 'cat', 'moon'))*9
 V = len(set(TEXT))
 IDS = torch.tensor([sorted(set(TEXT)).index(c) for c in TEXT])
 

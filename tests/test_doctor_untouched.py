@@ -31,7 +31,8 @@ IDS,V = torch.tensor([SYMBOLS.index(c) for c in TEXT]),len(SYMBOLS)
 
 def batches(bs=8, seq_len=16, n=12):
     "Pieces from anywhere in the text"
-    starts = [torch.randint(0, len(IDS)-seq_len-1, (bs,), generator=torch.Generator().manual_seed(i)).tolist() for i in range(n)]
+    starts = [torch.randint(0, len(IDS)-seq_len-1, (bs,), generator=torch.Generator().manual_seed(i)).tolist()
+              for i in range(n)]
     return [tuple(torch.stack([IDS[i+s:i+s+seq_len] for i in row]) for s in (0, 1)) for row in starts]
 
 
@@ -105,7 +106,8 @@ def test_an_iterator_stands_where_it_stood(kind, begun):
     assert rest(it) == rest(same)
 
 
-@pytest.mark.parametrize('how', ['global', 'attribute', 'list', 'dict', 'pair', 'default', 'partial', 'method', 'slot', 'class', 'model'])
+@pytest.mark.parametrize('how', ['global', 'attribute', 'list', 'dict', 'pair', 'default', 'partial', 'method',
+                                 'slot', 'class', 'model'])
 def test_it_does_not_matter_where_it_is_held(how, monkeypatch):
     it = iter(range(9000))
     class Holds:
@@ -330,7 +332,8 @@ class NotCopied(Net):
 
 
 @pytest.mark.parametrize('make', [lambda: given(batches(), NotCopied()), lambda: given(batches(bs=1)),
-                                  lambda: given(Endless()), lambda: given(DataLoaders(batches())), lambda: learner(batches()),
+                                  lambda: given(Endless()), lambda: given(DataLoaders(batches())),
+                                  lambda: learner(batches()),
                                   lambda: learner(batches(), None)])
 def test_what_is_no_fault(make): healthy(**make())
 
@@ -365,7 +368,8 @@ def test_a_model_on_another_device(make):
 def test_a_validation_loader_that_breaks_is_a_finding():
     for kwargs in learner(batches(), Breaks(0)), given(SimpleNamespace(train=batches(), valid=Breaks(1))):
         report = diagnose(**kwargs, trials=False)
-        assert any('The loader ends in an error' in o.message and 'the disk is gone' in o.message for o in report.findings), report
+        assert any('The loader ends in an error' in o.message
+                   and 'the disk is gone' in o.message for o in report.findings), report
 
 
 def test_an_iterator_for_validation_is_not_used_up():
@@ -490,7 +494,8 @@ def test_a_pair_that_is_never_detached():
 @pytest.mark.parametrize('seconds', [0, .02])
 def test_too_little_time_is_said_in_the_first_line(seconds):
     report = diagnose(**given(batches()), seconds=seconds)
-    assert report.heading().startswith('There was not enough time') and report.as_dict()['enough_time'] is False and report.late, report
+    assert (report.heading().startswith('There was not enough time') and report.as_dict()['enough_time'] is False
+            and report.late), report
     assert diagnose(**given(batches()), trials=False, seconds=600).as_dict()['enough_time'] is True
 
 
@@ -507,7 +512,8 @@ def test_a_data_set_that_breaks_is_a_finding_with_its_line(at):
     dl = torch.utils.data.DataLoader(Broken(at), 16)
     for kwargs in given(dl), learner(dl, batches()):
         f = line_of(diagnose(**kwargs).findings[0], "raise IndexError('row is broken')")
-        assert (f.id, f.place.function) == ('E2', '__getitem__') and 'row is broken' in f.message and 'LoaderEnds' not in str(f)
+        assert ((f.id, f.place.function) == ('E2', '__getitem__') and 'row is broken' in f.message
+                and 'LoaderEnds' not in str(f))
 
 
 @pytest.mark.parametrize('make', [lambda: given(Breaks(0)), lambda: given(Breaks(1)), lambda: learner(Breaks(0), batches())])
@@ -578,7 +584,8 @@ def test_gradients_that_are_clipped_away(norm, said):
         nn.utils.clip_grad_norm_(model.parameters(), norm)
         opt.step()
     found = diagnose(step_function=step, model=model, batches=batches(), seconds=600).findings
-    assert [o.id for o in found] == ['O14']*said and all('clipping' in o.message and 'in place of 0.001' in o.fix for o in found), found
+    assert ([o.id for o in found] == ['O14']*said
+            and all('clipping' in o.message and 'in place of 0.001' in o.fix for o in found)), found
 
 
 class SlowNet(Net):
@@ -593,7 +600,8 @@ class SlowSet(Broken):
         return super().__getitem__(i)
 
 
-@pytest.mark.parametrize('make', [lambda: given(batches(), SlowNet()), lambda: given(torch.utils.data.DataLoader(SlowSet(None), 16))])
+@pytest.mark.parametrize('make', [lambda: given(batches(), SlowNet()),
+                                  lambda: given(torch.utils.data.DataLoader(SlowSet(None), 16))])
 def test_what_cannot_end_in_time_is_not_begun(make, clock):
     report = diagnose(**make(), seconds=2.)
     assert clock.now < 2.4 and report.late, report

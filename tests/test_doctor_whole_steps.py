@@ -115,7 +115,8 @@ class Scores(Letters):
 
 def of_loss(loss, net=None):
     net = net or Scores()
-    return diagnose(model=net, dls=texts(), loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False).findings
+    return diagnose(model=net, dls=texts(), loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3),
+                    trials=False).findings
 
 
 def test_a_tenth_for_the_letter_that_came():
@@ -153,7 +154,8 @@ def names(mark=None, n=200, width=14):
 def of_names(batches, **kwargs):
     net = Scores()
     loss = lambda p, y: nats(p, y, **kwargs)
-    return diagnose(model=net, dls=batches, loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False).findings
+    return diagnose(model=net, dls=batches, loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3),
+                    trials=False).findings
 
 
 def test_padding_that_counts():

@@ -25,7 +25,8 @@ from charrnn_fa.show.share import page_model, share
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.drawings import augment, load_drawings
 from charrnn_fa.text.quickdraw import read_ndjson
-from charrnn_fa.text.strokes import Drawings, StrokeCode, fit_drawing, simplify, stroke_letters, strokes_to_text, text_to_strokes
+from charrnn_fa.text.strokes import (Drawings, StrokeCode, fit_drawing, simplify, stroke_letters,
+                                     strokes_to_text, text_to_strokes)
 
 HOUSE = [[(0, 255), (0, 100), (128, 0), (255, 100), (255, 255), (0, 255)], [(90, 255), (90, 180), (150, 180), (150, 255)]]
 
@@ -51,7 +52,8 @@ def read_by_hand(line, size):
 def test_a_line_says_where_the_pen_goes(size):
     rng = np.random.default_rng(size)
     for _ in range(50):
-        d = [[tuple(map(float, p)) for p in rng.uniform(0, 255, (rng.integers(1, 12), 2))] for _ in range(rng.integers(1, 6))]
+        d = [[tuple(map(float, p)) for p in rng.uniform(0, 255, (rng.integers(1, 12), 2))]
+             for _ in range(rng.integers(1, 6))]
         cells = [[tuple(round(o*(size-1)/255) for o in p) for p in s] for s in d]
         merged = [[p for i,p in enumerate(s) if i == 0 or p != s[i-1]] for s in cells]
         line = strokes_to_text([d], size).rstrip('\n')
@@ -95,8 +97,10 @@ SVGS = {
     'used twice': ('<defs><path id="a" d="M0 0L10 0"/></defs><use href="#a"/><use href="#a" x="0" y="10"/>',
                    [[(0, 0), (255, 0)], [(0, 255), (255, 255)]]),
     'two parts': ('<path d="m0 0 l0 4 m4 0 l0 -4"/>', [[(0, 0), (0, 255)], [(255, 255), (255, 0)]]),
-    'a turned rectangle': ('<path d="M0 0H200V200"/><rect x="80" y="90" width="40" height="20" transform="rotate(90 100 100)"/>',
-                           [[(0, 0), (255, 0), (255, 255)], [(140.25, 102), (140.25, 153), (114.75, 153), (114.75, 102), (140.25, 102)]]),
+    'a turned rectangle': ('<path d="M0 0H200V200"/>'
+                           '<rect x="80" y="90" width="40" height="20" transform="rotate(90 100 100)"/>',
+                           [[(0, 0), (255, 0), (255, 255)], [(140.25, 102), (140.25, 153), (114.75, 153),
+                                                             (114.75, 102), (140.25, 102)]]),
     'drawn only where it is used': ('<use href="#s"/><symbol id="s"><path d="M0 0L5 5"/></symbol><mask>'
                                     '<path d="M0 9L9 9"/></mask>', [[(0, 0), (255, 255)]]),
     'hidden': ('<g visibility="hidden"><path d="M0 0L9 9"/></g><path d="M0 0L5 5"/>', [[(0, 0), (255, 255)]]),
@@ -108,13 +112,15 @@ SVGS = {
     'a frame that is not seen': ('<path stroke="none" d="M0 0h24v24H0z" fill="none"/>'
                                  '<path d="M12 12l5 0" fill="none" stroke="currentColor"/>',
                                  [[(0, 0), (255, 0)]]),
-    'white on a ground': ('<circle cx="50" cy="50" r="0"/><path d="M0 0H100V100H0Z" fill="#07f"/><path fill="#fff" d="M0 0H100V100"/>',
+    'white on a ground': ('<circle cx="50" cy="50" r="0"/><path d="M0 0H100V100H0Z" fill="#07f"/>'
+                          '<path fill="#fff" d="M0 0H100V100"/>',
                           [[(0, 0), (255, 0), (255, 255), (0, 255), (0, 0)], [(0, 0), (255, 0), (255, 255)]]),
     'a rule behind': ('<path fill="none" class="a" d="M0 0H100V100"/><path d="M0 0L5 0"/><style>.a{stroke:red}</style>',
                       [[(0, 0), (255, 0), (255, 255)], [(0, 0), (12.75, 0)]]),
     'on from where it was closed': ('<path d="M0 0H40V40ZL80 80V100"/>',
                                     [[(0, 0), (102, 0), (102, 102), (0, 0)], [(0, 0), (204, 204), (204, 255)]]),
-    'a rectangle in a symbol': ('<path d="M0 0H100V100H0Z"/><symbol id="s" viewBox="0 0 20 20"><rect width="20" height="20"/></symbol>'
+    'a rectangle in a symbol': ('<path d="M0 0H100V100H0Z"/><symbol id="s" viewBox="0 0 20 20">'
+                                '<rect width="20" height="20"/></symbol>'
                                 '<use href="#s" x="60" y="70" width="20" height="20"/>',
                                 [[(0, 0), (255, 0), (255, 255), (0, 255), (0, 0)],
                                  [(153, 178.5), (204, 178.5), (204, 229.5), (153, 229.5), (153, 178.5)]]),
@@ -187,7 +193,8 @@ def test_a_circle_in_an_svg_is_round(tmp_path):
 
 
 BAD = {
-    'bomb.svg': '<!DOCTYPE svg [' + ''.join(f'<!ENTITY a{i+1} "{f"&a{i};"*10}">' for i in range(9)) + '<!ENTITY a0 "x">]><svg>&a9;</svg>',
+    'bomb.svg': '<!DOCTYPE svg [' + ''.join(f'<!ENTITY a{i+1} "{f"&a{i};"*10}">' for i in range(9))
+    + '<!ENTITY a0 "x">]><svg>&a9;</svg>',
     'uses.svg': '<svg>' + ''.join(f'<g id="u{i}">{f"""<use href="#u{i+1}"/>"""*10}</g>' for i in range(12))
     + '<path id="u12" d="M0 0L1 1"/></svg>',
     'self.svg': '<svg><g id="a"><use href="#a"/></g></svg>',
@@ -310,7 +317,8 @@ def test_the_same_seed_gives_the_same_corpus():
 def test_built_in_drawings_need_no_network(tmp_path):
     code = ("import socket; from charrnn_fa.text.drawings import load_drawings; socket.socket = None; "
             "print(len(load_drawings('faces', times=1)), len(load_drawings('letters', times=1)))")
-    out = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, CHARRNN_HOME=str(tmp_path)), capture_output=True, text=True)
+    out = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, CHARRNN_HOME=str(tmp_path)),
+                         capture_output=True, text=True)
     assert out.stdout == '66 250\n', out.stderr
 
 
@@ -329,8 +337,10 @@ def drawer():
 def test_losses_per_drawing_and_point(drawer):
     "Against PyTorch's cross-entropy over the whole text"
     r,ids = drawer.evaluate(),drawer.dls.valid.ids.long()
-    with torch.no_grad(): total = F.cross_entropy(drawer.model.eval()(ids[None,:-1])[0][0].double(), ids[1:], reduction='sum').item()
-    assert r['nats_per_drawing'] == pytest.approx(total/6, rel=1e-5) and r['nats_per_point'] == pytest.approx(total/60, rel=1e-5)
+    with torch.no_grad():
+        total = F.cross_entropy(drawer.model.eval()(ids[None,:-1])[0][0].double(), ids[1:], reduction='sum').item()
+    assert (r['nats_per_drawing'] == pytest.approx(total/6, rel=1e-5)
+            and r['nats_per_point'] == pytest.approx(total/60, rel=1e-5))
     assert 'nats_per_drawing' in drawer.evaluate(text='\n0. 0.\n')
 
 
@@ -350,7 +360,8 @@ def test_a_drawing_is_counted_once(drawer):
 
 
 def test_loaders_of_drawings_need_one_import():
-    code = "from charrnn_fa.text.data import CharDataLoaders as C; print(C.from_drawings('letters', seed=1, times=1).strokes.size)"
+    code = ("from charrnn_fa.text.data import CharDataLoaders as C; "
+            "print(C.from_drawings('letters', seed=1, times=1).strokes.size)")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == '48\n'
 
 
@@ -444,7 +455,8 @@ def test_the_page_draws_what_python_draws(page, drawer):
         for begin in None, HOUSE[:1]:
             want = drawer.draw(1, temperature=.6, seed=9, begin=begin)[0]
             line = page.evaluate('([s, o]) => charrnn.line(s, o)', [begin or [], dict(seed='9', temperature=.6)])
-            assert text_to_strokes(line, 24)[0] == want == [[tuple(p) for p in s] for s in page.evaluate('s => charrnn.toStrokes(s)', line)]
+            assert text_to_strokes(line, 24)[0] == want == [[tuple(p) for p in s]
+                                                            for s in page.evaluate('s => charrnn.toStrokes(s)', line)]
     finally: drawer.model = saved
     assert page.evaluate('s => charrnn.toText(s)', HOUSE) == strokes_to_text([HOUSE], 24).rstrip('\n')
 

@@ -62,7 +62,8 @@ def test_passes_through_and_looks_like_drive(drive):
     os.rename(m/'d', m/'e')
     os.utime(m/'b', ns=(10**9, 2*10**9))
     assert names(m) == ['b', 'e'] and (m/'b').stat().st_mtime_ns == 2*10**9 and not (m/'d').exists()
-    with open(m/'b', 'rb') as f, mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as mm: assert mm[2:4] == b'xx'
+    with open(m/'b', 'rb') as f, mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as mm:
+        assert mm[2:4] == b'xx'
     with open(m/'b', 'rb') as f:
         (m/'b').unlink()
         assert f.read(2) == data[:2] and names(m) == names(drive.backing) == ['e']            # no .fuse_hidden file
@@ -214,7 +215,8 @@ def test_stale(drive, old):
     assert names(m) == ['f.txt', 'gone'] and old.read_bytes() == b'old' and old.stat().st_size == 3
     assert not (m/'gone').exists() and (m/'other').read_bytes() == b'mine'
     drive.control(stale=0.5)
-    assert eventually(lambda: names(m) == ['f.txt', 'other', 'theirs'] and old.read_bytes() == b'new one' and old.stat().st_size == 7)
+    assert eventually(lambda: names(m) == ['f.txt', 'other', 'theirs'] and old.read_bytes() == b'new one'
+                      and old.stat().st_size == 7)
     for change in (lambda: (drive.backing/'f.txt').write_bytes(b'elsewhere'), lambda: old.write_bytes(b'in place')):
         drive.control(stale=60)
         before = old.read_bytes()

@@ -66,7 +66,8 @@ BASE = dict(
     smoothing=({}, dict(loss=CrossEntropyLossFlat(label_smoothing=0.1)), r'loss\.func\.label_smoothing 0\.0 -> 0\.1'),
     eps=(dict(loss=LabelSmoothingCrossEntropyFlat(eps=0.1)), dict(loss=LabelSmoothingCrossEntropyFlat(eps=0.2)),
          r'loss\.func\.eps 0\.1 -> 0\.2'),
-    torch_loss=(dict(loss=nn.CrossEntropyLoss()), dict(loss=nn.CrossEntropyLoss(label_smoothing=0.1)), r'loss\.label_smoothing'),
+    torch_loss=(dict(loss=nn.CrossEntropyLoss()), dict(loss=nn.CrossEntropyLoss(label_smoothing=0.1)),
+                r'loss\.label_smoothing'),
     part_loss=(dict(loss=partial(nn.functional.cross_entropy, label_smoothing=0.1)),
                dict(loss=partial(nn.functional.cross_entropy, label_smoothing=0.3)), r'loss\.label_smoothing 0\.1 -> 0\.3'),
     momentum=(dict(opt=partial(SGD, mom=0.9)), dict(opt=partial(SGD, mom=0.5)), r'optimiser\.mom 0\.9 -> 0\.5'),
@@ -75,7 +76,8 @@ BASE = dict(
            dict(opt=partial(OptimWrapper, opt=torch.optim.SGD, nesterov=True, momentum=0.9)),
            r'optimiser\.nesterov False -> True'),
     mixup=(dict(cbs=lambda: [MixUp(0.4)]), dict(cbs=lambda: [MixUp(40.)]), r'MixUp\.distrib\.concentration'),
-    clip=(dict(cbs=lambda: [GradientClip(1.)]), dict(cbs=lambda: [GradientClip(0.1)]), r'GradientClip\.max_norm 1\.0 -> 0\.1'),
+    clip=(dict(cbs=lambda: [GradientClip(1.)]), dict(cbs=lambda: [GradientClip(0.1)]),
+          r'GradientClip\.max_norm 1\.0 -> 0\.1'),
     bn_bias=({}, dict(wd_bn_bias=True), 'wd_bn_bias False -> True'),
     train_bn=({}, dict(train_bn=False), 'train_bn True -> False'),
 )
@@ -187,7 +189,8 @@ def test_nothing_is_drawn(tmp_path):
     tfm = lambda o: random.random() + np.random.rand() + torch.rand(()).item()
     dls = Datasets(PETS, [[tfm], [lambda o: (tfm(o), named(o))[1], Categorize()]],
                    splits=[[*range(400)], [*range(400, 500)]]).dataloaders(bs=8)
-    states = lambda: (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), dls.train.rng.getstate())
+    states = lambda: (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+                      dls.train.rng.getstate())
     learn = Learner(dls, nn.Linear(1, 2), loss_func=CrossEntropyLossFlat())
     before = states()
     assert learner_settings(learn)['data'] == learner_settings(learn)['data'] and states() == before

@@ -109,7 +109,8 @@ def test_results_that_cannot_be_called(tmp_path, results):
 def test_an_exported_learner_holds_no_secrets(short, tmp_path, home, ours_):
     "Neither an argument nor a part of a URL, be it of the callback or of the fits that the Learner has done"
     learn = (ours if ours_ else other)(tmp_path, short)
-    ckpt = Checkpoint(f'memory://me:pass-word-1@host/{ours_}?sig=pass-word-2', quiet=True, skip_instance_cache=True, token='pass-word-3')
+    ckpt = Checkpoint(f'memory://me:pass-word-1@host/{ours_}?sig=pass-word-2', quiet=True, skip_instance_cache=True,
+                      token='pass-word-3')
     learn.add_cb(ckpt)
     learn.logger = print
     learn.fit(1, 1e-2)

@@ -94,5 +94,6 @@ def test_kept_files_are_tracked():
     except FileNotFoundError: pytest.skip('git is not installed')
     if p.returncode == 128: pytest.skip('not in a git repository')
     assert p.stdout == ''
-    attrs = subprocess.run(['git', 'check-attr', 'text', *files], cwd=data, capture_output=True, text=True, check=True).stdout.splitlines()
+    attrs = subprocess.run(['git', 'check-attr', 'text', *files], cwd=data, capture_output=True, text=True,
+                           check=True).stdout.splitlines()
     assert len(attrs) == len(files) and all(o.endswith('text: unset') for o in attrs)

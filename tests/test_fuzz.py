@@ -124,7 +124,8 @@ def test_text_is_checked(folder):
         with pytest.raises(RunError): load_run(run.path)
 
 
-@pytest.mark.parametrize('change', [dict(size=-1), dict(step=-5), dict(step=10**400), dict(generation=-1), dict(resumes=[-1]),
+@pytest.mark.parametrize('change', [dict(size=-1), dict(step=-5), dict(step=10**400), dict(generation=-1),
+                                    dict(resumes=[-1]),
                                     dict(epoch=2.5), dict(format=True), dict(format='1'), dict(file='../x')])
 def test_manifests_are_checked(folder, change):
     "Those that are no good do not count"
@@ -206,7 +207,8 @@ def attrs(name): return lambda m, **kwargs: put(m['cbs'][name], **kwargs)
 def test_hostile_state_changes_nothing(base, change):
     meta = hostile(base, change)
     def check(learn):
-        before = [{**vars(o)} for o in learn.cbs],[p.clone() for p in learn.model.parameters()],torch.get_rng_state(),random.getstate()
+        before = ([{**vars(o)} for o in learn.cbs],[p.clone() for p in learn.model.parameters()],
+                  torch.get_rng_state(),random.getstate())
         with pytest.raises(RunError, match='damaged'): State(learn, base.tensors, meta, 'x')
         assert all(vars(o).keys() == b.keys() and all(vars(o)[k] is b[k] for k in b) for o,b in zip(learn.cbs, before[0]))
         assert (all(torch.equal(p, q) for p,q in zip(learn.model.parameters(), before[1]))
@@ -219,12 +221,14 @@ def test_hostile_state_changes_nothing(base, change):
                                   'fname', 'comp', 'file'])
 def test_no_attribute_but_plain_state(base, name):
     "What a file holds under such a name is left out"
-    meta = hostile(base, lambda m: [put(d, **{name: 7}) for n,d in m['cbs'].items() if ':' not in n and not n.startswith('Budget')])
+    meta = hostile(base, lambda m: [put(d, **{name: 7}) for n,d in m['cbs'].items()
+                                    if ':' not in n and not n.startswith('Budget')])
     def check(learn):
         before = {id(o): {**vars(o)} for o in learn.cbs}
         State(learn, base.tensors, meta, 'x').restore()
         for o in learn.cbs:
-            if name in before[id(o)] or hasattr(learn, name) or hasattr(type(o), name): assert vars(o).get(name) is before[id(o)].get(name)
+            if name in before[id(o)] or hasattr(learn, name) or hasattr(type(o), name):
+                assert vars(o).get(name) is before[id(o)].get(name)
         assert learn.tally.seen > 0
     in_fit(base, check)
 
@@ -234,7 +238,8 @@ def test_functions_of_metrics_stay(base):
     def check(learn):
         before = [{**vars(o)} for o in learn.metrics]
         State(learn, base.tensors, meta, 'x').restore()
-        for o,b in zip(learn.metrics, before): assert vars(o).get('func') is b.get('func') and vars(o).keys() == b.keys()
+        for o,b in zip(learn.metrics, before):
+            assert vars(o).get('func') is b.get('func') and vars(o).keys() == b.keys()
     in_fit(base, check)
 
 
@@ -267,7 +272,8 @@ def test_a_callback_that_counts_higher_still_comes_back(base):
     meta = hostile(base, lambda m: m['cbs'].update({'Mean#0': entries({'total': {'tensor': 'train/cb/Mean#0/total'},
                                                                        'n': 7, 'new': 'text'})}))
     mean = Mean()
-    in_fit(base, lambda learn: State(learn, {**base.tensors, 'train/cb/Mean#0/total': torch.tensor(3.)}, meta, 'x').restore(), [mean])
+    in_fit(base, lambda learn: State(learn, {**base.tensors, 'train/cb/Mean#0/total': torch.tensor(3.)}, meta,
+                                     'x').restore(), [mean])
     assert (float(mean.total), mean.n, mean.new) == (3., 7, 'text')
 
 
@@ -277,7 +283,8 @@ def test_a_callback_of_ones_own_may_change_kinds(base):
         def __init__(self): self.best,self.parts = '',[]
     odd,later = Odd(),entries({'best': 2.5, 'parts': {'tensor': 'train/cb/Odd#0/parts'}, 'run': False})
     meta = hostile(base, lambda m: m['cbs'].update({'Odd#0': later}))
-    in_fit(base, lambda learn: State(learn, {**base.tensors, 'train/cb/Odd#0/parts': torch.ones(2)}, meta, 'x').restore(), [odd])
+    in_fit(base, lambda learn: State(learn, {**base.tensors, 'train/cb/Odd#0/parts': torch.ones(2)}, meta, 'x').restore(),
+           [odd])
     assert (odd.best, odd.parts.tolist(), odd.run) == (2.5, [1, 1], False)
 
 

@@ -22,7 +22,8 @@ from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.download import download
 from charrnn_fa.text.read import CorpusError, TextWarning, read_text
 
-LIMIT = 60                                                         # seconds for what takes less than one, or would never end
+# seconds for what takes less than one, or would never end
+LIMIT = 60
 
 
 @pytest.fixture
@@ -82,7 +83,8 @@ def peak():
 
 def test_gzip_bomb(server, home, at_once, packed, peak):
     server.answers['/a.txt'] = lambda h: send(h, 200, packed, Content_Encoding='gzip')
-    with pytest.raises(CorpusError, match='unpack to more than 67 MB.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='unpack to more than 67 MB.*browser'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
     assert peak() < 2e7
     assert list(home.iterdir()) == []
 
@@ -114,7 +116,8 @@ def test_redirect_without_an_end(server, home):
                          ids=['deflate', 'br', 'gzip twice'])
 def test_encodings_that_nobody_asked_for(server, home, at_once, encoding, body):
     server.answers['/a.txt'] = lambda h: send(h, 200, body, Content_Encoding=encoding)
-    with pytest.raises(CorpusError, match=f'packed as {encoding}.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match=f'packed as {encoding}.*browser'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
 
 
 @pytest.mark.parametrize('length', ['abc', '-5', '9'*5000, '１２'.encode().decode('latin-1')])
@@ -163,7 +166,8 @@ def test_index_without_secrets(server, home):
     assert load_corpus(with_secrets(server, '/a.txt') + '1', progress=False) == BODY.decode() and len(server.asked) == 2
 
 
-@pytest.mark.parametrize('answer', [(404, b''), b'', b'<html>', 'http://eve:pa55word@[/', 'file:///etc/passwd?X=5ecre7', 'short'])
+@pytest.mark.parametrize('answer', [(404, b''), b'', b'<html>', 'http://eve:pa55word@[/',
+                                    'file:///etc/passwd?X=5ecre7', 'short'])
 def test_messages_without_secrets(server, home, at_once, capsys, answer):
     def odd(h): return send(h, 302, b'', Location=answer) if ':' in answer else send(h, 200, b'x', Content_Length=99)
     server.answers['/a.txt'] = odd if isinstance(answer, str) else answer
@@ -181,7 +185,8 @@ def test_refused_links_without_secrets(home, at_once, url):
 
 def test_empty_text_of_a_url_without_secrets(server, home, at_once):
     server.answers['/a.txt'] = b'\xef\xbb\xbf'
-    with pytest.raises(CorpusError) as e: load_corpus(with_secrets(server, '/a.txt'), progress=False, encoding='utf-8-sig')
+    with pytest.raises(CorpusError) as e:
+        load_corpus(with_secrets(server, '/a.txt'), progress=False, encoding='utf-8-sig')
     assert 'pa55' not in str(e.value)
 
 
@@ -255,7 +260,8 @@ def test_globs_are_pythons(tmp_path, monkeypatch):
     "Where there are no links"
     import glob
     for o in 'a/b/c', 'a/.h', 'e[1]/b': (tmp_path/o).mkdir(parents=True)
-    for o in 'a/1.txt', 'a/b/2.txt', 'a/b/c/3.txt', 'a/.h/4.txt', 'a/.5.txt', 'e[1]/b/6.txt', '7.txt', '**x': (tmp_path/o).write_text(o)
+    for o in 'a/1.txt', 'a/b/2.txt', 'a/b/c/3.txt', 'a/.h/4.txt', 'a/.5.txt', 'e[1]/b/6.txt', '7.txt', '**x':
+        (tmp_path/o).write_text(o)
     monkeypatch.chdir(tmp_path)
     for o in ('**/*.txt', '**', 'a/**/*.txt', '*/b/*.txt', '**/b/**/*.txt', '**/b/*', 'a/**', '**/.5*', 'e[[]1]/**/*',
               '[ae]/**/?.txt', './**/*.txt', '**x', f'{tmp_path}/**/c/*'):
@@ -283,7 +289,8 @@ def test_what_is_no_file_is_refused(odd, name, kind):
     for f in (load_corpus, read_text, corpus_files, lambda o: CharDataLoaders.from_files([o]),
               lambda o: load_corpus(f'{o}*'), lambda o: load_corpus(str(o))):
         e = ends(lambda: f(odd/name))
-        assert isinstance(e, CorpusError) and f'{name} is a {kind}, not a file; put its text into a file and give that.' in str(e), e
+        assert (isinstance(e, CorpusError)
+                and f'{name} is a {kind}, not a file; put its text into a file and give that.' in str(e)), e
 
 
 def test_what_is_no_file_in_a_folder(odd):
@@ -296,7 +303,8 @@ def test_what_is_no_file_in_a_folder(odd):
 
 # Pipes that a process is given
 
-def shell(line, **kwargs): return subprocess.run(['bash', '-c', line], capture_output=True, text=True, timeout=LIMIT, **kwargs)
+def shell(line, **kwargs):
+    return subprocess.run(['bash', '-c', line], capture_output=True, text=True, timeout=LIMIT, **kwargs)
 
 
 READ = f"{sys.executable} -c 'import sys; from charrnn_fa.text.corpus import load_corpus; print(len(load_corpus(sys.argv[1])))'"

@@ -81,7 +81,8 @@ def test_out_and_in_again_in_another_process(hub, push, learn, tmp_path, capsys)
     shown = re.search('```python\n(.*?)```', hub.repos['me/tiny'].files['README.md'].decode(), re.S)[1]
     code = (f"{ABSENT}{shown}from charrnn_fa.run.model import weights_sha256\n"
             "print('|', weights_sha256(learn.model), repr(learn.generate('The', n=80, seed=3)), sep='|')")
-    env = {**os.environ, 'HF_ENDPOINT':hub.url, 'HF_HUB_DISABLE_XET':'1', 'HF_HOME':str(tmp_path/'home'), 'OMP_NUM_THREADS':'1'}
+    env = {**os.environ, 'HF_ENDPOINT':hub.url, 'HF_HUB_DISABLE_XET':'1', 'HF_HOME':str(tmp_path/'home'),
+           'OMP_NUM_THREADS':'1'}
     p = subprocess.run([sys.executable, '-c', code], env=env, cwd=tmp_path, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     assert 'it is not installed; run: pip install -U huggingface_hub' in p.stdout
@@ -96,16 +97,19 @@ def test_what_is_published(hub, push, learn, text):
     kinds = sorted(re.sub('-[0-9]+-[0-9a-f]+', '', o) for o in files)
     assert kinds == ['README.md', 'config.json', 'run.json', 'step.json', 'step.safetensors']
     everything = b''.join(files.values())
-    assert TOKEN.encode() not in everything and os.fsencode(os.getcwd()) not in everything and text[2000:2030].encode() not in everything
+    assert (TOKEN.encode() not in everything and os.fsencode(os.getcwd()) not in everything
+            and text[2000:2030].encode() not in everything)
     # a .safetensors is read below; the length of its header comes first, and may look like a pickle's 80 03
     others = [v for k,v in files.items() if not k.endswith('.safetensors')]
     assert not any(o.startswith((b'\x80', b'PK')) for o in others)       # how a pickle and PyTorch's zip begin
     ids = learn.dls.train.ids.numpy().tobytes()
     assert ids[1000:1030] not in everything
     ts = load_tensors(next(v for k,v in files.items() if k.endswith('.safetensors')))
-    assert {k:t.shape for k,t in ts.items()} == {k:p.shape for k,p in learn.model.named_parameters()}      # and nothing of the optimiser
+    # and nothing of the optimiser
+    assert {k:t.shape for k,t in ts.items()} == {k:p.shape for k,p in learn.model.named_parameters()}
     config = json.loads(files['config.json'])
-    assert config['n_params'] == sum(t.numel() for t in ts.values()) and config['weights_sha256'] == weights_sha256(learn.model)
+    assert (config['n_params'] == sum(t.numel() for t in ts.values())
+            and config['weights_sha256'] == weights_sha256(learn.model))
     push(text=True)
     assert ids[1000:1030] in b''.join(hub.repos['me/tiny'].files.values())
 
@@ -162,7 +166,8 @@ def test_a_second_push_replaces_the_first(hub, push, load, learn):
     with learn.no_bar(): learn.fit_steps(3)
     push()
     files = hub.repos['me/tiny'].files
-    assert len(hub.repos['me/tiny'].commits) == 3 and set(before) - set(files) == {o for o in before if o.startswith(('step-', 'text-'))}
+    assert (len(hub.repos['me/tiny'].commits) == 3
+            and set(before) - set(files) == {o for o in before if o.startswith(('step-', 'text-'))})
     assert weights_sha256(load().model) == weights_sha256(learn.model) != old
     assert weights_sha256(load(revision=sha).model) == old
     refused(lambda: load(revision='nine'), 'no such revision', 'revision=')
@@ -240,7 +245,8 @@ def test_an_ill_formed_token_is_not_shown(load, push):
 def test_another_model(hub, push, load):
     "One of somebody else's library is neither read nor overwritten"
     hub.repos['me/bert'] = Repo()
-    hub.repos['me/bert'].commit({'config.json':b'{"model_type": "bert"}', 'pytorch_model.bin':b'\x80\x02.', 'model.safetensors':b''})
+    hub.repos['me/bert'].commit({'config.json':b'{"model_type": "bert"}', 'pytorch_model.bin':b'\x80\x02.',
+                                 'model.safetensors':b''})
     refused(lambda: load('me/bert'), 'no model of charrnn_fa', 'run.json')
     refused(lambda: push('me/bert'), 'holds another model', 'another name')
     assert len(hub.repos['me/bert'].commits) == 2 and not any('/resolve/' in path for _,path,_ in hub.asked)
@@ -296,7 +302,8 @@ HOSTILE = {
     'a header of brackets': lambda f,ts: changed(f, struct.pack('<Q', 10**5) + b'['*10**5),
     'a pickle for weights': lambda f,ts: changed(
         f, b'\x80\x04\x95\x1b\x00\x00\x00\x00\x00\x00\x00\x8c\x08builtins\x94\x8c\x04exit\x94\x93\x94)R\x94.'),
-    'a model of terabytes': lambda f,ts: changed(f, settings=dict(preset={**json.loads(f['run.json'])['preset'], 'n_hid':10**6})),
+    'a model of terabytes': lambda f,ts: changed(f, settings=dict(preset={**json.loads(f['run.json'])['preset'],
+                                                                          'n_hid':10**6})),
     'the same, and a size to fit': lambda f,ts: changed(
         f, settings=dict(preset={**json.loads(f['run.json'])['preset'], 'n_hid':10**6}), manifest=dict(size=10**15)),
     'a file elsewhere': lambda f,ts: changed(f, manifest=dict(file='../../etc/passwd')),

@@ -67,7 +67,8 @@ def test_fits_learn(learn, fit):
 def test_archs_learn_to_count(arch):
     "012012... first; the harder 0121 needs one character of memory"
     for corpus in 'count', 'count:0121':
-        learn = char_learner(CharDataLoaders.from_corpus(corpus, bs=8, seq_len=16, seed=1, device='cpu'), arch=arch, n_hid=32, emb_sz=8)
+        learn = char_learner(CharDataLoaders.from_corpus(corpus, bs=8, seq_len=16, seed=1, device='cpu'),
+                             arch=arch, n_hid=32, emb_sz=8)
         with learn.no_bar(): learn.fit_one_cycle(1, 1e-2)
         assert learn.evaluate()['accuracy'] > 0.99
 
@@ -117,12 +118,14 @@ def test_lines_are_right_beside_a_validation_in_each_epoch(dls, capsys):
             if self.training and self.iter == 3: self.learn.validate()
     with learn.no_bar(0): learn.fit(2, cbs=Look())
     out,n = capsys.readouterr().out.splitlines(),len(dls.train)
-    assert len(out) == 2*n-1 + 2 and [o.split('   ')[0] for o in out if o.startswith('epoch')] == ['epoch 1 of 2', 'epoch 2 of 2']
+    assert (len(out) == 2*n-1 + 2
+            and [o.split('   ')[0] for o in out if o.startswith('epoch')] == ['epoch 1 of 2', 'epoch 2 of 2'])
     for o,vs in zip([o for o in out if o.startswith('epoch')], learn.recorder.values):
         assert [i.split(' ')[1] for i in o.split('   ')[1:-1]] == [f'{v:.4g}' for v in vs] and len(vs) == 5
     alone = char_learner(dls, n_hid=16, emb_sz=8, head_sz=0, precision='fp32')
     with alone.no_bar(), alone.no_logging(): alone.fit(2)
-    assert list(learn.recorder.values) == list(alone.recorder.values) and list(learn.recorder.iters) == list(alone.recorder.iters)
+    assert (list(learn.recorder.values) == list(alone.recorder.values)
+            and list(learn.recorder.iters) == list(alone.recorder.iters))
 
 
 class Fail(Callback):
@@ -169,7 +172,8 @@ def test_loaders_of_another_make(learn):
     with other.no_bar(), other.no_logging():
         other.fit(2, 1e-3)
         assert (other.steps_done, other.run_epoch, len(other.recorder.losses)) == (6, 0, 6)
-        with pytest.raises(CharRNNError, match='Only a CharDL can start in the middle'): other.fit(2, 1e-3, start_batch=1)
+        with pytest.raises(CharRNNError, match='Only a CharDL can start in the middle'):
+            other.fit(2, 1e-3, start_batch=1)
         assert other.fit_steps(5) == 5 and other.steps_done == 11
 
 
@@ -249,7 +253,8 @@ def test_save_load(learn, make, same):
     assert not same(learn, other)
     other.load('here')
     assert same(learn, other)
-    for a,b in zip(learn.opt.all_params(), other.opt.all_params()): assert torch.equal(a[2]['grad_avg'], b[2]['grad_avg'])
+    for a,b in zip(learn.opt.all_params(), other.opt.all_params()):
+        assert torch.equal(a[2]['grad_avg'], b[2]['grad_avg'])
 
 
 def test_export(learn, tmp_path):
@@ -319,17 +324,20 @@ try: char_learner(dls, precision='bf16')
 except ValueError as e: print(e)
 with warnings.catch_warnings(record=True) as w: print(learn.to_bf16().precision, len(w))
 """
-    done = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, ONEDNN_MAX_CPU_ISA='AVX2', OMP_NUM_THREADS='1'),
+    done = subprocess.run([sys.executable, '-c', code],
+                          env=dict(os.environ, ONEDNN_MAX_CPU_ISA='AVX2', OMP_NUM_THREADS='1'),
                           capture_output=True, text=True)
     said = done.stdout.splitlines()
-    assert done.returncode == 0 and said[0] == 'fp32' and 'take fp32' in said[1] and said[2] == 'fp32 1', (done.stdout, done.stderr)
+    assert (done.returncode == 0 and said[0] == 'fp32' and 'take fp32' in said[1]
+            and said[2] == 'fp32 1'), (done.stdout, done.stderr)
 
 
 def test_gradient_clip(make):
     class Norm(Callback):
         order = GradientClip.order+1
         def before_fit(self): self.norms = []
-        def before_step(self): self.norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
+        def before_step(self):
+            self.norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
     clipped,free = Norm(),Norm()
     make(clip=0.01).fit(1, 1e-3, cbs=clipped)
     make(clip=0).fit(1, 1e-3, cbs=free)
@@ -391,7 +399,8 @@ print('\\nusable', len(learn.generate('The', n=20)))
     out = b''
     while b'Epoch' not in out and (new := p.stdout.read1(4096)): out += new
     os.set_blocking(p.stdout.fileno(), False)
-    for _ in range(10):                               # one that lands in a bare `except:` of somebody's is lost, as at a keyboard
+    # one that lands in a bare `except:` of somebody's is lost, as at a keyboard
+    for _ in range(10):
         p.send_signal(signal.SIGINT)
         end = time.monotonic()+10
         while b'stopped' not in out and time.monotonic() < end:
@@ -424,7 +433,8 @@ def go_on(learn, stop):
     return learn
 
 
-SPLIT = [dict(dropout=0.3), dict(arch='rnn', precision=BF16), dict(opt_func=AdamW, n_layers=2, dropout=0.2), dict(reset_pct=0.3)]
+SPLIT = [dict(dropout=0.3), dict(arch='rnn', precision=BF16), dict(opt_func=AdamW, n_layers=2, dropout=0.2),
+         dict(reset_pct=0.3)]
 
 
 @pytest.fixture(scope='module')
@@ -545,7 +555,8 @@ def test_plain_learner_and_data_block_names(text):
 
 
 def test_swapped_axes_are_refused():
-    with pytest.raises(CharRNNError, match='rows, steps, vocabulary'): CharLoss()(torch.randn(3, 5, 4), torch.randint(0, 5, (3, 4)))
+    with pytest.raises(CharRNNError, match='rows, steps, vocabulary'):
+        CharLoss()(torch.randn(3, 5, 4), torch.randint(0, 5, (3, 4)))
 
 
 def test_start_from_a_smaller_vocabulary(learn, make, text):
@@ -641,7 +652,8 @@ def test_grad_scale_skips_overflow(make):
     class Norm(Callback):
         order = GradientClip.order+1
         def before_fit(self): self.norms = []
-        def before_step(self): self.norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
+        def before_step(self):
+            self.norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
     a,b,na,nb = make(clip=0),make(clip=0),Norm(),Norm()
     b.add_cb(GradScale())
     a.fit(1, 1e-3, cbs=na); b.fit(1, 1e-3, cbs=nb)
@@ -696,7 +708,8 @@ class OwnStep(Muon):
         for p in ps: p.sub_(p.grad, alpha=h['lr'])
 
 
-@pytest.mark.parametrize('opt_func', [lambda ps, lr: Lookahead(Muon(ps, lr=lr)), OwnStep, partial(OptimWrapper, opt=torch.optim.AdamW)])
+@pytest.mark.parametrize('opt_func', [lambda ps, lr: Lookahead(Muon(ps, lr=lr)), OwnStep,
+                                      partial(OptimWrapper, opt=torch.optim.AdamW)])
 def test_other_optimisers_are_kept_from_a_step_with_an_overflow(make, opt_func):
     "Wrapped around one of ours, made of one, or another's: they cannot leave it out by themselves"
     from charrnn_fa.callback.precision import GradScale
@@ -882,7 +895,8 @@ def test_transforms_of_items_are_made():
     class Backwards(ItemTransform):
         def encodes(self, o): return o[0].flip(0),
     docs = [load_corpus('pydocs')[i:i+3000] for i in (0, 3000, 6000)]
-    block = lambda **kwargs: DataBlock(CharBlock(seed=1), splitter=IndexSplitter([2]), **kwargs).dataloaders(docs, bs=4, seq_len=16)
+    block = lambda **kwargs: DataBlock(CharBlock(seed=1), splitter=IndexSplitter([2]),
+                                       **kwargs).dataloaders(docs, bs=4, seq_len=16)
     plain,turned = block(),block(item_tfms=Backwards())
     want = torch.cat([o.flip(0) for o in plain.train.ids.split([3000, 3000])])
     assert torch.equal(turned.train.ids, want) and not torch.equal(want, plain.train.ids)

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 N = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
-pytestmark = pytest.mark.skipif(N < 2 or not os.path.exists('/proc/self/schedstat'), reason='needs Linux and two processors')
+pytestmark = pytest.mark.skipif(N < 2 or not os.path.exists('/proc/self/schedstat'),
+                                reason='needs Linux and two processors')
 
 BEGIN = """
 import os, resource, subprocess, sys, threading, time

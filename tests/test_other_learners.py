@@ -23,7 +23,8 @@ ITEMS = list(zip(X, X.sum(1, keepdim=True) + 1))
 
 def learner(d, train, model=None, **kwargs):
     dls = DataLoaders(train, TfmdDL(ITEMS[:9], bs=4), path=d)
-    return Learner(dls, model or nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1)), loss_func=MSELossFlat(), path=d, **kwargs)
+    return Learner(dls, model or nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1)),
+                   loss_func=MSELossFlat(), path=d, **kwargs)
 
 
 # Loaders that draw from generators of their own. The generator stands somewhere else in each process
@@ -41,9 +42,11 @@ def torch_sampler(d):
 
 class Augmented(Dataset):
     "Adds noise from generators of NumPy and of Python"
-    def __init__(self): self.numpy,self.old,self.python = np.random.default_rng(5),np.random.RandomState(5),random.Random(5)
+    def __init__(self):
+        self.numpy,self.old,self.python = np.random.default_rng(5),np.random.RandomState(5),random.Random(5)
     def __len__(self): return len(ITEMS)
-    def __getitem__(self, i): return ITEMS[i][0] + float(self.numpy.normal() + self.old.rand() + self.python.random()), ITEMS[i][1]
+    def __getitem__(self, i):
+        return ITEMS[i][0] + float(self.numpy.normal() + self.old.rand() + self.python.random()), ITEMS[i][1]
 
 def augmented(d): return learner(d, DataLoader(Augmented(), batch_size=4))
 

@@ -26,7 +26,8 @@ def test_notebooks_and_modules_are_in_step_and_clean(tmp_path):
         shutil.copytree(root/o, tmp_path/o, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'models'))
     for o in 'pyproject.toml', 'settings.ini', 'setup.py': shutil.copy(root/o, tmp_path)
     for cmd in 'nbdev-export', 'nbdev-clean': subprocess.run([bin/cmd], cwd=tmp_path, check=True, capture_output=True)
-    files = [o.relative_to(tmp_path) for d in ('nbs', 'charrnn_fa') for o in (tmp_path/d).rglob('*') if o.suffix in ('.py', '.ipynb')]
+    files = [o.relative_to(tmp_path) for d in ('nbs', 'charrnn_fa') for o in (tmp_path/d).rglob('*')
+             if o.suffix in ('.py', '.ipynb')]
     assert len(files) > 20
     assert [str(o) for o in files if (tmp_path/o).read_bytes() != (root/o).read_bytes()] == []
 
@@ -40,7 +41,8 @@ def test_readme_is_what_the_notebook_gives():
 
 def exported():
     "The modules that notebooks export, in the order of the notebooks"
-    names = (re.search(r'#\| default_exp ([\w.]+)', nb.read_text(encoding='utf-8')) for nb in sorted((root/'nbs').glob('[0-9]*.ipynb')))
+    names = (re.search(r'#\| default_exp ([\w.]+)', nb.read_text(encoding='utf-8'))
+             for nb in sorted((root/'nbs').glob('[0-9]*.ipynb')))
     return [o[1] for o in names if o]
 
 
@@ -95,11 +97,13 @@ def test_each_name_is_known_where_it_is_used():
 
 
 def test_a_name_that_is_nowhere_is_seen():
-    code = 'import math\ndef f(): return [math.pi+gone for _ in range(3)]\nclass A:\n    n = 3\n    def g(self, k=n): return lost\n'
+    code = ('import math\ndef f(): return [math.pi+gone for _ in range(3)]\nclass A:\n    n = 3\n'
+            '    def g(self, k=n): return lost\n')
     assert {*nowhere(compile(code, 'x', 'exec'), {'f', 'A', 'math'})} == {'gone', 'lost'}
 
 
-# The wings in DESIGN.md's order. A wing may import from those before its own level; two of one level may not import each other in a circle.
+# The wings in DESIGN.md's order. A wing may import from those before its own level; two of one level may not import
+# each other in a circle.
 LEVELS = (['core'], ['text', 'models', 'optim', 'numpy_step', 'generate', 'evaluate', 'presets', 'callback'],
           ['loop', 'doctor'], ['build'], ['run'], ['store', 'show'], ['learner'], ['checkpoint'],
           ['colab', 'options'], ['command'], ['cli'], ['all', '__main__'])
@@ -123,7 +127,8 @@ def test_wings_import_one_way():
     level = {o:i for i,wings in enumerate(LEVELS) for o in wings}
     into = arrows()
     assert set(into) <= set(level), 'a wing without its place in LEVELS'
-    assert {'text', 'core'} <= into['loop'] and {'run', 'store'} <= into['checkpoint']     # so that an empty table proves nothing
+    # so that an empty table proves nothing
+    assert {'text', 'core'} <= into['loop'] and {'run', 'store'} <= into['checkpoint']
     back = [f'{o} imports {p}' for o,others in into.items() for p in others if level[p] > level[o]]
     assert back == []
     # wings that import from free ones only: all of them, unless there is a circle
@@ -155,7 +160,8 @@ def wheel(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('wheel')
     tree = tmp/'tree'
     shutil.copytree(root/'charrnn_fa', tree/'charrnn_fa', ignore=shutil.ignore_patterns('__pycache__'))
-    for o in 'pyproject.toml', 'settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE': shutil.copy(root/o, tree)
+    for o in 'pyproject.toml', 'settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE':
+        shutil.copy(root/o, tree)
     run = lambda *args: subprocess.run([sys.executable, *map(str, args)], cwd=tree, check=True, capture_output=True)
     run('-c', f'from setuptools import build_meta; build_meta.build_sdist({str(tmp)!r})')
     run('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp, next(tmp.glob('*.tar.gz')))
@@ -235,7 +241,8 @@ def test_learner_import_stays_light():
 
 def test_what_a_machine_lacks_is_said_in_a_line(tmp_path):
     "One for each reason, however many tests are skipped"
-    (tmp_path/'lacking.py').write_text("import faultfs, inject\nfaultfs.missing,inject.missing = lambda: 'no FUSE', lambda: 'no strace'\n")
+    (tmp_path/'lacking.py').write_text("import faultfs, inject\n"
+                                       "faultfs.missing,inject.missing = lambda: 'no FUSE', lambda: 'no strace'\n")
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, (tmp_path, root/'tests', root)))}
     files = [root/'tests'/o for o in ('test_faultfs.py', 'test_inject.py', 'test_store.py::test_all_is_well',
                                       'test_store.py::test_mount_hangs')]

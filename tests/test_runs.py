@@ -39,7 +39,8 @@ def test_what_was_saved_comes_back(run, same):
     assert again.generate('The', n=60, seed=4) == run.learn.generate('The', n=60, seed=4)
     assert (again.seed, again.precision, again.preset, again.vocab) == (run.learn.seed, run.learn.precision,
                                                                         run.learn.preset, run.learn.vocab)
-    assert torch.equal(again.dls.train.ids, run.learn.dls.train.ids) and torch.equal(again.dls.valid.ids, run.learn.dls.valid.ids)
+    assert (torch.equal(again.dls.train.ids, run.learn.dls.train.ids)
+            and torch.equal(again.dls.valid.ids, run.learn.dls.valid.ids))
     assert again.model.decoder.weight is again.model.emb.weight
     again.fit(1, 1e-3)
 
@@ -49,7 +50,8 @@ def test_format_is_what_it_says(run):
     manifest = json.loads(next(run.path.glob('step-*.json')).read_text())
     file = run.path/manifest['file']
     assert manifest['format'] == 1 and manifest['finished'] and file.stat().st_size == manifest['size']
-    assert subprocess.run(['sha256sum', file], capture_output=True, text=True, check=True).stdout.split()[0] == manifest['file_sha256']
+    assert (subprocess.run(['sha256sum', file], capture_output=True, text=True, check=True).stdout.split()[0]
+            == manifest['file_sha256'])
     with safe_open(file, 'pt') as f:
         names = list(f.keys())
         assert 'decoder.weight' not in names and 'emb.weight' in names            # a tied matrix once

@@ -134,12 +134,15 @@ def test_what_is_seen(bold, visit):
     assert max(map(alpha, shades())) > .5
     page.check('#by-unit')
     assert all(abs(alpha(o)-.8*abs(v)) < .012 for o,v in zip(shades(), cells, strict=True))
-    assert all((o[0] > o[2]) == (v > 0) for o,v in zip(shades(), cells) if abs(v) > .05) and {v > 0 for v in cells} == {True, False}
+    assert (all((o[0] > o[2]) == (v > 0) for o,v in zip(shades(), cells) if abs(v) > .05)
+            and {v > 0 for v in cells} == {True, False})
     assert page.text_content('#unit-name') == 'cell 5 of layer 2 follows “made up” (correlation +0.80 on new text)'
     page.select_option('#kind', 'state')
-    assert all(abs(alpha(o)-.8*abs(h)) < .012 for o,(h,_) in zip(shades(), states, strict=True)) and page.text_content('#unit-name') == ''
+    assert (all(abs(alpha(o)-.8*abs(h)) < .012 for o,(h,_) in zip(shades(), states, strict=True))
+            and page.text_content('#unit-name') == '')
     page.locator('#text span').nth(3).hover()
-    assert page.text_content('#detail').startswith(f'‘{text[3]}’  state 5: {states[3][0]:.2f}. {bits[2]:.1f} bits'.replace('-0.00', '0.00'))
+    assert page.text_content('#detail').startswith(f'‘{text[3]}’  state 5: {states[3][0]:.2f}. '
+                                                   f'{bits[2]:.1f} bits'.replace('-0.00', '0.00'))
 
 
 def test_hostile_words_stay_words(text, visit, make, tmp_path):
@@ -148,7 +151,8 @@ def test_hostile_words_stay_words(text, visit, make, tmp_path):
     learn = make(CharDataLoaders.from_text(text+evil*3+'\ud800😀', bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu'))
     page = visit(learn, title=evil, about=evil, prompt=evil, unit=Found(evil, 'state 1', .5, .5))
     assert page.evaluate('document.title').split() == evil.split() and page.text_content('h1') == evil
-    assert page.input_value('#prompt') == evil and page.text_content('#text').startswith(evil) and evil in page.text_content('#unit-name')
+    assert (page.input_value('#prompt') == evil and page.text_content('#text').startswith(evil)
+            and evil in page.text_content('#unit-name'))
     assert page.locator('img').count() == 0 and page.locator('script').count() == 4
     assert '<' not in script_json([evil]) and json.loads(script_json([evil])) == [evil]
     assert in_page(page, evil, 300, 3, 2) == in_python(page_model(learn), learn, evil, 300, 3, 2)
@@ -160,7 +164,8 @@ def test_unknown_characters(learn, visit):
     assert text == 'ab' + in_python(page_model(learn), learn, 'ab', 40, 2, .8)
     said = page.text_content('#unknown')
     assert all(o in said for o in 'é日😀') and 'left out' in said
-    assert write(page, '日', length=9, seed=2) == in_python(page_model(learn), learn, '', 9, 2, .8) and '日' in page.text_content('#unknown')
+    assert (write(page, '日', length=9, seed=2) == in_python(page_model(learn), learn, '', 9, 2, .8)
+            and '日' in page.text_content('#unknown'))
     write(page, 'ab', length=9)
     assert page.text_content('#unknown') == ''
 

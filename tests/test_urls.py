@@ -62,7 +62,8 @@ class S3:
         self.start()
     def client(self, service='s3', key=KEY, secret=SECRET):
         import boto3
-        return boto3.client(service, endpoint_url=self.url, aws_access_key_id=key, aws_secret_access_key=secret, region_name='us-east-1')
+        return boto3.client(service, endpoint_url=self.url, aws_access_key_id=key, aws_secret_access_key=secret,
+                            region_name='us-east-1')
     def start(self):
         self.log.with_suffix('.kept').write_bytes(pickle.dumps(self.kept))
         with open(self.log, 'ab') as f:
@@ -84,7 +85,8 @@ class S3:
     def objects(self, prefix=''):
         s3 = self.client()
         pages = s3.get_paginator('list_objects_v2').paginate(Bucket='bucket', Prefix=prefix)
-        return {o['Key']:s3.get_object(Bucket='bucket', Key=o['Key'])['Body'].read() for p in pages for o in p.get('Contents', [])}
+        return {o['Key']:s3.get_object(Bucket='bucket', Key=o['Key'])['Body'].read() for p in pages
+                for o in p.get('Contents', [])}
     def post(self, path, data=b''):
         urllib.request.urlopen(urllib.request.Request(f'{self.url}{path}', data, {'Content-Type': 'text/plain'},
                                                       method='POST'), timeout=10).close()
@@ -179,7 +181,8 @@ def test_the_machine_is_lost_and_the_bucket_brings_the_run_back(s3, url, fresh, 
     assert same(alone, again) and torch.equal(torch.stack(alone.recorder.losses), torch.stack(again.recorder.losses))
     assert Remote(store).checkpoints()[0]['finished'] and len(steps_at(store)) == 3
     names = store.names()
-    assert len([o for o in names if o.startswith('owner-')]) == 1 and not [o for o in names if o.startswith('.')] and len(names) == 2*3+3
+    assert (len([o for o in names if o.startswith('owner-')]) == 1 and not [o for o in names if o.startswith('.')]
+            and len(names) == 2*3+3)
 
     # a third machine loads it, and trains nothing; a fit with other arguments goes on from there
     monkeypatch.setenv('CHARRNN_HOME', str(tmp_path/'c'))
@@ -270,7 +273,8 @@ def test_a_server_that_is_away_at_the_end_does_not_hold_up_fit(s3, url, fresh, h
         s3.stop()
     t = time.monotonic()
     with pytest.warns(RunWarning, match='does not take copies'): fit(fresh(), url, [At(gone, 75)], wait=3, **s3.options)
-    assert time.monotonic()-t < 120                                                # not for as long as the server is away
+    # not for as long as the server is away
+    assert time.monotonic()-t < 120
     s3.start()
     assert Remote(UrlStore(url, **s3.options)).checkpoints()[0]['finished'] is False
     fit(fresh(None), url, **s3.options)                                             # the same cell again
@@ -366,7 +370,8 @@ def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
             os.kill(first, signal.SIGKILL)
             os.waitpid(first, 0)
     assert 'another process has taken over the run' in log.read_text()
-    now = s3.objects(tmp_path.name)                                                  # at most the copy that it was busy with has come after
+    # at most the copy that it was busy with has come after
+    now = s3.objects(tmp_path.name)
     assert there.items() <= now.items() and len([o for o in now.keys() - there.keys() if o.endswith('.json')]) <= 2
     assert Remote(store).checkpoints()[0] == newest and Remote(store).owner()['generation'] == 1
 
@@ -397,9 +402,11 @@ def test_keys_are_kept_nowhere(s3, url, fresh, home, tmp_path, capfd):
         learn.fit_one_cycle(2, 1e-2, cbs=ckpt)
         learn.fit_one_cycle(1, 1e-2, cbs=ckpt)                                       # a further fit under the same name
         files = [o for o in tmp_path.rglob('*') if o.is_file()]
-        there = s3.objects(tmp_path.name) if where.startswith('s3') else {k.split('@')[-1]:v.getvalue() for k,v in Odd.store.items()}
+        there = s3.objects(tmp_path.name) if where.startswith('s3') else {k.split('@')[-1]:v.getvalue()
+                                                                          for k,v in Odd.store.items()}
         assert len(files) > 10 and len(there) > 10
-        for b in [*(o.read_bytes() for o in files), *there.values(), *(str(o).encode() for o in files), *map(str.encode, there)]:
+        for b in [*(o.read_bytes() for o in files), *there.values(), *(str(o).encode() for o in files),
+                  *map(str.encode, there)]:
             assert not [o for o in (KEY, SECRET, PASSWORD) if o.encode() in b]
         shown = repr(ckpt) + str(learn.cbs) + ''.join(capfd.readouterr())
         assert not [o for o in (KEY, SECRET, PASSWORD) if o in shown], shown

@@ -164,7 +164,8 @@ class Records(Callback):
 @pytest.mark.parametrize('of_what,step', [(float, 18), (torch.tensor, 15), (lambda i: [i], 15)])
 def test_an_error_beside_a_long_record(short, tmp_path, same, of_what, step):
     alone = of(tmp_path/'alone', short, Records(of_what))
-    with pytest.raises(RuntimeError): of(tmp_path, short, Records(of_what), At('before_step', 19, 'error'), ckpt=dict(steps=5))
+    with pytest.raises(RuntimeError):
+        of(tmp_path, short, Records(of_what), At('before_step', 19, 'error'), ckpt=dict(steps=5))
     assert newest_step(tmp_path/'r') == step
     assert same(alone, of(tmp_path, short, Records(of_what), ckpt=dict(steps=5)))
 
@@ -266,7 +267,8 @@ class Boxed(Callback):
     def state_dict(self): return dict(n=self.box.n)
     def load_state_dict(self, d): self.box.n = d['n']
 
-def test_a_callback_that_says_itself_what_it_holds(short, tmp_path, same): stopped_and_again(tmp_path, short, same, 15, Boxed)
+def test_a_callback_that_says_itself_what_it_holds(short, tmp_path, same):
+    stopped_and_again(tmp_path, short, same, 15, Boxed)
 
 
 class Samples(Callback):
@@ -317,7 +319,8 @@ def test_an_error_beside_two_checkpoints(short, tmp_path, same, alone_with, even
     "Each goes on by itself, and has what it says"
     alone = alone_with()
     with pytest.raises(RuntimeError):
-        of(tmp_path, short, At(event, 19, 'error', order), Checkpoint(tmp_path/'s', steps=5, quiet=True), ckpt=dict(steps=5))
+        of(tmp_path, short, At(event, 19, 'error', order),
+           Checkpoint(tmp_path/'s', steps=5, quiet=True), ckpt=dict(steps=5))
     steps = [newest_step(tmp_path/o) for o in 'rs']
     assert steps == [18 if event == 'before_step' else 15]*2
     os.rename(tmp_path/'s', tmp_path/'r2')
@@ -377,7 +380,8 @@ def test_an_error_where_gradients_stay(short, tmp_path, same, event, n):
 
 def test_the_loader_goes_on_as_it_would(short, tmp_path):
     learn = ours(tmp_path, short)
-    with pytest.raises(RuntimeError): learn.fit(2, 1e-2, cbs=[At('before_step', 19, 'error'), Checkpoint(tmp_path/'r', quiet=True)])
+    with pytest.raises(RuntimeError):
+        learn.fit(2, 1e-2, cbs=[At('before_step', 19, 'error'), Checkpoint(tmp_path/'r', quiet=True)])
     assert newest_step(tmp_path/'r') == 18
     learn.dls.train.next_epoch()
     assert len(list(learn.dls.train)) == 14

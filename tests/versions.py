@@ -46,7 +46,8 @@ def main():
     subprocess.run([python, '-c', show], check=True)
     tests = names or [f'tests/test_{o}.py' for o in TESTS]
     env = dict(os.environ, OMP_NUM_THREADS='1', PATH=f'{venv}/bin{os.pathsep}{os.environ["PATH"]}')
-    raise SystemExit(subprocess.run([python, '-m', 'pytest', '-q', '-n', '2', '--dist', 'worksteal', *tests], cwd=root, env=env).returncode)
+    raise SystemExit(subprocess.run([python, '-m', 'pytest', '-q', '-n', '2', '--dist', 'worksteal', *tests],
+                                    cwd=root, env=env).returncode)
 
 
 if __name__ == '__main__': main()
