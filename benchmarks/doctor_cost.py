@@ -2,9 +2,10 @@
 
     python benchmarks/doctor_cost.py [--minutes 1] [--pairs 3] [--model minute|tiny]
 
-Whole runs of equally many steps, as many as a minute has, one without the callback and one with it, in one process and in turns. Each pair
-gives a ratio of processor times; the median of the ratios is what it costs. Other programs on the machine disturb that by more than the callback
-costs, so its own time is taken too: that within its events, over that of all else, by one clock.
+Whole runs of equally many steps, as many as a minute has, one without the callback and one with it, in one
+process and in turns. Each pair gives a ratio of processor times; the median of the ratios is what it costs.
+Other programs on the machine disturb that by more than the callback costs, so its own time is taken too: that
+within its events, over that of all else, by one clock.
 """
 import argparse
 import io
@@ -80,7 +81,8 @@ def main():
             res[has],wall,_ = run(make, n, [cb]*has)
             if has: share = cb.seconds/(wall-cb.seconds)
         ratios.append(res[True]/res[False])
-        print(f"without {res[False]:6.1f} s, with {res[True]:6.1f} s: {ratios[-1]:.3f}; within its events {share:.2%}", flush=True)
+        print(f"without {res[False]:6.1f} s, with {res[True]:6.1f} s: {ratios[-1]:.3f}; within its events {share:.2%}",
+              flush=True)
     print(f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
 
 

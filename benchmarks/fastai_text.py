@@ -1,6 +1,8 @@
-"""Characters trained on per second, from a text to a trained model: this library, and fastai's own text path (`TextBlock`, `LMDataLoader`), with the same model.
+"""Characters trained on per second, from a text to a trained model: this library, \
+and fastai's own text path (`TextBlock`, `LMDataLoader`), with the same model.
 
-The text is in a file; imports, reading, tokenising, loaders, Learner and `--epochs` epochs count, or only the first `--steps` steps: then reading weighs more, the longer the text is.
+The text is in a file; imports, reading, tokenising, loaders, Learner and `--epochs` epochs count, or only the
+first `--steps` steps: then reading weighs more, the longer the text is.
 One process each, taking turns.   python benchmarks/fastai_text.py [--chars 500000] [--turns 3] [--steps 100]
 """
 import argparse
@@ -28,7 +30,8 @@ def ours(path, epochs, steps):
     from charrnn_fa.learner import char_learner
     from charrnn_fa.text.data import CharDataLoaders
     learn = char_learner(CharDataLoaders.from_corpus(path, seed=0))
-    with learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit(epochs, 4e-3, cbs=[Enough(steps)] if steps else None)
+    with learn.no_bar(), learn.no_logging(), learn.no_valid():
+        learn.fit(epochs, 4e-3, cbs=[Enough(steps)] if steps else None)
     return learn.steps_done*learn.dls.train.bs*learn.dls.train.seq_len
 
 
@@ -57,9 +60,12 @@ def fastai(path, epochs, steps):
     text,preset = Path(path).read_text(),get_preset()
     n = int(len(text)*0.9)
     df = pd.DataFrame(dict(text=[text[:n], text[n:]]))
-    block = TextBlock.from_df('text', is_lm=True, tok=Chars(), rules=[], seq_len=preset.seq_len, min_freq=1, max_vocab=1000)
-    dls = DataBlock(blocks=block, get_x=lambda r: r['text'], splitter=IndexSplitter([1])).dataloaders(df, bs=preset.bs, seq_len=preset.seq_len)
-    learn = Learner(dls, Stateful(len(dls.vocab)), loss_func=lambda p,y: nn.functional.cross_entropy(p.flatten(0, 1), y.flatten()))
+    block = TextBlock.from_df('text', is_lm=True, tok=Chars(), rules=[], seq_len=preset.seq_len,
+                              min_freq=1, max_vocab=1000)
+    dls = DataBlock(blocks=block, get_x=lambda r: r['text'],
+                    splitter=IndexSplitter([1])).dataloaders(df, bs=preset.bs, seq_len=preset.seq_len)
+    learn = Learner(dls, Stateful(len(dls.vocab)),
+                    loss_func=lambda p,y: nn.functional.cross_entropy(p.flatten(0, 1), y.flatten()))
     learn._do_epoch_validate = lambda *args: None
     with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 4e-3, cbs=[Enough(steps)] if steps else None)
     return (steps or epochs*len(dls.train))*preset.bs*preset.seq_len
@@ -84,7 +90,8 @@ def main():
         f.flush()
         for _ in range(args.turns):
             for k,v in speeds.items():
-                line = [sys.executable, __file__, '--one', k, f.name, '--epochs', str(args.epochs), *(['--steps', str(args.steps)] if args.steps else [])]
+                line = [sys.executable, __file__, '--one', k, f.name, '--epochs', str(args.epochs),
+                        *(['--steps', str(args.steps)] if args.steps else [])]
                 v.append(float(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]))
                 print(f'{k:7} {v[-1]:10,.0f} characters/s', flush=True)
     a,b = map(median, speeds.values())

@@ -53,7 +53,8 @@ def main():
     fit,bare = n/median(times[fit_epoch]),n/median(times[bare_epoch])
     spread = [f/b for f,b in zip(times[bare_epoch], times[fit_epoch])]
     print(f'learn.fit {fit:,.0f} characters/s, bare loop {bare:,.0f} characters/s, ratio {fit/bare:.3f} '
-          f'(turn by turn {min(spread):.3f} to {max(spread):.3f}), {learn.precision}, {torch.get_num_threads()} threads, torch {torch.__version__}')
+          f'(turn by turn {min(spread):.3f} to {max(spread):.3f}), '
+          f'{learn.precision}, {torch.get_num_threads()} threads, torch {torch.__version__}')
 
 
 if __name__ == '__main__': main()

@@ -1,7 +1,9 @@
 """Characters per second of `generate`, beside a plain loop of `nn.LSTM` and beside fastai's `LMLearner.predict`.
 
-All take turns in one process; medians, with the lowest and highest of the turns. At least 20 times the plain loop is asked of one stream, 6 times one stream of 256, and 100 times
-`predict` for 500 characters; the last row has the cost of a character late in a long text over that of the first ones.   python benchmarks/generation.py [--turns 5]
+All take turns in one process; medians, with the lowest and highest of the turns. At least 20 times the plain
+loop is asked of one stream, 6 times one stream of 256, and 100 times `predict` for 500 characters; the last row
+has the cost of a character late in a long text over that of the first ones.
+python benchmarks/generation.py [--turns 5]
 """
 import argparse
 import time
@@ -43,7 +45,8 @@ def plain(model, n):
 
 def predict(n):
     "A function that writes `n` characters as `LMLearner.predict` of fastai does: all of the text again for each"
-    from fastai.text.all import AWD_LSTM, BaseTokenizer, DataBlock, RandomSplitter, TextBlock, awd_lstm_lm_config, language_model_learner
+    from fastai.text.all import (AWD_LSTM, BaseTokenizer, DataBlock, RandomSplitter, TextBlock, awd_lstm_lm_config,
+                                 language_model_learner)
     import pandas as pd
     class Chars(BaseTokenizer):
         def __call__(self, items): return ([*o] for o in items)
@@ -76,11 +79,14 @@ def main():
             t = time.perf_counter()
             f()
             if turn: speeds[k].append(n/(time.perf_counter()-t))
-    print(f'{torch.get_num_threads()} threads, torch {torch.__version__}, model of cpu-minute; characters per second, median (lowest to highest)')
+    print(f'{torch.get_num_threads()} threads, torch {torch.__version__}, model of cpu-minute; '
+          'characters per second, median (lowest to highest)')
     for k,v in speeds.items(): print(f'{k:34} {median(v):>10,.0f}  ({min(v):,.0f} to {max(v):,.0f})')
     m = {k:median(v) for k,v in speeds.items()}
-    print(f"one stream / plain loop {m['generate, 1 stream']/m['plain loop of nn.LSTM(256)']:.1f}; 256 streams / one {m['generate, 256 streams']/m['generate, 1 stream']:.1f}", end='')
-    if (k := 'LMLearner.predict, 500 characters') in m: print(f"; 500 characters / predict {m['generate, 500 characters']/m[k]:.0f}", end='')
+    print(f"one stream / plain loop {m['generate, 1 stream']/m['plain loop of nn.LSTM(256)']:.1f}; "
+          f"256 streams / one {m['generate, 256 streams']/m['generate, 1 stream']:.1f}", end='')
+    if (k := 'LMLearner.predict, 500 characters') in m:
+        print(f"; 500 characters / predict {m['generate, 500 characters']/m[k]:.0f}", end='')
     ids,times = sample_ids(model, torch.tensor([1]), seed=0),[]
     for _ in range(100):
         t = time.perf_counter()

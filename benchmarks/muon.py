@@ -26,7 +26,8 @@ class Apart(Muon):
     def _muon(self, ps, h):
         lr = h['lr']*h['muon_ratio']
         for p in ps:
-            gates = newton_schulz(self._direction(p, h).unflatten(0, (self.n_gates[p], -1)), int(h['ns_steps']), self.ns_dtype)
+            gates = newton_schulz(self._direction(p, h).unflatten(0, (self.n_gates[p], -1)),
+                                  int(h['ns_steps']), self.ns_dtype)
             p.mul_(1 - lr*h['wd']).add_(gates.flatten(0, 1), alpha=-lr*max(1, gates.shape[-2]/gates.shape[-1])**0.5)
 
 
@@ -46,7 +47,8 @@ class TorchMuon(AdamW):
 
 
 forms = {f'{name}, {n} steps': (splitter, opt, n) for n in (3, 4, 5)
-         for name,splitter,opt in (('equally long', mark_gates, Muon), ('apart', mark_gates, Apart), ('as it is', whole, Muon))}
+         for name,splitter,opt in (('equally long', mark_gates, Muon), ('apart', mark_gates, Apart),
+                                   ('as it is', whole, Muon))}
 forms['torch.optim.Muon, 5 steps, bf16'] = whole,TorchMuon,5
 
 
@@ -77,7 +79,8 @@ def main():
     print('| form | nats, median (all) | ms per optimiser step |\n|---|---|---|')
     for form in forms:
         rs = [run(form, s, args.steps, text) for s in args.seeds]
-        print(f"| {form} | {median(r[0] for r in rs):.4f} ({', '.join(f'{r[0]:.4f}' for r in rs)}) | {median(r[1] for r in rs)*1e3:.1f} |", flush=True)
+        print(f"| {form} | {median(r[0] for r in rs):.4f} ({', '.join(f'{r[0]:.4f}' for r in rs)}) | "
+              f"{median(r[1] for r in rs)*1e3:.1f} |", flush=True)
 
 
 if __name__ == '__main__': main()

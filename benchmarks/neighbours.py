@@ -1,7 +1,9 @@
-"""A training step of `cpu-minute` alone, beside one and two busy processes, and beside another training: as PyTorch does it, in a run by steps, and in one by the clock.
+"""A training step of `cpu-minute` alone, beside one and two busy processes, and beside another training: \
+as PyTorch does it, in a run by steps, and in one by the clock.
 
-Each case is a fresh process that trains for some seconds; the cases take turns. Prints milliseconds a step (median over turns of the mean of a turn, lowest and highest)
-and the ratios to the quiet step.   python benchmarks/neighbours.py [--turns 3] [--seconds 12] [--precision bf16]
+Each case is a fresh process that trains for some seconds; the cases take turns. Prints milliseconds a step
+(median over turns of the mean of a turn, lowest and highest) and the ratios to the quiet step.
+python benchmarks/neighbours.py [--turns 3] [--seconds 12] [--precision bf16]
 """
 import argparse
 import json
@@ -41,13 +43,15 @@ def train(seconds, precision, how):
     print(json.dumps(dict(ms=1000*(time.perf_counter()-clock.began)/clock.n)))
 
 
-def one(args, how): return [sys.executable, __file__, '--one', how, '--seconds', str(args.seconds), '--precision', args.precision]
+def one(args, how):
+    return [sys.executable, __file__, '--one', how, '--seconds', str(args.seconds), '--precision', args.precision]
 
 
 def measured(args, how, others):
     env = dict(os.environ)
     others = [subprocess.Popen(o, stdout=subprocess.DEVNULL, env=env) for o in others]
-    try: return json.loads(subprocess.run(one(args, how), check=True, capture_output=True, text=True, env=env).stdout)['ms']
+    try:
+        return json.loads(subprocess.run(one(args, how), check=True, capture_output=True, text=True, env=env).stdout)['ms']
     finally:
         for o in others: o.kill()
 
@@ -67,8 +71,10 @@ def main():
         for k,others in cases.items():
             for how in ways: ms[k,how].append(measured(args, how, [one(long, how)] if others is None else others))
     quiet = median(ms['alone','bare'])
-    print(f'{args.precision}, {os.cpu_count()} processors; ms a step, median (lowest to highest), and over the quiet step as PyTorch does it ({quiet:.1f})')
-    for (k,how),v in ms.items(): print(f"{k:26} {ways[how]:14} {median(v):7.1f}  ({min(v):.1f} to {max(v):.1f})  {median(v)/quiet:.2f}")
+    print(f'{args.precision}, {os.cpu_count()} processors; '
+          f'ms a step, median (lowest to highest), and over the quiet step as PyTorch does it ({quiet:.1f})')
+    for (k,how),v in ms.items():
+        print(f"{k:26} {ways[how]:14} {median(v):7.1f}  ({min(v):.1f} to {max(v):.1f})  {median(v)/quiet:.2f}")
 
 
 if __name__ == '__main__': main()

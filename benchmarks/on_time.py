@@ -1,4 +1,5 @@
-"""Is a minute a minute? `charrnn train --minutes M` quiet, disturbed in its first ten seconds, in its second half, and throughout, by as many busy processes as processors.
+"""Is a minute a minute? `charrnn train --minutes M` quiet, disturbed in its first ten seconds, \
+in its second half, and throughout, by as many busy processes as processors.
 
 Prints the seconds from the first step, the steps, and the loss.   python benchmarks/on_time.py [FILE] [--minutes 1] [--seed 0]
 """
@@ -33,14 +34,16 @@ def main():
     for name,ends in cases.items():
         start,end = (o*whole if o <= 1 else o for o in ends)
         with tempfile.TemporaryDirectory() as d:
-            line = [sys.executable, '-m', 'charrnn_fa', 'train', args.file, '--run', f'{d}/r', '--minutes', str(args.minutes), '--seed', str(args.seed), '--json', *more]
+            line = [sys.executable, '-m', 'charrnn_fa', 'train', args.file, '--run', f'{d}/r',
+                    '--minutes', str(args.minutes), '--seed', str(args.seed), '--json', *more]
             child = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for told in child.stderr:
                 if 'seed' in told: break                               # the first step is near
             threading.Thread(target=child.stderr.read, daemon=True).start()
             if end: threading.Thread(target=disturb, args=(start, end), daemon=True).start()
             res = json.loads(child.stdout.read())
-        print(f"{name:18} {res['seconds']:6.1f} s ({res['seconds']/whole:.2f})  {res['steps']:6,} steps  {res['nats']:.4f} nats", flush=True)
+        print(f"{name:18} {res['seconds']:6.1f} s ({res['seconds']/whole:.2f})  {res['steps']:6,} steps  {res['nats']:.4f} nats",
+              flush=True)
 
 
 if __name__ == '__main__': main()

@@ -1,8 +1,9 @@
 """What checkpoints cost a training of five million parameters.
 
-One fit in which spells with a save every ten seconds take turns with spells without one. Prints the time that a save costs, as a share of a minute
-(at most 1 % is asked), the 99th percentile of batch times with and without (ratio at most 1.5), and how long a resume takes beyond imports (at most 3 s).
-    python benchmarks/save_overhead.py [--spells 12] [--seconds 30] [--where DIR_OR_URL]
+One fit in which spells with a save every ten seconds take turns with spells without one. Prints the time that a
+save costs, as a share of a minute (at most 1 % is asked), the 99th percentile of batch times with and without
+(ratio at most 1.5), and how long a resume takes beyond imports (at most 3 s).
+python benchmarks/save_overhead.py [--spells 12] [--seconds 30] [--where DIR_OR_URL]
 """
 import argparse, shutil, tempfile, time
 from statistics import mean, median
@@ -28,7 +29,8 @@ def learner(args):
 class Spells(Callback):
     "Lets saves be due every ten seconds, or never, in turn; notes how long each batch took, saves included"
     order = Checkpoint.order+1
-    def __init__(self, ckpt, spells, seconds, copy): self.ckpt,self.spells,self.seconds,self.copy = ckpt,spells,seconds,copy
+    def __init__(self, ckpt, spells, seconds, copy):
+        self.ckpt,self.spells,self.seconds,self.copy = ckpt,spells,seconds,copy
     def before_fit(self): self.times,self.saves,self.spell = {True: [], False: []},0,-3
     def after_batch(self):
         if not self.training: return
@@ -75,11 +77,14 @@ def main():
     on,off = spells.times[True],spells.times[False]
     per_save = (mean(on)-mean(off))*len(on)/spells.saves
     p = lambda ts: np.percentile(ts, 99)
-    print(f'{count_params(learn.model):,} parameters, checkpoint {size/1e6:.0f} MB, {len(on)} batches with {spells.saves} saves, {len(off)} without; '
+    print(f'{count_params(learn.model):,} parameters, checkpoint {size/1e6:.0f} MB, '
+          f'{len(on)} batches with {spells.saves} saves, {len(off)} without; '
           f'medians {median(on)*1e3:.0f} and {median(off)*1e3:.0f} ms\n'
           f'a save takes {per_save*1e3:.0f} ms of training: {per_save/60:.2%} at one a minute\n'
-          f'99th percentile of batch times {p(on)*1e3:.0f} and {p(off)*1e3:.0f} ms, ratio {p(on)/p(off):.2f}; slowest {max(on)*1e3:.0f} and {max(off)*1e3:.0f} ms\n'
-          f'a resume takes {resume:.2f} s up to its first batch; {learn.precision}, {torch.get_num_threads()} threads, torch {torch.__version__}')
+          f'99th percentile of batch times {p(on)*1e3:.0f} and {p(off)*1e3:.0f} ms, ratio {p(on)/p(off):.2f}; '
+          f'slowest {max(on)*1e3:.0f} and {max(off)*1e3:.0f} ms\n'
+          f'a resume takes {resume:.2f} s up to its first batch; '
+          f'{learn.precision}, {torch.get_num_threads()} threads, torch {torch.__version__}')
 
 
 if __name__ == '__main__': main()

@@ -14,7 +14,8 @@ from charrnn_fa.text.corpus import load_corpus
 
 def charrnn(*args):
     "The JSON that a command prints"
-    out = subprocess.run([sys.executable, '-m', 'charrnn_fa', *map(str, args), '--json'], check=True, capture_output=True, text=True).stdout
+    out = subprocess.run([sys.executable, '-m', 'charrnn_fa', *map(str, args), '--json'], check=True,
+                         capture_output=True, text=True).stdout
     return json.loads(out)
 
 
@@ -22,7 +23,8 @@ def cpu():
     "The processor and what it has for bf16"
     info = Path('/proc/cpuinfo').read_text() if os.path.exists('/proc/cpuinfo') else ''
     name = next((o.split(':')[1].strip() for o in info.splitlines() if o.startswith('model name')), platform.processor())
-    return f"{name}, {os.cpu_count()} cores, {', '.join(o for o in ('avx512f', 'avx512_bf16', 'amx_bf16') if o in info.split()) or 'no AVX-512'}"
+    return (f"{name}, {os.cpu_count()} cores, "
+            f"{', '.join(o for o in ('avx512f', 'avx512_bf16', 'amx_bf16') if o in info.split()) or 'no AVX-512'}")
 
 
 def main():
@@ -33,7 +35,8 @@ def main():
     parser.add_argument('--tune', action='store_true')
     args,more = parser.parse_known_args()
     import torch
-    print(f"{cpu()}; Python {platform.python_version()}, torch {torch.__version__}; {args.minutes:g} minutes {' '.join(more)}{' (tuning part)' if args.tune else ''}\n")
+    print(f"{cpu()}; Python {platform.python_version()}, torch {torch.__version__}; "
+          f"{args.minutes:g} minutes {' '.join(more)}{' (tuning part)' if args.tune else ''}\n")
     print('| seed | carry, nats (bits) | windows of 256, nats | steps | characters/s | seconds |\n|---|---|---|---|---|---|')
     rows = []
     with tempfile.TemporaryDirectory() as d:
@@ -47,7 +50,8 @@ def main():
             t = charrnn('train', corpus, '--run', run, '--minutes', args.minutes, '--seed', seed, '--quiet', *more)
             c,w = charrnn('eval', run),charrnn('eval', run, '--context', 256)
             rows.append((c['nats'], w['nats']))
-            print(f"| {seed} | {c['nats']:.4f} ({c['bits']:.4f}) | {w['nats']:.4f} | {t['steps']:,} | {t['chars_per_s']:,.0f} | {t['seconds']:.1f} |", flush=True)
+            print(f"| {seed} | {c['nats']:.4f} ({c['bits']:.4f}) | {w['nats']:.4f} | {t['steps']:,} | "
+                  f"{t['chars_per_s']:,.0f} | {t['seconds']:.1f} |", flush=True)
     print(f"| median | {median(o[0] for o in rows):.4f} | {median(o[1] for o in rows):.4f} | | | |")
 
 

@@ -1,10 +1,13 @@
-"""A duel: letters against Gaussians. The same drawings, the same grid, the same LSTM, optimiser, schedule and minutes; nats for each point.
+"""A duel: letters against Gaussians. The same drawings, the same grid, the same LSTM, optimiser, schedule and
+minutes; nats for each point.
 
-sketch-rnn (Ha and Eck, arXiv 1704.03477, section 3, decoder only, written here from the paper) predicts where the pen goes as a mixture of 20 Gaussians of
-two correlated variables, and what it does there (down, lifted, end) as one of three. The character network predicts letters. A density is made a probability
-on the grid by the area of a cell: with steps divided by their standard deviation `sigma`, a cell has the area (1/sigma)², so 2 ln(sigma) nats are added for
-each point. Points of a grid would let a Gaussian become infinitely narrow; so sketch-rnn's steps get noise of one cell's width (uniform), in training and in
-measuring, which makes its loss an upper bound of what it gives to the cell (Theis et al., arXiv 1511.01844).
+sketch-rnn (Ha and Eck, arXiv 1704.03477, section 3, decoder only, written here from the paper) predicts where
+the pen goes as a mixture of 20 Gaussians of two correlated variables, and what it does there (down, lifted,
+end) as one of three. The character network predicts letters. A density is made a probability on the grid by the
+area of a cell: with steps divided by their standard deviation `sigma`, a cell has the area (1/sigma)², so 2
+ln(sigma) nats are added for each point. Points of a grid would let a Gaussian become infinitely narrow; so
+sketch-rnn's steps get noise of one cell's width (uniform), in training and in measuring, which makes its loss
+an upper bound of what it gives to the cell (Theis et al., arXiv 1511.01844).
 
     python benchmarks/sketch_rnn.py [faces|FILE.ndjson.gz] [--minutes 1 | --steps N] [--seed 0] [--out SHEETS.png]
 """
@@ -69,7 +72,8 @@ def densities(y, to, n):
 def nats(model, x, to, state=None):
     "Of each point: its place and what the pen does"
     y,state = model(read(x), state)
-    pen = nn.functional.cross_entropy(y[...,-3:].flatten(0, 1), to[...,2].long().flatten(), reduction='none').view(to.shape[:2])
+    pen = nn.functional.cross_entropy(y[...,-3:].flatten(0, 1), to[...,2].long().flatten(),
+                                      reduction='none').view(to.shape[:2])
     return pen-densities(y, to, model.n_mix),state
 
 
@@ -152,12 +156,14 @@ def main():
     dls = CharDataLoaders.from_drawings(args.what, seed=args.seed, **p.dls)
     size,texts = dls.strokes.size,[dls.vocab.textify(o.ids) for o in dls.loaders]
     rows = [rows_of(o, size) for o in texts]
-    print(f'{args.what}: {len(rows[0]):,} points to train on, {len(rows[1]):,} to validate; {torch.get_num_threads()} threads, torch {torch.__version__}')
+    print(f'{args.what}: {len(rows[0]):,} points to train on, {len(rows[1]):,} to validate; '
+          f'{torch.get_num_threads()} threads, torch {torch.__version__}')
 
     model,sigma,steps,seconds = train(rows[0], p, args.minutes, args.steps, args.seed, rows[1])
     gaussian,spread = measure(model, rows[1], sigma)
     n_params = sum(o.numel() for o in model.parameters())
-    print(f'Gaussians  {gaussian:.3f} nats a point (noise: {spread:.3f})   {n_params:,} parameters, {steps:,} steps in {seconds:.0f} s', flush=True)
+    print(f'Gaussians  {gaussian:.3f} nats a point (noise: {spread:.3f})   {n_params:,} parameters, '
+          f'{steps:,} steps in {seconds:.0f} s', flush=True)
 
     learn = char_learner(dls, preset=p, seed=args.seed)
     began = time.perf_counter()
@@ -165,10 +171,12 @@ def main():
     r = learn.evaluate()
     n_params = sum(o.numel() for o in learn.model.parameters())
     assert type(learn.model) is CharRNN
-    print(f"letters    {r['nats_per_point']:.3f} nats a point                  {n_params:,} parameters, {steps:,} steps in {time.perf_counter()-began:.0f} s")
+    print(f"letters    {r['nats_per_point']:.3f} nats a point                  {n_params:,} parameters, "
+          f"{steps:,} steps in {time.perf_counter()-began:.0f} s")
     if args.out:
         sheets = draw(model, sigma, size, 40, .4, args.seed),learn.draw(40, temperature=.7, seed=args.seed)
-        for name,ds in zip(('gaussians', 'letters'), sheets): _figure(ds, []).savefig(args.out.replace('.png', f'_{name}.png'), dpi=80, facecolor='white')
+        for name,ds in zip(('gaussians', 'letters'), sheets):
+            _figure(ds, []).savefig(args.out.replace('.png', f'_{name}.png'), dpi=80, facecolor='white')
 
 
 if __name__ == '__main__': main()

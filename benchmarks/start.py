@@ -21,7 +21,8 @@ def main():
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as d:
         save_run(char_learner(CharDataLoaders.from_text(load_corpus('pydocs'), seed=0), precision='fp32'), f'{d}/run')
-        ways = {'import torch': ['-c', 'import torch'], 'charrnn sample': ['-m', 'charrnn_fa', 'sample', f'{d}/run', '-n', '300']}
+        ways = {'import torch': ['-c', 'import torch'],
+                'charrnn sample': ['-m', 'charrnn_fa', 'sample', f'{d}/run', '-n', '300']}
         times = {k:[] for k in ways}
         for turn in range(args.turns+1):
             for k,line in ways.items():

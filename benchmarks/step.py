@@ -1,4 +1,5 @@
-"""A training step of `cpu-minute` in `fit`, by precision of the model and of Muon's own products: what takes the time, beside the matrix rate of the machine.
+"""A training step of `cpu-minute` in `fit`, by precision of the model and of Muon's own products: \
+what takes the time, beside the matrix rate of the machine.
 
 The ways take turns in one process; milliseconds a step, medians of turns, lowest and highest.
 
@@ -17,7 +18,8 @@ from charrnn_fa.models import product
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 
-ways = {'fp32, Muon in fp32': ('fp32', None), 'bf16, Muon in fp32': ('bf16', None), 'bf16, Muon in bf16': ('bf16', torch.bfloat16)}
+ways = {'fp32, Muon in fp32': ('fp32', None), 'bf16, Muon in fp32': ('bf16', None),
+        'bf16, Muon in bf16': ('bf16', torch.bfloat16)}
 
 
 def rate(dtype, by=F.linear, n=30):
@@ -44,7 +46,8 @@ def products(learn):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('text', nargs='?', default='pydocs', help='a corpus, as load_corpus takes it; the preset has dropout for a short one')
+    p.add_argument('text', nargs='?', default='pydocs',
+                   help='a corpus, as load_corpus takes it; the preset has dropout for a short one')
     p.add_argument('--turns', type=int, default=5)
     p.add_argument('--steps', type=int, default=40)
     p.add_argument('--profile', action='store_true')
@@ -65,15 +68,18 @@ def main():
           f'GFLOP/s in fp32 {mkl:.0f} by PyTorch, {onednn:.0f} by oneDNN, in bf16 {bf16:.0f}; '
           f'a step has {model:.1f} GFLOP in the model and {ns:.1f} in Muon')
     first = median(next(iter(times.values())))
-    for k,v in times.items(): print(f'{k:20} {median(v):6.1f} ms  ({min(v):.1f} to {max(v):.1f})  {first/median(v):.2f}')
+    for k,v in times.items():
+        print(f'{k:20} {median(v):6.1f} ms  ({min(v):.1f} to {max(v):.1f})  {first/median(v):.2f}')
     if not args.profile: return
     from torch.profiler import ProfilerActivity, profile
     for precision in 'fp32','bf16':
         learn.set_precision(precision)
-        with profile(activities=[ProfilerActivity.CPU]) as prof, learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit_steps(args.steps)
+        with profile(activities=[ProfilerActivity.CPU]) as prof, learn.no_bar(), learn.no_logging(), learn.no_valid():
+            learn.fit_steps(args.steps)
         print(f'\n{precision}: milliseconds a step by operation')
         rows = sorted(prof.key_averages(), key=lambda o: -o.self_cpu_time_total)[:18]
-        for o in rows: print(f'{o.self_cpu_time_total/1000/args.steps:7.2f}  {o.count/args.steps:6.1f} calls  {o.key[:60]}')
+        for o in rows:
+            print(f'{o.self_cpu_time_total/1000/args.steps:7.2f}  {o.count/args.steps:6.1f} calls  {o.key[:60]}')
 
 
 if __name__ == '__main__': main()

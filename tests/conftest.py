@@ -45,7 +45,8 @@ def learn(make): return make()
 
 @pytest.fixture
 def settled(monkeypatch):
-    "Training waits for each save. Else a snapshot that still waits for the writer is replaced by the next, and which ones get to the disk is a matter of speed."
+    """Training waits for each save. Else a snapshot that still waits for the writer is replaced by the next,
+    and which ones get to the disk is a matter of speed."""
     give = Saver.give
     def _give(self, job):
         give(self, job)
@@ -55,7 +56,8 @@ def settled(monkeypatch):
 
 # What a machine may lack
 
-LACKS = dict(fuse=faultfs.missing, strace=inject.missing, browser=browsers.missing)    # fixtures, and why their tests are skipped here, or None
+# fixtures, and why their tests are skipped here, or None
+LACKS = dict(fuse=faultfs.missing, strace=inject.missing, browser=browsers.missing)
 HAVE = dict(fuse='apt-get install fuse3, as root on Linux with /dev/fuse', strace='apt-get install strace',
             browser='apt-get install chromium; pip install playwright')
 
@@ -85,7 +87,9 @@ def pytest_terminal_summary(terminalreporter):
     "The last word is what was not tested, and how to have it: a store that nobody tried must not look like one that works"
     whys = Counter(o.longrepr[2].removeprefix('Skipped: ') for o in terminalreporter.stats.get('skipped', []))
     for what,missing in LACKS.items():
-        if n := whys[missing()]: terminalreporter.write_line(f'NOT TESTED: {n} tests, as {missing()}; to have them: {HAVE[what]}.', red=True, bold=True)
+        if n := whys[missing()]:
+            terminalreporter.write_line(f'NOT TESTED: {n} tests, as {missing()}; to have them: {HAVE[what]}.',
+                                        red=True, bold=True)
 
 
 @pytest.fixture
@@ -117,10 +121,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    "A web server on this machine: `server.answers[path]` is what it gives, `server.asked` what it was asked for; an answer that hangs waits for `server.over`"
+    """A web server on this machine: `server.answers[path]` is what it gives, `server.asked` what it was asked
+    for; an answer that hangs waits for `server.over`"""
     s = ThreadingHTTPServer(('127.0.0.1', 0), _Handler)
     s.answers,s.asked,s.over,s.url = {},[],threading.Event(),f'http://127.0.0.1:{s.server_port}'
-    threading.Thread(target=s.serve_forever, args=[0.01], daemon=True).start()        # looks every 10 ms whether it is to end
+    # looks every 10 ms whether it is to end
+    threading.Thread(target=s.serve_forever, args=[0.01], daemon=True).start()
     yield s
     s.over.set()
     s.shutdown()

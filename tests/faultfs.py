@@ -1,28 +1,34 @@
 """A pass-through FUSE file system with faults, in a process of its own, that looks like Colab's Drive mount (`fuse.drive`)
 
-`python tests/faultfs.py MOUNTPOINT BACKING CONTROL` ends with its parent or with SIGTERM. CONTROL is a JSON file; it is read anew at each call, so faults
-come and go while the folder is mounted; counts start again when it changes. `DriveMount` does all that for a test. All keys are off by default:
+`python tests/faultfs.py MOUNTPOINT BACKING CONTROL` ends with its parent or with SIGTERM. CONTROL is a JSON file;
+it is read anew at each call, so faults come and go while the folder is mounted; counts start again when it
+changes. `DriveMount` does all that for a test. All keys are off by default:
 
-errno         {op: number or [number, after] or [number, after, times]}: the first `after` calls succeed, then `times` calls (default: all) fail.
-              Ops: getattr (also each look-up of a name), readdir, opendir, open, create, read, write, truncate, flush (= close), fsync, fsyncdir, rename,
-              unlink, mkdir, rmdir, chmod, chown, utimens, statfs, getxattr.
+errno         {op: number or [number, after] or [number, after, times]}: the first `after` calls succeed, then `times` calls
+              (default: all) fail.
+              Ops: getattr (also each look-up of a name), readdir, opendir, open, create, read, write, truncate,
+              flush (= close), fsync, fsyncdir, rename, unlink, mkdir, rmdir, chmod, chown, utimens, statfs, getxattr.
               An errno from `release` is seen by nobody, and ENOSYS (38) of fsync or getxattr lasts until the next mount.
-delay         {op: seconds} before the op; ends early when its key goes. The kernel holds its own locks meanwhile: a create, mkdir, unlink, rename or readdir
-              that hangs lets the folder's other changes, listings and look-ups of unknown names hang too, a write or truncate that file's changes
+delay         {op: seconds} before the op; ends early when its key goes. The kernel holds its own locks meanwhile:
+              a create, mkdir, unlink, rename or readdir that hangs lets the folder's other changes, listings and
+              look-ups of unknown names hang too, a write or truncate that file's changes
 match         a pattern such as '*.json': errno and delay only for paths (from the mount's root, starting with /) that match it
 kbps          write throughput in kB/s, for each call
 zero          true: writes are accepted and thrown away; seconds: the file becomes empty so long after its last write
-hollow        true: what is written becomes zeros, so that a file keeps its size and loses its contents; seconds: so long after its last write
+hollow        true: what is written becomes zeros, so that a file keeps its size and loses its contents;
+              seconds: so long after its last write
 uncommitted   seconds after its last write for which `user.drive.uncommitted` of a file is 'true', or true for ever; otherwise ENODATA
 uncommitted_says  what it says instead of ['true', 'false'], such as ['1', '0']
 ids           true: `user.drive.id` is 'local-...' until committed, then an id that stays, also in the cloud folder; otherwise ENODATA
 trash         a folder to which unlinked files go; a file truncated before has 0 bytes there
 duplicates    true: a rename over an existing file makes 'name (1).ext' instead
 torn_rename   seconds between the target's removal and its coming back in a rename over an existing file
-stale         seconds for which folder listings, and size and contents of files, stay as they were before a change, whether made here or in BACKING.
+stale         seconds for which folder listings, and size and contents of files, stay as they were before a change,
+              whether made here or in BACKING.
               What was made here since this was switched on is known here at once, but not listed.
 readonly      true: EROFS for all that writes
-cloud         a folder to which closed files are uploaded `uncommitted` seconds (or at once) after their last write; what is deleted is deleted there at once
+cloud         a folder to which closed files are uploaded `uncommitted` seconds (or at once) after their last write;
+              what is deleted is deleted there at once
 """
 import ctypes
 import errno
@@ -43,7 +49,8 @@ from types import SimpleNamespace
 
 os.environ.setdefault('FUSE_LIBRARY_NAME', 'fuse3')     # mfusepy takes libfuse 2 first
 try: from mfusepy import FUSE, Operations, fuse_version_major, fuse_version_minor
-except (ImportError, OSError, AttributeError) as e: FUSE,Operations,fuse_version_major,no_fuse = object,object,0,f'mfusepy: {e}'
+except (ImportError, OSError, AttributeError) as e:
+    FUSE,Operations,fuse_version_major,no_fuse = object,object,0,f'mfusepy: {e}'
 else: no_fuse = None if fuse_version_major == 3 else 'mfusepy found libfuse 2; this needs libfuse 3'
 
 
@@ -80,7 +87,8 @@ class DriveFS(Operations):
         self.opened,self.written,self.uploaded,self.views,self.born = {}, {}, {}, {}, set()
 
     def init_with_config(self, conn, config):
-        # direct_io: each read and write arrives here; 1 << 28 is FUSE_CAP_DIRECT_IO_ALLOW_MMAP, without which shared maps fail
+        # direct_io: each read and write arrives here; 1 << 28 is FUSE_CAP_DIRECT_IO_ALLOW_MMAP, without which shared
+        # maps fail
         config.direct_io = config.nullpath_ok = config.hard_remove = 1
         conn.want |= conn.capable & 1 << 28
         threading.Thread(target=self.background, daemon=True).start()
@@ -162,7 +170,8 @@ class DriveFS(Operations):
 
     def committed(self, path):
         faults = self.faults
-        if not faults.get('cloud') or path not in self.written: return path not in self.written or self.due(path, faults)
+        if not faults.get('cloud') or path not in self.written:
+            return path not in self.written or self.due(path, faults)
         return self.uploaded.get(path, (None,))[0] == self.written[path]
 
     def background(self):
@@ -179,10 +188,12 @@ class DriveFS(Operations):
         zero,hollow,cloud = faults.get('zero'), faults.get('hollow'), faults.get('cloud')
         if hollow and hollow is not True:
             for path,t in list(self.written.items()):
-                if self.now()-t >= hollow and self.exists(path) and self.real(path).is_file(): self.empty(self.real(path))
+                if self.now()-t >= hollow and self.exists(path) and self.real(path).is_file():
+                    self.empty(self.real(path))
         if zero and zero is not True:
             for path,t in list(self.written.items()):
-                if self.now()-t >= zero and self.exists(path) and self.real(path).is_file(): os.truncate(self.real(path), 0)
+                if self.now()-t >= zero and self.exists(path) and self.real(path).is_file():
+                    os.truncate(self.real(path), 0)
         if not cloud: return
         files = {'/'+str(o.relative_to(self.backing)): o for o in sorted(self.backing.rglob('*'))}
         for o in sorted(Path(cloud).rglob('*'), reverse=True):
@@ -209,7 +220,8 @@ class DriveFS(Operations):
     def getattr(self, path, fh=None):
         st = self.opened[fh].view or (os.fstat(fh),) if fh else self.look(path)
         keys = 'mode nlink uid gid size blocks'.split()
-        return {**{f'st_{o}': getattr(st[0], f'st_{o}') for o in keys}, **{f'st_{o}time': getattr(st[0], f'st_{o}time_ns') for o in 'amc'}}
+        return {**{f'st_{o}': getattr(st[0], f'st_{o}') for o in keys},
+                **{f'st_{o}time': getattr(st[0], f'st_{o}time_ns') for o in 'amc'}}
 
     @op()
     def opendir(self, path): return self.handle(os.open(self.real(path), os.O_RDONLY), path)
@@ -314,7 +326,8 @@ class DriveFS(Operations):
         # the kernel asks for security attributes on its own
         if name.startswith('user.'): self.fault('getxattr', path)
         faults = self.faults
-        if name == 'user.drive.id' and faults.get('ids'): return (('1' if self.committed(path) else 'local-') + self.id(path)).encode()
+        if name == 'user.drive.id' and faults.get('ids'):
+            return (('1' if self.committed(path) else 'local-') + self.id(path)).encode()
         if name == 'user.drive.uncommitted' and faults.get('uncommitted') is not None:
             return faults.get('uncommitted_says', ['true', 'false'])[self.committed(path)].encode()
         raise OSError(errno.ENODATA, 'no such attribute')
@@ -322,7 +335,8 @@ class DriveFS(Operations):
 
 class _FUSE(FUSE):
     # mfusepy loses the file handle of ftruncate
-    def truncate_fuse_3(self, path, length, fip): return self.operations.truncate(path and os.fsdecode(path), length, fip.contents.fh if fip else None)
+    def truncate_fuse_3(self, path, length, fip):
+        return self.operations.truncate(path and os.fsdecode(path), length, fip.contents.fh if fip else None)
 
 
 class DriveMount:
@@ -342,15 +356,19 @@ class DriveMount:
     def mounted(self):
         where = os.fsencode(self.mountpoint)
         for o in b'\\', b' ', b'\t', b'\n': where = where.replace(o, b'\\%03o' % ord(o))
-        return any(o.split(b' ')[4:5] == [where] and b' - fuse.drive ' in o for o in Path('/proc/self/mountinfo').read_bytes().split(b'\n'))
+        return any(o.split(b' ')[4:5] == [where] and b' - fuse.drive ' in o
+                   for o in Path('/proc/self/mountinfo').read_bytes().split(b'\n'))
 
     def remount(self, backing=None):
         "Mount (again), perhaps what another folder holds"
         self.close()
         if backing: self.backing = Path(backing)
         for o in self.mountpoint,self.backing: o.mkdir(exist_ok=True)
-        self.process = subprocess.Popen([sys.executable, __file__, self.mountpoint, self.backing, self.file], cwd='/', stdout=subprocess.PIPE)
-        if not (self.process.stdout.readline() and self.mounted()): self.close(); raise RuntimeError('the file system did not mount')
+        self.process = subprocess.Popen([sys.executable, __file__, self.mountpoint, self.backing, self.file], cwd='/',
+                                        stdout=subprocess.PIPE)
+        if not (self.process.stdout.readline() and self.mounted()):
+            self.close()
+            raise RuntimeError('the file system did not mount')
 
     def calls(self):
         "How often each op was called since the mount; a fault of getattr meets this too"
@@ -363,7 +381,8 @@ class DriveMount:
     def unmount(self, lazy=True):
         "`umount -l`, by the system call: the command may hang where the file system does"
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.umount2(os.fsencode(self.mountpoint), 2 if lazy else 0): raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        if libc.umount2(os.fsencode(self.mountpoint), 2 if lazy else 0):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def close(self):
         self.kill()
@@ -376,5 +395,6 @@ if __name__ == '__main__':
     mountpoint,backing,control = map(os.path.abspath, sys.argv[1:4])
     ctypes.CDLL(None).prctl(1, 15)     # SIGTERM, hence a clean unmount, when the parent ends
     threads = {'max_threads': 100} if fuse_version_minor >= 12 else {}     # 10 calls that hang would be the end
-    _FUSE(DriveFS(backing, control), mountpoint, foreground=True, nothreads=False, fsname='drive', subtype='drive', allow_other=True,
+    _FUSE(DriveFS(backing, control), mountpoint, foreground=True, nothreads=False, fsname='drive', subtype='drive',
+          allow_other=True,
           default_permissions=True, attr_timeout=0, entry_timeout=0, negative_timeout=0, ac_attr_timeout=0, **threads)

@@ -1,9 +1,12 @@
 """Damaged and hostile checkpoint files: a typed error or a correct load, whatever is in them
 
-`python tests/fuzz.py N [--seed S] [--only SEED] [--files]` mutates the files of a finished and an unfinished run N times, with checksums mended in most cases, and loads them through
-`Run`, `State`, the command and the whole `Checkpoint`; now and then a file becomes a link, a pipe or a folder. Each seed is one trial and can be repeated with --only. Trials run in children with a limit on memory and one on time.
-A finding is anything but a `CharRNNError` (of the command: one sentence and an exit status) or a load in which the Learner's tensors are those of the file, nothing outside
-the folder was read or written, and of callbacks nothing but plain state was replaced. A fit that goes on from a file nobody has changed must end where it does without the fuzzer.
+`python tests/fuzz.py N [--seed S] [--only SEED] [--files]` mutates the files of a finished and an unfinished
+run N times, with checksums mended in most cases, and loads them through `Run`, `State`, the command and the
+whole `Checkpoint`; now and then a file becomes a link, a pipe or a folder. Each seed is one trial and can be
+repeated with --only. Trials run in children with a limit on memory and one on time. A finding is anything but a
+`CharRNNError` (of the command: one sentence and an exit status) or a load in which the Learner's tensors are
+those of the file, nothing outside the folder was read or written, and of callbacks nothing but plain state was
+replaced. A fit that goes on from a file nobody has changed must end where it does without the fuzzer.
 """
 import argparse
 import hashlib
@@ -50,13 +53,18 @@ def nested(n, kind):
     for _ in range(n): res = {kind: [res]} if kind else [res]
     return res
 
-NAMES = ['__class__', '__dict__', '__init__', 'learn', 'model', 'opt', 'dls', 'cbs', 'run', 'order', 'name', 'path', 'file', 'state_dict', 'load_state_dict', 'before_batch', 'after_batch',
-         'loss', 'loss_func', 'recorder', 'metrics', 'func', 'logger', 'vocab', 'train/x', 'emb.weight', 'x', '', '\0', 'pbar', 'comp', 'scheds', 'hypers', 'sha256', 'tensors', 'cuda',
-         f'../{CANARY}', f'../../{CANARY}', '/etc/passwd', 'float', 'tensor', 'dict', 'list', 'seen', 'best', 'losses', 'values', 'lrs', 'count', 'total', 'n_steps', 'lr', 'mom']
-VALUES = [None, True, False, 0, 1, -1, 2, 7, 2**31, 2**32, -2**31, 2**62, 2**63, 2**64, -2**63, 10**30, 10**400, 0.5, -0.0, 1e308, 1e-320, float('nan'), float('inf'), -float('inf'), '1', 'nan', 'x'*100_000,
-          '\ud800', '\u202e\x1b[2J', [], {}, [[]], [None], [0]*100_000, {'a': 1}, {'float': 'nan'}, {'float': 'x'}, {'float': []}, {'float': '9'*10_000}, {'list': []}, {'tuple': []}, {'L': []},
-          {'list': 5}, {'dict': []}, {'dict': [[1, 2]]}, {'dict': [[{'list': []}, 1]]}, {'dict': [[1]]}, {'dict': 5}, {'tensor': []}, {'tensor': 'nope'}, {'tensor': 'emb.weight'},
-          {'array': 'emb.weight'}, {'floats': 'emb.weight'}, {'scalars': 'emb.weight'}, {'scalars': 'decoder.bias'}, {'__class__': 1}, {'a': 1, 'b': 2}, {'list': [{'tensor': 'emb.weight'}]*50_000}]
+NAMES = ['__class__', '__dict__', '__init__', 'learn', 'model', 'opt', 'dls', 'cbs', 'run', 'order', 'name', 'path',
+         'file', 'state_dict', 'load_state_dict', 'before_batch', 'after_batch', 'loss', 'loss_func', 'recorder',
+         'metrics', 'func', 'logger', 'vocab', 'train/x', 'emb.weight', 'x', '', '\0', 'pbar', 'comp', 'scheds',
+         'hypers', 'sha256', 'tensors', 'cuda', f'../{CANARY}', f'../../{CANARY}', '/etc/passwd', 'float', 'tensor',
+         'dict', 'list', 'seen', 'best', 'losses', 'values', 'lrs', 'count', 'total', 'n_steps', 'lr', 'mom']
+VALUES = [None, True, False, 0, 1, -1, 2, 7, 2**31, 2**32, -2**31, 2**62, 2**63, 2**64, -2**63, 10**30, 10**400, 0.5,
+          -0.0, 1e308, 1e-320, float('nan'), float('inf'), -float('inf'), '1', 'nan', 'x'*100_000, '\ud800',
+          '\u202e\x1b[2J', [], {}, [[]], [None], [0]*100_000, {'a': 1}, {'float': 'nan'}, {'float': 'x'}, {'float': []},
+          {'float': '9'*10_000}, {'list': []}, {'tuple': []}, {'L': []}, {'list': 5}, {'dict': []}, {'dict': [[1, 2]]},
+          {'dict': [[{'list': []}, 1]]}, {'dict': [[1]]}, {'dict': 5}, {'tensor': []}, {'tensor': 'nope'},
+          {'tensor': 'emb.weight'}, {'array': 'emb.weight'}, {'floats': 'emb.weight'}, {'scalars': 'emb.weight'},
+          {'scalars': 'decoder.bias'}, {'__class__': 1}, {'a': 1, 'b': 2}, {'list': [{'tensor': 'emb.weight'}]*50_000}]
 
 def hostile(rng, known=()):
     "A value that nobody expects; `known` are names of tensors"
@@ -95,7 +103,8 @@ def mutate_json(rng, j, known=()):
         if isinstance(o, dict): o[rng.choice(NAMES)] = hostile(rng, known) if rng.random() < 0.7 else o[k]
         else: o.insert(rng.randrange(len(o)+1), hostile(rng, known) if rng.random() < 0.7 else o[k])
     elif what == 'rename' and isinstance(o, dict): o[rng.choice(NAMES)] = o.pop(k)
-    elif what == 'tweak' and isinstance(o[k], (int, float)): o[k] = rng.choice([o[k]+1, o[k]-1, -o[k], o[k]*1000, float(o[k]), str(o[k])])
+    elif what == 'tweak' and isinstance(o[k], (int, float)):
+        o[k] = rng.choice([o[k]+1, o[k]-1, -o[k], o[k]*1000, float(o[k]), str(o[k])])
     elif what == 'swap':
         p,q = spread(rng, j) or at
         if k in o if isinstance(o, dict) else k < len(o):
@@ -127,8 +136,10 @@ def raw(rng, b):
         for _ in range(1 if what == 'flip' else rng.randrange(2, 200)):
             if b: b[rng.randrange(len(b))] ^= 1 << rng.randrange(8)
         return bytes(b)
-    return dict(cut=b[:i], empty=b'', insert=b[:i]+rng.randbytes(rng.randrange(1, 100))+b[i:], double=b[:j]+b[i:], drop=b[:i]+b[j:], html=b'<!DOCTYPE html><html>quota exceeded</html>',
-                zeros=b[:i]+bytes(j-i)+b[j:], random=rng.randbytes(len(b)), head=struct.pack('<Q', rng.getrandbits(rng.choice([8, 16, 32, 63])))+b[8:])[what]
+    return dict(cut=b[:i], empty=b'', insert=b[:i]+rng.randbytes(rng.randrange(1, 100))+b[i:],
+                double=b[:j]+b[i:], drop=b[:i]+b[j:], html=b'<!DOCTYPE html><html>quota exceeded</html>',
+                zeros=b[:i]+bytes(j-i)+b[j:], random=rng.randbytes(len(b)),
+                head=struct.pack('<Q', rng.getrandbits(rng.choice([8, 16, 32, 63])))+b[8:])[what]
 
 def names(files, start, end): return sorted(o for o in files if o.startswith(start) and o.endswith(end))
 
@@ -176,8 +187,12 @@ def mutate_tensors(rng, files):
         if head.keys() <= {'__metadata__'}: return
         k = rng.choice([k for k in head if k != '__metadata__'])
         d,what = head[k],rng.choice('dtype shape shape rename swap bytes nan drop key'.split())
-        if what == 'dtype': d['dtype'] = rng.choice(['F32', 'I32', 'U32', 'F64', 'I64', 'BF16', 'I16', 'U8', 'I8', 'BOOL', 'F16', 'F8_E4M3', 'C64'])
-        elif what == 'shape': d['shape'] = rng.choice([d['shape'][::-1], [*d['shape'], 1], [1, *d['shape']], [], [0], d['shape'][:-1], [2**62, 0], [-1], [2**63, 2], [sum(d['shape'])]])
+        if what == 'dtype':
+            d['dtype'] = rng.choice(['F32', 'I32', 'U32', 'F64', 'I64', 'BF16', 'I16', 'U8', 'I8', 'BOOL', 'F16',
+                                     'F8_E4M3', 'C64'])
+        elif what == 'shape':
+            d['shape'] = rng.choice([d['shape'][::-1], [*d['shape'], 1], [1, *d['shape']], [], [0], d['shape'][:-1],
+                                     [2**62, 0], [-1], [2**63, 2], [sum(d['shape'])]])
         elif what == 'rename': head[rng.choice(NAMES)] = head.pop(k)
         elif what == 'swap':
             q = rng.choice([k for k in head if k != '__metadata__'])
@@ -196,9 +211,11 @@ def mutate_folder(rng, files):
     what = rng.choice('swap lose stray stray manifest copy'.split())
     if what == 'swap': files[o],files[p] = files[p],files[o]
     elif what == 'lose': del files[o]
-    elif what == 'stray': files[o.replace('.', f'{rng.choice([" ", ""])}({rng.randrange(1, 9)}).', 1)] = files[o] if rng.random() < 0.7 else files.pop(o)
+    elif what == 'stray':
+        files[o.replace('.', f'{rng.choice([" ", ""])}({rng.randrange(1, 9)}).', 1)] = (
+            files[o] if rng.random() < 0.7 else files.pop(o))
     elif what == 'copy': files[p] = files[o]
-    else:                                                                            # a manifest that describes another file
+    else:    # a manifest that describes another file
         ms,ds = names(files, 'step-', '.json'),names(files, 'step-', '.safetensors')
         if not ms or not ds: return
         with suppress(ValueError):
@@ -210,15 +227,19 @@ def mutate_folder(rng, files):
 def mutate(rng, files):
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         if files and names(files, '', '.json') and names(files, 'step-', '.safetensors'):
-            with suppress(RecursionError, OverflowError):                            # json cannot write what is nested twice
-                rng.choices([mutate_raw, mutate_sealed, mutate_meta, mutate_tensors, mutate_folder], [2, 3, 3, 3, 1])[0](rng, files)
+            # json cannot write what is nested twice
+            with suppress(RecursionError, OverflowError):
+                rng.choices([mutate_raw, mutate_sealed, mutate_meta, mutate_tensors, mutate_folder],
+                            [2, 3, 3, 3, 1])[0](rng, files)
 
-LINKS = f'../{CANARY}', f'../../{CANARY}', '/etc/passwd', '/dev/zero', 'step-00000045-00000000.safetensors', '.', 'log.txt', '../start.py'
+LINKS = (f'../{CANARY}', f'../../{CANARY}', '/etc/passwd', '/dev/zero', 'step-00000045-00000000.safetensors', '.',
+         'log.txt', '../start.py')
 
 def odd_files(rng, files):
     "Names to what stands there instead of a file, or besides: a link, a pipe, a folder"
     if rng.random() < 0.85: return {}
-    o = rng.choice([*sorted(files), 'log.txt', '.lock', 'step-00000099-0123abcd.safetensors', 'owner-000009-0123abcd-1.json'])
+    o = rng.choice([*sorted(files), 'log.txt', '.lock', 'step-00000099-0123abcd.safetensors',
+                    'owner-000009-0123abcd-1.json'])
     return {o: rng.choice(['pipe', 'folder', *LINKS])}
 
 def put_odd(path, what):
@@ -230,7 +251,8 @@ def put_odd(path, what):
 def mutate_state(rng, tensors, meta):
     "The same for what has been read"
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        with suppress(RecursionError, RuntimeError, OverflowError): _mutate_state(rng, tensors, meta)   # a value that json or a type cannot hold
+        # a value that json or a type cannot hold
+        with suppress(RecursionError, RuntimeError, OverflowError): _mutate_state(rng, tensors, meta)
 
 def _mutate_state(rng, tensors, meta):
     r,k = rng.random(),rng.choice(list(tensors))
@@ -240,14 +262,21 @@ def _mutate_state(rng, tensors, meta):
     else:
         t = tensors[k]
         what = rng.choice('dtype flat extra scalar empty nan huge random drop rename add swap long'.split())
-        if what == 'dtype': tensors[k] = t.to(rng.choice([torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool, torch.bfloat16]))
+        if what == 'dtype':
+            tensors[k] = t.to(rng.choice([torch.float64, torch.float16, torch.int64, torch.uint8,
+                                          torch.bool, torch.bfloat16]))
         elif what == 'flat': tensors[k] = t.reshape(-1)
         elif what == 'extra': tensors[k] = t[None] if rng.random() < 0.5 else t[...,None]
         elif what == 'scalar': tensors[k] = torch.ones((), dtype=t.dtype)
         elif what == 'empty': tensors[k] = t.reshape(-1)[:0]
-        elif what == 'nan' and t.is_floating_point(): tensors[k] = torch.full_like(t, rng.choice([float('nan'), float('inf'), 1e38]))
-        elif what == 'huge' and not t.is_floating_point() and t.dtype != torch.bool: tensors[k] = torch.full_like(t, torch.iinfo(t.dtype).max)
-        elif what == 'random': tensors[k] = torch.frombuffer(bytearray(rng.randbytes(max(1, t.nbytes))), dtype=torch.uint8)[:t.nbytes].view(t.dtype).reshape(t.shape) if t.ndim and t.numel() and t.dtype != torch.bool else t
+        elif what == 'nan' and t.is_floating_point():
+            tensors[k] = torch.full_like(t, rng.choice([float('nan'), float('inf'), 1e38]))
+        elif what == 'huge' and not t.is_floating_point() and t.dtype != torch.bool:
+            tensors[k] = torch.full_like(t, torch.iinfo(t.dtype).max)
+        elif what == 'random':
+            tensors[k] = (torch.frombuffer(bytearray(rng.randbytes(max(1, t.nbytes))), dtype=torch.uint8)[:t.nbytes]
+                          .view(t.dtype).reshape(t.shape)
+                          if t.ndim and t.numel() and t.dtype != torch.bool else t)
         elif what == 'drop': tensors.pop(k) if len(tensors) > 1 else None
         elif what == 'rename': tensors[rng.choice(NAMES)] = tensors.pop(k)
         elif what == 'add': tensors[rng.choice(NAMES)] = t
@@ -265,12 +294,14 @@ class _Watch:
     "Which files are opened, removed or renamed: an audit hook cannot be taken away, so there is one"
     def __init__(self): self.inside = None
     def __call__(self, event, args):
-        if self.inside is None or event not in ('open', 'os.remove', 'os.rename', 'os.truncate', 'os.mkdir', 'os.rmdir'): return
+        if self.inside is None or event not in ('open', 'os.remove', 'os.rename', 'os.truncate', 'os.mkdir', 'os.rmdir'):
+            return
         path = os.path.realpath(os.fspath(args[0])) if isinstance(args[0], (str, bytes, os.PathLike)) else ''
         path = os.fsdecode(path)
         if event == 'os.mkdir' and os.path.isdir(path): return
         writes = event != 'open' or (args[2] or 0) & (os.O_WRONLY|os.O_RDWR|os.O_CREAT|os.O_TRUNC)
-        if (CANARY in path or path == '/etc/passwd' or writes) and path and not any(path.startswith(o) for o in self.inside) and path != '/dev/null':
+        if ((CANARY in path or path == '/etc/passwd' or writes) and path
+            and not any(path.startswith(o) for o in self.inside) and path != '/dev/null'):
             self.inside = None
             raise Finding(f'{event} of {path} outside the folder')
 
@@ -291,7 +322,8 @@ def plain(v):
     except TypeError: return False
     return True
 
-def body_of(t): return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b''
+def body_of(t):
+    return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b''
 
 def check(ok, what):
     if not ok: raise Finding(what)
@@ -305,7 +337,8 @@ class Base:
         self.dir = Path(d)
         (self.dir/'scratch').mkdir()
         rng = random.Random(1)
-        with warnings.catch_warnings(), mock.patch('secrets.token_hex', lambda n=8: rng.randbytes(n).hex()), redirect_stdout(open(os.devnull, 'w')):
+        with (warnings.catch_warnings(), mock.patch('secrets.token_hex', lambda n=8: rng.randbytes(n).hex()),
+              redirect_stdout(open(os.devnull, 'w'))):
             warnings.simplefilter('ignore')
             make_runs(self.dir, TEXT, self.dir/'scratch')
         self.files = {o:{p.name:p.read_bytes() for p in (self.dir/o).iterdir()} for o in ('finished', 'unfinished')}
@@ -326,7 +359,8 @@ class Base:
 
     def end(self, which):
         "The weights to which the same fit leads that nobody interrupts or stores"
-        with redirect_stdout(StringIO()): return weights_sha256(fit(learner(TEXT, self.dir/'scratch', which, seed=7), None, which).model)
+        with redirect_stdout(StringIO()):
+            return weights_sha256(fit(learner(TEXT, self.dir/'scratch', which, seed=7), None, which).model)
 
 
 def trial_run(base, rng):
@@ -348,7 +382,8 @@ def trial_run(base, rng):
         check(ps.keys() == {k for k in head if k != '__metadata__' and not k.startswith('train/')}, 'other names')
         for k,p in ps.items():
             i,j = head[k]['data_offsets']
-            check(head[k]['dtype'] == 'F32' and head[k]['shape'] == list(p.shape) and body[i:j] == body_of(p), f'{k} is not what the file holds')
+            check(head[k]['dtype'] == 'F32' and head[k]['shape'] == list(p.shape) and body[i:j] == body_of(p),
+                  f'{k} is not what the file holds')
     check(info['weights_sha256'] == weights_sha256(model), 'weights_sha256')
     check(len(json.dumps(info)) < 10_000_000, 'a huge answer')
 
@@ -358,7 +393,8 @@ def trial_state(base, rng, learn):
     tensors,meta = dict(base.tensors),json.loads(base.meta)
     mutate_state(rng, tensors, meta)
     if rng.random() < 0.01: tensors,meta = dict(base.tensors),json.loads(base.meta)
-    objects = [('learn', learn), *named_callbacks(learn).items(), *((f'metric {i}', o) for i,o in enumerate([*learn.metrics, learn.recorder.loss, learn.recorder.smooth_loss]))]
+    objects = [('learn', learn), *named_callbacks(learn).items(),
+               *((f'metric {i}', o) for i,o in enumerate([*learn.metrics, learn.recorder.loss, learn.recorder.smooth_loss]))]
     before = {n:dict(vars(o)) for n,o in objects}
     weights = [body_of(p) for p in learn.model.parameters()]
     learn_has = {k for k in NAMES if k and '\0' not in k and hasattr(learn, k)}
@@ -366,22 +402,32 @@ def trial_state(base, rng, learn):
         with watched(base.dir/'scratch'): state = State(learn, tensors, meta, 'mutated')
     except CharRNNError:
         check(weights == [body_of(p) for p in learn.model.parameters()], 'weights were changed before the error')
-        for n,o in objects: check(vars(o).keys() == before[n].keys() and all(vars(o)[k] is v for k,v in before[n].items()), f'{n} was changed before the error')
+        for n,o in objects:
+            check(vars(o).keys() == before[n].keys() and all(vars(o)[k] is v for k,v in before[n].items()),
+                  f'{n} was changed before the error')
         raise
     try:
         with watched(base.dir/'scratch'): state.restore()
     except CharRNNError as e: raise Finding(f'not found before anything was changed: {e}') from e
-    mine = {'carried', 'loss', 'smooth_loss', 'final_record', 'run_epoch', 'steps_done', 'chars_seen', 'seed', 'epoch', 'train_iter', 'pct_train'}
+    mine = {'carried', 'loss', 'smooth_loss', 'final_record', 'run_epoch', 'steps_done', 'chars_seen', 'seed',
+            'epoch', 'train_iter', 'pct_train'}
     for n,o in objects:
         for k,v in before[n].items(): check(k in vars(o) and (vars(o)[k] is v or plain(v)), f'{n}.{k} was replaced')
         for k in vars(o).keys() - before[n].keys():
-            if k == 'run' and not type(o).__module__.startswith(('fastai.', 'charrnn_fa.')): continue # a callback of one's own that is switched off
-            check(k in mine if o is learn else not k.startswith('_') and k not in learn_has and not hasattr(type(o), k), f'{n}.{k} was added')
-        if o is learn: check(all(vars(o)[k] is v or k in mine or k in ('model', 'opt') for k,v in before[n].items()), 'another attribute of the Learner was replaced')
-    for k,p in learn.model.named_parameters(): check(body_of(p) == body_of(tensors[k]) and p.dtype == tensors[k].dtype and p.shape == tensors[k].shape, f'{k} is not what was given')
+            # a callback of one's own that is switched off
+            if k == 'run' and not type(o).__module__.startswith(('fastai.', 'charrnn_fa.')): continue
+            check(k in mine if o is learn else not k.startswith('_') and k not in learn_has and not hasattr(type(o), k),
+                  f'{n}.{k} was added')
+        if o is learn:
+            check(all(vars(o)[k] is v or k in mine or k in ('model', 'opt') for k,v in before[n].items()),
+                  'another attribute of the Learner was replaced')
+    for k,p in learn.model.named_parameters():
+        check(body_of(p) == body_of(tensors[k]) and p.dtype == tensors[k].dtype and p.shape == tensors[k].shape,
+              f'{k} is not what was given')
     opt = from_json(meta['opt'], dict(tensors))
     for p,s in zip((p for ps in learn.opt.param_lists for p in ps), opt['state']):
-        check(all(body_of(v) == body_of(learn.opt.state[p][k]) for k,v in s.items() if isinstance(v, torch.Tensor)), 'the state of the optimiser is not what was given')
+        check(all(body_of(v) == body_of(learn.opt.state[p][k]) for k,v in s.items() if isinstance(v, torch.Tensor)),
+              'the state of the optimiser is not what was given')
 
 
 class _Resumed(Callback):
@@ -410,12 +456,15 @@ def trial_fit(base, rng):
     run = Run(resumed.folder or base.run)
     m,ts,_ = run.newest_whole()
     check(m['finished'], 'a fit that came to its end is not finished')
-    for k,p in learn.model.named_parameters(): check(body_of(p) == body_of(ts[k]), f'{k} is not what was stored at the end')
+    for k,p in learn.model.named_parameters():
+        check(body_of(p) == body_of(ts[k]), f'{k} is not what was stored at the end')
     begun = files.get(resumed.file or m['file'], b'')
-    if hashlib.sha256(begun).hexdigest() in base.unchanged: check(weights_sha256(learn.model) == base.ends[which], 'it ends elsewhere than without the fuzzer')
+    if hashlib.sha256(begun).hexdigest() in base.unchanged:
+        check(weights_sha256(learn.model) == base.ends[which], 'it ends elsewhere than without the fuzzer')
 
 
-COMMANDS = ['info'],['info', '--json'],['sample', '-n', '20', '--seed', '1'],['eval', '--json'],['eval', '--context', '16'],['train', '--run'],['train', '--json', '--run']
+COMMANDS = (['info'],['info', '--json'],['sample', '-n', '20', '--seed', '1'],['eval', '--json'],
+            ['eval', '--context', '16'],['train', '--run'],['train', '--json', '--run'])
 
 def trial_command(base, rng):
     "`charrnn info`, `sample`, `eval` and `train` on a folder"
@@ -431,7 +480,9 @@ def trial_command(base, rng):
     if rc:
         check(said.strip(), f'{args}: status {rc} and not a word')
         raise CharRNNError('refused by the command')
-    if '--json' in args: check(out.getvalue().count('\n') == 1 and type(json.loads(out.getvalue())) is dict, f'{args}: {out.getvalue()[:200]}')
+    if '--json' in args:
+        check(out.getvalue().count('\n') == 1 and type(json.loads(out.getvalue())) is dict,
+              f'{args}: {out.getvalue()[:200]}')
 
 
 class _Trials(Callback):
@@ -475,7 +526,8 @@ class Report:
             ok,outcome = True,'loaded'
         except CharRNNError as e:
             outcome = type(e).__name__
-            if len(str(e)) > 2000 or not str(e): self.found(seed, kind, Finding(f'a message of {len(str(e))} characters: {str(e)[:100]}'))
+            if len(str(e)) > 2000 or not str(e):
+                self.found(seed, kind, Finding(f'a message of {len(str(e))} characters: {str(e)[:100]}'))
         except BaseException as e:
             outcome = 'FINDING'
             self.found(seed, kind, e)
@@ -484,15 +536,19 @@ class Report:
         return ok or outcome == 'FINDING'
     def found(self, seed, kind, e):
         tb = traceback.extract_tb(e.__traceback__)
-        at = next((f'{Path(o.filename).name}:{o.lineno}' for o in reversed(tb) if 'charrnn_fa' in o.filename), tb[-1].name if tb else '')
-        self.findings.append((seed, kind, f'{type(e).__name__}: {str(e)[:300]}', at, ''.join(traceback.format_exception(e))[-3000:]))
+        at = next((f'{Path(o.filename).name}:{o.lineno}' for o in reversed(tb) if 'charrnn_fa' in o.filename),
+                  tb[-1].name if tb else '')
+        self.findings.append((seed, kind, f'{type(e).__name__}: {str(e)[:300]}', at,
+                              ''.join(traceback.format_exception(e))[-3000:]))
     def show(self):
         print(f'{sum(self.counts.values()):,} trials')
         for (kind,outcome),n in sorted(self.counts.items()): print(f'  {kind:6} {outcome:20} {n:8,}')
-        print(f'slowest {self.slowest[0]:.2f} s (seed {self.slowest[1]}), peak memory {self.peak/2**20:.0f} MB more than at the start, {len(self.findings)} findings')
+        print(f'slowest {self.slowest[0]:.2f} s (seed {self.slowest[1]}), '
+              f'peak memory {self.peak/2**20:.0f} MB more than at the start, {len(self.findings)} findings')
         seen = Counter((what.split('\n')[0][:120], kind, at) for _,kind,what,at,_ in self.findings)
         for (what,kind,at),n in seen.most_common(40):
-            print(f'  {n:6} {kind:6} {at:24} {what}   (seed {next(s for s,k,w,a,_ in self.findings if (w[:20], k, a) == (what[:20], kind, at))})')
+            print(f'  {n:6} {kind:6} {at:24} {what}   (seed '
+                  f'{next(s for s,k,w,a,_ in self.findings if (w[:20], k, a) == (what[:20], kind, at))})')
 
 
 def trials(base, seeds, at=lambda s: None)->Report:
@@ -513,7 +569,8 @@ def trials(base, seeds, at=lambda s: None)->Report:
                     at(s)
                     if rep.run(lambda rng: trial_state(base, rng, learn), s, 'state'): break
                 raise _Stop('enough')
-            with suppress(_Stop): learner(TEXT, base.dir/'scratch', seed=3).fit_one_cycle(3, 1e-2, cbs=[*extras(), _Trials(one_learner)])
+            with suppress(_Stop):
+                learner(TEXT, base.dir/'scratch', seed=3).fit_one_cycle(3, 1e-2, cbs=[*extras(), _Trials(one_learner)])
     rep.peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss)*1024
     return rep
 

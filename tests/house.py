@@ -1,8 +1,9 @@
 """How the library is built, in figures: python tests/house.py [BEGINNING OF A NOTEBOOK'S NAME]
 
-Cells are those that notebooks export, without the line `#| export`. A check is a call of `test_*`, `assert` or an expected failure; prose is the words of Markdown cells.
-The checkpoint side is `run` (without what was added to share runs and to look at them), `store`, `checkpoint`
-and what `core` has of them, in nodes of Python's syntax tree (`ast.expr` and `ast.stmt`), so that lines and comments cost nothing.
+Cells are those that notebooks export, without the line `#| export`. A check is a call of `test_*`, `assert` or
+an expected failure; prose is the words of Markdown cells. The checkpoint side is `run` (without what was added
+to share runs and to look at them), `store`, `checkpoint` and what `core` has of them, in nodes of Python's
+syntax tree (`ast.expr` and `ast.stmt`), so that lines and comments cost nothing.
 """
 import ast
 import json
@@ -13,13 +14,15 @@ from pathlib import Path
 
 wings = 'run', 'store', 'checkpoint'
 added_later = 'card', 'health', 'hub'
-from_wings = {'reason', 'remedy', 'is_number', 'check_number', 'wait_until'}    # definitions of `core` that serve the checkpoint side
+# definitions of `core` that serve the checkpoint side
+from_wings = {'reason', 'remedy', 'is_number', 'check_number', 'wait_until'}
 
 
 def notebooks(root):
     "Path and cells of each notebook that exports a module"
     for path in sorted((root/'nbs').glob('[0-9]*.ipynb')):
-        cells = [dict(kind=o['cell_type'], source=''.join(o['source'])) for o in json.loads(path.read_text(encoding='utf-8'))['cells']]
+        cells = [dict(kind=o['cell_type'], source=''.join(o['source']))
+                 for o in json.loads(path.read_text(encoding='utf-8'))['cells']]
         if any('#| default_exp' in o['source'] for o in cells): yield path,cells
 
 
@@ -35,7 +38,9 @@ def is_exported(cell): return cell['kind'] == 'code' and re.match(r'#\|\s*export
 def code_of(cell): return re.sub(r'^#\|.*\n?|^[%!].*$', '', cell['source'], flags=re.M).strip('\n')
 
 
-def modules(root): return [o for o in (root/'charrnn_fa').rglob('*.py') if o.name not in ('_modidx.py', 'all.py', '__init__.py', '__main__.py')]
+def modules(root):
+    return [o for o in (root/'charrnn_fa').rglob('*.py')
+            if o.name not in ('_modidx.py', 'all.py', '__init__.py', '__main__.py')]
 
 
 def tree(path): return ast.parse(path.read_text(encoding='utf-8'))

@@ -1,7 +1,9 @@
 """A small Hub on this machine, for `huggingface_hub` itself: python tests/hub_server.py [PORT]
 
-It speaks what the client's `create_repo`, `create_commit`, `model_info` and `hf_hub_download` ask for, in memory: large files go over the LFS protocol and come from a second
-address, as from the Hub's CDN. Xet is not spoken, so the client has to run with HF_HUB_DISABLE_XET=1. What is accepted is checked as the Hub checks it: tokens, digests, YAML.
+It speaks what the client's `create_repo`, `create_commit`, `model_info` and `hf_hub_download` ask for, in
+memory: large files go over the LFS protocol and come from a second address, as from the Hub's CDN. Xet is not
+spoken, so the client has to run with HF_HUB_DISABLE_XET=1. What is accepted is checked as the Hub checks it:
+tokens, digests, YAML.
 """
 import base64
 import hashlib
@@ -39,7 +41,8 @@ class Handler(BaseHTTPRequestHandler):
     # Answers
 
     def send(self, status, body=b'', **headers):
-        if not isinstance(body, bytes): body,headers = json.dumps(body).encode(),{'Content_Type':'application/json', **headers}
+        if not isinstance(body, bytes):
+            body,headers = json.dumps(body).encode(),{'Content_Type':'application/json', **headers}
         self.send_response(status)
         for k,v in {'Content_Length':len(body), **headers}.items(): self.send_header(k.replace('_', '-'), str(v))
         self.end_headers()
@@ -93,10 +96,13 @@ class Handler(BaseHTTPRequestHandler):
         d = json.loads(body)
         name = f"{d['organization'] or self.user()}/{d['name']}"
         if self.user() in (None, 'nobody'): return self.fail(401, 'Invalid username or password.')
-        if self.user() != name.split('/')[0]: return self.fail(403, f"You don't have the rights to create a model under the namespace \"{d['organization']}\".")
+        if self.user() != name.split('/')[0]:
+            return self.fail(
+                403, f"You don't have the rights to create a model under the namespace \"{d['organization']}\".")
         there = name in self.server.repos
         if not there: self.server.repos[name] = Repo(d.get('private') or d.get('visibility') == 'private')
-        self.send(409 if there else 200, {'url':f'{self.server.url}/{name}', **({'error':'You already created this model repo'} if there else {})})
+        self.send(409 if there else 200, {'url':f'{self.server.url}/{name}',
+                                          **({'error':'You already created this model repo'} if there else {})})
 
     def validate(self, body):
         "The front matter of a card, read with a YAML parser; the licence is one of those that the Hub has"
@@ -108,12 +114,15 @@ class Handler(BaseHTTPRequestHandler):
     def preupload(self, body, name):
         if not self.writable(name): return
         mode = lambda o: 'lfs' if o.endswith('.safetensors') else 'regular'
-        self.send(200, {'files':[dict(path=o['path'], uploadMode=mode(o['path']), shouldIgnore=False) for o in json.loads(body)['files']]})
+        self.send(200, {'files':[dict(path=o['path'], uploadMode=mode(o['path']), shouldIgnore=False)
+                                 for o in json.loads(body)['files']]})
 
     def batch(self, body, name):
         if not self.writable(name): return
-        upload = lambda o: {} if o['oid'] in self.server.lfs else {'actions':{'upload':{'href':f"{self.server.url}/lfs/{o['oid']}"}}}
-        self.send(200, {'transfer':'basic', 'objects':[dict(oid=o['oid'], size=o['size'], **upload(o)) for o in json.loads(body)['objects']]})
+        upload = (lambda o: {} if o['oid'] in self.server.lfs
+                  else {'actions':{'upload':{'href':f"{self.server.url}/lfs/{o['oid']}"}}})
+        self.send(200, {'transfer':'basic', 'objects':[dict(oid=o['oid'], size=o['size'], **upload(o))
+                                                       for o in json.loads(body)['objects']]})
 
     def put(self, body, oid):
         if hashlib.sha256(body).hexdigest() != oid: return self.fail(422, 'Digest does not fit')
@@ -135,7 +144,8 @@ class Handler(BaseHTTPRequestHandler):
         if not repo.at(revision): return self.fail(404, f'Invalid rev id: {revision}', 'RevisionNotFound')
         sha,files = repo.at(revision)
         said = self.server.sizes
-        self.send(200, dict(id=name, sha=sha, private=repo.private, siblings=[dict(rfilename=k, size=said.get(k, len(v))) for k,v in sorted(files.items())]))
+        self.send(200, dict(id=name, sha=sha, private=repo.private,
+                            siblings=[dict(rfilename=k, size=said.get(k, len(v))) for k,v in sorted(files.items())]))
 
     def resolve(self, body, name, revision, file):
         if not (repo := self.repo(name)): return
@@ -166,7 +176,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Hub(ThreadingHTTPServer):
-    "`with Hub() as hub:` serves `hub.repos` at `hub.url`; `canned[method, path]` are answers that beat it, `sizes` what is said of a file's size, `asked` what was asked"
+    """`with Hub() as hub:` serves `hub.repos` at `hub.url`; `canned[method, path]` are answers that beat it,
+    `sizes` what is said of a file's size, `asked` what was asked"""
     daemon_threads = True
     def __init__(self, port=0):
         super().__init__(('127.0.0.1', port), Handler)

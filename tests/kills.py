@@ -2,11 +2,13 @@
 
     python tests/kills.py [--forks 900] [--fresh 100] [--long 20] [--machines 60] [--seed S]
 
-A run is killed by SIGKILL at a moment drawn from all of its duration (that of a fresh process with its start-up), resumed, killed again, and so on until it
-is through. Then every file system call of a save is met by a SIGKILL, through strace. At the end a table says how many runs were lost or differ.
+A run is killed by SIGKILL at a moment drawn from all of its duration (that of a fresh process with its
+start-up), resumed, killed again, and so on until it is through. Then every file system call of a save is met by
+a SIGKILL, through strace. At the end a table says how many runs were lost or differ.
 
-Forks come from a process that has imported everything and run no torch operation; `Clean` is such a process for somebody else, such as pytest.
-What a process of a run does is a `Case`; what is left of it to be compared is `result.json` in its folder.
+Forks come from a process that has imported everything and run no torch operation; `Clean` is such a process for
+somebody else, such as pytest. What a process of a run does is a `Case`; what is left of it to be compared is
+`result.json` in its folder.
 """
 import argparse
 import hashlib
@@ -46,7 +48,8 @@ from charrnn_fa.store.url import UrlStore
 from charrnn_fa.learner import char_learner
 from inject import CALLS, at_every_call, gate, missing
 
-BF16 = 'bf16' if torch.backends.cpu.get_cpu_capability() == 'AVX512' else 'fp32'       # what this processor has; asked without an operation of torch
+# what this processor has; asked without an operation of torch
+BF16 = 'bf16' if torch.backends.cpu.get_cpu_capability() == 'AVX512' else 'fp32'
 
 torch.set_num_threads(1)
 SEED = 11 # of the run left alone
@@ -62,14 +65,18 @@ class Seen(Callback):
     def state_dict(self): return {}                         # an open file is none
     def load_state_dict(self, d): pass
     def before_batch(self):
-        if self.training: self._file.write(f'{self.train_iter} {hashlib.sha256(self.xb[0].numpy().tobytes() + self.yb[0].numpy().tobytes()).hexdigest()[:16]}\n')
+        if self.training:
+            self._file.write(
+                f'{self.train_iter} '
+                f'{hashlib.sha256(self.xb[0].numpy().tobytes() + self.yb[0].numpy().tobytes()).hexdigest()[:16]}\n')
 
 
 class Noise(Callback):
     "Draws from all three random generators in every batch, and trains on what comes out"
     order = 5
     def before_step(self):
-        for p in self.model.parameters(): p.grad.add_(torch.randn(())*1e-3 + random.gauss(0, 1e-3) + np.random.randn()*1e-3)
+        for p in self.model.parameters():
+            p.grad.add_(torch.randn(())*1e-3 + random.gauss(0, 1e-3) + np.random.randn()*1e-3)
 
 
 class Hidden(Callback):
@@ -93,7 +100,8 @@ def plain(d):
     x = torch.randn(56, 3, generator=torch.Generator().manual_seed(0))
     items = list(zip(x, x.sum(1, keepdim=True) + 1))
     dls = DataLoaders(TfmdDL(items, bs=4, shuffle=True, num_workers=0), TfmdDL(items[:9], bs=4, num_workers=0), path=d)
-    return Learner(dls, nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.BatchNorm1d(8), nn.Linear(8, 1)), loss_func=MSELossFlat(), metrics=mae)
+    return Learner(dls, nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.BatchNorm1d(8), nn.Linear(8, 1)),
+                   loss_func=MSELossFlat(), metrics=mae)
 
 
 @dataclass
@@ -112,11 +120,16 @@ CASES = dict(
     lstm=Case(learner=dict(dropout=0.2)),
     best=Case(cbs=lambda: [SaveModelCallback(with_opt=True), CSVLogger(), Noise()], learner=dict(dropout=0.2, n_layers=2)),
     steps=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(arch='gru', reset_pct=0.2, precision=BF16)),
-    sums=Case(lambda learn, cbs: learn.fit_flat_cos(3, 1e-2, cbs=cbs), lambda: [GradientAccumulation(12)], dict(arch='rnn', emb_drop=0.1)),
-    hidden=Case(cbs=lambda: [Hidden()], learner=dict(dropout=0.2), before=lambda learn: learn.model.emb.requires_grad_(False)),
+    sums=Case(lambda learn, cbs: learn.fit_flat_cos(3, 1e-2, cbs=cbs), lambda: [GradientAccumulation(12)],
+              dict(arch='rnn', emb_drop=0.1)),
+    hidden=Case(cbs=lambda: [Hidden()], learner=dict(dropout=0.2),
+                before=lambda learn: learn.model.emb.requires_grad_(False)),
     lines=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(dropout=0.2), dls=dict(by_line=True)),
-    plain=Case(lambda learn, cbs: learn.fit_one_cycle(4, 1e-2, cbs=cbs), lambda: [SaveModelCallback(), CSVLogger(), Noise()], make=plain),
-    long=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(dropout=0.2), chars=50_100_000, dls=dict(valid_pct=1e-5)), # more than a run folder keeps
+    plain=Case(lambda learn, cbs: learn.fit_one_cycle(4, 1e-2, cbs=cbs),
+               lambda: [SaveModelCallback(), CSVLogger(), Noise()], make=plain),
+    # more than a run folder keeps
+    long=Case(lambda learn, cbs: learn.fit_steps(45, cbs=cbs), learner=dict(dropout=0.2), chars=50_100_000,
+              dls=dict(valid_pct=1e-5)),
 )
 
 SHORT = [o for o in CASES if o != 'long']
@@ -157,7 +170,8 @@ def digest(o):
     h = hashlib.sha256()
     def add(o):
         if isinstance(o, torch.Tensor):
-            h.update(f'{o.dtype}{tuple(o.shape)}'.encode() + o.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            h.update(f'{o.dtype}{tuple(o.shape)}'.encode()
+                     + o.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         elif isinstance(o, float): h.update(struct.pack('<d', o))
         elif isinstance(o, dict): [add(x) for kv in (('dict', len(o)), *o.items()) for x in kv]
         elif isinstance(o, (list, tuple, L)): [add(x) for x in ('list', len(o), *o)]
@@ -169,9 +183,11 @@ def digest(o):
 def state_of(learn):
     "All by which two runs are compared"
     rec = learn.recorder
-    res = dict(weights=dict(learn.model.named_parameters()), opt=learn.opt.state_dict(), losses=rec.losses, lrs=rec.lrs, values=rec.values, iters=rec.iters, hps=getattr(rec, 'hps', None),
+    res = dict(weights=dict(learn.model.named_parameters()), opt=learn.opt.state_dict(), losses=rec.losses,
+               lrs=rec.lrs, values=rec.values, iters=rec.iters, hps=getattr(rec, 'hps', None),
                random=[random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()],
-               **{o: getattr(learn, o, None) for o in ('steps_done', 'chars_seen', 'run_epoch', 'seed', 'carried', 'train_iter', 'pct_train', 'epoch')})
+               **{o: getattr(learn, o, None) for o in ('steps_done', 'chars_seen', 'run_epoch', 'seed', 'carried',
+                                                       'train_iter', 'pct_train', 'epoch')})
     if hasattr(learn, 'generate'): res['text'] = learn.generate('The ', n=60, seed=1)
     return {k: digest(v) for k,v in res.items()}
 
@@ -179,7 +195,8 @@ def state_of(learn):
 def leave(learn, d):
     "Leave `result.json`, with the files of a log and the best model"
     res = state_of(learn)
-    for o in sorted(Path(d).glob('*.csv')): res[o.name] = digest([l.rpartition(',')[0] for l in o.read_text().splitlines()])
+    for o in sorted(Path(d).glob('*.csv')):
+        res[o.name] = digest([l.rpartition(',')[0] for l in o.read_text().splitlines()])
     for o in sorted(Path(d).glob('models/*.pth')): res[o.name] = digest(torch.load(o, weights_only=False))
     (Path(d)/'result.json').write_text(json.dumps(res))
 
@@ -234,7 +251,8 @@ class Child:
 
 class Clean:
     "A process that forks for somebody else, to whom its forks look like a `Child`"
-    def __init__(self): self.p = subprocess.Popen([sys.executable, __file__, '--serve'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self):
+        self.p = subprocess.Popen([sys.executable, __file__, '--serve'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     def ask(self, *what):
         pickle.dump(what, self.p.stdin)
         self.p.stdin.flush()
@@ -280,8 +298,10 @@ CKPT = dict(steps=4, keep=2)
 
 def fresh(name, d):
     "A fresh process of a run"
-    code = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import kills; kills.train(kills.CASES[{name!r}], {str(d)!r}, kills.CKPT)'
-    return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.DEVNULL, stderr=open(f'{d}.log', 'a'), env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    code = (f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import kills; '
+            f'kills.train(kills.CASES[{name!r}], {str(d)!r}, kills.CKPT)')
+    return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.DEVNULL, stderr=open(f'{d}.log', 'a'),
+                            env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 
 class Shared(LocalFileSystem):
@@ -326,7 +346,8 @@ def random_kills(n, kind, names, top, rng, bar):
 
     for name in names:
         alone[name] = top/f'alone-{name}'
-        if not (alone[name]/'result.json').exists(): assert Child(lambda name=name: train(CASES[name], alone[name]), f'{alone[name]}.log').wait() == 0
+        if not (alone[name]/'result.json').exists():
+            assert Child(lambda name=name: train(CASES[name], alone[name]), f'{alone[name]}.log').wait() == 0
         t = time.monotonic()
         assert start(name, top/f'{kind}-{name}').wait(300) == 0
         seconds[name] = time.monotonic()-t
@@ -336,7 +357,8 @@ def random_kills(n, kind, names, top, rng, bar):
         d.mkdir()
         while True:
             p = start(name, d)
-            rc = wait(p, rng.uniform(0, 1.05*seconds[name] + (8 if kind == 'machines' else 0))) # another machine is waited for
+            # another machine is waited for
+            rc = wait(p, rng.uniform(0, 1.05*seconds[name] + (8 if kind == 'machines' else 0)))
             if rc is None:
                 p.kill(); p.wait(10)
                 count.killed(reached(d))
@@ -383,7 +405,8 @@ def done(n):
     return cb
 
 
-BRIEF = Case(lambda learn, cbs: learn.fit_one_cycle(1, 1e-2, cbs=cbs), lambda: [CSVLogger(), SaveModelCallback()], dict(dropout=0.2))
+BRIEF = Case(lambda learn, cbs: learn.fit_one_cycle(1, 1e-2, cbs=cbs),
+             lambda: [CSVLogger(), SaveModelCallback()], dict(dropout=0.2))
 
 def brief(d, n, *cbs):
     "A process of a short run that ends when the save of step `n` is done"
@@ -402,7 +425,8 @@ def every_call(kind, n, top, bar):
         failed = None
         if hit: count.killed(reached(d))
         if rc != (-9 if hit else 0): failed = f'status {rc} at {call} {i}'
-        elif rc := Child(lambda: train(BRIEF, d, CKPT), f'{d}.log').wait(): failed = f"status {rc} after {call} {i}: {Path(f'{d}.log').read_text().strip().splitlines()[-1:]}"
+        elif rc := Child(lambda: train(BRIEF, d, CKPT), f'{d}.log').wait():
+            failed = f"status {rc} after {call} {i}: {Path(f'{d}.log').read_text().strip().splitlines()[-1:]}"
         n_bad = len(count.bad)
         count.check(alone, d, failed)
         if len(count.bad) > n_bad: d.rename(top/f'every-{n}-{n_bad}')
@@ -412,7 +436,8 @@ def every_call(kind, n, top, bar):
 
 def table(counts):
     keys = 'kills','no run yet','at step 0','further on','runs','lost','differ'
-    rows = [('SIGKILL', *(f'resumed {k}' if k[:2] in ('at', 'fu') else k for k in keys)), *((c.kind, *(f'{c[k]:,}' for k in keys)) for c in counts)]
+    rows = [('SIGKILL', *(f'resumed {k}' if k[:2] in ('at', 'fu') else k for k in keys)),
+            *((c.kind, *(f'{c[k]:,}' for k in keys)) for c in counts)]
     ws = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     return '\n'.join('  '.join(o.ljust(w) if i == 0 else o.rjust(w) for i,(o,w) in enumerate(zip(r, ws))) for r in rows)
 
@@ -422,7 +447,8 @@ def main():
     p.add_argument('--forks', type=int, default=900, help='kills of forks')
     p.add_argument('--fresh', type=int, default=100, help='kills of fresh processes')
     p.add_argument('--long', type=int, default=20, help='kills of forks with a text of more than 50 MB')
-    p.add_argument('--machines', type=int, default=60, help='kills of forks that share a bucket, with clocks 15 minutes apart')
+    p.add_argument('--machines', type=int, default=60,
+                   help='kills of forks that share a bucket, with clocks 15 minutes apart')
     p.add_argument('--seed', type=int, default=None, help='of the moments')
     p.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
     args = p.parse_args()

@@ -23,8 +23,10 @@ def machine(home, f, log=None):
         if log:
             fd = os.open(log, os.O_WRONLY|os.O_CREAT|os.O_APPEND)
             os.dup2(fd, 1); os.dup2(fd, 2)
-            sys.stdout,sys.stderr = os.fdopen(1, 'w', buffering=1, closefd=False),os.fdopen(2, 'w', buffering=1, closefd=False)
-        warnings.showwarning = lambda message, *args, **kwargs: print(message)      # pytest keeps them to itself otherwise
+            sys.stdout,sys.stderr = (os.fdopen(1, 'w', buffering=1, closefd=False),
+                                     os.fdopen(2, 'w', buffering=1, closefd=False))
+        # pytest keeps them to itself otherwise
+        warnings.showwarning = lambda message, *args, **kwargs: print(message)
         f()
         status = 0
     except BaseException: traceback.print_exc()
@@ -32,7 +34,8 @@ def machine(home, f, log=None):
 
 
 def command(*args, stdin=0, stdout=1, stderr=2):
-    "`charrnn` in a process of its own with these descriptors, in a session of its own; its id. It is a fork, which does not end as the interpreter does"
+    """`charrnn` in a process of its own with these descriptors, in a session of its own; its id. It is a fork,
+    which does not end as the interpreter does"""
     from charrnn_fa.cli import main
     sys.stdout.flush(); sys.stderr.flush()
     pid = os.fork()
@@ -40,12 +43,16 @@ def command(*args, stdin=0, stdout=1, stderr=2):
     status = 1
     try:
         os.setsid()
-        for o in tqdm.std.tqdm,*tqdm.std.tqdm.__subclasses__(): o._lock = threading.RLock() # theirs would be shared with this process, and with one that is killed for ever
-        signal.signal(signal.SIGINT, signal.default_int_handler)                    # ignored by what runs in the background
+        # theirs would be shared with this process, and with one that is killed for ever
+        for o in tqdm.std.tqdm,*tqdm.std.tqdm.__subclasses__(): o._lock = threading.RLock()
+        # ignored by what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for fd,at in zip([os.dup(o) for o in (stdin, stdout, stderr)], (0, 1, 2)): os.dup2(fd, at)
-        sys.stdin,sys.stdout,sys.stderr = open(0, closefd=False),open(1, 'w', closefd=False),open(2, 'w', buffering=1, errors='backslashreplace', closefd=False)
+        sys.stdin,sys.stdout,sys.stderr = (open(0, closefd=False),open(1, 'w', closefd=False),
+                                           open(2, 'w', buffering=1, errors='backslashreplace', closefd=False))
         warnings.resetwarnings()
-        warnings.showwarning = showwarning                                          # pytest keeps them to itself otherwise
+        # pytest keeps them to itself otherwise
+        warnings.showwarning = showwarning
         status = main(list(map(str, args)))
         sys.stdout.flush()
     except SystemExit as e: status = e.code

@@ -22,14 +22,17 @@ from charrnn_fa.learner import char_learner
 from charrnn_fa.run.model import Run, load_run, weights_sha256
 from charrnn_fa.checkpoint.capture import environment
 
-shapes = dict(finished=dict(arch='gru', n_hid=12, emb_sz=12, head_sz=0, tie=True), unfinished=dict(arch='lstm', n_hid=12, emb_sz=6, head_sz=8, dropout=0.2))
+shapes = dict(finished=dict(arch='gru', n_hid=12, emb_sz=12, head_sz=0, tie=True),
+              unfinished=dict(arch='lstm', n_hid=12, emb_sz=6, head_sz=8, dropout=0.2))
 
 
 class Tally(Callback):
     "A callback of somebody's own, with plain attributes"
     def before_fit(self): self.seen,self.last = 0,[]
     def after_batch(self):
-        if self.training: self.seen,self.last = (self.seen+1 if type(self.seen) is int else 1),[self.iter, self.loss.item()] # a file may have put anything plain there
+        # a file may have put anything plain there
+        if self.training:
+            self.seen,self.last = (self.seen+1 if type(self.seen) is int else 1),[self.iter, self.loss.item()]
 
 
 class Kill(Callback):
@@ -49,12 +52,14 @@ def learner(text, path, kind='unfinished', seed=None, **kwargs):
     return learn.remove_cbs(learn.progress)
 
 
-def extras(): return [GradientAccumulation(8), SaveModelCallback(), EarlyStoppingCallback(patience=9), CSVLogger(), Tally()]
+def extras():
+    return [GradientAccumulation(8), SaveModelCallback(), EarlyStoppingCallback(patience=9), CSVLogger(), Tally()]
 
 
 def fit(learn, where, kind='unfinished', cbs=(), **kwargs):
     "The fit that is stored: the same call goes on with it"
-    cbs = [*(extras() if kind == 'unfinished' else ()), *([Checkpoint(where, **{**dict(steps=5, keep=2, quiet=True), **kwargs})] if where else ()), *cbs]
+    cbs = [*(extras() if kind == 'unfinished' else ()),
+           *([Checkpoint(where, **{**dict(steps=5, keep=2, quiet=True), **kwargs})] if where else ()), *cbs]
     if kind == 'unfinished': learn.fit_one_cycle(3, 1e-2, cbs=cbs)
     else: learn.fit_steps(20, cbs=cbs)
     return learn
@@ -74,7 +79,8 @@ def make_runs(d, text, scratch):
 
 def values(learn)->dict:
     "What can be compared: weights to the bit, a text, a loss"
-    return dict(weights_sha256=weights_sha256(learn.model), text=learn.generate('The', n=100, seed=1), nats=learn.evaluate()['nats'])
+    return dict(weights_sha256=weights_sha256(learn.model), text=learn.generate('The', n=100, seed=1),
+                nats=learn.evaluate()['nats'])
 
 
 def make_golden(d):
@@ -84,16 +90,19 @@ def make_golden(d):
     d.mkdir(parents=True)
     text = (Path(__file__).parents[1]/'LICENSE').read_text()[:2500]
     (d/'text.txt').write_text(text)
-    with tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings(), redirect_stdout(open(os.devnull, 'w')), mock.patch('socket.gethostname', lambda: 'a-machine'):
+    with (tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings(), redirect_stdout(open(os.devnull, 'w')),
+          mock.patch('socket.gethostname', lambda: 'a-machine')):
         warnings.simplefilter('ignore')
         make_runs(d, text, Path(tmp))
         shutil.copytree(d/'unfinished', f'{tmp}/copy')
         end = fit(learner(text, tmp), f'{tmp}/copy')
         alone = fit(learner(text, tmp, seed=7), None)
         assert weights_sha256(end.model) == weights_sha256(alone.model)
-        info = lambda o: {k:v for k,v in Run(d/o).info().items() if k in ('step', 'epoch', 'finished', 'weights_sha256', 'n_params', 'vocab_size')}
+        info = lambda o: {k:v for k,v in Run(d/o).info().items()
+                          if k in ('step', 'epoch', 'finished', 'weights_sha256', 'n_params', 'vocab_size')}
         res = dict(environment=environment(end), finished={**values(load_run(d/'finished', 'cpu')), 'info':info('finished')},
-                   unfinished={'info':info('unfinished'), 'at_the_end':{**values(end), 'losses':[float(o) for o in end.recorder.losses[-5:]]}})
+                   unfinished={'info':info('unfinished'),
+                               'at_the_end':{**values(end), 'losses':[float(o) for o in end.recorder.losses[-5:]]}})
     (d/'expected.json').write_text(json.dumps(res, indent=1)+'\n')
 
 

@@ -1,7 +1,10 @@
-"""Are the tests of a run worth anything? One mistake at a time is put into the library, and some test must fail: python tests/mutants.py [--only TEXT ...] [--workers 2]
+"""Are the tests of a run worth anything? One mistake at a time is put into the library, and some test must fail: \
+python tests/mutants.py [--only TEXT ...] [--workers 2]
 
-Each mutant takes away a check, a comparison, a bound or an fsync of the wings `run`, `store` and `checkpoint`. It is tried in a copy of this folder: first by the checks of the
-notebook that it is in, then by the tests of its wing, until one fails. A mutant that behaves as the library does says so in `same`. `make mutants` is not part of `make test`.
+Each mutant takes away a check, a comparison, a bound or an fsync of the wings `run`, `store` and `checkpoint`.
+It is tried in a copy of this folder: first by the checks of the notebook that it is in, then by the tests of
+its wing, until one fails. A mutant that behaves as the library does says so in `same`. `make mutants` is not
+part of `make test`.
 """
 import argparse
 import json
@@ -23,7 +26,8 @@ root = Path(__file__).resolve().parents[1]
 TESTS = dict(
     run='test_whose_files test_runs test_formats test_fuzz test_checkpoint test_store',
     store='test_doubt test_whose_files test_urls test_store',
-    checkpoint='test_ways_out test_callback_state test_other_learners test_fingerprint_fit test_fits_again test_checkpoint test_fuzz test_store',
+    checkpoint='test_ways_out test_callback_state test_other_learners test_fingerprint_fit test_fits_again '
+               'test_checkpoint test_fuzz test_store',
 )
 
 
@@ -74,7 +78,8 @@ def killer(m, top):
         if run(top, str(Path(sys.executable).parent/'nbdev-test'), str(m.notebook(top))).returncode: return 'notebook'
         tests = [o for t in TESTS[m.module.split('/')[0]].split() if (o := top/'tests'/f'{t}.py').exists()]
         p = run(top, sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', *map(str, tests))
-        return p.returncode and next((l for l in p.stdout.splitlines() if l.startswith(('FAILED', 'ERROR'))), f'status {p.returncode}') or None
+        return p.returncode and next((l for l in p.stdout.splitlines() if l.startswith(('FAILED', 'ERROR'))),
+                                     f'status {p.returncode}') or None
     finally: take_back(m, top)
 
 
@@ -99,7 +104,8 @@ def main():
             try: by = killer(m, top)
             finally: copies.put(top)
             if not by: alive.append(m)
-            bar.write(f"{'killed' if by else 'same' if m.same else 'ALIVE'} {time.monotonic()-began:4.0f} s  {m}  ({by or m.same})", file=sys.stdout)
+            bar.write(f"{'killed' if by else 'same' if m.same else 'ALIVE'} {time.monotonic()-began:4.0f} s  {m}  "
+                      f"({by or m.same})", file=sys.stdout)
             sys.stdout.flush()
             bar.update()
 

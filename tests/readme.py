@@ -1,7 +1,8 @@
 """README.md out of nbs/index.ipynb, with the outputs stored there: python tests/readme.py > README.md
 
-Cells marked `#| hide` are left out, of `#| echo: false` cells only the output is kept, and lines that are directives to nbdev are dropped.
-GitHub shows no picture that is not a file, so that of a cell with `#| label: NAME` and `#| fig-alt: TEXT` is written to nbs/images/NAME.png.
+Cells marked `#| hide` are left out, of `#| echo: false` cells only the output is kept, and lines that are
+directives to nbdev are dropped. GitHub shows no picture that is not a file, so that of a cell with `#| label:
+NAME` and `#| fig-alt: TEXT` is written to nbs/images/NAME.png.
 """
 import base64
 import re

@@ -1,7 +1,8 @@
 """Which modules a resumed run enters, and how often one calls another: python tests/rooms.py [-v]
 
-A small run on this disk is cut short within an epoch, and taken up by a new Learner. While `Checkpoint.before_fit` finds, reads, checks and takes up the run, each call of a
-function of the library counts whose caller, the nearest function of the library above it, stands in another module.
+A small run on this disk is cut short within an epoch, and taken up by a new Learner. While
+`Checkpoint.before_fit` finds, reads, checks and takes up the run, each call of a function of the library counts
+whose caller, the nearest function of the library above it, stands in another module.
 """
 import sys
 import tempfile

@@ -40,7 +40,8 @@ def refused(f, *args, **kwargs):
 def test_sizes_of_a_model(name, bad): assert f'{name} is {bad!r}' in refused(CharRNN, **{'vocab_sz':5, name:bad})
 
 
-@pytest.mark.parametrize('bad', [dict(dropout=1.1), dict(dropout='x'), dict(emb_drop=math.nan), dict(arch=[]), dict(arch='x'), dict(tie='no'), dict(tie='yes'), dict(tie=None), dict(n_layers=1001)])
+@pytest.mark.parametrize('bad', [dict(dropout=1.1), dict(dropout='x'), dict(emb_drop=math.nan), dict(arch=[]),
+                                 dict(arch='x'), dict(tie='no'), dict(tie='yes'), dict(tie=None), dict(n_layers=1001)])
 def test_other_settings_of_a_model(bad): refused(CharRNN, 5, **{'n_hid':8, 'emb_sz':8, **bad})
 
 
@@ -50,8 +51,10 @@ def test_tie_that_is_no_does_not_tie():
     assert m.decoder.weight is m.emb.weight
 
 
-@pytest.mark.parametrize('bad', [dict(n_hid=HUGE), dict(n_hid='8'), dict(tie='no'), dict(seed=-1), dict(seed='x'), dict(seed=2**70), dict(precision=[]), dict(lr=math.nan), dict(lr='x'), dict(wd=-1), dict(clip=math.nan),
-                                 dict(reset_pct=2), dict(arch=5), dict(preset='x'), dict(n_layers=1001), dict(dropout=math.nan)])
+@pytest.mark.parametrize('bad', [dict(n_hid=HUGE), dict(n_hid='8'), dict(tie='no'), dict(seed=-1), dict(seed='x'),
+                                 dict(seed=2**70), dict(precision=[]), dict(lr=math.nan), dict(lr='x'),
+                                 dict(wd=-1), dict(clip=math.nan), dict(reset_pct=2), dict(arch=5), dict(preset='x'),
+                                 dict(n_layers=1001), dict(dropout=math.nan)])
 def test_arguments_of_char_learner(dls, bad): refused(char_learner, dls, **bad)
 
 
@@ -64,7 +67,8 @@ def unchanged(learn, f):
     before = [p.clone() for p in learn.model.parameters()]
     said = refused(f)
     assert learn.steps_done == 0 and all(map(torch.equal, before, learn.model.parameters()))
-    with learn.no_logging(), learn.no_valid(): learn.fit(1, 1e-3)                    # it is as usable as before, from its first batch on
+    # it is as usable as before, from its first batch on
+    with learn.no_logging(), learn.no_valid(): learn.fit(1, 1e-3)
     assert learn.steps_done == len(learn.dls.train)
     return said
 
@@ -73,12 +77,16 @@ def unchanged(learn, f):
 def test_epochs_of_a_fit(learn, bad): assert 'n_epoch is' in unchanged(learn, lambda: learn.fit(bad))
 
 
-@pytest.mark.parametrize('bad', [dict(start_epoch=-1), dict(start_epoch=1.5), dict(start_batch=-3), dict(start_batch='x'), dict(lr=math.nan), dict(lr='x'), dict(lr=-1), dict(wd=math.nan)])
+@pytest.mark.parametrize('bad', [dict(start_epoch=-1), dict(start_epoch=1.5), dict(start_batch=-3),
+                                 dict(start_batch='x'), dict(lr=math.nan), dict(lr='x'), dict(lr=-1), dict(wd=math.nan)])
 def test_start_and_rates_of_a_fit(learn, bad): unchanged(learn, lambda: learn.fit(2, **bad))
 
 
-@pytest.mark.parametrize('bad', [dict(minutes=math.nan), dict(minutes=math.inf), dict(minutes='1'), dict(minutes=0), dict(minutes=-1), dict(n_steps=math.nan), dict(n_steps='5'), dict(n_steps=2.5), dict(n_steps=0), dict(n_steps=HUGE),
-                                 dict(n_steps=5, minutes=1), dict(n_steps=5, lr=math.nan), dict(n_steps=5, start=-1), dict(n_steps=5, start='x'), dict(n_steps=5, start=5)])
+@pytest.mark.parametrize('bad', [dict(minutes=math.nan), dict(minutes=math.inf), dict(minutes='1'), dict(minutes=0),
+                                 dict(minutes=-1), dict(n_steps=math.nan), dict(n_steps='5'), dict(n_steps=2.5),
+                                 dict(n_steps=0), dict(n_steps=HUGE), dict(n_steps=5, minutes=1),
+                                 dict(n_steps=5, lr=math.nan), dict(n_steps=5, start=-1), dict(n_steps=5, start='x'),
+                                 dict(n_steps=5, start=5)])
 def test_length_of_fit_steps(learn, bad): unchanged(learn, lambda: learn.fit_steps(**bad))
 
 
@@ -93,9 +101,13 @@ def test_numbers_of_numpy_and_rates_of_groups_are_taken(learn):
 def test_arguments_of_a_budget(bad): refused(Budget, 5, **bad)
 
 
-@pytest.mark.parametrize('bad', [dict(n=-1), dict(n=1.5), dict(n='5'), dict(n=math.nan), dict(n=None), dict(bs=0), dict(bs=-1), dict(bs='2'), dict(bs=1.5), dict(seed=2**70), dict(seed=-1), dict(seed='x'), dict(seed=1.5),
-                                 dict(temperature=math.nan), dict(temperature=math.inf), dict(temperature='x'), dict(temperature=None), dict(top_k=1.5), dict(top_k='x'), dict(top_k=0), dict(top_p=math.nan), dict(top_p='x'), dict(top_p=0),
-                                 dict(min_p=math.nan), dict(min_p=[]), dict(stop=5), dict(stop=['a', 5]), dict(stop=''), dict(prompt=5), dict(prompt=None), dict(prompt=b'a')])
+@pytest.mark.parametrize('bad', [dict(n=-1), dict(n=1.5), dict(n='5'), dict(n=math.nan), dict(n=None),
+                                 dict(bs=0), dict(bs=-1), dict(bs='2'), dict(bs=1.5), dict(seed=2**70), dict(seed=-1),
+                                 dict(seed='x'), dict(seed=1.5), dict(temperature=math.nan), dict(temperature=math.inf),
+                                 dict(temperature='x'), dict(temperature=None), dict(top_k=1.5),
+                                 dict(top_k='x'), dict(top_k=0), dict(top_p=math.nan), dict(top_p='x'), dict(top_p=0),
+                                 dict(min_p=math.nan), dict(min_p=[]), dict(stop=5), dict(stop=['a', 5]),
+                                 dict(stop=''), dict(prompt=5), dict(prompt=None), dict(prompt=b'a')])
 def test_arguments_of_generate(learn, bad):
     refused(lambda: learn.generate(**{'n':3, **bad}))
     if 'bs' not in bad: refused(lambda: list(learn.stream(**{'n':3, **bad})))
@@ -163,15 +175,18 @@ def test_what_is_no_run_or_no_text(learn, tmp_path, bad):
     if bad is not None: refused(load_run, tmp_path/'r', 'cpu', bad)
 
 
-def test_a_learner_that_is_not_ours_is_refused(dls, tmp_path): refused(save_run, Learner(dls, torch.nn.Linear(1, 1), loss_func=torch.nn.functional.mse_loss), tmp_path/'r')
+def test_a_learner_that_is_not_ours_is_refused(dls, tmp_path):
+    refused(save_run, Learner(dls, torch.nn.Linear(1, 1), loss_func=torch.nn.functional.mse_loss), tmp_path/'r')
 
 
 def test_an_optimiser_that_a_run_does_not_keep_is_named(dls, tmp_path):
-    fitted = char_learner(dls, n_hid=8, opt_func=partial(SGD, mom=.9), loss_func=CrossEntropyLossFlat(), cbs=Checkpoint(tmp_path/'r'))
+    fitted = char_learner(dls, n_hid=8, opt_func=partial(SGD, mom=.9), loss_func=CrossEntropyLossFlat(),
+                          cbs=Checkpoint(tmp_path/'r'))
     with fitted.no_bar(), fitted.no_logging(): fitted.fit(1, 1e-3)
     save_run(fitted, tmp_path/'s')
     for o in 'rs':
-        with pytest.warns(RunWarning, match=r'trained with SGD\(mom=0.9\) and CrossEntropyLossFlat'): load_run(tmp_path/o)
+        with pytest.warns(RunWarning, match=r'trained with SGD\(mom=0.9\) and CrossEntropyLossFlat'):
+            load_run(tmp_path/o)
 
 
 def test_a_preset_optimiser_is_kept(dls, tmp_path):

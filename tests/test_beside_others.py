@@ -45,7 +45,8 @@ def test_two_checkpoints_at_different_places_are_refused(short, tmp_path, same, 
     "One goes on alone"
     a,b = (lambda o=o: Checkpoint(tmp_path/o, steps=3, quiet=True) for o in 'ab')
     for ckpt,n in [(a, 20), (b, 10)][:2-is_new]:
-        with pytest.raises(RuntimeError): small(tmp_path, short, 5).fit(2, 1e-2, cbs=[At('before_step', n, 'error'), ckpt()])
+        with pytest.raises(RuntimeError):
+            small(tmp_path, short, 5).fit(2, 1e-2, cbs=[At('before_step', n, 'error'), ckpt()])
     for both in (a, b),(b, a):
         learn = small(tmp_path, short, 5)
         with pytest.raises(RunError, match='at different places of the same fit.*leave one of them out'):
@@ -87,7 +88,8 @@ def test_an_error_where_a_batch_is_left_out(short, tmp_path, same):
 def test_a_log_that_is_appended_to_keeps_its_bytes(short, tmp_path, before):
     log = tmp_path/'history.csv'
     log.write_bytes(before)
-    with pytest.raises(RuntimeError): fit(small(tmp_path, short, 5), tmp_path, CSVLogger(append=True), At('before_step', 20, 'error'))
+    with pytest.raises(RuntimeError):
+        fit(small(tmp_path, short, 5), tmp_path, CSVLogger(append=True), At('before_step', 20, 'error'))
     assert log.read_bytes().startswith(before)
     fit(small(tmp_path, short, 5), tmp_path, CSVLogger(append=True))
     assert log.read_bytes().startswith(before)

@@ -56,14 +56,18 @@ class Base(Steers):
     rows = {}
 
 class Inherited(Base):
-    def before_step(self): self.rows[self.train_iter % 3] = len(self.rows) + self.rows.get(self.train_iter % 3, 0); self.add(sum(self.rows.values()))
+    def before_step(self):
+        self.rows[self.train_iter % 3] = len(self.rows) + self.rows.get(self.train_iter % 3, 0)
+        self.add(sum(self.rows.values()))
 
 
 class Freezes(Callback):
     "Stops training of one matrix and lets another begin"
     def before_fit(self): self.model.decoder.weight.requires_grad_(False)
     def before_batch(self):
-        if self.training and self.train_iter == 3: self.model.emb.weight.requires_grad_(False); self.model.decoder.weight.requires_grad_(True)
+        if self.training and self.train_iter == 3:
+            self.model.emb.weight.requires_grad_(False)
+            self.model.decoder.weight.requires_grad_(True)
 
 
 class Thaws(Callback):
@@ -122,7 +126,8 @@ CASES = dict(
     argument=Case(cbs=lambda: [Argument(), Argument(3)]),
     of_class=Case(cbs=lambda: [OfClass(), Inherited()]),
     freezes=Case(cbs=lambda: [Freezes()]),
-    thaws=Case(before=lambda learn: learn.freeze(), cbs=lambda: [Thaws()], fit=lambda learn, cbs: learn.fit(3, 1e-2, cbs=cbs)),
+    thaws=Case(before=lambda learn: learn.freeze(), cbs=lambda: [Thaws()],
+               fit=lambda learn, cbs: learn.fit(3, 1e-2, cbs=cbs)),
     careful=Case(cbs=lambda: [Careful()], fit=lambda learn, cbs: learn.fit(3, 1e-2, cbs=cbs)),
     skips=Case(cbs=lambda: [Skips()]),
     anneals=Case(cbs=lambda: [Anneals()], learner=dict(dropout=0.1)),
@@ -149,12 +154,14 @@ def go(name, d, n=None, ckpt=CKPT): kills.train(CASES[name], d, ckpt, [dies(n)] 
 @pytest.mark.parametrize('name', CASES)
 def test_state_of_callbacks_comes_back(clean, tmp_path, name):
     "Killed twice, in the second and the third epoch"
-    def run(d, *args, rc=0, **kwargs): assert clean.start(tmp_path/'log', go, name, tmp_path/d, *args, **kwargs).wait(300) == rc, (tmp_path/'log').read_text()
+    def run(d, *args, rc=0, **kwargs):
+        assert clean.start(tmp_path/'log', go, name, tmp_path/d, *args, **kwargs).wait(300) == rc, (tmp_path/'log').read_text()
     run('alone', ckpt=None)
     for n in 18, 14: run('r', n, rc=-9)
     run('r')
     assert differences(tmp_path/'alone', tmp_path/'r') == []
-    assert RunFolder(tmp_path/'r/run').resumes() == ([20, 36] if name == 'skips' else [16, 28]) # which counts what it leaves out
+    # which counts what it leaves out
+    assert RunFolder(tmp_path/'r/run').resumes() == ([20, 36] if name == 'skips' else [16, 28])
 
 
 # In one process
@@ -194,7 +201,9 @@ def test_an_edited_argument_holds(tmp_path, settled):
     assert look.saw == (5, 5, 9 + 1) and cb.n > 10
 
 
-@pytest.mark.parametrize('order,attrs,event,said', [(2000, dict(n=0), 'after_batch', True), (900, dict(n=0), 'after_batch', False), (2000, {}, 'after_batch', False), (2000, dict(n=0), 'before_fit', False)])
+@pytest.mark.parametrize('order,attrs,event,said',
+                         [(2000, dict(n=0), 'after_batch', True), (900, dict(n=0), 'after_batch', False),
+                          (2000, {}, 'after_batch', False), (2000, dict(n=0), 'before_fit', False)])
 def test_a_callback_that_comes_after_the_checkpoint_is_named(tmp_path, order, attrs, event, said, capsys):
     class Counts(Callback):
         def __init__(self):
@@ -202,7 +211,8 @@ def test_a_callback_that_comes_after_the_checkpoint_is_named(tmp_path, order, at
             self.order = order
     setattr(Counts, event, lambda self: None)
     small(tmp_path).fit(1, cbs=[Counts(), Checkpoint(tmp_path/'r')])
-    sentence = 'What Counts does at the end of a batch comes after the checkpoint of that batch, and is missing in it; give it an order below 1000.'
+    sentence = ('What Counts does at the end of a batch comes after the checkpoint of that batch, and is missing in it; '
+                'give it an order below 1000.')
     assert (sentence in capsys.readouterr().out) == said
 
 
@@ -234,7 +244,8 @@ def test_what_a_callback_sets_on_a_learner_is_named(tmp_path, capsys):
         def after_batch(self):
             if self.training and self.train_iter == 3: self.learn.n_seen,self.learn.reset_pct = 1,.5
         def after_epoch(self): self.dls.train.seq_len = 8
-    small(tmp_path).fit(2, cbs=[Sets(), CSVLogger(tmp_path/'log.csv'), SaveModelCallback(), Checkpoint(tmp_path/'r', steps=4)])
+    small(tmp_path).fit(2, cbs=[Sets(), CSVLogger(tmp_path/'log.csv'), SaveModelCallback(),
+                                Checkpoint(tmp_path/'r', steps=4)])
     said = [o for o in capsys.readouterr().out.splitlines() if 'Not kept' in o]
     assert [o.rpartition(': ')[2] for o in said] == ['learn.reset_pct, learn.n_seen.', 'dls[0].seq_len.']
 
@@ -325,7 +336,8 @@ def test_a_generator_of_a_part_of_a_data_set_goes_on(tmp_path):
     def fit(*cbs, n=None):
         ds = torch.utils.data.Subset(Noisy(), range(32))
         torch.manual_seed(0)
-        learn = Learner(DataLoaders(*[DataLoader(ds, bs=4, num_workers=0)]*2, device='cpu'), nn.Linear(3, 1), loss_func=F.mse_loss)
+        learn = Learner(DataLoaders(*[DataLoader(ds, bs=4, num_workers=0)]*2, device='cpu'), nn.Linear(3, 1),
+                        loss_func=F.mse_loss)
         learn.logger = lambda log: None
         with learn.no_bar(): learn.fit(3, cbs=[*cbs, *([] if n is None else [Dies(n)])])
         return learn
@@ -362,8 +374,10 @@ class Victim(Callback):
     def method(self): pass
 
 
-@pytest.mark.parametrize('attrs', [{'path': '/etc/x'}, {'f': 1}, {'method': 1}, {'before_batch': 1}, {'learn': 1}, {'Victim.method': 1}, {'Victim.__init__': 1}, {'Callback.order': 1}, {'Learner.fit': 1},
-                                   {'Victim.new': 1}, {'__dict__': 1}, {'Victim.order': 1}, {'GetAttr._default': 'x'}, {'object.x': 1}, {'Victim.rows': 'a text'}])
+@pytest.mark.parametrize('attrs', [{'path': '/etc/x'}, {'f': 1}, {'method': 1}, {'before_batch': 1},
+                                   {'learn': 1}, {'Victim.method': 1}, {'Victim.__init__': 1}, {'Callback.order': 1},
+                                   {'Learner.fit': 1}, {'Victim.new': 1}, {'__dict__': 1}, {'Victim.order': 1},
+                                   {'GetAttr._default': 'x'}, {'object.x': 1}, {'Victim.rows': 'a text'}])
 def test_no_file_replaces_more_than_state(tmp_path, attrs):
     "Of a callback: no function, no path, nothing of fastai's classes"
     learn = small(tmp_path)
@@ -384,8 +398,12 @@ class Stop2(Callback):
     def after_fit(self): self.learn.taken = capture(self.learn, (1, 0), Keeper(), Stop2)
 
 
-@pytest.mark.parametrize('module,attrs', [('model.rnns.0.rnn', dict(num_layers=10**9)), ('model.rnns.0.rnn', dict(hidden_size=7)), ('model.rnns.0.rnn', dict(mode='GRU')), ('model', dict(n_hid=1)), ('model', dict(forward=1)),
-                                          ('model', dict(emb=1)), ('model.emb', dict(weight=1)), ('model.drops.0', dict(_parameters=1)), ('model.drops.0', dict(training=False)), ('model.drops.0', dict(new=0.5)), ('model.no', dict(p=0.5))])
+@pytest.mark.parametrize('module,attrs',
+                         [('model.rnns.0.rnn', dict(num_layers=10**9)), ('model.rnns.0.rnn', dict(hidden_size=7)),
+                          ('model.rnns.0.rnn', dict(mode='GRU')), ('model', dict(n_hid=1)), ('model', dict(forward=1)),
+                          ('model', dict(emb=1)), ('model.emb', dict(weight=1)),
+                          ('model.drops.0', dict(_parameters=1)), ('model.drops.0', dict(training=False)),
+                          ('model.drops.0', dict(new=0.5)), ('model.no', dict(p=0.5))])
 def test_no_file_replaces_more_than_settings_of_modules(tmp_path, module, attrs):
     learn = small(tmp_path)
     learn.fit(1, 1e-2, cbs=Stop2())
@@ -396,7 +414,8 @@ def test_no_file_replaces_more_than_settings_of_modules(tmp_path, module, attrs)
     meta['model']['dict'] += ['attrs', as_dict(d)]
     before = [{**vars(o)} for o in learn.model.modules()]
     State(learn, tensors, meta, 'x').restore()
-    for o,b in zip(learn.model.modules(), before): assert vars(o).keys() == b.keys() and all(vars(o)[k] is b[k] for k in b)
+    for o,b in zip(learn.model.modules(), before):
+        assert vars(o).keys() == b.keys() and all(vars(o)[k] is b[k] for k in b)
     meta['model']['dict'][-1] = as_dict({'model.drops.0': dict(p=0.75)})
     State(learn, tensors, meta, 'x').restore()
     assert learn.model.drops[0].p == 0.75
@@ -415,8 +434,10 @@ def alone(tmp_path):
     return without_time((d/'history.csv').read_text())
 
 
-@pytest.mark.parametrize('change', [lambda f, text: f.write_text(text + 'epoch,train_loss\n0,1.5\n'), lambda f, text: f.write_text('somebody,else\n'),
-                                    lambda f, text: f.write_text(text + '1,9.9,9.9,9.9,9.9,9.9,00:00\n')], ids=['appended', 'replaced', 'like ours'])
+@pytest.mark.parametrize('change', [lambda f, text: f.write_text(text + 'epoch,train_loss\n0,1.5\n'),
+                                    lambda f, text: f.write_text('somebody,else\n'),
+                                    lambda f, text: f.write_text(text + '1,9.9,9.9,9.9,9.9,9.9,00:00\n')],
+                         ids=['appended', 'replaced', 'like ours'])
 @pytest.mark.parametrize('append', [False, True])
 def test_lines_of_others_stay(tmp_path, alone, change, append, capsys, settled):
     "A run that goes on leaves them alone, says so once, and has its own log in its folder"
@@ -479,7 +500,8 @@ def test_models_of_every_epoch(tmp_path):
     (tmp_path/'models').mkdir()
     (tmp_path/'models/model_1.pth').write_text('of somebody')
     fit(tmp_path, SaveModelCallback(every_epoch=True))
-    assert (tmp_path/'models/model_1.pth').read_text() == 'of somebody' and sorted(o.name for o in (tmp_path/'r').glob('*.pth')) == ['model_0.pth', 'model_1.pth']
+    assert ((tmp_path/'models/model_1.pth').read_text() == 'of somebody'
+            and sorted(o.name for o in (tmp_path/'r').glob('*.pth')) == ['model_0.pth', 'model_1.pth'])
 
 
 def test_files_of_a_run_are_no_links(tmp_path, settled):
@@ -490,7 +512,8 @@ def test_files_of_a_run_are_no_links(tmp_path, settled):
         (tmp_path/'r'/o).unlink()
         (tmp_path/'r'/o).symlink_to(victim)
     fit(tmp_path, CSVLogger(), best())
-    assert all((tmp_path/f'victim {o}').read_text() == 'mine' and not (tmp_path/'r'/o).is_symlink() for o in ('log-0.csv', 'models.txt'))
+    assert all((tmp_path/f'victim {o}').read_text() == 'mine'
+               and not (tmp_path/'r'/o).is_symlink() for o in ('log-0.csv', 'models.txt'))
 
 
 def test_what_is_not_kept_is_said_when_it_appears(tmp_path, capsys, settled):
@@ -524,7 +547,8 @@ def test_a_state_dict_that_nobody_takes_is_no_state(tmp_path):
         order = 900
         def before_batch(self):
             if self.training and self.train_iter == 9: raise OSError('the end')
-    with pytest.raises(OSError): small(tmp_path).fit(2, 1e-2, cbs=[Gives(), Ends(), Checkpoint(tmp_path/'r', steps=4, quiet=True)])
+    with pytest.raises(OSError):
+        small(tmp_path).fit(2, 1e-2, cbs=[Gives(), Ends(), Checkpoint(tmp_path/'r', steps=4, quiet=True)])
     learn = small(tmp_path)
     learn.fit(2, 1e-2, cbs=[gives := Gives(), Checkpoint(tmp_path/'r', steps=4, quiet=True)])
     assert gives.n == 2*len(learn.dls.train)

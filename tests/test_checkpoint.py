@@ -1,4 +1,5 @@
-"A fit that is killed and resumed by another process: the same batches, losses, weights, optimiser state and text as if nothing had happened"
+"""A fit that is killed and resumed by another process: the same batches, losses, weights, optimiser state and
+text as if nothing had happened"""
 import json
 import os
 import re
@@ -17,7 +18,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fastai.callback.all import (CSVLogger, EarlyStoppingCallback, GradientAccumulation, MixUp, ProgressCallback, ReduceLROnPlateau, SaveModelCallback,
+from fastai.callback.all import (CSVLogger, EarlyStoppingCallback, GradientAccumulation, MixUp, ProgressCallback,
+                                 ReduceLROnPlateau, SaveModelCallback,
                                  ShortEpochCallback, ShowGraphCallback)
 from fastai.callback import core
 from fastai.callback.core import Callback, event
@@ -98,8 +100,10 @@ Pair = namedtuple('Pair', 'a b')
 
 class Odd(Callback):
     "Counts in containers of many kinds; holds things that nobody can keep"
-    def __init__(self): self.ring,self.letters,self.counts,self.rows = deque([1.], maxlen=5),set(),Counter(),defaultdict(list)
-    def before_fit(self): self.me,self.pair,self.file,self.wave = [self],Pair(1, 2),open(os.devnull),torch.ones(2, dtype=torch.complex64)
+    def __init__(self):
+        self.ring,self.letters,self.counts,self.rows = deque([1.], maxlen=5),set(),Counter(),defaultdict(list)
+    def before_fit(self):
+        self.me,self.pair,self.file,self.wave = [self],Pair(1, 2),open(os.devnull),torch.ones(2, dtype=torch.complex64)
     def before_step(self):
         self.shape = self.x.shape
         self.me.append(self.me)
@@ -127,7 +131,8 @@ class Shifting(Callback):
         self.right.append(torch.tensor(n%3))
         self.back = np.arange(4)[::-1]
         self.sums[n%40] += n
-        g = self.best + float(self.size) + sum(self.steps) + self.marks['n'] + sum(self.right).item() + self.parts.sum().item() + sum(self.sums).item() + self.back[0]
+        g = (self.best + float(self.size) + sum(self.steps) + self.marks['n'] + sum(self.right).item()
+             + self.parts.sum().item() + sum(self.sums).item() + self.back[0])
         for p in self.weights: p.grad.add_(1e-5*g)
         if n == 10: self.later = [1, 2]
 
@@ -150,7 +155,9 @@ def train_metrics(learn):
         def reset(self): self.parts = []
         def accumulate(self, learn): self.parts.append(learn.loss.detach()[None])
         @property
-        def value(self): self.parts = torch.cat(self.parts) if isinstance(self.parts, list) else self.parts; return self.parts.mean().item()
+        def value(self):
+            self.parts = torch.cat(self.parts) if isinstance(self.parts, list) else self.parts
+            return self.parts.mean().item()
     learn.metrics = L([*learn.metrics, AvgMetric(lambda x, y: x.sum()), Sum(), Joined()])
     learn.recorder.train_metrics = True
 
@@ -183,7 +190,8 @@ CASES = dict(
     bf16=Case(learner=dict(precision=BF16, dropout=0.2, n_layers=2)),
     reset=Case(learner=dict(reset_pct=0.3)),
     steps=Case(learner=dict(dropout=0.2, reset_pct=0.2), fit=lambda learn, cbs: learn.fit_steps(45, cbs=cbs)),
-    minutes=Case(before=lambda learn: setattr(charrnn_fa.callback.schedule, 'time', Clock()), fit=lambda learn, cbs: learn.fit_steps(minutes=0.455/60, cbs=cbs)),
+    minutes=Case(before=lambda learn: setattr(charrnn_fa.callback.schedule, 'time', Clock()),
+                 fit=lambda learn, cbs: learn.fit_steps(minutes=0.455/60, cbs=cbs)),
     accumulate=Case(cbs=lambda: [GradientAccumulation(12)]),
     best=Case(cbs=lambda: [SaveModelCallback(with_opt=True)], fit=one_cycle(3, 3e-1)),
     accuracy=Case(cbs=lambda: [SaveModelCallback(monitor='accuracy', fname='other')]),
@@ -192,7 +200,8 @@ CASES = dict(
     plateau=Case(cbs=lambda: [ReduceLROnPlateau(patience=1, factor=3, min_delta=0.5)], fit=fit(4)),
     csv=Case(cbs=lambda: [CSVLogger()]),
     append=Case(cbs=lambda: [CSVLogger(append=True)]),
-    several=Case(cbs=lambda: [SaveModelCallback(), EarlyStoppingCallback(patience=2, min_delta=0.3), ReduceLROnPlateau(patience=1, min_delta=0.3), CSVLogger(),
+    several=Case(cbs=lambda: [SaveModelCallback(), EarlyStoppingCallback(patience=2, min_delta=0.3),
+                              ReduceLROnPlateau(patience=1, min_delta=0.3), CSVLogger(),
                               GradientAccumulation(8), Noise()], fit=fit(6), learner=dict(dropout=0.2)),
     noise=Case(cbs=lambda: [Noise()]),
     odd=Case(cbs=lambda: [Odd()]),
@@ -205,7 +214,8 @@ CASES = dict(
     unvalidated=Case(fit=unvalidated),
     ranger=Case(learner=dict(opt_func=ranger)),
     sgdr=Case(fit=lambda learn, cbs: learn.fit_sgdr(2, 1, lr_max=1e-2, cbs=cbs)),
-    pretrained=Case(before=lambda learn: (learn.fit(1, 1e-2), learn.lr_find(num_it=6, show_plot=False)), learner=dict(dropout=0.2)),
+    pretrained=Case(before=lambda learn: (learn.fit(1, 1e-2), learn.lr_find(num_it=6, show_plot=False)),
+                    learner=dict(dropout=0.2)),
     between=Case(fit=lambda learn, cbs: between(learn, cbs), learner=dict(dropout=0.2)),
     tuned=Case(fit=lambda learn, cbs: learn.fine_tune(2, 1e-2, cbs=cbs)),
     further=Case(fit=further, learner=dict(dropout=0.2)),
@@ -219,21 +229,25 @@ CASES = dict(
     metrics=Case(before=train_metrics),
     texts=Case(make=texts, fit=one_cycle(4)),
     late=Case(fit=lambda learn, cbs: learn.start_at(1).fit(3, 1e-2, cbs=cbs), learner=dict(dropout=0.2)),
-    lowered=Case(cbs=lambda: [SaveModelCallback(with_opt=True), ReduceLROnPlateau(patience=1, factor=3, min_delta=0.5)], fit=fit(4)),
+    lowered=Case(cbs=lambda: [SaveModelCallback(with_opt=True), ReduceLROnPlateau(patience=1, factor=3, min_delta=0.5)],
+                 fit=fit(4)),
     mixed=Case(make=plain, cbs=lambda: [MixUp()], fit=fit(3)),
-    two_monitors=Case(cbs=lambda: [SaveModelCallback(monitor='accuracy'), EarlyStoppingCallback(patience=1, min_delta=5.)], fit=fit(4)),
+    two_monitors=Case(cbs=lambda: [SaveModelCallback(monitor='accuracy'), EarlyStoppingCallback(patience=1, min_delta=5.)],
+                      fit=fit(4)),
 )
 
 
 # How it is killed
 
 class At(Callback):
-    "Does something at the `n`-th `event` of a kind that this process sees, while training or validating; what it counts is no attribute, which would come back with the run"
+    """Does something at the `n`-th `event` of a kind that this process sees, while training or validating; what
+    it counts is no attribute, which would come back with the run"""
     def __init__(self, event, n, action, order=900, valid=False):
         self.order,left = order,iter(range(n-1))
         batch = event.split('_')[-1] in ('batch', 'pred', 'loss', 'backward', 'step')
         def hit():
-            if not (batch and self.training == valid) and next(left, None) is None and next(once, None): ACTIONS[action](self.learn)
+            if not (batch and self.training == valid) and next(left, None) is None and next(once, None):
+                ACTIONS[action](self.learn)
         once = iter([True])
         setattr(self, event, hit)
 
@@ -247,8 +261,9 @@ def throw(e): raise e
 def send(*sigs):
     for s in sigs: os.kill(os.getpid(), s)
 
-ACTIONS = dict(die=die, wait=lambda learn: time.sleep(60), int=lambda learn: send(signal.SIGINT), int2=lambda learn: send(signal.SIGINT, signal.SIGINT),
-               term=lambda learn: send(signal.SIGTERM), error=lambda learn: throw(RuntimeError('thrown')), interrupt=lambda learn: throw(KeyboardInterrupt()))
+ACTIONS = dict(die=die, wait=lambda learn: time.sleep(60), int=lambda learn: send(signal.SIGINT),
+               int2=lambda learn: send(signal.SIGINT, signal.SIGINT), term=lambda learn: send(signal.SIGTERM),
+               error=lambda learn: throw(RuntimeError('thrown')), interrupt=lambda learn: throw(KeyboardInterrupt()))
 
 
 def go(name, d, *at, ckpt=CKPT, seed=SEED, threads=None):
@@ -296,7 +311,9 @@ def run(clean, alone, tmp_path):
 
 DIE = ('before_batch', 18, 'die'),('before_batch', 14, 'die') # the second time counted from where the first left off
 
-@pytest.mark.parametrize('name', [o for o in CASES if o not in ('further', 'between', 'tuned', 'plain', 'plain_best', 'append', 'best', 'accuracy', 'short', 'minutes', 'two_monitors', 'plain_bar', 'texts', 'late', 'lowered', 'mixed')])
+@pytest.mark.parametrize('name', [o for o in CASES if o not in (
+    'further', 'between', 'tuned', 'plain', 'plain_best', 'append', 'best', 'accuracy', 'short', 'minutes',
+    'two_monitors', 'plain_bar', 'texts', 'late', 'lowered', 'mixed')])
 def test_killed_twice_and_the_same(run, name):
     "In the middle of the second and of the third epoch"
     for o in DIE: run(name, o, rc=-9)
@@ -305,10 +322,12 @@ def test_killed_twice_and_the_same(run, name):
 
 
 PLACES = { # where, and the step from which the next process goes on
-    'before the run': (('before_fit', 1, 'die'), None), 'at once': (('before_epoch', 1, 'die'), 0), 'before the first save': (('before_batch', 4, 'die'), 0),
-    'in a step': (('after_backward', 21, 'die'), 20), 'end of training': (('after_train', 1, 'die'), 12), 'in validation': (('after_pred', 2, 'die', 900, True), 12),
-    'between epochs': (('after_epoch', 1, 'die', 2000), 12), 'next epoch': (('before_epoch', 2, 'die'), 12), 'first batch': (('after_batch', 15, 'die'), 12),
-    'last step': (('after_batch', 42, 'die', 2000), 40), 'last validation': (('before_validate', 3, 'die'), 40), 'after_fit': (('after_fit', 1, 'die'), 40),
+    'before the run': (('before_fit', 1, 'die'), None), 'at once': (('before_epoch', 1, 'die'), 0),
+    'before the first save': (('before_batch', 4, 'die'), 0), 'in a step': (('after_backward', 21, 'die'), 20),
+    'end of training': (('after_train', 1, 'die'), 12), 'in validation': (('after_pred', 2, 'die', 900, True), 12),
+    'between epochs': (('after_epoch', 1, 'die', 2000), 12), 'next epoch': (('before_epoch', 2, 'die'), 12),
+    'first batch': (('after_batch', 15, 'die'), 12), 'last step': (('after_batch', 42, 'die', 2000), 40),
+    'last validation': (('before_validate', 3, 'die'), 40), 'after_fit': (('after_fit', 1, 'die'), 40),
     'finished': (('after_fit', 1, 'die', 2000), 42)}
 
 @pytest.mark.parametrize('place', PLACES)
@@ -387,7 +406,8 @@ def test_further_fits_under_one_name(run, n):
     run('further', ('before_batch', 28-(n-1)//4*4 + 6, 'die'), rc=-9)
     assert RunFolder(run.d/'run/2').finished and not RunFolder(run.d/'run/3').finished
     run('further').same()
-    assert [RunFolder(run.d/'run'/o).newest()['step'] for o in ('.', '2', '3')] == [14, 28, 14] and not (run.d/'run/4').exists()
+    assert ([RunFolder(run.d/'run'/o).newest()['step'] for o in ('.', '2', '3')] == [14, 28, 14]
+            and not (run.d/'run/4').exists())
     run('further').same()
 
 
@@ -424,10 +444,12 @@ def test_an_optimiser_of_pytorch(short, tmp_path, same):
     def fresh(seed=None): return small(tmp_path, short, seed, opt_func=partial(OptimWrapper, opt=torch.optim.AdamW))
     alone = fresh(5)
     alone.fit_one_cycle(2, 1e-2)
-    with pytest.raises(RuntimeError): fresh(5).fit_one_cycle(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), At('before_batch', 19, 'error')])
+    with pytest.raises(RuntimeError):
+        fresh(5).fit_one_cycle(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), At('before_batch', 19, 'error')])
     again = fresh()
     again.fit_one_cycle(2, 1e-2, cbs=Checkpoint(tmp_path/'r'))
-    assert same(alone, again) and digest(alone.opt.state_dict()) == digest(again.opt.state_dict()) and RunFolder(tmp_path/'r').resumes() == [18]
+    assert (same(alone, again) and digest(alone.opt.state_dict()) == digest(again.opt.state_dict())
+            and RunFolder(tmp_path/'r').resumes() == [18])
 
 
 def test_another_number_of_threads(run):
@@ -499,7 +521,8 @@ def test_an_interrupt_in_another_learner_saves_the_last_epoch(tmp_path, handle):
     learn = plain(tmp_path)
     learn.remove_cbs(learn.progress)
     handle(signal.SIGINT, signal.default_int_handler)
-    with pytest.raises(KeyboardInterrupt), learn.no_logging(): learn.fit(4, 1e-2, cbs=[Checkpoint(tmp_path/'r', minutes=60, quiet=True), Stop()])
+    with pytest.raises(KeyboardInterrupt), learn.no_logging():
+        learn.fit(4, 1e-2, cbs=[Checkpoint(tmp_path/'r', minutes=60, quiet=True), Stop()])
     assert RunFolder(tmp_path/'r').newest()['step'] == 28
 
 
@@ -511,8 +534,10 @@ def test_what_is_not_kept_is_said(short, tmp_path, capsys):
     assert re.search(r'Not kept, .*: Mine\.opened, Mine\._hidden\.$', capsys.readouterr().out, re.M)
 
 
-@pytest.mark.parametrize('change,what', [(lambda l: l.model.register_buffer('wave', torch.zeros(2, dtype=torch.complex64)), 'complex64'),
-                                         (lambda l: l.add_cb(type('Own', (Callback,), dict(state_dict=lambda self: {'g': torch.Generator()}, load_state_dict=lambda self, d: None))()), 'state of Own')])
+@pytest.mark.parametrize('change,what', [
+    (lambda l: l.model.register_buffer('wave', torch.zeros(2, dtype=torch.complex64)), 'complex64'),
+    (lambda l: l.add_cb(type('Own', (Callback,), dict(state_dict=lambda self: {'g': torch.Generator()},
+                                                      load_state_dict=lambda self, d: None))()), 'state of Own')])
 def test_what_cannot_be_kept_is_told_at_once(tmp_path, change, what):
     learn = plain(tmp_path)
     learn.remove_cbs(learn.progress)
@@ -521,7 +546,8 @@ def test_what_cannot_be_kept_is_told_at_once(tmp_path, change, what):
     assert not (tmp_path/'r').exists() and not charrnn_fa.run.folder.Lock.held
 
 
-@pytest.mark.parametrize('args', [dict(where=None), dict(where=3), dict(minutes=None), dict(minutes=-1), dict(steps=0), dict(keep=1), dict(keep=None)])
+@pytest.mark.parametrize('args', [dict(where=None), dict(where=3), dict(minutes=None), dict(minutes=-1),
+                                  dict(steps=0), dict(keep=1), dict(keep=None)])
 def test_mistakes_in_arguments(args):
     with pytest.raises(CharRNNError): Checkpoint(**{'where': 'r', **args})
 
@@ -529,11 +555,13 @@ def test_mistakes_in_arguments(args):
 def test_results_are_numbers(short, tmp_path):
     "Whatever they give instead, no step is trained twice"
     for given in {'a': 'text'}, {'a': float('nan')}, {'a': np.zeros(2)}, None:
-        with pytest.raises((CharRNNError, AttributeError)): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', results=lambda learn: given, quiet=True))
+        with pytest.raises((CharRNNError, AttributeError)):
+            small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', results=lambda learn: given, quiet=True))
         m = RunFolder(tmp_path/'r').newest()
         assert m['step'] == 14 and not m['finished'] and not charrnn_fa.run.folder.Lock.held
     seen = At('before_batch', 1, 'error')
-    small(tmp_path, short, 5).fit(1, 1e-2, cbs=[Checkpoint(tmp_path/'r', results=lambda learn: {'a': np.float32(2), 'b': torch.tensor(3), 'c': 4}, quiet=True), seen])
+    small(tmp_path, short, 5).fit(1, 1e-2, cbs=[
+        Checkpoint(tmp_path/'r', results=lambda learn: {'a': np.float32(2), 'b': torch.tensor(3), 'c': 4}, quiet=True), seen])
     assert RunFolder(tmp_path/'r').newest()['results'] == dict(a=2, b=3, c=4) and RunFolder(tmp_path/'r').finished
 
 
@@ -586,7 +614,8 @@ def test_two_checkpoints_of_one_fit(short, tmp_path):
 
 def test_a_log_that_others_have_written_on_stays(short, tmp_path):
     "The finished run is called again: its lines are there, those after them too"
-    again = lambda: small(tmp_path, short, 5).fit(1, 1e-2, cbs=[CSVLogger(append=True), Checkpoint(tmp_path/'r', quiet=True)])
+    again = lambda: small(tmp_path, short, 5).fit(
+        1, 1e-2, cbs=[CSVLogger(append=True), Checkpoint(tmp_path/'r', quiet=True)])
     again()
     log = tmp_path/'history.csv'
     log.write_text(both := log.read_text() + 'another fit,1,2\n')
@@ -613,13 +642,16 @@ def test_files_that_are_not_ours_stay(short, tmp_path):
         d = tmp_path/o.replace('.', '')
         d.mkdir()
         (d/o).write_text('mine')
-        with pytest.raises(RunError, match='holds other things'): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(d, quiet=True))
+        with pytest.raises(RunError, match='holds other things'):
+            small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(d, quiet=True))
         assert (d/o).read_text() == 'mine'
     d = tmp_path/'left'
     d.mkdir()
-    for o in 'text-0123456789abcdef.safetensors', 'step-00000000-01234567.safetensors', '.run.json.01234567', '.lock': (d/o).write_text('half')
+    for o in 'text-0123456789abcdef.safetensors', 'step-00000000-01234567.safetensors', '.run.json.01234567', '.lock':
+        (d/o).write_text('half')
     small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(d, quiet=True))
-    assert len(os.listdir(d)) == 7 and RunFolder(d).finished                          # settings, text, owner, lock, log, a checkpoint of two files
+    # settings, text, owner, lock, log, a checkpoint of two files
+    assert len(os.listdir(d)) == 7 and RunFolder(d).finished
 
 
 def test_copies_by_hard_links_stay_whole(short, tmp_path):
@@ -641,11 +673,13 @@ def test_two_threads_of_one_process(short, tmp_path):
     go = threading.Event()
     class Wait(Callback):
         def before_batch(self): go.wait(20)
-    one = threading.Thread(target=lambda: small(tmp_path, short, 5).fit(1, 1e-2, cbs=[Checkpoint(tmp_path/'r', quiet=True), Wait()]))
+    one = threading.Thread(target=lambda: small(tmp_path, short, 5).fit(
+        1, 1e-2, cbs=[Checkpoint(tmp_path/'r', quiet=True), Wait()]))
     one.start()
     while not RunFolder.is_run(tmp_path/'r') or not charrnn_fa.run.folder.Lock.held: time.sleep(0.01)
     try:
-        with pytest.raises(RunError, match='Another thread'): small(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
+        with pytest.raises(RunError, match='Another thread'):
+            small(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
     finally:
         go.set()
         one.join()
@@ -654,11 +688,13 @@ def test_two_threads_of_one_process(short, tmp_path):
 
 def test_warnings_that_are_errors(short, tmp_path, monkeypatch, capsys, settled):
     "Training does not die of a checkpoint, even then"
-    monkeypatch.setattr(charrnn_fa.checkpoint.writer, 'rotate', lambda *args, **kwargs: throw(PermissionError(1, 'Operation not permitted')))
+    monkeypatch.setattr(charrnn_fa.checkpoint.writer, 'rotate',
+                        lambda *args, **kwargs: throw(PermissionError(1, 'Operation not permitted')))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         small(tmp_path, short, 5).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4))
-    assert capsys.readouterr().out.count('Operation not permitted') == 1 and len(RunFolder(tmp_path/'r').checkpoints()) > 3 and RunFolder(tmp_path/'r').finished
+    assert (capsys.readouterr().out.count('Operation not permitted') == 1
+            and len(RunFolder(tmp_path/'r').checkpoints()) > 3 and RunFolder(tmp_path/'r').finished)
 
 
 def test_a_log_that_kills_do_not_cut_short(run):
@@ -668,7 +704,8 @@ def test_a_log_that_kills_do_not_cut_short(run):
     times,said = zip(*(o.split('  ', 1) for o in (run.d/'run/log.txt').read_text().splitlines()))
     times = [time.strptime(o, '%Y-%m-%d %H:%M:%S') for o in times]
     assert times == sorted(times)
-    assert [o.split('   ')[0] for o in said if o.startswith('epoch ')] == ['epoch 1 of 3', 'epoch 2 of 3', 'epoch 2 of 3', 'epoch 3 of 3']
+    assert [o.split('   ')[0] for o in said if o.startswith('epoch ')] == ['epoch 1 of 3', 'epoch 2 of 3',
+                                                                           'epoch 2 of 3', 'epoch 3 of 3']
     others = [o for o in said if not o.startswith(('epoch ', 'step '))]
     want = 'A new run', 'goes on after step 16', 'goes on after step 28', 'finished after 42 steps'
     assert all(w in o for w,o in zip(want, others, strict=True)), others
@@ -679,7 +716,8 @@ def test_a_log_that_cannot_be_written_stops_nothing(short, tmp_path, same):
     alone = small(tmp_path, short, 5)
     alone.fit(2, 1e-2)
     first = small(tmp_path, short, 5)
-    with pytest.raises(KeyboardInterrupt): first.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), At('before_batch', 6, 'interrupt')])
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), At('before_batch', 6, 'interrupt')])
     log = tmp_path/'r/log.txt'
     log.unlink()
     log.symlink_to('/dev/full')
@@ -688,7 +726,8 @@ def test_a_log_that_cannot_be_written_stops_nothing(short, tmp_path, same):
     again.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4, quiet=True))
     assert same(alone, again) and RunFolder(tmp_path/'r').finished
     log.unlink()
-    with pytest.raises(RunError): small(tmp_path, short, 6).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4, quiet=True))
+    with pytest.raises(RunError):
+        small(tmp_path, short, 6).fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=4, quiet=True))
     assert not log.exists()
 
 
@@ -700,12 +739,15 @@ def test_a_folder_that_somebody_removes_stops_nothing(short, tmp_path, same):
                 shutil.rmtree(tmp_path/'r')
     alone,learn = small(tmp_path, short, 5),small(tmp_path, short, 5)
     alone.fit(2, 1e-2)
-    with pytest.warns(RunWarning, match='could not be written'): learn.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), Remove()])
+    with pytest.warns(RunWarning, match='could not be written'):
+        learn.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), Remove()])
     assert same(alone, learn) and not (tmp_path/'r').exists()
 
 
 @pytest.mark.usefixtures('strace')
-@pytest.mark.parametrize('error,calls', [*((o, ('openat', 'write', 'fsync', 'rename', 'close')) for o in ('EIO', 'ENOSPC')), ('EDQUOT', ['write'])]) # the last two are one to the library
+# the last two are one to the library
+@pytest.mark.parametrize('error,calls', [*((o, ('openat', 'write', 'fsync', 'rename', 'close')) for o in ('EIO', 'ENOSPC')),
+                                         ('EDQUOT', ['write'])])
 def test_an_error_in_every_call_of_a_save(clean, tmp_path, error, calls):
     "The local disk fails once, at each call in turn: what has a manifest has its data, nothing is left about, and the end is there"
     top,n = tmp_path,0
@@ -716,7 +758,8 @@ def test_an_error_in_every_call_of_a_save(clean, tmp_path, error, calls):
     for call,i,rc,hit in inject.at_every_call(one, action=f'error={error}', syscalls=calls, gate=True):
         run,n = RunFolder(top/'d/run'),n+hit
         whole = [m for m in run.checkpoints() if run.read(m)]
-        assert rc == 0 and len(whole) >= 2 and not run.damaged and not [o for o in run.names() if o.startswith('.step')], (call, i, rc)
+        assert (rc == 0 and len(whole) >= 2 and not run.damaged
+                and not [o for o in run.names() if o.startswith('.step')]), (call, i, rc)
         assert len([o for o in run.names() if o.startswith('step')]) == 2*len(whole), (call, i)
         shutil.rmtree(top/'d')
     assert n > 2*len(calls)
@@ -736,13 +779,16 @@ def test_precision_is_that_of_the_run(short, tmp_path, same, capsys):
     "Whatever the Learner that goes on was made with"
     alone = small(tmp_path, short, 5, precision='bf16')
     alone.fit(2, 1e-2)
-    with pytest.raises(RuntimeError): small(tmp_path, short, 5, precision='bf16').fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), At('before_batch', 11, 'error')])
+    with pytest.raises(RuntimeError):
+        small(tmp_path, short, 5, precision='bf16').fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True),
+                                                                      At('before_batch', 11, 'error')])
     learn = small(tmp_path, short, precision='fp32')
     learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r'))
     assert learn.precision == 'bf16' and same(alone, learn) and 'No longer exact' not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('name,now,said', [('versions', lambda: dict(charrnn_fa='0.0', torch='1.0'), 'torch .* -> 1.0'), ('_cpu', lambda: 'Abacus', 'processor .* -> Abacus')])
+@pytest.mark.parametrize('name,now,said', [('versions', lambda: dict(charrnn_fa='0.0', torch='1.0'), 'torch .* -> 1.0'),
+                                           ('_cpu', lambda: 'Abacus', 'processor .* -> Abacus')])
 def test_what_is_no_longer_exact_is_listed(begun, monkeypatch, capsys, name, now, said):
     "Other versions, another processor: the run goes on all the same"
     monkeypatch.setattr(charrnn_fa.checkpoint.capture, name, now)
@@ -767,7 +813,8 @@ def short(text): return text[:1000]
 def begun(short, tmp_path):
     "A run of two epochs that ended in an error at step 10, and a function that tries to go on with it"
     d = tmp_path/'r'
-    with pytest.raises(RuntimeError): small(d, short, 5).fit(2, 1e-2, cbs=[Checkpoint(d, steps=4, quiet=True), At('before_batch', 11, 'error')])
+    with pytest.raises(RuntimeError):
+        small(d, short, 5).fit(2, 1e-2, cbs=[Checkpoint(d, steps=4, quiet=True), At('before_batch', 11, 'error')])
     def _try(text=short, seed=None, n_epoch=2, lr=1e-2, wd=None, cbs=None, fit='fit', ckpt={}, **kwargs):
         learn = small(d, text, seed, **kwargs)
         getattr(learn, fit)(n_epoch, lr, wd=wd, cbs=[*(cbs or []), Checkpoint(d, **ckpt)])
@@ -779,16 +826,21 @@ def begun(short, tmp_path):
 class Other(CharLoss): pass
 
 CHANGES = {
-    'the text': dict(text='one byte'), 'the vocabulary': dict(text='a letter'), 'n_hid 16 -> 12': dict(n_hid=12), 'n_layers 1 -> 2': dict(n_layers=2),
-    'arch lstm -> gru': dict(arch='gru'), 'bs 4 -> 5': dict(bs=5), 'seq_len 16 -> 8': dict(seq_len=8), 'n_epoch 2 -> 3': dict(n_epoch=3),
-    r'lr \[0.01\S* 0.01\S* 0.01\] -> \[0.02': dict(lr=2e-2), 'the schedule of lr': dict(fit='fit_one_cycle'), r'wd .*0.5': dict(wd=0.5),
-    'dropout 0.2 -> 0.3': dict(dropout=0.3), 'clip': dict(clip=0.1), 'seed 5 -> 6': dict(seed=6), 'opt muon -> adamw': dict(opt_func=AdamW), 'loss CharLoss -> Other': dict(loss_func=Other()), 'muon_ratio': dict(opt_func=partial(Muon, muon_ratio=3.)),
+    'the text': dict(text='one byte'), 'the vocabulary': dict(text='a letter'), 'n_hid 16 -> 12': dict(n_hid=12),
+    'n_layers 1 -> 2': dict(n_layers=2), 'arch lstm -> gru': dict(arch='gru'),
+    'bs 4 -> 5': dict(bs=5), 'seq_len 16 -> 8': dict(seq_len=8), 'n_epoch 2 -> 3': dict(n_epoch=3),
+    r'lr \[0.01\S* 0.01\S* 0.01\] -> \[0.02': dict(lr=2e-2), 'the schedule of lr': dict(fit='fit_one_cycle'),
+    r'wd .*0.5': dict(wd=0.5), 'dropout 0.2 -> 0.3': dict(dropout=0.3),
+    'clip': dict(clip=0.1), 'seed 5 -> 6': dict(seed=6), 'opt muon -> adamw': dict(opt_func=AdamW),
+    'loss CharLoss -> Other': dict(loss_func=Other()), 'muon_ratio': dict(opt_func=partial(Muon, muon_ratio=3.)),
     'GradientAccumulation none -> ': dict(cbs=[GradientAccumulation(8)])}
 
 @pytest.mark.parametrize('what', CHANGES)
 def test_changes_are_refused_by_name(begun, short, what):
     kwargs = dict(CHANGES[what])
-    if 'text' in kwargs: kwargs['text'] = {'one byte': short[:500] + ('e' if short[500] != 'e' else 'a') + short[501:], 'a letter': short + 'ß'*9}[kwargs['text']]
+    if 'text' in kwargs:
+        kwargs['text'] = {'one byte': short[:500] + ('e' if short[500] != 'e' else 'a') + short[501:],
+                          'a letter': short + 'ß'*9}[kwargs['text']]
     before = {o.name: o.read_bytes() for o in begun.d.iterdir()}
     with pytest.raises(RunError, match=f'other settings.*{what}.*allow_changes=True'): begun(**kwargs)
     assert {o.name: o.read_bytes() for o in begun.d.iterdir()} == before
@@ -796,14 +848,16 @@ def test_changes_are_refused_by_name(begun, short, what):
     begun() # as it was begun
 
 
-@pytest.mark.parametrize('what', ['the text', 'bs 4 -> 5', 'seq_len 16 -> 8', 'n_epoch 2 -> 3', 'lr', 'wd .*0.5', 'dropout 0.2 -> 0.3', 'the schedule of lr',
+@pytest.mark.parametrize('what', ['the text', 'bs 4 -> 5', 'seq_len 16 -> 8', 'n_epoch 2 -> 3', 'lr', 'wd .*0.5',
+                                  'dropout 0.2 -> 0.3', 'the schedule of lr',
                                   'GradientAccumulation none -> ', 'seed 5 -> 6'])
 def test_changes_that_are_allowed(begun, short, what, capsys):
     kwargs = dict(next(v for k,v in CHANGES.items() if k.startswith(what)))
     if 'text' in kwargs: kwargs['text'] = short[:500] + ('e' if short[500] != 'e' else 'a') + short[501:]
     learn = begun(**kwargs, ckpt=dict(allow_changes=True))
     assert re.search(f'goes on with these.*{what}', capsys.readouterr().out)
-    assert len(learn.recorder.lrs) == len(learn.recorder.losses) == learn.n_epoch*len(learn.dls.train) or 'bs' in kwargs or 'seq_len' in kwargs
+    assert (len(learn.recorder.lrs) == len(learn.recorder.losses) == learn.n_epoch*len(learn.dls.train)
+            or 'bs' in kwargs or 'seq_len' in kwargs)
     if 'lr' in kwargs: assert learn.recorder.lrs[9] == 1e-2 and learn.recorder.lrs[10:] == [2e-2]*18
     if 'wd' in kwargs: assert {h['wd'] for h in learn.opt.hypers} == {0.5}
 
@@ -825,10 +879,12 @@ def test_from_a_gpu_to_a_cpu(short, tmp_path, monkeypatch, capsys):
         return ts,m
     with monkeypatch.context() as patch:
         patch.setattr(charrnn_fa.checkpoint.callback, 'capture', capture)
-        patch.setattr(charrnn_fa.checkpoint.capture, 'rng_state', lambda: dict(rng(), cuda=[torch.ones(16, dtype=torch.uint8)]*2))
+        patch.setattr(charrnn_fa.checkpoint.capture, 'rng_state',
+                      lambda: dict(rng(), cuda=[torch.ones(16, dtype=torch.uint8)]*2))
         learn = small(tmp_path, short, 5)
         learn.scaler = torch.amp.GradScaler('cpu', enabled=False)
-        with pytest.raises(RuntimeError): learn.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4), At('before_batch', 11, 'error')])
+        with pytest.raises(RuntimeError):
+            learn.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4), At('before_batch', 11, 'error')])
     learn = small(tmp_path, short)
     learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r'))
     said = next(l for l in capsys.readouterr().out.splitlines() if l.startswith('No longer exact'))
@@ -844,7 +900,9 @@ def interrupted(name, d, *at, step=0, ckpt=CKPT):
     d.mkdir()
     set_generators(SEED)
     learn,case = kills.learner(CASES[name], d, SEED),CASES[name]
-    try: case.fit(learn, [kills.Seen(d/'batches'), *case.cbs(), *(At(*o) for o in at), Checkpoint(d/'run', quiet=True, **ckpt)])
+    try:
+        case.fit(learn, [kills.Seen(d/'batches'), *case.cbs(), *(At(*o) for o in at),
+                         Checkpoint(d/'run', quiet=True, **ckpt)])
     except KeyboardInterrupt: print('interrupted')
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers and not charrnn_fa.run.folder.Lock.held
     assert newest_step(d/'run') == step, newest_step(d/'run')
@@ -854,8 +912,9 @@ def interrupted(name, d, *at, step=0, ckpt=CKPT):
     leave(learn, d)
 
 
-@pytest.mark.parametrize('at,step', [(('before_batch', 19, 'int'), 19), (('after_batch', 19, 'int', 1), 19), (('before_batch', 19, 'int2'), 16),
-                                     (('after_pred', 1, 'int', 0, True), 14), (('after_epoch', 1, 'int'), 15), (('before_fit', 1, 'int', 2000), 1),
+@pytest.mark.parametrize('at,step', [(('before_batch', 19, 'int'), 19), (('after_batch', 19, 'int', 1), 19),
+                                     (('before_batch', 19, 'int2'), 16), (('after_pred', 1, 'int', 0, True), 14),
+                                     (('after_epoch', 1, 'int'), 15), (('before_fit', 1, 'int', 2000), 1),
                                      (('after_epoch', 3, 'int'), 42), (('after_fit', 1, 'int'), 42)])
 def test_ctrl_c(run, at, step):
     "Saved, raised, usable, and the same call goes on; a second one stops at once"
@@ -869,7 +928,8 @@ def test_ctrl_c_in_another_learner(run):
     run.same()
 
 
-@pytest.mark.parametrize('at,step', [(('before_batch', 19, 'term'), 19), (('after_pred', 1, 'term', 0, True), 14), (('after_epoch', 3, 'term'), 42), (('after_fit', 1, 'term'), 42)])
+@pytest.mark.parametrize('at,step', [(('before_batch', 19, 'term'), 19), (('after_pred', 1, 'term', 0, True), 14),
+                                     (('after_epoch', 3, 'term'), 42), (('after_fit', 1, 'term'), 42)])
 def test_sigterm(run, at, step):
     "Saved, then the process ends as it would have"
     run('lstm', at, rc=-signal.SIGTERM, ckpt=dict(steps=1000))
@@ -946,15 +1006,21 @@ def test_an_error_in_any_event(short, tmp_path, same, reference, action, order):
         if 'cancel' in o:
             class Cancel(Callback):
                 def __init__(self): setattr(self, 'before_epoch' if kind == 'fit' else f'before_{kind}', self._cancel)
-                def _cancel(self): raise getattr(core, f"Cancel{dict(validate='Valid').get(kind, kind.title())}Exception")
+                def _cancel(self):
+                    raise getattr(core, f"Cancel{dict(validate='Valid').get(kind, kind.title())}Exception")
             cbs = [Cancel()]
         learn = small(d, short, 5, dropout=0.2)
         logger,n_cbs = learn.logger,len(learn.cbs)
         n = 10 if o.endswith(('_batch', '_pred', '_loss', '_backward', '_step')) and 'cancel' not in o else 1
-        with pytest.raises(error): learn.fit(2, 1e-2, cbs=[At(o, n, action, order), *cbs, CSVLogger(), Checkpoint(d/'run', steps=4, quiet=True)])
-        why = [w for w,wrong in dict(lock=charrnn_fa.run.folder.Lock.held, handlers=[signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] != handlers,
-                                     logger=learn.logger is not logger, callbacks=len(learn.cbs) != n_cbs, grads=any(p.grad is not None for p in learn.model.parameters()),
-                                     finished=RunFolder.is_run(d/'run') and RunFolder(d/'run').finished != (o == 'after_fit' and order == 2000)).items() if wrong]
+        with pytest.raises(error):
+            learn.fit(2, 1e-2, cbs=[At(o, n, action, order), *cbs, CSVLogger(), Checkpoint(d/'run', steps=4, quiet=True)])
+        why = [w for w,wrong in dict(lock=charrnn_fa.run.folder.Lock.held,
+                                     handlers=[signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] != handlers,
+                                     logger=learn.logger is not logger, callbacks=len(learn.cbs) != n_cbs,
+                                     grads=any(p.grad is not None for p in learn.model.parameters()),
+                                     finished=RunFolder.is_run(d/'run')
+                                     and RunFolder(d/'run').finished != (o == 'after_fit' and order == 2000)).items()
+               if wrong]
         learn.fit(1, 1e-3)
         if len(learn.recorder.losses) != 14: why.append('fit')
         again = small(d, short, None if RunFolder.is_run(d/'run') else 5, dropout=0.2)
@@ -976,8 +1042,10 @@ def test_an_error_in_another_learner(tmp_path, o, order):
         at = At(o, 20 if 'batch' in o else 1, 'error', order)
         hit = getattr(at, o)
         with pytest.raises(RuntimeError): learn.fit(3, 1e-2, cbs=[at, Checkpoint(tmp_path/'r', steps=1, quiet=True)])
-        assert not charrnn_fa.run.folder.Lock.held and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
-        assert not {'_with_events', '_call_one'} & set(vars(learn)) and getattr(at, o) is hit and ('before_fit' in vars(at)) == (o == 'before_fit')
+        assert (not charrnn_fa.run.folder.Lock.held
+                and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers)
+        assert (not {'_with_events', '_call_one'} & set(vars(learn)) and getattr(at, o) is hit
+                and ('before_fit' in vars(at)) == (o == 'before_fit'))
         learn.fit(1, 1e-2)
         learn.fit(3, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
     assert RunFolder(tmp_path/'r').finished and len(learn.recorder.values) == 3
@@ -989,7 +1057,8 @@ def test_no_wait_at_the_end(short, tmp_path):
     assert all(RunFolder(tmp_path/f'r{i}').finished for i in range(5))
 
 
-@pytest.mark.parametrize('bad', [dict(minutes=-1), dict(minutes=True), dict(steps=0), dict(keep=1), dict(keep=None), dict(max_mb='x'), dict(max_mb=-1), dict(wait=-1), dict(wait=None),
+@pytest.mark.parametrize('bad', [dict(minutes=-1), dict(minutes=True), dict(steps=0), dict(keep=1), dict(keep=None),
+                                 dict(max_mb='x'), dict(max_mb=-1), dict(wait=-1), dict(wait=None),
                                  dict(minutes=float('nan')), dict(minutes=None)])
 def test_arguments_that_make_no_sense(tmp_path, bad):
     with pytest.raises(CharRNNError, match=next(iter(bad))): Checkpoint(tmp_path, **bad)
@@ -1004,7 +1073,8 @@ def test_arguments_that_nobody_takes(tmp_path):
 
 @pytest.mark.parametrize('where', ['x'*300, 'a\0b'])
 def test_names_that_no_folder_can_have(short, tmp_path, where):
-    with pytest.raises(CharRNNError, match='cannot be (made|reached)|null'): small(tmp_path, short, 5).fit(1, cbs=Checkpoint(tmp_path/where, quiet=True))
+    with pytest.raises(CharRNNError, match='cannot be (made|reached)|null'):
+        small(tmp_path, short, 5).fit(1, cbs=Checkpoint(tmp_path/where, quiet=True))
 
 
 def test_names_that_are_none():
@@ -1014,7 +1084,8 @@ def test_names_that_are_none():
 def test_no_room_for_copies_on_this_machine(short, tmp_path, monkeypatch):
     (tmp_path/'file').touch()
     monkeypatch.setenv('CHARRNN_HOME', str(tmp_path/'file/home'))
-    with pytest.raises(RunError, match='let CHARRNN_HOME name one'): small(tmp_path, short, 5).fit(1, cbs=Checkpoint('memory://no-room/r', quiet=True))
+    with pytest.raises(RunError, match='let CHARRNN_HOME name one'):
+        small(tmp_path, short, 5).fit(1, cbs=Checkpoint('memory://no-room/r', quiet=True))
 
 
 def test_the_class_instead_of_a_callback(short, tmp_path):
@@ -1036,7 +1107,8 @@ def test_what_was_loaded_is_not_kept_in_memory(short, tmp_path, make):
     held = []
     class Look(Callback):
         order = 2000
-        def before_batch(self): held.append((self.checkpoint.state, self.checkpoint.found.state, self.checkpoint.found.after))
+        def before_batch(self):
+            held.append((self.checkpoint.state, self.checkpoint.found.state, self.checkpoint.found.after))
     def fit(n, lr, *cbs):
         learn = make(tmp_path, short)
         learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
@@ -1062,8 +1134,10 @@ def test_a_checkpoint_that_cannot_be_taken_does_not_stop_training(short, tmp_pat
         if len(n) in (2, 3, 4): raise ValueError('nothing doing')
         return real(*args)
     monkeypatch.setattr(charrnn_fa.checkpoint.callback, 'capture', capture)
-    with pytest.warns(RunWarning, match='nothing doing.*training goes on') as w: learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=10, quiet=True))
-    assert len(learn.recorder.losses) == 28 and RunFolder(tmp_path/'r').finished and sum(issubclass(o.category, RunWarning) for o in w) == 1
+    with pytest.warns(RunWarning, match='nothing doing.*training goes on') as w:
+        learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=10, quiet=True))
+    assert (len(learn.recorder.losses) == 28 and RunFolder(tmp_path/'r').finished
+            and sum(issubclass(o.category, RunWarning) for o in w) == 1)
 
 
 def test_the_same_trouble_is_told_each_time(tmp_path, monkeypatch):
@@ -1094,7 +1168,8 @@ def test_a_finished_run_trains_nothing(short, tmp_path, same, capsys):
     a.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r'))
     b,seen = small(tmp_path, short),At('before_batch', 1, 'error')
     b.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r'), seen])
-    assert same(a, b) and a.recorder.values == b.recorder.values and digest(a.recorder.losses) == digest(b.recorder.losses) and b.steps_done == 28
+    assert (same(a, b) and a.recorder.values == b.recorder.values
+            and digest(a.recorder.losses) == digest(b.recorder.losses) and b.steps_done == 28)
     assert a.generate('The', n=50, seed=2) == b.generate('The', n=50, seed=2)
     assert 'nothing is trained' in capsys.readouterr().out
 
@@ -1134,7 +1209,8 @@ def test_two_processes_and_the_children_of_a_dead_one(run):
 
 def test_lists_that_move_are_kept_as_they_are():
     "Only one that has grown is taken from the last time"
-    for change in (lambda v: (v.pop(0), v.append(v[3]*2)), lambda v: v.__setitem__(7, v[0]), lambda v: v.append(v[4]+1), lambda v: v.clear(), lambda v: v.insert(3, v[2]+1)):
+    for change in (lambda v: (v.pop(0), v.append(v[3]*2)), lambda v: v.__setitem__(7, v[0]),
+                   lambda v: v.append(v[4]+1), lambda v: v.clear(), lambda v: v.insert(3, v[2]+1)):
         for make in float, lambda o: torch.as_tensor(o, dtype=torch.float64):
             k,v = Keeper(),[make(i/3) for i in range(50)]
             k.json(v, 'v')
@@ -1151,9 +1227,11 @@ def charrnn(*args): sys.exit(main(list(map(str, args))))
 
 def test_the_command(clean, tmp_path):
     "A real process for SIGKILL, forks for the others"
-    def args(d): return 'train', 'count', '--run', tmp_path/d, '--steps', 500, '--save-steps', 10, '--seed', 3, '--quiet', *TINY
+    def args(d):
+        return 'train', 'count', '--run', tmp_path/d, '--steps', 500, '--save-steps', 10, '--seed', 3, '--quiet', *TINY
     def fork(*args): return clean.start(tmp_path/'log', charrnn, *args)
-    p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', *map(str, args('r'))], stdout=subprocess.DEVNULL, stderr=open(tmp_path/'log', 'w'))
+    p = subprocess.Popen([sys.executable, '-m', 'charrnn_fa', *map(str, args('r'))], stdout=subprocess.DEVNULL,
+                         stderr=open(tmp_path/'log', 'w'))
     for sig,status in (signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, -15):
         first = newest_step(tmp_path/'r') or 0
         while (newest_step(tmp_path/'r') or 0) < first+20:
@@ -1169,16 +1247,20 @@ def test_the_command(clean, tmp_path):
         infos.append(json.loads((tmp_path/f'{o}.json').read_text()))
     assert infos[0]['weights_sha256'] == infos[1]['weights_sha256'] and infos[0]['step'] == infos[1]['step'] == 500
     assert len(infos[0]['resumes']) == 3 and infos[0]['resumes'] == sorted(infos[0]['resumes']) and infos[1]['resumes'] == []
-    assert clean.run(tmp_path/'log', charrnn, *args('r')) == 0 and 'is finished after 500 steps' in (tmp_path/'log').read_text()
+    assert (clean.run(tmp_path/'log', charrnn, *args('r')) == 0
+            and 'is finished after 500 steps' in (tmp_path/'log').read_text())
 
 
 # At random, and at every call
 
 def test_random_kills_and_every_call_of_a_save():
-    p = subprocess.run([sys.executable, kills.__file__, '--forks', '20', '--fresh', '0', '--long', '0', '--machines', '0'], capture_output=True, text=True, timeout=3600)
+    p = subprocess.run([sys.executable, kills.__file__, '--forks', '20', '--fresh', '0', '--long', '0', '--machines', '0'],
+                       capture_output=True, text=True, timeout=3600)
     assert p.returncode == 0, p.stdout + p.stderr
-    rows = {l[:20].strip(): [int(o) for o in re.findall(r' ([\d,]+)', l[20:])] for l in p.stdout.splitlines() if l.startswith(('forks', 'every'))}
-    for kind,(n,_,_,further,runs,lost,differ) in rows.items(): assert n >= 20 and runs and lost == differ == 0 and (further or kind.endswith('fi')), p.stdout
+    rows = {l[:20].strip(): [int(o) for o in re.findall(r' ([\d,]+)', l[20:])] for l in p.stdout.splitlines()
+            if l.startswith(('forks', 'every'))}
+    for kind,(n,_,_,further,runs,lost,differ) in rows.items():
+        assert n >= 20 and runs and lost == differ == 0 and (further or kind.endswith('fi')), p.stdout
     assert set(rows) == {'forks'} | (set() if inject.missing() else {'every call of a save', 'every call of the fi'})
 
 
@@ -1186,7 +1268,9 @@ def test_a_first_manifest_that_was_cut_short_stops_no_other_machine(tmp_path):
     "A machine was killed while it wrote its first manifest, before the settings, to a store whose files can be cut short"
     d,alone = tmp_path/'run',tmp_path/'alone'
     (d/'there').mkdir(parents=True)
-    for name,size in ('step-00000000-0123abcd.safetensors', 99), ('step-00000000-0123abcd.json', 0): (d/'there'/name).write_bytes(bytes(size))
-    assert kills.Child(lambda: kills.on_machine('lstm', d, 'b', 900), tmp_path/'log').wait(300) == 0, (tmp_path/'log').read_text()
+    for name,size in ('step-00000000-0123abcd.safetensors', 99), ('step-00000000-0123abcd.json', 0):
+        (d/'there'/name).write_bytes(bytes(size))
+    assert kills.Child(lambda: kills.on_machine('lstm', d, 'b', 900),
+                       tmp_path/'log').wait(300) == 0, (tmp_path/'log').read_text()
     assert kills.Child(lambda: kills.train(CASES['lstm'], alone), tmp_path/'log').wait(300) == 0
     assert kills.differences(alone, d) == []

@@ -83,7 +83,8 @@ def test_sample(call, run):
 def test_info(call, run):
     d = json.loads(call('info', run, '--json')[1])
     assert {'step', 'epoch', 'finished', 'resumes', 'weights_sha256', 'n_params', 'vocab_size', 'checkpoints'} <= set(d)
-    assert d['step'] == 150 and d['finished'] and d['vocab_size'] == 3 and d['resumes'] == [] and [c['step'] for c in d['checkpoints']] == [150]
+    assert (d['step'] == 150 and d['finished'] and d['vocab_size'] == 3 and d['resumes'] == []
+            and [c['step'] for c in d['checkpoints']] == [150])
     assert 'finished after 150 steps' in call('info', run)[1]
 
 
@@ -103,11 +104,15 @@ def test_unfinished_run_goes_on_by_itself(call, tmp_path, home):
     status,out,_ = call('train', 'count', '--run', d, '--json', '--quiet')
     assert status == 0 and json.loads(out)['steps'] == 200
     assert call(*args, '--run', tmp_path/'alone')[0] == 0
-    assert json.loads(call('info', d, '--json')[1])['weights_sha256'] == json.loads(call('info', tmp_path/'alone', '--json')[1])['weights_sha256']
+    assert (json.loads(call('info', d, '--json')[1])['weights_sha256']
+            == json.loads(call('info', tmp_path/'alone', '--json')[1])['weights_sha256'])
 
 
-@pytest.mark.parametrize('args,said', [(['--epochs', 8], 'epochs 4'), (['--valid-pct', 0.2], 'valid_pct 0.1'), (['--precision', 'bf16'], 'precision fp32'), (['--preset', 't4-hour'], 'preset cpu-minute'),
-                                       (['--from', '{run}'], 'no from'), (['--encoding', 'latin-1'], 'encoding utf-8'), (['--minutes', 3], 'no minutes'), (['--steps', 9], 'no steps'), (['--n-hid', 9], 'n_hid 16')])
+@pytest.mark.parametrize('args,said',
+                         [(['--epochs', 8], 'epochs 4'), (['--valid-pct', 0.2], 'valid_pct 0.1'),
+                          (['--precision', 'bf16'], 'precision fp32'), (['--preset', 't4-hour'], 'preset cpu-minute'),
+                          (['--from', '{run}'], 'no from'), (['--encoding', 'latin-1'], 'encoding utf-8'),
+                          (['--minutes', 3], 'no minutes'), (['--steps', 9], 'no steps'), (['--n-hid', 9], 'n_hid 16')])
 def test_settings_of_an_unfinished_run_are_not_ignored(call, begun, run, args, said):
     status,out,err = call('train', begun.text, '--run', begun.d, *(str(o).format(run=run) for o in args))
     assert status == 1 and out == '' and err.count('\n') == 1 and f'was begun with {said};' in err
@@ -121,7 +126,8 @@ def test_the_end_is_not_on_the_mount(call, tmp_path, home, how):
         (drive.backing/'MyDrive').mkdir()
         d = drive.mountpoint/'MyDrive/r'
         assert call('train', 'count', '--run', d, '--steps', 30, '--quiet', *TINY)[0] == 0
-        for o in d.glob('step-00000030-*' if how == 'missing' else 'step-00000030-*.safetensors'): o.unlink() if how == 'missing' else os.truncate(o, 0)
+        for o in d.glob('step-00000030-*' if how == 'missing' else 'step-00000030-*.safetensors'):
+            o.unlink() if how == 'missing' else os.truncate(o, 0)
         status,out,err = call('train', 'count', '--run', d, '--quiet', '--json')
         assert status == 0 and json.loads(out)['steps'] == 30 and json.loads(out)['finished'], err
         (c,*_) = json.loads(call('info', d, '--json')[1])['checkpoints']
@@ -135,7 +141,8 @@ def begun(tmp_path_factory):
     d = tmp_path_factory.mktemp('begun')
     (d/'t.txt').write_text('abcd'*100)
     from charrnn_fa.cli import main
-    assert main(list(map(str, ['train', d/'t.txt', '--run', d/'r', '--epochs', 4, '--save-steps', 5, '--quiet', '--precision', 'fp32', *TINY]))) == 0
+    assert main(list(map(str, ['train', d/'t.txt', '--run', d/'r', '--epochs', 4, '--save-steps', 5,
+                               '--quiet', '--precision', 'fp32', *TINY]))) == 0
     last = max((d/'r').glob('step-*.json'))
     last.unlink()                                                                    # as if killed before the end
     return SimpleNamespace(d=d/'r', text=d/'t.txt')
@@ -145,7 +152,8 @@ def test_an_unfinished_run_from_python(call, make, tmp_path):
     "The command line does not know what it was to become"
     class Stop(Callback):
         def after_batch(self): raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): make(n_hid=8, emb_sz=8, head_sz=0).fit(2, 1e-2, cbs=[Stop(), Checkpoint(tmp_path/'r', quiet=True)])
+    with pytest.raises(KeyboardInterrupt):
+        make(n_hid=8, emb_sz=8, head_sz=0).fit(2, 1e-2, cbs=[Stop(), Checkpoint(tmp_path/'r', quiet=True)])
     code,out,err = call('train', '--run', tmp_path/'r')
     assert code == 1 and 'begun in Python' in err and len(err.splitlines()) == 1
 
@@ -179,10 +187,12 @@ def test_text_that_has_changed_is_refused(call, begun, tmp_path):
 
 
 def in_terminal(args, until, columns=100):
-    "Run the command in a terminal, with an interrupt as soon as it has shown the texts of `until` in this order: the exit status and the lines that are left to be read"
+    """Run the command in a terminal, with an interrupt as soon as it has shown the texts of `until` in this
+    order: the exit status and the lines that are left to be read"""
     fcntl,pty,termios = (pytest.importorskip(o) for o in ('fcntl', 'pty', 'termios'))
     ours,theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 24, columns, 0, 0))       # without a width tqdm shows nothing
+    # without a width tqdm shows nothing
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 24, columns, 0, 0))
     pid = command(*args, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     out,seen,until = b'',0,[o.encode() for o in until]
@@ -214,7 +224,8 @@ def overwritten(line):
 
 def test_nothing_is_said_in_the_line_of_the_bar(tmp_path):
     "What a run says at its beginning, a line with its sample, and what an interrupt says: each above a bar that stands"
-    status,lines = in_terminal(['train', 'count', '--run', tmp_path/'r', '--steps', 6000, '--seed', 1, *TINY], until=['step/s', ' left\r\n', 'step/s', 'step/s'])
+    status,lines = in_terminal(['train', 'count', '--run', tmp_path/'r', '--steps', 6000, '--seed', 1, *TINY],
+                               until=['step/s', ' left\r\n', 'step/s', 'step/s'])
     assert status == 130
     n_samples = (len(lines)-6)//3 # each of a line with the loss, one with the text, and an empty one
     said = ['18,000 characters to train on', 'lstm with', 'A new run, kept in ', *['step ', '    ', '']*n_samples,
@@ -248,7 +259,8 @@ def test_a_run_on_a_mount(call, run, tmp_path):
         drive.control(uncommitted=0)
         assert states() == {'uploaded'}
         (data,) = [o for o in d.glob('step-*.safetensors') if '00000000' not in o.name[:13]]
-        data.rename(data.with_stem(f'{data.stem} (1)'))                                 # as Drive may do; what it has is not asked for by another name
+        # as Drive may do; what it has is not asked for by another name
+        data.rename(data.with_stem(f'{data.stem} (1)'))
         assert 'mounted' in states()
         drive.control(uncommitted=True)
         (d/'owner-000009-01234567-0.json').touch()
@@ -263,7 +275,8 @@ def test_a_run_on_a_mount(call, run, tmp_path):
 
 def test_from_another_run_with_more_symbols(call, run, tmp_path):
     (tmp_path/'t.txt').write_text('abc012'*200)
-    status,out,err = call('train', tmp_path/'t.txt', '--run', tmp_path/'r', '--from', run, '--steps', 20, '--quiet', '--bs', 4, '--seq-len', 16)
+    status,out,err = call('train', tmp_path/'t.txt', '--run', tmp_path/'r', '--from', run, '--steps', 20,
+                          '--quiet', '--bs', 4, '--seq-len', 16)
     assert status == 0, err
     assert json.loads(call('info', tmp_path/'r', '--json')[1])['vocab_size'] == 6
     status,_,err = call('train', tmp_path/'t.txt', '--run', tmp_path/'q', '--from', run, '--n-hid', 99)
@@ -290,9 +303,11 @@ def test_long_text_goes_on_too(call, tmp_path, monkeypatch):
     monkeypatch.setattr(runs.Run, 'save', lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     assert call('train', 'count', '--run', d, '--steps', 5, '--quiet', *TINY)[0] == 130
     monkeypatch.setattr(runs.Run, 'save', real)
-    assert not (d/'run.json').exists()                                               # interrupted before there was anything to go on from
+    # interrupted before there was anything to go on from
+    assert not (d/'run.json').exists()
     assert call('train', 'count', '--run', d, '--steps', 22, '--save-steps', 4, '--quiet', *TINY)[0] == 0
-    next(d.glob('step-00000022-*.json')).unlink()                                                                 # as if killed before the end
+    # as if killed before the end
+    next(d.glob('step-00000022-*.json')).unlink()
     step = json.loads(call('info', d, '--json')[1])['step']
     assert 0 < step < 22 and step%4 == 0
     assert call('train', 'count', '--run', d, '--quiet')[0] == 0
@@ -302,14 +317,16 @@ def test_long_text_goes_on_too(call, tmp_path, monkeypatch):
 
 def test_diverged_run_is_an_error(call, tmp_path):
     "Each step multiplies the weights by 1 - lr*wd, -9999 at the top: after 30 of them single precision is left far behind"
-    status,out,err = call('train', 'count', '--run', tmp_path/'r', '--steps', 30, '--lr', 100, '--wd', 100, '--opt', 'adamw', '--clip', 0, '--arch', 'rnn', '--quiet', '--json', *TINY)
+    status,out,err = call('train', 'count', '--run', tmp_path/'r', '--steps', 30, '--lr', 100, '--wd', 100,
+                          '--opt', 'adamw', '--clip', 0, '--arch', 'rnn', '--quiet', '--json', *TINY)
     assert status == 1 and out == ''
     assert 'The loss is nan' in err and 'lower --lr' in err
 
 
 def test_output_that_lacks_letters(run, tmp_path, text):
     (tmp_path/'t.txt').write_text('äöü漢 '*100, encoding='utf-8')
-    p = subprocess.run([sys.executable, '-m', 'charrnn_fa', 'train', str(tmp_path/'t.txt'), '--run', str(tmp_path/'r'), '--steps', '10', *TINY], capture_output=True,
+    p = subprocess.run([sys.executable, '-m', 'charrnn_fa', 'train', str(tmp_path/'t.txt'), '--run', str(tmp_path/'r'),
+                        '--steps', '10', *TINY], capture_output=True,
                        env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
     assert p.returncode == 0, p.stderr
 
@@ -383,7 +400,8 @@ def test_damaged_run(call, tmp_path, run, part):
     shutil.copytree(run, d)
     file = d/'run.json' if part == 'run.json' else next(d.glob(f'step-*.{part}'))
     b = bytearray(file.read_bytes())
-    i = next(i for i in range(len(b)//2, len(b)) if part == 'safetensors' or chr(b[i]).isalpha())      # the last digit of a number may say nothing
+    # the last digit of a number may say nothing
+    i = next(i for i in range(len(b)//2, len(b)) if part == 'safetensors' or chr(b[i]).isalpha())
     b[i] ^= 1
     file.write_bytes(b)
     for args in ['sample', d], ['eval', d, '--json'], ['info', d], ['train', 'count', '--run', d]:
@@ -404,9 +422,11 @@ def test_as_a_process(run):
         exe = os.path.join(os.path.dirname(sys.executable), cmd[0]) if cmd == ['charrnn'] else cmd[0]
         p = subprocess.run([exe, *cmd[1:], 'info', run, '--json'], capture_output=True, text=True)
         assert p.returncode == 0 and json.loads(p.stdout)['step'] == 150 and p.stderr == ''
-    p = subprocess.run(f'{sys.executable} -m charrnn_fa sample {run} -n 3000 | head -c 5', shell=True, capture_output=True, text=True)
+    p = subprocess.run(f'{sys.executable} -m charrnn_fa sample {run} -n 3000 | head -c 5', shell=True,
+                       capture_output=True, text=True)
     assert len(p.stdout) == 5 and 'Traceback' not in p.stderr
-    p = subprocess.run([sys.executable, '-m', 'charrnn_fa', 'sample', run, '--prompt', 'ä'], capture_output=True, text=True)
+    p = subprocess.run([sys.executable, '-m', 'charrnn_fa', 'sample', run, '--prompt', 'ä'],
+                       capture_output=True, text=True)
     assert p.returncode == 1 and 'Traceback' not in p.stderr
 
 
@@ -430,7 +450,8 @@ def test_a_run_that_went_astray_is_found_as_it_is(call, tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_training(call, tmp_path):
     "At once, with options and not with code, and the same line again says so at once"
-    line = 'train', 'count', '--run', tmp_path/'r', '--steps', 5000, '--lr', 100, '--wd', 100, '--opt', 'adamw', '--clip', 0, '--arch', 'rnn', '--seed', 1, '--quiet', *TINY
+    line = ('train', 'count', '--run', tmp_path/'r', '--steps', 5000, '--lr', 100, '--wd', 100, '--opt', 'adamw',
+            '--clip', 0, '--arch', 'rnn', '--seed', 1, '--quiet', *TINY)
     status,out,err = call(*line)
     assert status == 1 and 'goes on after' not in out and 'no finite numbers any more' in out and 'The loss is nan' in err
     assert json.loads(call('info', tmp_path/'r', '--json')[1])['step'] < 100

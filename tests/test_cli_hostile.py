@@ -91,7 +91,8 @@ def test_a_long_text_is_found_from_any_folder(call, long_run, tmp_path, monkeypa
     (tmp_path/'elsewhere').mkdir()
     monkeypatch.chdir(tmp_path/'elsewhere')
     measured = json.loads(call('eval', long_run, '--json')[1])
-    assert measured == json.loads(call('eval', long_run, '--corpus', tmp_path/'t.txt', '--json')[1]) and measured['n_chars'] == 399
+    assert (measured == json.loads(call('eval', long_run, '--corpus', tmp_path/'t.txt', '--json')[1])
+            and measured['n_chars'] == 399)
     assert json.loads(call('eval', long_run, '--whole', '--json')[1])['n_chars'] == 3999
     assert call('train', '--run', long_run, '--quiet')[0] == 0
     (tmp_path/'t.txt').write_text(pseudo_text()[::-1])
@@ -147,7 +148,8 @@ def run(tmp_path_factory):
     return d
 
 
-@pytest.mark.parametrize('args', [['--seed', 99], ['--n-hid', 17], ['--steps', 21], ['--minutes', 1], ['--epochs', 1], ['--lr', .5], ['--valid-pct', .3], ['--preset', 't4-hour'], ['--from', 'q']])
+@pytest.mark.parametrize('args', [['--seed', 99], ['--n-hid', 17], ['--steps', 21], ['--minutes', 1], ['--epochs', 1],
+                                  ['--lr', .5], ['--valid-pct', .3], ['--preset', 't4-hour'], ['--from', 'q']])
 def test_other_settings_for_a_finished_run_are_refused(call, run, args):
     status,out,err = call('train', 'count', '--run', run, '--json', *args)
     assert status == 1 and out == '' and 'was begun with' in one_sentence(err) and '--from' in err
@@ -167,7 +169,8 @@ def test_a_reader_that_leaves_does_not_stop_a_training(call, tmp_path, more):
     "The reading end is closed before the first line"
     r,w = os.pipe()
     os.close(r)
-    p = subprocess.run([*COMMAND, 'train', 'count', '--run', tmp_path/'r', '--steps', '40', *TINY, *more], stdout=w, stderr=subprocess.PIPE, text=True)
+    p = subprocess.run([*COMMAND, 'train', 'count', '--run', tmp_path/'r', '--steps', '40', *TINY, *more], stdout=w,
+                       stderr=subprocess.PIPE, text=True)
     os.close(w)
     d = json.loads(call('info', tmp_path/'r', '--json')[1])
     assert d['finished'] and d['step'] == 40
@@ -181,7 +184,8 @@ def test_a_reader_that_leaves_does_not_stop_a_training(call, tmp_path, more):
 def test_a_full_disk_behind_the_output_does_not_stop_a_training(call, tmp_path, where):
     with open('/dev/full', 'w') as full:
         streams = {o: full if where in (o, 'both') else subprocess.PIPE for o in ('stdout', 'stderr')}
-        p = subprocess.run([*COMMAND, 'train', 'count', '--run', tmp_path/'r', '--steps', '40', *TINY], **streams, text=True)
+        p = subprocess.run([*COMMAND, 'train', 'count', '--run', tmp_path/'r', '--steps', '40', *TINY],
+                           **streams, text=True)
     d = json.loads(call('info', tmp_path/'r', '--json')[1])
     assert d['finished'] and d['step'] == 40
     if where == 'stdout': assert p.returncode == 1 and 'No space left' in one_sentence(p.stderr)
@@ -189,7 +193,8 @@ def test_a_full_disk_behind_the_output_does_not_stop_a_training(call, tmp_path, 
 
 
 def test_a_sample_that_nobody_reads_ends(run):
-    p = subprocess.run(f'{sys.executable} -m charrnn_fa sample {run} -n 1000000000 | head -c 5', shell=True, capture_output=True, text=True, timeout=120)
+    p = subprocess.run(f'{sys.executable} -m charrnn_fa sample {run} -n 1000000000 | head -c 5', shell=True,
+                       capture_output=True, text=True, timeout=120)
     assert len(p.stdout) == 5 and p.stderr == ''
 
 
@@ -199,7 +204,8 @@ from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
 from charrnn_fa.callback.progress import ProgressLines
 from fastai.callback.progress import ProgressCallback
-learn = char_learner(CharDataLoaders.from_corpus('count', bs=8, seq_len=16, seed=1, device='cpu'), n_hid=16, emb_sz=8, head_sz=0, precision='fp32')
+learn = char_learner(CharDataLoaders.from_corpus('count', bs=8, seq_len=16, seed=1, device='cpu'), \
+n_hid=16, emb_sz=8, head_sz=0, precision='fp32')
 if 'bare' in sys.argv: learn.remove_cbs(ProgressCallback)
 if 'lines' in sys.argv: learn.remove_cbs(ProgressCallback).add_cb(ProgressLines(0))
 learn.fit(2, 1e-2)
@@ -258,7 +264,8 @@ def evil(tmp_path_factory):
     return d
 
 
-@pytest.mark.parametrize('command', ['info {d}/r', 'sample {d}/r -n 300 --temperature 9 --seed 1', 'train --run {d}/new {d}/t.txt --steps 10', 'eval {d}/r --corpus {d}/t.txt'])
+@pytest.mark.parametrize('command', ['info {d}/r', 'sample {d}/r -n 300 --temperature 9 --seed 1',
+                                     'train --run {d}/new {d}/t.txt --steps 10', 'eval {d}/r --corpus {d}/t.txt'])
 def test_a_terminal_gets_nothing_that_it_would_obey(evil, tmp_path, command):
     command = command.format(d=evil)
     if 'train' in command: command = command.replace(f'{evil}/new', str(tmp_path/'new')) + ' ' + ' '.join(TINY)
@@ -305,16 +312,20 @@ def test_secrets_of_a_url_are_neither_kept_nor_said(call, server, home, tmp_path
     url = server.url.replace('//', '//me:hunter2@') + '/t.txt?sig=s3cret'
     said = call('train', url, '--run', tmp_path/'r', '--steps', 10, '--quiet', *TINY)
     assert said[0] == 0
-    said += call('info', tmp_path/'r') + call('train', 'count', '--run', tmp_path/'r') + call('train', 'count', '--run', 's3://me:hunter2@b/r?sig=s3cret')
+    said += (call('info', tmp_path/'r') + call('train', 'count', '--run', tmp_path/'r')
+             + call('train', 'count', '--run', 's3://me:hunter2@b/r?sig=s3cret'))
     kept = b''.join(o.read_bytes() for o in (tmp_path/'r').iterdir())
     for secret in 'hunter2', 's3cret': assert secret not in str(said) and secret.encode() not in kept
     assert f'{server.url}/t.txt' in call('info', tmp_path/'r')[1]
 
 
-@pytest.mark.parametrize('bad', [dict(corpus=5), dict(corpus=None), dict(encoding=[]), dict(n_steps='x'), dict(n_steps=-1), dict(n_steps=True), dict(minutes='1', n_steps=None), dict(epochs={}), dict(preset=7), {'from': 3}, dict(valid_pct=7)])
+@pytest.mark.parametrize('bad', [dict(corpus=5), dict(corpus=None), dict(encoding=[]), dict(n_steps='x'),
+                                 dict(n_steps=-1), dict(n_steps=True), dict(minutes='1', n_steps=None),
+                                 dict(epochs={}), dict(preset=7), {'from': 3}, dict(valid_pct=7)])
 def test_other_kinds_in_the_info_of_a_run(call, long_run, tmp_path, bad):
     with_settings(long_run, lambda s: s['info'].update(bad))
-    for args in ['train', '--run', long_run], ['train', tmp_path/'t.txt', '--run', long_run, '--quiet'], ['eval', long_run], ['eval', long_run, '--corpus', tmp_path/'t.txt'], ['info', long_run]:
+    for args in (['train', '--run', long_run], ['train', tmp_path/'t.txt', '--run', long_run, '--quiet'],
+                 ['eval', long_run], ['eval', long_run, '--corpus', tmp_path/'t.txt'], ['info', long_run]):
         status,_,err = call(*args)
         if status: one_sentence(err)
 
@@ -352,7 +363,8 @@ def test_other_kinds_in_the_info_of_a_run(call, long_run, tmp_path, bad):
 def test_values_that_cannot_be_get_one_sentence(call, tmp_path, run, args, says):
     (tmp_path/'t.txt').write_text(pseudo_text())
     status,out,err = call(*args.format(d=tmp_path, run=run).split(' '))
-    assert status not in (0, None) and out.count('\n') <= 2 and says in one_sentence(err) and 'unknown=' not in err and not (tmp_path/'new').exists()
+    assert (status not in (0, None) and out.count('\n') <= 2 and says in one_sentence(err) and 'unknown=' not in err
+            and not (tmp_path/'new').exists())
 
 
 def test_a_number_of_many_windows_is_one_window(call, run):

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from charrnn_fa import colab
-from charrnn_fa.colab import ColabError, call_with_deadline, drive_mounted, has_frontend, mount_drive, mount_type, on_colab, runtime, runtime_line, secret
+from charrnn_fa.colab import (ColabError, call_with_deadline, drive_mounted, has_frontend, mount_drive, mount_type,
+                              on_colab, runtime, runtime_line, secret)
 from charrnn_fa.store.mount import parse_mounts
 
 TOKEN = 'ya29.do-not-show'
@@ -47,7 +48,8 @@ class FakeColab(types.ModuleType):
     "`google.colab` with the real signatures; `asked` is what it was asked for"
     def __init__(self, mount=None, get=None):
         super().__init__('google.colab')
-        self.asked,self.drive,self.userdata = [],types.SimpleNamespace(mount=self._mount),types.SimpleNamespace(get=self._get)
+        self.asked,self.drive,self.userdata = ([],types.SimpleNamespace(mount=self._mount),
+                                               types.SimpleNamespace(get=self._get))
         self.on_mount,self.on_get = mount,get
     def _mount(self, mountpoint, force_remount=False, timeout_ms=120000, readonly=False):
         assert ' ' not in mountpoint and not force_remount and not readonly and timeout_ms >= 1000
@@ -175,7 +177,8 @@ def test_deadline_in_another_thread():
 
 
 def test_a_call_given_up_does_not_hold_up_the_end():
-    code = 'import threading, time; from charrnn_fa.colab import *; t = threading.Thread(target=lambda: call_with_deadline(time.sleep, 0.1, 60)); t.start(); t.join(); print("end")'
+    code = ('import threading, time; from charrnn_fa.colab import *; t = threading.Thread(target=lambda: '
+            'call_with_deadline(time.sleep, 0.1, 60)); t.start(); t.join(); print("end")')
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=50)
     assert r.returncode == 0 and 'TimeoutError' in r.stderr and r.stdout == 'end\n'
 
@@ -194,8 +197,10 @@ def test_without_alarms(monkeypatch):
 def in_namespace(code, *args):
     "Run `code` as root in a mount namespace of its own, or skip"
     if sys.platform != 'linux' or os.geteuid() != 0: pytest.skip('mounting needs root on Linux')
-    if not shutil.which('unshare') or subprocess.run(['unshare', '-m', 'true'], capture_output=True).returncode: pytest.skip('no mount namespaces here')
-    r = subprocess.run(['unshare', '-m', sys.executable, '-c', textwrap.dedent(code), *args], capture_output=True, text=True, timeout=100)
+    if not shutil.which('unshare') or subprocess.run(['unshare', '-m', 'true'], capture_output=True).returncode:
+        pytest.skip('no mount namespaces here')
+    r = subprocess.run(['unshare', '-m', sys.executable, '-c', textwrap.dedent(code), *args], capture_output=True,
+                       text=True, timeout=100)
     assert r.returncode == 0, r.stdout + r.stderr
 
 
@@ -217,13 +222,14 @@ def test_a_real_mount_on_an_odd_path(tmp_path):
 
 def test_drive_that_hangs_dies_and_is_covered(tmp_path, fuse):
     "A FUSE mount whose server never answers, then is gone; looking at the list is never held up"
-    in_namespace(r'''
+    in_namespace('''
         import ctypes, os, subprocess, sys, time
         from charrnn_fa.colab import drive_mounted, mount_drive, mount_type
         at = sys.argv[1]+'/my drive'
         os.mkdir(at)
         fd,libc = os.open('/dev/fuse', os.O_RDWR),ctypes.CDLL(None, use_errno=True)
-        assert libc.mount(b'drive', os.fsencode(at), b'fuse.drive', 0, f'fd={fd},rootmode=40000,user_id=0,group_id=0'.encode()) == 0, os.strerror(ctypes.get_errno())
+        assert libc.mount(b'drive', os.fsencode(at), b'fuse.drive', 0, \
+f'fd={fd},rootmode=40000,user_id=0,group_id=0'.encode()) == 0, os.strerror(ctypes.get_errno())
         t0 = time.monotonic()
         assert drive_mounted(at) and drive_mounted(at+'/') and not drive_mounted(at+'/MyDrive')
         assert str(mount_drive(at)) == at+'/MyDrive'                       # hangs not, asks not
@@ -359,7 +365,8 @@ def test_threads_do_not_ask(fake, tmp_path):
 ], ids=_id)
 def test_secret_not_given(fake, monkeypatch, capfd, error, remedy, optional):
     monkeypatch.delenv('A_KEY', raising=False)
-    monkeypatch.setattr(colab, 'call_with_deadline', lambda f, seconds, *args: call_with_deadline(f, min(seconds, 0.2), *args))
+    monkeypatch.setattr(colab, 'call_with_deadline',
+                        lambda f, seconds, *args: call_with_deadline(f, min(seconds, 0.2), *args))
     m = fake(get=error)
     assert remedy in refused(secret, 'A_KEY')
     if optional: assert secret('A_KEY', None) is None and secret('A_KEY', default='d') == 'd'
@@ -402,12 +409,14 @@ def test_secret_elsewhere(nowhere, monkeypatch):
 def test_runtime():
     d = runtime()
     assert d['cores'] >= 1 and d['disk_free'] > 0 and d['ram'] > 2**28 and d['precision'] in ('fp32', 'bf16', 'fp16')
-    assert re.fullmatch(r'(Not )?Colab: .+ \(.*(fp32|bf16|fp16)\), \d+ cores?, [\d.]+ GB RAM, \d+ GB disk free, Python 3\S+, torch \S+, fastai \S+', runtime_line())
+    assert re.fullmatch(r'(Not )?Colab: .+ \(.*(fp32|bf16|fp16)\), \d+ cores?, [\d.]+ GB RAM, \d+ GB disk free, '
+                        r'Python 3\S+, torch \S+, fastai \S+', runtime_line())
 
 
 def test_runtime_with_a_t4(monkeypatch):
     t4 = types.SimpleNamespace(name='Tesla T4', total_memory=15_828_320_256, major=7, minor=5)
-    for k,v in dict(is_available=lambda: True, current_device=lambda: 0, get_device_properties=lambda _: t4, get_device_capability=lambda _: (7, 5)).items():
+    for k,v in dict(is_available=lambda: True, current_device=lambda: 0, get_device_properties=lambda _: t4,
+                    get_device_capability=lambda _: (7, 5)).items():
         monkeypatch.setattr(torch.cuda, k, v)
     monkeypatch.setattr(colab, 'on_colab', lambda: True)
     monkeypatch.setitem(sys.modules, 'psutil', None)

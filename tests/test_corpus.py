@@ -93,7 +93,8 @@ def test_broken_connection_is_not_a_file(server, home):
         handler.end_headers()
         handler.wfile.write(BODY[:500])
     server.answers['/a.txt'] = short
-    with pytest.raises(CorpusError, match='before the file was whole'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='before the file was whole'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
 
 
 def send(handler, status, body, **headers):
@@ -120,7 +121,8 @@ def test_compressed_transfer(server, home):
 def test_compressed_transfer_cut_short(server, home, end):
     "Content-Length is that of what was sent, so only the stream itself tells that its end is missing"
     server.answers['/a.txt'] = lambda h: send(h, 200, gzip.compress(BODY)[:end], Content_Encoding='gzip')
-    with pytest.raises(CorpusError, match='empty file.*browser' if end == 0 else 'cut short or damaged.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='empty file.*browser' if end == 0 else 'cut short or damaged.*browser'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
     assert len(server.asked) == 3 and list(home.iterdir()) == []
 
 
@@ -128,11 +130,13 @@ def test_damaged_compressed_transfer(server, home):
     packed = bytearray(gzip.compress(BODY))
     packed[20] ^= 255
     server.answers['/a.txt'] = lambda h: send(h, 200, bytes(packed), Content_Encoding='gzip')
-    with pytest.raises(CorpusError, match='cut short or damaged.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='cut short or damaged.*browser'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
 
 
 def test_cut_short_once(server, home):
-    server.answers['/a.txt'] = lambda h: send(h, 200, gzip.compress(BODY)[:40 if len(server.asked) == 1 else None], Content_Encoding='gzip')
+    server.answers['/a.txt'] = lambda h: send(h, 200, gzip.compress(BODY)[:40 if len(server.asked) == 1 else None],
+                                              Content_Encoding='gzip')
     assert load_corpus(f'{server.url}/a.txt', progress=False) == BODY.decode()
     assert len(server.asked) == 2
 
@@ -140,7 +144,8 @@ def test_cut_short_once(server, home):
 @pytest.mark.parametrize('status', [206, 201, 202, 203, 226, 300, 304])
 def test_only_200_is_the_whole_file(server, home, status):
     server.answers['/a.txt'] = (status, BODY[:500])
-    with pytest.raises(CorpusError, match=f'answered {status}.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match=f'answered {status}.*browser'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
     assert len(server.asked) == 3 and list(home.iterdir()) == []
 
 
@@ -165,33 +170,39 @@ def silent(handler): handler.server.over.wait(60)
 def test_stalled_download(server, home, monkeypatch):
     monkeypatch.setattr(charrnn_fa.text.download, '_patience', (4, 0.2))
     server.answers['/a.txt'] = stall
-    with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='not answer in time.*browser'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
     assert len(server.asked) == 3
 
 
-@pytest.mark.parametrize('page', [b'<!DOCTYPE html><title>Log in</title>', b'\n <html><body>quota</body></html>', b'<?xml version="1.0"?><!-- x --><!DOCTYPE html><p>',
+@pytest.mark.parametrize('page', [b'<!DOCTYPE html><title>Log in</title>', b'\n <html><body>quota</body></html>',
+                                  b'<?xml version="1.0"?><!-- x --><!DOCTYPE html><p>',
                                   b'<head><title>x</title>'])
 def test_web_page_instead_of_text(server, home, page):
     server.answers['/a.txt'] = page
-    with pytest.raises(CorpusError, match='web page instead of a text'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='web page instead of a text'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
 
 
 def test_wrong_checksum(server, home):
     server.answers['/a.txt'] = BODY
-    with pytest.raises(CorpusError, match='expected SHA-256'): download(f'{server.url}/a.txt', sha256='0'*64, progress=False)
+    with pytest.raises(CorpusError, match='expected SHA-256'):
+        download(f'{server.url}/a.txt', sha256='0'*64, progress=False)
 
 
 def test_refused_connection(home):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    with pytest.raises(CorpusError, match='no connection.*give the path'): load_corpus(f'http://127.0.0.1:{port}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='no connection.*give the path'):
+        load_corpus(f'http://127.0.0.1:{port}/a.txt', progress=False)
 
 
 def test_file_put_there_by_hand(home, monkeypatch):
     home.mkdir()
     (home/'from my stick.txt').write_bytes(BODY)
-    monkeypatch.setattr(charrnn_fa.text.corpus, 'shakespeare', dict(url='http://127.0.0.1:9/x', size=len(BODY), sha256=hashlib.sha256(BODY).hexdigest()))
+    monkeypatch.setattr(charrnn_fa.text.corpus, 'shakespeare',
+                        dict(url='http://127.0.0.1:9/x', size=len(BODY), sha256=hashlib.sha256(BODY).hexdigest()))
     assert load_corpus('shakespeare') == BODY.decode()
 
 
@@ -212,13 +223,16 @@ def drive(server, monkeypatch):
 
 
 FILE = dict(Content_Type='text/plain', Content_Disposition='attachment; filename="a.txt"')
-FORM = (f'<!DOCTYPE html><html><body>\n<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">'
+FORM = ('<!DOCTYPE html><html><body>\n'
+        '<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">'
         f'<input type="hidden" name="id" value="{ID}"><input type="hidden" name="export" value="download">'
         '<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="12-34"></form></body></html>')
 LINK = f'<html>\n<a id="uc-download-link" href="/uc?export=download&amp;confirm=x1&amp;id={ID}">Download anyway</a>\n</html>'
 
 
-def page(text, **headers): return lambda h: send(h, 200, gzip.compress(text.encode()), Content_Type='text/html; charset=utf-8', Content_Encoding='gzip', **headers)
+def page(text, **headers):
+    return lambda h: send(h, 200, gzip.compress(text.encode()), Content_Type='text/html; charset=utf-8',
+                          Content_Encoding='gzip', **headers)
 
 
 @pytest.mark.parametrize('link', [f'https://drive.google.com/file/d/{ID}/view?usp=sharing', f'drive:{ID}'])
@@ -256,15 +270,19 @@ def test_drive_confirms_by_a_cookie(drive, home):
 
 def test_drive_asks_without_end(drive, home):
     drive.answers['/uc'] = drive.answers['/download'] = page(FORM)
-    with pytest.raises(CorpusError, match='Drive did not give the file.*after another.*browser'): load_corpus(f'drive:{ID}', progress=False)
+    with pytest.raises(CorpusError, match='Drive did not give the file.*after another.*browser'):
+        load_corpus(f'drive:{ID}', progress=False)
     assert len(drive.asked) == 3*4 and list(home.iterdir()) == []
 
 
-@pytest.mark.parametrize('text', ['<p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently.</p>', '<html>Sign in</html>',
-                                  '<form id="download-form"></form>', '', '\0'])
+@pytest.mark.parametrize('text',
+                         ['<p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently.</p>',
+                          '<html>Sign in</html>',
+                          '<form id="download-form"></form>', '', '\0'])
 def test_drive_refuses(drive, home, text):
     drive.answers['/uc'] = page(text)
-    with pytest.raises(CorpusError, match='Drive did not give the file.*browser'): load_corpus(f'drive:{ID}', progress=False)
+    with pytest.raises(CorpusError, match='Drive did not give the file.*browser'):
+        load_corpus(f'drive:{ID}', progress=False)
     assert list(home.iterdir()) == []
 
 
@@ -289,8 +307,10 @@ def test_stalled_drive(drive, home, monkeypatch, answer, confirmed):
     drive.answers['/uc'],drive.answers['/download'] = (page(FORM), answer) if confirmed else (answer, None)
     t = time.perf_counter()
     with pytest.raises(CorpusError, match='not answer in time.*browser'): load_corpus(f'drive:{ID}', progress=False)
-    assert time.perf_counter() - t < 40                               # three tries of 0.2 s; a minute if the server's own end were waited for once
-    while len(drive.asked) < 3*(1+confirmed): time.sleep(.01)         # the server may note a call after nobody waits for it any more
+    # three tries of 0.2 s; a minute if the server's own end were waited for once
+    assert time.perf_counter() - t < 40
+    # the server may note a call after nobody waits for it any more
+    while len(drive.asked) < 3*(1+confirmed): time.sleep(.01)
     assert len(drive.asked) == 3*(1+confirmed) and list(home.iterdir()) == []
 
 
@@ -319,7 +339,8 @@ def library():
     import http.client
     import logging
     import urllib3
-    shared = [requests, requests.api, requests.sessions, requests.Session, requests.adapters, requests.adapters.HTTPAdapter, urllib3.HTTPConnectionPool,
+    shared = [requests, requests.api, requests.sessions, requests.Session, requests.adapters,
+              requests.adapters.HTTPAdapter, urllib3.HTTPConnectionPool,
               urllib3.HTTPResponse, urllib3.Timeout, http.client.HTTPConnection, http.client.HTTPResponse, socket]
     levels = {k: o.level for k,o in logging.root.manager.loggerDict.items() if isinstance(o, logging.Logger)}
     return [dict(vars(o)) for o in shared], socket.getdefaulttimeout(), levels
@@ -327,13 +348,15 @@ def library():
 
 @pytest.mark.parametrize('where', ['web', 'drive'])
 def test_libraries_stay_as_they_are(request, home, where):
-    "Seen by the server, a thread of this process, while the download waits for it: nothing is changed for others, not even for the time of a download"
+    """Seen by the server, a thread of this process, while the download waits for it: nothing is changed for
+    others, not even for the time of a download"""
     def look(h):
         seen.append((library(), requests.Session.request))
         send(h, 200, BODY, **FILE)
     seen,server,url = [],request.getfixturevalue('server'),f'drive:{ID}'
     if where == 'drive':
-        request.getfixturevalue('drive')                              # changes `HTTPAdapter.send`: a part of what was there before
+        # changes `HTTPAdapter.send`: a part of what was there before
+        request.getfixturevalue('drive')
         server.answers['/uc'],server.answers['/download'] = page(FORM),look
     else: server.answers['/a.txt'],url = look,f'{server.url}/a.txt'
     __import__('gdown')
@@ -345,8 +368,9 @@ def test_libraries_stay_as_they_are(request, home, where):
 
 
 @pytest.mark.parametrize('sample, encoding, at', [
-    ("Le café naïve était déjà fermé, disait-on à l'hôtel. "*5, 'cp1252', 6), ('Привет мир, это текст на русском языке. '*5, 'cp1251', 0),
-    ('日本語のテキストです。これは長い文章です。'*10, 'cp932', 0), ('这是一个中文文本。'*20, 'gb18030', 0), ('plain text in wide characters', 'utf_16', 0),
+    ("Le café naïve était déjà fermé, disait-on à l'hôtel. "*5, 'cp1252', 6),
+    ('Привет мир, это текст на русском языке. '*5, 'cp1251', 0), ('日本語のテキストです。これは長い文章です。'*10, 'cp932', 0),
+    ('这是一个中文文本。'*20, 'gb18030', 0), ('plain text in wide characters', 'utf_16', 0),
     ('plain text in very wide characters', 'utf_32', 0)])
 def test_wrong_encoding_names_offset_and_remedy(tmp_path, sample, encoding, at):
     p = tmp_path/'x.txt'
@@ -355,7 +379,8 @@ def test_wrong_encoding_names_offset_and_remedy(tmp_path, sample, encoding, at):
     assert read_text(p, encoding) == sample
 
 
-@pytest.mark.parametrize('sample, notes', [('\ufeffabc', 1), ('a\r\nb', 1), ('a\ufffdb', 1), ('a\0'+'b'*50, 1), ('abc\n', 0), ('\ufeffa\r\n\ufffd', 3)])
+@pytest.mark.parametrize('sample, notes', [('\ufeffabc', 1), ('a\r\nb', 1), ('a\ufffdb', 1), ('a\0'+'b'*50, 1),
+                                           ('abc\n', 0), ('\ufeffa\r\n\ufffd', 3)])
 def test_oddities_are_reported_and_kept(tmp_path, sample, notes):
     p = tmp_path/'x.txt'
     p.write_bytes(sample.encode())
@@ -370,7 +395,8 @@ def test_file_that_may_not_be_read():
         for o in 'ab': Path(d, f'{o}.txt').write_text('text')
         Path(d).chmod(0o755)
         Path(d, 'b.txt').chmod(0)
-        code = f"import os\nfrom charrnn_fa.text.read import *\nfrom charrnn_fa.text.corpus import *\nos.geteuid() or os.setresuid(65534, 65534, 65534)\ntry: load_corpus({d!r})\nexcept CorpusError as e: print(e)"
+        code = ("import os\nfrom charrnn_fa.text.read import *\nfrom charrnn_fa.text.corpus import *\nos.geteuid() "
+                f"or os.setresuid(65534, 65534, 65534)\ntry: load_corpus({d!r})\nexcept CorpusError as e: print(e)")
         r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert 'b.txt cannot be read (Permission denied)' in r.stdout, r.stderr
 
@@ -391,10 +417,12 @@ def test_stdlib_is_source_of_this_python():
     assert len(text) > 1_000_000 and 'class JSONDecoder' in text
 
 
-@pytest.mark.parametrize('what, start', [('count', '012012012'), ('count:0121', '012101210121'), ('count:7', '01234560123456'), ('count:ab', 'abab')])
+@pytest.mark.parametrize('what, start', [('count', '012012012'), ('count:0121', '012101210121'),
+                                         ('count:7', '01234560123456'), ('count:ab', 'abab')])
 def test_counting(what, start): assert load_corpus(what).startswith(start)
 
 
-@pytest.mark.parametrize('what', ['count:1', 'count:99', 'count:aa', 'ftp://x.org/y', 'nowhere.txt', 'no/*.txt', '', 'a'*300, 'http://[::1', '~nouser/x', 'count:²', 'count:1'])
+@pytest.mark.parametrize('what', ['count:1', 'count:99', 'count:aa', 'ftp://x.org/y', 'nowhere.txt', 'no/*.txt', '',
+                                  'a'*300, 'http://[::1', '~nouser/x', 'count:²', 'count:1'])
 def test_what_cannot_be_had(what):
     with pytest.raises(CorpusError): load_corpus(what)

@@ -44,7 +44,8 @@ def test_no_character():
 
 def test_textify_takes_anything():
     v = CharVocab('abcd')
-    for ids in ([0, 1, 2], (0, 1, 2), np.array([[0, 1, 2]]), torch.tensor([[0], [1], [2]]), torch.tensor([0, 1, 2], dtype=torch.uint8)):
+    for ids in ([0, 1, 2], (0, 1, 2), np.array([[0, 1, 2]]), torch.tensor([[0], [1], [2]]),
+                torch.tensor([0, 1, 2], dtype=torch.uint8)):
         assert v.textify(ids) == 'abc'
         assert v.textify(ids, sep='-') == 'a-b-c'
     for bad in ([4], [-1]):
@@ -190,12 +191,14 @@ def test_split_like_nanogpt():
 
 @pytest.mark.parametrize('n, pct', [(0, .1), (1, .1), (63, .1), (100, .9), (200, 0.), (200, 1.), (200, -1)])
 def test_too_short(n, pct):
-    with pytest.raises(CharRNNError) as e: CharDataLoaders.from_text('ab'*(n//2) + 'c'*(n%2), valid_pct=pct, device='cpu')
+    with pytest.raises(CharRNNError) as e:
+        CharDataLoaders.from_text('ab'*(n//2) + 'c'*(n%2), valid_pct=pct, device='cpu')
     assert str(n) in str(e.value) or str(pct) in str(e.value)
 
 
 def test_shortest_text_gives_smaller_batches():
-    with pytest.warns(UserWarning, match='bs=4 and seq_len=14'): dls = CharDataLoaders.from_text('abcdefgh'*8, device='cpu')
+    with pytest.warns(UserWarning, match='bs=4 and seq_len=14'):
+        dls = CharDataLoaders.from_text('abcdefgh'*8, device='cpu')
     assert sum(y.numel() for _,y in dls.valid) == len(dls.valid.ids)-1
 
 
@@ -206,7 +209,8 @@ def folder(tmp_path, text):
 
 
 def test_data_block_by_file(folder, text):
-    block = DataBlock(blocks=CharBlock(seq_len=16, seed=1), get_items=get_text_files, splitter=FuncSplitter(lambda o: o.name == '2.txt'))
+    block = DataBlock(blocks=CharBlock(seq_len=16, seed=1), get_items=get_text_files,
+                      splitter=FuncSplitter(lambda o: o.name == '2.txt'))
     dls = block.dataloaders(folder, bs=4, device='cpu')
     assert dls.vocab.textify(dls.valid.ids) == text[2000:3000]
     assert len(dls.train.ids) == 3000
@@ -224,8 +228,10 @@ def test_from_files(folder, text):
 @pytest.mark.parametrize('pct', [0, 1, 10, -.1])
 def test_share_of_files(folder, pct):
     "A share that is none is refused for files as it is for a text"
-    with pytest.raises(CharRNNError, match='between 0 and 1'): CharDataLoaders.from_files(folder, valid_pct=pct, device='cpu')
-    dls = CharDataLoaders.from_files(folder, splitter=FuncSplitter(lambda o: o.name == '1.txt'), valid_pct=pct, bs=4, seq_len=16, device='cpu')
+    with pytest.raises(CharRNNError, match='between 0 and 1'):
+        CharDataLoaders.from_files(folder, valid_pct=pct, device='cpu')
+    dls = CharDataLoaders.from_files(folder, splitter=FuncSplitter(lambda o: o.name == '1.txt'), valid_pct=pct, bs=4,
+                                     seq_len=16, device='cpu')
     assert len(dls.valid.ids) == 1000                                # a splitter does not look at it
 
 
@@ -280,7 +286,8 @@ def test_names_of_files_are_no_documents(tmp_path):
     "Strings are texts; a list of names would be learned as such"
     files = [tmp_path/f'{i}.txt' for i in range(2)]
     for o in files: o.write_text('The quick brown fox.\n'*10)
-    with pytest.raises(CharRNNError, match='Path'): CharDataLoaders.from_documents([*map(str, files)], [[0], [1]], bs=2, seq_len=4)
+    with pytest.raises(CharRNNError, match='Path'):
+        CharDataLoaders.from_documents([*map(str, files)], [[0], [1]], bs=2, seq_len=4)
     block = DataBlock(CharBlock(seq_len=4), get_items=lambda o: [*map(str, files)], splitter=lambda o: ([0], [1]))
     with pytest.raises(CharRNNError, match='Path'): block.dataloaders(None, bs=2)
     dls = CharDataLoaders.from_documents(files, [[0], [1]], bs=2, seq_len=4)
@@ -288,4 +295,5 @@ def test_names_of_files_are_no_documents(tmp_path):
 
 
 def test_a_document_is_trained_on_or_validated_on():
-    with pytest.raises(CharRNNError, match='divide'): CharDataLoaders.from_documents(['ab'*100]*2, [[0, 1], [1]], bs=2, seq_len=4)
+    with pytest.raises(CharRNNError, match='divide'):
+        CharDataLoaders.from_documents(['ab'*100]*2, [[0, 1], [1]], bs=2, seq_len=4)

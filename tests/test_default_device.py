@@ -1,4 +1,5 @@
-"`torch.set_default_device` is a person's choice for their own tensors; what must be on the CPU stays there, and a seed means the same weights"
+"""`torch.set_default_device` is a person's choice for their own tensors; what must be on the CPU stays there,
+and a seed means the same weights"""
 import pytest
 import torch
 
@@ -26,7 +27,8 @@ def used(folder):
     save_run(learn, folder)
     again = load_run(folder, device='cpu')
     texts = [o.generate('The', n=30, bs=n, seed=3) for o in (learn, again) for n in (None, 2)]
-    return [x.tolist(), y.tolist(), [p.tolist() for p in learn.model.parameters()], scores.tolist(), [o.tolist() for o in state], emptied,
+    return [x.tolist(), y.tolist(), [p.tolist() for p in learn.model.parameters()], scores.tolist(),
+            [o.tolist() for o in state], emptied,
             learn.evaluate(), learn.evaluate(context=32), texts, learn.predict('The')[0]]
 
 

@@ -91,12 +91,14 @@ def test_what_a_cell_defines(docs, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     row,half,times,both,limit = docs.defined(CODE, 'room')
     lines = lambda o: [l for l in o.splitlines() if l.strip('`').strip()]
-    assert lines(row) == ['````{py:class} Row(n: int = 1)', 'One row of a `table`', ':param n: Which one, 1 \\< n \\< \\*all\\*',
+    assert lines(row) == ['````{py:class} Row(n: int = 1)', 'One row of a `table`',
+                          ':param n: Which one, 1 \\< n \\< \\*all\\*',
                           '```{py:method} Row.twice()']
     assert lines(half) == ['```{py:property} Row.half']
     assert lines(times) == ['```{py:method} Row.times(by: float=2.0) -> float', 'So much of it', ':param by: How often; $k$',
                             ':returns: `n` times `by`']
-    assert lines(both) == ['```{py:function} both(a, b)', ':param a: First', ':param b: Second', ':returns: The two, without a type']
+    assert lines(both) == ['```{py:function} both(a, b)', ':param a: First', ':param b: Second',
+                           ':returns: The two, without a type']
     assert lines(limit) == ['```{py:data} limit']
 
 
@@ -113,7 +115,8 @@ def test_a_link_leads_to_a_page_or_to_the_repository(docs, nb, href, to): assert
 
 
 def test_a_link_to_nothing_is_an_error(docs):
-    with pytest.raises(FileNotFoundError, match='24_loop.*no_such'): docs.link('no_such.ipynb', docs.nbs/'24_loop.ipynb')
+    with pytest.raises(FileNotFoundError, match='24_loop.*no_such'):
+        docs.link('no_such.ipynb', docs.nbs/'24_loop.ipynb')
 
 
 # A small site in a real browser
@@ -126,7 +129,8 @@ def lens():
     "As a notebook keeps it"
     from charrnn_fa.learner import char_learner
     from charrnn_fa.text.data import CharDataLoaders
-    learn = char_learner(CharDataLoaders.from_text(TEXT*40, bs=4, seq_len=32, seed=3), n_hid=16, emb_sz=8, head_sz=0, precision='fp32')
+    learn = char_learner(CharDataLoaders.from_text(TEXT*40, bs=4, seq_len=32, seed=3), n_hid=16, emb_sz=8,
+                         head_sz=0, precision='fp32')
     learn.remove_cbs(learn.progress)
     watch = show.Watch(TEXT, share=1)
     learn.fit_steps(60, cbs=watch)
@@ -145,10 +149,12 @@ def markdown(source): return dict(cell_type='markdown', metadata={}, source=sour
 @pytest.fixture(scope='module')
 def site(lens, tmp_path_factory):
     "A front page, a room, a wing of two more and a lesson with a picture, made by the project's own settings"
-    if find_spec('sphinx') is None or find_spec('myst_nb') is None: pytest.skip('Sphinx is not here; `make docs` installs it')
+    if find_spec('sphinx') is None or find_spec('myst_nb') is None:
+        pytest.skip('Sphinx is not here; `make docs` installs it')
     tmp = tmp_path_factory.mktemp('site')
     code = dict(cell_type='code', metadata={}, source='lens', execution_count=1, outputs=[dict(
-        output_type='execute_result', execution_count=1, metadata={}, data={'text/html':lens._repr_html_(), 'text/plain':str(lens)})])
+        output_type='execute_result', execution_count=1, metadata={},
+        data={'text/html':lens._repr_html_(), 'text/plain':str(lens)})])
     notebook(tmp/'nbs/index.ipynb', markdown('# Front\n\nA [lesson](nbs/tutorials/a.ipynb), [house rules](tests/house.py)'))
     lesson = '# A lesson\n\n> In one line\n\n[room](../13_evaluate.ipynb), [part](../13_evaluate.ipynb#two-protocols)'
     notebook(tmp/'nbs/tutorials/a.ipynb', markdown(lesson), code)
@@ -219,7 +225,8 @@ def visit(browser, address):
     assert bad == []
 
 
-def colours(page): return page.locator('.lens .t i').evaluate_all('os => os.map(o => getComputedStyle(o).backgroundColor)')
+def colours(page):
+    return page.locator('.lens .t i').evaluate_all('os => os.map(o => getComputedStyle(o).backgroundColor)')
 
 
 @pytest.mark.parametrize('scheme,width', [('light', 1200), ('dark', 390)])
@@ -241,7 +248,8 @@ def test_a_stored_picture_answers(visit, lens, scheme, width):
 def test_the_theme_reaches_the_picture(visit):
     "The button of the page, not only what the system says: ink is light on dark and dark on light"
     page = visit('tutorials/a.html', color_scheme='light', viewport=dict(width=1200, height=800))
-    light = lambda o, what: sum(map(int, re.findall(r'\d+', page.locator(o).first.evaluate(f'o => getComputedStyle(o).{what}'))[:3])) > 384
+    light = lambda o, what: sum(map(int, re.findall(
+        r'\d+', page.locator(o).first.evaluate(f'o => getComputedStyle(o).{what}'))[:3])) > 384
     assert not light('.lens .t', 'color') and light('body', 'backgroundColor')
     for _ in range(3):
         page.locator('.theme-toggle >> visible=true').first.click()

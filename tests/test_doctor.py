@@ -91,7 +91,8 @@ class Causal(nn.Module):
     "No recurrence at all"
     def __init__(self):
         super().__init__()
-        self.emb,self.layer,self.out = nn.Embedding(V, 32),nn.TransformerEncoderLayer(32, 4, 64, .1, batch_first=True),nn.Linear(32, V)
+        self.emb,self.layer,self.out = (nn.Embedding(V, 32),
+                                        nn.TransformerEncoderLayer(32, 4, 64, .1, batch_first=True),nn.Linear(32, V))
     def forward(self, x):
         mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
         return self.out(self.layer(self.emb(x), src_mask=mask, is_causal=True))
@@ -154,7 +155,8 @@ def in_chunks():
 
 def awd(**config):
     dl = [LMDataLoader([o], bs=8, seq_len=24, shuffle=i == 0) for i,o in enumerate((IDS[:40_000], IDS[40_000:]))]
-    model = get_language_model(AWD_LSTM, V, config={**awd_lstm_lm_config, 'n_hid':48, 'emb_sz':32, 'n_layers':2, 'pad_token':None, **config})
+    model = get_language_model(AWD_LSTM, V, config={**awd_lstm_lm_config, 'n_hid':48, 'emb_sz':32, 'n_layers':2,
+                                                    'pad_token':None, **config})
     return dict(learn=Learner(DataLoaders(*dl), model, loss_func=CrossEntropyLossFlat(), cbs=rnn_cbs()))
 
 
@@ -162,17 +164,21 @@ def ours(**kwargs): return dict(learn=char_learner(CharDataLoaders.from_text(TEX
 
 
 HEALTHY = {
-    'lstm': lambda: given(Net()), 'gru, two layers, dropout': lambda: given(Net(nn.GRU, 2, dropout=.3)), 'rnn': lambda: given(Net(nn.RNN)),
-    'one-hot': lambda: given(Net(one_hot=True)), 'log-softmax': lambda: given(Net(log=True)), 'tied': lambda: given(Net(tied=True, dropout=.5)),
+    'lstm': lambda: given(Net()), 'gru, two layers, dropout': lambda: given(Net(nn.GRU, 2, dropout=.3)),
+    'rnn': lambda: given(Net(nn.RNN)), 'one-hot': lambda: given(Net(one_hot=True)),
+    'log-softmax': lambda: given(Net(log=True)), 'tied': lambda: given(Net(tied=True, dropout=.5)),
     'log-softmax and nll': lambda: given(Net(log=True), loss=lambda p,y: F.nll_loss(p.flatten(0, 1), y.flatten())),
     'classes on axis 1': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.transpose(1, 2), y)),
     'label smoothing': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), label_smoothing=.1)),
-    'streams without a state': lambda: given(Net(), streams()), 'small': lambda: given(Net(n=4)), 'high rate': lambda: given(Net(), opt=torch.optim.SGD),
-    'steps first': lambda: given(StepsFirst(), [(x.T.contiguous(), y.T.contiguous()) for x,y in windows()]), 'transformer': lambda: given(Causal()),
+    'streams without a state': lambda: given(Net(), streams()),
+    'small': lambda: given(Net(n=4)), 'high rate': lambda: given(Net(), opt=torch.optim.SGD),
+    'steps first': lambda: given(StepsFirst(), [(x.T.contiguous(), y.T.contiguous()) for x,y in windows()]),
+    'transformer': lambda: given(Causal()),
     'one target a row': lambda: given(LastOnly(), [(x, y[:,-1]) for x,y in windows(32)], F.cross_entropy),
     'tutorial': tutorial, 'a state outside': lambda: stateful(streams()), 'chunks': in_chunks,
     'awd-lstm': awd, 'awd-lstm, one layer, not tied': lambda: awd(n_layers=1, tie_weights=False),
-    'ours': ours, 'ours, gru': lambda: ours(arch='gru', n_layers=2), 'ours, rnn, one-hot': lambda: ours(arch='rnn', emb_sz=0, head_sz=0), 'ours, bf16': lambda: ours(precision=BF16),
+    'ours': ours, 'ours, gru': lambda: ours(arch='gru', n_layers=2),
+    'ours, rnn, one-hot': lambda: ours(arch='rnn', emb_sz=0, head_sz=0), 'ours, bf16': lambda: ours(precision=BF16),
 }
 
 
@@ -369,16 +375,24 @@ def asked(model, opt):
 
 
 HEALTHY |= {
-    **{o.__name__: (lambda o=o: looped(o)) for o in (scheduled, by_hand, functional, with_closure, accumulated, in_parts, truncated, scaled, two_optimisers, usual)},
-    'from_dict': lambda: looped(from_dict, [dict(x=x, y=y) for x,y in windows()]), 'from_tensor': lambda: looped(from_tensor, [x for x,_ in windows()]),
-    'zero head': zero_head, 'words with padding': lambda: looped(masked, names(-1)), 'words filled with their end': lambda: looped(usual, names(0)),
-    'flat targets': lambda: given(Net(), [(x, y.flatten()) for x,y in windows()], lambda p,y: F.cross_entropy(p.flatten(0, 1), y)),
+    **{o.__name__: (lambda o=o: looped(o)) for o in (scheduled, by_hand, functional, with_closure, accumulated,
+                                                     in_parts, truncated, scaled, two_optimisers, usual)},
+    'from_dict': lambda: looped(from_dict, [dict(x=x, y=y) for x,y in windows()]),
+    'from_tensor': lambda: looped(from_tensor, [x for x,_ in windows()]), 'zero head': zero_head,
+    'words with padding': lambda: looped(masked, names(-1)),
+    'words filled with their end': lambda: looped(usual, names(0)),
+    'flat targets': lambda: given(Net(), [(x, y.flatten()) for x,y in windows()],
+                                  lambda p,y: F.cross_entropy(p.flatten(0, 1), y)),
     'targets first': lambda: looped(from_dict, [dict(y=y, x=x) for x,y in windows()]),
     'labels are inputs': lambda: looped(from_labels, [dict(labels=x, input_ids=x) for x,_ in windows()]),
     'padding, steps first': lambda: looped(padded, of_many_lengths(), StepsFirst()),
     'gaps': lambda: stateful(with_gaps()), 'a first state with gradients': lambda: looped(asked, model=Net(nn.GRU)),
-    'left in evaluation mode': lambda: given(Net(dropout=.3).eval()), 'one-hot targets': lambda: given(Net(), [(x, F.one_hot(y, V)) for x,y in windows()], lambda p,y: F.cross_entropy(p.flatten(0, 1), y.argmax(-1).flatten())),
-    'steps first, in one piece': lambda: looped(lambda m,o: lambda batch: (o.zero_grad(), loss_over_all(m(batch[:-1].T), batch[1:].T).backward(), o.step()), [x.T.contiguous() for x,_ in windows()]),
+    'left in evaluation mode': lambda: given(Net(dropout=.3).eval()),
+    'one-hot targets': lambda: given(Net(), [(x, F.one_hot(y, V)) for x,y in windows()],
+                                     lambda p,y: F.cross_entropy(p.flatten(0, 1), y.argmax(-1).flatten())),
+    'steps first, in one piece': lambda: looped(
+        lambda m,o: lambda batch: (o.zero_grad(), loss_over_all(m(batch[:-1].T), batch[1:].T).backward(), o.step()),
+        [x.T.contiguous() for x,_ in windows()]),
 }
 
 
@@ -418,7 +432,8 @@ class Recut(Net):
 
 class Forgetful(Net):
     "The state begins anew with each character"
-    def forward(self, x): return self.out(torch.stack([self.rnn(self.emb(x[:,t:t+1]))[0][:,0] for t in range(x.shape[1])], 1))
+    def forward(self, x):
+        return self.out(torch.stack([self.rnn(self.emb(x[:,t:t+1]))[0][:,0] for t in range(x.shape[1])], 1))
 
 
 class Softmaxed(Net):
@@ -498,20 +513,25 @@ def wrapped():
 
 
 FAULTS = {
-    'D1': lambda: given(Net(), windows(ahead=0)), 'D1 in the step': lambda: with_targets(lambda x: x), 'D3 in the step': lambda: with_targets(lambda x: x.roll(-1, 1)), 'D2': lambda: given(Net(), windows(ahead=2)), 'D3': wrapped, 'D4': lambda: stateful(windows()),
-    'S3': lambda: transposed(Net()), 'S4': lambda: given(Recut()), 'S5': lambda: given(Turned()), 'S10': lambda: given(Reads()),
-    'R1': lambda: tutorial(detach=True), 'R5': lambda: given(Forgetful()),
-    'L1': lambda: given(Softmaxed()), 'L1 sigmoid': lambda: given(Squashed()), 'L2': lambda: given(Net(), loss=lambda p,y: F.nll_loss(p.flatten(0, 1), y.flatten())),
-    'L3': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), reduction='sum'), opt=torch.optim.SGD),
+    'D1': lambda: given(Net(), windows(ahead=0)), 'D1 in the step': lambda: with_targets(lambda x: x),
+    'D3 in the step': lambda: with_targets(lambda x: x.roll(-1, 1)), 'D2': lambda: given(Net(), windows(ahead=2)),
+    'D3': wrapped, 'D4': lambda: stateful(windows()), 'S3': lambda: transposed(Net()), 'S4': lambda: given(Recut()),
+    'S5': lambda: given(Turned()), 'S10': lambda: given(Reads()), 'R1': lambda: tutorial(detach=True),
+    'R5': lambda: given(Forgetful()), 'L1': lambda: given(Softmaxed()), 'L1 sigmoid': lambda: given(Squashed()),
+    'L2': lambda: given(Net(), loss=lambda p,y: F.nll_loss(p.flatten(0, 1), y.flatten())),
+    'L3': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), reduction='sum'),
+                        opt=torch.optim.SGD),
     'L4': lambda: given(Net(), loss=lambda p,y: F.mse_loss(p, F.one_hot(y, V).float())),
     'L5': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten(), ignore_index=VOCAB.stoi[' '])),
-    'L6': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])), 'L7': lambda: step_of('zero cut backward step'),
-    'O5': lambda: step_of('zero backward anew'), 'O6': lambda: tutorial(zero=False), 'O7': forgotten, 'O8': frozen,
-    'O9': lambda: step_of('step backward zero'), 'O9 zero': lambda: step_of('backward zero step'),
-    'O9 all': lambda: step_of('backward all step'), 'O9 filled': lambda: step_of('backward filled step'), 'O11 none': lambda: step_of('zero backward'),
+    'L6': lambda: given(Net(), loss=lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])),
+    'L7': lambda: step_of('zero cut backward step'), 'O5': lambda: step_of('zero backward anew'),
+    'O6': lambda: tutorial(zero=False), 'O7': forgotten, 'O8': frozen, 'O9': lambda: step_of('step backward zero'),
+    'O9 zero': lambda: step_of('backward zero step'), 'O9 all': lambda: step_of('backward all step'),
+    'O9 filled': lambda: step_of('backward filled step'), 'O11 none': lambda: step_of('zero backward'),
     'S5 padded': lambda: looped(padded, of_many_lengths(), Net()),
     'T2': lambda: looped(usual, model=Evaluated()), 'T7': lambda: given(Net(), windows()[:1]*4),
-    'S1': lambda: given(Net(), loss=F.cross_entropy), 'D12': lambda: given(Net(), [(x.float(), y) for x,y in windows()]), 'S2': lambda: given(Amounts(), [(x.float(), y) for x,y in windows()]),
+    'S1': lambda: given(Net(), loss=F.cross_entropy), 'D12': lambda: given(Net(), [(x.float(), y) for x,y in windows()]),
+    'S2': lambda: given(Amounts(), [(x.float(), y) for x,y in windows()]),
 }
 
 
@@ -529,7 +549,8 @@ def test_batches_as_small_as_can_be(shape):
     bs,n = shape
     m = (len(IDS)-1)//bs
     x,y = IDS[:m*bs].view(bs, m),IDS[1:m*bs+1].view(bs, m)
-    report = diagnose(model=Net(), dls=[(x[:,i:i+n], y[:,i:i+n]) for i in range(0, 24*n, n)], loss_func=loss_over_all, trials=False)
+    report = diagnose(model=Net(), dls=[(x[:,i:i+n], y[:,i:i+n]) for i in range(0, 24*n, n)],
+                      loss_func=loss_over_all, trials=False)
     assert not {o.id for o in report.findings} & {'D1', 'D2', 'D3', 'E1', 'E2'}, report
 
 
@@ -595,7 +616,8 @@ def test_a_fix_has_the_names_of_where_it_is_asked_for():
 
 
 def test_a_line_is_given_as_it_should_be():
-    f = diagnose(model=Certain(), dls=windows(), loss_func=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten()), trials=False).findings[0]
+    f = diagnose(model=Certain(), dls=windows(), loss_func=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten()),
+                 trials=False).findings[0]
     assert (f.id, f.fix) == ('L1', 'return self.guess(o).transpose(0, 1)') and f.place.function == 'Certain.forward', f
     assert 'softmax' in f.place.source and f.place.file == __file__
 
@@ -603,11 +625,15 @@ def test_a_line_is_given_as_it_should_be():
 def test_a_line_in_a_cell_of_a_notebook_is_found():
     "IPython keeps cells where Python finds the source of functions, but not of classes"
     cell = ["import torch, torch.nn.functional as F", "from torch import nn",
-            "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.e,self.r,self.o = nn.Embedding(9, 8),nn.RNN(8, 8, batch_first=True),nn.Linear(8, 9)\n"
+            "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+            "        self.e,self.r,self.o = nn.Embedding(9, 8),nn.RNN(8, 8, batch_first=True),nn.Linear(8, 9)\n"
             "    def forward(self, x): return self.o(self.r(self.e(x))[0]).softmax(-1)",
-            "from charrnn_fa.doctor.diagnose import diagnose", "ids = torch.arange(99) % 9", "dl = [(ids[i:i+16].view(2, 8), ids[i+1:i+17].view(2, 8)) for i in range(4)]",
-            "r = diagnose(model=Net(), dls=dl, loss_func=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten()), trials=False)", "print(r.findings[0])"]
-    program = f"from IPython.core.interactiveshell import InteractiveShell as S\ns = S.instance()\nfor c in {cell!r}: s.run_cell(c).raise_error()"
+            "from charrnn_fa.doctor.diagnose import diagnose", "ids = torch.arange(99) % 9",
+            "dl = [(ids[i:i+16].view(2, 8), ids[i+1:i+17].view(2, 8)) for i in range(4)]",
+            "r = diagnose(model=Net(), dls=dl, loss_func=lambda p,y: F.cross_entropy(p.flatten(0, 1), y.flatten()), trials=False)",
+            "print(r.findings[0])"]
+    program = ("from IPython.core.interactiveshell import InteractiveShell as S\ns = S.instance()\n"
+               f"for c in {cell!r}: s.run_cell(c).raise_error()")
     out = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True).stdout
     assert 'L1' in out and 'in Net.forward' in out and 'return self.o(self.r(self.e(x))[0])\n' in out, out
 
@@ -631,8 +657,10 @@ def test_nothing_changes(program):
     assert rngs == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert modes == [m.training for m in model.modules()]
     for (k,a,g),(_,b,h) in zip(before, all_of(model)): assert torch.equal(a, b) and g == h, k
-    for n,m in model.named_modules(): assert {k:v for k,v in vars(m).items() if not k.startswith('_')}.keys() == attributes[n].keys()
-    if learn: assert dict(vars(learn)).keys() == of_learner.keys() and all(vars(learn)[k] is v for k,v in of_learner.items())
+    for n,m in model.named_modules():
+        assert {k:v for k,v in vars(m).items() if not k.startswith('_')}.keys() == attributes[n].keys()
+    if learn:
+        assert dict(vars(learn)).keys() == of_learner.keys() and all(vars(learn)[k] is v for k,v in of_learner.items())
     if 'step_function' in kwargs and program == 'a state outside':
         cells = dict(zip(kwargs['step_function'].__code__.co_freevars, kwargs['step_function'].__closure__))
         assert cells['state'].cell_contents is None and not cells['opt'].cell_contents.state
@@ -648,7 +676,8 @@ def test_a_loss_of_picked_probabilities_is_seen():
     report = diagnose(**given(Net(), loss=lambda p,y: -p.log_softmax(-1).gather(-1, y[...,None]).mean()), trials=False)
     assert not exact(report) and not any('no loss function' in o for o in report.skipped)
     ahead = [(x, torch.cat([y[:,1:], y[:,:1]], 1)) for x,y in windows()]
-    assert diagnose(**given(Net(), ahead, loss=lambda p,y: -p.softmax(-1).gather(-1, y[...,None]).log().mean()), trials=False).findings[0].id in ('D2', 'D3')
+    assert diagnose(**given(Net(), ahead, loss=lambda p,y: -p.softmax(-1).gather(-1, y[...,None]).log().mean()),
+                    trials=False).findings[0].id in ('D2', 'D3')
 
 
 # Targets that are not the next character
@@ -657,7 +686,8 @@ class BothWays(nn.Module):
     "Some classes for each character, from all that stands before and after"
     def __init__(self, n=2, norm=False):
         super().__init__()
-        self.emb,self.rnn,self.out = nn.Embedding(V, 24),nn.GRU(24, 24, bidirectional=True, batch_first=True),nn.Linear(48, n)
+        self.emb,self.rnn,self.out = (nn.Embedding(V, 24),
+                                      nn.GRU(24, 24, bidirectional=True, batch_first=True),nn.Linear(48, n))
         self.norm = nn.BatchNorm1d(48) if norm else nn.Identity()
     def forward(self, x): return self.out(self.norm(self.rnn(self.emb(x))[0].transpose(1, 2)).transpose(1, 2))
 
@@ -671,7 +701,8 @@ def vowel_or_first(x):
 
 
 @pytest.mark.parametrize('norm', [False, True])
-@pytest.mark.parametrize('tag', [lambda x: VOWELS[x].long(), vowel_or_first, lambda x: (torch.cat([x[:,1:], x[:,:1]], 1) == VOCAB.stoi[' ']).long()])
+@pytest.mark.parametrize('tag', [lambda x: VOWELS[x].long(), vowel_or_first,
+                                 lambda x: (torch.cat([x[:,1:], x[:,:1]], 1) == VOCAB.stoi[' ']).long()])
 def test_a_tagger_may_look_in_both_directions(tag, norm):
     n = int(max(tag(x).max() for x,_ in windows()))+1
     assert not diagnose(**given(BothWays(n, norm), [(x, tag(x)) for x,_ in windows()]), trials=False).findings
@@ -787,7 +818,8 @@ def test_adam_in_mid_training_makes_nothing_of_a_sum_and_keeps_its_state():
 
 
 def test_the_characters_that_do_not_train_are_counted():
-    last, = diagnose(**given(Net(), windows(bs=16, seq_len=24), lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])), trials=False).findings
+    last, = diagnose(**given(Net(), windows(bs=16, seq_len=24), lambda p,y: F.cross_entropy(p[:,-1], y[:,-1])),
+                     trials=False).findings
     assert '16 of 384' in last.message
 
 
@@ -799,14 +831,16 @@ class Ends(Net):
     def forward(self, x): return self.f(super().forward(x))
 
 
-@pytest.mark.parametrize('f', [F.relu, F.relu6, torch.tanh, F.hardtanh, torch.sigmoid, lambda s: s.clamp(min=-.02), lambda s: 2*torch.tanh(s)-1, lambda s: s.relu().square()])
+@pytest.mark.parametrize('f', [F.relu, F.relu6, torch.tanh, F.hardtanh, torch.sigmoid, lambda s: s.clamp(min=-.02),
+                               lambda s: 2*torch.tanh(s)-1, lambda s: s.relu().square()])
 def test_scores_that_are_squeezed(f):
     found = diagnose(**given(Ends(f)), trials=False).findings
     assert [(o.id, o.certainty, o.title) for o in found] == [('L1', 'exact', 'The scores are squeezed')]
 
 
-@pytest.mark.parametrize('f', [F.softplus, F.leaky_relu, F.log_softmax, F.gelu, lambda s: s.clamp(-50, 50), lambda s: 30*torch.tanh(s/30),
-                               lambda s: s.masked_fill(torch.arange(V) > V+1, -1e9), torch.asinh, lambda s: s-1e9*(torch.arange(V) == 200)])
+@pytest.mark.parametrize('f', [F.softplus, F.leaky_relu, F.log_softmax, F.gelu, lambda s: s.clamp(-50, 50),
+                               lambda s: 30*torch.tanh(s/30), lambda s: s.masked_fill(torch.arange(V) > V+1, -1e9),
+                               torch.asinh, lambda s: s-1e9*(torch.arange(V) == 200)])
 def test_scores_that_are_not(f):
     f = partial(F.log_softmax, dim=-1) if f is F.log_softmax else f
     assert not diagnose(**given(Ends(f)), trials=False).findings
@@ -866,7 +900,8 @@ def test_an_error_in_somebody_elses_code_is_a_finding(tmp_path):
             raise KeyError('hidden')
     model = Fails()
     f, = diagnose(**given(model), trials=False).findings
-    assert f.place.source == "raise KeyError('hidden')" and f.place.file == __file__ and 'KeyError' in f.message and not hasattr(model, 'calls')
+    assert (f.place.source == "raise KeyError('hidden')" and f.place.file == __file__ and 'KeyError' in f.message
+            and not hasattr(model, 'calls'))
 
 
 def test_a_step_that_writes_is_refused_before_it_does(tmp_path):
@@ -874,12 +909,14 @@ def test_a_step_that_writes_is_refused_before_it_does(tmp_path):
     def step(x, y):
         torch.save(kwargs['model'].state_dict(), tmp_path/'model.pth')
         (tmp_path/'log.txt').write_text('x')
-    with pytest.raises(CharRNNError, match='writes to a file.*give the doctor a training step'): diagnose(step_function=step, model=kwargs['model'], batches=windows())
+    with pytest.raises(CharRNNError, match='writes to a file.*give the doctor a training step'):
+        diagnose(step_function=step, model=kwargs['model'], batches=windows())
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('kwargs,said', [
-    (dict(), 'missing'), (dict(model=Net()), 'dls and loss_func are missing'), (dict(step_function=print), 'Which model'), (dict(learn=3), 'no Learner'),
+    (dict(), 'missing'), (dict(model=Net()), 'dls and loss_func are missing'),
+    (dict(step_function=print), 'Which model'), (dict(learn=3), 'no Learner'),
     (dict(model=Net(), loss_func=loss_over_all, dls=iter(windows())), 'use up'),
     (dict(model=Net(), step_function=lambda a,b,c: 0, batches=windows()), 'takes a, b, c')])
 def test_bad_input_is_answered_in_a_sentence(kwargs, said):
@@ -898,7 +935,8 @@ def test_the_ladder_has_the_constants_of_a_small_text():
     dls = CharDataLoaders.from_documents([train, valid], [[0], [1]], vocab=VOCAB, bs=2, seq_len=16)
     found = ladder(dls)
     for n,k in enumerate(['unigram', 'bigram', '3-gram', '4-gram', '5-gram'], 1):
-        if n in (1, 2, 5): assert abs(found[k] + np.mean([np.log(p(c, valid[max(0, i-n+1):i])) for i,c in enumerate(valid)])) < 1e-9
+        if n in (1, 2, 5):
+            assert abs(found[k] + np.mean([np.log(p(c, valid[max(0, i-n+1):i])) for i,c in enumerate(valid)])) < 1e-9
     assert found['uniform'] == np.log(V) and abs(found['double softmax'] - np.log(1+(V-1)/np.e)) < 1e-12
 
 
@@ -909,7 +947,8 @@ def test_nothing_is_known_of_what_follows_the_end_of_a_text():
     assert {*ids_ladder([0], [0], 2).values()} >= {np.log(2)}
 
 
-@pytest.mark.parametrize('kwargs', [dict(model=Net(), loss_func=loss_over_all, dls=[]), dict(learn=Learner(DataLoaders([], []), Net(), loss_func=loss_over_all))])
+@pytest.mark.parametrize('kwargs', [dict(model=Net(), loss_func=loss_over_all, dls=[]),
+                                    dict(learn=Learner(DataLoaders([], []), Net(), loss_func=loss_over_all))])
 def test_a_loader_without_batches_is_a_finding(kwargs): assert [o.id for o in diagnose(**kwargs).findings] == ['D10']
 
 
@@ -936,12 +975,15 @@ def sparse_net():
     return net
 
 
-@pytest.mark.parametrize('make,batches,cbs', [(Net, masked_rows, []), (Net, lambda: windows(n=20), [SkipsThree]), (sparse_net, lambda: windows(n=20), []),
-                                             (lambda: Net(dropout=.3), lambda: windows(n=20), [Infinite]), (lambda: Net(dropout=.3), lambda: windows(n=40), [])])
+@pytest.mark.parametrize('make,batches,cbs', [(Net, masked_rows, []), (Net, lambda: windows(n=20), [SkipsThree]),
+                                              (sparse_net, lambda: windows(n=20), []),
+                                              (lambda: Net(dropout=.3), lambda: windows(n=20), [Infinite]),
+                                              (lambda: Net(dropout=.3), lambda: windows(n=40), [])])
 def test_a_fit_is_the_same_with_the_doctor_and_without(make, batches, cbs):
     def weights(*doctor):
         torch.manual_seed(0)
-        learn = Learner(DataLoaders(batches(), batches()[:2]), make(), loss_over_all, opt_func=partial(OptimWrapper, opt=torch.optim.SGD), cbs=[o() for o in cbs])
+        learn = Learner(DataLoaders(batches(), batches()[:2]), make(), loss_over_all,
+                        opt_func=partial(OptimWrapper, opt=torch.optim.SGD), cbs=[o() for o in cbs])
         with learn.no_bar(), learn.no_logging(): learn.fit(2, .1, cbs=[*doctor])
         return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
     said = io.StringIO()

@@ -104,7 +104,8 @@ def test_a_sum_of_one_row_is_none_for_an_optimiser_that_does_not_mind(opt, found
 def test_dropout_that_only_slows_down(drop, found):
     torch.manual_seed(0)
     model = Net(drop=drop, n_hid=96)
-    assert said(model=model, batches=rows(ids[:-1], ids[1:])[:30], loss_func=nll, opt=torch.optim.Adam(model.parameters(), 2e-2)) == found
+    assert said(model=model, batches=rows(ids[:-1], ids[1:])[:30], loss_func=nll,
+                opt=torch.optim.Adam(model.parameters(), 2e-2)) == found
 
 
 def two_kinds_of_batches(later):
@@ -214,7 +215,8 @@ def test_a_batch_that_is_a_piece_of_something_is_copied_as_such(flat, found):
         opt.zero_grad()
         F.cross_entropy(net(x).flatten(0, 1), flat(y)).backward()
         opt.step()
-    assert [o.id for o in doctor.diagnose(step_function=step, model=net, opt=opt, batches=batches, trials=False).findings] == found
+    assert [o.id for o in doctor.diagnose(step_function=step, model=net, opt=opt, batches=batches,
+                                          trials=False).findings] == found
 
 
 def test_who_writes_formulas_copies_them():

@@ -15,7 +15,8 @@ def pieces(n=24, steps=STEPS, n_batches=6, target=lambda y: y):
     "Series, (rows, steps, 1), and the value after each, (rows,)"
     order = torch.randperm(800, generator=torch.Generator().manual_seed(0))
     rows = order[:n*n_batches].view(n_batches, n).tolist()
-    return [(torch.stack([WAVE[i:i+steps] for i in r])[...,None], target(torch.stack([WAVE[i+steps] for i in r]))) for r in rows]
+    return [(torch.stack([WAVE[i:i+steps] for i in r])[...,None], target(torch.stack([WAVE[i+steps] for i in r])))
+            for r in rows]
 
 
 def column(y): return y[:,None]
@@ -99,7 +100,8 @@ def test_the_floor_is_that_of_the_best_scores():
 def test_scores_that_can_be_any(last, loss): assert exact(given(Forecast(last), pieces(target=is_positive), loss)) == []
 
 
-@pytest.mark.parametrize('last,times', [(F.relu, 1), (torch.sigmoid, 1), (torch.tanh, 4), (F.softplus, 1), (lambda p: -p.exp(), 1)])
+@pytest.mark.parametrize('last,times', [(F.relu, 1), (torch.sigmoid, 1), (torch.tanh, 4), (F.softplus, 1),
+                                        (lambda p: -p.exp(), 1)])
 def test_targets_out_of_reach(last, times):
     found = said(given(Forecast(last), pieces(target=lambda y: times*column(y))))
     first = next(o for o in found if o.id == 'I4')
@@ -138,7 +140,8 @@ def test_rows_in_another_order_than_targets():
     assert [o.id for o in first if o.certainty == 'exact'][0] == 'S4'
 
 
-@pytest.mark.parametrize('last', [lambda o: o[:,-1], lambda o: o.mean(1), lambda o: o.max(1)[0], lambda o: o[:,-1]-o[:,-1].mean(0)])
+@pytest.mark.parametrize('last', [lambda o: o[:,-1], lambda o: o.mean(1), lambda o: o.max(1)[0],
+                                  lambda o: o[:,-1]-o[:,-1].mean(0)])
 def test_rows_that_are_their_own(last): assert exact(of_rows(last)) == []
 
 
@@ -228,7 +231,8 @@ def documents(n=20, n_batches=6):
 class Packed(nn.Module):
     def __init__(self, pick):
         super().__init__()
-        self.emb,self.layer,self.head,self.pick = nn.Embedding(30, 16, padding_idx=0),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 1),pick
+        self.emb,self.layer,self.head,self.pick = (nn.Embedding(30, 16, padding_idx=0),
+                                                   nn.GRU(16, 16, batch_first=True),nn.Linear(16, 1),pick)
     def forward(self, words, lengths):
         packed = nn.utils.rnn.pack_padded_sequence(self.emb(words), lengths, batch_first=True, enforce_sorted=False)
         out,state = self.layer(packed)
@@ -259,7 +263,9 @@ def test_padding_after_the_end_is_all_that_is_used():
 def test_packed_rows_that_are_read(pick): assert exact(packing(pick)) == []
 
 
-def test_rows_of_one_length(): assert exact(packing(lambda out,state,lengths: out[:,-1], [(x[:,:4].clamp(min=1), l*0+4, y) for x,l,y in documents()])) == []
+def test_rows_of_one_length():
+    assert exact(packing(lambda out,state,lengths: out[:,-1],
+                         [(x[:,:4].clamp(min=1), l*0+4, y) for x,l,y in documents()])) == []
 
 
 @pytest.mark.parametrize('shape', [column, lambda y: y])

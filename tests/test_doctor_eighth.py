@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from charrnn_fa.doctor import diagnose
 
-TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints') for c in ('sea', 'cat', 'moon'))*9
+TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints')
+               for c in ('sea', 'cat', 'moon'))*9
 LETTERS = sorted(set(TEXT))
 V = len(LETTERS)
 IDS = torch.tensor([LETTERS.index(c) for c in TEXT])
@@ -39,7 +40,8 @@ def bare():
     return W
 
 
-GIVEN = dict(nothing=lambda W, f: None, a_dictionary=lambda W, f: W, a_list=lambda W, f: [*W.values()], a_function=lambda W, f: f)
+GIVEN = dict(nothing=lambda W, f: None, a_dictionary=lambda W, f: W, a_list=lambda W, f: [*W.values()],
+             a_function=lambda W, f: f)
 
 
 @pytest.mark.parametrize('given', GIVEN)
@@ -169,7 +171,8 @@ def test_what_is_cut_off_and_what_is_not_used(passed_on, want):
 class Attends(nn.Module):
     def __init__(self, dim):
         super().__init__()
-        self.emb,self.enc,self.dec,self.out = nn.Embedding(V, 16),nn.GRU(16, 24, batch_first=True),nn.GRUCell(40, 24),nn.Linear(24, V)
+        self.emb,self.enc,self.dec,self.out = (nn.Embedding(V, 16),nn.GRU(16, 24, batch_first=True),
+                                               nn.GRUCell(40, 24),nn.Linear(24, V))
         self.dim = dim
     def forward(self, x, told):
         memory,h = self.enc(self.emb(x))

@@ -64,11 +64,13 @@ CARRIERS = {
     'a dictionary of a tuple': (dict(kind='LSTM', memory=f"kept = dict(mem={TWO})", says='', holder="kept['mem']"),
                                 ["for h in kept['mem']: h.detach()", "for h in kept['mem']:\n        h.detach()"]),
     'a tuple': (dict(kind='LSTM', memory=f'mem = {TWO}', says='global mem', holder='mem'),
-                ['for h in mem: h.detach()', 'for a, b in [mem]: a.detach(); b.detach()', 'if mem is not None: mem[0].detach(); mem[1].detach()']),
+                ['for h in mem: h.detach()', 'for a, b in [mem]: a.detach(); b.detach()',
+                 'if mem is not None: mem[0].detach(); mem[1].detach()']),
     'a tensor': (dict(kind='GRU', memory=f'mem = {ONE}', says='global mem', holder='mem'),
                  ['mem.detach()', 'if mem is not None: mem.detach()', 'with torch.no_grad(): mem.detach()',
                   'while True:\n        mem.detach(); break', 'for _ in range(1): mem.detach()']),
-    'an item': (dict(kind='GRU', memory=f'kept = [{ONE}]', says='', holder='kept[0]'), ['for h in kept: h.detach()', 'kept[0].detach()']),
+    'an item': (dict(kind='GRU', memory=f'kept = [{ONE}]', says='', holder='kept[0]'),
+                ['for h in kept: h.detach()', 'kept[0].detach()']),
 }
 
 
@@ -116,7 +118,8 @@ def test_a_second_shift_is_to_go_and_the_loader_is_not(shift, tmp_path):
 
 
 def test_a_loader_that_shifts_too_far_is_still_what_is_to_be_mended(tmp_path):
-    f = first(reader()+"\nstreams = [(ids[:2400].view(8, 300)[:,i:i+15], ids[1:].view(8, 300)[:,i+1:i+16]) for i in range(0, 280, 15)]", tmp_path)
+    f = first(reader()+"\nstreams = [(ids[:2400].view(8, 300)[:,i:i+15], "
+                       "ids[1:].view(8, 300)[:,i+1:i+16]) for i in range(0, 280, 15)]", tmp_path)
     assert f.id == 'D2' and 'text[' in f.fix, f
 
 
@@ -155,8 +158,10 @@ def over_all(p, t):
     return LOSS
 """
 DEAF = [(FLAT, 'CrossEntropyLossFlat(ignore_index=3)', 'learn.loss_func = CrossEntropyLossFlat()'),
-        (TURNED, 'nn.CrossEntropyLoss(ignore_index=3, label_smoothing=0.1)', 'criterion = nn.CrossEntropyLoss(label_smoothing=0.1)'),
-        (BY_NAME, 'F.cross_entropy(p.flatten(0, 1), t.flatten(), ignore_index=PAD)', 'return F.cross_entropy(p.flatten(0, 1), t.flatten())')]
+        (TURNED, 'nn.CrossEntropyLoss(ignore_index=3, label_smoothing=0.1)',
+         'criterion = nn.CrossEntropyLoss(label_smoothing=0.1)'),
+        (BY_NAME, 'F.cross_entropy(p.flatten(0, 1), t.flatten(), ignore_index=PAD)',
+         'return F.cross_entropy(p.flatten(0, 1), t.flatten())')]
 
 
 @pytest.mark.parametrize('program,loss,want', DEAF)
@@ -168,7 +173,8 @@ def test_a_loss_that_ignores_a_symbol_keeps_its_kind(program, loss, want, tmp_pa
 
 
 def test_a_mask_by_hand_is_no_option_of_a_loss(tmp_path):
-    f = first(deaf("def over_all(p, t): return (F.cross_entropy(p.transpose(1, 2), t, reduction='none')*(t != 3)).mean()"), tmp_path)
+    f = first(deaf("def over_all(p, t): return (F.cross_entropy(p.transpose(1, 2), t, reduction='none')*(t != 3)).mean()"),
+              tmp_path)
     assert f.id == 'L5' and not ast.parse(f.fix).body, f
 
 
@@ -297,7 +303,8 @@ def test_all_first_weights_that_are_wrong_are_drawn_anew(id, line, tmp_path):
 
 def test_the_line_of_a_softmax_over_the_steps_is_named(tmp_path):
     line = 'self.softmax = nn.LogSoftmax(dim=1)'
-    f = first(reader(here='return self.softmax(self.guess(hs))', made=line).replace('F.cross_entropy', 'F.nll_loss'), tmp_path)
+    f = first(reader(here='return self.softmax(self.guess(hs))', made=line).replace('F.cross_entropy', 'F.nll_loss'),
+              tmp_path)
     assert f.id == 'S9' and f.place.source == line, f
 
 
@@ -418,7 +425,8 @@ def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam)
 """
 
 
-@pytest.mark.parametrize('line', ['rows.scatter(2, seq[..., None], 1.0)', 'rows.masked_fill(seq[..., None] == torch.arange(12), 1)'])
+@pytest.mark.parametrize('line', ['rows.scatter(2, seq[..., None], 1.0)',
+                                  'rows.masked_fill(seq[..., None] == torch.arange(12), 1)'])
 def test_a_line_whose_result_is_thrown_away_is_done_in_place(line, tmp_path):
     source = UNREAD.replace('MADE', line)
     f = first(source, tmp_path)
@@ -638,7 +646,8 @@ def given(): return dict(step_function=learn, model=net, opt=adam, batches=strea
 """
 
 
-@pytest.mark.parametrize('once,after', [('loss = criterion(scores, y[:,t])', 'pass'), ('pass', 'loss += criterion(scores, y[:,t])')])
+@pytest.mark.parametrize('once,after', [('loss = criterion(scores, y[:,t])', 'pass'),
+                                        ('pass', 'loss += criterion(scores, y[:,t])')])
 def test_a_loss_of_the_last_letter_only_is_to_be_added_up_in_the_loop(once, after, tmp_path):
     f = first(LETTER_BY_LETTER.replace('HERE', once).replace('AFTER', after), tmp_path)
     assert f.id == 'L6', f

@@ -50,7 +50,8 @@ def test_a_memory_of_other_rows():
     assert r.findings[0].fix.startswith('self.reset()') and 'Kept.forward' in str(r.findings[0].place)
 
 
-@pytest.mark.parametrize('renew,kwargs', [(Kept.reset, dict(shuffle=True)), (lambda self: None, {})], ids=['emptied', 'in order'])
+@pytest.mark.parametrize('renew,kwargs', [(Kept.reset, dict(shuffle=True)), (lambda self: None, {})],
+                         ids=['emptied', 'in order'])
 def test_a_memory_that_belongs_to_its_rows(renew, kwargs):
     r = of_a_learner(Kept(10, renew), *words_with_marks(), nn.BCEWithLogitsLoss(), **kwargs)
     assert not said(r) & {'R6', 'D4'}
@@ -132,7 +133,8 @@ def of_a_text(model, rows=12, steps=7):
     x,y = ids[:-1].view(-1, steps),ids[1:].view(-1, steps)
     data = torch.utils.data.TensorDataset(x, y)
     loss_func = lambda out, y: nn.functional.cross_entropy(out.flatten(0, 1), y.flatten())
-    return diagnose(model=model, dls=torch.utils.data.DataLoader(data, rows, shuffle=True), loss_func=loss_func, trials=False)
+    return diagnose(model=model, dls=torch.utils.data.DataLoader(data, rows, shuffle=True),
+                    loss_func=loss_func, trials=False)
 
 
 @pytest.mark.parametrize('cls,fix', [(Shared, 'pooled = z '), (Slice, 'return z ')])

@@ -102,7 +102,8 @@ def test_the_first_number_that_is_lost(diagonal, last, words):
     "A mask's own −inf is none"
     torch.manual_seed(1)
     net = Attends(diagonal, last)
-    report = doctor.diagnose(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 1e-3), trials=False)
+    report = doctor.diagnose(model=net, dls=windows(), loss_func=over_all,
+                             opt=torch.optim.Adam(net.parameters(), 1e-3), trials=False)
     assert [o.id for o in report.findings] == (['O4'] if words else [])
     if words: assert words in report.findings[0].message
 
@@ -159,7 +160,8 @@ class Noisy(Plain):
 def test_noise_is_no_dropout():
     torch.manual_seed(1)
     net = Noisy()
-    assert 'T1' not in [i for i,_ in found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3))]
+    assert 'T1' not in [i for i,_ in found(model=net, dls=windows(), loss_func=over_all,
+                                           opt=torch.optim.Adam(net.parameters(), 3e-3))]
 
 
 def test_one_letter_that_is_written_on_and_on():
@@ -169,4 +171,5 @@ def test_one_letter_that_is_written_on_and_on():
     torch.manual_seed(1)
     net = OneToMany()
     same = [(x, x[:,:1].expand(-1, 20).contiguous()) for x,_ in windows()]
-    assert 'Z1' not in [i for i,_ in found(model=net, dls=same, loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3))]
+    assert 'Z1' not in [i for i,_ in found(model=net, dls=same, loss_func=over_all,
+                                           opt=torch.optim.Adam(net.parameters(), 3e-3))]

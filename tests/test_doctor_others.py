@@ -48,7 +48,8 @@ def learner(model, x, y, loss_func):
 def waves(n=1500): return torch.sin(torch.arange(n)/9)*1.5 + torch.cos(torch.arange(n)/4)
 
 
-def windows_of(s, n, ahead): return tuple(torch.stack(o) for o in zip(*((s[i:i+n], s[i+n:i+n+ahead]) for i in range(len(s)-n-ahead))))
+def windows_of(s, n, ahead):
+    return tuple(torch.stack(o) for o in zip(*((s[i:i+n], s[i+n:i+n+ahead]) for i in range(len(s)-n-ahead))))
 
 
 @pytest.mark.parametrize('ahead', [1, 5])
@@ -73,7 +74,8 @@ def test_marks_for_padding_among_the_targets_are_not_counted():
     y = torch.where(x % 7 == 0, -100, x % 5)
     class Tagger(Last):
         def forward(self, x): return self.out(self.rnn(self.emb(x))[0]).transpose(1, 2)
-    assert not said(diagnose(learn=learner(Tagger(16, 5, n_symbols=30), x, y, nn.CrossEntropyLoss()), trials=False)) & {'T9', 'D6'}
+    assert not said(diagnose(learn=learner(Tagger(16, 5, n_symbols=30), x, y, nn.CrossEntropyLoss()),
+                             trials=False)) & {'T9', 'D6'}
 
 
 def test_whole_amounts_below_zero():
@@ -115,7 +117,8 @@ def step_of(model, loss=lambda model, x, y: F.cross_entropy(model(x, y).flatten(
     return step
 
 
-TASKS = {'turned': lambda x: x.flip(1), 'copied': torch.clone, 'in turn': lambda x: x.roll(-1, 1), 'two on': lambda x: x.roll(-2, 1),
+TASKS = {'turned': lambda x: x.flip(1), 'copied': torch.clone, 'in turn': lambda x: x.roll(-1, 1),
+         'two on': lambda x: x.roll(-2, 1),
          'sorted': lambda x: x.sort(1).values}
 
 
@@ -128,7 +131,8 @@ def test_an_encoder_may_see_all(task, told, n):
     x = torch.randint(0, 11, (600, n), generator=gen)
     model = Pair(told=told)
     batches = list(zip(x.split(30), TASKS[task](x).split(30)))
-    assert not said(diagnose(step_function=step_of(model), model=model, batches=batches, trials=False)) & {'S10', 'D1', 'D2', 'D3'}
+    assert not said(diagnose(step_function=step_of(model), model=model, batches=batches,
+                             trials=False)) & {'S10', 'D1', 'D2', 'D3'}
 
 
 class BothWays(nn.Module):
@@ -272,7 +276,8 @@ class Tied(nn.Module):
         self.emb,self.rnn,self.norm = nn.Embedding(n_symbols, n),nn.LSTM(n, n, batch_first=True),nn.LayerNorm(n)
         self.bias = nn.Parameter(torch.zeros(n_symbols))
         nn.init.normal_(self.emb.weight, std=.1)
-    def forward(self, x): return F.linear(self.norm(self.rnn(self.emb(x))[0]), self.emb.weight, self.bias).transpose(1, 2)
+    def forward(self, x):
+        return F.linear(self.norm(self.rnn(self.emb(x))[0]), self.emb.weight, self.bias).transpose(1, 2)
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -321,13 +326,15 @@ class WithState(nn.Module):
 def of_scores(out, y): return F.cross_entropy(out.transpose(1, 2), y)
 
 
-@pytest.mark.parametrize('loss', [of_scores, lambda out, y: of_scores(out[0], y), lambda out, y: of_scores(out[0], y) + 1e-3*out[1].square().mean()])
+@pytest.mark.parametrize('loss', [of_scores, lambda out, y: of_scores(out[0], y),
+                                  lambda out, y: of_scores(out[0], y) + 1e-3*out[1].square().mean()])
 def test_a_loss_of_a_tuple(loss):
     seeded()
     ids = torch.tensor([*told_again(60, 1).encode()])-32
     x,y = (o[:8*4*30].view(4, 8, 30) for o in (ids, ids[1:]))
     net = WithState()
-    assert not diagnose(model=net, dls=[*zip(x, y)], loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False).findings
+    assert not diagnose(model=net, dls=[*zip(x, y)], loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3),
+                        trials=False).findings
 
 
 class Plain(nn.Module):
@@ -424,7 +431,8 @@ class Gated(nn.Module):
 class Blocks(nn.Module):
     def __init__(self, n_used):
         super().__init__()
-        self.emb,self.blocks,self.out,self.n_used = nn.Embedding(40, 12),nn.ModuleList(Gated() for _ in range(4)),nn.Linear(12, 40),n_used
+        self.emb,self.blocks,self.out,self.n_used = (nn.Embedding(40, 12),nn.ModuleList(Gated() for _ in range(4)),
+                                                     nn.Linear(12, 40),n_used)
     def forward(self, x):
         x,total = self.emb(x),0
         for o in self.blocks[:self.n_used]:
@@ -441,7 +449,8 @@ def test_the_last_block_has_nobody_to_read_it(n_used, ids):
     batches = [(data[i:i+240].view(8, 30), data[i+1:i+241].view(8, 30)) for i in range(0, 3600, 240)]
     torch.manual_seed(0)
     net = Blocks(n_used)
-    r = diagnose(model=net, dls=batches, loss_func=lambda p, y: F.cross_entropy(p.flatten(0, 1), y.flatten()), opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False)
+    r = diagnose(model=net, dls=batches, loss_func=lambda p, y: F.cross_entropy(p.flatten(0, 1), y.flatten()),
+                 opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False)
     assert ids_of(r) == ids, r
 
 
@@ -460,7 +469,8 @@ def test_targets_of_another_kind_than_the_inputs(n_words, ids):
     spelt = torch.stack([words%12, words//8%12, words%5], 3) # three letters each
     seeded()
     net = Spells(90)
-    r = diagnose(model=net, dls=[*zip(spelt[:,:,:-1], words[:,:,1:])], loss_func=of_scores, opt=torch.optim.Adam(net.parameters(), 2e-3), trials=False)
+    r = diagnose(model=net, dls=[*zip(spelt[:,:,:-1], words[:,:,1:])], loss_func=of_scores,
+                 opt=torch.optim.Adam(net.parameters(), 2e-3), trials=False)
     assert ids_of(r) == ids, r
 
 
@@ -526,10 +536,12 @@ class Packed(nn.Module):
 def batches_of_names(ahead):
     "Inputs, lengths, and what comes `ahead` later; 2 ends a name in the targets, where the inputs have 0"
     g = seeded()
-    names = [[1, *torch.randint(3, 20, (int(torch.randint(3, 9, (), generator=g)),), generator=g).tolist(), 2] for _ in range(120)]
+    names = [[1, *torch.randint(3, 20, (int(torch.randint(3, 9, (), generator=g)),), generator=g).tolist(), 2]
+             for _ in range(120)]
     pad = lambda rows: nn.utils.rnn.pad_sequence([torch.tensor(o) for o in rows], batch_first=True)
     parts = [(o[:-1], o[ahead:]+[0]*(ahead-1)) for o in names]
-    return [(pad(xs), torch.tensor(list(map(len, xs))), pad(ys)) for xs,ys in (zip(*parts[i:i+12]) for i in range(0, 120, 12))]
+    return [(pad(xs), torch.tensor(list(map(len, xs))), pad(ys))
+            for xs,ys in (zip(*parts[i:i+12]) for i in range(0, 120, 12))]
 
 
 def packed_step(net):
@@ -569,7 +581,8 @@ def test_a_low_rate_where_there_is_little_to_gain(lr, ids):
     "Four letters with words among them, of which sixty good steps learn a few hundredths of a nat"
     seeded()
     rng = random.Random(0)
-    text = ''.join(''.join(rng.choices('ACGT', k=rng.randint(3, 9))) + rng.choice(['TATAAA', 'GGCCAATCT', 'TTGACA']) for _ in range(2000))
+    text = ''.join(''.join(rng.choices('ACGT', k=rng.randint(3, 9))) + rng.choice(['TATAAA', 'GGCCAATCT', 'TTGACA'])
+                   for _ in range(2000))
     letters = torch.tensor(['ACGT'.index(o) for o in text])
     starts = torch.randint(len(letters)-31, (60, 32), generator=seeded())
     batches = [tuple(torch.stack([letters[i+k:i+k+30] for i in s]) for k in (0, 1)) for s in starts]
@@ -638,7 +651,8 @@ class Reader(torch.nn.Module):
     def forward(self, x): return self.last(self.o(self.r(self.e(x))[0]))
 
 
-def training(net, loss=lambda scores, y: torch.nn.functional.cross_entropy(scores.transpose(1, 2), y), take=lambda x, y: (x, y)):
+def training(net, loss=lambda scores, y: torch.nn.functional.cross_entropy(scores.transpose(1, 2), y),
+             take=lambda x, y: (x, y)):
     "A training step of `net`, whose batches `take` turns into tensors"
     opt = torch.optim.Adam(net.parameters(), lr=3e-3)
     def step(x, y):
@@ -666,7 +680,8 @@ def test_batches_that_are_no_tensors(form, fault):
     n,batches = letters()
     net = Reader(n, bidirectional=fault == 'S10')
     given = [(give(x), give(x if fault == 'D1' else y)) for x,y in batches]
-    report = diagnose(step_function=training(net, take=lambda x, y: (take(x), take(y))), model=net, batches=given, trials=False)
+    report = diagnose(step_function=training(net, take=lambda x, y: (take(x), take(y))), model=net,
+                      batches=given, trials=False)
     assert [o.id for o in report.findings][:1] == [fault]*(fault is not None), report
     assert type(given[0][0]) is type(give(batches[0][0]))
 

@@ -18,7 +18,8 @@ def given():
     model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
     ids = torch.randint(9, (4, 4, 13))
     batches = [(o[:,:-1], o[:,1:]) for o in ids]
-    return dict(model=model, batches=batches, loss_func=lambda s, y: F.cross_entropy(s.flatten(0, 1), y.flatten(), ignore_index=3),
+    return dict(model=model, batches=batches,
+                loss_func=lambda s, y: F.cross_entropy(s.flatten(0, 1), y.flatten(), ignore_index=3),
                 trials=False)
 
 
@@ -32,7 +33,8 @@ def test_a_probe_that_stumbles(given, monkeypatch, name):
     report = doctor.diagnose(**given)
     assert 'L5' in [o.id for o in report.findings]
     said, = [o for o in report.skipped if 'of no use' in o]
-    assert "an error of the doctor's own, please report it: ZeroDivisionError in fails" in said and said in str(report).replace('\n', ' ')
+    assert ("an error of the doctor's own, please report it: ZeroDivisionError in fails" in said
+            and said in str(report).replace('\n', ' '))
 
 
 @pytest.mark.parametrize('name', ['check_first_bad', 'check_leaf'])

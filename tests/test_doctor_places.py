@@ -108,5 +108,6 @@ def test_adagrad_begins_with_long_steps():
     def said(lr):
         net = Net(seed=1)
         opt = torch.optim.Adagrad(net.parameters(), lr)
-        return [o.id for o in doctor.diagnose(model=net, batches=batches, loss_func=nll, opt=opt).findings if o.id in ('O1', 'O2')]
+        return [o.id for o in doctor.diagnose(model=net, batches=batches, loss_func=nll, opt=opt).findings
+                if o.id in ('O1', 'O2')]
     assert said(10.) == ['O1'] and said(.05) == []

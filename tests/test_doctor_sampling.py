@@ -99,7 +99,8 @@ def test_the_prompt_goes_in_each_time(trained):
     assert f.id == 'G3' and 'chosen' in f.message
 
 
-@pytest.mark.parametrize('kwargs', [dict(read=None, first=0, keeps=False), dict(read=None, keeps=False), dict(first=0, keeps=False)])
+@pytest.mark.parametrize('kwargs', [dict(read=None, first=0, keeps=False), dict(read=None, keeps=False),
+                                    dict(first=0, keeps=False)])
 def test_the_state_after_the_prompt_is_thrown_away(trained, kwargs):
     assert told(trained, one_by_one, **kwargs) == [('G3', 'exact')]
 
@@ -117,7 +118,8 @@ def test_an_error_of_the_function_itself(trained):
     assert (f.id, f.certainty) == ('E1', 'exact') and 'ZeroDivisionError' in f.message and 'n//done' in f.place.source
 
 
-@pytest.mark.parametrize('kwargs,said', [(dict(text=5), 'text is 5'), (dict(sample='abc'), 'sample is str'), (dict(sample=one_by_one, text=b'abc'), 'decode')])
+@pytest.mark.parametrize('kwargs,said', [(dict(text=5), 'text is 5'), (dict(sample='abc'), 'sample is str'),
+                                         (dict(sample=one_by_one, text=b'abc'), 'decode')])
 def test_what_is_no_text_and_no_function(trained, kwargs, said):
     with pytest.raises(CharRNNError, match=said): diagnose(**{**trained, **kwargs})
 

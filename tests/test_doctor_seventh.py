@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from charrnn_fa.doctor import diagnose
 
-TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints') for c in ('sea', 'cat', 'moon'))*9
+TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints')
+               for c in ('sea', 'cat', 'moon'))*9
 V = len(set(TEXT))
 IDS = torch.tensor([sorted(set(TEXT)).index(c) for c in TEXT])
 
@@ -169,7 +170,8 @@ def test_a_sum_is_mended_in_the_criterion():
         opt.step()
         return loss.item()
     f, = diagnose(step_function=step, model=net, batches=windows(), trials=False).findings
-    assert f.id == 'L3' and 'nn.CrossEntropyLoss(ignore_index=90)' in f.fix and eval(f.fix.split('=', 1)[1], dict(nn=nn)).reduction == 'mean'
+    assert (f.id == 'L3' and 'nn.CrossEntropyLoss(ignore_index=90)' in f.fix
+            and eval(f.fix.split('=', 1)[1], dict(nn=nn)).reduction == 'mean')
 
 
 class Pen(nn.Module):

@@ -1,4 +1,5 @@
-"""The doctor on steps that fetch their own batches, and on what a sixth stranger's programs have shown; beside each fault the program without it"""
+"""The doctor on steps that fetch their own batches, and on what a sixth stranger's programs have shown; beside
+each fault the program without it"""
 import itertools
 
 import pytest
@@ -65,7 +66,8 @@ def fetching(zero=True, shift=1, turned=False, **kwargs):
 
 
 @pytest.mark.parametrize('turned', [False, True])
-@pytest.mark.parametrize('fault,want', [(dict(), []), (dict(zero=False), ['O6']), (dict(cut=True), ['R1']), (dict(shift=0), ['D1']), (dict(shift=3), ['D2'])])
+@pytest.mark.parametrize('fault,want', [(dict(), []), (dict(zero=False), ['O6']), (dict(cut=True), ['R1']),
+                                        (dict(shift=0), ['D1']), (dict(shift=3), ['D2'])])
 def test_a_step_that_fetches_its_batches(fault, want, turned):
     if turned and fault.get('shift', 1) != 1: pytest.skip('in another order it cannot be told what belongs to what')
     step,net,at = fetching(turned=turned, **fault)
@@ -110,7 +112,8 @@ class Packed(nn.Module):
         super().__init__()
         self.emb,self.rnn,self.out = nn.Embedding(12, n, padding_idx=0),nn.LSTM(n, n, batch_first=True),nn.Linear(n, 2)
 
-    def forward(self, x, lengths): return self.out(self.rnn(pack_padded_sequence(self.emb(x), lengths, batch_first=True))[1][0][-1])
+    def forward(self, x, lengths):
+        return self.out(self.rnn(pack_padded_sequence(self.emb(x), lengths, batch_first=True))[1][0][-1])
 
 
 def reviews(n=160, width=10):
@@ -147,7 +150,8 @@ def test_a_mask_the_wrong_way_round(wrong):
     def loss(p, y):
         each,mask = F.cross_entropy(p.transpose(1, 2), y, reduction='none'),(y == 0) == wrong
         return (each*mask).sum()/mask.sum()
-    fs = found(model=net, dls=[*zip(x.split(16), y.split(16))], loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3))
+    fs = found(model=net, dls=[*zip(x.split(16), y.split(16))], loss_func=loss,
+               opt=torch.optim.Adam(net.parameters(), 3e-3))
     assert [f.title for f in fs if f.id in ('L5', 'T8')] == ['Only padding counts']*wrong
 
 
@@ -156,13 +160,15 @@ def test_a_length_beside_padding_is_no_symbol():
     class WithLength(nn.Module):
         def __init__(self):
             super().__init__()
-            self.emb,self.rnn,self.out = nn.Embedding(12, 16, padding_idx=0),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 2)
+            self.emb,self.rnn,self.out = (nn.Embedding(12, 16, padding_idx=0),
+                                          nn.GRU(16, 16, batch_first=True),nn.Linear(16, 2))
         def forward(self, x):
             h,_ = self.rnn(self.emb(x[:,:-1]))
             return self.out(h[torch.arange(len(x)),x[:,-1]-1])
     net = WithLength()
     batches = [(torch.cat([x, (x != 0).sum(1, keepdim=True)], 1), y) for x,y in reviews()]
-    assert 'R11' not in ids_of(model=net, dls=batches, loss_func=F.cross_entropy, opt=torch.optim.Adam(net.parameters(), 3e-3))
+    assert 'R11' not in ids_of(model=net, dls=batches, loss_func=F.cross_entropy,
+                               opt=torch.optim.Adam(net.parameters(), 3e-3))
 
 
 # ---- What is indexed and cut
@@ -180,7 +186,8 @@ class LastRow(nn.Module):
 class BothWays(nn.Module):
     def __init__(self, fault, n=12):
         super().__init__()
-        self.fault,self.emb,self.rnn,self.out = fault,nn.Embedding(V, n),nn.GRU(n, n, batch_first=True, bidirectional=True),nn.Linear(2*n, 3)
+        self.fault,self.emb,self.rnn,self.out = (fault,nn.Embedding(V, n),
+                                                 nn.GRU(n, n, batch_first=True, bidirectional=True),nn.Linear(2*n, 3))
 
     def forward(self, x):
         h_n = self.rnn(self.emb(x))[1]
@@ -194,7 +201,8 @@ class BothWays(nn.Module):
 def test_what_is_taken_of_a_layer(net, fix, fault):
     x = torch.randint(0, V, (144, 12), generator=seeded())
     net = net(fault)
-    fs = found(model=net, dls=[*zip(x.split(12), (x[:,3] % 3).split(12))], loss_func=F.cross_entropy, opt=torch.optim.Adam(net.parameters(), 3e-3))
+    fs = found(model=net, dls=[*zip(x.split(12), (x[:,3] % 3).split(12))], loss_func=F.cross_entropy,
+               opt=torch.optim.Adam(net.parameters(), 3e-3))
     assert [f.id for f in fs] == ['S4']*fault and (not fault or fix in fs[0].fix)
 
 
@@ -223,7 +231,8 @@ def test_several_right_answers(squeeze):
             return scores.softmax(-1) if squeeze == 'softmax' else scores.sigmoid()
     net = Which(False)
     net.out = nn.Linear(24, V)
-    fs = found(model=net, dls=[*zip(x.split(12), y.split(12))], loss_func=nn.BCELoss(), opt=torch.optim.Adam(net.parameters(), 3e-3))
+    fs = found(model=net, dls=[*zip(x.split(12), y.split(12))], loss_func=nn.BCELoss(),
+               opt=torch.optim.Adam(net.parameters(), 3e-3))
     assert [f.title for f in fs] == ['Softmax where several answers may be right']*(squeeze == 'softmax')
 
 
@@ -232,7 +241,8 @@ def test_several_right_answers(squeeze):
 def test_two_tables_for_two_languages():
     "Ids of both in one batch; the second table is larger"
     seeded()
-    net = nn.ModuleDict(dict(a=nn.Embedding(6, 16), b=nn.Embedding(V, 16), rnn=nn.GRU(16, 16, batch_first=True), out=nn.Linear(16, V)))
+    net = nn.ModuleDict(dict(a=nn.Embedding(6, 16), b=nn.Embedding(V, 16), rnn=nn.GRU(16, 16, batch_first=True),
+                             out=nn.Linear(16, V)))
     class Translator(nn.Module):
         def __init__(self):
             super().__init__()
@@ -244,7 +254,8 @@ def test_two_tables_for_two_languages():
     y = (src+3) % V
     x = torch.cat([src, torch.full((96, 1), 8), y[:,:-1]], 1)
     loss = lambda p, y: F.cross_entropy(p.transpose(1, 2), y)
-    assert 'D12' not in ids_of(model=model, dls=[*zip(x.split(12), y.split(12))], loss_func=loss, opt=torch.optim.Adam(model.parameters(), 3e-3))
+    assert 'D12' not in ids_of(model=model, dls=[*zip(x.split(12), y.split(12))], loss_func=loss,
+                               opt=torch.optim.Adam(model.parameters(), 3e-3))
 
 
 def test_gradients_that_are_divided_and_scaled():
@@ -259,7 +270,8 @@ def test_gradients_that_are_divided_and_scaled():
             scaler.update()
             adam.zero_grad()
         return loss.item()
-    assert 'O11' not in ids_of(step_function=accumulate, model=net, batches=[*zip(x[:-1].view(6, 8, 12), x[1:].view(6, 8, 12))])
+    assert 'O11' not in ids_of(step_function=accumulate, model=net,
+                               batches=[*zip(x[:-1].view(6, 8, 12), x[1:].view(6, 8, 12))])
 
 
 class Towers(nn.Module):
@@ -349,5 +361,6 @@ def test_a_cell_that_hands_back_what_it_was_given(old):
                 res.append(self.out(state[0]))
             return torch.stack(res, 2)
     net,x = Reader(),text(6*8*12)
-    fs = found(model=net, dls=[*zip(x[:-1].view(6, 8, 12), x[1:].view(6, 8, 12))], loss_func=F.cross_entropy, opt=torch.optim.Adam(net.parameters(), 3e-3))
+    fs = found(model=net, dls=[*zip(x[:-1].view(6, 8, 12), x[1:].view(6, 8, 12))], loss_func=F.cross_entropy,
+               opt=torch.optim.Adam(net.parameters(), 3e-3))
     assert [f.title for f in fs] == ['A part of the state never changes']*old

@@ -27,7 +27,8 @@ class Reader(nn.Module):
     "Embedding, a recurrent layer, scores"
     def __init__(self, drop=0.):
         super().__init__()
-        self.emb,self.rnn,self.drop,self.out = nn.Embedding(V, 24),nn.GRU(24, 24, batch_first=True),nn.Dropout(drop),nn.Linear(24, V)
+        self.emb,self.rnn,self.drop,self.out = (nn.Embedding(V, 24),nn.GRU(24, 24, batch_first=True),
+                                                nn.Dropout(drop),nn.Linear(24, V))
 
     def forward(self, x): return self.out(self.drop(self.rnn(self.emb(x))[0]))
 
@@ -233,13 +234,16 @@ class Answers(nn.Module):
     "A source to a state, and from it what a decoder writes, who is told something at each step"
     def __init__(self):
         super().__init__()
-        self.words,self.reader,self.writer = nn.Embedding(12, 24),nn.LSTM(24, 24, batch_first=True),nn.LSTM(24, 24, batch_first=True)
+        self.words,self.reader,self.writer = (nn.Embedding(12, 24),nn.LSTM(24, 24, batch_first=True),
+                                              nn.LSTM(24, 24, batch_first=True))
         self.scores = nn.Linear(24, 12)
 
-    def forward(self, source, told): return self.scores(self.writer(self.words(told), self.reader(self.words(source))[1])[0])
+    def forward(self, source, told):
+        return self.scores(self.writer(self.words(told), self.reader(self.words(source))[1])[0])
 
 
-@pytest.mark.parametrize('give,in_batch,ids', [('late', False, []), ('late', True, []), ('same', False, ['D1']), ('same', True, ['D1'])])
+@pytest.mark.parametrize('give,in_batch,ids',
+                         [('late', False, []), ('late', True, []), ('same', False, ['D1']), ('same', True, ['D1'])])
 def test_what_a_decoder_is_told(give, in_batch, ids):
     net = Answers()
     adam = torch.optim.Adam(net.parameters())
@@ -371,7 +375,8 @@ class OneHotCell(nn.Module):
 
 
 @pytest.mark.parametrize('ids,options,cuts', [
-    (['R8'], dict(bend=lambda h: h), False), (['R1'], {}, True), ([], {}, False), ([], dict(enters=lambda x: x.data), False)])
+    (['R8'], dict(bend=lambda h: h), False), (['R1'], {}, True), ([], {}, False),
+    ([], dict(enters=lambda x: x.data), False)])
 def test_letters_that_the_loader_gives_one_hot(ids, options, cuts):
     "They are looked up nowhere, so it is at the model's call that they enter; if they are detached there, that is no fault"
     net = OneHotCell(**options)

@@ -178,7 +178,8 @@ class Mixed(Net):
 def test_rows_that_are_mixed_are_no_norm_where_there_is_dropout():
     torch.manual_seed(0)
     net = Mixed()
-    assert found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)) == [('S4', 'exact')]
+    assert (found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3))
+            == [('S4', 'exact')])
 
 
 @pytest.mark.parametrize('max_size,want', [(6, [('D8', 'exact')]), (None, [])])

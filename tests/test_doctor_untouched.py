@@ -1,4 +1,5 @@
-"""What a diagnosis leaves as it was beside weights: iterators, slots, classes, modules, open files; and what it says of bad input and of time
+"""What a diagnosis leaves as it was beside weights: iterators, slots, classes, modules, open files; and what it
+says of bad input and of time
 
 Each program is as somebody might write it; nothing is asked of the parts of the doctor.
 """
@@ -30,7 +31,8 @@ IDS,V = torch.tensor([SYMBOLS.index(c) for c in TEXT]),len(SYMBOLS)
 
 def batches(bs=8, seq_len=16, n=12):
     "Pieces from anywhere in the text"
-    starts = [torch.randint(0, len(IDS)-seq_len-1, (bs,), generator=torch.Generator().manual_seed(i)).tolist() for i in range(n)]
+    starts = [torch.randint(0, len(IDS)-seq_len-1, (bs,), generator=torch.Generator().manual_seed(i)).tolist()
+              for i in range(n)]
     return [tuple(torch.stack([IDS[i+s:i+s+seq_len] for i in row]) for s in (0, 1)) for row in starts]
 
 
@@ -72,18 +74,24 @@ def falling(n, *more, by=1, **named):
 
 
 ITERATORS = {
-    'list': lambda: iter([*range(90)]), 'range': lambda: iter(range(90)), 'dict': lambda: iter({i:0 for i in range(90)}), 'text': lambda: iter(TEXT), 'deque': lambda: iter(deque(range(90))),
-    'count': lambda: itertools.count(7, 3), 'cycle': lambda: itertools.cycle([1, 2, 3]), 'chain': lambda: itertools.chain([1, 2, 3], range(90)), 'islice': lambda: itertools.islice(itertools.count(), 3, 90),
-    'zip': lambda: zip('abc'*30, itertools.count()), 'enumerate': lambda: enumerate(itertools.cycle('ab')), 'map': lambda: map(str, itertools.cycle([1, 2, 3])), 'callable': lambda: iter(lambda: 3, 4),
-    'generator': lambda: forever(5), 'options': lambda: falling(90, 1, 2, by=2, k=3), 'expression': lambda: (2*i for i in itertools.count()), 'nested': lambda: zip(falling(90), itertools.cycle(falling(4))),
-    'PyTorch': lambda: iter(torch.utils.data.DataLoader([*range(90)], batch_size=2, shuffle=True)), 'fastai': lambda: iter(fastai.data.load.DataLoader([*range(90)], bs=2)),
+    'list': lambda: iter([*range(90)]), 'range': lambda: iter(range(90)), 'dict': lambda: iter({i:0 for i in range(90)}),
+    'text': lambda: iter(TEXT), 'deque': lambda: iter(deque(range(90))), 'count': lambda: itertools.count(7, 3),
+    'cycle': lambda: itertools.cycle([1, 2, 3]), 'chain': lambda: itertools.chain([1, 2, 3], range(90)),
+    'islice': lambda: itertools.islice(itertools.count(), 3, 90), 'zip': lambda: zip('abc'*30, itertools.count()),
+    'enumerate': lambda: enumerate(itertools.cycle('ab')), 'map': lambda: map(str, itertools.cycle([1, 2, 3])),
+    'callable': lambda: iter(lambda: 3, 4), 'generator': lambda: forever(5),
+    'options': lambda: falling(90, 1, 2, by=2, k=3), 'expression': lambda: (2*i for i in itertools.count()),
+    'nested': lambda: zip(falling(90), itertools.cycle(falling(4))),
+    'PyTorch': lambda: iter(torch.utils.data.DataLoader([*range(90)], batch_size=2, shuffle=True)),
+    'fastai': lambda: iter(fastai.data.load.DataLoader([*range(90)], bs=2)),
 }
 
 
 @pytest.mark.parametrize('begun', [0, 2])
 @pytest.mark.parametrize('kind', ITERATORS)
 def test_an_iterator_stands_where_it_stood(kind, begun):
-    if sys.version_info >= (3, 14) and kind in ('cycle', 'chain', 'islice', 'zip', 'enumerate', 'map', 'expression', 'nested'): pytest.skip('itertools cannot be copied')
+    if sys.version_info >= (3, 14) and kind in ('cycle', 'chain', 'islice', 'zip', 'enumerate', 'map', 'expression', 'nested'):
+        pytest.skip('itertools cannot be copied')
     def at_its_place():
         torch.manual_seed(0)
         it = ITERATORS[kind]()
@@ -98,7 +106,8 @@ def test_an_iterator_stands_where_it_stood(kind, begun):
     assert rest(it) == rest(same)
 
 
-@pytest.mark.parametrize('how', ['global', 'attribute', 'list', 'dict', 'pair', 'default', 'partial', 'method', 'slot', 'class', 'model'])
+@pytest.mark.parametrize('how', ['global', 'attribute', 'list', 'dict', 'pair', 'default', 'partial', 'method',
+                                 'slot', 'class', 'model'])
 def test_it_does_not_matter_where_it_is_held(how, monkeypatch):
     it = iter(range(9000))
     class Holds:
@@ -108,8 +117,11 @@ def test_it_does_not_matter_where_it_is_held(how, monkeypatch):
     slotted.it = it
     monkeypatch.setitem(globals(), 'held', it)
     a_list,a_dict,pair = [it],{'it':it},(it, 0)
-    extra = {'global':lambda: next(held), 'attribute':lambda: next(has.it), 'list':lambda: next(a_list[0]), 'dict':lambda: next(a_dict['it']), 'pair':lambda: next(pair[0]),   # noqa: F821
-             'default':lambda it=it: next(it), 'partial':partial(next, it), 'method':it.__next__, 'slot':lambda: next(slotted.it), 'class':lambda: next(Holds.of_class),
+    extra = {'global':lambda: next(held),   # noqa: F821
+             'attribute':lambda: next(has.it), 'list':lambda: next(a_list[0]), 'dict':lambda: next(a_dict['it']),
+             'pair':lambda: next(pair[0]),
+             'default':lambda it=it: next(it), 'partial':partial(next, it), 'method':it.__next__,
+             'slot':lambda: next(slotted.it), 'class':lambda: next(Holds.of_class),
              'model':lambda: next(model.it)}[how]
     kwargs = program(extra)
     model = kwargs['model']
@@ -153,7 +165,8 @@ def workers():
 def test_what_cannot_be_put_back_is_not_moved_and_said(make, name):
     it,same = make(),make()
     next(it), next(same)
-    with pytest.raises(CharRNNError, match=f'could not be put back afterwards .{name}.*give the doctor a training step'): diagnose(**program(lambda: next(it)))
+    with pytest.raises(CharRNNError, match=f'could not be put back afterwards .{name}.*give the doctor a training step'):
+        diagnose(**program(lambda: next(it)))
     assert next(it) == next(same)
     healthy(**program(lambda: it)) # only held
 
@@ -179,7 +192,8 @@ def test_classes_and_slots_count_from_where_they_stood():
     names = Counter.names
     def extra(): a.count(), b.count()
     healthy(**program(extra))
-    assert (Counter.n, Counter.names, b.n) == (0, [], 0) and Counter.names is names and not hasattr(Counter, 'made') and not hasattr(b, 'made')
+    assert ((Counter.n, Counter.names, b.n) == (0, [], 0) and Counter.names is names and not hasattr(Counter, 'made')
+            and not hasattr(b, 'made'))
 
 
 def test_a_class_that_only_a_function_names():
@@ -191,7 +205,9 @@ def test_a_class_that_only_a_function_names():
 def test_globals_of_other_modules(tmp_path, monkeypatch):
     "Of a module that the step names, and of one that this one names"
     (tmp_path/'own_config.py').write_text('step,seen = 0,[]\n')
-    (tmp_path/'own_helpers.py').write_text('import own_config\ncalls = 0\ndef count():\n    global calls\n    calls += 1\n    own_config.step += 1\n    own_config.seen.append(calls)\n    own_config.made = 1\n')
+    (tmp_path/'own_helpers.py').write_text('import own_config\ncalls = 0\ndef count():\n'
+                                           '    global calls\n    calls += 1\n    own_config.step += 1\n'
+                                           '    own_config.seen.append(calls)\n    own_config.made = 1\n')
     monkeypatch.syspath_prepend(tmp_path)
     helpers = importlib.import_module('own_helpers')
     config = sys.modules['own_config']
@@ -218,8 +234,10 @@ def test_an_open_file_is_not_written_to(how, tmp_path):
         log.write(b'first\n' if how == 'binary' else 'first\n')
         log.flush()
         write,has,rows,named = log.write,SimpleNamespace(log=log),csv.writer(log),csv.DictWriter(log, ['a'])
-        extra = {'print':lambda: print('x', file=log, flush=True), 'write':lambda: log.write('x'), 'method':lambda: write('x'), 'attribute':lambda: has.log.write('x'),
-                 'csv':lambda: rows.writerow([1]), 'dict writer':lambda: named.writerow(dict(a=1)), 'binary':lambda: log.write(b'x'), 'both':lambda: log.write('x')}[how]
+        extra = {'print':lambda: print('x', file=log, flush=True),
+                 'write':lambda: log.write('x'), 'method':lambda: write('x'), 'attribute':lambda: has.log.write('x'),
+                 'csv':lambda: rows.writerow([1]), 'dict writer':lambda: named.writerow(dict(a=1)),
+                 'binary':lambda: log.write(b'x'), 'both':lambda: log.write('x')}[how]
         healthy(**program(extra))
         assert has.log is log and not log.closed
         log.flush()
@@ -289,8 +307,10 @@ def given(dls, model=None, **kwargs): return dict(model=model or Net(), loss_fun
 def learner(*dls, **kwargs): return dict(learn=Learner(DataLoaders(*dls), Net(), loss_func=loss_over_all), **kwargs)
 
 
-@pytest.mark.parametrize('make', [lambda: given(Slow(batches(n=300))), lambda: given(SimpleNamespace(train=Slow(batches(n=300)), valid=Slow(batches(n=300)))),
-                                  lambda: learner(Slow(batches(n=300)), Slow(batches(n=300))), lambda: learner(Endless(), Endless())])
+@pytest.mark.parametrize('make', [lambda: given(Slow(batches(n=300))),
+                                  lambda: given(SimpleNamespace(train=Slow(batches(n=300)), valid=Slow(batches(n=300)))),
+                                  lambda: learner(Slow(batches(n=300)), Slow(batches(n=300))),
+                                  lambda: learner(Endless(), Endless())])
 def test_a_slow_loader_takes_no_more_time_than_was_given(make, clock):
     report = diagnose(**make(), seconds=2.)
     assert clock.now < 2.4 and report.skipped, report
@@ -311,15 +331,19 @@ class NotCopied(Net):
     def __deepcopy__(self, memo): raise RuntimeError('not this one')
 
 
-@pytest.mark.parametrize('make', [lambda: given(batches(), NotCopied()), lambda: given(batches(bs=1)), lambda: given(Endless()), lambda: given(DataLoaders(batches())), lambda: learner(batches()),
+@pytest.mark.parametrize('make', [lambda: given(batches(), NotCopied()), lambda: given(batches(bs=1)),
+                                  lambda: given(Endless()), lambda: given(DataLoaders(batches())),
+                                  lambda: learner(batches()),
                                   lambda: learner(batches(), None)])
 def test_what_is_no_fault(make): healthy(**make())
 
 
 @pytest.mark.parametrize('make,said', [
-    (lambda: dict(learn=Learner(None, Net(), loss_func=loss_over_all)), 'The Learner has no data; give it loaders'), (lambda: given((b for b in Endless())), 'use up; give a list'),
-    (lambda: given('abc'), 'str cannot be gone through'), (lambda: given([x for x,_ in batches()]), 'no inputs and targets; give pairs'),
-    (lambda: given([(x[:0], y[:0]) for x,y in batches()]), 'nothing in it'), (lambda: given(batches(), Net), 'the class Net'), (lambda: given(batches(), opt=torch.optim.Adam), 'the class Adam'),
+    (lambda: dict(learn=Learner(None, Net(), loss_func=loss_over_all)), 'The Learner has no data; give it loaders'),
+    (lambda: given((b for b in Endless())), 'use up; give a list'), (lambda: given('abc'), 'str cannot be gone through'),
+    (lambda: given([x for x,_ in batches()]), 'no inputs and targets; give pairs'),
+    (lambda: given([(x[:0], y[:0]) for x,y in batches()]), 'nothing in it'),
+    (lambda: given(batches(), Net), 'the class Net'), (lambda: given(batches(), opt=torch.optim.Adam), 'the class Adam'),
     (lambda: dict(model=Net(), loss_func=3, dls=batches()), 'no function'),
     (lambda: dict(model=Net(), step_function=3, batches=batches()), 'The training step is int')])
 def test_bad_input_is_answered_in_a_sentence(make, said):
@@ -328,20 +352,24 @@ def test_bad_input_is_answered_in_a_sentence(make, said):
     assert e.value.remedy
 
 
-@pytest.mark.parametrize('make', [lambda: given(batches(), Net().to('meta')), lambda: given([tuple(o.to('meta') for o in b) for b in batches()]), lambda: {**program(), 'model':None}])
+@pytest.mark.parametrize('make', [lambda: given(batches(), Net().to('meta')),
+                                  lambda: given([tuple(o.to('meta') for o in b) for b in batches()]),
+                                  lambda: {**program(), 'model':None}])
 def test_a_model_on_another_device(make):
     kwargs = make()
     if kwargs['model'] is None:
         model = kwargs['model'] = Net().to('meta')
         kwargs['step_function'] = lambda x,y: loss_over_all(model(x), y).backward()
     f, = diagnose(**kwargs).findings
-    assert (f.id, 'no numbers on the device meta; put model and batches on another one' in f.message) == ('E1', True) and 'to(device)' in f.fix and 'OtherDevice' not in str(f)
+    assert ((f.id, 'no numbers on the device meta; put model and batches on another one' in f.message) == ('E1', True)
+            and 'to(device)' in f.fix and 'OtherDevice' not in str(f))
 
 
 def test_a_validation_loader_that_breaks_is_a_finding():
     for kwargs in learner(batches(), Breaks(0)), given(SimpleNamespace(train=batches(), valid=Breaks(1))):
         report = diagnose(**kwargs, trials=False)
-        assert any('The loader ends in an error' in o.message and 'the disk is gone' in o.message for o in report.findings), report
+        assert any('The loader ends in an error' in o.message
+                   and 'the disk is gone' in o.message for o in report.findings), report
 
 
 def test_an_iterator_for_validation_is_not_used_up():
@@ -381,7 +409,8 @@ def raised_at(n, e=ValueError('boom')):
 @pytest.mark.parametrize('n', [1, 3, 7])
 def test_an_error_in_a_later_step_is_a_finding(n, trials):
     f = line_of(diagnose(**program(raised_at(n)), trials=trials).findings[0], 'if len(calls) >= n: raise e')
-    assert (f.id, f.certainty, f.title) == ('E1', 'exact', 'The training step ends in an error') and 'ValueError: boom' in f.message and __file__ in f.fix
+    assert ((f.id, f.certainty, f.title) == ('E1', 'exact', 'The training step ends in an error')
+            and 'ValueError: boom' in f.message and __file__ in f.fix)
     assert n == 1 or f'Step {n} ends' in f.message
 
 
@@ -406,7 +435,8 @@ class RaisesInBatch(Callback):
 
 @pytest.mark.parametrize('n', [0, 6])
 def test_an_error_in_a_callback_is_a_finding(n):
-    f = line_of(diagnose(learn=Learner(DataLoaders(batches(), batches()), Net(), loss_func=loss_over_all, cbs=RaisesInBatch(n)), trials=False).findings[0], "raise KeyError('boom')")
+    f = line_of(diagnose(learn=Learner(DataLoaders(batches(), batches()), Net(), loss_func=loss_over_all,
+                                       cbs=RaisesInBatch(n)), trials=False).findings[0], "raise KeyError('boom')")
     assert (f.id, f.place.function) == ('E1', 'after_batch') and r'\n' not in f.message and 'boom' in f.message
 
 
@@ -418,7 +448,8 @@ def schedule_of(n):
     return program(schedule.step)
 
 
-@pytest.mark.parametrize('make', [lambda: program(raised_at(20, StopIteration())), lambda: program(raised_at(13, IndexError())), lambda: schedule_of(14)])
+@pytest.mark.parametrize('make', [lambda: program(raised_at(20, StopIteration())),
+                                  lambda: program(raised_at(13, IndexError())), lambda: schedule_of(14)])
 def test_a_training_that_was_not_meant_to_go_on_has_no_error(make):
     "Beyond the first pass through the batches"
     assert not [o for o in diagnose(**make(), seconds=20).findings if o.id[0] == 'E']
@@ -463,7 +494,8 @@ def test_a_pair_that_is_never_detached():
 @pytest.mark.parametrize('seconds', [0, .02])
 def test_too_little_time_is_said_in_the_first_line(seconds):
     report = diagnose(**given(batches()), seconds=seconds)
-    assert report.heading().startswith('There was not enough time') and report.as_dict()['enough_time'] is False and report.late, report
+    assert (report.heading().startswith('There was not enough time') and report.as_dict()['enough_time'] is False
+            and report.late), report
     assert diagnose(**given(batches()), trials=False, seconds=600).as_dict()['enough_time'] is True
 
 
@@ -480,7 +512,8 @@ def test_a_data_set_that_breaks_is_a_finding_with_its_line(at):
     dl = torch.utils.data.DataLoader(Broken(at), 16)
     for kwargs in given(dl), learner(dl, batches()):
         f = line_of(diagnose(**kwargs).findings[0], "raise IndexError('row is broken')")
-        assert (f.id, f.place.function) == ('E2', '__getitem__') and 'row is broken' in f.message and 'LoaderEnds' not in str(f)
+        assert ((f.id, f.place.function) == ('E2', '__getitem__') and 'row is broken' in f.message
+                and 'LoaderEnds' not in str(f))
 
 
 @pytest.mark.parametrize('make', [lambda: given(Breaks(0)), lambda: given(Breaks(1)), lambda: learner(Breaks(0), batches())])
@@ -551,7 +584,8 @@ def test_gradients_that_are_clipped_away(norm, said):
         nn.utils.clip_grad_norm_(model.parameters(), norm)
         opt.step()
     found = diagnose(step_function=step, model=model, batches=batches(), seconds=600).findings
-    assert [o.id for o in found] == ['O14']*said and all('clipping' in o.message and 'in place of 0.001' in o.fix for o in found), found
+    assert ([o.id for o in found] == ['O14']*said
+            and all('clipping' in o.message and 'in place of 0.001' in o.fix for o in found)), found
 
 
 class SlowNet(Net):
@@ -566,7 +600,8 @@ class SlowSet(Broken):
         return super().__getitem__(i)
 
 
-@pytest.mark.parametrize('make', [lambda: given(batches(), SlowNet()), lambda: given(torch.utils.data.DataLoader(SlowSet(None), 16))])
+@pytest.mark.parametrize('make', [lambda: given(batches(), SlowNet()),
+                                  lambda: given(torch.utils.data.DataLoader(SlowSet(None), 16))])
 def test_what_cannot_end_in_time_is_not_begun(make, clock):
     report = diagnose(**make(), seconds=2.)
     assert clock.now < 2.4 and report.late, report

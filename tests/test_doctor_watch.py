@@ -6,7 +6,8 @@ import pickle
 import random
 
 import pytest
-from fastai.basics import (AvgMetric, Callback, CancelFitException, DataLoaders, F, LabelSmoothingCrossEntropyFlat, Learner, Metric,
+from fastai.basics import (AvgMetric, Callback, CancelFitException, DataLoaders, F, LabelSmoothingCrossEntropyFlat,
+                           Learner, Metric,
                            OptimWrapper, accuracy, nn, partial, torch)
 from fastai.callback.tracker import SaveModelCallback
 
@@ -39,7 +40,8 @@ def batches(n, rows=4):
 
 def learner(n=20, valid=None, opt=torch.optim.Adam, **kwargs):
     torch.manual_seed(0)
-    learn = Learner(DataLoaders(batches(n), valid or batches(2)), Net(), loss_over_all, opt_func=partial(OptimWrapper, opt=opt), **kwargs)
+    learn = Learner(DataLoaders(batches(n), valid or batches(2)), Net(), loss_over_all,
+                    opt_func=partial(OptimWrapper, opt=opt), **kwargs)
     return learn.remove_cb(learn.progress) if hasattr(learn, 'progress') else learn
 
 
@@ -80,7 +82,8 @@ class Overflows(Callback):
 @pytest.mark.parametrize('opt_func', [AdamW, partial(OptimWrapper, opt=torch.optim.Adam)])
 def test_a_step_that_the_scaler_leaves_out_is_no_explosion(opt_func):
     "Whether the optimiser leaves it out, as ours do, or fastai's loop"
-    cb,learn = doctor(every=1),Learner(DataLoaders(batches(20), batches(2)), Net(), loss_over_all, opt_func=opt_func, cbs=[GradScale(), Overflows()])
+    cb,learn = doctor(every=1),Learner(DataLoaders(batches(20), batches(2)), Net(), loss_over_all, opt_func=opt_func,
+                                       cbs=[GradScale(), Overflows()])
     learn.device = torch.device('cpu')
     with learn.no_bar(): assert fit(learn, cb) == []
     assert len(cb.course.norms) == 19
@@ -160,8 +163,9 @@ class MeanOfBatches(LastLoss):
     def value(self): return sum(self.all)/len(self.all)
 
 
-@pytest.mark.parametrize('metric,rows,found', [(LastLoss, 1, ['T8']), (MeanOfBatches, 1, ['T8']), (MeanOfBatches, 4, []),
-                                               (lambda: AvgMetric(lambda p, y: accuracy(p.flatten(0, 1), y.flatten())), 1, [])])
+@pytest.mark.parametrize('metric,rows,found',
+                         [(LastLoss, 1, ['T8']), (MeanOfBatches, 1, ['T8']), (MeanOfBatches, 4, []),
+                          (lambda: AvgMetric(lambda p, y: accuracy(p.flatten(0, 1), y.flatten())), 1, [])])
 def test_averages_that_are_not_over_characters(metric, rows, found):
     learn,cb = learner(valid=[*batches(3), *batches(1, rows)], metrics=[metric()]),doctor()
     assert fit(learn, cb) == found
@@ -178,7 +182,8 @@ def test_what_is_measured_for_long_can_be_kept():
 
 def text_learner(seq_len=16, text=None, **kwargs):
     text = text or ''.join(chr(97+int(i)) for i in ids)
-    learn = char_learner(CharDataLoaders.from_text(text, bs=16, seq_len=seq_len, seed=1), n_hid=16, precision='fp32', **kwargs)
+    learn = char_learner(CharDataLoaders.from_text(text, bs=16, seq_len=seq_len, seed=1), n_hid=16,
+                         precision='fp32', **kwargs)
     return learn.remove_cbs([learn.progress, learn.doctor])
 
 
@@ -247,7 +252,8 @@ def test_pieces_stand_all_over_the_validation_part():
     "In a fit without epochs they come to what `evaluate` says, though the beginning is another text"
     words = learnt_words()
     strange = ''.join(random.choices('ABCDEFGH', k=2100))
-    dls = CharDataLoaders.from_documents([words[:9000]+strange, strange+words[3000:12000]], [[0], [1]], bs=16, seq_len=32, seed=1)
+    dls = CharDataLoaders.from_documents([words[:9000]+strange, strange+words[3000:12000]], [[0], [1]],
+                                         bs=16, seq_len=32, seed=1)
     learn,cb = char_learner(dls, n_hid=32, precision='fp32'),doctor()
     learn.remove_cbs([learn.progress, learn.doctor])
     with learn.no_logging(): learn.fit_steps(150, cbs=cb)

@@ -1,4 +1,5 @@
-"""The doctor on what a step makes of its pieces, its padding, its weights and its series of amounts; beside each fault the program without it"""
+"""The doctor on what a step makes of its pieces, its padding, its weights and its series of amounts; beside
+each fault the program without it"""
 import copy
 
 import pytest
@@ -37,7 +38,8 @@ class Letters(nn.Module):
 def nats(scores, y, **kwargs): return F.cross_entropy(scores.flatten(0, 1), y.flatten(), **kwargs)
 
 
-def findings(step, net, batches, **kwargs): return diagnose(step_function=step, model=net, batches=batches, **{'trials':False, **kwargs}).findings
+def findings(step, net, batches, **kwargs):
+    return diagnose(step_function=step, model=net, batches=batches, **{'trials':False, **kwargs}).findings
 
 
 def ids_of(*args, **kwargs): return {f.id for f in findings(*args, **kwargs)}
@@ -113,7 +115,8 @@ class Scores(Letters):
 
 def of_loss(loss, net=None):
     net = net or Scores()
-    return diagnose(model=net, dls=texts(), loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False).findings
+    return diagnose(model=net, dls=texts(), loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3),
+                    trials=False).findings
 
 
 def test_a_tenth_for_the_letter_that_came():
@@ -151,7 +154,8 @@ def names(mark=None, n=200, width=14):
 def of_names(batches, **kwargs):
     net = Scores()
     loss = lambda p, y: nats(p, y, **kwargs)
-    return diagnose(model=net, dls=batches, loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False).findings
+    return diagnose(model=net, dls=batches, loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3),
+                    trials=False).findings
 
 
 def test_padding_that_counts():
@@ -171,7 +175,8 @@ def test_a_target_that_stays_is_no_padding():
     x = torch.randint(0, 12, (200, 14), generator=seeded(2))
     y = ((x == 3).cumsum(1) > 0).long()
     net = Scores(12)
-    r = diagnose(model=net, dls=[*zip(x.split(20), y.split(20))], loss_func=nats, opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False)
+    r = diagnose(model=net, dls=[*zip(x.split(20), y.split(20))], loss_func=nats,
+                 opt=torch.optim.Adam(net.parameters(), 3e-3), trials=False)
     assert 'T8' not in {f.id for f in r.findings}
 
 

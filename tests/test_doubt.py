@@ -72,7 +72,8 @@ def test_a_file_that_cannot_be_read_is_not_damaged(drive, tmp_path, call):
     run = RunFolder(drive.mountpoint/'r', dict(info={}, text={}))
     run.create(None, dict(w=torch.zeros(2)), {}, step=0, epoch=0)
     drive.control(errno={call: errno.EIO})
-    with pytest.raises(RunError, match='run.json cannot be read .Input/output error.; check the disk') as e: RunFolder(run.path)
+    with pytest.raises(RunError, match='run.json cannot be read .Input/output error.; check the disk') as e:
+        RunFolder(run.path)
     assert 'damaged' not in str(e.value)
 
 
@@ -174,7 +175,8 @@ class Poison(Callback):
 
 
 def finite_steps(path):
-    return [m['step'] for m,ts,_ in RunFolder(path).whole() if all(t.isfinite().all() for k,t in ts.items() if not k.startswith('train/'))]
+    return [m['step'] for m,ts,_ in RunFolder(path).whole()
+            if all(t.isfinite().all() for k,t in ts.items() if not k.startswith('train/'))]
 
 
 def test_a_run_that_breaks_keeps_the_last_finite_ones(fresh, tmp_path, home):
@@ -264,7 +266,8 @@ def test_what_an_earlier_process_left_in_a_store_is_proven_too(lossy, fit, tmp_p
     assert steps(there) == [45, 40, 30, 20] # what the interrupt left is the newest
     for o in there.glob('step-000000[34]0-*.safetensors'): hollow(o)
     seen = []
-    fit(where, {47: lambda ckpt: (settle(ckpt), seen.extend(m['step'] for m,*_ in RunFolder(there).whole()))}, seed=None, steps=46, keep=3)
+    fit(where, {47: lambda ckpt: (settle(ckpt), seen.extend(m['step'] for m,*_ in RunFolder(there).whole()))},
+        seed=None, steps=46, keep=3)
     assert seen == [46, 45, 20]
 
 

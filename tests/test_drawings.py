@@ -25,7 +25,8 @@ from charrnn_fa.show.share import page_model, share
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.drawings import augment, load_drawings
 from charrnn_fa.text.quickdraw import read_ndjson
-from charrnn_fa.text.strokes import Drawings, StrokeCode, fit_drawing, simplify, stroke_letters, strokes_to_text, text_to_strokes
+from charrnn_fa.text.strokes import (Drawings, StrokeCode, fit_drawing, simplify, stroke_letters,
+                                     strokes_to_text, text_to_strokes)
 
 HOUSE = [[(0, 255), (0, 100), (128, 0), (255, 100), (255, 255), (0, 255)], [(90, 255), (90, 180), (150, 180), (150, 255)]]
 
@@ -51,7 +52,8 @@ def read_by_hand(line, size):
 def test_a_line_says_where_the_pen_goes(size):
     rng = np.random.default_rng(size)
     for _ in range(50):
-        d = [[tuple(map(float, p)) for p in rng.uniform(0, 255, (rng.integers(1, 12), 2))] for _ in range(rng.integers(1, 6))]
+        d = [[tuple(map(float, p)) for p in rng.uniform(0, 255, (rng.integers(1, 12), 2))]
+             for _ in range(rng.integers(1, 6))]
         cells = [[tuple(round(o*(size-1)/255) for o in p) for p in s] for s in d]
         merged = [[p for i,p in enumerate(s) if i == 0 or p != s[i-1]] for s in cells]
         line = strokes_to_text([d], size).rstrip('\n')
@@ -90,27 +92,35 @@ def test_what_is_left_out_lies_near_the_line():
 
 SVGS = {
     'line': ('<line x1="10" y1="10" x2="30" y2="50"/>', [[(0, 0), (127.5, 255)]]),
-    'moved, scaled, turned': ('<g transform="translate(7 3) scale(2)"><path transform="rotate(90)" d="M0 0H20V10"/></g>', [[(127.5, 0), (127.5, 255), (0, 255)]]),
-    'used twice': ('<defs><path id="a" d="M0 0L10 0"/></defs><use href="#a"/><use href="#a" x="0" y="10"/>', [[(0, 0), (255, 0)], [(0, 255), (255, 255)]]),
+    'moved, scaled, turned': ('<g transform="translate(7 3) scale(2)"><path transform="rotate(90)" d="M0 0H20V10"/></g>',
+                              [[(127.5, 0), (127.5, 255), (0, 255)]]),
+    'used twice': ('<defs><path id="a" d="M0 0L10 0"/></defs><use href="#a"/><use href="#a" x="0" y="10"/>',
+                   [[(0, 0), (255, 0)], [(0, 255), (255, 255)]]),
     'two parts': ('<path d="m0 0 l0 4 m4 0 l0 -4"/>', [[(0, 0), (0, 255)], [(255, 255), (255, 0)]]),
-    'a turned rectangle': ('<path d="M0 0H200V200"/><rect x="80" y="90" width="40" height="20" transform="rotate(90 100 100)"/>',
-                           [[(0, 0), (255, 0), (255, 255)], [(140.25, 102), (140.25, 153), (114.75, 153), (114.75, 102), (140.25, 102)]]),
-    'drawn only where it is used': ('<use href="#s"/><symbol id="s"><path d="M0 0L5 5"/></symbol><mask><path d="M0 9L9 9"/></mask>', [[(0, 0), (255, 255)]]),
+    'a turned rectangle': ('<path d="M0 0H200V200"/>'
+                           '<rect x="80" y="90" width="40" height="20" transform="rotate(90 100 100)"/>',
+                           [[(0, 0), (255, 0), (255, 255)], [(140.25, 102), (140.25, 153), (114.75, 153),
+                                                             (114.75, 102), (140.25, 102)]]),
+    'drawn only where it is used': ('<use href="#s"/><symbol id="s"><path d="M0 0L5 5"/></symbol><mask>'
+                                    '<path d="M0 9L9 9"/></mask>', [[(0, 0), (255, 255)]]),
     'hidden': ('<g visibility="hidden"><path d="M0 0L9 9"/></g><path d="M0 0L5 5"/>', [[(0, 0), (255, 255)]]),
     'fitted where it is used': ('<path d="M0 0L100 0L100 100"/><use href="#s" x="50" y="50" width="50" height="50"/>'
                                 '<symbol id="s" viewBox="0 0 10 10"><path d="M0 0L10 10"/></symbol>',
                                 [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 255)]]),
-    'one of several': ('<switch><path systemLanguage="de" d="M0 0L9 9"/><path d="M0 0L5 0"/><path d="M0 0L9 9"/></switch>', [[(0, 0), (255, 0)]]),
+    'one of several': ('<switch><path systemLanguage="de" d="M0 0L9 9"/><path d="M0 0L5 0"/><path d="M0 0L9 9"/></switch>',
+                       [[(0, 0), (255, 0)]]),
     'a frame that is not seen': ('<path stroke="none" d="M0 0h24v24H0z" fill="none"/>'
                                  '<path d="M12 12l5 0" fill="none" stroke="currentColor"/>',
                                  [[(0, 0), (255, 0)]]),
-    'white on a ground': ('<circle cx="50" cy="50" r="0"/><path d="M0 0H100V100H0Z" fill="#07f"/><path fill="#fff" d="M0 0H100V100"/>',
+    'white on a ground': ('<circle cx="50" cy="50" r="0"/><path d="M0 0H100V100H0Z" fill="#07f"/>'
+                          '<path fill="#fff" d="M0 0H100V100"/>',
                           [[(0, 0), (255, 0), (255, 255), (0, 255), (0, 0)], [(0, 0), (255, 0), (255, 255)]]),
     'a rule behind': ('<path fill="none" class="a" d="M0 0H100V100"/><path d="M0 0L5 0"/><style>.a{stroke:red}</style>',
                       [[(0, 0), (255, 0), (255, 255)], [(0, 0), (12.75, 0)]]),
     'on from where it was closed': ('<path d="M0 0H40V40ZL80 80V100"/>',
                                     [[(0, 0), (102, 0), (102, 102), (0, 0)], [(0, 0), (204, 204), (204, 255)]]),
-    'a rectangle in a symbol': ('<path d="M0 0H100V100H0Z"/><symbol id="s" viewBox="0 0 20 20"><rect width="20" height="20"/></symbol>'
+    'a rectangle in a symbol': ('<path d="M0 0H100V100H0Z"/><symbol id="s" viewBox="0 0 20 20">'
+                                '<rect width="20" height="20"/></symbol>'
                                 '<use href="#s" x="60" y="70" width="20" height="20"/>',
                                 [[(0, 0), (255, 0), (255, 255), (0, 255), (0, 0)],
                                  [(153, 178.5), (204, 178.5), (204, 229.5), (153, 229.5), (153, 178.5)]]),
@@ -123,7 +133,8 @@ SVGS = {
 @pytest.mark.parametrize('name', SVGS)
 def test_svg(tmp_path, name):
     body,want = SVGS[name]
-    (tmp_path/'a.svg').write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="100mm" height="100mm" viewBox="0 0 100 100">{body}</svg>')
+    (tmp_path/'a.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg" width="100mm" height="100mm" '
+                                  f'viewBox="0 0 100 100">{body}</svg>')
     (got,) = load_drawings(tmp_path/'a.svg')
     assert [len(s) for s in got] == [len(s) for s in want]
     if 'mm' not in body: assert np.allclose(np.concatenate(got), np.concatenate(want), atol=.02)
@@ -141,7 +152,8 @@ def test_a_plot_has_no_frame_of_its_paper(tmp_path):
 
 
 def test_turned_circles_stand_where_a_browser_draws_them(tmp_path):
-    (tmp_path/'a.svg').write_text('<svg><path d="M0 0H200V200"/><g transform="translate(100 100) rotate(30)"><circle cx="40" cy="0" r="10"/></g></svg>')
+    (tmp_path/'a.svg').write_text('<svg><path d="M0 0H200V200"/><g transform="translate(100 100) rotate(30)">'
+                                  '<circle cx="40" cy="0" r="10"/></g></svg>')
     points = np.array(load_drawings(tmp_path/'a.svg')[0][1])*200/255
     assert np.allclose(np.hypot(*(points-[100+40*3**.5/2, 120]).T), 10, atol=.1)
 
@@ -181,8 +193,10 @@ def test_a_circle_in_an_svg_is_round(tmp_path):
 
 
 BAD = {
-    'bomb.svg': '<!DOCTYPE svg [' + ''.join(f'<!ENTITY a{i+1} "{f"&a{i};"*10}">' for i in range(9)) + '<!ENTITY a0 "x">]><svg>&a9;</svg>',
-    'uses.svg': '<svg>' + ''.join(f'<g id="u{i}">{f"""<use href="#u{i+1}"/>"""*10}</g>' for i in range(12)) + '<path id="u12" d="M0 0L1 1"/></svg>',
+    'bomb.svg': '<!DOCTYPE svg [' + ''.join(f'<!ENTITY a{i+1} "{f"&a{i};"*10}">' for i in range(9))
+    + '<!ENTITY a0 "x">]><svg>&a9;</svg>',
+    'uses.svg': '<svg>' + ''.join(f'<g id="u{i}">{f"""<use href="#u{i+1}"/>"""*10}</g>' for i in range(12))
+    + '<path id="u12" d="M0 0L1 1"/></svg>',
     'self.svg': '<svg><g id="a"><use href="#a"/></g></svg>',
     'outside.svg': '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
     'broken path.svg': '<svg><path d="M 0 0 L 9 q"/></svg>',
@@ -262,7 +276,8 @@ def test_a_class_of_quickdraw_comes_back_after_a_kill(tmp_path):
     Slow.asked.clear()
     server = ThreadingHTTPServer(('127.0.0.1', 0), Slow)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    code = f"import charrnn_fa.text.quickdraw as q; q.quickdraw_url = 'http://127.0.0.1:{server.server_port}'; ds = q.quickdraw('cat', 5000, False); print(len(ds), [d[0][1][0] for d in ds] == [i%256 for i in range(3000)])"
+    code = (f"import charrnn_fa.text.quickdraw as q; q.quickdraw_url = 'http://127.0.0.1:{server.server_port}'; "
+            "ds = q.quickdraw('cat', 5000, False); print(len(ds), [d[0][1][0] for d in ds] == [i%256 for i in range(3000)])")
     env,kept = dict(os.environ, CHARRNN_HOME=str(tmp_path)),tmp_path/'quickdraw/cat.ndjson'
     try:
         first = subprocess.Popen([sys.executable, '-c', code], env=env)
@@ -300,8 +315,10 @@ def test_the_same_seed_gives_the_same_corpus():
 
 
 def test_built_in_drawings_need_no_network(tmp_path):
-    code = "import socket; from charrnn_fa.text.drawings import load_drawings; socket.socket = None; print(len(load_drawings('faces', times=1)), len(load_drawings('letters', times=1)))"
-    out = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, CHARRNN_HOME=str(tmp_path)), capture_output=True, text=True)
+    code = ("import socket; from charrnn_fa.text.drawings import load_drawings; socket.socket = None; "
+            "print(len(load_drawings('faces', times=1)), len(load_drawings('letters', times=1)))")
+    out = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, CHARRNN_HOME=str(tmp_path)),
+                         capture_output=True, text=True)
     assert out.stdout == '66 250\n', out.stderr
 
 
@@ -320,8 +337,10 @@ def drawer():
 def test_losses_per_drawing_and_point(drawer):
     "Against PyTorch's cross-entropy over the whole text"
     r,ids = drawer.evaluate(),drawer.dls.valid.ids.long()
-    with torch.no_grad(): total = F.cross_entropy(drawer.model.eval()(ids[None,:-1])[0][0].double(), ids[1:], reduction='sum').item()
-    assert r['nats_per_drawing'] == pytest.approx(total/6, rel=1e-5) and r['nats_per_point'] == pytest.approx(total/60, rel=1e-5)
+    with torch.no_grad():
+        total = F.cross_entropy(drawer.model.eval()(ids[None,:-1])[0][0].double(), ids[1:], reduction='sum').item()
+    assert (r['nats_per_drawing'] == pytest.approx(total/6, rel=1e-5)
+            and r['nats_per_point'] == pytest.approx(total/60, rel=1e-5))
     assert 'nats_per_drawing' in drawer.evaluate(text='\n0. 0.\n')
 
 
@@ -341,7 +360,8 @@ def test_a_drawing_is_counted_once(drawer):
 
 
 def test_loaders_of_drawings_need_one_import():
-    code = "from charrnn_fa.text.data import CharDataLoaders as C; print(C.from_drawings('letters', seed=1, times=1).strokes.size)"
+    code = ("from charrnn_fa.text.data import CharDataLoaders as C; "
+            "print(C.from_drawings('letters', seed=1, times=1).strokes.size)")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == '48\n'
 
 
@@ -376,12 +396,14 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert first['finished'] and first['steps'] == 4 and first['drawings'] <= 3 and 0 <= first['well_formed'] <= 1
     page = (tmp_path/'faces/drawings.html').read_text()
     assert main(line) == 0
-    assert json.loads(capsys.readouterr().out)['nats'] == first['nats'] and (tmp_path/'faces/drawings.html').read_text().count('<svg') == page.count('<svg')
+    assert (json.loads(capsys.readouterr().out)['nats'] == first['nats']
+            and (tmp_path/'faces/drawings.html').read_text().count('<svg') == page.count('<svg'))
     assert main(['draw', 'letters', '--run', 'faces']) == 1 and 'begun with faces' in capsys.readouterr().err
     assert main(['eval', 'faces', '--json']) == 0
     r = json.loads(capsys.readouterr().out)
     n = Run('faces').settings['text']['n_valid']
-    assert r['nats_per_drawing'] > 10 and r['nats_per_drawing']/r['nats'] == pytest.approx((n-1)/10, rel=.01) # ten faces are never trained on
+    # ten faces are never trained on
+    assert r['nats_per_drawing'] > 10 and r['nats_per_drawing']/r['nats'] == pytest.approx((n-1)/10, rel=.01)
     assert main(['draw', '--run', 'none']) == 1 and 'charrnn draw CORPUS' in capsys.readouterr().err
 
 
@@ -433,7 +455,8 @@ def test_the_page_draws_what_python_draws(page, drawer):
         for begin in None, HOUSE[:1]:
             want = drawer.draw(1, temperature=.6, seed=9, begin=begin)[0]
             line = page.evaluate('([s, o]) => charrnn.line(s, o)', [begin or [], dict(seed='9', temperature=.6)])
-            assert text_to_strokes(line, 24)[0] == want == [[tuple(p) for p in s] for s in page.evaluate('s => charrnn.toStrokes(s)', line)]
+            assert text_to_strokes(line, 24)[0] == want == [[tuple(p) for p in s]
+                                                            for s in page.evaluate('s => charrnn.toStrokes(s)', line)]
     finally: drawer.model = saved
     assert page.evaluate('s => charrnn.toText(s)', HOUSE) == strokes_to_text([HOUSE], 24).rstrip('\n')
 

@@ -62,7 +62,8 @@ def test_passes_through_and_looks_like_drive(drive):
     os.rename(m/'d', m/'e')
     os.utime(m/'b', ns=(10**9, 2*10**9))
     assert names(m) == ['b', 'e'] and (m/'b').stat().st_mtime_ns == 2*10**9 and not (m/'d').exists()
-    with open(m/'b', 'rb') as f, mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as mm: assert mm[2:4] == b'xx'
+    with open(m/'b', 'rb') as f, mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as mm:
+        assert mm[2:4] == b'xx'
     with open(m/'b', 'rb') as f:
         (m/'b').unlink()
         assert f.read(2) == data[:2] and names(m) == names(drive.backing) == ['e']            # no .fuse_hidden file
@@ -75,10 +76,12 @@ def test_passes_through_and_looks_like_drive(drive):
 
 
 @pytest.mark.parametrize('op,call', [
-    ('write', lambda f: f.write_bytes(b'x')), ('open', lambda f: f.read_bytes()), ('read', lambda f: f.read_bytes()), ('getattr', lambda f: f.stat()),
-    ('flush', lambda f: f.write_bytes(b'x')), ('create', lambda f: (f.parent/'new').write_bytes(b'')), ('readdir', lambda f: os.listdir(f.parent)),
-    ('opendir', lambda f: os.listdir(f.parent)), ('unlink', lambda f: f.unlink()), ('truncate', lambda f: os.truncate(f, 1)),
-    ('rename', lambda f: os.replace(f, f.parent/'g')), ('mkdir', lambda f: (f.parent/'d').mkdir()), ('utimens', lambda f: os.utime(f)),
+    ('write', lambda f: f.write_bytes(b'x')), ('open', lambda f: f.read_bytes()),
+    ('read', lambda f: f.read_bytes()), ('getattr', lambda f: f.stat()), ('flush', lambda f: f.write_bytes(b'x')),
+    ('create', lambda f: (f.parent/'new').write_bytes(b'')), ('readdir', lambda f: os.listdir(f.parent)),
+    ('opendir', lambda f: os.listdir(f.parent)), ('unlink', lambda f: f.unlink()),
+    ('truncate', lambda f: os.truncate(f, 1)), ('rename', lambda f: os.replace(f, f.parent/'g')),
+    ('mkdir', lambda f: (f.parent/'d').mkdir()), ('utimens', lambda f: os.utime(f)),
     ('getxattr', lambda f: drive_id(f)), ('chmod', lambda f: f.chmod(0o600)), ('statfs', lambda f: os.statvfs(f))])
 def test_errno(drive, old, op, call):
     for n in errno.EIO, errno.EDQUOT:
@@ -184,7 +187,8 @@ def test_duplicates(drive, old):
     for i in 1,2:
         (old.parent/'new').write_bytes(b'new')
         os.replace(old.parent/'new', old)
-    assert names(old.parent) == ['f (1).txt', 'f (2).txt', 'f.txt'] and old.read_bytes() == b'old' and (old.parent/'f (1).txt').read_bytes() == b'new'
+    assert (names(old.parent) == ['f (1).txt', 'f (2).txt', 'f.txt'] and old.read_bytes() == b'old'
+            and (old.parent/'f (1).txt').read_bytes() == b'new')
 
 
 def test_torn_rename(drive, old):
@@ -211,7 +215,8 @@ def test_stale(drive, old):
     assert names(m) == ['f.txt', 'gone'] and old.read_bytes() == b'old' and old.stat().st_size == 3
     assert not (m/'gone').exists() and (m/'other').read_bytes() == b'mine'
     drive.control(stale=0.5)
-    assert eventually(lambda: names(m) == ['f.txt', 'other', 'theirs'] and old.read_bytes() == b'new one' and old.stat().st_size == 7)
+    assert eventually(lambda: names(m) == ['f.txt', 'other', 'theirs'] and old.read_bytes() == b'new one'
+                      and old.stat().st_size == 7)
     for change in (lambda: (drive.backing/'f.txt').write_bytes(b'elsewhere'), lambda: old.write_bytes(b'in place')):
         drive.control(stale=60)
         before = old.read_bytes()
@@ -229,8 +234,10 @@ def test_stale(drive, old):
 
 def test_readonly(drive, old):
     drive.control(readonly=True)
-    for f in (lambda: old.write_bytes(b''), lambda: (old.parent/'new').write_bytes(b''), old.unlink, lambda: os.replace(old, old.parent/'g'),
-              (old.parent/'d').mkdir, lambda: os.truncate(old, 0), lambda: os.utime(old)): assert fails(errno.EROFS, f)
+    for f in (lambda: old.write_bytes(b''), lambda: (old.parent/'new').write_bytes(b''), old.unlink,
+              lambda: os.replace(old, old.parent/'g'),
+              (old.parent/'d').mkdir, lambda: os.truncate(old, 0), lambda: os.utime(old)):
+        assert fails(errno.EROFS, f)
     assert old.read_bytes() == b'old' and names(old.parent) == ['f.txt']
 
 
@@ -269,7 +276,8 @@ def test_kill_and_remount(drive, old):
     drive.kill()
     t.join(20)
     assert errs in ([errno.ENOTCONN], [errno.ECONNABORTED])
-    for f in os.stat, os.listdir, lambda o: os.makedirs(o/'d', exist_ok=True), lambda o: (o/'x').write_bytes(b''): assert fails(errno.ENOTCONN, f, m)
+    for f in os.stat, os.listdir, lambda o: os.makedirs(o/'d', exist_ok=True), lambda o: (o/'x').write_bytes(b''):
+        assert fails(errno.ENOTCONN, f, m)
     assert fails(errno.EEXIST, lambda: os.makedirs(m, exist_ok=True))
     assert drive.mounted() and not os.path.ismount(m) and not os.path.exists(m)
     drive.control()
@@ -298,7 +306,8 @@ def test_a_child_that_hangs_dies_with_the_mount(drive, old):
 
 
 def test_ends_with_its_parent(tmp_path):
-    code = f'import os, sys; sys.path.insert(0, {str(Path(faultfs.__file__).parent)!r}); from faultfs import DriveMount; d = DriveMount({str(tmp_path)!r}); os._exit(0)'
+    code = (f'import os, sys; sys.path.insert(0, {str(Path(faultfs.__file__).parent)!r}); '
+            f'from faultfs import DriveMount; d = DriveMount({str(tmp_path)!r}); os._exit(0)')
     subprocess.run([sys.executable, '-c', code], check=True)
     gone = eventually(lambda: str(tmp_path/'drive') not in Path('/proc/self/mountinfo').read_text())
     if not gone: subprocess.run(['umount', '-l', tmp_path/'drive'])

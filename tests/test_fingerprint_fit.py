@@ -38,14 +38,16 @@ def learner(d, x=X, y=Y, act=nn.ReLU, p=0.1, gate=torch.tanh, scale=1., opt=SGD,
     rows = [(a,b) for a,b in zip(x, y)]
     dls = DataLoaders(TfmdDL(rows[:300], bs=50, shuffle=True), TfmdDL(rows[300:], bs=50), path=d)
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(6, 8), act(), nn.Dropout(p), Gate(gate, scale), nn.LSTM(8, 8, batch_first=True), type('Last', (nn.Module,), dict(forward=lambda self, o: o[0]))(), nn.Linear(8, 3))
+    model = nn.Sequential(nn.Linear(6, 8), act(), nn.Dropout(p), Gate(gate, scale), nn.LSTM(8, 8, batch_first=True),
+                          type('Last', (nn.Module,), dict(forward=lambda self, o: o[0]))(), nn.Linear(8, 3))
     learn = Learner(dls, model, loss_func=loss or CrossEntropyLossFlat(), opt_func=opt, **kwargs)
     learn.logger = lambda log: None
     learn.remove_cbs(learn.progress)
     return learn
 
 
-def fit(d, *cbs, ckpt={}, **kwargs): learner(d, **kwargs).fit(3, 1e-2, cbs=[*cbs, Checkpoint(d/'r', **{**dict(quiet=True, steps=6), **ckpt})])
+def fit(d, *cbs, ckpt={}, **kwargs):
+    learner(d, **kwargs).fit(3, 1e-2, cbs=[*cbs, Checkpoint(d/'r', **{**dict(quiet=True, steps=6), **ckpt})])
 
 
 def swapped(y): return torch.where(torch.arange(len(y)) % 2 == 0, (y+1) % 3, y)
@@ -62,14 +64,20 @@ BASE = dict(
     weights=(dict(loss=W), dict(loss=CrossEntropyLossFlat(weight=torch.tensor([1., 2., 4.]))), r'loss\.func\.weight'),
     no_weights=(dict(loss=W), {}, r'loss\.func\.weight .* -> none'),
     smoothing=({}, dict(loss=CrossEntropyLossFlat(label_smoothing=0.1)), r'loss\.func\.label_smoothing 0\.0 -> 0\.1'),
-    eps=(dict(loss=LabelSmoothingCrossEntropyFlat(eps=0.1)), dict(loss=LabelSmoothingCrossEntropyFlat(eps=0.2)), r'loss\.func\.eps 0\.1 -> 0\.2'),
-    torch_loss=(dict(loss=nn.CrossEntropyLoss()), dict(loss=nn.CrossEntropyLoss(label_smoothing=0.1)), r'loss\.label_smoothing'),
-    part_loss=(dict(loss=partial(nn.functional.cross_entropy, label_smoothing=0.1)), dict(loss=partial(nn.functional.cross_entropy, label_smoothing=0.3)), r'loss\.label_smoothing 0\.1 -> 0\.3'),
+    eps=(dict(loss=LabelSmoothingCrossEntropyFlat(eps=0.1)), dict(loss=LabelSmoothingCrossEntropyFlat(eps=0.2)),
+         r'loss\.func\.eps 0\.1 -> 0\.2'),
+    torch_loss=(dict(loss=nn.CrossEntropyLoss()), dict(loss=nn.CrossEntropyLoss(label_smoothing=0.1)),
+                r'loss\.label_smoothing'),
+    part_loss=(dict(loss=partial(nn.functional.cross_entropy, label_smoothing=0.1)),
+               dict(loss=partial(nn.functional.cross_entropy, label_smoothing=0.3)), r'loss\.label_smoothing 0\.1 -> 0\.3'),
     momentum=(dict(opt=partial(SGD, mom=0.9)), dict(opt=partial(SGD, mom=0.5)), r'optimiser\.mom 0\.9 -> 0\.5'),
     no_momentum=(dict(opt=partial(SGD, mom=0.9)), {}, 'optimiser'),
-    betas=(dict(opt=partial(OptimWrapper, opt=torch.optim.SGD, nesterov=False)), dict(opt=partial(OptimWrapper, opt=torch.optim.SGD, nesterov=True, momentum=0.9)), r'optimiser\.nesterov False -> True'),
+    betas=(dict(opt=partial(OptimWrapper, opt=torch.optim.SGD, nesterov=False)),
+           dict(opt=partial(OptimWrapper, opt=torch.optim.SGD, nesterov=True, momentum=0.9)),
+           r'optimiser\.nesterov False -> True'),
     mixup=(dict(cbs=lambda: [MixUp(0.4)]), dict(cbs=lambda: [MixUp(40.)]), r'MixUp\.distrib\.concentration'),
-    clip=(dict(cbs=lambda: [GradientClip(1.)]), dict(cbs=lambda: [GradientClip(0.1)]), r'GradientClip\.max_norm 1\.0 -> 0\.1'),
+    clip=(dict(cbs=lambda: [GradientClip(1.)]), dict(cbs=lambda: [GradientClip(0.1)]),
+          r'GradientClip\.max_norm 1\.0 -> 0\.1'),
     bn_bias=({}, dict(wd_bn_bias=True), 'wd_bn_bias False -> True'),
     train_bn=({}, dict(train_bn=False), 'train_bn True -> False'),
 )
@@ -100,7 +108,8 @@ def test_changes_may_be_allowed(tmp_path, capsys):
     with pytest.raises(RuntimeError): fit(tmp_path, At('before_batch', 9, 'error'))
     fit(tmp_path, y=swapped(Y), act=nn.GELU, p=0.9, ckpt=dict(allow_changes=True, quiet=False))
     said = capsys.readouterr().out
-    assert 'goes on with these: the items of the training data (by a sample)' in said and 'model.1.class ReLU -> GELU; model.1.inplace' in said
+    assert ('goes on with these: the items of the training data (by a sample)' in said
+            and 'model.1.class ReLU -> GELU; model.1.inplace' in said)
     fit(tmp_path, y=swapped(Y), act=nn.GELU, p=0.9, ckpt=dict(allow_changes=True))
 
 
@@ -142,7 +151,9 @@ PETS = [f'{"cat" if i%3 else "dog"}-{i}' for i in range(500)]
 def named(o): return o.split('-')[0]
 def other_name(o): return named(o) if int(o.split('-')[1]) % 2 else 'cat'
 
-def blocks(get_y, seed=3): return DataBlock((TransformBlock(type_tfms=[len]), CategoryBlock), get_y=get_y, splitter=RandomSplitter(seed=seed)).dataloaders(PETS, bs=8)
+def blocks(get_y, seed=3):
+    return DataBlock((TransformBlock(type_tfms=[len]), CategoryBlock), get_y=get_y,
+                     splitter=RandomSplitter(seed=seed)).dataloaders(PETS, bs=8)
 
 
 def test_labels_that_a_function_makes():
@@ -152,7 +163,9 @@ def test_labels_that_a_function_makes():
 
 def test_rows_of_a_table():
     df = pd.DataFrame(dict(name=PETS, y=np.arange(500) % 3))
-    def digest(df): return data_digest(DataBlock((TransformBlock(type_tfms=[len]), CategoryBlock), get_x=ColReader('name'), get_y=ColReader('y'), splitter=RandomSplitter(seed=3)).dataloaders(df, bs=8).train)
+    def digest(df):
+        return data_digest(DataBlock((TransformBlock(type_tfms=[len]), CategoryBlock), get_x=ColReader('name'),
+                                     get_y=ColReader('y'), splitter=RandomSplitter(seed=3)).dataloaders(df, bs=8).train)
     assert digest(df) == digest(df.copy()) != digest(df.assign(y=(df.y + df.index % 2) % 3))
 
 
@@ -163,7 +176,8 @@ class Own(Dataset):
     def __getitem__(self, i): raise AssertionError('an item was fetched')
 
 
-@pytest.mark.parametrize('make', [lambda y: TensorDataset(X, y), lambda y: Own(PETS[:400], y.tolist()), lambda y: Own(PETS[:400], y.numpy()), lambda y: Subset(Own(PETS[:400], y), [1, 2, 3]),
+@pytest.mark.parametrize('make', [lambda y: TensorDataset(X, y), lambda y: Own(PETS[:400], y.tolist()),
+                                  lambda y: Own(PETS[:400], y.numpy()), lambda y: Subset(Own(PETS[:400], y), [1, 2, 3]),
                                   lambda y: [*zip(X, y)], lambda y: [*zip(X.numpy(), y.numpy())]])
 def test_datasets_of_pytorch(make):
     a,b,c = (data_digest(DataLoader(make(o), batch_size=8)) for o in (Y, Y.clone(), swapped(Y)))
@@ -173,8 +187,10 @@ def test_datasets_of_pytorch(make):
 def test_nothing_is_drawn(tmp_path):
     "By a description of a Learner whose transforms and labels are random"
     tfm = lambda o: random.random() + np.random.rand() + torch.rand(()).item()
-    dls = Datasets(PETS, [[tfm], [lambda o: (tfm(o), named(o))[1], Categorize()]], splits=[[*range(400)], [*range(400, 500)]]).dataloaders(bs=8)
-    states = lambda: (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), dls.train.rng.getstate())
+    dls = Datasets(PETS, [[tfm], [lambda o: (tfm(o), named(o))[1], Categorize()]],
+                   splits=[[*range(400)], [*range(400, 500)]]).dataloaders(bs=8)
+    states = lambda: (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+                      dls.train.rng.getstate())
     learn = Learner(dls, nn.Linear(1, 2), loss_func=CrossEntropyLossFlat())
     before = states()
     assert learner_settings(learn)['data'] == learner_settings(learn)['data'] and states() == before

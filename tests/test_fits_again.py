@@ -81,7 +81,8 @@ def test_a_run_of_its_own_under_the_next_name(short, tmp_path, make):
     weights = lambda: {o.name: o.read_bytes() for o in (tmp_path/'exp/2').glob('step-*')}
     before = weights()
     for n,lr in (1, 1e-3), (2, 1e-3):
-        with pytest.raises(RunError, match='exp/2 is a run of its own'): make(tmp_path, short).fit(n, lr, cbs=Checkpoint(tmp_path/'exp', quiet=True, allow_changes=True))
+        with pytest.raises(RunError, match='exp/2 is a run of its own'):
+            make(tmp_path, short).fit(n, lr, cbs=Checkpoint(tmp_path/'exp', quiet=True, allow_changes=True))
     assert weights() == before and not Lock.held
     make(tmp_path, short).fit(1, 1e-3, cbs=Checkpoint(tmp_path/'exp/2', quiet=True))
     assert weights() == before
@@ -90,10 +91,12 @@ def test_a_run_of_its_own_under_the_next_name(short, tmp_path, make):
 @pytest.mark.parametrize('given', [{1: 2.}, {'a': 'b'}, {'a': float('inf')}, None, 3, [1.]])
 def test_wrong_results(short, tmp_path, given):
     "One sentence, all steps are stored, and right results need no further step"
-    with pytest.raises(CharRNNError, match='^results gave [^\n]*dict') as e: ours(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', results=lambda learn: given, quiet=True))
+    with pytest.raises(CharRNNError, match='^results gave [^\n]*dict') as e:
+        ours(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', results=lambda learn: given, quiet=True))
     m = RunFolder(tmp_path/'r').newest()
     assert (m['step'], m['finished'], Lock.held) == (14, False, {})
-    ours(tmp_path, short).fit(1, 1e-2, cbs=[Checkpoint(tmp_path/'r', results=lambda learn: {'a b': 2, 'step': 3}, quiet=True), At('before_batch', 1, 'error')])
+    ours(tmp_path, short).fit(1, 1e-2, cbs=[Checkpoint(tmp_path/'r', results=lambda learn: {'a b': 2, 'step': 3},
+                                                       quiet=True), At('before_batch', 1, 'error')])
     assert RunFolder(tmp_path/'r').newest()['results'] == {'a b': 2, 'step': 3}
 
 
@@ -106,7 +109,8 @@ def test_results_that_cannot_be_called(tmp_path, results):
 def test_an_exported_learner_holds_no_secrets(short, tmp_path, home, ours_):
     "Neither an argument nor a part of a URL, be it of the callback or of the fits that the Learner has done"
     learn = (ours if ours_ else other)(tmp_path, short)
-    ckpt = Checkpoint(f'memory://me:pass-word-1@host/{ours_}?sig=pass-word-2', quiet=True, skip_instance_cache=True, token='pass-word-3')
+    ckpt = Checkpoint(f'memory://me:pass-word-1@host/{ours_}?sig=pass-word-2', quiet=True, skip_instance_cache=True,
+                      token='pass-word-3')
     learn.add_cb(ckpt)
     learn.logger = print
     learn.fit(1, 1e-2)

@@ -71,7 +71,8 @@ def test_unfinished(golden, tmp_path):
     losses = [float(o) for o in learn.recorder.losses[-5:]]
     assert len(learn.recorder.losses) == after['step']                               # those before the kill too
     if exact(meta['env'], learn):
-        assert {k:got[k] for k in ('weights_sha256', 'text', 'nats')} == {k:end[k] for k in ('weights_sha256', 'text', 'nats')} and losses == end['losses']
+        assert ({k:got[k] for k in ('weights_sha256', 'text', 'nats')}
+                == {k:end[k] for k in ('weights_sha256', 'text', 'nats')} and losses == end['losses'])
     else:
         close(got, end)
         assert all(math.isclose(a, b, abs_tol=0.05) for a,b in zip(losses, end['losses'], strict=True))
@@ -80,8 +81,10 @@ def test_unfinished(golden, tmp_path):
 def test_kept_files_are_small():
     files = [o for o in data.rglob('*') if o.is_file()]
     assert files and sum(o.stat().st_size for o in files) < 400_000
-    assert not [o for o in files for s in (b'/tmp/', b'/home/') if s in o.read_bytes()]                                      # nothing of a machine
-    assert not [o for o in files if o.suffix == '.json' and f'"{socket.gethostname()}"' in o.read_text()]                    # a short name may stand in tensors by chance
+    # nothing of a machine
+    assert not [o for o in files for s in (b'/tmp/', b'/home/') if s in o.read_bytes()]
+    # a short name may stand in tensors by chance
+    assert not [o for o in files if o.suffix == '.json' and f'"{socket.gethostname()}"' in o.read_text()]
 
 
 def test_kept_files_are_tracked():
@@ -91,5 +94,6 @@ def test_kept_files_are_tracked():
     except FileNotFoundError: pytest.skip('git is not installed')
     if p.returncode == 128: pytest.skip('not in a git repository')
     assert p.stdout == ''
-    attrs = subprocess.run(['git', 'check-attr', 'text', *files], cwd=data, capture_output=True, text=True, check=True).stdout.splitlines()
+    attrs = subprocess.run(['git', 'check-attr', 'text', *files], cwd=data, capture_output=True, text=True,
+                           check=True).stdout.splitlines()
     assert len(attrs) == len(files) and all(o.endswith('text: unset') for o in attrs)

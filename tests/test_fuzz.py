@@ -75,7 +75,9 @@ def test_settings_name_no_file_outside(folder):
         with pytest.raises(RunError, match='run.json is damaged'): RunFolder(path.parent)
 
 
-@pytest.mark.parametrize('change', [dict(text=None), dict(text={'ids_sha256': 'x'}), dict(preset=[]), dict(vocab='x'), dict(fit=3), dict(fit=[1]), dict(id=5), dict(info=None), dict(format='x'*10_000), dict(format=True), dict(kind=7)])
+@pytest.mark.parametrize('change', [dict(text=None), dict(text={'ids_sha256': 'x'}), dict(preset=[]), dict(vocab='x'),
+                                    dict(fit=3), dict(fit=[1]), dict(id=5), dict(info=None), dict(format='x'*10_000),
+                                    dict(format=True), dict(kind=7)])
 def test_settings_of_other_kinds(folder, base, change):
     path = folder('unfinished')/'run.json'
     reseal(path, **change)
@@ -84,11 +86,13 @@ def test_settings_of_other_kinds(folder, base, change):
     assert len(str(e.value)) < 500
 
 
-@pytest.mark.parametrize('change', [dict(n_hid=10**6), dict(n_layers=10**9), dict(emb_sz=10**9), dict(head_sz=10**7), dict(n_hid=10**30), dict(n_hid=-1), dict(arch='x'), dict(dropout=float('nan'))])
+@pytest.mark.parametrize('change', [dict(n_hid=10**6), dict(n_layers=10**9), dict(emb_sz=10**9), dict(head_sz=10**7),
+                                    dict(n_hid=10**30), dict(n_hid=-1), dict(arch='x'), dict(dropout=float('nan'))])
 def test_settings_ask_for_no_memory(folder, change):
     path = folder('finished')/'run.json'
     reseal(path, preset={**json.loads(path.read_text())['preset'], **change})
-    for f in lambda: Run(path.parent).info(), lambda: Run(path.parent).load_model(), lambda: Run(path.parent).learner(), lambda: load_run(path.parent):
+    for f in (lambda: Run(path.parent).info(), lambda: Run(path.parent).load_model(),
+              lambda: Run(path.parent).learner(), lambda: load_run(path.parent)):
         with pytest.raises(RunError): f()
     reseal(path, preset={**json.loads(path.read_text())['preset'], 'arch': 'x'*100_000})
     with pytest.raises(RunError) as e: Run(path.parent)
@@ -98,7 +102,8 @@ def test_settings_ask_for_no_memory(folder, change):
     with pytest.raises(RunError): Run(path.parent).info()
 
 
-@pytest.mark.parametrize('f', [lambda t: t[:1], lambda t: t.double(), lambda t: t.to(torch.int32), lambda t: t[None]], ids=['shape', 'float64', 'int32', 'dimension'])
+@pytest.mark.parametrize('f', [lambda t: t[:1], lambda t: t.double(), lambda t: t.to(torch.int32), lambda t: t[None]],
+                         ids=['shape', 'float64', 'int32', 'dimension'])
 def test_weights_are_not_converted(folder, f):
     "`copy_` would broadcast one row to all, and turn any type into another"
     run = Run(folder('finished'))
@@ -111,13 +116,17 @@ def test_text_is_checked(folder):
     run = Run(folder('finished'))
     file = run.path/run.settings['text']['file']
     train,valid = run.ids('train'),run.ids('valid')
-    for bad in dict(train=train+200, valid=valid), dict(train=train.float(), valid=valid), dict(train=train[None], valid=valid), dict(train=train[:-1], valid=valid), dict(train=train):
+    for bad in (dict(train=train+200, valid=valid), dict(train=train.float(), valid=valid),
+                dict(train=train[None], valid=valid), dict(train=train[:-1], valid=valid), dict(train=train)):
         file.write_bytes(b''.join(pack(bad)))
-        reseal(run.path/'run.json', text={**run.settings['text'], 'size': file.stat().st_size, 'sha256': hashlib.sha256(file.read_bytes()).hexdigest()})
+        reseal(run.path/'run.json', text={**run.settings['text'], 'size': file.stat().st_size,
+                                          'sha256': hashlib.sha256(file.read_bytes()).hexdigest()})
         with pytest.raises(RunError): load_run(run.path)
 
 
-@pytest.mark.parametrize('change', [dict(size=-1), dict(step=-5), dict(step=10**400), dict(generation=-1), dict(resumes=[-1]), dict(epoch=2.5), dict(format=True), dict(format='1'), dict(file='../x')])
+@pytest.mark.parametrize('change', [dict(size=-1), dict(step=-5), dict(step=10**400), dict(generation=-1),
+                                    dict(resumes=[-1]),
+                                    dict(epoch=2.5), dict(format=True), dict(format='1'), dict(file='../x')])
 def test_manifests_are_checked(folder, change):
     "Those that are no good do not count"
     run = Run(folder('finished'))
@@ -136,7 +145,8 @@ def test_a_manifest_counts_under_its_own_name(folder):
     assert f"describes another file, {new.stem}.safetensors; remove it" in str(run.damaged[old.name])
 
 
-@pytest.mark.parametrize('change', [dict(host='\x1b[2Jx'), dict(host='x'*10_000), dict(generation=-1), dict(beat='1'), dict(resumes=[None])])
+@pytest.mark.parametrize('change', [dict(host='\x1b[2Jx'), dict(host='x'*10_000), dict(generation=-1), dict(beat='1'),
+                                    dict(resumes=[None])])
 def test_owner_records_are_checked(folder, change):
     run = Run(folder('unfinished'))
     reseal(next(run.path.glob('owner-*')), **change)
@@ -162,7 +172,8 @@ def hostile(base, change):
     return meta
 
 
-def entries(d): return {'dict': [o for kv in d.items() for o in kv]}                 # as `Keeper` has it; of two that are the same the last counts
+# as `Keeper` has it; of two that are the same the last counts
+def entries(d): return {'dict': [o for kv in d.items() for o in kv]}
 
 def put(j, **kwargs): j['dict'] += entries(kwargs)['dict']
 
@@ -172,38 +183,52 @@ def attrs(name): return lambda m, **kwargs: put(m['cbs'][name], **kwargs)
 
 
 @pytest.mark.parametrize('change', [
-    lambda m: put(m['rng'], numpy={'tuple': [*get(m['rng'], 'numpy')['tuple'][:2], 10**6, 0, 0.0]}),                                                     # NumPy would read other memory
+    # NumPy would read other memory
+    lambda m: put(m['rng'], numpy={'tuple': [*get(m['rng'], 'numpy')['tuple'][:2], 10**6, 0, 0.0]}),
     lambda m: m['rng'].update(dict=m['rng']['dict'][2:]),
-    lambda m: m.update(at=[1.5, 2]), lambda m: m.update(at=['0', '1']), lambda m: m.update(at=[-1, 0]), lambda m: m.update(at=[10**400, 0]),
-    lambda m: m.update(elapsed='x'), lambda m: m.update(elapsed=float('nan')), lambda m: m.update(base=10**6), lambda m: m.update(env={'gpu': 'x'*10_000}), lambda m: m.update(env=[['a', 1]]),
-    lambda m: m.update(opt={'dict': []}), lambda m: m.update(opt=None), lambda m: put(m['opt'], hypers=None), lambda m: get(m['opt'], 'hypers')['L'].pop(),
-    lambda m: get(m['opt'], 'hypers')['L'][0]['dict'].__setitem__(1, 'x'), lambda m: put(m['learn'], seed=-1), lambda m: put(m['learn'], carried={'tuple': []}), lambda m: put(m['learn'], steps_done=None),
-    lambda m: put(m['learn'], smooth_loss='x'), lambda m: put(m['learn'], epoch=None), lambda m: m['loaders']['list'].pop(), lambda m: m.update(loaders={'list': [entries(dict(seed=1, epoch=0, batch=10**9))]*2}),
-    lambda m: attrs('CSVLogger#0')(m, _text='\ud800'), lambda m: attrs('CSVLogger#0')(m, _text=5), lambda m: m.update(best=entries({'SaveModelCallback#0': {'tuple': [entries({}), None]}})),
+    lambda m: m.update(at=[1.5, 2]), lambda m: m.update(at=['0', '1']), lambda m: m.update(at=[-1, 0]),
+    lambda m: m.update(at=[10**400, 0]), lambda m: m.update(elapsed='x'), lambda m: m.update(elapsed=float('nan')),
+    lambda m: m.update(base=10**6), lambda m: m.update(env={'gpu': 'x'*10_000}), lambda m: m.update(env=[['a', 1]]),
+    lambda m: m.update(opt={'dict': []}), lambda m: m.update(opt=None), lambda m: put(m['opt'], hypers=None),
+    lambda m: get(m['opt'], 'hypers')['L'].pop(), lambda m: get(m['opt'], 'hypers')['L'][0]['dict'].__setitem__(1, 'x'),
+    lambda m: put(m['learn'], seed=-1), lambda m: put(m['learn'], carried={'tuple': []}),
+    lambda m: put(m['learn'], steps_done=None), lambda m: put(m['learn'], smooth_loss='x'),
+    lambda m: put(m['learn'], epoch=None), lambda m: m['loaders']['list'].pop(),
+    lambda m: m.update(loaders={'list': [entries(dict(seed=1, epoch=0, batch=10**9))]*2}),
+    lambda m: attrs('CSVLogger#0')(m, _text='\ud800'), lambda m: attrs('CSVLogger#0')(m, _text=5),
+    lambda m: m.update(best=entries({'SaveModelCallback#0': {'tuple': [entries({}), None]}})),
     lambda m: attrs('Recorder#0')(m, losses='x'), lambda m: attrs('SaveModelCallback#0')(m, best={'list': []}),
-    lambda m: attrs('AvgSmoothLoss:avg_smooth_loss#0')(m, count='x'), lambda m: m.update(cbs={**m['cbs'], 'Recorder#0': entries({'lrs': {'list': [[1]]}})}),
+    lambda m: attrs('AvgSmoothLoss:avg_smooth_loss#0')(m, count='x'),
+    lambda m: m.update(cbs={**m['cbs'], 'Recorder#0': entries({'lrs': {'list': [[1]]}})}),
     lambda m: attrs('Tally#0')(m, last=fuzz.nested(900, 'list')), lambda m: attrs('Tally#0')(m, seen=2**63),
-    lambda m: attrs('Tally#0')(m, last={'list': [get(m['learn'], 'smooth_loss')]*1000}),                            # a small file that asks for much memory
+    # a small file that asks for much memory
+    lambda m: attrs('Tally#0')(m, last={'list': [get(m['learn'], 'smooth_loss')]*1000}),
 ])
 def test_hostile_state_changes_nothing(base, change):
     meta = hostile(base, change)
     def check(learn):
-        before = [{**vars(o)} for o in learn.cbs],[p.clone() for p in learn.model.parameters()],torch.get_rng_state(),random.getstate()
+        before = ([{**vars(o)} for o in learn.cbs],[p.clone() for p in learn.model.parameters()],
+                  torch.get_rng_state(),random.getstate())
         with pytest.raises(RunError, match='damaged'): State(learn, base.tensors, meta, 'x')
         assert all(vars(o).keys() == b.keys() and all(vars(o)[k] is b[k] for k in b) for o,b in zip(learn.cbs, before[0]))
-        assert all(torch.equal(p, q) for p,q in zip(learn.model.parameters(), before[1])) and torch.equal(torch.get_rng_state(), before[2]) and random.getstate() == before[3]
+        assert (all(torch.equal(p, q) for p,q in zip(learn.model.parameters(), before[1]))
+                and torch.equal(torch.get_rng_state(), before[2]) and random.getstate() == before[3])
     in_fit(base, check)
 
 
-@pytest.mark.parametrize('name', ['learn', 'model', 'opt', 'dls', 'path', 'run', 'order', 'name', '__class__', '_x', 'before_batch', 'state_dict', 'load_state_dict', 'loss_func', 'recorder', 'fname', 'comp', 'file'])
+@pytest.mark.parametrize('name', ['learn', 'model', 'opt', 'dls', 'path', 'run', 'order', 'name', '__class__',
+                                  '_x', 'before_batch', 'state_dict', 'load_state_dict', 'loss_func', 'recorder',
+                                  'fname', 'comp', 'file'])
 def test_no_attribute_but_plain_state(base, name):
     "What a file holds under such a name is left out"
-    meta = hostile(base, lambda m: [put(d, **{name: 7}) for n,d in m['cbs'].items() if ':' not in n and not n.startswith('Budget')])
+    meta = hostile(base, lambda m: [put(d, **{name: 7}) for n,d in m['cbs'].items()
+                                    if ':' not in n and not n.startswith('Budget')])
     def check(learn):
         before = {id(o): {**vars(o)} for o in learn.cbs}
         State(learn, base.tensors, meta, 'x').restore()
         for o in learn.cbs:
-            if name in before[id(o)] or hasattr(learn, name) or hasattr(type(o), name): assert vars(o).get(name) is before[id(o)].get(name)
+            if name in before[id(o)] or hasattr(learn, name) or hasattr(type(o), name):
+                assert vars(o).get(name) is before[id(o)].get(name)
         assert learn.tally.seen > 0
     in_fit(base, check)
 
@@ -213,7 +238,8 @@ def test_functions_of_metrics_stay(base):
     def check(learn):
         before = [{**vars(o)} for o in learn.metrics]
         State(learn, base.tensors, meta, 'x').restore()
-        for o,b in zip(learn.metrics, before): assert vars(o).get('func') is b.get('func') and vars(o).keys() == b.keys()
+        for o,b in zip(learn.metrics, before):
+            assert vars(o).get('func') is b.get('func') and vars(o).keys() == b.keys()
     in_fit(base, check)
 
 
@@ -243,9 +269,11 @@ def test_a_callback_that_counts_higher_still_comes_back(base):
     class Mean(Callback):
         total,n = 0,0
         def after_batch(self): self.total,self.n = self.total+self.loss.detach(),self.n+1
-    meta = hostile(base, lambda m: m['cbs'].update({'Mean#0': entries({'total': {'tensor': 'train/cb/Mean#0/total'}, 'n': 7, 'new': 'text'})}))
+    meta = hostile(base, lambda m: m['cbs'].update({'Mean#0': entries({'total': {'tensor': 'train/cb/Mean#0/total'},
+                                                                       'n': 7, 'new': 'text'})}))
     mean = Mean()
-    in_fit(base, lambda learn: State(learn, {**base.tensors, 'train/cb/Mean#0/total': torch.tensor(3.)}, meta, 'x').restore(), [mean])
+    in_fit(base, lambda learn: State(learn, {**base.tensors, 'train/cb/Mean#0/total': torch.tensor(3.)}, meta,
+                                     'x').restore(), [mean])
     assert (float(mean.total), mean.n, mean.new) == (3., 7, 'text')
 
 
@@ -255,11 +283,13 @@ def test_a_callback_of_ones_own_may_change_kinds(base):
         def __init__(self): self.best,self.parts = '',[]
     odd,later = Odd(),entries({'best': 2.5, 'parts': {'tensor': 'train/cb/Odd#0/parts'}, 'run': False})
     meta = hostile(base, lambda m: m['cbs'].update({'Odd#0': later}))
-    in_fit(base, lambda learn: State(learn, {**base.tensors, 'train/cb/Odd#0/parts': torch.ones(2)}, meta, 'x').restore(), [odd])
+    in_fit(base, lambda learn: State(learn, {**base.tensors, 'train/cb/Odd#0/parts': torch.ones(2)}, meta, 'x').restore(),
+           [odd])
     assert (odd.best, odd.parts.tolist(), odd.run) == (2.5, [1, 1], False)
 
 
-@pytest.mark.parametrize('change', [dict(n_steps='x'), dict(n_steps=0), dict(n_steps=True), dict(seconds=['x']), dict(lr_max=[]), dict(lr_max=None), dict(lr_max=['x', 'y'])])
+@pytest.mark.parametrize('change', [dict(n_steps='x'), dict(n_steps=0), dict(n_steps=True), dict(seconds=['x']),
+                                    dict(lr_max=[]), dict(lr_max=None), dict(lr_max=['x', 'y'])])
 def test_a_budget_from_a_file(change):
     from charrnn_fa.callback.schedule import Budget
     b = Budget(20, lr=[1e-3, 1e-2])

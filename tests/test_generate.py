@@ -33,7 +33,8 @@ def test_frequencies_are_softmax(model, vocab, temperature):
     logits = model(vocab.encode('ab')[None])[0][0,-1].detach()
     expected = torch.softmax(logits.double()/temperature, -1).numpy()
     n = 20_000
-    got = np.bincount(next(sample_ids(model, vocab.encode('ab'), bs=n, seed=10, temperature=temperature)).numpy(), minlength=9)
+    got = np.bincount(next(sample_ids(model, vocab.encode('ab'), bs=n, seed=10, temperature=temperature)).numpy(),
+                      minlength=9)
     assert chisquare(got, expected*n).pvalue > 1e-4
     assert chisquare(got, np.roll(expected, 1)*n).pvalue < 1e-9   # and the test would notice
 
@@ -115,8 +116,9 @@ def test_unknown_symbol_is_never_drawn():
     assert '\ufffd' not in generate(m, v, 'a', n=100)
 
 
-@pytest.mark.parametrize('bad', [dict(temperature=-0.1), dict(top_k=0), dict(top_p=1.01), dict(top_p=0), dict(min_p=-1), dict(prompt='xyz'), dict(temperature=float('nan')), dict(stop=''), dict(stop=['a', '']),
-                                 dict(n=-1), dict(bs=0)])
+@pytest.mark.parametrize('bad', [dict(temperature=-0.1), dict(top_k=0), dict(top_p=1.01), dict(top_p=0), dict(min_p=-1),
+                                 dict(prompt='xyz'), dict(temperature=float('nan')), dict(stop=''),
+                                 dict(stop=['a', '']), dict(n=-1), dict(bs=0)])
 def test_bad_values(model, vocab, bad):
     with pytest.raises(CharRNNError): generate(model, vocab, **bad)
 

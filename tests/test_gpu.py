@@ -36,11 +36,13 @@ def train(d, arch, device, precision, die):
     torch.use_deterministic_algorithms(True)
     dls = CharDataLoaders.from_text(load_corpus('pydocs')[:20_000], bs=8, seq_len=32, seed=5, device=device)
     learn = char_learner(dls, arch=arch, n_hid=64, n_layers=2, dropout=0.3, precision=precision)
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(3, 1e-2, cbs=[Checkpoint(f'{d}/run', steps=10), *([Die(die)] if die else [])])
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(3, 1e-2, cbs=[Checkpoint(f'{d}/run', steps=10), *([Die(die)] if die else [])])
     sha = lambda ts: hashlib.sha256(b''.join(t.detach().cpu().float().contiguous().numpy().tobytes() for t in ts)).hexdigest()
     opt = [v for s in learn.opt.state_dict()['state'] for _,v in sorted(s.items()) if torch.is_tensor(v)]
     with open(f'{d}/result.json', 'w') as f:
-        json.dump(dict(weights=sha(learn.model.parameters()), losses=sha(learn.recorder.losses), opt=sha(opt), carried=sha(learn.carried), text=learn.generate('The', n=80, seed=1)), f)
+        json.dump(dict(weights=sha(learn.model.parameters()), losses=sha(learn.recorder.losses), opt=sha(opt),
+                       carried=sha(learn.carried), text=learn.generate('The', n=80, seed=1)), f)
 
 
 def process(clean, d, arch, device, *args):
@@ -55,7 +57,9 @@ def process(clean, d, arch, device, *args):
     return subprocess.run([sys.executable, __file__, str(d), *map(str, args)], env=env, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize('arch,device,precision', [('lstm', 'cpu', 'fp32'), *(gpu(a, 'cuda', p) for a in ('lstm', 'gru', 'rnn') for p in ('fp32', 'fp16')), gpu('lstm', 'cuda', 'bf16')])
+@pytest.mark.parametrize('arch,device,precision', [
+    ('lstm', 'cpu', 'fp32'), *(gpu(a, 'cuda', p) for a in ('lstm', 'gru', 'rnn') for p in ('fp32', 'fp16')),
+    gpu('lstm', 'cuda', 'bf16')])
 def test_killed_twice_and_the_same(clean, tmp_path, arch, device, precision):
     p = process(clean, tmp_path/'alone', arch, device, precision, 0)
     assert p.returncode == 0, p.stderr
@@ -73,7 +77,8 @@ def test_the_other_device_goes_on_and_says_so(clean, tmp_path, then, now):
     "An fp16 run goes on in fp32 where there is no GPU"
     assert process(clean, tmp_path/'r', 'lstm', then, 'fp16' if then == 'cuda' else 'fp32', 118).returncode == -signal.SIGKILL
     p = process(clean, tmp_path/'r', 'lstm', now, 'fp32', 0)
-    assert p.returncode == 0 and f'device {then} -> {now}' in p.stdout and (then == 'cpu' or 'fp16 -> fp32' in p.stdout), p.stdout + p.stderr
+    assert (p.returncode == 0 and f'device {then} -> {now}' in p.stdout
+            and (then == 'cpu' or 'fp16 -> fp32' in p.stdout)), p.stdout + p.stderr
 
 
 if __name__ == '__main__': train(*sys.argv[1:5], int(sys.argv[5]))

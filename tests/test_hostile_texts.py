@@ -22,7 +22,8 @@ from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.download import download
 from charrnn_fa.text.read import CorpusError, TextWarning, read_text
 
-LIMIT = 60                                                         # seconds for what takes less than one, or would never end
+# seconds for what takes less than one, or would never end
+LIMIT = 60
 
 
 @pytest.fixture
@@ -56,7 +57,8 @@ def said(f):
 def test_many_comments(tmp_path, head):
     "In a process of its own, as a regular expression cannot be interrupted"
     (tmp_path/'a').write_text(head*500)
-    code = f"from pathlib import Path\nfrom charrnn_fa.text.download import _check_text\n_check_text(Path({str(tmp_path/'a')!r}), 'http://x.org/a.txt')\nprint('text')"
+    code = ("from pathlib import Path\nfrom charrnn_fa.text.download import _check_text\n"
+            f"_check_text(Path({str(tmp_path/'a')!r}), 'http://x.org/a.txt')\nprint('text')")
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=LIMIT)
     assert r.stdout == 'text\n', r.stderr
 
@@ -81,7 +83,8 @@ def peak():
 
 def test_gzip_bomb(server, home, at_once, packed, peak):
     server.answers['/a.txt'] = lambda h: send(h, 200, packed, Content_Encoding='gzip')
-    with pytest.raises(CorpusError, match='unpack to more than 67 MB.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match='unpack to more than 67 MB.*browser'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
     assert peak() < 2e7
     assert list(home.iterdir()) == []
 
@@ -108,10 +111,13 @@ def test_redirect_without_an_end(server, home):
     finally: done.set()
 
 
-@pytest.mark.parametrize('encoding, body', [('deflate', zlib.compress(BODY)), ('br', b'x'*99), ('gzip, gzip', gzip.compress(gzip.compress(BODY)))], ids=['deflate', 'br', 'gzip twice'])
+@pytest.mark.parametrize('encoding, body', [('deflate', zlib.compress(BODY)),
+                                            ('br', b'x'*99), ('gzip, gzip', gzip.compress(gzip.compress(BODY)))],
+                         ids=['deflate', 'br', 'gzip twice'])
 def test_encodings_that_nobody_asked_for(server, home, at_once, encoding, body):
     server.answers['/a.txt'] = lambda h: send(h, 200, body, Content_Encoding=encoding)
-    with pytest.raises(CorpusError, match=f'packed as {encoding}.*browser'): load_corpus(f'{server.url}/a.txt', progress=False)
+    with pytest.raises(CorpusError, match=f'packed as {encoding}.*browser'):
+        load_corpus(f'{server.url}/a.txt', progress=False)
 
 
 @pytest.mark.parametrize('length', ['abc', '-5', '9'*5000, '１２'.encode().decode('latin-1')])
@@ -123,8 +129,10 @@ def test_lengths_that_are_none(server, home, at_once, length):
     except CorpusError as e: assert 'int()' not in str(e)
 
 
-@pytest.mark.parametrize('url', ['http://127.0.0.1:9/\ud800', 'http://жжж.invalid/ж', 'http://é..com/', 'http://\x1b]0;x\x07/', 'http://[', 'http://[::1', 'http://a b', 'http://' + 'a'*300,
-                                 'http://127.0.0.1:99999/', 'http://127.0.0.1:x/', 'http://ﬁ⑂/', 'http://', 'http://127.0.0.1:9/' + 'é'*5000])
+@pytest.mark.parametrize('url', ['http://127.0.0.1:9/\ud800', 'http://жжж.invalid/ж', 'http://é..com/',
+                                 'http://\x1b]0;x\x07/', 'http://[', 'http://[::1', 'http://a b', 'http://' + 'a'*300,
+                                 'http://127.0.0.1:99999/', 'http://127.0.0.1:x/', 'http://ﬁ⑂/', 'http://',
+                                 'http://127.0.0.1:9/' + 'é'*5000])
 def test_odd_urls(home, at_once, url):
     with pytest.raises(CorpusError, match='browser') as e: load_corpus(url, progress=False)
     assert '\n' not in str(e.value) and '\x1b' not in str(e.value) and 'codec' not in str(e.value)
@@ -158,7 +166,8 @@ def test_index_without_secrets(server, home):
     assert load_corpus(with_secrets(server, '/a.txt') + '1', progress=False) == BODY.decode() and len(server.asked) == 2
 
 
-@pytest.mark.parametrize('answer', [(404, b''), b'', b'<html>', 'http://eve:pa55word@[/', 'file:///etc/passwd?X=5ecre7', 'short'])
+@pytest.mark.parametrize('answer', [(404, b''), b'', b'<html>', 'http://eve:pa55word@[/',
+                                    'file:///etc/passwd?X=5ecre7', 'short'])
 def test_messages_without_secrets(server, home, at_once, capsys, answer):
     def odd(h): return send(h, 302, b'', Location=answer) if ':' in answer else send(h, 200, b'x', Content_Length=99)
     server.answers['/a.txt'] = odd if isinstance(answer, str) else answer
@@ -167,7 +176,8 @@ def test_messages_without_secrets(server, home, at_once, capsys, answer):
     assert 'pa55' not in shown and '5ecre7' not in shown and '/a.txt' in shown
 
 
-@pytest.mark.parametrize('url', ['s3://eve:pa55word@bucket/a.txt', 'ftp://eve:pa55word@x.org/a?sig=5ecre7', 'http://eve:pa55word@[/a?sig=5ecre7'])
+@pytest.mark.parametrize('url', ['s3://eve:pa55word@bucket/a.txt', 'ftp://eve:pa55word@x.org/a?sig=5ecre7',
+                                 'http://eve:pa55word@[/a?sig=5ecre7'])
 def test_refused_links_without_secrets(home, at_once, url):
     with pytest.raises(CorpusError) as e: load_corpus(url)
     assert 'pa55' not in str(e.value) and '5ecre7' not in str(e.value)
@@ -175,7 +185,8 @@ def test_refused_links_without_secrets(home, at_once, url):
 
 def test_empty_text_of_a_url_without_secrets(server, home, at_once):
     server.answers['/a.txt'] = b'\xef\xbb\xbf'
-    with pytest.raises(CorpusError) as e: load_corpus(with_secrets(server, '/a.txt'), progress=False, encoding='utf-8-sig')
+    with pytest.raises(CorpusError) as e:
+        load_corpus(with_secrets(server, '/a.txt'), progress=False, encoding='utf-8-sig')
     assert 'pa55' not in str(e.value)
 
 
@@ -249,9 +260,11 @@ def test_globs_are_pythons(tmp_path, monkeypatch):
     "Where there are no links"
     import glob
     for o in 'a/b/c', 'a/.h', 'e[1]/b': (tmp_path/o).mkdir(parents=True)
-    for o in 'a/1.txt', 'a/b/2.txt', 'a/b/c/3.txt', 'a/.h/4.txt', 'a/.5.txt', 'e[1]/b/6.txt', '7.txt', '**x': (tmp_path/o).write_text(o)
+    for o in 'a/1.txt', 'a/b/2.txt', 'a/b/c/3.txt', 'a/.h/4.txt', 'a/.5.txt', 'e[1]/b/6.txt', '7.txt', '**x':
+        (tmp_path/o).write_text(o)
     monkeypatch.chdir(tmp_path)
-    for o in '**/*.txt', '**', 'a/**/*.txt', '*/b/*.txt', '**/b/**/*.txt', '**/b/*', 'a/**', '**/.5*', 'e[[]1]/**/*', '[ae]/**/?.txt', './**/*.txt', '**x', f'{tmp_path}/**/c/*':
+    for o in ('**/*.txt', '**', 'a/**/*.txt', '*/b/*.txt', '**/b/**/*.txt', '**/b/*', 'a/**', '**/.5*', 'e[[]1]/**/*',
+              '[ae]/**/?.txt', './**/*.txt', '**x', f'{tmp_path}/**/c/*'):
         expected = sorted(p for p in glob.glob(o, recursive=True) if os.path.isfile(p))
         if expected: assert [str(p) for p in corpus_files(o)] == [os.path.normpath(p) for p in expected], o
         else:
@@ -273,9 +286,11 @@ def odd(tmp_path):
 @pytest.mark.parametrize('name, kind', [('pipe', 'pipe'), ('socket', 'socket'), ('null', 'device'), ('zero', 'device')])
 def test_what_is_no_file_is_refused(odd, name, kind):
     "At once, where it would be waited for or read without end"
-    for f in load_corpus, read_text, corpus_files, lambda o: CharDataLoaders.from_files([o]), lambda o: load_corpus(f'{o}*'), lambda o: load_corpus(str(o)):
+    for f in (load_corpus, read_text, corpus_files, lambda o: CharDataLoaders.from_files([o]),
+              lambda o: load_corpus(f'{o}*'), lambda o: load_corpus(str(o))):
         e = ends(lambda: f(odd/name))
-        assert isinstance(e, CorpusError) and f'{name} is a {kind}, not a file; put its text into a file and give that.' in str(e), e
+        assert (isinstance(e, CorpusError)
+                and f'{name} is a {kind}, not a file; put its text into a file and give that.' in str(e)), e
 
 
 def test_what_is_no_file_in_a_folder(odd):
@@ -288,13 +303,15 @@ def test_what_is_no_file_in_a_folder(odd):
 
 # Pipes that a process is given
 
-def shell(line, **kwargs): return subprocess.run(['bash', '-c', line], capture_output=True, text=True, timeout=LIMIT, **kwargs)
+def shell(line, **kwargs):
+    return subprocess.run(['bash', '-c', line], capture_output=True, text=True, timeout=LIMIT, **kwargs)
 
 
 READ = f"{sys.executable} -c 'import sys; from charrnn_fa.text.corpus import load_corpus; print(len(load_corpus(sys.argv[1])))'"
 
 
-@pytest.mark.parametrize('line', [f'{READ} <(yes | head -n 500)', f'yes | head -n 500 | {READ} /dev/stdin', f'yes | head -n 500 | {READ} /dev/fd/0'])
+@pytest.mark.parametrize('line', [f'{READ} <(yes | head -n 500)', f'yes | head -n 500 | {READ} /dev/stdin',
+                                  f'yes | head -n 500 | {READ} /dev/fd/0'])
 def test_pipe_on_the_command_line(line):
     r = shell(line)
     assert r.stdout == '1000\n', r.stderr
@@ -347,7 +364,8 @@ def test_run_json_that_is_none(tmp_path):
 
 # Names
 
-@pytest.mark.parametrize('what', ['count:' + '1'*5000, 'count:' + '9'*20, 'count:63', 'a\ud800', '\ud800'*30, 'a\nb', '\x1b[31m', '*'*300, '**/'*300, '['*1000])
+@pytest.mark.parametrize('what', ['count:' + '1'*5000, 'count:' + '9'*20, 'count:63', 'a\ud800', '\ud800'*30, 'a\nb',
+                                  '\x1b[31m', '*'*300, '**/'*300, '['*1000])
 def test_odd_names(what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     e = ends(lambda: load_corpus(what))

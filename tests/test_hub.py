@@ -33,19 +33,22 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
     monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path/'no token'))
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path/'cache'))
-    for o in 'HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY': monkeypatch.delenv(o, raising=False)
+    for o in 'HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY':
+        monkeypatch.delenv(o, raising=False)
     with Hub() as hub: yield hub
 
 
 @pytest.fixture
 def push(hub, learn):
-    def _push(repo_id='me/tiny', learn=learn, **kwargs): return learn.push_to_hub(repo_id, **{**dict(token=TOKEN, endpoint=hub.url, sample=40), **kwargs})
+    def _push(repo_id='me/tiny', learn=learn, **kwargs):
+        return learn.push_to_hub(repo_id, **{**dict(token=TOKEN, endpoint=hub.url, sample=40), **kwargs})
     return _push
 
 
 @pytest.fixture
 def load(hub, tmp_path):
-    def _load(repo_id='me/tiny', **kwargs): return from_hub(repo_id, **{**dict(endpoint=hub.url, device='cpu', cache_dir=tmp_path/'cache'), **kwargs})
+    def _load(repo_id='me/tiny', **kwargs):
+        return from_hub(repo_id, **{**dict(endpoint=hub.url, device='cpu', cache_dir=tmp_path/'cache'), **kwargs})
     return _load
 
 
@@ -70,13 +73,16 @@ del sys.modules['huggingface_hub']
 
 
 def test_out_and_in_again_in_another_process(hub, push, learn, tmp_path, capsys):
-    "The same weights to the bit, and the same text for the same seed; what runs there is what the card says. The package is not imported before it is needed, and then asked for"
+    """The same weights to the bit, and the same text for the same seed; what runs there is what the card says.
+    The package is not imported before it is needed, and then asked for"""
     learn.fit_steps(5)
     url = push(prompt='The', data='a manual', data_license='PSF-2.0', license='mit')
     assert url == f'{hub.url}/me/tiny' and f'me/tiny is on the Hub, without its text: {url}\n' in capsys.readouterr().out
     shown = re.search('```python\n(.*?)```', hub.repos['me/tiny'].files['README.md'].decode(), re.S)[1]
-    code = f"{ABSENT}{shown}from charrnn_fa.run.model import weights_sha256\nprint('|', weights_sha256(learn.model), repr(learn.generate('The', n=80, seed=3)), sep='|')"
-    env = {**os.environ, 'HF_ENDPOINT':hub.url, 'HF_HUB_DISABLE_XET':'1', 'HF_HOME':str(tmp_path/'home'), 'OMP_NUM_THREADS':'1'}
+    code = (f"{ABSENT}{shown}from charrnn_fa.run.model import weights_sha256\n"
+            "print('|', weights_sha256(learn.model), repr(learn.generate('The', n=80, seed=3)), sep='|')")
+    env = {**os.environ, 'HF_ENDPOINT':hub.url, 'HF_HUB_DISABLE_XET':'1', 'HF_HOME':str(tmp_path/'home'),
+           'OMP_NUM_THREADS':'1'}
     p = subprocess.run([sys.executable, '-c', code], env=env, cwd=tmp_path, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     assert 'it is not installed; run: pip install -U huggingface_hub' in p.stdout
@@ -91,16 +97,19 @@ def test_what_is_published(hub, push, learn, text):
     kinds = sorted(re.sub('-[0-9]+-[0-9a-f]+', '', o) for o in files)
     assert kinds == ['README.md', 'config.json', 'run.json', 'step.json', 'step.safetensors']
     everything = b''.join(files.values())
-    assert TOKEN.encode() not in everything and os.fsencode(os.getcwd()) not in everything and text[2000:2030].encode() not in everything
+    assert (TOKEN.encode() not in everything and os.fsencode(os.getcwd()) not in everything
+            and text[2000:2030].encode() not in everything)
     # a .safetensors is read below; the length of its header comes first, and may look like a pickle's 80 03
     others = [v for k,v in files.items() if not k.endswith('.safetensors')]
     assert not any(o.startswith((b'\x80', b'PK')) for o in others)       # how a pickle and PyTorch's zip begin
     ids = learn.dls.train.ids.numpy().tobytes()
     assert ids[1000:1030] not in everything
     ts = load_tensors(next(v for k,v in files.items() if k.endswith('.safetensors')))
-    assert {k:t.shape for k,t in ts.items()} == {k:p.shape for k,p in learn.model.named_parameters()}      # and nothing of the optimiser
+    # and nothing of the optimiser
+    assert {k:t.shape for k,t in ts.items()} == {k:p.shape for k,p in learn.model.named_parameters()}
     config = json.loads(files['config.json'])
-    assert config['n_params'] == sum(t.numel() for t in ts.values()) and config['weights_sha256'] == weights_sha256(learn.model)
+    assert (config['n_params'] == sum(t.numel() for t in ts.values())
+            and config['weights_sha256'] == weights_sha256(learn.model))
     push(text=True)
     assert ids[1000:1030] in b''.join(hub.repos['me/tiny'].files.values())
 
@@ -117,12 +126,17 @@ def test_the_card_has_the_facts(hub, push, learn, tmp_path):
     with torch.no_grad(): logits,_ = learn.model.eval()(ids[None,:-1])
     bits = torch.nn.functional.cross_entropy(logits[0], ids[1:]).item()/0.6931471805599453
     assert abs(result.metric_value - bits) < 1e-3 and result.dataset_name == 'Letters: a "test" #1, validation part'
-    for o in (f'**{bits:.3f} bits per character**', 'Letters: a "test" #1', 'CC0-1.0', f'validation part, {len(ids):,} characters (10%)', f'{len(learn.dls.train.ids):,} characters to learn from',
-              f'{sum(p.numel() for p in learn.model.parameters()):,} parameters', '| n_hid | 16 |', '| seed | 7 |', f"torch | {version('torch')}",
-              learn.generate('The', n=40, seed=0), "from_hub('me/tiny')", 'is not in this repository', 'word for word'): assert o in card.content, o
+    for o in (f'**{bits:.3f} bits per character**', 'Letters: a "test" #1', 'CC0-1.0',
+              f'validation part, {len(ids):,} characters (10%)', f'{len(learn.dls.train.ids):,} characters to learn from',
+              f'{sum(p.numel() for p in learn.model.parameters()):,} parameters', '| n_hid | 16 |', '| seed | 7 |',
+              f"torch | {version('torch')}", learn.generate('The', n=40, seed=0), "from_hub('me/tiny')",
+              'is not in this repository', 'word for word'):
+        assert o in card.content, o
     push('me/tiny', text=True)
     again = hub.repos['me/tiny'].files['README.md'].decode()
-    for o in 'Licence of the model: none was given', 'not named by whoever', 'Licence of the text: not known', 'is in this repository': assert o in again, o
+    for o in ('Licence of the model: none was given', 'not named by whoever', 'Licence of the text: not known',
+              'is in this repository'):
+        assert o in again, o
     assert 'license' not in yaml.safe_load(again.split('---\n')[1])
 
 
@@ -152,7 +166,8 @@ def test_a_second_push_replaces_the_first(hub, push, load, learn):
     with learn.no_bar(): learn.fit_steps(3)
     push()
     files = hub.repos['me/tiny'].files
-    assert len(hub.repos['me/tiny'].commits) == 3 and set(before) - set(files) == {o for o in before if o.startswith(('step-', 'text-'))}
+    assert (len(hub.repos['me/tiny'].commits) == 3
+            and set(before) - set(files) == {o for o in before if o.startswith(('step-', 'text-'))})
     assert weights_sha256(load().model) == weights_sha256(learn.model) != old
     assert weights_sha256(load(revision=sha).model) == old
     refused(lambda: load(revision='nine'), 'no such revision', 'revision=')
@@ -173,12 +188,14 @@ def test_private(hub, push, load):
 def test_names_and_links(hub, push, load):
     push(f'{hub.url}/me/tiny')
     load(f'{hub.url}/me/tiny/tree/main')
-    for o in 'tiny', 'me/tiny/x', 'me/ti ny', '../tiny', 'https://example.com/me/tiny', None: refused(lambda: load(o), 'is not the name of a model')
+    for o in 'tiny', 'me/tiny/x', 'me/ti ny', '../tiny', 'https://example.com/me/tiny', None:
+        refused(lambda: load(o), 'is not the name of a model')
     refused(lambda: push('me/ti:ny'), 'is not the name of a model')
     with pytest.raises(TypeError, match='tekst'): push(tekst=True)
 
 
-@pytest.mark.parametrize('token,says', [(None, 'does not know who you are'), ('hf_wrong', 'does not know who you are'), ('hf_yours', "don't have the rights")])
+@pytest.mark.parametrize('token,says', [(None, 'does not know who you are'), ('hf_wrong', 'does not know who you are'),
+                                        ('hf_yours', "don't have the rights")])
 def test_a_token_that_may_not_write(hub, push, token, says):
     said = refused(lambda: push(token=token), says)
     assert 'token' in said and 'hf_' not in said and 'me/tiny' not in hub.repos and (token or hub.asked == [])
@@ -228,7 +245,8 @@ def test_an_ill_formed_token_is_not_shown(load, push):
 def test_another_model(hub, push, load):
     "One of somebody else's library is neither read nor overwritten"
     hub.repos['me/bert'] = Repo()
-    hub.repos['me/bert'].commit({'config.json':b'{"model_type": "bert"}', 'pytorch_model.bin':b'\x80\x02.', 'model.safetensors':b''})
+    hub.repos['me/bert'].commit({'config.json':b'{"model_type": "bert"}', 'pytorch_model.bin':b'\x80\x02.',
+                                 'model.safetensors':b''})
     refused(lambda: load('me/bert'), 'no model of charrnn_fa', 'run.json')
     refused(lambda: push('me/bert'), 'holds another model', 'another name')
     assert len(hub.repos['me/bert'].commits) == 2 and not any('/resolve/' in path for _,path,_ in hub.asked)
@@ -282,11 +300,15 @@ HOSTILE = {
     'a weight too many': lambda f,ts: changed(f, other(ts, more=torch.zeros(3))),
     'a huge header': lambda f,ts: changed(f, struct.pack('<Q', 2**62) + b'{}'),
     'a header of brackets': lambda f,ts: changed(f, struct.pack('<Q', 10**5) + b'['*10**5),
-    'a pickle for weights': lambda f,ts: changed(f, b'\x80\x04\x95\x1b\x00\x00\x00\x00\x00\x00\x00\x8c\x08builtins\x94\x8c\x04exit\x94\x93\x94)R\x94.'),
-    'a model of terabytes': lambda f,ts: changed(f, settings=dict(preset={**json.loads(f['run.json'])['preset'], 'n_hid':10**6})),
-    'the same, and a size to fit': lambda f,ts: changed(f, settings=dict(preset={**json.loads(f['run.json'])['preset'], 'n_hid':10**6}), manifest=dict(size=10**15)),
+    'a pickle for weights': lambda f,ts: changed(
+        f, b'\x80\x04\x95\x1b\x00\x00\x00\x00\x00\x00\x00\x8c\x08builtins\x94\x8c\x04exit\x94\x93\x94)R\x94.'),
+    'a model of terabytes': lambda f,ts: changed(f, settings=dict(preset={**json.loads(f['run.json'])['preset'],
+                                                                          'n_hid':10**6})),
+    'the same, and a size to fit': lambda f,ts: changed(
+        f, settings=dict(preset={**json.loads(f['run.json'])['preset'], 'n_hid':10**6}), manifest=dict(size=10**15)),
     'a file elsewhere': lambda f,ts: changed(f, manifest=dict(file='../../etc/passwd')),
-    'a text elsewhere': lambda f,ts: changed(f, settings=dict(text=dict(n_train=9, n_valid=9, ids_sha256='', file='/etc/passwd', size=9, sha256=''))),
+    'a text elsewhere': lambda f,ts: changed(
+        f, settings=dict(text=dict(n_train=9, n_valid=9, ids_sha256='', file='/etc/passwd', size=9, sha256=''))),
     'a preset that is none': lambda f,ts: changed(f, settings=dict(preset=dict(n_layers=-1))),
     'settings that were edited': lambda f,ts: {**f, 'run.json':f['run.json'].replace(b'"seed": 7', b'"seed": 8')},
     'settings that are none': lambda f,ts: {**f, 'run.json':b'['*10**6},

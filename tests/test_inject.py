@@ -32,7 +32,8 @@ def write(path, data):
 space = {}
 exec(WRITER, space)
 write = space['write']
-WANT = {'openat': 3, 'write': 3, 'fsync': 2, ('rename', 'renameat', 'renameat2'): 1, ('unlink', 'unlinkat'): 1, 'ftruncate': 1}
+WANT = {'openat': 3, 'write': 3, 'fsync': 2, ('rename', 'renameat', 'renameat2'): 1,
+        ('unlink', 'unlinkat'): 1, 'ftruncate': 1}
 
 
 @pytest.fixture
@@ -71,7 +72,8 @@ def test_program_with_exact_paths(file):
         assert run_with_fault(cmd, call, n, 'error=EIO', path=tmp) == (0, False)
         rc,hit = run_with_fault(cmd, call, n-1, 'error=EIO', path=tmp, env={**os.environ, 'PYTHONUNBUFFERED': '1'})
         assert rc == 1 and hit
-    assert run_with_fault(cmd, 'fsync', 1, 'signal=SIGKILL', path=file.parent) == (-9, True) and file.read_bytes() == b'x'*600
+    assert (run_with_fault(cmd, 'fsync', 1, 'signal=SIGKILL', path=file.parent) == (-9, True)
+            and file.read_bytes() == b'x'*600)
     assert run_with_fault(cmd, 'openat', 1, 'error=EACCES', path=[file, file.parent]) == (1, True)
 
 
@@ -88,7 +90,8 @@ def test_gate(file):
     assert run_with_fault([sys.executable, '-c', code], 'openat', 2, 'signal=SIGKILL', gate=True) == (-9, True)
     assert file.read_bytes() == NEW
     assert run_with_fault([sys.executable, '-c', code], 'openat', 4, 'signal=SIGKILL', gate=True) == (0, False)
-    with pytest.raises(RuntimeError, match='before its gate'): run_with_fault(['true'], 'openat', 1, 'error=EIO', gate=True)
+    with pytest.raises(RuntimeError, match='before its gate'):
+        run_with_fault(['true'], 'openat', 1, 'error=EIO', gate=True)
 
 
 def test_errors_delays_and_signals(file):
@@ -124,7 +127,8 @@ def test_nothing_is_left_running(tmp_path):
     cmd = ['sh', '-c', f'sleep {seconds} & : > {tmp_path}/x']
     assert run_with_fault(cmd, 'openat', 1, 'signal=SIGKILL', path=tmp_path/'x') == (-9, True)
     assert run_with_fault(cmd, 'openat', 2, 'signal=SIGKILL', path=tmp_path/'x') == (0, False)
-    assert run_with_fault(['sh', '-c', f'(: > {tmp_path}/x); true'], 'openat', 1, 'signal=SIGKILL', path=tmp_path/'x') == (0, True)
+    assert run_with_fault(['sh', '-c', f'(: > {tmp_path}/x); true'], 'openat', 1, 'signal=SIGKILL',
+                          path=tmp_path/'x') == (0, True)
     def args(o):
         try: return o.read_text()
         except OSError: return ''

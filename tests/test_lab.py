@@ -28,12 +28,15 @@ def lab(tmp_path, home):
     "A JupyterLab of its own; yields the address of a lesson"
     shutil.copy(root/'nbs/tutorials/seeing_inside.ipynb', tmp_path)
     port,token = free_port(),secrets.token_hex(8)
-    env = {**os.environ, 'CHARRNN_TUTORIAL':'short', 'IPYTHONDIR':str(tmp_path/'.ipython'), 'JUPYTER_CONFIG_DIR':str(tmp_path/'.jupyter'),
+    env = {**os.environ, 'CHARRNN_TUTORIAL':'short', 'IPYTHONDIR':str(tmp_path/'.ipython'),
+           'JUPYTER_CONFIG_DIR':str(tmp_path/'.jupyter'),
            'JUPYTER_DATA_DIR':str(tmp_path/'.data'), 'OMP_NUM_THREADS':'1'}
-    args = ['lab', '--no-browser', '--allow-root', f'--port={port}', '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}',
-            f'--ServerApp.root_dir={tmp_path}', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
+    args = ['lab', '--no-browser', '--allow-root', f'--port={port}',
+            '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={tmp_path}',
+            '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
     with open(tmp_path/'lab.log', 'wb') as log:
-        p = subprocess.Popen([sys.executable, '-m', 'jupyter', *args], cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
+        p = subprocess.Popen([sys.executable, '-m', 'jupyter', *args], cwd=tmp_path, env=env, stdout=log, stderr=log,
+                             start_new_session=True)
         try:
             at = f'http://127.0.0.1:{port}'
             _wait_for(f'{at}/api?token={token}', p, tmp_path/'lab.log')
@@ -90,7 +93,8 @@ def test_a_lesson_runs_and_is_still_there_after_a_reload(lab, browser, tmp_path)
     page.set_default_timeout(600_000)        # a lesson on a busy machine
     page.goto(lab)
     page.locator('.jp-Notebook').first.wait_for()
-    page.get_by_text('Python 3 (ipykernel) | Idle').wait_for()      # before that "run all" may find no kernel, and does nothing
+    # before that "run all" may find no kernel, and does nothing
+    page.get_by_text('Python 3 (ipykernel) | Idle').wait_for()
     run_all(page)
     see(page, '.jp-OutputArea-output pre:has-text("the network")')                   # a sample, beneath the bar
     see(page, '.jp-OutputArea-output table:has-text("valid_loss")')                  # what the bar leaves

@@ -67,7 +67,8 @@ def test_fits_learn(learn, fit):
 def test_archs_learn_to_count(arch):
     "012012... first; the harder 0121 needs one character of memory"
     for corpus in 'count', 'count:0121':
-        learn = char_learner(CharDataLoaders.from_corpus(corpus, bs=8, seq_len=16, seed=1, device='cpu'), arch=arch, n_hid=32, emb_sz=8)
+        learn = char_learner(CharDataLoaders.from_corpus(corpus, bs=8, seq_len=16, seed=1, device='cpu'),
+                             arch=arch, n_hid=32, emb_sz=8)
         with learn.no_bar(): learn.fit_one_cycle(1, 1e-2)
         assert learn.evaluate()['accuracy'] > 0.99
 
@@ -81,7 +82,8 @@ def test_one_cycle_schedule_reaches_both_optimisers(learn):
 
 def test_lr_find_leaves_no_trace(learn, make, dls, same):
     learn.fit(1, 1e-3)
-    before = deepcopy(learn.model.state_dict()),dls.train.state_dict(),[o.clone() for o in learn.carried],torch.get_rng_state(),learn.model.training
+    before = (deepcopy(learn.model.state_dict()),dls.train.state_dict(),[o.clone() for o in learn.carried],
+              torch.get_rng_state(),learn.model.training)
     lrs = learn.lr_find(num_it=20, show_plot=False)
     assert 1e-7 < lrs.valley < 10
     assert all(torch.equal(v, before[0][k]) for k,v in learn.model.state_dict().items())
@@ -96,7 +98,8 @@ def test_lines_instead_of_a_bar(dls, capsys):
     n,before = len(dls.train),(learn.logger, list(map(type, learn.cbs)))
     with learn.no_bar(0): learn.fit(2)
     out = capsys.readouterr().out.splitlines()
-    assert [o.split('   ')[0] for o in out] == [*(f'step {i} of {2*n}' for i in range(2, n+1)), 'epoch 1 of 2', *(f'step {i} of {2*n}' for i in range(n+1, 2*n+1)), 'epoch 2 of 2']
+    assert [o.split('   ')[0] for o in out] == [*(f'step {i} of {2*n}' for i in range(2, n+1)), 'epoch 1 of 2',
+                                                *(f'step {i} of {2*n}' for i in range(n+1, 2*n+1)), 'epoch 2 of 2']
     assert out[-1].split('   ')[1] == f'train_loss {learn.recorder.values[-1][0]:.4g}' and out[-2].endswith('0 s left')
     with learn.no_bar(10_000), learn.no_valid(): learn.fit(1)
     assert [o.split()[0] for o in capsys.readouterr().out.splitlines()] == ['epoch']
@@ -115,12 +118,14 @@ def test_lines_are_right_beside_a_validation_in_each_epoch(dls, capsys):
             if self.training and self.iter == 3: self.learn.validate()
     with learn.no_bar(0): learn.fit(2, cbs=Look())
     out,n = capsys.readouterr().out.splitlines(),len(dls.train)
-    assert len(out) == 2*n-1 + 2 and [o.split('   ')[0] for o in out if o.startswith('epoch')] == ['epoch 1 of 2', 'epoch 2 of 2']
+    assert (len(out) == 2*n-1 + 2
+            and [o.split('   ')[0] for o in out if o.startswith('epoch')] == ['epoch 1 of 2', 'epoch 2 of 2'])
     for o,vs in zip([o for o in out if o.startswith('epoch')], learn.recorder.values):
         assert [i.split(' ')[1] for i in o.split('   ')[1:-1]] == [f'{v:.4g}' for v in vs] and len(vs) == 5
     alone = char_learner(dls, n_hid=16, emb_sz=8, head_sz=0, precision='fp32')
     with alone.no_bar(), alone.no_logging(): alone.fit(2)
-    assert list(learn.recorder.values) == list(alone.recorder.values) and list(learn.recorder.iters) == list(alone.recorder.iters)
+    assert (list(learn.recorder.values) == list(alone.recorder.values)
+            and list(learn.recorder.iters) == list(alone.recorder.iters))
 
 
 class Fail(Callback):
@@ -128,15 +133,19 @@ class Fail(Callback):
 
 
 def test_lines_at_parts_of_a_run_above_a_bar(make):
-    "Where they are asked for, each on a line of its own, with a sample below; the bar counts right, also in a run that goes on, and is closed"
+    """Where they are asked for, each on a line of its own, with a sample below; the bar counts right, also in a
+    run that goes on, and is closed"""
     screen,learn = io.StringIO(),make()
-    def lines(parts): return ProgressLines(0, parts=parts, file=screen, sample=lambda learn: f'sample at {learn.steps_done}', bar=bar, epochs=False)
+    def lines(parts):
+        return ProgressLines(0, parts=parts, file=screen, sample=lambda learn: f'sample at {learn.steps_done}',
+                             bar=bar, epochs=False)
     bar = tqdm(total=None, file=screen, mininterval=0)
     learn.fit_steps(40, cbs=lines(4))
     assert (bar.n, bar.total, bar.initial, bar.disable) == (40, 40, 0, True) and 'nats' in bar.postfix
     shown = [o.split('\r')[-1] for o in screen.getvalue().split('\n')]
     assert [o.split('   ')[0] for o in shown if 'left' in o] == ['step 10 of 40', 'step 20 of 40', 'step 30 of 40']
-    assert [o for o in shown if o.startswith('sample')] == ['sample at 10', 'sample at 20', 'sample at 30'] and not any('epoch' in o for o in shown)
+    assert ([o for o in shown if o.startswith('sample')] == ['sample at 10', 'sample at 20', 'sample at 30']
+            and not any('epoch' in o for o in shown))
     bar = tqdm(total=None, file=screen, mininterval=0)
     learn.fit_steps(40, start=25, cbs=lines(4))
     assert (bar.n, bar.total, bar.initial) == (40, 40, 25)
@@ -163,7 +172,8 @@ def test_loaders_of_another_make(learn):
     with other.no_bar(), other.no_logging():
         other.fit(2, 1e-3)
         assert (other.steps_done, other.run_epoch, len(other.recorder.losses)) == (6, 0, 6)
-        with pytest.raises(CharRNNError, match='Only a CharDL can start in the middle'): other.fit(2, 1e-3, start_batch=1)
+        with pytest.raises(CharRNNError, match='Only a CharDL can start in the middle'):
+            other.fit(2, 1e-3, start_batch=1)
         assert other.fit_steps(5) == 5 and other.steps_done == 11
 
 
@@ -243,7 +253,8 @@ def test_save_load(learn, make, same):
     assert not same(learn, other)
     other.load('here')
     assert same(learn, other)
-    for a,b in zip(learn.opt.all_params(), other.opt.all_params()): assert torch.equal(a[2]['grad_avg'], b[2]['grad_avg'])
+    for a,b in zip(learn.opt.all_params(), other.opt.all_params()):
+        assert torch.equal(a[2]['grad_avg'], b[2]['grad_avg'])
 
 
 def test_export(learn, tmp_path):
@@ -272,7 +283,8 @@ def test_biases_do_not_decay(make):
     learn = make(lr=0., wd=0.5)
     learn.fit(1, 0.)
     learn.create_opt()
-    assert {k for k,p in learn.model.named_parameters() if not learn.opt.state[p].get('do_wd', True)} == {k for k,p in learn.model.named_parameters() if p.ndim == 1}
+    assert ({k for k,p in learn.model.named_parameters() if not learn.opt.state[p].get('do_wd', True)}
+            == {k for k,p in learn.model.named_parameters() if p.ndim == 1})
 
 
 @needs_bf16
@@ -312,16 +324,20 @@ try: char_learner(dls, precision='bf16')
 except ValueError as e: print(e)
 with warnings.catch_warnings(record=True) as w: print(learn.to_bf16().precision, len(w))
 """
-    done = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, ONEDNN_MAX_CPU_ISA='AVX2', OMP_NUM_THREADS='1'), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', code],
+                          env=dict(os.environ, ONEDNN_MAX_CPU_ISA='AVX2', OMP_NUM_THREADS='1'),
+                          capture_output=True, text=True)
     said = done.stdout.splitlines()
-    assert done.returncode == 0 and said[0] == 'fp32' and 'take fp32' in said[1] and said[2] == 'fp32 1', (done.stdout, done.stderr)
+    assert (done.returncode == 0 and said[0] == 'fp32' and 'take fp32' in said[1]
+            and said[2] == 'fp32 1'), (done.stdout, done.stderr)
 
 
 def test_gradient_clip(make):
     class Norm(Callback):
         order = GradientClip.order+1
         def before_fit(self): self.norms = []
-        def before_step(self): self.norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
+        def before_step(self):
+            self.norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
     clipped,free = Norm(),Norm()
     make(clip=0.01).fit(1, 1e-3, cbs=clipped)
     make(clip=0).fit(1, 1e-3, cbs=free)
@@ -383,7 +399,8 @@ print('\\nusable', len(learn.generate('The', n=20)))
     out = b''
     while b'Epoch' not in out and (new := p.stdout.read1(4096)): out += new
     os.set_blocking(p.stdout.fileno(), False)
-    for _ in range(10):                               # one that lands in a bare `except:` of somebody's is lost, as at a keyboard
+    # one that lands in a bare `except:` of somebody's is lost, as at a keyboard
+    for _ in range(10):
         p.send_signal(signal.SIGINT)
         end = time.monotonic()+10
         while b'stopped' not in out and time.monotonic() < end:
@@ -401,7 +418,8 @@ class StopAt(Callback):
     def __init__(self, epoch, i): self.at = epoch,i
     def before_batch(self):
         if self.training and (self.epoch, self.iter) == self.at:
-            self.kept = deepcopy((self.model.state_dict(), self.opt.state_dict(), self.learn.carried, self.dls.train.state_dict())),torch.get_rng_state()
+            self.kept = deepcopy((self.model.state_dict(), self.opt.state_dict(), self.learn.carried,
+                                  self.dls.train.state_dict())),torch.get_rng_state()
             raise CancelFitException()
 
 
@@ -415,7 +433,8 @@ def go_on(learn, stop):
     return learn
 
 
-SPLIT = [dict(dropout=0.3), dict(arch='rnn', precision=BF16), dict(opt_func=AdamW, n_layers=2, dropout=0.2), dict(reset_pct=0.3)]
+SPLIT = [dict(dropout=0.3), dict(arch='rnn', precision=BF16), dict(opt_func=AdamW, n_layers=2, dropout=0.2),
+         dict(reset_pct=0.3)]
 
 
 @pytest.fixture(scope='module')
@@ -528,20 +547,23 @@ def test_summary_counts_once(make):
 
 
 def test_plain_learner_and_data_block_names(text):
-    learn = char_learner(CharDataLoaders.from_text(text, device='cpu'), arch='gru', preset='cpu-minute', n_hid=20, n_layers=2, dropout=0.1, cbs=None)
+    learn = char_learner(CharDataLoaders.from_text(text, device='cpu'), arch='gru', preset='cpu-minute', n_hid=20,
+                         n_layers=2, dropout=0.1, cbs=None)
     assert isinstance(learn, Learner) and learn.model.arch == 'gru' and learn.model.n_layers == 2
     for bad in dict(arch='gpt'), dict(preset='nope'), dict(precision='fp8'):
         with pytest.raises(CharRNNError): char_learner(CharDataLoaders.from_text(text, device='cpu'), **bad)
 
 
 def test_swapped_axes_are_refused():
-    with pytest.raises(CharRNNError, match='rows, steps, vocabulary'): CharLoss()(torch.randn(3, 5, 4), torch.randint(0, 5, (3, 4)))
+    with pytest.raises(CharRNNError, match='rows, steps, vocabulary'):
+        CharLoss()(torch.randn(3, 5, 4), torch.randint(0, 5, (3, 4)))
 
 
 def test_start_from_a_smaller_vocabulary(learn, make, text):
     learn.fit(2, 1e-2)
     vocab = CharVocab([*learn.vocab, 'ß', '漢'])
-    other = make(CharDataLoaders.from_text(text + 'ß漢'*10, vocab=vocab, bs=4, seq_len=16, device='cpu')).start_from(learn.model, learn.vocab)
+    other = make(CharDataLoaders.from_text(text + 'ß漢'*10, vocab=vocab, bs=4, seq_len=16,
+                                           device='cpu')).start_from(learn.model, learn.vocab)
     p,q = learn.predict('The ')[2],other.predict('The ')[2]
     q = q[[vocab.stoi[c] for c in learn.vocab]]
     assert torch.allclose(q/q.sum(), p, atol=1e-5)
@@ -615,7 +637,8 @@ def test_short_epochs_see_other_text(learn):
     assert len({tuple(o) for o in first.seen}) == 3
 
 
-@pytest.mark.parametrize('other', [dict(n_hid=12), dict(emb_sz=16, tie=True), dict(head_sz=8), dict(emb_sz=4), dict(arch='gru'), dict(emb_sz=0)])
+@pytest.mark.parametrize('other', [dict(n_hid=12), dict(emb_sz=16, tie=True), dict(head_sz=8), dict(emb_sz=4),
+                                   dict(arch='gru'), dict(emb_sz=0)])
 def test_start_from_another_shape_is_refused_and_changes_nothing(learn, make, other):
     m = make(**other)
     before = deepcopy(m.model.state_dict())
@@ -629,7 +652,8 @@ def test_grad_scale_skips_overflow(make):
     class Norm(Callback):
         order = GradientClip.order+1
         def before_fit(self): self.norms = []
-        def before_step(self): self.norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
+        def before_step(self):
+            self.norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
     a,b,na,nb = make(clip=0),make(clip=0),Norm(),Norm()
     b.add_cb(GradScale())
     a.fit(1, 1e-3, cbs=na); b.fit(1, 1e-3, cbs=nb)
@@ -684,7 +708,8 @@ class OwnStep(Muon):
         for p in ps: p.sub_(p.grad, alpha=h['lr'])
 
 
-@pytest.mark.parametrize('opt_func', [lambda ps, lr: Lookahead(Muon(ps, lr=lr)), OwnStep, partial(OptimWrapper, opt=torch.optim.AdamW)])
+@pytest.mark.parametrize('opt_func', [lambda ps, lr: Lookahead(Muon(ps, lr=lr)), OwnStep,
+                                      partial(OptimWrapper, opt=torch.optim.AdamW)])
 def test_other_optimisers_are_kept_from_a_step_with_an_overflow(make, opt_func):
     "Wrapped around one of ours, made of one, or another's: they cannot leave it out by themselves"
     from charrnn_fa.callback.precision import GradScale
@@ -772,7 +797,8 @@ def test_callbacks_of_every_make_are_asked(make):
         def __getattr__(self, k):
             if k in events: return partial(self.n.update, [k])
             return super().__getattr__(k)
-    events = ['before_fit', 'before_batch', 'after_pred', 'after_loss', 'before_backward', 'before_step', 'after_step', 'after_batch', 'after_epoch']
+    events = ['before_fit', 'before_batch', 'after_pred', 'after_loss', 'before_backward', 'before_step',
+              'after_step', 'after_batch', 'after_epoch']
     cbs = [Called(), Own(), Looked()]
     learn = make()
     learn.fit(1, 1e-3, cbs=cbs)
@@ -784,7 +810,8 @@ def test_callbacks_of_every_make_are_asked(make):
 def test_a_look_at_the_loader_changes_no_training(by_line):
     "The Learner has a seed of its own, which its loaders take over when a fit begins"
     def trained(look):
-        learn = char_learner(CharDataLoaders.from_text('ab\nc\nde\n\n'*60, bs=4, seq_len=8, seed=1, by_line=by_line), n_hid=8, seed=2, precision='fp32')
+        learn = char_learner(CharDataLoaders.from_text('ab\nc\nde\n\n'*60, bs=4, seq_len=8, seed=1, by_line=by_line),
+                             n_hid=8, seed=2, precision='fp32')
         if look: learn.dls.train.one_batch()
         with learn.no_bar(), learn.no_logging(): learn.fit_steps(12)
         return learn
@@ -868,7 +895,8 @@ def test_transforms_of_items_are_made():
     class Backwards(ItemTransform):
         def encodes(self, o): return o[0].flip(0),
     docs = [load_corpus('pydocs')[i:i+3000] for i in (0, 3000, 6000)]
-    block = lambda **kwargs: DataBlock(CharBlock(seed=1), splitter=IndexSplitter([2]), **kwargs).dataloaders(docs, bs=4, seq_len=16)
+    block = lambda **kwargs: DataBlock(CharBlock(seed=1), splitter=IndexSplitter([2]),
+                                       **kwargs).dataloaders(docs, bs=4, seq_len=16)
     plain,turned = block(),block(item_tfms=Backwards())
     want = torch.cat([o.flip(0) for o in plain.train.ids.split([3000, 3000])])
     assert torch.equal(turned.train.ids, want) and not torch.equal(want, plain.train.ids)
@@ -905,7 +933,8 @@ def test_bits_are_those_of_the_text_whatever_the_loss(loss_func):
 
 
 def test_a_loaded_run_validates_as_before(tmp_path):
-    learn = char_learner(CharDataLoaders.from_text('She sells sea shells. '*40, bs=4, seq_len=8, val_bs=1, seed=1), n_hid=8, precision='fp32')
+    learn = char_learner(CharDataLoaders.from_text('She sells sea shells. '*40, bs=4, seq_len=8, val_bs=1, seed=1),
+                         n_hid=8, precision='fp32')
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     save_run(learn, tmp_path/'r')
     assert load_run(tmp_path/'r', 'cpu').validate() == learn.validate()

@@ -19,7 +19,8 @@ def arch(request): return request.param
 
 def test_elman_against_numpy():
     m,x = CharRNN(7, n_hid=5, arch='rnn', emb_sz=0),torch.randint(0, 7, (2, 9))
-    Wxh,Whh,bh,Why,by = (o.detach().numpy() for o in (m.rnns[0].Wxh, m.rnns[0].Whh, m.rnns[0].bh, m.decoder.weight, m.decoder.bias))
+    Wxh,Whh,bh,Why,by = (o.detach().numpy() for o in (m.rnns[0].Wxh, m.rnns[0].Whh, m.rnns[0].bh,
+                                                      m.decoder.weight, m.decoder.bias))
     for row,got in zip(x, m(x)[0].detach().numpy()):
         h = np.zeros(5)
         for t,i in enumerate(row):
@@ -110,7 +111,8 @@ class Lookalike(nn.Module):
     n_gates = 4
     def __init__(self):
         super().__init__()
-        self.emb,self.rnns,self.head,self.decoder = nn.Embedding(11, 4),nn.ModuleList([LSTM(4, 8)]),nn.Identity(),nn.Linear(8, 11)
+        self.emb,self.rnns,self.head,self.decoder = (nn.Embedding(11, 4),nn.ModuleList([LSTM(4, 8)]),
+                                                     nn.Identity(),nn.Linear(8, 11))
 
 
 def make(tie=True): return CharRNN(11, n_hid=8, n_layers=2, emb_sz=8, head_sz=8, tie=tie)

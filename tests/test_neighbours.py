@@ -1,6 +1,7 @@
 """Training beside busy processes: they are noticed, the spinning ends, no bit changes, and nothing is left behind
 
-In processes of their own, with as many threads as processors: the rest of the suite runs with one thread each, and there would be nothing to see.
+In processes of their own, with as many threads as processors: the rest of the suite runs with one thread each,
+and there would be nothing to see.
 """
 import os
 import subprocess
@@ -9,7 +10,8 @@ import sys
 import pytest
 
 N = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
-pytestmark = pytest.mark.skipif(N < 2 or not os.path.exists('/proc/self/schedstat'), reason='needs Linux and two processors')
+pytestmark = pytest.mark.skipif(N < 2 or not os.path.exists('/proc/self/schedstat'),
+                                reason='needs Linux and two processors')
 
 BEGIN = """
 import os, resource, subprocess, sys, threading, time
@@ -82,7 +84,8 @@ busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in ra
 try: beside = trained()
 finally:
     for o in busy: o.kill()
-print(all(map(torch.equal, alone, beside)), bool(seen) and min(seen) > 0, [o.name for o in threading.enumerate() if o.name in ('neighbours', 'spare')] != [])
+print(all(map(torch.equal, alone, beside)), bool(seen) and min(seen) > 0, \
+[o.name for o in threading.enumerate() if o.name in ('neighbours', 'spare')] != [])
 """)
     assert (same, noticed, left) == ('True', 'True', 'False')
 

@@ -23,7 +23,8 @@ ITEMS = list(zip(X, X.sum(1, keepdim=True) + 1))
 
 def learner(d, train, model=None, **kwargs):
     dls = DataLoaders(train, TfmdDL(ITEMS[:9], bs=4), path=d)
-    return Learner(dls, model or nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1)), loss_func=MSELossFlat(), path=d, **kwargs)
+    return Learner(dls, model or nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1)),
+                   loss_func=MSELossFlat(), path=d, **kwargs)
 
 
 # Loaders that draw from generators of their own. The generator stands somewhere else in each process
@@ -34,14 +35,18 @@ def gen(): return torch.Generator().manual_seed(3)
 def torch_loader(d): return learner(d, DataLoader(ITEMS, batch_size=4, shuffle=True, generator=gen()))
 
 
-def torch_sampler(d): return learner(d, DataLoader(ITEMS, batch_size=4, sampler=WeightedRandomSampler(torch.arange(1., 57), 56, generator=gen())))
+def torch_sampler(d):
+    return learner(d, DataLoader(ITEMS, batch_size=4,
+                                 sampler=WeightedRandomSampler(torch.arange(1., 57), 56, generator=gen())))
 
 
 class Augmented(Dataset):
     "Adds noise from generators of NumPy and of Python"
-    def __init__(self): self.numpy,self.old,self.python = np.random.default_rng(5),np.random.RandomState(5),random.Random(5)
+    def __init__(self):
+        self.numpy,self.old,self.python = np.random.default_rng(5),np.random.RandomState(5),random.Random(5)
     def __len__(self): return len(ITEMS)
-    def __getitem__(self, i): return ITEMS[i][0] + float(self.numpy.normal() + self.old.rand() + self.python.random()), ITEMS[i][1]
+    def __getitem__(self, i):
+        return ITEMS[i][0] + float(self.numpy.normal() + self.old.rand() + self.python.random()), ITEMS[i][1]
 
 def augmented(d): return learner(d, DataLoader(Augmented(), batch_size=4))
 
@@ -79,7 +84,8 @@ class Remembers(nn.Module):
         self.register_buffer('mean', None)
     def forward(self, x):
         y = self.lin(x)
-        if self.h is not None and self.training: y = y + 0.1*self.h.mean() + 1e-3*self.n + 0.1*self.mean + 0.1*self.made[0].mean() + 1e-3*len(self.seen)
+        if self.h is not None and self.training:
+            y = y + 0.1*self.h.mean() + 1e-3*self.n + 0.1*self.mean + 0.1*self.made[0].mean() + 1e-3*len(self.seen)
         if self.training: self.h,self.n,self.mean,self.made = y.detach(),self.n+1,y.detach().mean()[None],(y.detach(),)
         if self.training: self.seen = [*self.seen[-40:], self.n]
         return y
@@ -93,8 +99,9 @@ class Fills(Callback):
         if self.model.mean is None: self.model.mean = torch.zeros(1)
 
 
-CASES = dict(torch_loader=Case(make=torch_loader), torch_sampler=Case(make=torch_sampler), augmented=Case(make=augmented), own_loader=Case(make=own_loader), own_sampler=Case(make=own_sampler),
-             remembers=Case(make=remembers), best=Case(make=remembers, cbs=lambda: [kills.SaveModelCallback(monitor='train_loss'), Fills()]))
+CASES = dict(torch_loader=Case(make=torch_loader), torch_sampler=Case(make=torch_sampler), augmented=Case(make=augmented),
+             own_loader=Case(make=own_loader), own_sampler=Case(make=own_sampler), remembers=Case(make=remembers),
+             best=Case(make=remembers, cbs=lambda: [kills.SaveModelCallback(monitor='train_loss'), Fills()]))
 for case in CASES.values(): case.fit = lambda learn, cbs: learn.fit(4, 1e-2, cbs=cbs)
 
 
@@ -117,7 +124,8 @@ def go(name, d, n=None, ckpt=CKPT): kills.train(CASES[name], d, ckpt, [] if n is
 @pytest.mark.parametrize('name', CASES)
 def test_other_learners_come_back(clean, tmp_path, name):
     "Killed at the beginning of the second epoch, of the fourth, and not at all"
-    def run(d, *args, rc=0, **kwargs): assert clean.start(tmp_path/'log', go, name, tmp_path/d, *args, **kwargs).wait(300) == rc, (tmp_path/'log').read_text()
+    def run(d, *args, rc=0, **kwargs):
+        assert clean.start(tmp_path/'log', go, name, tmp_path/d, *args, **kwargs).wait(300) == rc, (tmp_path/'log').read_text()
     run('alone', ckpt=None)
     for n in 1, 2: run('r', n, rc=-9)
     run('r')

@@ -22,10 +22,12 @@ bin = Path(sys.executable).parent
 
 def test_notebooks_and_modules_are_in_step_and_clean(tmp_path):
     "Exporting and cleaning a copy changes nothing"
-    for o in 'nbs', 'charrnn_fa': shutil.copytree(root/o, tmp_path/o, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'models'))
+    for o in 'nbs', 'charrnn_fa':
+        shutil.copytree(root/o, tmp_path/o, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'models'))
     for o in 'pyproject.toml', 'settings.ini', 'setup.py': shutil.copy(root/o, tmp_path)
     for cmd in 'nbdev-export', 'nbdev-clean': subprocess.run([bin/cmd], cwd=tmp_path, check=True, capture_output=True)
-    files = [o.relative_to(tmp_path) for d in ('nbs', 'charrnn_fa') for o in (tmp_path/d).rglob('*') if o.suffix in ('.py', '.ipynb')]
+    files = [o.relative_to(tmp_path) for d in ('nbs', 'charrnn_fa') for o in (tmp_path/d).rglob('*')
+             if o.suffix in ('.py', '.ipynb')]
     assert len(files) > 20
     assert [str(o) for o in files if (tmp_path/o).read_bytes() != (root/o).read_bytes()] == []
 
@@ -39,7 +41,8 @@ def test_readme_is_what_the_notebook_gives():
 
 def exported():
     "The modules that notebooks export, in the order of the notebooks"
-    names = (re.search(r'#\| default_exp ([\w.]+)', nb.read_text(encoding='utf-8')) for nb in sorted((root/'nbs').glob('[0-9]*.ipynb')))
+    names = (re.search(r'#\| default_exp ([\w.]+)', nb.read_text(encoding='utf-8'))
+             for nb in sorted((root/'nbs').glob('[0-9]*.ipynb')))
     return [o[1] for o in names if o]
 
 
@@ -79,7 +82,8 @@ def test_imports_go_one_way():
 
 def nowhere(code, known):
     "Names that functions look for in their module, of which `known` are there; what stands outside of functions has run at the import"
-    yield from (o.argval for o in dis.get_instructions(code) if o.opname == 'LOAD_GLOBAL' and o.argval not in known and not hasattr(builtins, o.argval))
+    yield from (o.argval for o in dis.get_instructions(code)
+                if o.opname == 'LOAD_GLOBAL' and o.argval not in known and not hasattr(builtins, o.argval))
     for o in code.co_consts:
         if isinstance(o, types.CodeType): yield from nowhere(o, known)
 
@@ -87,18 +91,22 @@ def nowhere(code, known):
 def test_each_name_is_known_where_it_is_used():
     "A function that was moved to another room may look for what stayed behind, and nobody hears of it before it is called"
     lost = {name:o for name in exported()
-            if (o := {*nowhere(compile(source(name).read_text(encoding='utf-8'), name, 'exec'), vars(importlib.import_module(f'charrnn_fa.{name}')))})}
+            if (o := {*nowhere(compile(source(name).read_text(encoding='utf-8'), name, 'exec'),
+                               vars(importlib.import_module(f'charrnn_fa.{name}')))})}
     assert lost == {}
 
 
 def test_a_name_that_is_nowhere_is_seen():
-    code = 'import math\ndef f(): return [math.pi+gone for _ in range(3)]\nclass A:\n    n = 3\n    def g(self, k=n): return lost\n'
+    code = ('import math\ndef f(): return [math.pi+gone for _ in range(3)]\nclass A:\n    n = 3\n'
+            '    def g(self, k=n): return lost\n')
     assert {*nowhere(compile(code, 'x', 'exec'), {'f', 'A', 'math'})} == {'gone', 'lost'}
 
 
-# The wings in DESIGN.md's order. A wing may import from those before its own level; two of one level may not import each other in a circle.
-LEVELS = (['core'], ['text', 'models', 'optim', 'numpy_step', 'generate', 'evaluate', 'presets', 'callback'], ['loop', 'doctor'],
-          ['build'], ['run'], ['store', 'show'], ['learner'], ['checkpoint'], ['colab', 'options'], ['command'], ['cli'], ['all', '__main__'])
+# The wings in DESIGN.md's order. A wing may import from those before its own level; two of one level may not import
+# each other in a circle.
+LEVELS = (['core'], ['text', 'models', 'optim', 'numpy_step', 'generate', 'evaluate', 'presets', 'callback'],
+          ['loop', 'doctor'], ['build'], ['run'], ['store', 'show'], ['learner'], ['checkpoint'],
+          ['colab', 'options'], ['command'], ['cli'], ['all', '__main__'])
 
 
 def wing(name): return name.split('.')[0]
@@ -119,17 +127,21 @@ def test_wings_import_one_way():
     level = {o:i for i,wings in enumerate(LEVELS) for o in wings}
     into = arrows()
     assert set(into) <= set(level), 'a wing without its place in LEVELS'
-    assert {'text', 'core'} <= into['loop'] and {'run', 'store'} <= into['checkpoint']     # so that an empty table proves nothing
+    # so that an empty table proves nothing
+    assert {'text', 'core'} <= into['loop'] and {'run', 'store'} <= into['checkpoint']
     back = [f'{o} imports {p}' for o,others in into.items() for p in others if level[p] > level[o]]
     assert back == []
-    free = []                                                                            # wings that import from free ones only: all of them, unless there is a circle
+    # wings that import from free ones only: all of them, unless there is a circle
+    free = []
     while now := [o for o in into if o not in free and into[o] <= {*free}]: free += now
     assert set(into) - {*free} == set(), 'these import each other'
 
 
 @pytest.mark.parametrize('code,names', [
-    ('from ..core import CharRNNError', ['core']), ('from .url import a, b', ['store.url']*2), ('import charrnn_fa.run.files', ['run.files']), ('from .. import learner as l', ['learner']),
-    ('from charrnn_fa.checkpoint import Checkpoint', ['checkpoint']), ('def f():\n    if 1: from ..cli import main', ['cli']), ('import json\nfrom fastai.basics import *', [])])
+    ('from ..core import CharRNNError', ['core']), ('from .url import a, b', ['store.url']*2),
+    ('import charrnn_fa.run.files', ['run.files']), ('from .. import learner as l', ['learner']),
+    ('from charrnn_fa.checkpoint import Checkpoint', ['checkpoint']),
+    ('def f():\n    if 1: from ..cli import main', ['cli']), ('import json\nfrom fastai.basics import *', [])])
 def test_imports_are_seen(code, names, tmp_path, monkeypatch):
     "However they are written"
     (tmp_path/'charrnn_fa/store').mkdir(parents=True)
@@ -148,7 +160,8 @@ def wheel(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('wheel')
     tree = tmp/'tree'
     shutil.copytree(root/'charrnn_fa', tree/'charrnn_fa', ignore=shutil.ignore_patterns('__pycache__'))
-    for o in 'pyproject.toml', 'settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE': shutil.copy(root/o, tree)
+    for o in 'pyproject.toml', 'settings.ini', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE':
+        shutil.copy(root/o, tree)
     run = lambda *args: subprocess.run([sys.executable, *map(str, args)], cwd=tree, check=True, capture_output=True)
     run('-c', f'from setuptools import build_meta; build_meta.build_sdist({str(tmp)!r})')
     run('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp, next(tmp.glob('*.tar.gz')))
@@ -159,7 +172,8 @@ def test_wheel_holds_every_module(wheel, tmp_path):
     "Unpacked in an empty folder and imported from there, without this repository"
     with ZipFile(wheel) as z: z.extractall(tmp_path)
     inside = lambda folder, kind: {o.relative_to(folder).as_posix() for o in (folder/'charrnn_fa').rglob(f'*.{kind}')}
-    for kind,least in dict(py=40, js=3, css=2, html=1).items(): assert inside(tmp_path, kind) == inside(root, kind) and len(inside(root, kind)) >= least
+    for kind,least in dict(py=40, js=3, css=2, html=1).items():
+        assert inside(tmp_path, kind) == inside(root, kind) and len(inside(root, kind)) >= least
     names = [o.removesuffix('.py').removesuffix('/__init__').replace('/', '.') for o in sorted(inside(root, 'py'))]
     code = f"""
 import sys
@@ -220,16 +234,20 @@ def test_light_modules_stay_light(module):
 
 
 def test_learner_import_stays_light():
-    code = 'import sys; from charrnn_fa import learner; bad = {"spacy", "gdown", "nbdev", "charrnn_fa.cli"} & set(sys.modules); assert not bad, bad'
+    code = ('import sys; from charrnn_fa import learner; '
+            'bad = {"spacy", "gdown", "nbdev", "charrnn_fa.cli"} & set(sys.modules); assert not bad, bad')
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
 def test_what_a_machine_lacks_is_said_in_a_line(tmp_path):
     "One for each reason, however many tests are skipped"
-    (tmp_path/'lacking.py').write_text("import faultfs, inject\nfaultfs.missing,inject.missing = lambda: 'no FUSE', lambda: 'no strace'\n")
+    (tmp_path/'lacking.py').write_text("import faultfs, inject\n"
+                                       "faultfs.missing,inject.missing = lambda: 'no FUSE', lambda: 'no strace'\n")
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, (tmp_path, root/'tests', root)))}
-    files = [root/'tests'/o for o in ('test_faultfs.py', 'test_inject.py', 'test_store.py::test_all_is_well', 'test_store.py::test_mount_hangs')]
-    p = subprocess.run([sys.executable, '-m', 'pytest', '-p', 'lacking', '-p', 'no:cacheprovider', '-rs', *files], cwd=root, env=env, capture_output=True, text=True)
+    files = [root/'tests'/o for o in ('test_faultfs.py', 'test_inject.py', 'test_store.py::test_all_is_well',
+                                      'test_store.py::test_mount_hangs')]
+    p = subprocess.run([sys.executable, '-m', 'pytest', '-p', 'lacking', '-p', 'no:cacheprovider', '-rs', *files],
+                       cwd=root, env=env, capture_output=True, text=True)
     lines = re.findall(r'^SKIPPED \[(\d+)\].*: (.*)$', p.stdout, re.M)
     assert sorted(o for _,o in lines) == ['no FUSE', 'no strace'] and 'passed' not in p.stdout, p.stdout
     assert sum(int(n) for n,_ in lines) > 40
@@ -238,7 +256,8 @@ def test_what_a_machine_lacks_is_said_in_a_line(tmp_path):
 def test_a_resume_crosses_few_rooms():
     "`python tests/rooms.py -v` shows them"
     code = "import json,rooms; calls = rooms.crossings(); print(json.dumps([len(rooms.rooms(calls)), sum(calls.values())]))"
-    p = subprocess.run([sys.executable, '-c', code], cwd=root/'tests', env={**os.environ, 'PYTHONPATH':str(root)}, capture_output=True, text=True)
+    p = subprocess.run([sys.executable, '-c', code], cwd=root/'tests', env={**os.environ, 'PYTHONPATH':str(root)},
+                       capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     n_rooms,n_calls = json.loads(p.stdout.splitlines()[-1])
     assert 10 < n_rooms <= 25 and 100 < n_calls <= 300
@@ -248,7 +267,8 @@ def test_no_syntax_is_newer_than_the_oldest_python():
     "ruff knows which Python each syntax came with, in notebooks as well; Python itself knows its own only"
     oldest = 'py'+re.search(r'min_python = (\S+)', (root/'settings.ini').read_text())[1].replace('.', '')
     where = [root/o for o in ('charrnn_fa', 'nbs', 'tests', 'benchmarks', 'docs')]
-    res = subprocess.run([sys.executable, '-m', 'ruff', 'check', '-q', '--isolated', '--no-cache', '--select', 'E9', '--target-version', oldest, *where],
+    res = subprocess.run([sys.executable, '-m', 'ruff', 'check', '-q', '--isolated', '--no-cache', '--select', 'E9',
+                          '--target-version', oldest, *where],
                          capture_output=True, text=True)
     assert res.returncode == 0, res.stdout+res.stderr
 

@@ -37,8 +37,10 @@ def test_what_was_saved_comes_back(run, same):
     assert same(run.learn, again)
     assert again.evaluate() == run.learn.evaluate()
     assert again.generate('The', n=60, seed=4) == run.learn.generate('The', n=60, seed=4)
-    assert (again.seed, again.precision, again.preset, again.vocab) == (run.learn.seed, run.learn.precision, run.learn.preset, run.learn.vocab)
-    assert torch.equal(again.dls.train.ids, run.learn.dls.train.ids) and torch.equal(again.dls.valid.ids, run.learn.dls.valid.ids)
+    assert (again.seed, again.precision, again.preset, again.vocab) == (run.learn.seed, run.learn.precision,
+                                                                        run.learn.preset, run.learn.vocab)
+    assert (torch.equal(again.dls.train.ids, run.learn.dls.train.ids)
+            and torch.equal(again.dls.valid.ids, run.learn.dls.valid.ids))
     assert again.model.decoder.weight is again.model.emb.weight
     again.fit(1, 1e-3)
 
@@ -48,7 +50,8 @@ def test_format_is_what_it_says(run):
     manifest = json.loads(next(run.path.glob('step-*.json')).read_text())
     file = run.path/manifest['file']
     assert manifest['format'] == 1 and manifest['finished'] and file.stat().st_size == manifest['size']
-    assert subprocess.run(['sha256sum', file], capture_output=True, text=True, check=True).stdout.split()[0] == manifest['file_sha256']
+    assert (subprocess.run(['sha256sum', file], capture_output=True, text=True, check=True).stdout.split()[0]
+            == manifest['file_sha256'])
     with safe_open(file, 'pt') as f:
         names = list(f.keys())
         assert 'decoder.weight' not in names and 'emb.weight' in names            # a tied matrix once
@@ -157,7 +160,8 @@ def test_killed_before_the_settings(learn, tmp_path):
     assert save_run(learn, tmp_path/'r').info()['finished']
 
 
-@pytest.mark.parametrize('change', [dict(file=None), dict(size='1'), dict(step='x'), dict(step=True), dict(results=None), dict(results={'nats': 'x'}), dict(finished=1)])
+@pytest.mark.parametrize('change', [dict(file=None), dict(size='1'), dict(step='x'), dict(step=True),
+                                    dict(results=None), dict(results={'nats': 'x'}), dict(finished=1)])
 def test_hostile_manifest(run, change):
     from charrnn_fa.run.files import digest
     f = next(run.path.glob('step-*.json'))
@@ -196,9 +200,12 @@ def test_a_folder_that_may_not_be_listed():
     with tempfile.TemporaryDirectory() as d:
         (Path(d)/'r').mkdir(mode=0o300)
         Path(d).chmod(0o755)
-        code = f"import os\nfrom charrnn_fa.run.model import *\nfrom charrnn_fa.run.files import RunError\nos.geteuid() or os.setresuid(65534, 65534, 65534)\nfor f in Run, Run.check_free:\n    try: f({d!r}+'/r')\n    except RunError as e: print(e)"
+        code = ("import os\nfrom charrnn_fa.run.model import *\nfrom charrnn_fa.run.files import RunError\n"
+                "os.geteuid() or os.setresuid(65534, 65534, 65534)\nfor f in Run, Run.check_free:\n"
+                f"    try: f({d!r}+'/r')\n    except RunError as e: print(e)")
         r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert [o.split(' (')[0][-9:] for o in r.stdout.splitlines()] == ['e reached', 'be listed'] and r.stdout.count('(Permission denied)') == 2, r.stdout + r.stderr
+    assert ([o.split(' (')[0][-9:] for o in r.stdout.splitlines()] == ['e reached', 'be listed']
+            and r.stdout.count('(Permission denied)') == 2), r.stdout + r.stderr
 
 
 def test_a_run_that_could_not_be_saved_is_none(learn, tmp_path, monkeypatch, same):

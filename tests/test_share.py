@@ -1,4 +1,5 @@
-"The shared page in a real browser, from a file and without a network: it writes what Python writes with the page's weights, and nothing in it runs but the network"
+"""The shared page in a real browser, from a file and without a network: it writes what Python writes with the
+page's weights, and nothing in it runs but the network"""
 import json
 import math
 import re
@@ -78,8 +79,9 @@ def same_as_python(page, learn):
         assert in_page(page, *request) == in_python(model, learn, *request)
 
 
-SHAPES = dict(lstm={}, rnn=dict(arch='rnn'), two=dict(n_layers=2, head_sz=20), gru_two=dict(arch='gru', n_layers=2), one_hot=dict(emb_sz=0), one_hot_rnn=dict(arch='rnn', emb_sz=0, head_sz=5),
-              tied=dict(emb_sz=16, tie=True), tied_head=dict(emb_sz=9, head_sz=9, tie=True, arch='gru'), odd=dict(n_hid=13, emb_sz=3))
+SHAPES = dict(lstm={}, rnn=dict(arch='rnn'), two=dict(n_layers=2, head_sz=20), gru_two=dict(arch='gru', n_layers=2),
+              one_hot=dict(emb_sz=0), one_hot_rnn=dict(arch='rnn', emb_sz=0, head_sz=5), tied=dict(emb_sz=16, tie=True),
+              tied_head=dict(emb_sz=9, head_sz=9, tie=True, arch='gru'), odd=dict(n_hid=13, emb_sz=3))
 
 
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES.keys())
@@ -125,18 +127,22 @@ def test_what_is_seen(bold, visit):
         bits = -model(ids)[0][0].double().log_softmax(-1)[range(len(text)-1), ids[0,1:]]/math.log(2)
         states = [[o[1,0,5].item() for o in model(ids[:,:i+1])[1]] for i in range(len(text))]
     cells = [math.tanh(c) for _,c in states]
-    shades = lambda: [[float(v) for v in re.findall(r'[\d.]+', o)] for o in page.eval_on_selector_all('#text span', 'os => os.map(o => getComputedStyle(o).backgroundColor)')]
+    shades = lambda: [[float(v) for v in re.findall(r'[\d.]+', o)] for o in page.eval_on_selector_all(
+        '#text span', 'os => os.map(o => getComputedStyle(o).backgroundColor)')]
     alpha = lambda o: o[3] if len(o) == 4 else 1
     assert all(abs(alpha(o)-.8*min(1, b/8)) < .01 for o,b in zip(shades()[1:], bits.tolist(), strict=True))
     assert max(map(alpha, shades())) > .5
     page.check('#by-unit')
     assert all(abs(alpha(o)-.8*abs(v)) < .012 for o,v in zip(shades(), cells, strict=True))
-    assert all((o[0] > o[2]) == (v > 0) for o,v in zip(shades(), cells) if abs(v) > .05) and {v > 0 for v in cells} == {True, False}
+    assert (all((o[0] > o[2]) == (v > 0) for o,v in zip(shades(), cells) if abs(v) > .05)
+            and {v > 0 for v in cells} == {True, False})
     assert page.text_content('#unit-name') == 'cell 5 of layer 2 follows “made up” (correlation +0.80 on new text)'
     page.select_option('#kind', 'state')
-    assert all(abs(alpha(o)-.8*abs(h)) < .012 for o,(h,_) in zip(shades(), states, strict=True)) and page.text_content('#unit-name') == ''
+    assert (all(abs(alpha(o)-.8*abs(h)) < .012 for o,(h,_) in zip(shades(), states, strict=True))
+            and page.text_content('#unit-name') == '')
     page.locator('#text span').nth(3).hover()
-    assert page.text_content('#detail').startswith(f'‘{text[3]}’  state 5: {states[3][0]:.2f}. {bits[2]:.1f} bits'.replace('-0.00', '0.00'))
+    assert page.text_content('#detail').startswith(f'‘{text[3]}’  state 5: {states[3][0]:.2f}. '
+                                                   f'{bits[2]:.1f} bits'.replace('-0.00', '0.00'))
 
 
 def test_hostile_words_stay_words(text, visit, make, tmp_path):
@@ -145,7 +151,8 @@ def test_hostile_words_stay_words(text, visit, make, tmp_path):
     learn = make(CharDataLoaders.from_text(text+evil*3+'\ud800😀', bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu'))
     page = visit(learn, title=evil, about=evil, prompt=evil, unit=Found(evil, 'state 1', .5, .5))
     assert page.evaluate('document.title').split() == evil.split() and page.text_content('h1') == evil
-    assert page.input_value('#prompt') == evil and page.text_content('#text').startswith(evil) and evil in page.text_content('#unit-name')
+    assert (page.input_value('#prompt') == evil and page.text_content('#text').startswith(evil)
+            and evil in page.text_content('#unit-name'))
     assert page.locator('img').count() == 0 and page.locator('script').count() == 4
     assert '<' not in script_json([evil]) and json.loads(script_json([evil])) == [evil]
     assert in_page(page, evil, 300, 3, 2) == in_python(page_model(learn), learn, evil, 300, 3, 2)
@@ -157,7 +164,8 @@ def test_unknown_characters(learn, visit):
     assert text == 'ab' + in_python(page_model(learn), learn, 'ab', 40, 2, .8)
     said = page.text_content('#unknown')
     assert all(o in said for o in 'é日😀') and 'left out' in said
-    assert write(page, '日', length=9, seed=2) == in_python(page_model(learn), learn, '', 9, 2, .8) and '日' in page.text_content('#unknown')
+    assert (write(page, '日', length=9, seed=2) == in_python(page_model(learn), learn, '', 9, 2, .8)
+            and '日' in page.text_content('#unknown'))
     write(page, 'ab', length=9)
     assert page.text_content('#unknown') == ''
 
@@ -186,12 +194,14 @@ def test_line_ends_of_windows(text, visit, make, tmp_path):
 def test_keyboard_alone(bold, visit):
     learn = bold(n_layers=2)
     page = visit(learn)
-    focus = lambda: page.evaluate('[document.activeElement.id || document.activeElement.localName, getComputedStyle(document.activeElement).outlineStyle]')
+    focus = lambda: page.evaluate('[document.activeElement.id || document.activeElement.localName, '
+                                  'getComputedStyle(document.activeElement).outlineStyle]')
     reached = {}
     for _ in range(13):
         page.keyboard.press('Tab')
         reached.update([focus()])
-    assert [*reached] == ['prompt', 'temperature', 'length', 'seed', 'write', 'stop', 'slowly', 'text', 'by-surprise', 'kind', 'unit', 'layer', 'summary']
+    assert [*reached] == ['prompt', 'temperature', 'length', 'seed', 'write', 'stop', 'slowly', 'text', 'by-surprise',
+                          'kind', 'unit', 'layer', 'summary']
     assert 'none' not in reached.values()
     page.focus('#temperature')
     page.keyboard.press('ArrowRight')
@@ -228,10 +238,12 @@ def test_stop(learn, visit):
 
 def test_told_once_not_for_each_character(learn, visit):
     page = visit(learn)
-    page.evaluate('''window.told = 0; new MutationObserver(os => { told += os.length; }).observe(document.getElementById('status'), {childList: true, subtree: true, characterData: true})''')
+    page.evaluate("window.told = 0; new MutationObserver(os => { told += os.length; }).observe("
+                  "document.getElementById('status'), {childList: true, subtree: true, characterData: true})")
     write(page, 'a', length=2000)
     assert 2 <= page.evaluate('told') <= 6
-    assert page.locator('[aria-live]').count() == 0 and page.evaluate("document.getElementById('text').closest('[role=status],[role=log],[role=alert]')") is None
+    assert (page.locator('[aria-live]').count() == 0
+            and page.evaluate("document.getElementById('text').closest('[role=status],[role=log],[role=alert]')") is None)
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
@@ -247,7 +259,8 @@ def test_phone(learn, visit, scheme):
     page.locator('#text span').first.tap()
     assert page.text_content('#detail').startswith('‘a’') and page.locator('#detail').is_visible()
     light = lambda what: sum(map(int, re.findall(r'\d+', page.evaluate(f'getComputedStyle(document.body).{what}'))[:3]))
-    assert (light('backgroundColor') > 600 > 200 > light('color')) if scheme == 'light' else (light('backgroundColor') < 200 < 600 < light('color'))
+    assert ((light('backgroundColor') > 600 > 200 > light('color')) if scheme == 'light'
+            else (light('backgroundColor') < 200 < 600 < light('color')))
 
 
 def test_the_one_minute_preset_fits(text, visit, make, tmp_path):

@@ -29,7 +29,8 @@ NASTY = 'Say </script><script>document.title = "bad"</script><img src=x onerror=
 def trained():
     "A small network that has seen one line often, and the watch that read along"
     text = (LINE + NASTY)*24
-    learn = char_learner(CharDataLoaders.from_text(text, bs=4, seq_len=32, seed=3), n_hid=32, emb_sz=8, head_sz=0, precision='fp32')
+    learn = char_learner(CharDataLoaders.from_text(text, bs=4, seq_len=32, seed=3), n_hid=32, emb_sz=8,
+                         head_sz=0, precision='fp32')
     learn.remove_cbs(learn.progress)
     watch = show.Watch(NASTY, share=1)
     learn.fit_steps(90, cbs=watch)
@@ -55,7 +56,8 @@ def test_a_picture_is_static_and_alone(pictures, name):
     "It names no address, and two renderings of it share no id"
     p = pictures[name]
     a,b = p._repr_html_(),p._repr_html_()
-    addresses = [o for o in re.findall(r'https?://[^\s"<)]+', a) if not o.startswith('http://www.w3.org/')]      # names of SVG's own
+    # names of SVG's own
+    addresses = [o for o in re.findall(r'https?://[^\s"<)]+', a) if not o.startswith('http://www.w3.org/')]
     assert addresses == [] and not re.search(r'<(script|img|link|iframe)[^>]+(src|href)=', a)
     ids = [re.findall(r'\bid="([^"]+)"', o) for o in (a, b)]
     assert ids[0] and len({*ids[0], *ids[1]}) == len(ids[0])+len(ids[1])
@@ -248,7 +250,8 @@ def test_a_lens_from_the_checkpoints_of_a_run(make, tmp_path, settled):
 
 
 @pytest.mark.parametrize('name', ['surprise', 'neurons', 'lens'])
-@pytest.mark.parametrize('given,says', [('', 'has 0 characters'), (None, 'The text is NoneType'), ('\u0416\u0416', 'knows no character')])
+@pytest.mark.parametrize('given,says', [('', 'has 0 characters'), (None, 'The text is NoneType'),
+                                        ('\u0416\u0416', 'knows no character')])
 def test_a_text_that_cannot_be_shown_is_one_sentence(learn, name, given, says):
     kwargs = dict(unit=0) if name == 'neurons' else {}
     with pytest.raises(CharRNNError, match=says): getattr(show, name)(learn, given, **kwargs)
@@ -256,7 +259,8 @@ def test_a_text_that_cannot_be_shown_is_one_sentence(learn, name, given, says):
 
 @pytest.mark.parametrize('name', ['surprise', 'neurons', 'lens'])
 def test_ten_megabytes_are_a_bounded_picture(learn, name):
-    p = getattr(show, name)(learn, 'the text '*1_100_000, **({'unit':0} if name == 'neurons' else {'units':[]} if name == 'lens' else {}))
+    p = getattr(show, name)(learn, 'the text '*1_100_000,
+                            **({'unit':0} if name == 'neurons' else {'units':[]} if name == 'lens' else {}))
     assert 'are left out' in str(p) and len(p._repr_html_()) < 1_500_000
 
 
@@ -304,7 +308,8 @@ def test_pictures_change_nothing(learn):
     before = _state()
     text = learn.vocab.textify(learn.dls.train.ids[:200])
     for o in (show.surprise(learn, text), show.neurons(learn, text, unit=1), show.memory(learn, n=10), show.losses(learn),
-              show.temperature(learn, 'the', (.5,), n=20), show.lens(learn, text, units=[0])): o._repr_html_()
+              show.temperature(learn, 'the', (.5,), n=20), show.lens(learn, text, units=[0])):
+        o._repr_html_()
     after = _state()
     assert all(map(torch.equal, before[0], after[0])) and before[2] == after[2] and torch.equal(before[3], after[3])
     assert all(a is b for a,b in zip(before[1], after[1])) and all(map(torch.equal, before[4], after[4]))
@@ -317,7 +322,8 @@ def test_live_refuses_at_the_beginning_what_it_cannot_write(trained, bad):
 
 
 def test_watch_counts_the_steps_of_several_fits():
-    learn = char_learner(CharDataLoaders.from_text(LINE*40, bs=4, seq_len=16, seed=3), n_hid=16, emb_sz=8, head_sz=0, precision='fp32')
+    learn = char_learner(CharDataLoaders.from_text(LINE*40, bs=4, seq_len=16, seed=3), n_hid=16, emb_sz=8,
+                         head_sz=0, precision='fp32')
     watch = show.Watch(LINE, share=1)
     learn.remove_cbs(learn.progress)
     for n in 30,10: learn.fit_steps(n, cbs=watch)
@@ -342,7 +348,8 @@ def test_a_line_that_ends_in_two_signs_is_one(make, visit, name):
 
 def test_the_table_of_surprises_fits_a_phone(make, visit):
     "Its first column has no blank to break at"
-    learn = make(CharDataLoaders.from_text('DUKE HUMPHREY: AMONG MANY GOOD WOMEN WHOM MOWBRAY\n'*40, bs=4, seq_len=16, seed=7))
+    learn = make(CharDataLoaders.from_text('DUKE HUMPHREY: AMONG MANY GOOD WOMEN WHOM MOWBRAY\n'*40, bs=4,
+                                           seq_len=16, seed=7))
     page = visit(show.CharInterpretation.from_learner(learn).most_surprising(), viewport=dict(width=390, height=844))
     assert page.evaluate('document.documentElement.scrollWidth <= innerWidth')
 

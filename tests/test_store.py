@@ -1,4 +1,5 @@
-"Checkpoints on a Drive that dies, hangs, fills up, lies and forgets: training goes on, to the same weights, with one warning for each outage"
+"""Checkpoints on a Drive that dies, hangs, fills up, lies and forgets: training goes on, to the same weights,
+with one warning for each outage"""
 import errno
 import gc
 import itertools
@@ -113,13 +114,15 @@ def drive(tmp_path, fuse):
 
 def settle(ckpt):
     assert ckpt.saver.writer.wait(60)
-    until(lambda: ckpt.saver.mirror.worker.job is None and ckpt.saver.mirror.pending is None and not ckpt.saver.mirror.worker.busy, what='the copy')
+    until(lambda: ckpt.saver.mirror.worker.job is None and ckpt.saver.mirror.pending is None
+          and not ckpt.saver.mirror.worker.busy, what='the copy')
 
 
 def copied(ckpt):
     "Or in trouble: so that none of the copies is left out"
     m = ckpt.saver.mirror
-    until(lambda: m.trouble or ckpt.saver.writer.wait(0) and not (m.worker.job or m.worker.busy or m.pending), what='the copy')
+    until(lambda: m.trouble or ckpt.saver.writer.wait(0)
+          and not (m.worker.job or m.worker.busy or m.pending), what='the copy')
 
 
 def tried(ckpt):
@@ -131,7 +134,8 @@ def tried(ckpt):
 def hanging(ckpt):
     "A call of the copy has taken longer than is waited for"
     m = ckpt.saver.mirror
-    until(lambda: (busy := m.worker.busy) and time.monotonic() - max(busy, m.moved) > 1.5*m.patience, what='a call that hangs')
+    until(lambda: (busy := m.worker.busy) and time.monotonic() - max(busy, m.moved) > 1.5*m.patience,
+          what='a call that hangs')
 
 
 def trouble(ckpt): until(lambda: ckpt.saver.mirror.trouble, what='the trouble')
@@ -176,7 +180,9 @@ def stop(ckpt):
 def spoil(f, how):
     b = f.read_bytes()
     if how == 'missing': f.unlink()
-    else: f.write_bytes(dict(truncated=b[:len(b)//2], flipped=b[:99]+bytes([b[99]^1])+b[100:], empty=b'', html=b'<!doctype html><title>Sign in</title>')[how])
+    else:
+        f.write_bytes(dict(truncated=b[:len(b)//2], flipped=b[:99]+bytes([b[99]^1])+b[100:], empty=b'',
+                           html=b'<!doctype html><title>Sign in</title>')[how])
 
 
 def die(ckpt): os.kill(os.getpid(), signal.SIGKILL)
@@ -186,7 +192,8 @@ def die(ckpt): os.kill(os.getpid(), signal.SIGKILL)
 def lost(drive, fit, tmp_path, monkeypatch):
     "A machine trains for a while and is lost; this one is another"
     def _lost(step=35, *fs, at=(), **kwargs):
-        pid = machine(tmp_path/'lost', lambda: fit(drive.where, {**dict.fromkeys((15, 25), settle), **dict(at), step: then(*(fs or [settle]), die)}, **kwargs))
+        pid = machine(tmp_path/'lost', lambda: fit(drive.where, {**dict.fromkeys((15, 25), settle), **dict(at),
+                                                                 step: then(*(fs or [settle]), die)}, **kwargs))
         assert ended(pid) == -signal.SIGKILL
         shutil.rmtree(tmp_path/'lost', ignore_errors=True)
     return _lost
@@ -219,9 +226,11 @@ def hurried(monkeypatch):
 
 def test_all_is_well(drive, fit, capsys):
     learn = fit(drive.where)
-    assert not learn.told and set(learn.ckpt.states().values()) <= {'local', 'mounted'} and 'cannot be told' in capsys.readouterr().out
+    assert (not learn.told and set(learn.ckpt.states().values()) <= {'local', 'mounted'}
+            and 'cannot be told' in capsys.readouterr().out)
     tidy(drive.there)
-    assert drive.calls()['rename'] == 0                                             # nothing depends on what a rename is there
+    # nothing depends on what a rename is there
+    assert drive.calls()['rename'] == 0
     assert fit(drive.where, seed=None).told == []                                   # finished: loaded
     tidy(drive.there)
 
@@ -229,7 +238,8 @@ def test_all_is_well(drive, fit, capsys):
 def test_mount_dies_and_comes_back(drive, fit, capsys):
     "errno 107 in mid-run, then a new mount on the same place"
     learn = fit(drive.where, {15: then(settle, doing(drive.kill)), 25: trouble, 45: doing(drive.remount)})
-    assert len(learn.told) == 1 and 'Transport endpoint is not connected' in learn.told[0] and 'training goes on' in learn.told[0], learn.told
+    assert (len(learn.told) == 1 and 'Transport endpoint is not connected' in learn.told[0]
+            and 'training goes on' in learn.told[0]), learn.told
     assert 'is back' in capsys.readouterr().out
     tidy(drive.there)
 
@@ -246,7 +256,8 @@ def test_mount_gone_and_its_place_is_a_local_folder(drive, fit, capsys):
     assert os.listdir(drive.mountpoint) == [] and 'not in' in capsys.readouterr().out
     drive.remount()
     assert steps(drive.there) == [10, 0]
-    again = fit(drive.where, seed=None)                                             # the same cell again: what is missing is copied
+    # the same cell again: what is missing is copied
+    again = fit(drive.where, seed=None)
     assert not again.told and RunFolder(drive.there).newest()['finished']
 
 
@@ -276,7 +287,8 @@ def test_another_kind_of_mount_in_its_place(drive, fit):
 def test_never_mounted(tmp_path, fit, monkeypatch, home):
     at = tmp_path/'drive'
     monkeypatch.setattr(mount, '_drives', (str(at),))
-    with pytest.raises(StoreError, match='is not mounted; or go on without it with local=True'): fit(f'{at}/MyDrive/run')
+    with pytest.raises(StoreError, match='is not mounted; or go on without it with local=True'):
+        fit(f'{at}/MyDrive/run')
     assert not at.exists() and not [o for o in home.rglob('*') if o.is_file()]
     learn = fit(f'{at}/MyDrive/run', local=True, wait=1)
     assert len(learn.told) == 1 and 'is not mounted' in learn.told[0] and not at.exists()
@@ -345,8 +357,10 @@ def test_mount_hangs(drive, fit, op, monkeypatch):
     if op != 'getxattr': assert len(learn.told) == 1 and worker.is_alive()
     drive.control()
     worker.join(20)
-    assert not worker.is_alive()                                                    # what was begun is brought to its end, and the thread goes
-    assert steps(drive.there)[0] > 10, (learn.ckpt.saver.mirror.trouble, learn.ckpt.saver.mirror.pending, sorted(os.listdir(drive.there)))
+    # what was begun is brought to its end, and the thread goes
+    assert not worker.is_alive()
+    assert steps(drive.there)[0] > 10, (learn.ckpt.saver.mirror.trouble, learn.ckpt.saver.mirror.pending,
+                                        sorted(os.listdir(drive.there)))
 
 
 def test_hangs_and_wakes_up(drive, fit, monkeypatch, capsys):
@@ -384,7 +398,8 @@ def test_process_comes_to_its_end(drive, fit, tmp_path, monkeypatch):
         done.write_text('yes')
     pid = machine(tmp_path/'other', run)
     until(done.exists, 30, 'the end of fit')
-    state = lambda: next((o.split()[1] for o in Path(f'/proc/{pid}/status').read_text().splitlines() if o.startswith('State')), 'X')
+    state = lambda: next((o.split()[1] for o in Path(f'/proc/{pid}/status').read_text().splitlines()
+                          if o.startswith('State')), 'X')
     until(lambda: state() in 'ZX', 30, 'the end of the process')                   # the call takes 60
     drive.control()
     assert ended(pid) == 0
@@ -407,24 +422,30 @@ def test_slow_mount(drive, fit, monkeypatch):
 
 
 def test_slow_writes_and_late_uploads(drive, fit, tmp_path, capsys, monkeypatch):
-    "Both at once: the newest wins, nothing piles up, the cloud never loses its last whole checkpoint, and how far it is behind is said once"
+    """Both at once: the newest wins, nothing piles up, the cloud never loses its last whole checkpoint, and how
+    far it is behind is said once"""
     monkeypatch.setattr(Mirror, 'slow', 0.5)
     cloud,seen = tmp_path/'cloud/MyDrive/runs/bard',[]
     drive.control(kbps=50, uncommitted=0.5, ids=True, cloud=tmp_path/'cloud')
-    def whole(): return [m['step'] for m in RunFolder(cloud).checkpoints() if (o := cloud/m['file']).exists() and o.stat().st_size == m['size']] if RunFolder.is_run(cloud) else []
+    def whole():
+        return [m['step'] for m in RunFolder(cloud).checkpoints()
+                if (o := cloud/m['file']).exists() and o.stat().st_size == m['size']] if RunFolder.is_run(cloud) else []
     def look(ckpt):
         for o,state in ckpt.states().items():
             if state == 'uploaded': assert (cloud/o).stat().st_size == (ckpt.folder.path/o).stat().st_size
-        seen.append((threading.active_count(), len(os.listdir(drive.there)) if drive.there.exists() else 0, max(whole(), default=-1), ckpt.folder.newest()['step']))
+        seen.append((threading.active_count(), len(os.listdir(drive.there)) if drive.there.exists() else 0,
+                     max(whole(), default=-1), ckpt.folder.newest()['step']))
         time.sleep(0.15)
     def next_upload(ckpt):
         before = max(whole(), default=-1)
         until(lambda: max(whole(), default=-1) > before, what='an upload')
         look(ckpt)
-    learn = fit(drive.where, {**dict.fromkeys(range(1, 58), look), **dict.fromkeys((15, 29, 43, 57), next_upload)}, steps=2, wait=40)
+    learn = fit(drive.where, {**dict.fromkeys(range(1, 58), look), **dict.fromkeys((15, 29, 43, 57), next_upload)},
+                steps=2, wait=40)
     threads,files,uploaded,here = zip(*seen)
     out = capsys.readouterr().out
-    assert not learn.told and out.count('take longer than it takes to the next checkpoint') == 1 and out.rstrip().endswith(', uploaded.')
+    assert (not learn.told and out.count('take longer than it takes to the next checkpoint') == 1
+            and out.rstrip().endswith(', uploaded.'))
     assert max(threads)-threads[0] <= 1 and max(files) <= 2+2*6, seen
     assert list(uploaded) == sorted(uploaded) and len(set(uploaded)) > 3 and max(h-u for h,u in zip(here, uploaded)) >= 4, seen
     tidy(drive.there)
@@ -470,7 +491,8 @@ def test_uploads_that_lag_behind(drive, fit, tmp_path, capsys):
         assert ckpt.saver.mirror.worker.wait(20)                                  # what has piled up is gone by then
         seen.append(steps(drive.there))
     learn = fit(drive.where, {15: stuck, **dict.fromkeys(range(21, 56, 4), wait)}, steps=4, wait=5)
-    assert not learn.told and re.search('not uploaded yet|not in .* yet', capsys.readouterr().out)     # the last may still be on its way
+    # the last may still be on its way
+    assert not learn.told and re.search('not uploaded yet|not in .* yet', capsys.readouterr().out)
     old = seen[0]
     assert all(old in o for o in seen[1:]) and max(map(len, seen[1:])) <= 7, seen
     until(lambda: steps(drive.there)[0] == 58, what='the last one')
@@ -498,7 +520,8 @@ def test_machine_lost_before_the_upload(drive, fit, lost, tmp_path):
     (tmp_path/'cloud').mkdir()
     there = lambda ckpt: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'uploaded'
     slow = lambda ckpt: (settle(ckpt), until(lambda: there(ckpt)), drive.control(uncommitted=True, cloud=tmp_path/'cloud'))
-    wait = lambda ckpt: ckpt.saver.writer.wait(20) and until(lambda: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted')
+    wait = (lambda ckpt: ckpt.saver.writer.wait(20)
+            and until(lambda: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'mounted'))
     lost(45, wait, at={25: slow})
     assert steps(drive.there)[0] == 40
     drive.control()
@@ -523,7 +546,8 @@ def test_an_attribute_that_cannot_be_read_proves_nothing(drive, fit):
         settle(ckpt)
         until(lambda: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'uploaded')
         drive.control(uncommitted=True)
-    fit(drive.where, {12: stuck, **{o: settle for o in (22, 32, 42)}, 45: blip, 47: doing(drive.control, uncommitted=True)}, keep=2, wait=1)
+    fit(drive.where, {12: stuck, **{o: settle for o in (22, 32, 42)}, 45: blip,
+                      47: doing(drive.control, uncommitted=True)}, keep=2, wait=1)
     assert 10 in kept[0] and 10 in steps(drive.there), kept
 
 
@@ -537,7 +561,8 @@ def test_what_the_attributes_say(drive, answers, uploaded):
     drive.control(errno=dict(getxattr=5))
     assert not s.uploaded('a')
     drive.control()
-    if uploaded is not None: assert s.uploaded('a') is False                          # it has answered before, so it owes an answer
+    # it has answered before, so it owes an answer
+    if uploaded is not None: assert s.uploaded('a') is False
 
 
 # I/O errors
@@ -550,38 +575,46 @@ def test_input_output_error(drive, fit, op, tmp_path):
     def hurt(ckpt):
         settle(ckpt)
         drive.control(errno={op: [5, 2, 12]}, trash=tmp_path/'trash')
-    learn = fit(drive.where, {15: hurt, **dict.fromkeys((25, 35), lambda _: time.sleep(0.3)), 45: doing(drive.control, trash=tmp_path/'trash')})
+    learn = fit(drive.where, {15: hurt, **dict.fromkeys((25, 35), lambda _: time.sleep(0.3)),
+                              45: doing(drive.control, trash=tmp_path/'trash')})
     assert len(learn.told) <= 1 and all('Input/output error' in o for o in learn.told), learn.told
     tidy(drive.there)
     assert not sum(o.stat().st_size for o in (tmp_path/'trash').iterdir())
 
 
-CALLS = ('openat', 13), ('write', 5), ('fsync', 3), ('close', 19), ('read', 31), ('newfstatat', 19), ('unlinkat', 3)  # which ones; by hand, all
+# which ones; by hand, all
+CALLS = ('openat', 13), ('write', 5), ('fsync', 3), ('close', 19), ('read', 31), ('newfstatat', 19), ('unlinkat', 3)
 
 @needs_fuse
 @pytest.mark.usefixtures('strace')
-@pytest.mark.parametrize('error,calls', [('EIO', CALLS), ('ENOSPC', CALLS[:4]), ('EDQUOT', CALLS[1:2])]) # the last two are one to the library
+# the last two are one to the library
+@pytest.mark.parametrize('error,calls', [('EIO', CALLS), ('ENOSPC', CALLS[:4]), ('EDQUOT', CALLS[1:2])])
 def test_an_error_in_every_call_of_a_copy(drive, fresh, alone_for_an_epoch, tmp_path, monkeypatch, error, calls):
     "A call that the copy of one checkpoint makes on Drive fails, once or from then on; the same calls on the local disk work"
-    monkeypatch.setattr('charrnn_fa.run.folder.secrets', SimpleNamespace(token_hex=lambda n: '0'*2*n))          # names that can be given to strace
+    # names that can be given to strace
+    monkeypatch.setattr('charrnn_fa.run.folder.secrets', SimpleNamespace(token_hex=lambda n: '0'*2*n))
     files = [f'step-00000020-{"0"*8}{o}' for o in ('.safetensors', '.json')]
     def train():
         os.environ['CHARRNN_HOME'] = str(tmp_path/'home')
         with warnings.catch_warnings(record=True) as ws:
             warnings.simplefilter('always')
             learn = fresh(5)
-            cbs = [At({18: then(settle, lambda _: inject.gate()), **dict.fromkeys((22, 26), then(copied, tried))}), Checkpoint(drive.where, steps=4, keep=2, wait=20, quiet=True)]
+            cbs = [At({18: then(settle, lambda _: inject.gate()), **dict.fromkeys((22, 26), then(copied, tried))}),
+                   Checkpoint(drive.where, steps=4, keep=2, wait=20, quiet=True)]
             learn.fit_one_cycle(1, 1e-2, cbs=cbs)
         told = [str(w.message) for w in ws if issubclass(w.category, RunWarning)]
         assert len(told) <= 1 and all(os.strerror(getattr(errno, error)) in o for o in told), told
-        assert all(torch.equal(p, q) for p,q in zip(alone_for_an_epoch.model.parameters(), learn.model.parameters(), strict=True))
+        assert all(torch.equal(p, q) for p,q in zip(alone_for_an_epoch.model.parameters(),
+                                                    learn.model.parameters(), strict=True))
     def trial(call, i, more):
         "Whether the call was hit"
         for o in tmp_path/'home',drive.there: shutil.rmtree(o, ignore_errors=True)
-        rc,hit = inject.run_with_fault(train, call, f'{i}{more}', f'error={error}', gate=True, path=[*(f'{drive.where}/{o}' for o in files), *files])
+        rc,hit = inject.run_with_fault(train, call, f'{i}{more}', f'error={error}', gate=True,
+                                       path=[*(f'{drive.where}/{o}' for o in files), *files])
         assert rc == 0, (call, i, more)
         data,manifest = [drive.there/o for o in files]
-        if more and not (manifest.exists() and manifest.stat().st_size):                                                         # what can never be removed may stay, but does not count
+        # what can never be removed may stay, but does not count
+        if more and not (manifest.exists() and manifest.stat().st_size):
             for o in data,manifest: o.unlink(missing_ok=True)
         tidy(drive.there, 3 if more else 2)
         return hit
@@ -594,7 +627,8 @@ def test_an_error_in_every_call_of_a_copy(drive, fresh, alone_for_an_epoch, tmp_
 def test_read_error_falls_back(drive, fit, lost_before):
     lost_before()
     assert steps(drive.there) == [30, 20, 10]
-    drive.control(errno=dict(read=5), match='*' + RunFolder(drive.there).newest()['file']) # the run saves step 30 again, under another name
+    # the run saves step 30 again, under another name
+    drive.control(errno=dict(read=5), match='*' + RunFolder(drive.there).newest()['file'])
     learn = fit(drive.where, seed=None)
     assert len(learn.told) == 1 and 'Input/output error' in learn.told[0] and 'step 20 is used' in learn.told[0], learn.told
     drive.control()
@@ -627,9 +661,12 @@ def test_drive_is_full(drive, fit, op, number, tmp_path):
         trouble(ckpt)
         seen.extend(steps(drive.there))
         newest = RunFolder(drive.there).checkpoints()[0]['step']
-        if op != 'flush': until(lambda: not [o for o in drive.there.glob('step-*') if newest < int(o.name[5:13])], what='a moment between two tries')
+        if op != 'flush':
+            until(lambda: not [o for o in drive.there.glob('step-*') if newest < int(o.name[5:13])],
+                  what='a moment between two tries')
         drive.control(trash=tmp_path/'trash')
-    learn = fit(drive.where, {15: then(settle, doing(drive.control, errno={op: [number, 3]}, trash=tmp_path/'trash')), 45: look})
+    learn = fit(drive.where, {15: then(settle, doing(drive.control, errno={op: [number, 3]}, trash=tmp_path/'trash')),
+                              45: look})
     assert len(learn.told) == 1 and os.strerror(number) in learn.told[0] and seen, learn.told
     tidy(drive.there)
     assert not sum(o.stat().st_size for o in (tmp_path/'trash').iterdir())
@@ -640,7 +677,8 @@ def small(at, kilobytes):
     "A disk of that size"
     if sys.platform != 'linux' or os.geteuid(): pytest.skip('mounting needs root on Linux')
     Path(at).mkdir(parents=True, exist_ok=True)
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'none', at], capture_output=True).returncode: pytest.skip('tmpfs cannot be mounted here')
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'none', at], capture_output=True).returncode:
+        pytest.skip('tmpfs cannot be mounted here')
     try: yield Path(at)
     finally: subprocess.run(['umount', '-l', at])
 
@@ -714,7 +752,8 @@ def test_files_become_empty(drive, fit, answers):
     def start(ckpt):
         settle(ckpt)
         before.extend(steps(drive.there))
-        drive.backing.joinpath('MyDrive').rename(drive.backing/'x'); drive.kill()   # files written before keep what they hold
+        # files written before keep what they hold
+        drive.backing.joinpath('MyDrive').rename(drive.backing/'x'); drive.kill()
         drive.remount()
         drive.backing.joinpath('x').rename(drive.backing/'MyDrive')
         drive.control(zero=0.1, **answers)
@@ -773,7 +812,8 @@ def test_duplicates(drive, fit, lost_before, monkeypatch, tmp_path):
         if o.name == 'run.json': stray.write_bytes(b'')
         elif i % 2: o.rename(stray)
         else: shutil.copy(o, stray)
-    m = next(drive.there.glob('step-00000030-*.safetensors'))                       # the upload was tried twice, and came through once
+    # the upload was tried twice, and came through once
+    m = next(drive.there.glob('step-00000030-*.safetensors'))
     shutil.copy(m, m.with_name(m.name.replace('(1)', '').replace(' ', '').replace('.safetensors', ' (2).safetensors')))
     m.write_bytes(b'')
     learn = fit(drive.where, seed=None)
@@ -814,13 +854,16 @@ def test_killed_within_a_rename_that_is_not_atomic(drive, fresh, alone, tmp_path
     with DriveMount(tmp_path/'disk', torn_rename=60) as disk:
         def train(seed=5):
             learn = fresh(seed)
-            learn.fit_one_cycle(2, 1e-2, cbs=[At({o: settle for o in range(15, 58, 10)}), Checkpoint(drive.where, steps=10, wait=20, quiet=True)])
+            learn.fit_one_cycle(2, 1e-2, cbs=[At({o: settle for o in range(15, 58, 10)}),
+                                              Checkpoint(drive.where, steps=10, wait=20, quiet=True)])
             return learn
         pid,runs = machine(disk.mountpoint/'home', train, tmp_path/'log'),disk.backing/'home/runs'
         notes = lambda: [o.name for o in runs.glob('*/.*') if '.mirror' in o.name]
-        until(lambda: (calls := disk.calls()['rename']) and time.sleep(0.2) is None and disk.calls()['rename'] == calls and notes() and '.mirror' not in notes(), what='a rename that hangs')
+        until(lambda: (calls := disk.calls()['rename']) and time.sleep(0.2) is None and disk.calls()['rename'] == calls
+              and notes() and '.mirror' not in notes(), what='a rename that hangs')
         os.kill(pid, signal.SIGKILL)
-        disk.kill()                                                                 # Linux lets a process go only when its call is over
+        # Linux lets a process go only when its call is over
+        disk.kill()
         assert ended(pid) == -signal.SIGKILL, (tmp_path/'log').read_text()
         assert notes() and '.mirror' not in notes()
         disk.control()
@@ -859,21 +902,24 @@ def test_newest_is_found_through_the_owner(drive, fit, lost_before, monkeypatch)
 # Not allowed
 
 @needs_fuse
-@pytest.mark.parametrize('fault,why', [(dict(readonly=True), 'it is read-only'), (dict(errno=dict(create=13, mkdir=13)), 'the right to write')])
+@pytest.mark.parametrize('fault,why', [(dict(readonly=True), 'it is read-only'),
+                                       (dict(errno=dict(create=13, mkdir=13)), 'the right to write')])
 def test_not_allowed_to_write(drive, fit, fault, why):
     drive.control(**fault)
     with pytest.raises(StoreError, match=f'cannot be written to .*{why}.*local=True'): fit(drive.where)
     learn = fit(drive.where, local=True, wait=0.5)
     assert len(learn.told) == 1 and why in learn.told[0] and os.listdir(drive.backing/'MyDrive') == []
     drive.control()
-    assert wait_until(lambda: not any(t.is_alive() for ts in threads._waiting.values() for t in ts), 60)    # the copies of the first fit are let go
+    # the copies of the first fit are let go
+    assert wait_until(lambda: not any(t.is_alive() for ts in threads._waiting.values() for t in ts), 60)
     assert not fit(drive.where, seed=None).told                                     # writable by now: it follows
     assert RunFolder(drive.there).newest()['finished']
 
 
 def test_remounted_read_only(drive, fit):
     "By the system's own `mount -o remount`, in mid-run and at the start"
-    remount = lambda how: subprocess.run(['mount', '-i', '-o', f'remount,bind,{how}', drive.mountpoint], check=True, capture_output=True)
+    remount = lambda how: subprocess.run(['mount', '-i', '-o', f'remount,bind,{how}', drive.mountpoint], check=True,
+                                         capture_output=True)
     learn = fit(drive.where, {15: then(settle, doing(remount, 'ro')), 25: trouble, 45: doing(remount, 'rw')})
     assert len(learn.told) == 1 and 'Read-only file system' in learn.told[0]
     tidy(drive.there)
@@ -935,10 +981,12 @@ def test_two_machines(drive, fit, tmp_path, monkeypatch, stale):
         monkeypatch.setattr(lease, 'silent', 1)
         time.sleep(2*stale)
         learn = fit(drive.where, seed=None)
-        assert all('is used' in o for o in learn.told)                              # it may have been stopped in the middle of a file
+        # it may have been stopped in the middle of a file
+        assert all('is used' in o for o in learn.told)
         newest,names = RunFolder(drive.there).newest(),sorted(os.listdir(drive.there))
         assert newest['finished'] and newest['generation'] == 1
-        until(lambda: sorted(os.listdir(drive.where)) == names, what='a listing that is not old') # what the first will see
+        # what the first will see
+        until(lambda: sorted(os.listdir(drive.where)) == names, what='a listing that is not old')
         go.touch()
         os.kill(pid, signal.SIGCONT)
         assert ended(pid) == 0, log.read_text()
@@ -973,9 +1021,11 @@ def test_owner_lives_through_a_long_copy(drive, fit, tmp_path, monkeypatch):
     "Signs of life during a copy that takes longer than the silence after which one is taken for dead"
     go = tmp_path/'go'
     monkeypatch.setattr(files, 'piece', 4000)
-    pid = machine(tmp_path/'a', lambda: fit(drive.where, {15: then(settle, doing(drive.control, kbps=30)), 22: lambda _: until(go.exists)}, n_hid=80))
+    pid = machine(tmp_path/'a', lambda: fit(drive.where, {15: then(settle, doing(drive.control, kbps=30)),
+                                                          22: lambda _: until(go.exists)}, n_hid=80))
     try:
-        until(lambda: drive.there.is_dir() and any(o.name.startswith('step-00000020') for o in drive.there.iterdir()), what='the copy')
+        until(lambda: drive.there.is_dir() and any(o.name.startswith('step-00000020') for o in drive.there.iterdir()),
+              what='the copy')
         with pytest.raises(RunError, match='is being trained on another machine'): fit(drive.where, seed=None, n_hid=80)
         assert not list(drive.there.glob('step-00000020-*.json'))                   # that is, during the copy
     finally:
@@ -987,7 +1037,8 @@ def test_owner_lives_through_a_long_copy(drive, fit, tmp_path, monkeypatch):
 def test_two_that_begin_at_once(drive, fit, tmp_path, monkeypatch):
     "Both find an empty folder: the settings of the first to bring them stay, the other keeps to itself"
     log,begin = tmp_path/'log',RunFolder.create
-    def meet(self, *args, **fields):                                                          # both have looked, neither has copied anything
+    # both have looked, neither has copied anything
+    def meet(self, *args, **fields):
         (tmp_path/f'looked-{os.getpid()}').touch()
         until(lambda: len(list(tmp_path.glob('looked-*'))) == 2, what='the other')
         return begin(self, *args, **fields)
@@ -1123,7 +1174,8 @@ def test_killed_at_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeypat
             m.setattr(lease, 'silence', lambda beat: 0.1)                              # that it is dead is known
             warnings.simplefilter('error', RunWarning)
             learn = train(tmp_path/'found')
-        assert all(torch.equal(p, q) for p,q in zip(alone.model.parameters(), learn.model.parameters(), strict=True)), (call, first)
+        assert all(torch.equal(p, q) for p,q in zip(alone.model.parameters(), learn.model.parameters(),
+                                                    strict=True)), (call, first)
         tidy(drive.there, keep=2)
     assert kills > 1
 
@@ -1175,7 +1227,8 @@ def test_settings_lost_in_the_store_and_no_copy_here(drive, fit, lost_before, ho
     (newest,) = drive.there.glob('step-00000030-*.safetensors')
     spoil(newest, 'flipped')
     learn = fit(drive.where, seed=None)
-    assert len(learn.told) == 2 and 'written anew from a checkpoint' in learn.told[0] and 'step 20 is used' in learn.told[1], learn.told
+    assert (len(learn.told) == 2 and 'written anew from a checkpoint' in learn.told[0]
+            and 'step 20 is used' in learn.told[1]), learn.told
     assert (drive.there/'run.json').read_bytes() == was and RunFolder(drive.there).resumes() == [20]
     assert not fit(drive.where, seed=None).told and RunFolder(drive.there).finished
 
@@ -1186,7 +1239,8 @@ def test_settings_that_hold_something_are_a_persons_to_remove(drive, fit, lost_b
     lost_before()
     spoil(drive.there/'run.json', how)
     is_now = (drive.there/'run.json').read_bytes()
-    with pytest.raises(StoreError, match='or remove it, and it is written anew from a checkpoint'): fit(drive.where, seed=None)
+    with pytest.raises(StoreError, match='or remove it, and it is written anew from a checkpoint'):
+        fit(drive.where, seed=None)
     assert (drive.there/'run.json').read_bytes() == is_now
     (drive.there/'run.json').unlink()
     assert 'written anew' in fit(drive.where, seed=None).told[0] and RunFolder(drive.there).resumes() == [30]
@@ -1204,7 +1258,8 @@ def test_settings_are_not_taken_from_another_run(drive, fit, tmp_path, hurried):
         with pytest.raises(StoreError, match='holds checkpoints but no run.json'): Place(drive.where, 20)
     assert ended(machine(tmp_path/'other', elsewhere)) == 0 and sorted(os.listdir(drive.there)) == before
     learn = fit(drive.where, seed=None)
-    assert 'written anew' in learn.told[0] and all('belongs to another run' in o for o in learn.told[1:]) and RunFolder(drive.there).resumes() == [25]
+    assert ('written anew' in learn.told[0] and all('belongs to another run' in o for o in learn.told[1:])
+            and RunFolder(drive.there).resumes() == [25])
     assert not [o for o in (tmp_path/'home/runs').iterdir() if '.old' in o.name]
 
 
@@ -1257,7 +1312,8 @@ def test_a_file_that_cannot_be_read_for_a_while_is_not_lost(drive, fit):
     def heal(ckpt):
         settle(ckpt)
         until(lambda: ckpt.saver.mirror.state.get(ckpt.folder.newest()['file']) == 'uploaded')
-        assert steps(drive.there) == [30, 20, 10, 0]                                # 0 is the second that is known to be whole
+        # 0 is the second that is known to be whole
+        assert steps(drive.there) == [30, 20, 10, 0]
         drive.control(uncommitted=0.01, ids=True)
     learn = fit(drive.where, {15: settle, 25: hurt, 35: heal})
     assert not learn.told, learn.told
@@ -1279,7 +1335,9 @@ def test_one_look_at_an_empty_drive_is_not_trusted(drive, fit, monkeypatch):
     def late(f, *args, **kwargs):
         def look():
             looks.append(f())
-            if len(looks) == 1: shutil.rmtree(drive.there, ignore_errors=True); (drive.backing/'away').rename(drive.there)
+            if len(looks) == 1:
+                shutil.rmtree(drive.there, ignore_errors=True)
+                (drive.backing/'away').rename(drive.there)
             return looks[-1]
         return wait(look, *args, **kwargs)
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
@@ -1289,7 +1347,8 @@ def test_one_look_at_an_empty_drive_is_not_trusted(drive, fit, monkeypatch):
     assert RunFolder(drive.there).resumes() == [25]
     shutil.rmtree(drive.there)
     learn = fit(drive.where, wait=1)
-    assert len(learn.told) == 1 and 'holds no run any more' in learn.told[0] and '.old1' in learn.told[0] and RunFolder(drive.there).resumes() == []
+    assert (len(learn.told) == 1 and 'holds no run any more' in learn.told[0] and '.old1' in learn.told[0]
+            and RunFolder(drive.there).resumes() == [])
 
 
 def test_damaged_here_and_whole_in_the_store(drive, fit, tmp_path, capsys):
@@ -1351,6 +1410,7 @@ def test_table_of_mounts_in_a_namespace_of_its_own(tmp_path):
             else: assert False
         assert os.listdir(f'{at}/a/b/MyDrive/r') == []
         '''
-    if subprocess.run(['unshare', '-m', 'true'], capture_output=True).returncode: pytest.skip('no mount namespaces here')
+    if subprocess.run(['unshare', '-m', 'true'], capture_output=True).returncode:
+        pytest.skip('no mount namespaces here')
     r = subprocess.run(['unshare', '-m', sys.executable, '-c', code, tmp_path], capture_output=True, text=True, timeout=60)
     assert r.returncode == 0, r.stderr

@@ -37,7 +37,8 @@ def test_links_and_installation_are_those_of_settings_ini(path):
     cfg.read(root/'settings.ini')
     cfg = cfg['DEFAULT']
     cells = nbformat.read(path, as_version=4).cells
-    text = '\n'.join(''.join(o['data'].get('text/markdown', '') for o in c.get('outputs', []) if 'data' in o) + c.source for c in cells)
+    text = '\n'.join(''.join(o['data'].get('text/markdown', '') for o in c.get('outputs', []) if 'data' in o) + c.source
+                     for c in cells)
     badge = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/tutorials/{path.name}"
     assert badge in text
     pips = re.findall(r'^\s*[!%]pip install (.*)$', '\n'.join(c.source for c in cells if c.cell_type == 'code'), re.M)
@@ -47,15 +48,19 @@ def test_links_and_installation_are_those_of_settings_ini(path):
 
 @pytest.mark.parametrize('quiet', [False, True])
 def test_steps_do_not_flood_a_page(tmp_path, quiet):
-    "Four thousand steps in a kernel: what is displayed, as a bar or as lines, goes by time, not by steps; a page that comes back replays all of it. So does the log"
+    """Four thousand steps in a kernel: what is displayed, as a bar or as lines, goes by time, not by steps; a
+    page that comes back replays all of it. So does the log"""
     code = """from charrnn_fa.all import *
 import time
-learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:17_900], bs=2, seq_len=2, seed=1, device='cpu'), n_hid=2, emb_sz=2, head_sz=0)
+learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:17_900], bs=2, seq_len=2, seed=1, device='cpu'), \
+n_hid=2, emb_sz=2, head_sz=0)
 learn.validates = False
 t = time.time()
 FIT
 print(learn.steps_done, time.time()-t)"""
-    code = code.replace('FIT', "with learn.no_bar(2): learn.fit(1, cbs=Checkpoint('r', minutes=60, quiet=True))" if quiet else 'learn.fit(1)')
+    code = code.replace(
+        'FIT', "with learn.no_bar(2): learn.fit(1, cbs=Checkpoint('r', minutes=60, quiet=True))" if quiet
+        else 'learn.fit(1)')
     class Counting(NotebookClient):
         n = 0
         def process_message(self, msg, *args):

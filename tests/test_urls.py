@@ -1,4 +1,5 @@
-"Checkpoints at URLs: a real S3 server in a process of its own, `memory://`, `file://`; the server goes away, the machine too, keys stay secret"
+"""Checkpoints at URLs: a real S3 server in a process of its own, `memory://`, `file://`; the server goes away,
+the machine too, keys stay secret"""
 import hashlib
 import os
 import pickle
@@ -32,7 +33,8 @@ from charrnn_fa.store.retain import is_whole
 from charrnn_fa.store.url import UrlStore
 from machine import dawdle, ended, machine, until
 
-forks = pytest.mark.skipif(not hasattr(fsspec.asyn, 'reset_after_fork'), reason='this fsspec does not survive a fork, which is a test of two machines here')
+forks = pytest.mark.skipif(not hasattr(fsspec.asyn, 'reset_after_fork'),
+                           reason='this fsspec does not survive a fork, which is a test of two machines here')
 
 KEY,SECRET,PASSWORD = 'AKIAQZ7XKNOTAREALKEY','9qVerySecretIndeed/Zx31+kept+nowhere0000','p@ssw0rd:of:mine'
 
@@ -44,7 +46,8 @@ from werkzeug.serving import run_simple
 from werkzeug.test import Client
 app = DomainDispatcherApplication(create_backend_app)
 c = Client(app)
-for k,b in {'': b'', **pickle.loads(pathlib.Path(sys.argv[2]).read_bytes())}.items(): assert c.put(f'/bucket/{k}', data=b, base_url='http://127.0.0.1').status_code == 200
+for k,b in {'': b'', **pickle.loads(pathlib.Path(sys.argv[2]).read_bytes())}.items(): \
+assert c.put(f'/bucket/{k}', data=b, base_url='http://127.0.0.1').status_code == 200
 run_simple('127.0.0.1', int(sys.argv[1]), app, threaded=True)
 """
 
@@ -59,10 +62,13 @@ class S3:
         self.start()
     def client(self, service='s3', key=KEY, secret=SECRET):
         import boto3
-        return boto3.client(service, endpoint_url=self.url, aws_access_key_id=key, aws_secret_access_key=secret, region_name='us-east-1')
+        return boto3.client(service, endpoint_url=self.url, aws_access_key_id=key, aws_secret_access_key=secret,
+                            region_name='us-east-1')
     def start(self):
         self.log.with_suffix('.kept').write_bytes(pickle.dumps(self.kept))
-        with open(self.log, 'ab') as f: self.process = subprocess.Popen([sys.executable, '-c', SERVER, str(self.port), self.log.with_suffix('.kept')], stdout=f, stderr=f)
+        with open(self.log, 'ab') as f:
+            self.process = subprocess.Popen([sys.executable, '-c', SERVER, str(self.port), self.log.with_suffix('.kept')],
+                                            stdout=f, stderr=f)
         until(self.answers, 300, 'the server')
     def answers(self):
         assert self.process.poll() is None, self.log.read_text()
@@ -79,11 +85,15 @@ class S3:
     def objects(self, prefix=''):
         s3 = self.client()
         pages = s3.get_paginator('list_objects_v2').paginate(Bucket='bucket', Prefix=prefix)
-        return {o['Key']:s3.get_object(Bucket='bucket', Key=o['Key'])['Body'].read() for p in pages for o in p.get('Contents', [])}
-    def post(self, path, data=b''): urllib.request.urlopen(urllib.request.Request(f'{self.url}{path}', data, {'Content-Type': 'text/plain'}, method='POST'), timeout=10).close()
+        return {o['Key']:s3.get_object(Bucket='bucket', Key=o['Key'])['Body'].read() for p in pages
+                for o in p.get('Contents', [])}
+    def post(self, path, data=b''):
+        urllib.request.urlopen(urllib.request.Request(f'{self.url}{path}', data, {'Content-Type': 'text/plain'},
+                                                      method='POST'), timeout=10).close()
     @property
     def options(self):
-        return dict(key=KEY, secret=SECRET, endpoint_url=self.url, config_kwargs=dict(connect_timeout=30, read_timeout=60, retries=dict(max_attempts=0)))
+        return dict(key=KEY, secret=SECRET, endpoint_url=self.url,
+                    config_kwargs=dict(connect_timeout=30, read_timeout=60, retries=dict(max_attempts=0)))
 
 
 @pytest.fixture(scope='module')
@@ -159,7 +169,8 @@ def test_the_machine_is_lost_and_the_bucket_brings_the_run_back(s3, url, fresh, 
     alone = fresh()
     alone.fit_one_cycle(3, 1e-2)
     where,store = url,UrlStore(url, **s3.options)
-    assert ended(machine(tmp_path/'a', lambda: fit(fresh(), where, [At(settle, *range(5, 75, 10)), At(killed, 75)], **s3.options))) == -signal.SIGKILL
+    assert ended(machine(tmp_path/'a', lambda: fit(fresh(), where, [At(settle, *range(5, 75, 10)), At(killed, 75)],
+                                                   **s3.options))) == -signal.SIGKILL
     assert steps_at(store) == [70, 60, 50]                                          # rotation: three stay
     shutil.rmtree(tmp_path/'a')
     monkeypatch.setattr(lease, 'silent', 1); monkeypatch.setattr(UrlStore, 'beat', 0.3)
@@ -170,7 +181,8 @@ def test_the_machine_is_lost_and_the_bucket_brings_the_run_back(s3, url, fresh, 
     assert same(alone, again) and torch.equal(torch.stack(alone.recorder.losses), torch.stack(again.recorder.losses))
     assert Remote(store).checkpoints()[0]['finished'] and len(steps_at(store)) == 3
     names = store.names()
-    assert len([o for o in names if o.startswith('owner-')]) == 1 and not [o for o in names if o.startswith('.')] and len(names) == 2*3+3
+    assert (len([o for o in names if o.startswith('owner-')]) == 1 and not [o for o in names if o.startswith('.')]
+            and len(names) == 2*3+3)
 
     # a third machine loads it, and trains nothing; a fit with other arguments goes on from there
     monkeypatch.setenv('CHARRNN_HOME', str(tmp_path/'c'))
@@ -261,7 +273,8 @@ def test_a_server_that_is_away_at_the_end_does_not_hold_up_fit(s3, url, fresh, h
         s3.stop()
     t = time.monotonic()
     with pytest.warns(RunWarning, match='does not take copies'): fit(fresh(), url, [At(gone, 75)], wait=3, **s3.options)
-    assert time.monotonic()-t < 120                                                # not for as long as the server is away
+    # not for as long as the server is away
+    assert time.monotonic()-t < 120
     s3.start()
     assert Remote(UrlStore(url, **s3.options)).checkpoints()[0]['finished'] is False
     fit(fresh(None), url, **s3.options)                                             # the same cell again
@@ -277,7 +290,8 @@ def strict(s3):
     finally: del os.environ['INITIAL_NO_AUTH_ACTION_COUNT']
     iam = s3.client('iam')
     iam.create_user(UserName='u')
-    iam.put_user_policy(UserName='u', PolicyName='p', PolicyDocument='{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}')
+    iam.put_user_policy(UserName='u', PolicyName='p', PolicyDocument=(
+        '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}'))
     k = iam.create_access_key(UserName='u')['AccessKey']
     s3.post('/moto-api/reset-auth', b'0')
     yield k['AccessKeyId'],k['SecretAccessKey']
@@ -319,7 +333,8 @@ def test_no_keys_and_no_server(s3, url, fresh, home, capfd, monkeypatch, tmp_pat
     s3.stop()
     msg = refused(fresh(), url, capfd, **s3.options)
     assert 'local=True' in msg
-    with pytest.warns(RunWarning, match='until it can be used'):                     # local=True goes on, and a later fit brings the run there
+    # local=True goes on, and a later fit brings the run there
+    with pytest.warns(RunWarning, match='until it can be used'):
         fit(fresh(), url, local=True, wait=1, **s3.options)
     s3.start()
 
@@ -329,7 +344,8 @@ def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
     "The second is refused while the first is alive; one that is silent is overridden, and keeps its copies to itself"
     alone = fresh()
     alone.fit_one_cycle(3, 1e-2)
-    monkeypatch.setattr(lease, 'silent', 60); monkeypatch.setattr(UrlStore, 'beat', 0.3)      # two signs end the wait, however slow they are
+    # two signs end the wait, however slow they are
+    monkeypatch.setattr(lease, 'silent', 60); monkeypatch.setattr(UrlStore, 'beat', 0.3)
     where,store,log = url,UrlStore(url, **s3.options),tmp_path/'log'
     slow = At(dawdle(tmp_path/'go'), *range(12, 10_000))
     first = machine(tmp_path/'a', lambda: fit(fresh(), where, [slow, At(settle, 20)], quiet=False, **s3.options), log)
@@ -354,7 +370,8 @@ def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
             os.kill(first, signal.SIGKILL)
             os.waitpid(first, 0)
     assert 'another process has taken over the run' in log.read_text()
-    now = s3.objects(tmp_path.name)                                                  # at most the copy that it was busy with has come after
+    # at most the copy that it was busy with has come after
+    now = s3.objects(tmp_path.name)
     assert there.items() <= now.items() and len([o for o in now.keys() - there.keys() if o.endswith('.json')]) <= 2
     assert Remote(store).checkpoints()[0] == newest and Remote(store).owner()['generation'] == 1
 
@@ -385,9 +402,11 @@ def test_keys_are_kept_nowhere(s3, url, fresh, home, tmp_path, capfd):
         learn.fit_one_cycle(2, 1e-2, cbs=ckpt)
         learn.fit_one_cycle(1, 1e-2, cbs=ckpt)                                       # a further fit under the same name
         files = [o for o in tmp_path.rglob('*') if o.is_file()]
-        there = s3.objects(tmp_path.name) if where.startswith('s3') else {k.split('@')[-1]:v.getvalue() for k,v in Odd.store.items()}
+        there = s3.objects(tmp_path.name) if where.startswith('s3') else {k.split('@')[-1]:v.getvalue()
+                                                                          for k,v in Odd.store.items()}
         assert len(files) > 10 and len(there) > 10
-        for b in [*(o.read_bytes() for o in files), *there.values(), *(str(o).encode() for o in files), *map(str.encode, there)]:
+        for b in [*(o.read_bytes() for o in files), *there.values(), *(str(o).encode() for o in files),
+                  *map(str.encode, there)]:
             assert not [o for o in (KEY, SECRET, PASSWORD) if o.encode() in b]
         shown = repr(ckpt) + str(learn.cbs) + ''.join(capfd.readouterr())
         assert not [o for o in (KEY, SECRET, PASSWORD) if o in shown], shown

@@ -14,7 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastai.basics import ItemTransform, Learner, noop
-from fastai.callback.all import CancelBatchException, CancelEpochException, CancelFitException, CancelTrainException, Callback, GradientAccumulation, MixUp, SaveModelCallback, TerminateOnNaNCallback
+from fastai.callback.all import (CancelBatchException, CancelEpochException, CancelFitException, CancelTrainException,
+                                 Callback, GradientAccumulation, MixUp, SaveModelCallback, TerminateOnNaNCallback)
 
 import charrnn_fa.run.folder
 from charrnn_fa.checkpoint.callback import Checkpoint
@@ -116,7 +117,8 @@ class Sums(Callback):
 
 def of(d, short, *cbs, n=2, ckpt=dict(minutes=60), accumulate=0, make=ours, sums=True):
     learn = make(d, short)
-    learn.fit(n, 1e-2, cbs=[*[Sums()]*sums, *[GradientAccumulation(accumulate)]*bool(accumulate), *cbs, Checkpoint(d/'r', **{'quiet': True, **ckpt})])
+    learn.fit(n, 1e-2, cbs=[*[Sums()]*sums, *[GradientAccumulation(accumulate)]*bool(accumulate), *cbs,
+                            Checkpoint(d/'r', **{'quiet': True, **ckpt})])
     return learn
 
 
@@ -125,7 +127,8 @@ def alone_with(text, tmp_path_factory):
     "The run that nothing stops; trained once for all tests that compare theirs with the same one"
     runs = {}
     def _alone(*cbs, **kwargs):
-        if (k := (*cbs, *kwargs.items())) not in runs: runs[k] = of(tmp_path_factory.mktemp('alone'), text[:1000], *(f() for f in cbs), **kwargs)
+        if (k := (*cbs, *kwargs.items())) not in runs:
+            runs[k] = of(tmp_path_factory.mktemp('alone'), text[:1000], *(f() for f in cbs), **kwargs)
         return runs[k]
     return _alone
 
@@ -133,7 +136,9 @@ def alone_with(text, tmp_path_factory):
 ON_THE_WAY = 'before_batch after_pred after_loss before_backward after_backward before_step'.split()
 IN_A_BATCH = dict.fromkeys(ON_THE_WAY, 0) | dict(after_step=1, after_batch=1)
 
-def same_history(a, b): return [float(o) for o in a.recorder.losses] == [float(o) for o in b.recorder.losses] and a.recorder.lrs == b.recorder.lrs
+def same_history(a, b):
+    return ([float(o) for o in a.recorder.losses] == [float(o) for o in b.recorder.losses]
+            and a.recorder.lrs == b.recorder.lrs)
 
 @pytest.mark.parametrize('n,order', [(19, -20), (19, 4), (19, 55), (19, 900), (1, 55), (15, 55), (28, 55)])
 @pytest.mark.parametrize('event', IN_A_BATCH)
@@ -159,7 +164,8 @@ class Records(Callback):
 @pytest.mark.parametrize('of_what,step', [(float, 18), (torch.tensor, 15), (lambda i: [i], 15)])
 def test_an_error_beside_a_long_record(short, tmp_path, same, of_what, step):
     alone = of(tmp_path/'alone', short, Records(of_what))
-    with pytest.raises(RuntimeError): of(tmp_path, short, Records(of_what), At('before_step', 19, 'error'), ckpt=dict(steps=5))
+    with pytest.raises(RuntimeError):
+        of(tmp_path, short, Records(of_what), At('before_step', 19, 'error'), ckpt=dict(steps=5))
     assert newest_step(tmp_path/'r') == step
     assert same(alone, of(tmp_path, short, Records(of_what), ckpt=dict(steps=5)))
 
@@ -197,7 +203,8 @@ def stopped_and_again(d, short, same, step, *cbs, event='before_step', n=19, ord
     "An error, and whether the same fit afterwards does what it does alone; `cbs` makes callbacks"
     make = lambda: [f() for f in cbs]
     alone = of(d/'alone', short, *make(), n=3)
-    with pytest.raises(RuntimeError, match='thrown'): of(d, short, *make(), At(event, n, 'error', order, valid), *extra, ckpt=dict(steps=5), n=3)
+    with pytest.raises(RuntimeError, match='thrown'):
+        of(d, short, *make(), At(event, n, 'error', order, valid), *extra, ckpt=dict(steps=5), n=3)
     assert newest_step(d/'r') == step
     again = of(d, short, *make(), ckpt=dict(steps=5), n=3)
     assert (same(alone, again) and same_history(alone, again)) == exact
@@ -260,7 +267,8 @@ class Boxed(Callback):
     def state_dict(self): return dict(n=self.box.n)
     def load_state_dict(self, d): self.box.n = d['n']
 
-def test_a_callback_that_says_itself_what_it_holds(short, tmp_path, same): stopped_and_again(tmp_path, short, same, 15, Boxed)
+def test_a_callback_that_says_itself_what_it_holds(short, tmp_path, same):
+    stopped_and_again(tmp_path, short, same, 15, Boxed)
 
 
 class Samples(Callback):
@@ -310,7 +318,9 @@ def test_an_error_after_a_cancelled_epoch(short, tmp_path, same, event, exceptio
 def test_an_error_beside_two_checkpoints(short, tmp_path, same, alone_with, event, order):
     "Each goes on by itself, and has what it says"
     alone = alone_with()
-    with pytest.raises(RuntimeError): of(tmp_path, short, At(event, 19, 'error', order), Checkpoint(tmp_path/'s', steps=5, quiet=True), ckpt=dict(steps=5))
+    with pytest.raises(RuntimeError):
+        of(tmp_path, short, At(event, 19, 'error', order),
+           Checkpoint(tmp_path/'s', steps=5, quiet=True), ckpt=dict(steps=5))
     steps = [newest_step(tmp_path/o) for o in 'rs']
     assert steps == [18 if event == 'before_step' else 15]*2
     os.rename(tmp_path/'s', tmp_path/'r2')
@@ -370,7 +380,8 @@ def test_an_error_where_gradients_stay(short, tmp_path, same, event, n):
 
 def test_the_loader_goes_on_as_it_would(short, tmp_path):
     learn = ours(tmp_path, short)
-    with pytest.raises(RuntimeError): learn.fit(2, 1e-2, cbs=[At('before_step', 19, 'error'), Checkpoint(tmp_path/'r', quiet=True)])
+    with pytest.raises(RuntimeError):
+        learn.fit(2, 1e-2, cbs=[At('before_step', 19, 'error'), Checkpoint(tmp_path/'r', quiet=True)])
     assert newest_step(tmp_path/'r') == 18
     learn.dls.train.next_epoch()
     assert len(list(learn.dls.train)) == 14
@@ -394,7 +405,9 @@ def test_an_error_in_the_loader(short, tmp_path, same, alone_with):
     assert same(alone, of(tmp_path, short))
 
 
-@pytest.mark.parametrize('event,valid,step', [('before_validate', False, 14), ('after_pred', True, 14), ('after_epoch', False, 14), ('before_epoch', False, 0), ('after_train', False, 14)])
+@pytest.mark.parametrize('event,valid,step', [('before_validate', False, 14), ('after_pred', True, 14),
+                                              ('after_epoch', False, 14), ('before_epoch', False, 0),
+                                              ('after_train', False, 14)])
 def test_an_error_around_a_validation(short, tmp_path, same, alone_with, event, valid, step):
     alone = alone_with()
     with pytest.raises(RuntimeError): of(tmp_path, short, At(event, 1, 'error', 900, valid))
@@ -402,11 +415,13 @@ def test_an_error_around_a_validation(short, tmp_path, same, alone_with, event, 
     assert same(alone, of(tmp_path, short))
 
 
-@pytest.mark.parametrize('event,n,step', [('before_step', 19, 18), ('after_batch', 19, 19), ('before_validate', 2, 28), ('after_fit', 1, 28)])
+@pytest.mark.parametrize('event,n,step', [('before_step', 19, 18), ('after_batch', 19, 19), ('before_validate', 2, 28),
+                                          ('after_fit', 1, 28)])
 def test_it_is_said_from_where_the_run_goes_on(short, tmp_path, event, n, step, capsys):
     with pytest.raises(RuntimeError): of(tmp_path, short, At(event, n, 'error'), ckpt=dict(steps=5, quiet=False))
     but = ', without what At had still to do there,' if event == 'after_batch' else ''
-    assert f'Stopped by an error; the run in {tmp_path/"r"} goes on after step {step}{but} when it is started again in the same way.' in capsys.readouterr().out
+    assert (f'Stopped by an error; the run in {tmp_path/"r"} goes on after step {step}{but} when it is started again '
+            'in the same way.' in capsys.readouterr().out)
     assert newest_step(tmp_path/'r') == step
 
 
@@ -416,7 +431,8 @@ def test_an_error_while_the_disk_is_full(short, tmp_path, event, n, monkeypatch,
     def full(*args, **kwargs): raise RunError('The disk is full', 'make room.')
     class Full(Callback):
         def before_train(self): monkeypatch.setattr(RunFolder, 'save', full)
-    with pytest.warns(UserWarning, match='The disk is full.*the steps since the last one are lost'), pytest.raises(RuntimeError, match='thrown'):
+    with (pytest.warns(UserWarning, match='The disk is full.*the steps since the last one are lost'),
+          pytest.raises(RuntimeError, match='thrown')):
         of(tmp_path, short, Full(), At(event, n, 'error'), ckpt=dict(minutes=60, quiet=False))
     assert 'goes on after' not in capsys.readouterr().out and newest_step(tmp_path/'r') == 0 and not Lock.held
 
@@ -465,7 +481,8 @@ def test_an_error_in_the_optimiser(short, tmp_path, same, sums):
 
 def test_an_error_in_another_learner_leaves_its_last_epoch(short, tmp_path):
     learn = other(tmp_path, short)
-    with pytest.raises(RuntimeError): learn.fit(4, 1e-2, cbs=[At('before_batch', 33, 'error'), Checkpoint(tmp_path/'r', minutes=60, quiet=True)])
+    with pytest.raises(RuntimeError):
+        learn.fit(4, 1e-2, cbs=[At('before_batch', 33, 'error'), Checkpoint(tmp_path/'r', minutes=60, quiet=True)])
     assert newest_step(tmp_path/'r') == 28
 
 
@@ -476,7 +493,8 @@ def test_the_learner_is_left_as_it_is(short, tmp_path, event):
         learn = ours(tmp_path, short)
         set_generators(3)
         with pytest.raises(RuntimeError): learn.fit(2, 1e-2, cbs=[Noise(), At(event, 19, 'error'), *cbs])
-        return learn.steps_done,learn.chars_seen,torch.rand(3).tolist(),learn.dls.train.state_dict(),[h['lr'] for h in learn.opt.hypers],learn.carried[0].tolist()
+        return (learn.steps_done,learn.chars_seen,torch.rand(3).tolist(),learn.dls.train.state_dict(),
+                [h['lr'] for h in learn.opt.hypers],learn.carried[0].tolist())
     assert state() == state(Checkpoint(tmp_path/'r', quiet=True))
 
 
@@ -541,10 +559,12 @@ def test_a_run_that_ends_in_nan(short, tmp_path, make, terminate, settled):
             if self.training and self.train_iter >= 33: self.learn.pred = self.pred*float('nan')
     learn = make(tmp_path, short)
     with pytest.warns(UserWarning, match='no finite numbers.*checkpoints from before stay') as w:
-        learn.fit(6, 1e-2, cbs=[Nan(), *[TerminateOnNaNCallback()]*terminate, Checkpoint(tmp_path/'r', steps=4 if make is ours else 14, keep=2, quiet=True)])
+        learn.fit(6, 1e-2, cbs=[Nan(), *[TerminateOnNaNCallback()]*terminate,
+                                Checkpoint(tmp_path/'r', steps=4 if make is ours else 14, keep=2, quiet=True)])
     assert sum('no finite numbers' in str(o.message) for o in w) == 1
     run = RunFolder(tmp_path/'r')
-    finite = [m['step'] for m in run.checkpoints() if all(t.isfinite().all() for k,t in run.read(m)[0].items() if not k.startswith('train/') and t.is_floating_point())]
+    finite = [m['step'] for m in run.checkpoints() if all(t.isfinite().all() for k,t in run.read(m)[0].items()
+                                                          if not k.startswith('train/') and t.is_floating_point())]
     assert len(finite) == 2 and max(finite) >= 28 and len(run.checkpoints()) <= 4
 
 
@@ -552,7 +572,8 @@ def test_a_run_that_begins_with_nan(short, tmp_path):
     "The beginning stays"
     class Nan(Callback):
         def after_pred(self): self.learn.pred = self.pred*float('nan')
-    with pytest.warns(UserWarning, match='no finite numbers'): ours(tmp_path, short).fit(2, 1e-2, cbs=[Nan(), TerminateOnNaNCallback(), Checkpoint(tmp_path/'r', quiet=True)])
+    with pytest.warns(UserWarning, match='no finite numbers'):
+        ours(tmp_path, short).fit(2, 1e-2, cbs=[Nan(), TerminateOnNaNCallback(), Checkpoint(tmp_path/'r', quiet=True)])
     assert [m['step'] for m in RunFolder(tmp_path/'r').checkpoints()][-1] == 0
 
 

@@ -123,7 +123,8 @@ def leaky():
             super().__init__(**kwargs)
             self.token = token
         @classmethod
-        def _strip_protocol(cls, path): return MemoryFileSystem._strip_protocol('memory://'+path.split('@')[-1].split('?')[0])
+        def _strip_protocol(cls, path):
+            return MemoryFileSystem._strip_protocol('memory://'+path.split('@')[-1].split('?')[0])
         def _open(self, path, *args, **kwargs):
             if self.fails: raise ConnectionError(f'403 for {URL.format("r")} with {self.token}, pass@word\x1b[31m')
             return super()._open(path, *args, **kwargs)
@@ -186,7 +187,8 @@ def test_settings_of_other_kinds(run, key):
 
 
 def test_settings_of_a_new_run_are_not_damaged(tmp_path):
-    with pytest.raises(RunError, match=r'settings of this run cannot be kept \(info.corpus') as e: RunFolder(tmp_path/'r', dict(info=dict(corpus=7)))
+    with pytest.raises(RunError, match=r'settings of this run cannot be kept \(info.corpus') as e:
+        RunFolder(tmp_path/'r', dict(info=dict(corpus=7)))
     assert 'damaged' not in str(e.value)
 
 
@@ -201,7 +203,8 @@ def test_a_file_system_without_locks(tmp_path):
 
 
 @pytest.mark.parametrize('local', [False, True])
-@pytest.mark.parametrize('url', ['ftp://127.0.0.1:1/r', 'github://a/b', 'dbfs://x', 'dir://x', 'generic://x', 'nope://x', 'no\x1bpe://x'])
+@pytest.mark.parametrize('url', ['ftp://127.0.0.1:1/r', 'github://a/b', 'dbfs://x', 'dir://x', 'generic://x',
+                                 'nope://x', 'no\x1bpe://x'])
 def test_urls_that_cannot_be_used(url, local, tmp_path, home):
     "One sentence each, or with `local` a warning and the folder here"
     told = []

@@ -2,9 +2,10 @@
 
     tests/versions.py oldest|newest [TEST ...]
 
-An environment of its own, `.venv-oldest` or `.venv-newest`, of the Python that runs this. `oldest` takes the lowest release that each requirement admits
-(`>=2.9` becomes `==2.9.*`), `newest` the highest; uv finds in half a minute what pip seeks for many. Then the tests run that touch what others made: without
-more words, those in TESTS. PIP_FLAGS goes to uv, which reads nothing of pip's own settings.
+An environment of its own, `.venv-oldest` or `.venv-newest`, of the Python that runs this. `oldest` takes the
+lowest release that each requirement admits (`>=2.9` becomes `==2.9.*`), `newest` the highest; uv finds in half
+a minute what pip seeks for many. Then the tests run that touch what others made: without more words, those in
+TESTS. PIP_FLAGS goes to uv, which reads nothing of pip's own settings.
 """
 import configparser
 import os
@@ -15,7 +16,8 @@ import sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
-TESTS = ['data', 'models', 'learner', 'generate', 'runs', 'fits_again', 'callback_state', 'other_learners', 'checkpoint', 'doctor_watch', 'show', 'share',
+TESTS = ['data', 'models', 'learner', 'generate', 'runs', 'fits_again', 'callback_state', 'other_learners',
+         'checkpoint', 'doctor_watch', 'show', 'share',
          'hub', 'drawings', 'hostile_texts', 'urls']
 
 
@@ -39,11 +41,13 @@ def main():
     if flags: flags += ['--index-strategy', 'unsafe-best-match'] # of all places the best version, as pip does
     what = ['--upgrade', '-e', '.[dev]'] if which == 'newest' else ['-e', '.[dev]', *requirements(which)]
     subprocess.run([venv/'bin/uv', 'pip', 'install', '-q', '--python', python, *flags, *what], check=True, cwd=root)
-    show = 'import sys, torch, fastai, numpy, platform; print(platform.python_version(), "torch", torch.__version__, "fastai", fastai.__version__, "numpy", numpy.__version__)'
+    show = ('import sys, torch, fastai, numpy, platform; print(platform.python_version(), "torch", '
+            'torch.__version__, "fastai", fastai.__version__, "numpy", numpy.__version__)')
     subprocess.run([python, '-c', show], check=True)
     tests = names or [f'tests/test_{o}.py' for o in TESTS]
     env = dict(os.environ, OMP_NUM_THREADS='1', PATH=f'{venv}/bin{os.pathsep}{os.environ["PATH"]}')
-    raise SystemExit(subprocess.run([python, '-m', 'pytest', '-q', '-n', '2', '--dist', 'worksteal', *tests], cwd=root, env=env).returncode)
+    raise SystemExit(subprocess.run([python, '-m', 'pytest', '-q', '-n', '2', '--dist', 'worksteal', *tests],
+                                    cwd=root, env=env).returncode)
 
 
 if __name__ == '__main__': main()
