@@ -12,7 +12,7 @@ from charrnn_fa.text.data import CharDataLoaders
 from test_doctor_ninth import V, text, windows
 
 
-def report(**kwargs): return doctor.diagnose(**{'trials':False, 'seconds':20, **kwargs})
+def report(**kwargs): return doctor.diagnose(**{'trials':False, 'seconds':600, **kwargs})
 
 
 def found(**kwargs): return [(o.id, o.certainty) for o in report(**kwargs).findings]
