@@ -143,7 +143,7 @@ def may_be_new(
     v, # A value of an attribute that it did not have
 ):
     "Whether `o` may have got an attribute of the value `v`"
-    return is_own(type(o)) and (isinstance(o, _holders) or _is_memory(v))
+    return not is_known(o) and (isinstance(o, _holders) or _is_memory(v))
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #1b6fa61e
 def has_own_state(
@@ -199,7 +199,7 @@ def watched(
     "Modules and a person's own loss, loaders and samplers, by the names that a person would write"
     loaders = [sources(dl, f'dls[{i}]') for i,dl in enumerate(learn.dls.loaders)]
     others = merge(*loaders, {'loss_func':learn.loss_func})
-    own = filter_dict(others, lambda n,o: is_own(type(o)) and '.dataset' not in n)
+    own = filter_dict(others, lambda n,o: not (is_known(o) or '.dataset' in n))
     return dict(learn.model.named_modules(prefix='model'), **own)
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #64ed8736
@@ -208,7 +208,7 @@ def loss_state(
 )->dict:
     "The tensors of a person's own loss, if it is a module"
     loss = learn.loss_func
-    return loss.state_dict() if isinstance(loss, nn.Module) and is_own(type(loss)) else {}
+    return loss.state_dict() if isinstance(loss, nn.Module) and not is_known(loss) else {}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #c2430e6d
 def _digests(o):
@@ -219,7 +219,7 @@ def begun(
     learn, # Any Learner, before a fit changes anything
 )->dict:
     "Digests of all that is kept only if it has changed, by whose and by name"
-    own = filter_values(holders(learn), lambda o: is_own(type(o)))
+    own = filter_values(holders(learn), not_(is_known))
     res = {n:_digests(o) for n,o in {**watched(learn), **own}.items()}
     grad = {k:p.requires_grad for k,p in learn.model.named_parameters()}
     return dict(res, grad=grad, loss=[*loss_state(learn)])
@@ -246,7 +246,7 @@ def kept_of(
         if is_setting(o, k) and not isinstance(v, moving) and digest_of(v) == was.get(k, ...): continue
         entry = _has_place(o, k, v, was) and may_be(o, k, v) and keeper.entry(k, v, key)
         if entry: res += entry
-        elif is_own(type(o)) or k in was: keeper.lose(name, k.rpartition('.')[2])
+        elif not is_known(o) or k in was: keeper.lose(name, k.rpartition('.')[2])
     return Kept(dict=res)
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #79b018b8
@@ -286,8 +286,8 @@ _numbers = int, float, np.generic, np.ndarray, Tensor
 def _is_amount(v): return isinstance(v, _numbers) and np.ndim(v) == 0
 
 def _is_carried(v):
-    kinds = lambda: {(o.ndim, o.dtype, o.shape) for o in v}
-    return v is None or type(v) is tuple and kinds() <= {(3, torch.float32, v[0].shape)}
+    alike = lambda o: o.ndim == 3 and o.dtype == torch.float32 and o.shape == v[0].shape
+    return v is None or type(v) is tuple and all(map(alike, v))
 
 attrs_of_fit = dict(loss=_is_amount, smooth_loss=_is_amount, final_record=L,
                     epoch=counts, train_iter=counts, pct_train=_is_amount)
@@ -321,9 +321,8 @@ def generators(
     dl, # Any loader
 )->dict:
     "Random generators that a loader, its data set and its samplers have as attributes, by name"
-    is_idle = lambda k: k == 'rng' and isinstance(dl, CharDL) # fastai's, from which ours draws nothing
     return {f'{n}.{k}'[1:]:g for n,o in sources(dl).items() for k,g in vars(o).items()
-            if isinstance(g, _generators) and not is_idle(k)}
+            if isinstance(g, _generators) and not (k == 'rng' and isinstance(dl, CharDL))}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #88745709
 def _place_in(dl, learn, lost=noop):
@@ -386,11 +385,11 @@ _moving = {*attrs_of_fit, *attrs_of_char, 'iter', 'n_iter', 'n_epoch', 'training
 
 def plain_attrs(
     learn, # Any Learner
-)->dict: # Names such as 'learn.lr' and 'dls[0].seq_len' to digests
+)->dict: # Names such as 'learn.lr' and 'dls[0].seq_len' to texts
     "The numbers and words that a callback may have set on a Learner and on our loaders"
     parts = {'learn':learn} | {f'dls[{i}]':dl for i,dl in enumerate(learn.dls.loaders) if isinstance(dl, CharDL)}
-    is_settable = lambda k,v: is_json(v) and k not in _moving and not k.startswith('_')
-    return {f'{n}.{k}':digest_of(v) for n,o in parts.items() for k,v in vars(o).items() if is_settable(k, v)}
+    return {f'{n}.{k}':repr(v) for n,o in parts.items() for k,v in vars(o).items()
+            if is_json(v) and k not in _moving and not k.startswith('_')}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #f93da4d9
 def kind_of_state(

@@ -49,7 +49,8 @@ def _parts_of(v):
         case dict(): return v
         case partial(): return {'of':v.func, **dict(enumerate(v.args)), **v.keywords}
         case Distribution(): return {k:getattr(v, k) for k in sorted(v.arg_constraints)}
-        case _ if hasattr(v, '__dict__'): return {'class':type(v), **_made_of(v)}
+    is_named = callable(v) and hasattr(v, '__name__') # a function or a class
+    if hasattr(v, '__dict__') and not is_named: return {'class':type(v), **_made_of(v)}
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #66354c0b
 def _some(v, n): return v[::max(1, -(-len(v)//n))]
@@ -72,8 +73,7 @@ def described(
         case list()|tuple()|L():
             res = [described(o, depth+1) for o in _some(v, 1000)]
             return res if len(v) < 50 else f'{len(v)} {_digest(res)}'
-    has_name = depth > 3 or callable(v) and hasattr(v, '__name__')
-    parts = None if has_name else _parts_of(v)
+    parts = None if depth > 3 else _parts_of(v)
     if parts is None: return _name(v)
     deeper = depth + (not isinstance(v, nn.Module)) # those may lie deep
     return {str(k):described(o, deeper) for k,o in parts.items()}
@@ -105,11 +105,11 @@ def fit_settings(
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #ff878cd2
 def same_optimiser(
-    a:dict, # `fit_settings` of one fit, or None
+    a:dict, # `fit_settings` of one fit; empty if there was none
     b:dict, # Of another
 ):
     "Whether two fits have the same kind of optimiser, so that one can take over the other's state"
-    return all((a or {}).get(k) == b[k] for k in ('opt', 'steppers'))
+    return all(a.get(k) == b[k] for k in ('opt', 'steppers'))
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #bf0e00e6
 def is_char(

@@ -56,8 +56,7 @@ def set_attr(
 ):
     "Set an attribute where `state_of` found it"
     owner,_,name = k.rpartition('.')
-    classes = {c.__name__:c for c in type(o).__mro__}
-    setattr(classes.get(owner, o), name, v)
+    setattr({c.__name__:c for c in type(o).__mro__}.get(owner, o), name, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #bd50be60
 def _check_state(o, d):
