@@ -94,7 +94,7 @@ MUTANTS = [
     ('checkpoint/restore', "    return same_tensors(here, there)", "    return True"),
     ('checkpoint/restore', "        elif is_plain(now):", "        elif now is not ...:"),
     ('checkpoint/restore', "batch=range(len(dl)+1)), 'loader')", "batch=counts), 'loader')"),
-    ('checkpoint/restore', ": need(sorted(d['order'].tolist()) == sorted(order), 'loader.order')", ": pass"),
+    ('checkpoint/restore', "            need(sorted(d['order'].tolist()) == sorted(order), 'loader.order')\n", "            pass\n"),
     ('checkpoint/restore', "    need(sd.keys() == now.keys() and fixed(sd) == fixed(now), 'opt')\n", ""),
     ('checkpoint/restore', "    if isinstance(opt, AdamW): fine += map(_is_of_adamw, ps, sd['state'])\n", ""),
     ('checkpoint/restore', "    for k,p in learn.model.named_parameters(): p.grad = _to(learn, gs.get(k))", "    pass"),

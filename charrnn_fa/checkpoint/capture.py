@@ -21,7 +21,9 @@ from ..loop import CharLearner
 from ..run.files import RunError
 from ..run.model import versions, weights
 from ..run.records import counts
-from .serialize import Keeper, Kept, default_rngs, digest_of, is_json, rng_of, set_rng
+from charrnn_fa.checkpoint.serialize import (
+    Keeper, Kept, default_rngs, digest_of, is_json, numeric, rng_of, set_rng,
+)
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #71de1a07
 @cache
@@ -252,12 +254,10 @@ def kept_of(
 # %% ../../nbs/71_checkpoint.capture.ipynb #79b018b8
 def _state_of(o, name, keeper):
     key = f'train/cb/{name}'
-    if has_own_state(o): return _own_state_of(o, keeper, key)
-    res = kept_of(o, name, keeper, key)
-    if isinstance(o, CSVLogger): res['dict'] += ['_text', _written(o)] # see `State.logs`
-    return res
-
-def _own_state_of(o, keeper, key):
+    if not has_own_state(o):
+        res = kept_of(o, name, keeper, key)
+        if isinstance(o, CSVLogger): res['dict'] += ['_text', _written(o)] # see `State.logs`
+        return res
     try: return keeper.json(o.state_dict(), key)
     except TypeError as e:
         raise RunError(f"The state of {type(o).__name__} cannot be kept ({e})",
@@ -281,9 +281,7 @@ def _model_state(learn, keeper):
         none=[n for n,(m,k) in buffers(model).items() if m._buffers[k] is None])
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #39b2d91f
-_numbers = int, float, np.generic, np.ndarray, Tensor
-
-def _is_amount(v): return isinstance(v, _numbers) and np.ndim(v) == 0
+def _is_amount(v): return isinstance(v, numeric) and np.ndim(v) == 0
 
 def _is_carried(v):
     alike = lambda o: o.ndim == 3 and o.dtype == torch.float32 and o.shape == v[0].shape

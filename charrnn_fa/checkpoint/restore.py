@@ -19,7 +19,7 @@ from ..run.files import RunError, damage, same_tensors
 from ..run.model import weights
 from ..run.records import check, counts, need
 from charrnn_fa.checkpoint.serialize import (
-    check_one_rng, check_rng, fits, form, from_json, in_type_of, is_plain, set_rng,
+    check_rng, default_rngs, fits, form, from_json, in_type_of, is_plain, set_rng,
 )
 from charrnn_fa.checkpoint.capture import (
     attrs_of_char, attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact, is_known,
@@ -35,7 +35,7 @@ def _standing(o, k):
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #f5f23180
 def _settable(o, d, whose=''):
-    "Those values of a file that may be put into `o`, in the types that are there"
+    "Those values of a file that may be put into `o`, in the types of what is there"
     is_free = isinstance(o, (Callback, Metric)) and not is_known(o)
     res = {}
     for k,v in d.items():
@@ -88,8 +88,9 @@ def _loaders(learn, ds):
     for dl,d in zip(learn.dls.loaders, ds, strict=True):
         if isinstance(dl, CharDL): check(d, dict(seed=counts, epoch=counts, batch=range(len(dl)+1)), 'loader')
         for k,g in generators(dl).items():
-            if k in d: check_one_rng(g, d[k], f'loader.{k}')
-        if 'order' in d and (order := order_of(dl)): need(sorted(d['order'].tolist()) == sorted(order), 'loader.order')
+            if k in d: check_rng(g, d[k], f'loader.{k}')
+        if 'order' in d and (order := order_of(dl)):
+            need(sorted(d['order'].tolist()) == sorted(order), 'loader.order')
     yield
     for dl,d in zip(learn.dls.loaders, ds):
         if isinstance(dl, CharDL): dl.load_state_dict(d)
@@ -199,7 +200,8 @@ def _put_best(learn, cb, ws, opt):
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #174def29
 def _rng(learn, d):
-    check_rng(d)
+    for k,g in default_rngs.items(): check_rng(g, d[k], f'rng.{k}')
+    need(all(t.dtype == torch.uint8 and t.ndim == 1 for t in d['cuda']), 'rng.cuda')
     yield
     set_rng_state(d)
 
@@ -211,7 +213,8 @@ def _is_environment(v):
     text = ''.join(f'{k}{o}' for k,o in v.items())
     return len(text) < 2000 and text.isprintable()
 
-_kinds = {'at':[counts], 'env':_is_environment, 'cbs':dict, 'base?':counts, 'elapsed?':lambda v: is_number(v) and v >= 0}
+_kinds = {'at':[counts], 'env':_is_environment, 'cbs':dict, 'base?':counts,
+          'elapsed?':lambda v: is_number(v) and v >= 0}
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #f927037d
 class State:
@@ -256,8 +259,11 @@ def _check(self:State, meta):
 @patch(as_prop=True)
 def logs(self:State):
     "What `CSVLogger` had written, by name of the callback"
-    is_log = lambda d: type(d) is dict and type(d.get('_text')) is str # one that is not here may have had any
-    return {n:d['_text'] for n,d in self.states.items() if is_log(d)}
+    res = {}
+    for n,d in self.states.items():
+        match d: # that of a callback that is not here may be anything
+            case {'_text':str(text)}: res[n] = text
+    return res
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #8899b945
 @patch
@@ -312,19 +318,16 @@ def restore(self:State,
     "Make the Learner what it was; once"
     with damage(self.path):
         if history: self._put_history(but, later_than)
-        else: self._forget_history()
+        else:
+            for k in attrs_of_fit: self.parts['learn'].pop(k, None)
+            del self.puts['model']
         _put_weights(self.learn, self.weights)
         for o in self.puts.values(): next(o, None)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #b9df52cc
 def _later(learn, order):
     "Somebody's own callbacks whose turn comes after `order`, by name"
-    return {n:o for n,o in named_callbacks(learn).items() if o.order > order and not is_known(o)}
-
-@patch
-def _forget_history(self:State):
-    for k in attrs_of_fit: self.parts['learn'].pop(k, None)
-    del self.puts['model']
+    return filter_values(named_callbacks(learn), lambda o: o.order > order and not is_known(o))
 
 @patch
 def _put_history(self:State, but, later_than):
