@@ -22,7 +22,7 @@ from ..run.files import RunError
 from ..run.model import versions, weights
 from ..run.records import counts
 from charrnn_fa.checkpoint.serialize import (
-    Keeper, Kept, default_rngs, digest_of, is_json, numeric, rng_of, set_rng,
+    Keeper, Kept, default_rngs, digest_of, fits, is_json, numeric, rng_of, set_rng,
 )
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #71de1a07
@@ -287,7 +287,7 @@ def _is_carried(v):
     alike = lambda o: o.ndim == 3 and o.dtype == torch.float32 and o.shape == v[0].shape
     return v is None or type(v) is tuple and all(map(alike, v))
 
-attrs_of_fit = dict(loss=_is_amount, smooth_loss=_is_amount, final_record=L,
+attrs_of_fit = dict(loss=_is_amount, smooth_loss=_is_amount, final_record=lambda v: fits(v, L()),
                     epoch=counts, train_iter=counts, pct_train=_is_amount)
 
 attrs_of_char = dict(carried=_is_carried, run_epoch=counts, steps_done=counts,
