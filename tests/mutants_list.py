@@ -89,10 +89,10 @@ MUTANTS = [
     ('checkpoint/serialize', "ts.pop(v).clone())", "ts[v].clone())"),
     ('checkpoint/serialize', " and 0 <= v[2] <= 624, name)", ", name)"),
     ('checkpoint/serialize', "        case random.Random(): need(type(v[2]) in (float, type(None)), name)\n", ""),
+    ('checkpoint/serialize', "    plain = filter_values(old, is_plain)", "    plain = old"),
     ('checkpoint/serialize', "    if isinstance(t, nn.Parameter): raise", "    if False: raise"),
     # checkpoint.restore: checked, and put back
     ('checkpoint/restore', "    return same_tensors(here, there)", "    return True"),
-    ('checkpoint/restore', "        elif is_plain(now):", "        elif now is not ...:"),
     ('checkpoint/restore', "batch=range(len(dl)+1)), 'loader')", "batch=counts), 'loader')"),
     ('checkpoint/restore', "            need(sorted(d['order'].tolist()) == sorted(order), 'loader.order')\n", "            pass\n"),
     ('checkpoint/restore', "    need(sd.keys() == now.keys() and fixed(sd) == fixed(now), 'opt')\n", ""),

@@ -30,7 +30,7 @@ def test_the_fuzzer_finds_something(monkeypatch, tmp_path):
     "A library that lets everything pass is found out"
     from charrnn_fa.checkpoint import restore
     monkeypatch.setattr(restore, 'check_rng', lambda *args: None)
-    monkeypatch.setattr(restore, '_settable', lambda o, d, whose='': d)
+    monkeypatch.setattr(restore, 'settable', lambda o, d, whose='': d)
     assert fuzz.fuzz(400, chunk=400).findings
 
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['attrs_of_fit', 'attrs_of_char', 'environment', 'changes', 'inexact', 'is_own', 'is_known', 'ctor_args', 'is_state',
-           'state_of', 'is_setting', 'may_be', 'may_be_new', 'has_own_state', 'named_callbacks', 'holders', 'sources',
-           'watched', 'loss_state', 'begun', 'kept_of', 'buffers', 'kinds_of', 'attrs_of', 'order_of', 'generators',
-           'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'plain_attrs', 'kind_of_state', 'check_kind',
-           'capture', 'newly_lost']
+           'state_of', 'is_setting', 'may_be', 'may_be_new', 'standing', 'settable', 'has_own_state', 'named_callbacks',
+           'holders', 'sources', 'watched', 'loss_state', 'begun', 'kept_of', 'buffers', 'kinds_of', 'attrs_of',
+           'order_of', 'generators', 'scaler_of', 'rng_state', 'set_rng_state', 'saved_best', 'plain_attrs',
+           'kind_of_state', 'check_kind', 'capture', 'newly_lost']
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #1f446bc5
 import inspect, itertools, platform, random, re
@@ -22,7 +22,7 @@ from ..run.files import RunError
 from ..run.model import versions, weights
 from ..run.records import counts
 from charrnn_fa.checkpoint.serialize import (
-    Keeper, Kept, default_rngs, digest_of, fits, is_json, numeric, rng_of, set_rng,
+    Keeper, Kept, default_rngs, digest_of, digests, fits, is_json, numeric, replacing_plain, rng_of, set_rng,
 )
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #71de1a07
@@ -50,11 +50,11 @@ def changes(
     a, # A dict of plain values
     b, # Another
     path=(), # Keys that lead to both
-): # (path, value in `a`, value in `b`), one after the other
+)->list: # Of (path, value in `a`, value in `b`)
     "Where two dicts differ"
     if type(a) is dict and type(b) is dict:
-        for k in {**a, **b}: yield from changes(a.get(k), b.get(k), (*path, k))
-    elif a != b: yield path,a,b
+        return [o for k in {**a, **b} for o in changes(a.get(k), b.get(k), (*path, k))]
+    return [(path, a, b)] if a != b else []
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #3a821c4d
 def inexact(
@@ -147,6 +147,31 @@ def may_be_new(
     "Whether `o` may have got an attribute of the value `v`"
     return not is_known(o) and (isinstance(o, _holders) or _is_memory(v))
 
+# %% ../../nbs/71_checkpoint.capture.ipynb #eefc9c65
+def _stands(o, k, v):
+    its_own = is_known(o) or '.' in k
+    now = state_of(o).get(k, ...) if its_own else inspect.getattr_static(o, k, ...)
+    is_new = now is ... and k.isidentifier() and not hasattr(o, k) and may_be_new(o, v)
+    return None if is_new else now
+
+def standing(
+    o, # As for `is_state`
+    d:dict, # Names to values, from a file
+)->dict:
+    "What now stands where values may come back; None where one may be new, and `...` where none may"
+    may_come = lambda k,v: is_state(o, k) and may_be(o, k, v) and (k != 'run' or type(v) is bool)
+    return {k:_stands(o, k, v) for k,v in d.items() if may_come(k, v)}
+
+# %% ../../nbs/71_checkpoint.capture.ipynb #f4e042e6
+def settable(
+    o, # As for `is_state`
+    d:dict, # Names to values, from a file
+    whose='', # For the error
+)->dict:
+    "Those of `d` that may be put into `o`, in the types of what is there"
+    is_free = isinstance(o, _holders) and not is_known(o)
+    return replacing_plain(d, standing(o, d), not is_free, whose)
+
 # %% ../../nbs/71_checkpoint.capture.ipynb #1b6fa61e
 def has_own_state(
     o, # A callback or a metric
@@ -214,7 +239,7 @@ def loss_state(
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #c2430e6d
 def _digests(o):
-    d = {k:digest_of(v) for k,v in state_of(o).items()}
+    d = digests(state_of(o))
     return {k.rpartition('.')[2]:v for k,v in reversed(d.items())} | d
 
 def begun(

@@ -6,7 +6,7 @@
 __all__ = ['set_attr', 'State']
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #5079f4e0
-import inspect, math, os
+import math, os
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
@@ -19,34 +19,12 @@ from ..run.files import RunError, damage, same_tensors
 from ..run.model import weights
 from ..run.records import check, counts, need
 from charrnn_fa.checkpoint.serialize import (
-    check_rng, default_rngs, fits, form, from_json, in_type_of, is_plain, set_rng,
+    check_rng, copies_of_plain, default_rngs, form, from_json, set_rng,
 )
 from charrnn_fa.checkpoint.capture import (
     attrs_of_char, attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact, is_known,
-    is_state, kinds_of, loss_state, may_be, may_be_new, named_callbacks, order_of, scaler_of, set_rng_state,
-    state_of, watched,
+    kinds_of, loss_state, named_callbacks, order_of, scaler_of, set_rng_state, settable, watched,
 )
-
-# %% ../../nbs/73_checkpoint.restore.ipynb #376c8722
-def _standing(o, k):
-    "What Python sees as `o.k`, in the object or its class, without asking a property; `...` if there is nothing"
-    if is_known(o) or '.' in k: return state_of(o).get(k, ...)
-    return inspect.getattr_static(o, k, ...)
-
-# %% ../../nbs/73_checkpoint.restore.ipynb #f5f23180
-def _settable(o, d, whose=''):
-    "Those values of a file that may be put into `o`, in the types of what is there"
-    is_free = isinstance(o, (Callback, Metric)) and not is_known(o)
-    res = {}
-    for k,v in d.items():
-        if not (is_state(o, k) and may_be(o, k, v)) or k == 'run' and type(v) is not bool: continue
-        now = _standing(o, k)
-        is_new = now is ... and k.isidentifier() and not hasattr(o, k) and may_be_new(o, v)
-        if is_new: res[k] = v
-        elif is_plain(now):
-            need(is_free or fits(v, now), f'{whose}.{k}')
-            res[k] = in_type_of(v, now)
-    return res
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #d2a2fd60
 def set_attr(
@@ -61,15 +39,15 @@ def set_attr(
 # %% ../../nbs/73_checkpoint.restore.ipynb #bd50be60
 def _check_state(o, d):
     if isinstance(o, CSVLogger): (d.get('_text') or '').encode()
-    if not has_own_state(o): return _settable(o, d, type(o).__name__)
+    if not has_own_state(o): return settable(o, d, type(o).__name__)
     try: twin = copy(o)
     except Exception: return # it cannot be copied; then it is seen when it is loaded
-    vars(twin).update(deepcopy(filter_values(vars(o), is_plain))) # what is added to a list stays in the twin
+    vars(twin).update(copies_of_plain(vars(o))) # what is added to a list stays in the twin
     twin.load_state_dict(d)
 
 def _put_state(o, d):
     if has_own_state(o): return o.load_state_dict(d)
-    for k,v in _settable(o, d).items(): set_attr(o, k, v)
+    for k,v in settable(o, d).items(): set_attr(o, k, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #431b8b01
 def _to(learn, v): return to_device(v, one_param(learn.model).device)
@@ -158,7 +136,7 @@ def _all(kind): return lambda d: {*map(type, d.values())} <= {kind}
 _model_kinds = {'grad':_all(bool), 'frozen?':counts, 'attrs':_all(dict), 'eval':[str], 'none':[str]}
 
 def _changes(learn, attrs):
-    return [(o, _settable(o, attrs[n], n)) for n,o in watched(learn).items() if n in attrs]
+    return [(o, settable(o, attrs[n], n)) for n,o in watched(learn).items() if n in attrs]
 
 def _model(learn, d):
     check(d, _model_kinds, 'model')
