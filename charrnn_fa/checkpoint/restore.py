@@ -22,7 +22,7 @@ from charrnn_fa.checkpoint.serialize import (
     check_rng, copies_of_plain, default_rngs, form, from_json, set_rng,
 )
 from charrnn_fa.checkpoint.capture import (
-    attrs_of_char, attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact, is_known,
+    attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact, is_known,
     kinds_of, loss_state, named_callbacks, order_of, scaler_of, set_rng_state, settable, watched,
 )
 
