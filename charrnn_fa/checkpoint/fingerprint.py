@@ -17,7 +17,7 @@ from ..callback.schedule import Budget
 from ..loop import CharLearner
 from ..run.files import sha256_pieces
 from ..run.model import char_settings, versions
-from .capture import ctor_args, rng_state, set_rng_state
+from .capture import changes, ctor_args, rng_state, set_rng_state
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #5c8e947e
 _shown = {'progress', 'core', 'fp16'} # modules of fastai's callbacks that change nothing, or that precision stands for
@@ -42,6 +42,16 @@ def _made_of(o):
     kept = {**vars(o), **vars(o).get('_buffers', {}), **vars(o).get('_modules', {})}
     return {k:v for k,v in sorted(kept.items()) if k in names or isinstance(v, (Distribution, nn.Module))}
 
+# %% ../../nbs/72_checkpoint.fingerprint.ipynb #7841afe7
+def _parts_of(v):
+    "What an argument consists of, by name; nothing if that cannot be told"
+    match v:
+        case dict(): return v
+        case partial(): return {'of':v.func, **dict(enumerate(v.args)), **v.keywords}
+        case Distribution(): return {k:getattr(v, k) for k in sorted(v.arg_constraints)}
+    is_named = callable(v) and hasattr(v, '__name__') # a function or a class
+    if hasattr(v, '__dict__') and not is_named: return {'class':type(v), **_made_of(v)}
+
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #66354c0b
 def _some(v, n): return v[::max(1, -(-len(v)//n))]
 
@@ -53,22 +63,20 @@ def described(
 ): # What JSON can hold
     "What tells two arguments apart, as plain values"
     if isinstance(v, np.generic): v = v.item()
-    if isinstance(v, float) and not math.isfinite(v): return str(v)
-    if isinstance(v, (bool, int, float, str, type(None))): return v
-    if isinstance(v, Path): return '/'.join(v.parts[-2:])
-    if isinstance(v, (Tensor, np.ndarray)):
-        return f'{v.dtype} {tuple(v.shape)} {_digest(described(_some(v.reshape(-1), 1000).tolist()))}'
-    if isinstance(v, (list, tuple, L)):
-        res = [described(o, depth+1) for o in _some(v, 1000)]
-        return res if len(v) < 50 else f'{len(v)} {_digest(res)}'
-    if depth > 3 or callable(v) and hasattr(v, '__name__'): return _name(v)
-    if isinstance(v, dict): return _each(v, depth+1)
-    if isinstance(v, partial): return {'of':_name(v.func), **_each(dict(enumerate(v.args)) | v.keywords, depth+1)}
-    if isinstance(v, Distribution): return {k:described(getattr(v, k)) for k in sorted(v.arg_constraints)}
-    if not hasattr(v, '__dict__'): return repr(v) if isinstance(v, bytes) else _name(v)
-    return {'class':_name(v), **_each(_made_of(v), depth + (not isinstance(v, nn.Module)))} # those may lie deep
-
-def _each(d, depth): return {str(k):described(v, depth) for k,v in d.items()}
+    match v:
+        case float() if not math.isfinite(v): return str(v)
+        case bool()|int()|float()|str()|None: return v
+        case bytes(): return repr(v)
+        case Path(): return '/'.join(v.parts[-2:])
+        case Tensor()|np.ndarray():
+            return f'{v.dtype} {tuple(v.shape)} {_digest(described(_some(v.reshape(-1), 1000).tolist()))}'
+        case list()|tuple()|L():
+            res = [described(o, depth+1) for o in _some(v, 1000)]
+            return res if len(v) < 50 else f'{len(v)} {_digest(res)}'
+    parts = None if depth > 3 else _parts_of(v)
+    if parts is None: return _name(v)
+    deeper = depth + (not isinstance(v, nn.Module)) # those may lie deep
+    return {str(k):described(o, deeper) for k,o in parts.items()}
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #8fb647bd
 def _schedules(learn):
@@ -97,11 +105,11 @@ def fit_settings(
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #ff878cd2
 def same_optimiser(
-    a:dict, # `fit_settings` of one fit, or None
+    a:dict, # `fit_settings` of one fit; empty if there was none
     b:dict, # Of another
 ):
     "Whether two fits have the same kind of optimiser, so that one can take over the other's state"
-    return all((a or {}).get(k) == b[k] for k in ('opt', 'steppers'))
+    return all(a.get(k) == b[k] for k in ('opt', 'steppers'))
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #bf0e00e6
 def is_char(
@@ -160,21 +168,18 @@ def learner_settings(
     )
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #56295dfb
-def _changes(a, b, path=()):
-    if type(a) is dict and type(b) is dict:
-        for k in {**a, **b}: yield from _changes(a.get(k), b.get(k), (*path, k))
-    elif a != b: yield path,a,b
-
-# %% ../../nbs/72_checkpoint.fingerprint.ipynb #d51c31ef
 _words = dict(preset='', text='', callbacks='', hypers='',
               modules='model', loss_settings='loss', opt_settings='optimiser')
 
 def _in_words(path, a, b):
-    top,name = path[0],'.'.join(filter(None, (_words.get(path[0], path[0]), *path[1:])))
-    if name == 'ids_sha256': return 'the text'
-    if top == 'vocab': return f'the vocabulary ({name})' if name == 'vocab.unk' else 'the vocabulary'
-    if top == 'schedule': return f'the schedule of {path[-1]}'
-    if top == 'data': return f"the {' of the '.join(path[:0:-1])} data (by a sample)"
+    match path:
+        case 'text','ids_sha256': return 'the text'
+        case 'vocab','unk': return 'the vocabulary (vocab.unk)'
+        case 'vocab',*_: return 'the vocabulary'
+        case 'schedule',*_: return f'the schedule of {path[-1]}'
+        case 'data',*where: return f"the {' of the '.join(where[::-1])} data (by a sample)"
+    top,*names = path
+    name = '.'.join(filter(None, (_words.get(top, top), *names)))
     return f'{name} {_short(a)} -> {_short(b)}'
 
 def _short(v): return 'none' if v is None else truncstr(str(v), 40, suf='...')
@@ -183,25 +188,22 @@ def _short(v): return 'none' if v is None else truncstr(str(v), 40, suf='...')
 def fit_differences(
     a:dict, # `fit_settings` of the run; None if it was not begun by a fit
     b:dict, # Of this call
+    counts=noop, # Asked of the keys to a place where they differ, a tuple
 ): # Such as 'n_epoch 3 -> 4'
     "In what a fit differs from that of a run"
-    return [_in_words(*o) for o in _changes(a or {}, json.loads(json.dumps(b)))]
+    return [_in_words(*o) for o in changes(a or {}, json.loads(json.dumps(b))) if counts(o[0])]
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #89d86a27
 _shared = 'kind','vocab','model','n_items','bs','data','preset','text'
 
 _own = {'measured', 'minutes', 'lr', 'file', 'size', 'sha256'}
 
-def _part(s):
-    part = lambda v: {k:o for k,o in v.items() if k not in _own} if type(v) is dict else v
-    return {k:part(s[k]) for k in _shared if k in s}
-
 def differences(
     a:dict, # Stored settings
     b:dict, # Those of now
 ): # Such as 'n_hid 256 -> 512'
     "In what a Learner differs from the one of a run"
-    return fit_differences(_part(a), _part(b))
+    return fit_differences(a, b, lambda keys: keys[0] in _shared and keys[-1] not in _own)
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #81cee8ab
 def differing(
@@ -209,5 +211,4 @@ def differing(
     asked:dict, # Options of now; None has not been asked for
 ): # Such as 'n_hid 256'
     "Options that were asked for and differ from those a run was begun with, as 'name value'"
-    now = {k:v if asked.get(k) is None else asked[k] for k,v in begun.items()}
-    return [f'no {k}' if v is None else f'{k} {v}' for (k,),v,_ in _changes(begun, now)]
+    return [f'no {k}' if v is None else f'{k} {v}' for k,v in begun.items() if asked.get(k) not in (None, v)]

@@ -18,19 +18,15 @@ from ..loop import CharLearner
 from ..run.files import RunError, damage, same_tensors
 from ..run.model import weights
 from ..run.records import check, counts, need
-from .serialize import check_one_rng, check_rng, copies_of_plain, form, from_json, replacing_plain, set_rng
+from charrnn_fa.checkpoint.serialize import (
+    check_rng, copies_of_plain, default_rngs, form, from_json, set_rng,
+)
 from charrnn_fa.checkpoint.capture import (
-    attrs_of_char, attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact,
-    is_known, loss_state, named_callbacks, scaler_of, set_rng_state, shuffles_items, standing, watched,
+    attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact, is_known,
+    kinds_of, loss_state, named_callbacks, order_of, scaler_of, set_rng_state, settable, watched,
 )
 
-# %% ../../nbs/73_checkpoint.restore.ipynb #f5f23180
-def _settable(o, d, whose):
-    free = isinstance(o, (Callback, Metric)) and not is_known(o)
-    res = replacing_plain(d, standing(o, d), alike=not free, whose=whose)
-    if type(res.get('run')) is not bool: res.pop('run', None)
-    return res
-
+# %% ../../nbs/73_checkpoint.restore.ipynb #d2a2fd60
 def set_attr(
     o, # Any object
     k:str, # A name, or `Class.name` for what stands at a class
@@ -38,93 +34,88 @@ def set_attr(
 ):
     "Set an attribute where `state_of` found it"
     owner,_,name = k.rpartition('.')
-    setattr(next(c for c in type(o).__mro__ if c.__name__ == owner) if owner else o, name, v)
+    setattr({c.__name__:c for c in type(o).__mro__}.get(owner, o), name, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #bd50be60
 def _check_state(o, d):
     if isinstance(o, CSVLogger): (d.get('_text') or '').encode()
-    if not has_own_state(o): return _settable(o, d, type(o).__name__)
+    if not has_own_state(o): return settable(o, d, type(o).__name__)
     try: twin = copy(o)
     except Exception: return # it cannot be copied; then it is seen when it is loaded
-    vars(twin).update(copies_of_plain(vars(twin))) # what is added to a list stays in the twin
+    vars(twin).update(copies_of_plain(vars(o))) # what is added to a list stays in the twin
     twin.load_state_dict(d)
 
 def _put_state(o, d):
     if has_own_state(o): return o.load_state_dict(d)
-    for k,v in _settable(o, d, '').items(): set_attr(o, k, v)
+    for k,v in settable(o, d).items(): set_attr(o, k, v)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #431b8b01
-def _check_learn(learn, d):
-    check(d, {f'{k}?':o for k,o in attrs_of_fit.items()}, 'learn')
-    if not isinstance(learn, CharLearner): return
-    check(d, attrs_of_char, 'learn')
-    model,carried = learn.model,d['carried']
-    if carried is None or not hasattr(model, 'n_states'): return
-    need([o.shape[::2] for o in carried] == [(model.n_layers, model.n_hid)]*model.n_states, 'learn.carried')
-
-# %% ../../nbs/73_checkpoint.restore.ipynb #f23aa728
 def _to(learn, v): return to_device(v, one_param(learn.model).device)
 
-def _put_learn(learn, d):
-    for k in [*attrs_of_fit, *attrs_of_char]:
-        if k in d and k != 'precision': setattr(learn, k, _to(learn, d[k]))
+def _learn(learn, d):
+    kinds,model = kinds_of(learn),learn.model
+    check(d, {f'{k}?' if k in attrs_of_fit else k:o for k,o in kinds.items()}, 'learn')
+    carried = d.get('carried')
+    if carried is not None and hasattr(model, 'n_states'):
+        need([o.shape[::2] for o in carried] == [(model.n_layers, model.n_hid)]*model.n_states, 'learn.carried')
+    yield
+    for k in kinds.keys() & d.keys() - {'precision'}: setattr(learn, k, _to(learn, d[k]))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #ccfdb106
-def _check_loaders(learn, ds):
+def _loaders(learn, ds):
     for dl,d in zip(learn.dls.loaders, ds, strict=True):
-        if isinstance(dl, CharDL):
-            check(d, dict(seed=counts, epoch=counts, batch=range(len(dl)+1)), 'loader')
+        if isinstance(dl, CharDL): check(d, dict(seed=counts, epoch=counts, batch=range(len(dl)+1)), 'loader')
         for k,g in generators(dl).items():
-            if k in d: check_one_rng(g, d[k], f'loader.{k}')
-        if 'order' in d and shuffles_items(dl):
-            need(sorted(d['order'].tolist()) == sorted(dl.items.idxs), 'loader.order')
-
-# %% ../../nbs/73_checkpoint.restore.ipynb #3d283df2
-def _put_loaders(learn, ds):
+            if k in d: check_rng(g, d[k], f'loader.{k}')
+        if 'order' in d and (order := order_of(dl)):
+            need(sorted(d['order'].tolist()) == sorted(order), 'loader.order')
+    yield
     for dl,d in zip(learn.dls.loaders, ds):
         if isinstance(dl, CharDL): dl.load_state_dict(d)
         for k,g in generators(dl).items():
             if k in d: set_rng(g, d[k])
-        if 'order' in d and shuffles_items(dl):
-            for i,o in enumerate(d['order'].tolist()): dl.items.idxs[i] = o # `lens` shares them
+        if 'order' in d and (order := order_of(dl)):
+            for i,o in enumerate(d['order'].tolist()): order[i] = o # `lens` shares them
             dl.make_chunks()
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #7244b6c7
 def _is_of_adamw(p, s):
     like = dict(step=torch.zeros(()), grad_avg=p, sqr_avg=p)
-    made = {k:v for k,v in s.items() if k in like}
-    return same_tensors(made, like if 'step' in s else {k:like[k] for k in made})
+    made = filter_keys(s, like.__contains__)
+    return same_tensors(made, filter_keys(like, lambda k: k in s or 'step' in s))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #6540e99b
 def _may_remember(k, v, p, old):
-    kind = Tensor if isinstance(old, Tensor) else (int, float)
-    is_number = kind != Tensor or isinstance(v, Tensor) and v.is_floating_point() and v.shape in (p.shape, ())
-    return type(k) is str and isinstance(v, kind) and is_number
+    if type(k) is not str or isinstance(v, Tensor) != isinstance(old, Tensor): return False
+    if isinstance(v, Tensor): return v.is_floating_point() and v.shape in (p.shape, ())
+    return isinstance(v, (int, float))
 
 def _is_opt_state(s, p, old):
     return all(_may_remember(k, v, p, old.get(k, v)) for k,v in s.items())
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #8e20d88f
-def _check_opt(learn, sd):
-    now = learn.opt.state_dict()
-    fixed = lambda d: {k:form(v) for k,v in d.items() if k not in ('state', 'slow_weights')}
+def _check_opt(opt, sd):
+    now = opt.state_dict()
+    fixed = lambda d: form({**d, 'state':None, 'slow_weights':None})
     need(sd.keys() == now.keys() and fixed(sd) == fixed(now), 'opt')
     if 'hypers' not in sd: return
-    ps = [p for p,*_ in learn.opt.all_params()]
+    ps = [p for p,*_ in opt.all_params()]
     fine = [*map(_is_opt_state, sd['state'], ps, now['state'])]
-    if isinstance(learn.opt, AdamW): fine += map(_is_of_adamw, ps, sd['state'])
+    if isinstance(opt, AdamW): fine += map(_is_of_adamw, ps, sd['state'])
     need(len(sd['state']) == len(ps) and all(fine), 'opt.state')
 
-def _put_opt(learn, sd): learn.opt.load_state_dict(_to(learn, sd))
+def _opt(learn, sd):
+    _check_opt(learn.opt, sd)
+    yield
+    learn.opt.load_state_dict(_to(learn, sd))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #73ed74dd
 def _fit_model(learn, ws, none=()):
     "Whether weights are those of the model, but for buffers that are None here or, by `none`, there"
     now,may_lack = weights(learn.model),buffers(learn.model).keys()
-    names = now.keys() & ws.keys()
-    only_here,only_there = now.keys() - names,ws.keys() - names
-    alike = same_tensors({k:now[k] for k in names}, {k:ws[k] for k in names})
-    return alike and only_here <= may_lack & set(none) and only_there <= may_lack
+    here = filter_keys(now, lambda k: k in ws or k not in may_lack & set(none))
+    there = filter_keys(ws, lambda k: k in now or k not in may_lack)
+    return same_tensors(here, there)
 
 def _put_weights(learn, ws):
     with torch.no_grad():
@@ -134,26 +125,24 @@ def _put_weights(learn, ws):
         if m._buffers[b] is None and k in ws: m._buffers[b] = _to(learn, ws[k].clone())
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #0e5d4323
-def _check_grads(learn, gs):
-    need(same_tensors(gs, {k:p for k,p in learn.model.named_parameters() if k in gs}), 'grads')
-
-def _put_grads(learn, gs):
+def _grads(learn, gs):
+    need(same_tensors(gs, filter_keys(dict(learn.model.named_parameters()), gs.__contains__)), 'grads')
+    yield
     for k,p in learn.model.named_parameters(): p.grad = _to(learn, gs.get(k))
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #63a835fe
-_model_kinds = {'grad':dict, 'frozen?':counts, 'attrs':dict, 'eval':[str], 'none':[str]}
+def _all(kind): return lambda d: {*map(type, d.values())} <= {kind}
+
+_model_kinds = {'grad':_all(bool), 'frozen?':counts, 'attrs':_all(dict), 'eval':[str], 'none':[str]}
 
 def _changes(learn, attrs):
-    return [(o, _settable(o, attrs[n], n)) for n,o in watched(learn).items() if n in attrs]
+    return [(o, settable(o, attrs[n], n)) for n,o in watched(learn).items() if n in attrs]
 
-def _check_model(learn, d):
+def _model(learn, d):
     check(d, _model_kinds, 'model')
-    check([*d['grad'].values()], [bool], 'model.grad')
-    check([*d['attrs'].values()], [dict], 'model.attrs')
     need(d.get('frozen', 0) <= len(getattr(learn.opt, 'param_lists', ())), 'model.frozen')
     _changes(learn, d['attrs'])
-
-def _put_model(learn, d):
+    yield
     for k,p in learn.model.named_parameters(): p.requires_grad_(d['grad'].get(k, p.requires_grad))
     for o,new in _changes(learn, d['attrs']):
         for k,v in new.items(): set_attr(o, k, _to(learn, v) if isinstance(o, nn.Module) else v)
@@ -163,44 +152,47 @@ def _put_model(learn, d):
     for n,m in learn.model.named_modules(): m.training = n not in d['eval']
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #38911b5c
-def _check_loss(learn, sd):
-    now = loss_state(learn)
-    need(all(k not in now or form(v) == form(now[k]) for k,v in sd.items()), 'loss')
-
-def _put_loss(learn, sd):
-    if sd and loss_state(learn): learn.loss_func.load_state_dict(sd, strict=False)
-
-# %% ../../nbs/73_checkpoint.restore.ipynb #e1cb4334
-def _check_scaler(learn, sd):
+def _scaler(learn, sd):
     if sd and scaler_of(learn): need(form(sd) == form(learn.scaler.state_dict()), 'scaler')
+    yield
+    if sd and scaler_of(learn): learn.scaler.load_state_dict(sd) # `take_environment` may have made one
 
-def _put_scaler(learn, sd):
-    if sd and scaler_of(learn): learn.scaler.load_state_dict(sd)
+def _loss(learn, sd):
+    loss,now = learn.loss_func,loss_state(learn)
+    new = {**now, **filter_keys(sd, now.__contains__)}
+    need(form(new) == form(now), 'loss')
+    yield
+    if now: loss.load_state_dict(new)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #71b43723
-def _check_best(learn, best):
+def _best(learn, best):
     for ws,opt in best.values():
         need(_fit_model(learn, ws, buffers(learn.model)), 'best')
-        if opt is not None: _check_opt(learn, opt)
+        if opt is not None: _check_opt(learn.opt, opt)
+    yield
 
 def _put_best(learn, cb, ws, opt):
     _put_weights(learn, ws)
-    if opt: _put_opt(learn, opt)
+    if opt: learn.opt.load_state_dict(_to(learn, opt))
     cb._save(f'{cb.fname}')
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #174def29
-_checks = dict(learn=_check_learn, loaders=_check_loaders, opt=_check_opt, grads=_check_grads, scaler=_check_scaler,
-               model=_check_model, loss=_check_loss, best=_check_best, rng=lambda learn, d: check_rng(d))
+def _rng(learn, d):
+    for k,g in default_rngs.items(): check_rng(g, d[k], f'rng.{k}')
+    need(all(t.dtype == torch.uint8 and t.ndim == 1 for t in d['cuda']), 'rng.cuda')
+    yield
+    set_rng_state(d)
 
-_puts = dict(learn=_put_learn, loaders=_put_loaders, opt=_put_opt, grads=_put_grads, scaler=_put_scaler,
-             model=_put_model, loss=_put_loss, best=noop, rng=lambda learn, d: set_rng_state(d))
+_parts = dict(learn=_learn, loaders=_loaders, opt=_opt, grads=_grads, scaler=_scaler,
+              model=_model, loss=_loss, best=_best, rng=_rng)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #6992dbf3
 def _is_environment(v):
     text = ''.join(f'{k}{o}' for k,o in v.items())
     return len(text) < 2000 and text.isprintable()
 
-_kinds = {'at':[counts], 'env':_is_environment, 'cbs':dict, 'base?':counts, 'elapsed?':lambda v: is_number(v) and v >= 0}
+_kinds = {'at':[counts], 'env':_is_environment, 'cbs':dict, 'base?':counts,
+          'elapsed?':lambda v: is_number(v) and v >= 0}
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #f927037d
 class State:
@@ -223,9 +215,8 @@ class State:
             self.env = meta['env']
             rest = dict(tensors)
             self.weights = {k:rest.pop(k) for k in tensors if not k.startswith('train/')}
-            but = () if with_opt else ('opt', 'best')
-            may_lack = {'model', 'loss'} - meta.keys()
-            self.parts = {k:from_json(meta[k], rest) for k in _checks if k not in but and k not in may_lack}
+            but = {'loss'} - meta.keys() | (set() if with_opt else {'opt', 'best'})
+            self.parts = {k:from_json(meta[k], rest) for k in _parts if k not in but}
             self.states = {n:from_json(j, rest) for n,j in meta['cbs'].items()}
             self.best = self.parts.get('best')
             self._check(meta)
@@ -233,10 +224,11 @@ class State:
 # %% ../../nbs/73_checkpoint.restore.ipynb #23081d75
 @patch
 def _check(self:State, meta):
-    if not _fit_model(self.learn, self.weights, self.parts.get('model', {}).get('none', ())):
+    if not _fit_model(self.learn, self.weights, self.parts['model']['none']):
         raise RunError(f"{self.path} holds weights of other shapes than this model has",
                        "make the Learner as it was made for the run.")
-    for k,v in self.parts.items(): _checks[k](self.learn, v)
+    self.puts = {k:_parts[k](self.learn, v) for k,v in self.parts.items()}
+    for o in self.puts.values(): next(o, None)
     need(meta.get('base', 0) <= self.parts['learn'].get('steps_done', math.inf), 'base')
     for n,o in holders(self.learn).items():
         if n in self.states: _check_state(o, self.states[n])
@@ -245,8 +237,11 @@ def _check(self:State, meta):
 @patch(as_prop=True)
 def logs(self:State):
     "What `CSVLogger` had written, by name of the callback"
-    known = {n:d for n,d in self.states.items() if type(d) is dict} # one that is not here may have had any
-    return {n:d['_text'] for n,d in known.items() if type(d.get('_text')) is str}
+    res = {}
+    for n,d in self.states.items():
+        match d: # that of a callback that is not here may be anything
+            case {'_text':str(text)}: res[n] = text
+    return res
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #8899b945
 @patch
@@ -288,8 +283,8 @@ def take_hypers(self:State,
 ):
     "Give the optimiser those hyper-parameters that are asked for otherwise than before"
     for k,vs in new.items():
-        if vs != old.get(k, vs):
-            for h,v in zip(self.parts['opt'].get('hypers', []), vs): h[k] = v
+        if vs == old.get(k, vs): continue
+        for h,v in zip(self.parts['opt'].get('hypers', []), vs): h[k] = v
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #16c7e31f
 @patch
@@ -301,19 +296,16 @@ def restore(self:State,
     "Make the Learner what it was; once"
     with damage(self.path):
         if history: self._put_history(but, later_than)
-        else: self._forget_history()
+        else:
+            for k in attrs_of_fit: self.parts['learn'].pop(k, None)
+            del self.puts['model']
         _put_weights(self.learn, self.weights)
-        for k,v in self.parts.items(): _puts[k](self.learn, v)
+        for o in self.puts.values(): next(o, None)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #b9df52cc
 def _later(learn, order):
     "Somebody's own callbacks whose turn comes after `order`, by name"
-    return {n:o for n,o in named_callbacks(learn).items() if o.order > order and not is_known(o)}
-
-@patch
-def _forget_history(self:State):
-    self.parts['learn'] = {k:v for k,v in self.parts['learn'].items() if k in attrs_of_char}
-    self.parts.pop('model', None)
+    return filter_values(named_callbacks(learn), lambda o: o.order > order and not is_known(o))
 
 @patch
 def _put_history(self:State, but, later_than):
