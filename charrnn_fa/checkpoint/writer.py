@@ -24,12 +24,12 @@ class Saver:
     trouble = None # why the last save failed
     untidy = None # why old checkpoints could not be removed
     hurry = False # is somebody waiting?
-    finite = True # are the weights numbers?
     then = 'training goes on, and the next save is tried again.' # what becomes of a save that fails
     def __init__(self,
         folder, # `RunFolder` on this machine
         store, # Where the copies go, or None
         record, # `owner_record` of this process
+        m, # Manifest of the checkpoint that the fit begins with
         log:Log, # Told what a person should know
         keep:int=3, # Checkpoints that stay
         max_bytes=float('inf'), # And fewer, but two, if they have more
@@ -38,10 +38,12 @@ class Saver:
         store_attr('folder,store,log,keep,max_bytes')
         self.told = deque() # warnings
         self.news = deque()
+        self.finite = is_finite(m) # are the weights numbers?
         self.writer = Worker(self._write)
         if store:
             self.mirror = Mirror(folder, store, record, keep, max_bytes, self.told.append, self._pause,
                                  self.news.append, trouble)
+            self.mirror.give(m)
 
     def _pause(self): return 0 if self.hurry else 4
 
@@ -76,9 +78,8 @@ def _write(self:Saver, job):
 # %% ../../nbs/75_checkpoint.writer.ipynb #cd54e660
 @patch
 def _look_at(self:Saver, m):
-    is_new = self.finite and not is_finite(m)
-    self.finite = is_finite(m)
-    if is_new: self.told.append(
+    had,self.finite = self.finite,is_finite(m)
+    if had and not self.finite: self.told.append(
         f"At step {m['step']:,} the weights are no finite numbers any more (NaN); checkpoints from before stay in "
         f"{self.folder.path}, and a lower learning rate may help.")
 
@@ -151,6 +152,5 @@ def close(self:Saver,
 ):
     "End the threads"
     self.hurry = True
-    self.writer.wait(60)
-    self.writer.close()
+    self.writer.close(60)
     if self.mirror: self.mirror.close(seconds)
