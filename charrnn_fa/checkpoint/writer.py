@@ -7,12 +7,11 @@ __all__ = ['Saver']
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #422fe264
 from collections import deque
-from contextlib import suppress
 from fastcore.basics import patch, store_attr
 from ..core import reason
 from ..run.files import RunError
 from ..run.records import is_finite
-from ..store.threads import Worker, with_deadline
+from ..store.threads import Worker
 from ..store.mirror import Mirror
 from ..store.retain import is_full, rotate
 from .log import Log
@@ -130,20 +129,14 @@ def finish(self:Saver,
 def where_safe(self:Saver,
     m, # A manifest
     place, # For the message
-    seconds=5, # Longest wait for an answer of the store
 )->str:
     "How far checkpoint `m` has come"
     if not self.mirror: return 'on this machine'
     state = self.mirror.state.get(m['file'])
     if state is None: return f'on this machine, not in {place} yet'
     if state == 'uploaded': far = 'uploaded'
-    else: far = 'not uploaded yet' if self._lags(m, seconds) else 'whether it is uploaded cannot be told'
+    else: far = 'not uploaded yet' if m in self.mirror.waiting else 'whether it is uploaded cannot be told'
     return f'on this machine, in {place}, {far}'
-
-@patch
-def _lags(self:Saver, m, seconds):
-    with suppress(Exception): return with_deadline(lambda: self.store.uploaded(m['file']) is False, seconds, self.store)
-    return True
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #2da58f18
 @patch
