@@ -107,7 +107,9 @@ def __deepcopy__(self:Checkpoint, memo):
 @patch
 def __call__(self:Checkpoint, event_name):
     if not (self.active or event_name == 'before_fit'): return
-    if self.restored: self._restore_late()
+    if state := self.restored:
+        self.restored = None
+        state.restore_late(self.order)
     if event_name in stages and self.training and self.exact_start: self.batch.reach(event_name)
     getattr(type(self), event_name, noop)(self)
 
@@ -242,11 +244,6 @@ def _restore(self:Checkpoint):
     self.restored,self.state = self.state,None
 
 @patch
-def _restore_late(self:Checkpoint):
-    state,self.restored = self.restored,None
-    state.restore_late(self.order)
-
-@patch
 def before_train(self:Checkpoint):
     self.keeper.begun.setdefault('plain', plain_attrs(self.learn))
     self.keeper.begun.setdefault('kind', kind_of_state(self.learn))
@@ -372,8 +369,13 @@ def after_batch(self:Checkpoint):
     self.saver.tell()
     if self.training: self.log.batch(self.learn)
     at = self._after_this()
-    if self.signals.got: self._stop(at)
-    if at: self._batch_over(at)
+    if self.signals.got:
+        self._leave('Stopped', at, 3)
+        raise KeyboardInterrupt # the old handler came back
+    if at:
+        is_last = self.iter+1 == self.n_iter
+        self._keep(at, is_last)
+        self.batch.over(None if is_last else at)
 
 @patch
 def _after_this(self:Checkpoint):
@@ -381,31 +383,21 @@ def _after_this(self:Checkpoint):
     if self.training and self.exact_start: return self.epoch,self.iter+1
 
 @patch
-def _batch_over(self:Checkpoint, at):
-    is_last = self.iter+1 == self.n_iter
+def _keep(self:Checkpoint, at, is_end):
+    "Save what is due; what is not due is held at the end of an epoch"
     self.held = None
     if self._due(): self._save(at)
-    elif is_last: self.held = self._snapshot(at)
-    self.batch.over(None if is_last else at)
+    elif is_end: self.held = self._snapshot(at)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #6314e0f6
 @patch
 def epoch_over(self:Checkpoint):
     "When all callbacks have done what they do at the end of an epoch"
     self.log.epoch(self.learn)
-    at = self.epoch+1,0
-    self.ended = at[0] >= self.n_epoch
-    if self.ended or self.exact_start: return
-    self.held = None
-    if self._due(): self._save(at)
-    else: self.held = self._snapshot(at)
+    self.ended = self.epoch+1 >= self.n_epoch
+    if not (self.ended or self.exact_start): self._keep((self.epoch+1, 0), True)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #d0e5f1d4
-@patch
-def _stop(self:Checkpoint, at):
-    self._leave('Stopped', at, 3)
-    raise KeyboardInterrupt # the old handler came back
-
 @patch
 def _save_last(self:Checkpoint, how, at):
     self.saver.then = 'the steps since the last one are lost.'
@@ -422,7 +414,7 @@ def _save_last(self:Checkpoint, how, at):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #7ae8385b
 @patch
-def _leave(self:Checkpoint, how, at=None, seconds=10):
+def _leave(self:Checkpoint, how, at, seconds=10):
     if self.signals and not self.signals.gone: self._save_last(how, at)
     if self.learn:
         self.learn.loss_func = self.loss_before
@@ -432,7 +424,8 @@ def _leave(self:Checkpoint, how, at=None, seconds=10):
 @patch
 def _note_left(self:Checkpoint):
     with suppress(Exception): # an error may be on its way, and is not to be replaced
-        past_of(self.learn).left = {k:v for k,v in fit_settings(self.learn).items() if k in ('modules', 'frozen')}
+        now = fit_settings(self.learn)
+        past_of(self.learn).left = {k:now[k] for k in ('modules', 'frozen')}
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #b89673bf
 @patch
@@ -481,7 +474,7 @@ def _save_end(self:Checkpoint):
     if self.saver.trouble: return
     if not self.signals.got: self._count() # who has interrupted it calls it again for its result
     m = self.folder.newest()
-    safe = self.saver.where_safe(m, self.place, min(5, self.wait))
+    safe = self.saver.where_safe(m, self.place)
     self.log.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {safe}.")
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #390e7ef0

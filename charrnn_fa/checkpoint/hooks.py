@@ -92,7 +92,7 @@ def _text_of(path):
     with suppress(OSError, RunError): return read_all(Folder(path.parent), path.name).decode('utf-8', 'replace')
     return ''
 
-_opens_log = vars(CSVLogger).get('_orig_before_fit', CSVLogger.before_fit)
+_opens_log = CSVLogger.before_fit
 
 @patch
 def before_fit(self:CSVLogger):
