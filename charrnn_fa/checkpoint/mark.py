@@ -76,7 +76,7 @@ def _grad_versions(learn):
 
 def _sums(ps):
     ps = [p.detach().flatten() for p in ps]
-    return [s for p in ps for s in (p.sum(), p.view(torch.int16).sum())]
+    return [s for p in ps for s in (p.sum(), p.view(torch.int16).sum(dtype=torch.int16))]
 
 # %% ../../nbs/73a_checkpoint.mark.ipynb #5100dbca
 class Mark:
