@@ -408,8 +408,10 @@ def _save_last(self:Checkpoint, how, at):
     if self.saver.trouble: return
     late = self.batch.unheard
     but = f', without what {late} had still to do there,' if late else ''
-    way = f'the run in {self.place} goes on after step {self.saved_step:,}{but} when it is started again in the same way.'
-    lost = f'the weights in {self.place} are no finite numbers any more, so begin another run with a lower learning rate.'
+    way = (f'the run in {self.place} goes on after step {self.saved_step:,}{but} '
+           'when it is started again in the same way.')
+    lost = (f'the weights in {self.place} are no finite numbers any more, '
+            'so begin another run with a lower learning rate.')
     self.log.say(f'{how}; {way if self.saver.finite else lost}')
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #7ae8385b

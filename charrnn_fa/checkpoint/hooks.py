@@ -188,7 +188,8 @@ def _claim_model(self:Guard, n, cb):
     for o in usual.parent.glob(f'{_name_of_new(name, folder)}.pth'): o.unlink() # of a kill
     if others:
         self._replace(cb, 'fname', str(folder/Path(cb.fname).name))
-        self.me.log.say(f"{others[0]} is not of this run and is left alone; the run saves its best model as {cb.fname}.pth.")
+        self.me.log.say(f"{others[0]} is not of this run and is left alone; "
+                        f"the run saves its best model as {cb.fname}.pth.")
     self._replace(cb, '_save', partial(_save_noted, cb, cb._save, notes, partial(self.me.best_saved, n, cb)))
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #db0ae2ab

@@ -163,7 +163,7 @@ def raised_by()->tuple:
 # %% ../../nbs/73a_checkpoint.mark.ipynb #db3f9e4a
 @patch
 def before(self:Underway):
-    "The mark before a batch that an error has ended, or None if it is past its step or something has changed that a mark leaves out"
+    "The mark before a batch that an error has ended; None after its step, or if more has changed than a mark holds"
     has_counted = raised_by()[1] == 'after_cancel_batch'
     if not (self.stage or has_counted) and self.mark and self.mark.holds(): return self.mark
 
