@@ -6,14 +6,13 @@
 __all__ = ['Checkpoint']
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #0dfa9052
-import inspect, os, secrets, sys, time
+import inspect, os, secrets, time
 from contextlib import suppress
 from fastai.basics import *
-from fastai.callback.tracker import SaveModelCallback
 from ..core import CharRNNError, check_number, is_number, reason, without_secrets
 from ..callback.progress import begin_bars, in_fit
 from ..run.files import RunError, damage
-from ..run.records import is_finite, owner_record
+from ..run.records import owner_record
 from ..run.folder import RunFolder
 from ..run.model import Run, check_described, kept_text
 from ..store.url import is_url, local_path
@@ -23,11 +22,11 @@ from ..store.mirror import mirrored
 from ..store.locate import Place
 from .serialize import Keeper
 from charrnn_fa.checkpoint.capture import (
-    begun, capture, is_known, is_own, kind_of_state, named_callbacks, newly_lost, plain_attrs, saved_best, state_of,
+    begun, capture, is_known, is_own, kind_of_state, newly_lost, plain_attrs, saved_best, state_of,
 )
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
 from .restore import State
-from .mark import Underway, raised_by
+from .mark import Underway, stages
 from .log import Log
 from .writer import Saver
 from .signals import Signals
@@ -100,14 +99,18 @@ def __getstate__(self:Checkpoint):
 
 @patch
 def __deepcopy__(self:Checkpoint, memo):
-    memo[id(self)] = res = type(self).__new__(type(self))
+    memo[id(self)] = res = object.__new__(type(self))
     vars(res).update(deepcopy({**vars(self), **_of_fit}, memo))
     return res
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #962cc71b
 @patch
 def __call__(self:Checkpoint, event_name):
-    if self.restored: self._restore_late()
+    if not (self.active or event_name == 'before_fit'): return
+    if state := self.restored:
+        self.restored = None
+        state.restore_late(self.order)
+    if event_name in stages and self.training and self.exact_start: self.batch.reach(event_name)
     getattr(type(self), event_name, noop)(self)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #6db1a8ac
@@ -139,21 +142,14 @@ def _begin(self:Checkpoint):
     mine = learner_settings(learn, **(self.info or {}))
     done = past_of(learn).done.get(self.safe_name, [])
     self.found = found = find(learn, self._open, mine, fit_settings(learn), done, self._accept)
-    self.folder,fit = found.folder,found.fit
     if found.again: self.log.say(further_text(found.again, short_name(self.safe_name, found.k)))
-    self.guard = Guard()
-    if not found.folder:
-        self.place_in_fit = 0,0
-        self._check_others()
-        self._start(mine, fit)
-    else:
-        self._load(found, fit)
-        self.place_in_fit = (self.n_epoch, 0) if found.finished else self.state.at
-        self._check_others()
-        if found.finished: self._finished(found)
-        else: self._resume(found, fit)
-    self.guard.watch(learn, self.first, self.epoch_over, self.after_error, self.batch.batches_over, self.order)
-    if not found.finished: self._work()
+    self.guard = Guard(self)
+    if found.folder: self._load()
+    self._check_others()
+    if found.finished: return self._finished()
+    if found.folder: self._resume()
+    else: self._start(mine)
+    self._work()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #483f836c
 @patch
@@ -180,40 +176,36 @@ def _accept(self:Checkpoint, place, changes):
 @patch
 def _check_others(self:Checkpoint):
     "Refuse a checkpoint of the same fit that is elsewhere"
+    self.place_in_fit = self.state.at if self.state else (0, 0)
     for o in self.learn.cbs:
-        if not isinstance(o, Checkpoint) or o is self or o.place_in_fit in (None, self.place_in_fit): continue
+        if not isinstance(o, Checkpoint) or o.place_in_fit in (None, self.place_in_fit): continue
         raise RunError(f'{self.place} and {o.place} are at different places of the same fit, '
                        f'epoch and batch {self.place_in_fit} and {o.place_in_fit}', 'leave one of them out.')
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #a5e5cffd
 @patch
-def _start(self:Checkpoint, mine, fit):
-    learn,path,exact = self.learn,self.place.path,self.exact_start
-    before = self.found.after and self.found.after.place
-    if before: self._continue_from(self.found.after, fit)
-    self.found.after = None
+def _start(self:Checkpoint, mine):
+    learn,found,path,exact = self.learn,self.found,self.place.path,self.exact_start
+    before = found.after and found.after.place
+    if before: self._continue_from(found.after)
+    found.after = None
     if exact:
         check_described(learn)
         self.base = learn.steps_done
-    continues = dict(continues=self.found.line[-1]) if self.found.line else {}
-    self.folder = folder = (Run if exact else RunFolder)(path, dict(mine, fit=fit, **continues))
+    continues = dict(continues=found.line[-1]) if found.line else {}
+    self.folder = (Run if exact else RunFolder)(path, dict(mine, fit=found.fit, **continues))
     try: ts,meta = self._capture(learn._first if exact else (0, 0))
     except CharRNNError: raise
     except (TypeError, ValueError, RuntimeError) as e:
         raise RunError(f'This Learner cannot be kept ({reason(e)})', 'fit it without Checkpoint.') from None
-    self.found.manifest = folder.create(exact and kept_text(learn), ts, meta, step=0, epoch=0)
+    found.manifest = self.folder.create(exact and kept_text(learn), ts, meta, step=0, epoch=0)
     self.log.open(path)
     log = self.place.store and path/'log.txt'
     self.log.say(begin_text(self.place, self.steps, self.minutes, exact, log, before))
-    self._claim()
+    self.guard.claim({})
     self._tell_lost()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #d7e4fed7
-@patch
-def _claim(self:Checkpoint, logs=None, finished=False):
-    callbacks = named_callbacks(self.learn, Checkpoint)
-    self.guard.claim(self.folder.path, logs, callbacks, self.log.say, finished)
-
 @patch
 def _tell_lost(self:Checkpoint):
     if lost := newly_lost(self.keeper):
@@ -221,53 +213,48 @@ def _tell_lost(self:Checkpoint):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #8cebcd41
 @patch
-def _continue_from(self:Checkpoint, after, fit):
+def _continue_from(self:Checkpoint, after):
     asked = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in self.opt.hypers]
-    state = State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, fit))
+    state = State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, self.found.fit))
     state.restore(Checkpoint, history=False)
     for h,o in zip(self.opt.hypers, asked): h.update(o)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ef6b8774
 @patch
-def _load(self:Checkpoint, found, fit):
-    file = found.manifest['file']
+def _load(self:Checkpoint):
+    found,file = self.found,self.found.manifest['file']
     ts,meta = found.state
-    if fit_differences(self.folder.settings.get('fit'), fit): self.changed = dict(fit=fit)
+    found.state = None # a second copy of all of it
+    self.folder = found.folder
+    if fit_differences(self.folder.settings.get('fit'), found.fit): self.changed = dict(fit=found.fit)
     self.log.open(self.place.path)
     self.state = State(self.learn, ts, meta, f'{self.place}/{file}')
     self.keeper.begun = begun(self.learn) # before anything is put back
-    self.found.state = None # a second copy of all of it
-    with damage(file): self.elapsed,self.base = float(meta['elapsed']),meta['base']
+    with damage(file): self.elapsed,self.base = meta['elapsed'],meta['base']
     self.best = self.state.best
-    self._claim(self.state.logs, found.finished)
+    self.guard.claim(self.state.logs, found.finished)
     changes = self.state.take_environment(self.log.say, trains=not found.finished)
     if changes and not found.finished: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")
     tidy(self.folder.store)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #bda36b40
 @patch
-def _restore(self:Checkpoint, **kwargs):
-    self.state.restore(Checkpoint, later_than=self.order, **kwargs)
+def _restore(self:Checkpoint):
+    self.state.restore(Checkpoint, later_than=self.order)
     self.restored,self.state = self.state,None
 
 @patch
-def _restore_late(self:Checkpoint):
-    state,self.restored = self.restored,None
-    state.restore_late(self.order)
-
-@patch
 def before_train(self:Checkpoint):
-    if not self.active: return
     self.keeper.begun.setdefault('plain', plain_attrs(self.learn))
     self.keeper.begun.setdefault('kind', kind_of_state(self.learn))
     if self.state: self._restore()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #470338f5
 @patch
-def _resume(self:Checkpoint, found, fit):
-    m = found.manifest
+def _resume(self:Checkpoint):
+    found,m = self.found,self.found.manifest
     self.first,batch = self.state.at
-    self.state.take_hypers(found.begun.get('hypers') or {}, fit['hypers'])
+    self.state.take_hypers(found.begun.get('hypers') or {}, found.fit['hypers'])
     self._take_up(m, m['step'])
     if not batch: self._restore()
     if self.exact_start: self.learn.start_at(self.first, batch)
@@ -285,12 +272,12 @@ def _take_up(self:Checkpoint, m, *steps):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ae3d2b6b
 @patch
-def _finished(self:Checkpoint, found):
-    m = found.manifest
+def _finished(self:Checkpoint):
+    m = self.found.manifest
     self.first = self.n_epoch
     self._restore()
     self._count()
-    self.log.say(finished_text(self.place, m['step'], short_name(self.safe_name, found.k+1)))
+    self.log.say(finished_text(self.place, m['step'], short_name(self.safe_name, self.found.k+1)))
     if not self.place.has(m):
         self._take_up(m)
         self._open_saver()
@@ -305,16 +292,14 @@ def _work(self:Checkpoint):
     self.ended = self.first >= self.n_epoch
     self.saved_step = self.found.manifest['step']
     self.began = self.saved = time.perf_counter()
-    for n,cb in named_callbacks(self.learn, Checkpoint).items():
-        if isinstance(cb, SaveModelCallback) and not cb.every_epoch:
-            self.guard.follow(cb, partial(self._copy_best, n, cb))
     self._tell_late()
     self.signals = Signals()
 
 @patch
 def _tell_late(self:Checkpoint):
-    comes_late = lambda o: o.order > self.order and hasattr(o, 'after_batch') and not is_known(o)
-    if late := [type(o).__name__ for o in self.learn.cbs if comes_late(o) and state_of(o)]:
+    late = [type(o).__name__ for o in self.learn.cbs
+            if o.order > self.order and hasattr(o, 'after_batch') and not is_known(o) and state_of(o)]
+    if late:
         self.log.say(f"What {', '.join(late)} does at the end of a batch comes after the checkpoint of that batch, and "
                      f"is missing in it; give it an order below {self.order}.")
 
@@ -323,22 +308,23 @@ def _tell_late(self:Checkpoint):
 def _open_saver(self:Checkpoint):
     record = owner_record(self.folder.id, self.token, self.generation, self.resumes)
     take(self.folder, record)
-    self.saver = Saver(
-        self.folder, self.place.store, record, self.log, self.keep, self.max_bytes, self.place.trouble)
-    self.saver.finite = is_finite(self.found.manifest)
-    if self.saver.mirror: self.saver.mirror.give(self.found.manifest)
+    self.saver = Saver(self.folder, self.place.store, record, self.found.manifest, self.log,
+                       self.keep, self.max_bytes, self.place.trouble)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #3d824519
 @patch
-def _copy_best(self:Checkpoint, name, cb):
+def best_saved(self:Checkpoint,
+    name, # Of a `SaveModelCallback`
+    cb, # The callback
+):
+    "When a best model has been saved"
+    if cb.every_epoch or not self.saver: return
     try: self.best[name] = saved_best(self.learn, cb)
     except Exception as e: self.saver.complain(f'The best model could not be copied ({reason(e)})', e)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5be6ebcc
 @patch
-def _steps(self:Checkpoint):
-    if self.exact_start: return self.steps_done-self.base
-    return self.n_epoch and (getattr(self, 'epoch', -1)+1)*len(self.dls.train)
+def _steps(self:Checkpoint): return self.steps_done-self.base if self.exact_start else self.train_iter
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #c135b36d
 @patch
@@ -379,12 +365,17 @@ def _save(self:Checkpoint, at, **fields):
 # %% ../../nbs/79_checkpoint.callback.ipynb #271acf07
 @patch
 def after_batch(self:Checkpoint):
-    if not (self.active and self.signals): return
+    if not self.signals: return
     self.saver.tell()
     if self.training: self.log.batch(self.learn)
     at = self._after_this()
-    if self.signals.got: self._stop(at)
-    if at: self._batch_over(at, self.iter+1 == self.n_iter)
+    if self.signals.got:
+        self._leave('Stopped', at, 3)
+        raise KeyboardInterrupt # the old handler came back
+    if at:
+        is_last = self.iter+1 == self.n_iter
+        self._keep(at, is_last)
+        self.batch.over(None if is_last else at)
 
 @patch
 def _after_this(self:Checkpoint):
@@ -392,51 +383,21 @@ def _after_this(self:Checkpoint):
     if self.training and self.exact_start: return self.epoch,self.iter+1
 
 @patch
-def _batch_over(self:Checkpoint, at, is_last):
-    self.batch.over()
+def _keep(self:Checkpoint, at, is_end):
+    "Save what is due; what is not due is held at the end of an epoch"
     self.held = None
     if self._due(): self._save(at)
-    elif is_last: self.held = self._snapshot(at)
-    if not is_last: self.batch.note(at)
+    elif is_end: self.held = self._snapshot(at)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #6314e0f6
 @patch
-def before_step(self:Checkpoint): self._reach('stepping')
-
-@patch
-def after_step(self:Checkpoint): self._reach('stepped')
-
-@patch
-def after_cancel_batch(self:Checkpoint): self._reach('skipped')
-
-@patch
-def _reach(self:Checkpoint, stage):
-    if self.active and self.training and self.exact_start: self.batch.reach(stage)
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #c83ce09f
-@patch
 def epoch_over(self:Checkpoint):
     "When all callbacks have done what they do at the end of an epoch"
-    if not self.active: return
     self.log.epoch(self.learn)
-    at = self.epoch+1,0
-    if at[0] >= self.n_epoch:
-        self.ended = True
-        return
-    self.held = None
-    if self.exact_start: self.batch.note_epoch(at)
-    elif self._due(): self._save(at)
-    else: self.held = self._snapshot(at)
+    self.ended = self.epoch+1 >= self.n_epoch
+    if not (self.ended or self.exact_start): self._keep((self.epoch+1, 0), True)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #d0e5f1d4
-@patch
-def _stop(self:Checkpoint, at):
-    self._leave('Stopped', at, 3)
-    raise KeyboardInterrupt # the old handler came back
-
-def _is_lost(place):
-    return f'the weights in {place} are no finite numbers any more, so begin another run with a lower learning rate.'
-
 @patch
 def _save_last(self:Checkpoint, how, at):
     self.saver.then = 'the steps since the last one are lost.'
@@ -447,13 +408,15 @@ def _save_last(self:Checkpoint, how, at):
     if self.saver.trouble: return
     late = self.batch.unheard
     but = f', without what {late} had still to do there,' if late else ''
-    if not self.saver.finite: return self.log.say(f'{how}; {_is_lost(self.place)}')
-    self.log.say(f'{how}; the run in {self.place} goes on after step {self.saved_step:,}{but} '
-                 'when it is started again in the same way.')
+    way = (f'the run in {self.place} goes on after step {self.saved_step:,}{but} '
+           'when it is started again in the same way.')
+    lost = (f'the weights in {self.place} are no finite numbers any more, '
+            'so begin another run with a lower learning rate.')
+    self.log.say(f'{how}; {way if self.saver.finite else lost}')
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #7ae8385b
 @patch
-def _leave(self:Checkpoint, how, at=None, seconds=10):
+def _leave(self:Checkpoint, how, at, seconds=10):
     if self.signals and not self.signals.gone: self._save_last(how, at)
     if self.learn:
         self.learn.loss_func = self.loss_before
@@ -463,7 +426,8 @@ def _leave(self:Checkpoint, how, at=None, seconds=10):
 @patch
 def _note_left(self:Checkpoint):
     with suppress(Exception): # an error may be on its way, and is not to be replaced
-        past_of(self.learn).left = {k:v for k,v in fit_settings(self.learn).items() if k in ('modules', 'frozen')}
+        now = fit_settings(self.learn)
+        past_of(self.learn).left = {k:now[k] for k in ('modules', 'frozen')}
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #b89673bf
 @patch
@@ -471,14 +435,14 @@ def _done(self:Checkpoint):
     "(epoch, batch) that come next, if an error on its way out came after a step"
     if self.ended: return self.n_epoch,0
     is_only = sum(isinstance(o, Checkpoint) for o in self.learn.cbs) == 1
-    if self.exact_start and is_only and self.batch.finish(sys.exc_info()[1]): return self._after_this()
+    if is_only and self.batch.finish(): return self._after_this()
 
 @patch
 def _before_this(self:Checkpoint):
     "A snapshot of what was so before the batch that an error has ended, if it can be had"
     with suppress(Exception): # the error that is on its way counts
-        if not (mark := self.batch.before(raised_by(sys.exc_info()[1])[1])): return
-        with mark.taken_back(): return self._snapshot(mark.at)
+        if mark := self.batch.before():
+            with mark.taken_back(): return self._snapshot(mark.at)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #7c135ee8
 @patch
@@ -486,7 +450,7 @@ def after_error(self:Checkpoint):
     "When an error is on its way out of the fit"
     if not self.active: return
     at = None
-    with suppress(Exception): at = self.learn and self._done()
+    with suppress(Exception): at = self._done()
     self._leave('Stopped by an error', at)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #57263159
@@ -496,7 +460,7 @@ def after_cancel_fit(self:Checkpoint):
 
 @patch
 def after_fit(self:Checkpoint):
-    if not (self.active and in_fit(self.learn)): return
+    if not in_fit(self.learn): return
     if self.end_epoch is not None: self.learn.epoch = self.end_epoch
     if self.ended and self.signals: self._save_end()
     self._note_left()
@@ -512,7 +476,7 @@ def _save_end(self:Checkpoint):
     if self.saver.trouble: return
     if not self.signals.got: self._count() # who has interrupted it calls it again for its result
     m = self.folder.newest()
-    safe = self.saver.where_safe(m, self.place, min(5, self.wait))
+    safe = self.saver.where_safe(m, self.place)
     self.log.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {safe}.")
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #390e7ef0
@@ -520,8 +484,7 @@ def _as_numbers(res):
     plain = res
     if isinstance(res, dict):
         plain = {k:v.item() if isinstance(v, (np.generic, Tensor)) and not v.ndim else v for k,v in res.items()}
-        fine = lambda k,v: type(k) is str and is_number(v)
-        if all(map(fine, plain, plain.values())): return plain
+        if all(type(k) is str and is_number(v) for k,v in plain.items()): return plain
     raise CharRNNError(f'results gave {truncstr(repr(plain), 200)}, but what is kept with a run are numbers by name',
                        'let it give a dict of those.')
 
@@ -529,8 +492,7 @@ def _as_numbers(res):
 @patch
 def _clean_up(self:Checkpoint, seconds=10):
     self.elapsed = self.seconds()
-    vars(self).update(active=False, began=None, state=None, restored=None, found=None, held=None)
-    if self.batch: self.batch.mark = None # it holds the Learner's tensors
+    vars(self).update(active=False, began=None, state=None, restored=None, found=None, held=None, batch=None)
     if self.signals: self.signals.restore()
     if self.guard: self.guard.remove()
     try:

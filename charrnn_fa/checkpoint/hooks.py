@@ -8,39 +8,35 @@ __all__ = ['Guard', 'OwnLog', 'claim_log']
 # %% ../../nbs/77_checkpoint.hooks.ipynb #3f6ca8c2
 import glob, io, os
 from contextlib import suppress
-from weakref import WeakSet
 from zlib import crc32
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
 from ..callback.progress import in_fit
 from ..run.files import RunError, Folder, read_all, write_whole
+from .capture import named_callbacks
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #c2a00092
-_standing = WeakSet() # guards
-
 class Guard:
     "Leaves out the first epochs of a fit, and tells of the end of each epoch, of errors, and of best models"
     gone = False
-    def __init__(self):
-        self.replaced = [] # objects, names of attributes, what was there, and what is
-        _standing.add(self)
+    def __init__(self,
+        me, # The callback that is told, in its `before_fit`
+    ):
+        learn = me.learn
+        self.me,self.learn = me,learn
+        self.replaced = [] # attributes of an object, a name among them, what was there, and what is
+        self.with_events = learn._with_events
+        self.call_one = learn._call_one
+        self._replace(learn, '_with_events', self._epoch_events)
+        self._replace(learn, '_call_one', self._one_event)
+        for cb in learn.cbs:
+            if cb.order > me.order and hasattr(cb, 'before_fit'):
+                self._replace(cb, 'before_fit', partial(self._telling, cb.before_fit))
 
     def _replace(self, o, name, f):
-        self.replaced.append([o, name, vars(o).get(name), f])
+        self.replaced.append((vars(o), name, vars(o).get(name), f))
         vars(o)[name] = f
-
-    def remove(self):
-        "Bring the replaced methods back; from under another guard they are taken out"
-        self.gone = True
-        _standing.discard(self)
-        while self.replaced:
-            o,name,had,f = self.replaced.pop()
-            above = [r for g in _standing for r in g.replaced if r[0] is o and r[1] == name and r[2] is f]
-            if above: above[0][2] = had
-            elif vars(o).get(name) is f:
-                del vars(o)[name]
-                if had: vars(o)[name] = had
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #9dd15e39
 @patch
@@ -49,7 +45,7 @@ def _telling(self:Guard, f, *args):
     try: f(*args)
     except CancelFitException: raise
     except BaseException:
-        self.after_error()
+        self.me.after_error()
         raise
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #7e81867e
@@ -59,55 +55,36 @@ _cancels = CancelTrainException,CancelEpochException,CancelFitException
 def _batches(self:Guard, f):
     try: f()
     except _cancels:
-        self.after_batches(False)
+        self.me.batch.mark = None
         raise
-    self.after_batches(True)
 
 @patch
 def _epoch_events(self:Guard, f, event_type, ex, final=noop):
-    if event_type == 'train': f = partial(self._batches, f)
+    if event_type == 'train' and not self.gone: f = partial(self._batches, f)
     if event_type != 'epoch' or self.gone: return self.with_events(f, event_type, ex, final)
-    if self.learn.epoch < self.first: return
+    if self.learn.epoch < self.me.first: return
     self._telling(self.with_events, f, event_type, ex, final)
-    self.after_epoch()
+    self.me.epoch_over()
 
 @patch
 def _one_event(self:Guard, event_name):
     if event_name in ('after_cancel_fit', 'after_fit'): self._telling(self.call_one, event_name)
     else: self.call_one(event_name)
 
-# %% ../../nbs/77_checkpoint.hooks.ipynb #3e129947
+# %% ../../nbs/77_checkpoint.hooks.ipynb #a7adc505
 @patch
-def watch(self:Guard,
-    learn, # In `before_fit`
-    first, # Epoch to begin with
-    after_epoch, # Called when an epoch is over
-    after_error, # Called when an error is on its way out
-    after_batches=noop, # Called when an epoch's training batches are over, and told whether they came to their end
-    order=0, # Of the callback that is in its `before_fit`; later ones have theirs before them
-):
-    "Stand around the loop of a Learner"
-    store_attr('learn,first,after_epoch,after_error,after_batches')
-    self.with_events = learn._with_events
-    self.call_one = learn._call_one
-    self._replace(learn, '_with_events', self._epoch_events)
-    self._replace(learn, '_call_one', self._one_event)
-    for cb in learn.cbs:
-        if cb.order > order and hasattr(cb, 'before_fit'):
-            self._replace(cb, 'before_fit', partial(self._telling, cb.before_fit))
+def _bring_back(self:Guard):
+    while self.replaced:
+        d,name,had,f = self.replaced.pop()
+        if d.get(name) is f:
+            del d[name]
+            if had: d[name] = had
 
-# %% ../../nbs/77_checkpoint.hooks.ipynb #071a1aa7
 @patch
-def follow(self:Guard,
-    cb, # A `SaveModelCallback` in this fit
-    f, # Called whenever it has saved
-):
-    "Call `f` whenever `cb` has saved"
-    save = cb._save
-    def _save(name):
-        save(name)
-        f()
-    self._replace(cb, '_save', _save)
+def remove(self:Guard):
+    "Bring the replaced methods back, as soon as no other guard stands around this one"
+    self.gone = True
+    while isinstance(o := getattr(self.learn._with_events, '__self__', None), Guard) and o.gone: o._bring_back()
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #72d8b5bb
 def _text_of(path):
@@ -115,72 +92,67 @@ def _text_of(path):
     with suppress(OSError, RunError): return read_all(Folder(path.parent), path.name).decode('utf-8', 'replace')
     return ''
 
-_opens_log = vars(CSVLogger).get('_orig_before_fit', CSVLogger.before_fit)
+_opens_log = CSVLogger.before_fit
 
 @patch
 def before_fit(self:CSVLogger):
     "As fastai's, but beside a checkpoint the file waits until it is known whose it is"
-    is_owned = in_fit(self.learn) and any(hasattr(type(cb), 'owns_files') for cb in self.learn.cbs)
+    is_owned = in_fit(self.learn) and any(hasattr(cb, 'owns_files') for cb in self.learn.cbs)
     if not is_owned: return _opens_log(self)
-    self.file = io.StringIO()
     before = _text_of(self.path/self.fname) if self.append else ''
-    self.file.write(before + ','.join(self.recorder.metric_names) + '\n')
+    self.file = io.StringIO(before + ','.join(self.recorder.metric_names) + '\n')
     of_dead = getattr(self.logger, '__self__', None) # a fit that an error has ended leaves its own
     self.old_logger = of_dead.old_logger if isinstance(of_dead, CSVLogger) else self.logger
     self.learn.logger = self._write_line
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #c26d06a3
-class OwnLog:
-    "Files that are written together, the run's own first"
+class OwnLog(io.StringIO):
+    "A text that goes on in files, the run's own first"
     def __init__(self,
+        text:str, # What they have already
         *paths # The run's own first
     ):
-        self.own = Path(paths[0])
+        super().__init__()
+        super().write(text)
         self.files = [open(o, 'a', encoding='utf-8', newline='') for o in paths]
 
     def write(self,
         s, # A line
     ):
         "Write to all"
+        super().write(s)
         for f in self.files:
             f.write(s)
             f.flush()
             os.fsync(f)
-
-    def getvalue(self):
-        "What the run's own has"
-        return self.own.read_bytes().decode('utf-8', 'replace')
-
-    def flush(self): "Nothing waits"
 
     def fileno(self):
         "Of the last"
         return self.files[-1].fileno()
 
     def close(self):
-        "Close all"
+        "Close the files"
         for f in self.files: f.close()
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #3b7d3a38
 def claim_log(
     cb, # A `CSVLogger` in this fit
     own, # Path of the run's own log
-    text, # Of the run so far, from its checkpoint; None for a new run
+    text, # Of the run so far, from its checkpoint; of a new run what it begins with
     finished, # Is nothing left to train?
     say, # Told once if the usual file is not the run's
 ):
     "Let `cb` write into the run's own file, and into the usual one if that is the run's or new"
     usual = (cb.learn.path/cb.fname).resolve() # a person may have a link there
     there,known = _text_of(usual),_text_of(own)
-    text = cb.file.getvalue() if text is None else text
-    mine = text.startswith(there) or known.startswith(there)
+    goes_on = text.startswith(there) # then not a byte of what is there changes
+    mine = goes_on or known.startswith(there)
     if mine and there != text:
         usual.parent.mkdir(parents=True, exist_ok=True)
-        goes_on = text.startswith(there) # then not a byte of what is there changes
         with open(usual, 'a' if goes_on else 'w', encoding='utf-8', newline='') as f:
             f.write(text.removeprefix(there))
     write_whole(own, text.encode()) # after the usual one: that has never more than this
-    cb.file = OwnLog(own, *([usual] if mine else []))
+    cb.file = OwnLog(text, own, *([usual] if mine else []))
     if not (mine or finished and there.startswith(text)):
         say(f"{usual} has lines that this run did not write and is left alone; the run's own log is {own}.")
 
@@ -193,10 +165,11 @@ def _name_of_new(name, folder):
     "The name of a file until it is whole, another one for each run"
     return f'.{name}-{crc32(bytes(folder)):08x}-new'
 
-def _save_noted(cb, save, notes, name):
+def _save_noted(cb, save, notes, saved, name):
     "`SaveModelCallback._save`, whole or not at all, and noted"
     path = Path(name)
     save(str(path.with_name(_name_of_new(path.name, notes.parent))))
+    saved()
     new = Path(cb.last_saved_path)
     if not new.exists(): return # another process of several saves
     with open(notes, 'a') as f: f.write(f'{_stamp(new)}\n')
@@ -204,12 +177,9 @@ def _save_noted(cb, save, notes, name):
     os.replace(new, cb.last_saved_path)
 
 @patch
-def claim_model(self:Guard,
-    cb, # A `SaveModelCallback` in this fit
-    folder, # Of the run
-    say, # Told once if the usual file is not the run's
-):
+def _claim_model(self:Guard, n, cb):
     "Let `cb` save under the usual name if that is free or the run's, in the run's folder if not"
+    folder = self.me.folder.path
     notes,usual = folder/'models.txt',cb.learn.path/cb.learn.model_dir/cb.fname
     known = _text_of(notes)
     write_whole(notes, known.encode())
@@ -218,20 +188,19 @@ def claim_model(self:Guard,
     for o in usual.parent.glob(f'{_name_of_new(name, folder)}.pth'): o.unlink() # of a kill
     if others:
         self._replace(cb, 'fname', str(folder/Path(cb.fname).name))
-        say(f"{others[0]} is not of this run and is left alone; the run saves its best model as {cb.fname}.pth.")
-    self._replace(cb, '_save', partial(_save_noted, cb, cb._save, notes))
+        self.me.log.say(f"{others[0]} is not of this run and is left alone; "
+                        f"the run saves its best model as {cb.fname}.pth.")
+    self._replace(cb, '_save', partial(_save_noted, cb, cb._save, notes, partial(self.me.best_saved, n, cb)))
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #db0ae2ab
 @patch
 def claim(self:Guard,
-    folder, # Of the run
-    texts:dict, # Of logs in the checkpoint, by name of the callback; None for a new run
-    callbacks:dict, # By name
-    say, # Told what is not the run's
+    texts:dict, # Of logs in the checkpoint, by name of the callback
     finished=False, # Is nothing left to train?
 ):
     "Let callbacks of fastai's write no file that is not the run's"
-    for n,cb in callbacks.items():
-        if isinstance(cb, CSVLogger) and isinstance(cb.file, io.StringIO):
-            claim_log(cb, folder/f"log-{n.partition('#')[2]}.csv", (texts or {}).get(n), finished, say)
-        if isinstance(cb, SaveModelCallback): self.claim_model(cb, folder, say)
+    path,say = self.me.folder.path,self.me.log.say
+    for n,cb in named_callbacks(self.learn).items():
+        if isinstance(cb, CSVLogger) and type(cb.file) is io.StringIO:
+            claim_log(cb, path/f"log-{n.partition('#')[2]}.csv", texts.get(n, cb.file.getvalue()), finished, say)
+        if isinstance(cb, SaveModelCallback): self._claim_model(n, cb)

@@ -60,11 +60,9 @@ def warn(self:Log,
 ):
     "Warn, as often as it comes up, and write into the file"
     self.note(s)
-    with suppress(OSError, ValueError): _warn(s)
-
-def _warn(s):
-    try: warnings.warn_explicit(s, RunWarning, 'charrnn_fa', 1, module=__name__)
-    except RunWarning as e: print(e) # warnings are errors here, but this is none
+    with suppress(OSError, ValueError):
+        try: warnings.warn_explicit(s, RunWarning, 'charrnn_fa', 1, module=__name__)
+        except RunWarning as e: print(e) # warnings are errors here, but this is none
 
 # %% ../../nbs/74_checkpoint.log.ipynb #1736958c
 @patch

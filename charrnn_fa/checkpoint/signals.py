@@ -38,10 +38,10 @@ class Signals:
 def restore(self:Signals):
     "Put the old handlers back"
     self.gone = True
-    for s,old in self.old.items():
-        while isinstance(other := getattr(old, '__self__', None), Signals) and other.gone: old = other.old[s]
+    for s in self.old:
         with suppress(ValueError):
-            if signal.getsignal(s) == self._note: signal.signal(s, old)
+            while isinstance(o := getattr(signal.getsignal(s), '__self__', None), Signals) and o.gone:
+                signal.signal(s, o.old[s])
 
 # %% ../../nbs/76_checkpoint.signals.ipynb #94a2e654
 @patch

@@ -7,12 +7,11 @@ __all__ = ['Saver']
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #422fe264
 from collections import deque
-from contextlib import suppress
 from fastcore.basics import patch, store_attr
 from ..core import reason
 from ..run.files import RunError
 from ..run.records import is_finite
-from ..store.threads import Worker, with_deadline
+from ..store.threads import Worker
 from ..store.mirror import Mirror
 from ..store.retain import is_full, rotate
 from .log import Log
@@ -24,12 +23,12 @@ class Saver:
     trouble = None # why the last save failed
     untidy = None # why old checkpoints could not be removed
     hurry = False # is somebody waiting?
-    finite = True # are the weights numbers?
     then = 'training goes on, and the next save is tried again.' # what becomes of a save that fails
     def __init__(self,
         folder, # `RunFolder` on this machine
         store, # Where the copies go, or None
         record, # `owner_record` of this process
+        m, # Manifest of the checkpoint that the fit begins with
         log:Log, # Told what a person should know
         keep:int=3, # Checkpoints that stay
         max_bytes=float('inf'), # And fewer, but two, if they have more
@@ -38,10 +37,12 @@ class Saver:
         store_attr('folder,store,log,keep,max_bytes')
         self.told = deque() # warnings
         self.news = deque()
+        self.finite = is_finite(m) # are the weights numbers?
         self.writer = Worker(self._write)
         if store:
             self.mirror = Mirror(folder, store, record, keep, max_bytes, self.told.append, self._pause,
                                  self.news.append, trouble)
+            self.mirror.give(m)
 
     def _pause(self): return 0 if self.hurry else 4
 
@@ -76,9 +77,8 @@ def _write(self:Saver, job):
 # %% ../../nbs/75_checkpoint.writer.ipynb #cd54e660
 @patch
 def _look_at(self:Saver, m):
-    is_new = self.finite and not is_finite(m)
-    self.finite = is_finite(m)
-    if is_new: self.told.append(
+    had,self.finite = self.finite,is_finite(m)
+    if had and not self.finite: self.told.append(
         f"At step {m['step']:,} the weights are no finite numbers any more (NaN); checkpoints from before stay in "
         f"{self.folder.path}, and a lower learning rate may help.")
 
@@ -129,20 +129,14 @@ def finish(self:Saver,
 def where_safe(self:Saver,
     m, # A manifest
     place, # For the message
-    seconds=5, # Longest wait for an answer of the store
 )->str:
     "How far checkpoint `m` has come"
     if not self.mirror: return 'on this machine'
     state = self.mirror.state.get(m['file'])
     if state is None: return f'on this machine, not in {place} yet'
     if state == 'uploaded': far = 'uploaded'
-    else: far = 'not uploaded yet' if self._lags(m, seconds) else 'whether it is uploaded cannot be told'
+    else: far = 'not uploaded yet' if m in self.mirror.waiting else 'whether it is uploaded cannot be told'
     return f'on this machine, in {place}, {far}'
-
-@patch
-def _lags(self:Saver, m, seconds):
-    with suppress(Exception): return with_deadline(lambda: self.store.uploaded(m['file']) is False, seconds, self.store)
-    return True
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #2da58f18
 @patch
@@ -151,6 +145,5 @@ def close(self:Saver,
 ):
     "End the threads"
     self.hurry = True
-    self.writer.wait(60)
-    self.writer.close()
+    self.writer.close(60)
     if self.mirror: self.mirror.close(seconds)
