@@ -8,7 +8,7 @@ __all__ = ['another', 'Lock', 'RunFiles', 'RunFolder', 'clear', 'make_folder']
 # %% ../../nbs/32_run.folder.ipynb #b417fc1c
 import errno, os, secrets, threading, warnings
 from pathlib import Path
-from fastcore.basics import patch
+from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
 from ..core import CharRNNError, reason, without_secrets
 from charrnn_fa.run.files import (
@@ -79,10 +79,6 @@ class RunFiles:
         except OSError as e: raise unread(self._at(name), e) from None
 
 # %% ../../nbs/32_run.folder.ipynb #b92c0db8
-def _need_own_name(m, name, path):
-    "Refuse a manifest under a name that is another one's: its data would be without one of their own, and so rubbish"
-    if data_name(name) != m['file']: raise RunError(f"{path} describes another file, {m['file']}", 'remove it from the folder.')
-
 @patch
 def _manifest(self:RunFiles, name):
     "The manifest in a file, or None; what is wrong with it is noted"
@@ -90,8 +86,8 @@ def _manifest(self:RunFiles, name):
     try:
         if (b := self.get(name)) is None: return None
         m = check_record(b, manifest_schema, self._at(name), self.id)
-        _need_own_name(m, name, self._at(name))
-        return m
+        if m.file == data_name(name): return m
+        raise RunError(f"{self._at(name)} describes another file, {m.file}", 'remove it from the folder.')
     except CharRNNError as e: self.damaged[name] = e
     if b is None: self.unsure.add(data_name(name))
 
@@ -122,7 +118,7 @@ def has(self:RunFiles,
     m, # A manifest
 )->bool:
     "Whether the data of a checkpoint are there, by their size"
-    return m['size'] in map(self.store.size, data_names(m['file'], self.names()))
+    return m.size in map(self.store.size, data_names(m.file, self.names()))
 
 @patch
 def present(self:RunFiles)->list:
@@ -135,12 +131,12 @@ def data(self:RunFiles,
     m, # A manifest, or what else has `file`, `size` and `file_sha256`
 )->bytes:
     "The file that belongs to a manifest, verified"
-    why = RunError(f"{self._at(m['file'])} is missing",
+    why = RunError(f'{self._at(m.file)} is missing',
                    'restore the run folder from a copy, or train anew into another one.')
-    for name in data_names(m['file'], self.names()):
+    for name in data_names(m.file, self.names()):
         try:
-            if (b := self.get(name, m['size'])) is not None:
-                return check_bytes(b, m['size'], m['file_sha256'], self._at(name))
+            if (b := self.get(name, m.size)) is not None:
+                return check_bytes(b, m.size, m.file_sha256, self._at(name))
         except CharRNNError as e: why = e
     raise why
 
@@ -151,7 +147,7 @@ def read(self:RunFiles,
 )->tuple: # (tensors by name, JSON)
     "Tensors and JSON of a checkpoint"
     b = self.data(m)
-    with damage(self._at(m['file'])): return unpack(b)
+    with damage(self._at(m.file)): return unpack(b)
 
 # %% ../../nbs/32_run.folder.ipynb #471ecf80
 @patch
@@ -162,15 +158,14 @@ def whole(self:RunFiles,
     for m in self.checkpoints() if manifests is None else manifests:
         try: yield m,*self.read(m)
         except CharRNNError as e:
-            if m['file'] in map(data_name, pick(self.names(), 'manifest')): self.damaged[m['file']] = e
+            if m.file in map(data_name, pick(self.names(), 'manifest')): self.damaged[m.file] = e
 
 # %% ../../nbs/32_run.folder.ipynb #ea112ef5
-def _not_a_run(path, else_):
-    "The error for a folder without a run: `else_`, unless it has lost its settings"
+def _refuse_lost(path):
+    "Refuse a folder without `run.json` that had one"
     names = Folder(path).names()
-    if 'run.json' in names or not all(map(is_ours, names)) or all(map(is_leftover, pick(names, 'manifest'))):
-        return else_
-    return RunError(f'{path} holds checkpoints but no run.json', 'restore it from a copy, or give another folder.')
+    if not all(map(is_ours, names)) or all(map(is_leftover, pick(names, 'manifest'))): return
+    raise RunError(f'{path} holds checkpoints but no run.json', 'restore it from a copy, or give another folder.')
 
 # %% ../../nbs/32_run.folder.ipynb #e8908f46
 def _unreachable(path, e):
@@ -205,8 +200,8 @@ class RunFolder(RunFiles):
         if not os.path.lexists(self.path):
             raise RunError(f'There is no folder {path}',
                            f'check the name, or make a run with: charrnn train CORPUS --run {path}')
-        why = RunError(f'{path} is not a run (it has no run.json)', 'give the folder that was --run.')
-        raise _not_a_run(path, why) if self.path.is_dir() else why
+        if self.path.is_dir(): _refuse_lost(path)
+        raise RunError(f'{path} is not a run (it has no run.json)', 'give the folder that was --run.')
 
     @staticmethod
     def is_run(
@@ -235,7 +230,8 @@ def check_free(cls:RunFolder,
     if not path.is_dir(): raise RunError(f'{path} is a {what}', 'give a folder for the run.')
     if all(is_leftover(o) or pick([o], 'system') for o in Folder(path).names()): return
     if cls.is_run(path): raise RunError(f'{path} holds a run already', 'give another name.')
-    raise _not_a_run(path, RunError(f'{path} holds other things and is not a run', 'give a new or empty folder.'))
+    _refuse_lost(path)
+    raise RunError(f'{path} holds other things and is not a run', 'give a new or empty folder.')
 
 # %% ../../nbs/32_run.folder.ipynb #1cda1ca4
 @patch
@@ -254,9 +250,9 @@ def save(self:RunFolder,
     "Store a checkpoint: data first, manifest last"
     file = f'step-{step:08d}-{secrets.token_hex(4)}.safetensors'
     size,sha256 = self.store.write(file, pack(tensors, {**meta, 'settings':self.settings}), pause)
-    m = dict(format=format_version, run=self.id, file=file, size=size, file_sha256=sha256, step=step, epoch=epoch,
-             finished=finished, generation=generation, resumes=list(resumes), results=results or {})
-    if not all_finite(t for k,t in tensors.items() if not k.startswith('train/')): m['finite'] = False
+    m = AttrDict(format=format_version, run=self.id, file=file, size=size, file_sha256=sha256, step=step, epoch=epoch,
+                 finished=finished, generation=generation, resumes=list(resumes), results=results or {})
+    if not all_finite(t for k,t in tensors.items() if not k.startswith('train/')): m.finite = False
     try: self.store.write(manifest_name(file), pack_json(m))
     except RunError:
         self.store.remove(file)
@@ -326,19 +322,19 @@ def newest(self:RunFolder)->dict:
 @patch(as_prop=True)
 def finished(self:RunFolder)->bool:
     "Whether the newest checkpoint is the end of the fit"
-    return any(m['finished'] for m in self.checkpoints()[:1])
+    return any(m.finished for m in self.checkpoints()[:1])
 
 @patch
 def resumes(self:RunFolder)->list:
     "Steps at which a process took the run up again"
-    return max((o['resumes'] for o in [*self.checkpoints()[:1], self.owner()] if o), key=len, default=[])
+    return max((o.resumes for o in [*self.checkpoints()[:1], self.owner()] if o), key=len, default=[])
 
 # %% ../../nbs/32_run.folder.ipynb #5843050b
 @patch
 def _pass_over(self:RunFolder, cs, found):
     for m in cs[:cs.index(found)]:
-        if e := self.damaged.get(m['file']): # none, if it was removed meanwhile
-            if m['finished']:
+        if e := self.damaged.get(m.file): # none, if it was removed meanwhile
+            if m.finished:
                 raise RunError(e.what, 'restore it, or train from the checkpoint before with: '
                                        f'charrnn train --run {self.path}')
             warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
@@ -361,7 +357,7 @@ def info(self:RunFolder)->dict: # step, epoch, finished, resumes, checkpoints, d
     damaged = {k:str(v) for k,v in self.damaged.items()}
     self._pass_over(cs, newest)
     return dict(
-        step=newest['step'], epoch=newest['epoch'], finished=newest['finished'], resumes=self.resumes(),
-        checkpoints=[dict({k:m[k] for k in ('file', 'step', 'size', 'finished')}, verified=m in good)
-                     for m in cs if m in good or m['file'] in damaged],
+        step=newest.step, epoch=newest.epoch, finished=newest.finished, resumes=self.resumes(),
+        checkpoints=[dict(file=m.file, step=m.step, size=m.size, finished=m.finished, verified=m in good)
+                     for m in cs if m in good or m.file in damaged],
         damaged=damaged)

@@ -10,8 +10,8 @@ import hashlib, os, re
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch, store_attr
-from ..core import CharRNNError, charrnn_home, reason, remedy, wait_until, without_secrets
-from ..run.files import Folder, RunError, pack_json, write_whole
+from ..core import CharRNNError, charrnn_home, reason, wait_until, without_secrets
+from ..run.files import Folder, RunError, failed, pack_json
 from ..run.records import is_leftover, is_ours, manifest_name, newest_first, newest_owner, pick
 from ..run.folder import Lock, RunFolder, another, clear, make_folder
 from .mount import StoreError
@@ -67,7 +67,7 @@ def _lock(self:Place):
     self.made = not self.path.exists()
     make_folder(self.path, 'let CHARRNN_HOME name one that can be written to.' if self.store else another)
     try: self.lock = Lock(self.path/'.lock')
-    except OSError as e: raise RunError(f"{self.path} cannot be written to ({e.strerror})", f"{remedy(e)}.") from None
+    except OSError as e: raise failed(f'{self.path} cannot be written to', e) from None
 
 # %% ../../nbs/67_store.locate.ipynb #ad7a22e4
 @patch
@@ -180,7 +180,7 @@ def _wait_for_owner(self:Place):
     there = lambda: self._ask(self.remote.owner)
     o = self._until(there) if self.remote.listed else there() # if none is seen, the listing is old
     mine = self.folder.owner()
-    if not o or o['released'] or mine and mine['token'] == o['token']: return
+    if not o or o.released or mine and mine.token == o.token: return
     wait_for_owner(o, lambda names: self._ask(self._read(['run.json', *names]).owner),
                    self.store.beat, self.where, self.say)
     self.remote = self._read(self.remote.names())
@@ -211,11 +211,10 @@ def newest(self:Place)->tuple:
     here = self.folder.checkpoints()
     there = self._manifests(here) if self._has_run else []
     for m in newest_first([*there, *here]):
-        found = m in here and self._read_here(m)
-        if not found and m in there: found = self._fetch(m, there)
+        found = m in here and self._read_here(m) or m in there and self._fetch(m, there)
         if not found: continue
-        if not RunFolder.is_run(self.path): write_whole(self.path/'run.json', pack_json(self.folder.settings))
-        if why := self._damage(m['step']): self.warn(f"{why}; the checkpoint of step {m['step']:,} is used.")
+        if not RunFolder.is_run(self.path): self.folder.store.write('run.json', pack_json(self.folder.settings))
+        if why := self._damage(m.step): self.warn(f'{why}; the checkpoint of step {m.step:,} is used.')
         return m,found[1:]
     raise RunError(f"No checkpoint of {self} can be used ({self._damage(0) or 'there is none'})",
                    'give another name, or remove the folder to train anew.')
@@ -228,7 +227,7 @@ def _read_here(self:Place, m): return next(self.folder.whole([m]), None)
 def _fetch(self:Place, m, there):
     try: self._ask(lambda: self.remote.fetch(m, self.folder), 600)
     except (CharRNNError, OSError) as e:
-        self.folder.damaged[m['file']] = e
+        self.folder.damaged[m.file] = e
         if isinstance(e, NoAnswer): there.clear() # it would take as long for each
     else: return self._read_here(m)
 

@@ -48,17 +48,18 @@ colab_hostname = Path('/var/colab/hostname') # there on a machine that Colab hos
 # %% ../../nbs/60_store.mount.ipynb #65dec82b
 def _over(path, table):
     "(mount point, type) over an absolute path without links, or (None, None)"
-    below = lambda o: (path + '/').startswith(o.rstrip('/') + '/')
-    drives = _drives_over(path, below)
-    where = max(filter(below, drives or table), key=len, default=None)
+    drive = _drive_over(path)
+    where = drive or _longest_over(path, table)
     kind = table.get(where, ['fuse.drive'])[0]
-    is_remote = where and _remote.match(kind)
-    return (where, kind) if drives or is_remote else (None, None)
+    return (where, kind) if drive or where and _remote.match(kind) else (None, None)
 
-def _drives_over(path, below):
-    "Mount points of a Drive over a path, also where nothing is mounted now"
+def _longest_over(path, places):
+    return max((o for o in places if (path + '/').startswith(o.rstrip('/') + '/')), key=len, default=None)
+
+def _drive_over(path):
+    "Mount point of a Drive over a path, also where nothing is mounted now"
     elsewhere = colab_hostname.exists() and _in_drive.match(path)
-    return [elsewhere[1]] if elsewhere else [*filter(below, _drives)]
+    return elsewhere[1] if elsewhere else _longest_over(path, _drives)
 
 # %% ../../nbs/60_store.mount.ipynb #bfad9f9f
 def _without_first_link(path, table):

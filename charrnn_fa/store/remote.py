@@ -9,8 +9,8 @@ __all__ = ['Remote']
 import time
 from contextlib import contextmanager, suppress
 from fastcore.basics import patch
-from ..core import CharRNNError, reason, remedy
-from ..run.files import RunError, check_json, most_json, pack_json, read_all, write_whole
+from ..core import CharRNNError
+from ..run.files import RunError, check_json, failed, most_json, pack_json, read_all
 from ..run.records import check, is_ours, manifest_name, need, pick, settings_schema
 from ..run.folder import RunFiles
 from .mount import StoreError
@@ -28,7 +28,7 @@ def _retrying(f):
 def _answering(what):
     try: yield
     except (CharRNNError, FileNotFoundError): raise
-    except Exception as e: raise StoreError(f'{what} ({reason(e)})', f'{remedy(e)}.') from None
+    except Exception as e: raise failed(what, e, StoreError) from None
 
 # %% ../../nbs/63_store.remote.ipynb #cfe47349
 def _list_names(store, known):
@@ -80,7 +80,7 @@ class Remote(RunFiles):
 @patch
 def checkpoints(self:Remote)->list:
     "Manifests, newest first; those that are no good are noted in `damaged`"
-    if o := self.owner(): self.listing.update(pick([o['newest']], 'manifest'))
+    if o := self.owner(): self.listing.update(pick([o.newest], 'manifest'))
     res = RunFiles.checkpoints(self)
     if res or self.listed: return res
     raise StoreError(f'{self.store} cannot be listed', 'try again in a minute, or give another place.')
@@ -93,7 +93,7 @@ def has(self:Remote,
     "Whether the data of a checkpoint are there, by their size; None if they cannot be looked at"
     try: return _retrying(lambda: RunFiles.has(self, m))
     except CharRNNError: raise
-    except Exception: self.unsure.add(m['file'])
+    except Exception: self.unsure.add(m.file)
 
 # %% ../../nbs/63_store.remote.ipynb #28802676
 @patch
@@ -102,14 +102,14 @@ def fetch(self:Remote,
     folder, # `RunFolder` on this machine
 ):
     "Copy a checkpoint into a run folder on this machine, verified"
-    write_whole(folder.path/m['file'], self.data(m))
-    write_whole(folder.path/manifest_name(m['file']), pack_json(m))
+    folder.store.write(m.file, self.data(m))
+    folder.store.write(manifest_name(m.file), pack_json(m))
 
 # %% ../../nbs/63_store.remote.ipynb #0d728114
 def _settings_in(m, meta):
     with suppress(Exception):
         s = check(meta['settings'], settings_schema)
-        need(s['id'] == m['run'], 'id')
+        need(s['id'] == m.run, 'id')
         return s
 
 # %% ../../nbs/63_store.remote.ipynb #2c9944db
@@ -131,7 +131,7 @@ def _write_settings(self:Remote, s):
 def recover(self:Remote)->bool:
     "Write settings that are missing or empty anew, from the newest whole checkpoint; whether that was done"
     cs = RunFiles.checkpoints(self)
-    if not self.settings and len({m['run'] for m in cs}) == 1 and all(map(is_ours, self.listing)):
+    if not self.settings and len({m.run for m in cs}) == 1 and all(map(is_ours, self.listing)):
         for m,_,meta in self.whole(cs):
             if found := _settings_in(m, meta): return self._write_settings(found)
     return False

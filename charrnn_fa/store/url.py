@@ -9,9 +9,10 @@ __all__ = ['secrets_of', 'without', 'UrlStore', 'local_path', 'is_url', 'get_sto
 import hashlib, os, re, secrets
 from base64 import b64encode
 from contextlib import contextmanager, suppress
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 from fastcore.basics import patch
-from ..core import CharRNNError, reason, remedy, visible, without_secrets
+from ..core import CharRNNError, reason, visible, without_secrets
+from ..run.files import failed
 from .mount import MountStore, StoreError, mount_of
 
 # %% ../../nbs/61_store.url.ipynb #38c1cb89
@@ -27,8 +28,7 @@ def secrets_of(
     options, # For fsspec
 )->list: # The longest first
     "What must not be shown of a URL and its options"
-    query = url.partition('?')[2].partition('#')[0]
-    found = [*_in_options(options), *(v for _,v in parse_qsl(query))]
+    found = [*_in_options(options), *re.findall('[?&][^=&#]+=([^&#]+)', url)]
     for user in re.findall('//([^/?#]*)@', url): found += [user, *user.split(':', 1)]
     return sorted({o for v in found for o in (v, unquote(v)) if len(o) > 3}, key=len, reverse=True)
 
@@ -73,7 +73,7 @@ class UrlStore:
         self.elsewhere = not re.search('(memory|file|local)://', self.where)
         if scheme == 'hf': self.beat = 600
         self.options,self.secrets = storage_options,secrets_of(self.where, storage_options)
-        self.written = {} # names to SHA-256 and MD5 of what this process wrote
+        self.written = {} # names to SHA-256 and MD5, in hex and base64, of what this process wrote
         try: self._connect()
         except OSError: pass # asked again when it is used
         except Exception as e:
@@ -109,7 +109,7 @@ def names(self:UrlStore):
     "What is in the folder; nothing if it is not there"
     try:
         with self._asked() as fs:
-            return sorted(o['name'].rstrip('/').split('/')[-1] for o in fs.ls(self.root, detail=True))
+            return sorted(os.path.basename(o.rstrip('/')) for o in fs.ls(self.root, detail=False))
     except FileNotFoundError: return []
 
 # %% ../../nbs/61_store.url.ipynb #a6b80a29
@@ -146,7 +146,7 @@ def write(self:UrlStore,
             for b in pieces:
                 f.write(b)
                 for h in sha,md5: h.update(b)
-    self.written[name] = sha.hexdigest(),md5.digest()
+    self.written[name] = sha.hexdigest(),md5.hexdigest(),b64encode(md5.digest()).decode()
 
 # %% ../../nbs/61_store.url.ipynb #b8a2fe96
 @patch
@@ -156,9 +156,8 @@ def attests(self:UrlStore,
 )->bool:
     "Whether a checksum of the store proves the contents of a file"
     with self._asked() as fs: says = repr(fs.info(self._at(name)))
-    sha,md5 = self.written.get(name, ('', b''))
-    own = [md5.hex(), b64encode(md5).decode()] if sha == sha256 else []
-    return any(o in says for o in (sha256, *own))
+    own = self.written.get(name, ())
+    return any(o in says for o in (own if sha256 in own else [sha256]))
 
 # %% ../../nbs/61_store.url.ipynb #844148df
 @patch
@@ -219,4 +218,4 @@ def probe(
                              'free some space, or give another place.')
         store.remove(name)
     except CharRNNError: raise
-    except Exception as e: raise StoreError(f'{store} cannot be written to ({reason(e)})', f'{remedy(e)}.') from None
+    except Exception as e: raise failed(f'{store} cannot be written to', e, StoreError) from None
