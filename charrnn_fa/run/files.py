@@ -150,9 +150,10 @@ def failed(
     what, # Could not be done, such as 'runs/bard cannot be written to'
     e:Exception, # Why
     kind=RunError, # Of error
+    mend:str=None, # Default: what `remedy` knows
 )->CharRNNError:
     "The error for what could not be done with a file or folder"
-    return kind(f'{what} ({reason(e)})', f'{remedy(e)}.')
+    return kind(f'{what} ({reason(e)})', f'{mend or remedy(e)}.')
 
 # %% ../../nbs/30_run.files.ipynb #3c25faaf
 def write_whole(
@@ -194,7 +195,7 @@ class Folder:
         "What is in the folder, sorted"
         try: return sorted(os.listdir(self.path))
         except OSError as e:
-            raise RunError(f'{self} cannot be listed ({e.strerror})', 'check the folder.') from None
+            raise failed(f'{self} cannot be listed', e, mend='check the folder') from None
 
     def size(self,
         name, # Of a file
@@ -230,7 +231,7 @@ def unread(
 )->RunError:
     "The error for a file that cannot be read now"
     mend = 'ask for the right to read it' if isinstance(e, PermissionError) else 'check the disk, and try again'
-    return RunError(f'{path} cannot be read ({e.strerror or type(e).__name__})', f'{mend}.')
+    return failed(f'{path} cannot be read', e, mend=mend)
 
 # %% ../../nbs/30_run.files.ipynb #552cb7c3
 _again = 'restore it from a copy, or train anew into another folder.'

@@ -10,9 +10,9 @@ import errno, os, secrets, threading, warnings
 from pathlib import Path
 from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
-from ..core import CharRNNError, reason, without_secrets
+from ..core import CharRNNError, without_secrets
 from charrnn_fa.run.files import (
-    Folder, RunError, RunWarning, all_finite, check_bytes, damage, look, most_json, open_plain, pack, pack_json,
+    Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, open_plain, pack, pack_json,
     read_all, read_json, unpack, unread,
 )
 from charrnn_fa.run.records import (
@@ -80,37 +80,33 @@ class RunFiles:
 
 # %% ../../nbs/32_run.folder.ipynb #b92c0db8
 @patch
-def _manifest(self:RunFiles, name):
-    "The manifest in a file, or None; what is wrong with it is noted"
-    b = None
-    try:
-        if (b := self.get(name)) is None: return None
-        m = check_record(b, manifest_schema, self._at(name), self.id)
-        if m.file == data_name(name): return m
-        raise RunError(f"{self._at(name)} describes another file, {m.file}", 'remove it from the folder.')
-    except CharRNNError as e: self.damaged[name] = e
-    if b is None: self.unsure.add(data_name(name))
-
-@patch
-def _owner(self:RunFiles, name):
-    "The owner record in a file; of one that says nothing the name counts, and a damaged one is noted"
-    b = None
-    try:
-        if b := self.get(name): return check_record(b, owner_schema, self._at(name), self.id)
-    except CharRNNError as e: self.damaged[name] = e
-    return None if b else unread_owner(self.id, name)
+def _records(self:RunFiles, kind, schema):
+    "(name, contents, record) of each file of a kind; contents and record are None where they cannot be had"
+    for name in pick(self.names(), kind):
+        b = record = None
+        try:
+            if (b := self.get(name)) is not None: record = check_record(b, schema, self._at(name), self.id)
+        except CharRNNError as e: self.damaged[name] = e
+        yield name,b,record
 
 # %% ../../nbs/32_run.folder.ipynb #9e2e2113
 @patch
-def owner(self:RunFiles)->dict:
+def owner(self:RunFiles)->AttrDict:
     "The record of the process that took the run up last, or None"
-    return newest_owner([o for name in pick(self.names(), 'owner') if (o := self._owner(name))])
+    found = self._records('owner', owner_schema)
+    return newest_owner([o or unread_owner(self.id, name) for name,b,o in found if o or not b])
 
+# %% ../../nbs/32_run.folder.ipynb #e3978af0
 @patch
 def checkpoints(self:RunFiles)->list:
     "Manifests, newest first; a file without one does not count"
-    self.damaged = {}
-    return newest_first([m for name in pick(self.names(), 'manifest') if (m := self._manifest(name))])
+    self.damaged,res = {},[]
+    for name,b,m in self._records('manifest', manifest_schema):
+        if m and m.file == data_name(name): res.append(m)
+        elif m: self.damaged[name] = RunError(f'{self._at(name)} describes another file, {m.file}',
+                                              'remove it from the folder.')
+        elif b is None and name in self.damaged: self.unsure.add(data_name(name))
+    return newest_first(res)
 
 # %% ../../nbs/32_run.folder.ipynb #4b5c5148
 @patch
@@ -172,7 +168,7 @@ def _unreachable(path, e):
     "The error for a folder that cannot be looked at"
     ways = {errno.ENAMETOOLONG:'give a shorter name', errno.EACCES:'ask for the right to look into it'}
     mend = ways.get(getattr(e, 'errno', 0), 'try again, or give another one for the run')
-    return RunError(f'The folder {str(path)[:200]!r} cannot be reached ({reason(e)})', f'{mend}.')
+    return failed(f'The folder {str(path)[:200]!r} cannot be reached', e, mend=mend)
 
 # %% ../../nbs/32_run.folder.ipynb #41b22e23
 class RunFolder(RunFiles):
@@ -267,7 +263,7 @@ def clear(
     for o in store.names():
         if is_leftover(o) and o != '.lock': store.remove(o)
 
-another = 'give another one for the run.'
+another = 'give another one for the run'
 
 def make_folder(
     path, # Of a run
@@ -275,7 +271,7 @@ def make_folder(
 ):
     "Make the folder of a run, if it is not there"
     try: Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise RunError(f'The folder {path} cannot be made ({e.strerror})', mend) from None
+    except OSError as e: raise failed(f'The folder {path} cannot be made', e, mend=mend) from None
 
 # %% ../../nbs/32_run.folder.ipynb #8399b30d
 @patch

@@ -7,13 +7,13 @@ __all__ = ['Remote']
 
 # %% ../../nbs/63_store.remote.ipynb #a9c6ccde
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fastcore.basics import patch
 from ..core import CharRNNError
-from ..run.files import RunError, check_json, failed, most_json, pack_json, read_all
+from ..run.files import RunError, check_json, most_json, pack_json, read_all
 from ..run.records import check, is_ours, manifest_name, need, pick, settings_schema
 from ..run.folder import RunFiles
-from .mount import StoreError
+from .mount import StoreError, answering
 
 # %% ../../nbs/63_store.remote.ipynb #5e9c13d5
 def _retrying(f):
@@ -22,13 +22,6 @@ def _retrying(f):
         except (CharRNNError, FileNotFoundError): raise
         except Exception: time.sleep(pause)
     return f()
-
-# %% ../../nbs/63_store.remote.ipynb #bab0db9e
-@contextmanager
-def _answering(what):
-    try: yield
-    except (CharRNNError, FileNotFoundError): raise
-    except Exception as e: raise failed(what, e, StoreError) from None
 
 # %% ../../nbs/63_store.remote.ipynb #cfe47349
 def _list_names(store, known):
@@ -73,7 +66,7 @@ class Remote(RunFiles):
         most=most_json, # Bytes that are read at the most
     )->bytes:
         "The contents of a file in the store, or None if it is not there"
-        with suppress(FileNotFoundError), _answering(f'{name} in {self.store} cannot be read'):
+        with answering(f'{name} in {self.store} cannot be read'), suppress(FileNotFoundError):
             return _retrying(lambda: read_all(self.store, name, most))
 
 # %% ../../nbs/63_store.remote.ipynb #f5c9fd53
@@ -115,7 +108,7 @@ def _settings_in(m, meta):
 # %% ../../nbs/63_store.remote.ipynb #2c9944db
 @patch
 def _write_settings(self:Remote, s):
-    with _answering(f'run.json in {self.store} cannot be written'):
+    with answering(f'run.json in {self.store} cannot be written'):
         if size := self.store.size('run.json'): return False
         if size == 0: self.store.remove('run.json')
         self.listing.add('run.json')

@@ -12,8 +12,7 @@ from contextlib import contextmanager, suppress
 from urllib.parse import unquote
 from fastcore.basics import patch
 from ..core import CharRNNError, reason, visible, without_secrets
-from ..run.files import failed
-from .mount import MountStore, StoreError, mount_of
+from .mount import MountStore, StoreError, answering, mount_of
 
 # %% ../../nbs/61_store.url.ipynb #38c1cb89
 _secret = re.compile('(?i)key|secret|token|pass|pwd|sas|sign|cred|auth|conn')
@@ -211,11 +210,9 @@ def probe(
 ):
     "Write, read and remove a small file: is the store usable?"
     name = f'.probe-{secrets.token_hex(4)}'
-    try:
+    with answering(f'{store} cannot be written to'):
         store.write(name, [b'probe'])
         if b''.join(store.pieces(name)) != b'probe':
             raise StoreError(f'{store} keeps no data, as if a quota were used up',
                              'free some space, or give another place.')
         store.remove(name)
-    except CharRNNError: raise
-    except Exception as e: raise failed(f'{store} cannot be written to', e, StoreError) from None
