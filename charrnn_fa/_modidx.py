@@ -4122,8 +4122,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'charrnn_fa/store/remote.py'),
                                          'charrnn_fa.store.remote.Remote._read_settings': ( 'store.remote.html#remote._read_settings',
                                                                                             'charrnn_fa/store/remote.py'),
-                                         'charrnn_fa.store.remote.Remote._write_settings': ( 'store.remote.html#remote._write_settings',
-                                                                                             'charrnn_fa/store/remote.py'),
                                          'charrnn_fa.store.remote.Remote.checkpoints': ( 'store.remote.html#remote.checkpoints',
                                                                                          'charrnn_fa/store/remote.py'),
                                          'charrnn_fa.store.remote.Remote.fetch': ( 'store.remote.html#remote.fetch',

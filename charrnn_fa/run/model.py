@@ -88,12 +88,10 @@ def _name(f):
 
 # %% ../../nbs/49_run.model.ipynb #41cd2e8e
 def _made_of(f):
-    "A function or class, and its arguments with those that a `partial` gives"
-    whole,given,args = (f.func, f.keywords, f.args) if isinstance(f, partial) else (f, {}, ())
-    usual = {}
+    "A function or class, and what its arguments are by default, which a `partial` of it may have changed"
     with suppress(TypeError, ValueError): # a signature need not be known
-        usual = {k:p.default for k,p in inspect.signature(whole).parameters.items()}
-    return whole,args,{**usual, **given}
+        return getattr(f, 'func', f),{k:p.default for k,p in inspect.signature(f).parameters.items()}
+    return f
 
 def _trained_by(learn):
     "Names of optimiser and loss with what they were given, if they are not those of the preset"

@@ -27,6 +27,7 @@ patience = 10 # seconds for which an answer is waited for, however short the wai
 class Place:
     "The folder of a run on this machine, and its store"
     folder = remote = lock = trouble = None
+    lost = None # settings that the store has only in a checkpoint
     def __init__(self,
         where:str, # A path, a path on a mount, or an fsspec URL
         wait:float=60, # Longest wait for an answer of the store, in seconds; `patience` at least
@@ -102,7 +103,7 @@ def _ask(self:Place, f, seconds=0): return with_deadline(f, max(seconds, self.wa
 def _read(self:Place, known): return self._ask(lambda: Remote(self.store, known, self.folder and self.folder.id))
 
 @patch(as_prop=True)
-def _has_run(self:Place): return self.remote and (self.remote.settings or self.remote.broken)
+def _has_run(self:Place): return self.remote and (self.lost or self.remote.settings or self.remote.broken)
 
 # %% ../../nbs/67_store.locate.ipynb #c0f62d0a
 @patch
@@ -119,8 +120,8 @@ def _look(self:Place):
     self.remote = self._read(self.known)
     if self.copied: self._until(lambda: self._has_run)
     if self.remote.settings or self.folder and self.remote.broken: return
-    if self._ask(self.remote.recover, 600):
-        self.warn(f"{self.where}/run.json was lost; it has been written anew from a checkpoint.")
+    self.remote.settings = self.lost = self._ask(self.remote.recover, 600)
+    if self.lost: self.warn(f'{self.where}/run.json was lost; it is written anew from a checkpoint.')
     if e := self.remote.broken:
         anew = pick(self.remote.names(), 'manifest') and all(map(is_ours, self.remote.names()))
         way = "; or remove it, and it is written anew from a checkpoint" if anew else ''
@@ -201,7 +202,7 @@ def has(self:Place,
 ):
     "Whether checkpoint `m` is where it should be: in the store, if there is one that can be asked"
     with suppress(StoreError, OSError):
-        if self.remote: return m in self._ask(self.remote.present)
+        if self.remote: return not self.lost and m in self._ask(self.remote.present)
     return True
 
 # %% ../../nbs/67_store.locate.ipynb #cbff0f5b

@@ -275,7 +275,7 @@ def _fence(self:Mirror):
     if remote.id != self.folder.id:
         self.litter |= (self.proven.keys() & remote.names()) - {'run.json'}
         self._stop(f"{self.store} holds another run by now")
-    if (remote.settings or remote.broken) and self.lease.is_taken(remote.owner()):
+    if (remote.settings or remote.broken or self.known) and self.lease.is_taken(remote.owner()):
         self._stop(f"another process has taken over the run in {self.store}")
 
 @patch

@@ -107,24 +107,11 @@ def _settings_in(m, meta):
 
 # %% ../../nbs/63_store.remote.ipynb #2c9944db
 @patch
-def _write_settings(self:Remote, s):
-    with answering(f'run.json in {self.store} cannot be written'):
-        if size := self.store.size('run.json'): return False
-        if size == 0: self.store.remove('run.json')
-        self.listing.add('run.json')
-        with suppress(FileExistsError):
-            self.store.write('run.json', [pack_json(s)])
-            vars(self).update(settings=s, id=s['id'], broken=None)
-            return True
-    self._read_settings()
-    return False
-
-# %% ../../nbs/63_store.remote.ipynb #171e2473
-@patch
-def recover(self:Remote)->bool:
-    "Write settings that are missing or empty anew, from the newest whole checkpoint; whether that was done"
-    cs = RunFiles.checkpoints(self)
-    if not self.settings and len({m.run for m in cs}) == 1 and all(map(is_ours, self.listing)):
-        for m,_,meta in self.whole(cs):
-            if found := _settings_in(m, meta): return self._write_settings(found)
-    return False
+def recover(self:Remote)->dict: # Or None
+    "The settings that the newest whole checkpoint has, if those in the store are missing or empty"
+    cs,files = RunFiles.checkpoints(self),pick(self.listing, 'run')
+    are_of_one = len({m.run for m in cs}) == 1 and all(map(is_ours, self.listing))
+    if any(map(self.store.size, files)) or not are_of_one: return None
+    for o in files: self.store.remove(o) # of no bytes
+    self.broken = None
+    return next(filter(None, (_settings_in(m, meta) for m,_,meta in self.whole(cs))), None)
