@@ -45,16 +45,12 @@ class Remote(RunFiles):
     ):
         super().__init__(store, run_id)
         self.listing,self.listed = _list_names(store, known)
-        self._read_settings()
-
-    def _read_settings(self):
         for name in sorted(pick(self.listing, 'run'), key=len):
             try:
                 if (b := self.get(name)) is None: continue
-                self.settings = check_json(b, self._at(name))
-                self.broken = None
+                self.settings,self.broken = check_json(b, self._at(name)),None
                 self.id = self.settings.get('id')
-                return
+                break
             except RunError as e: self.broken = self.broken or e
 
     def names(self):

@@ -41,18 +41,17 @@ def without(
     return visible(text, lines=False)
 
 # %% ../../nbs/61_store.url.ipynb #b7a75abf
-_packages = dict(s3='s3fs', s3a='s3fs', gs='gcsfs', gcs='gcsfs', hf='huggingface_hub', az='adlfs', abfs='adlfs',
-                 sftp='paramiko', dropbox='dropboxdrivefs', webdav='webdav4')
-
-_same_version = 's3fs', 'gcsfs'
+_packages = dict(s3='s3fs=={}', s3a='s3fs=={}', gs='gcsfs=={}', gcs='gcsfs=={}', hf='huggingface_hub', az='adlfs',
+                 abfs='adlfs', sftp='paramiko', dropbox='dropboxdrivefs', webdav='webdav4')
 
 def _not_there(scheme, version):
     package = _packages.get(scheme)
     if not package:
         return StoreError(f'There is no store for {visible(scheme, lines=False)}:// URLs',
                           'give a path, or a URL that begins with s3://, gs:// or hf://.')
-    fits = f"=={version}' (the version that fits fsspec {version})" if package in _same_version else "'"
-    return StoreError(f'{scheme}:// needs a package that is not installed', f"pip install '{package}{fits}.")
+    why = f' (the version that fits fsspec {version})' if '{}' in package else ''
+    return StoreError(f'{scheme}:// needs a package that is not installed',
+                      f"pip install '{package.format(version)}'{why}.")
 
 # %% ../../nbs/61_store.url.ipynb #a148bef4
 class UrlStore:
@@ -98,9 +97,7 @@ def _asked(self:UrlStore):
         yield self.fs
     except (CharRNNError, FileNotFoundError, FileExistsError): raise
     except Exception as e:
-        why = without(reason(e), self.secrets)
-        e = OSError(e.errno, why) if getattr(e, 'errno', None) else OSError(why)
-        raise e from None
+        raise OSError(getattr(e, 'errno', None) or 0, without(reason(e), self.secrets)) from None
 
 # %% ../../nbs/61_store.url.ipynb #e09baf36
 @patch
