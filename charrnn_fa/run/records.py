@@ -31,7 +31,7 @@ counts = range(2**62)
 
 def check(
     v, # From a file
-    kind, # A type, a pattern, a range, a function that says whether `v` will do, `[kind]`, a dict of kinds (`?`: may be missing)
+    kind, # A type, pattern or range, a question about `v`, `[kind]`, `(kind, None)`, a dict (`?`: may be missing)
     name='', # Of the field
 ): # `v`
     "Refuse `v` with a `FieldError` unless it is of `kind`"
@@ -44,6 +44,8 @@ def check(
         case list():
             check(v, list, name)
             for o in v: check(o, kind[0], name)
+        case (o, None):
+            if v is not None: check(v, o, name)
         case re.Pattern(): need(type(v) is str and kind.fullmatch(v), name)
         case range(): need(type(v) is int and v in kind, name)
         case type(): need(type(v) is kind, name)
@@ -224,13 +226,11 @@ def unread_owner(
     return AttrDict(owner_record(run_id, token, int(generation), [], int(beat or 0)), host='name unknown')
 
 # %% ../../nbs/31_run.records.ipynb #07ac739d
-_text = lambda v: v is None or type(v) is str
-_count = lambda v: v is None or type(v) is int and v in counts
 _share = lambda v: is_number(v) and 0 <= v <= 1
-_minutes = lambda v: v is None or is_number(v) and 0 <= v < 1e9
+_minutes = lambda v: is_number(v) and 0 <= v < 1e9
 info_schema = {
-    'corpus?':_text, 'encoding?':_text, 'preset?':_text, 'from?':_text,
-    'valid_pct?':_share, 'minutes?':_minutes, 'n_steps?':_count, 'epochs?':_count,
+    'corpus?':(str, None), 'encoding?':(str, None), 'preset?':(str, None), 'from?':(str, None),
+    'valid_pct?':_share, 'minutes?':(_minutes, None), 'n_steps?':(counts, None), 'epochs?':(counts, None),
 }
 
 settings_schema = {

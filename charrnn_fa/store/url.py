@@ -65,7 +65,8 @@ class UrlStore:
         import fsspec
         self.where = str(url).rstrip('/')
         if not re.match(r'\w[\w+.:-]*://.', self.where):
-            raise StoreError(f'{visible(without_secrets(url), lines=False)} names no place', 'give one such as s3://bucket/runs/bard.')
+            raise StoreError(f'{visible(without_secrets(url), lines=False)} names no place',
+                             'give one such as s3://bucket/runs/bard.')
         scheme = self.where.split('://')[0]
         self.flat = scheme in 's3 s3a gs gcs az abfs abfss hf'.split()
         self.elsewhere = not re.search('(memory|file|local)://', self.where)
