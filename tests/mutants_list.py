@@ -29,9 +29,9 @@ MUTANTS = [
     # run.folder: a run on this disk
     ('run/folder', "        if owner is not me and owner.is_alive():", "        if False:"),
     ('run/folder', "        where = os.path.realpath(where)", "        where = os.path.abspath(where)"),
-    ('run/folder', "    if b is None: self.unsure.add(data_name(name))\n", ""),
+    ('run/folder', "        elif b is None and name in self.damaged: self.unsure.add(data_name(name))\n", ""),
     ('run/folder', "    if all(is_leftover(o) or pick([o], 'system') for o in Folder(path).names()): return\n", "    return\n"),
-    ('run/folder', "        if m.file == data_name(name): return m\n", "        return m\n"),
+    ('run/folder', "        if m and m.file == data_name(name): res", "        if m: res"),
     ('run/folder', "        self.store.remove(file)\n        raise\n", "        raise\n"),
     ('run/folder', "    except BaseException:\n        for o in {*self.names()} - had: self.store.remove(o)\n        raise\n", "    except BaseException: raise\n"),
     ('run/folder', "            if m.finished:\n", "            if False:\n"),
@@ -57,7 +57,7 @@ MUTANTS = [
     # store.remote: read with distrust
     ('store/remote', "        need(s['id'] == m.run, 'id')\n", ""),
     ('store/remote', "len({m.run for m in cs}) == 1 and ", ""),
-    ('store/remote', " and all(map(is_ours, self.listing)):", ":"),
+    ('store/remote', " and all(map(is_ours, self.listing))\n", "\n"),
     ('store/remote', "    folder.store.write(m.file, self.data(m))\n    folder.store.write(manifest_name(m.file), pack_json(m))\n",
                      "    folder.store.write(manifest_name(m.file), pack_json(m))\n    folder.store.write(m.file, self.data(m))\n"),
     # store.lease: whose it is
