@@ -109,5 +109,5 @@ def recover(self:Remote)->dict: # Or None
     are_of_one = len({m.run for m in cs}) == 1 and all(map(is_ours, self.listing))
     if any(map(self.store.size, files)) or not are_of_one: return None
     for o in files: self.store.remove(o) # of no bytes
-    self.broken = None
+    self.id,self.broken = cs[0].run,None
     return next(filter(None, (_settings_in(m, meta) for m,_,meta in self.whole(cs))), None)
