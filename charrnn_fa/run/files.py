@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['storable', 'piece', 'most_json', 'RunError', 'RunWarning', 'pack', 'unpack', 'all_finite', 'same_tensors', 'look',
-           'size_of', 'open_plain', 'open_log', 'paced', 'read_pieces', 'sha256_pieces', 'sync_folder', 'write_whole',
+           'size_of', 'open_plain', 'open_log', 'paced', 'sha256_pieces', 'sync_folder', 'failed', 'write_whole',
            'Folder', 'unread', 'damage', 'digest', 'pack_json', 'check_json', 'check_bytes', 'read_all', 'read_json']
 
 # %% ../../nbs/30_run.files.ipynb #343ef933
@@ -12,7 +12,7 @@ import errno, hashlib, json, os, secrets, stat, struct, time, torch
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from safetensors.torch import load as load_tensors
-from ..core import CharRNNError, remedy
+from ..core import CharRNNError, reason, remedy
 
 # %% ../../nbs/30_run.files.ipynb #431aaf9a
 class RunError(CharRNNError): "A run folder that cannot be used"
@@ -58,19 +58,15 @@ def unpack(
 # %% ../../nbs/30_run.files.ipynb #a23ae315
 _alone = 1<<14 # numbers that PyTorch works on in one thread
 
-def _parts(t): return t.reshape(-1).split(_alone)
+def _all_over(t, are_fine): return all(are_fine(o).all() for o in t.reshape(-1).split(_alone))
 
-def _is_mask(t): return not any(o[o.isfinite()].any() for o in _parts(t))
+def _of_mask(t): return t.isinf() | (t == 0)
 
 def all_finite(
     tensors, # Any iterable of them
 )->bool:
     "Whether no tensor has a NaN, or an infinity that is not a mask's"
-    for t in tensors:
-        if not (t.is_floating_point() and t.numel()): continue
-        ends = torch.stack([v for o in _parts(t) for v in o.aminmax()])
-        if not ends.isfinite().all() and (ends.isnan().any() or not _is_mask(t)): return False
-    return True
+    return all(_all_over(t, torch.isfinite) or _all_over(t, _of_mask) for t in tensors)
 
 # %% ../../nbs/30_run.files.ipynb #b2e70948
 def same_tensors(
@@ -128,14 +124,6 @@ def paced(
         yield b
         time.sleep(min(1, pause()*(time.perf_counter()-t)))
 
-# %% ../../nbs/30_run.files.ipynb #622cb8b6
-def read_pieces(
-    path, # Of a file
-):
-    "The contents of a file, piece by piece"
-    with os.fdopen(open_plain(path), 'rb') as f:
-        while b := f.read(piece): yield b
-
 # %% ../../nbs/30_run.files.ipynb #6bc1cbc8
 def sha256_pieces(
     pieces, # Of bytes
@@ -156,6 +144,16 @@ def sync_folder(
     except OSError as e:
         if e.errno not in (errno.EINVAL, errno.ENOTSUP): raise
     finally: os.close(fd)
+
+# %% ../../nbs/30_run.files.ipynb #2fe63069
+def failed(
+    what, # Could not be done, such as 'runs/bard cannot be written to'
+    e:Exception, # Why
+    kind=RunError, # Of error
+    mend:str=None, # Default: what `remedy` knows
+)->CharRNNError:
+    "The error for what could not be done with a file or folder"
+    return kind(f'{what} ({reason(e)})', f'{mend or remedy(e)}.')
 
 # %% ../../nbs/30_run.files.ipynb #3c25faaf
 def write_whole(
@@ -182,7 +180,7 @@ def write_whole(
     except OSError as e:
         for o in rubbish:
             with suppress(OSError): o.unlink()
-        raise RunError(f'{path} could not be written ({e.strerror})', f'{remedy(e)}.') from e
+        raise failed(f'{path} could not be written', e) from e
     return size,h.hexdigest()
 
 # %% ../../nbs/30_run.files.ipynb #5e3902ab
@@ -197,7 +195,7 @@ class Folder:
         "What is in the folder, sorted"
         try: return sorted(os.listdir(self.path))
         except OSError as e:
-            raise RunError(f'{self} cannot be listed ({e.strerror})', 'check the folder.') from None
+            raise failed(f'{self} cannot be listed', e, mend='check the folder') from None
 
     def size(self,
         name, # Of a file
@@ -209,7 +207,8 @@ class Folder:
         name, # Of a file
     ):
         "The contents, piece by piece"
-        return read_pieces(self.path/name)
+        with os.fdopen(open_plain(self.path/name), 'rb') as f:
+            while b := f.read(piece): yield b
 
     def write(self,
         name, # Of the file
@@ -232,7 +231,7 @@ def unread(
 )->RunError:
     "The error for a file that cannot be read now"
     mend = 'ask for the right to read it' if isinstance(e, PermissionError) else 'check the disk, and try again'
-    return RunError(f'{path} cannot be read ({e.strerror or type(e).__name__})', f'{mend}.')
+    return failed(f'{path} cannot be read', e, mend=mend)
 
 # %% ../../nbs/30_run.files.ipynb #552cb7c3
 _again = 'restore it from a copy, or train anew into another folder.'

@@ -8,11 +8,11 @@ __all__ = ['another', 'Lock', 'RunFiles', 'RunFolder', 'clear', 'make_folder']
 # %% ../../nbs/32_run.folder.ipynb #b417fc1c
 import errno, os, secrets, threading, warnings
 from pathlib import Path
-from fastcore.basics import patch
+from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
-from ..core import CharRNNError, reason, without_secrets
+from ..core import CharRNNError, without_secrets
 from charrnn_fa.run.files import (
-    Folder, RunError, RunWarning, all_finite, check_bytes, damage, look, most_json, open_plain, pack, pack_json,
+    Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, open_plain, pack, pack_json,
     read_all, read_json, unpack, unread,
 )
 from charrnn_fa.run.records import (
@@ -79,42 +79,34 @@ class RunFiles:
         except OSError as e: raise unread(self._at(name), e) from None
 
 # %% ../../nbs/32_run.folder.ipynb #b92c0db8
-def _need_own_name(m, name, path):
-    "Refuse a manifest under a name that is another one's: its data would be without one of their own, and so rubbish"
-    if data_name(name) != m['file']: raise RunError(f"{path} describes another file, {m['file']}", 'remove it from the folder.')
-
 @patch
-def _manifest(self:RunFiles, name):
-    "The manifest in a file, or None; what is wrong with it is noted"
-    b = None
-    try:
-        if (b := self.get(name)) is None: return None
-        m = check_record(b, manifest_schema, self._at(name), self.id)
-        _need_own_name(m, name, self._at(name))
-        return m
-    except CharRNNError as e: self.damaged[name] = e
-    if b is None: self.unsure.add(data_name(name))
-
-@patch
-def _owner(self:RunFiles, name):
-    "The owner record in a file; of one that says nothing the name counts, and a damaged one is noted"
-    b = None
-    try:
-        if b := self.get(name): return check_record(b, owner_schema, self._at(name), self.id)
-    except CharRNNError as e: self.damaged[name] = e
-    return None if b else unread_owner(self.id, name)
+def _records(self:RunFiles, kind, schema):
+    "(name, contents, record) of each file of a kind; contents and record are None where they cannot be had"
+    for name in pick(self.names(), kind):
+        b = record = None
+        try:
+            if (b := self.get(name)) is not None: record = check_record(b, schema, self._at(name), self.id)
+        except CharRNNError as e: self.damaged[name] = e
+        yield name,b,record
 
 # %% ../../nbs/32_run.folder.ipynb #9e2e2113
 @patch
-def owner(self:RunFiles)->dict:
+def owner(self:RunFiles)->AttrDict:
     "The record of the process that took the run up last, or None"
-    return newest_owner([o for name in pick(self.names(), 'owner') if (o := self._owner(name))])
+    found = self._records('owner', owner_schema)
+    return newest_owner([o or unread_owner(self.id, name) for name,b,o in found if o or not b])
 
+# %% ../../nbs/32_run.folder.ipynb #e3978af0
 @patch
 def checkpoints(self:RunFiles)->list:
     "Manifests, newest first; a file without one does not count"
-    self.damaged = {}
-    return newest_first([m for name in pick(self.names(), 'manifest') if (m := self._manifest(name))])
+    self.damaged,res = {},[]
+    for name,b,m in self._records('manifest', manifest_schema):
+        if m and m.file == data_name(name): res.append(m)
+        elif m: self.damaged[name] = RunError(f'{self._at(name)} describes another file, {m.file}',
+                                              'remove it from the folder.')
+        elif b is None and name in self.damaged: self.unsure.add(data_name(name))
+    return newest_first(res)
 
 # %% ../../nbs/32_run.folder.ipynb #4b5c5148
 @patch
@@ -122,7 +114,7 @@ def has(self:RunFiles,
     m, # A manifest
 )->bool:
     "Whether the data of a checkpoint are there, by their size"
-    return m['size'] in map(self.store.size, data_names(m['file'], self.names()))
+    return m.size in map(self.store.size, data_names(m.file, self.names()))
 
 @patch
 def present(self:RunFiles)->list:
@@ -135,12 +127,12 @@ def data(self:RunFiles,
     m, # A manifest, or what else has `file`, `size` and `file_sha256`
 )->bytes:
     "The file that belongs to a manifest, verified"
-    why = RunError(f"{self._at(m['file'])} is missing",
+    why = RunError(f'{self._at(m.file)} is missing',
                    'restore the run folder from a copy, or train anew into another one.')
-    for name in data_names(m['file'], self.names()):
+    for name in data_names(m.file, self.names()):
         try:
-            if (b := self.get(name, m['size'])) is not None:
-                return check_bytes(b, m['size'], m['file_sha256'], self._at(name))
+            if (b := self.get(name, m.size)) is not None:
+                return check_bytes(b, m.size, m.file_sha256, self._at(name))
         except CharRNNError as e: why = e
     raise why
 
@@ -151,7 +143,7 @@ def read(self:RunFiles,
 )->tuple: # (tensors by name, JSON)
     "Tensors and JSON of a checkpoint"
     b = self.data(m)
-    with damage(self._at(m['file'])): return unpack(b)
+    with damage(self._at(m.file)): return unpack(b)
 
 # %% ../../nbs/32_run.folder.ipynb #471ecf80
 @patch
@@ -162,22 +154,21 @@ def whole(self:RunFiles,
     for m in self.checkpoints() if manifests is None else manifests:
         try: yield m,*self.read(m)
         except CharRNNError as e:
-            if m['file'] in map(data_name, pick(self.names(), 'manifest')): self.damaged[m['file']] = e
+            if m.file in map(data_name, pick(self.names(), 'manifest')): self.damaged[m.file] = e
 
 # %% ../../nbs/32_run.folder.ipynb #ea112ef5
-def _not_a_run(path, else_):
-    "The error for a folder without a run: `else_`, unless it has lost its settings"
+def _refuse_lost(path):
+    "Refuse a folder without `run.json` that had one"
     names = Folder(path).names()
-    if 'run.json' in names or not all(map(is_ours, names)) or all(map(is_leftover, pick(names, 'manifest'))):
-        return else_
-    return RunError(f'{path} holds checkpoints but no run.json', 'restore it from a copy, or give another folder.')
+    if not all(map(is_ours, names)) or all(map(is_leftover, pick(names, 'manifest'))): return
+    raise RunError(f'{path} holds checkpoints but no run.json', 'restore it from a copy, or give another folder.')
 
 # %% ../../nbs/32_run.folder.ipynb #e8908f46
 def _unreachable(path, e):
     "The error for a folder that cannot be looked at"
     ways = {errno.ENAMETOOLONG:'give a shorter name', errno.EACCES:'ask for the right to look into it'}
     mend = ways.get(getattr(e, 'errno', 0), 'try again, or give another one for the run')
-    return RunError(f'The folder {str(path)[:200]!r} cannot be reached ({reason(e)})', f'{mend}.')
+    return failed(f'The folder {str(path)[:200]!r} cannot be reached', e, mend=mend)
 
 # %% ../../nbs/32_run.folder.ipynb #41b22e23
 class RunFolder(RunFiles):
@@ -205,8 +196,8 @@ class RunFolder(RunFiles):
         if not os.path.lexists(self.path):
             raise RunError(f'There is no folder {path}',
                            f'check the name, or make a run with: charrnn train CORPUS --run {path}')
-        why = RunError(f'{path} is not a run (it has no run.json)', 'give the folder that was --run.')
-        raise _not_a_run(path, why) if self.path.is_dir() else why
+        if self.path.is_dir(): _refuse_lost(path)
+        raise RunError(f'{path} is not a run (it has no run.json)', 'give the folder that was --run.')
 
     @staticmethod
     def is_run(
@@ -235,7 +226,8 @@ def check_free(cls:RunFolder,
     if not path.is_dir(): raise RunError(f'{path} is a {what}', 'give a folder for the run.')
     if all(is_leftover(o) or pick([o], 'system') for o in Folder(path).names()): return
     if cls.is_run(path): raise RunError(f'{path} holds a run already', 'give another name.')
-    raise _not_a_run(path, RunError(f'{path} holds other things and is not a run', 'give a new or empty folder.'))
+    _refuse_lost(path)
+    raise RunError(f'{path} holds other things and is not a run', 'give a new or empty folder.')
 
 # %% ../../nbs/32_run.folder.ipynb #1cda1ca4
 @patch
@@ -254,9 +246,9 @@ def save(self:RunFolder,
     "Store a checkpoint: data first, manifest last"
     file = f'step-{step:08d}-{secrets.token_hex(4)}.safetensors'
     size,sha256 = self.store.write(file, pack(tensors, {**meta, 'settings':self.settings}), pause)
-    m = dict(format=format_version, run=self.id, file=file, size=size, file_sha256=sha256, step=step, epoch=epoch,
-             finished=finished, generation=generation, resumes=list(resumes), results=results or {})
-    if not all_finite(t for k,t in tensors.items() if not k.startswith('train/')): m['finite'] = False
+    m = AttrDict(format=format_version, run=self.id, file=file, size=size, file_sha256=sha256, step=step, epoch=epoch,
+                 finished=finished, generation=generation, resumes=list(resumes), results=results or {})
+    if not all_finite(t for k,t in tensors.items() if not k.startswith('train/')): m.finite = False
     try: self.store.write(manifest_name(file), pack_json(m))
     except RunError:
         self.store.remove(file)
@@ -271,7 +263,7 @@ def clear(
     for o in store.names():
         if is_leftover(o) and o != '.lock': store.remove(o)
 
-another = 'give another one for the run.'
+another = 'give another one for the run'
 
 def make_folder(
     path, # Of a run
@@ -279,7 +271,7 @@ def make_folder(
 ):
     "Make the folder of a run, if it is not there"
     try: Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise RunError(f'The folder {path} cannot be made ({e.strerror})', mend) from None
+    except OSError as e: raise failed(f'The folder {path} cannot be made', e, mend=mend) from None
 
 # %% ../../nbs/32_run.folder.ipynb #8399b30d
 @patch
@@ -326,19 +318,19 @@ def newest(self:RunFolder)->dict:
 @patch(as_prop=True)
 def finished(self:RunFolder)->bool:
     "Whether the newest checkpoint is the end of the fit"
-    return any(m['finished'] for m in self.checkpoints()[:1])
+    return any(m.finished for m in self.checkpoints()[:1])
 
 @patch
 def resumes(self:RunFolder)->list:
     "Steps at which a process took the run up again"
-    return max((o['resumes'] for o in [*self.checkpoints()[:1], self.owner()] if o), key=len, default=[])
+    return max((o.resumes for o in [*self.checkpoints()[:1], self.owner()] if o), key=len, default=[])
 
 # %% ../../nbs/32_run.folder.ipynb #5843050b
 @patch
 def _pass_over(self:RunFolder, cs, found):
     for m in cs[:cs.index(found)]:
-        if e := self.damaged.get(m['file']): # none, if it was removed meanwhile
-            if m['finished']:
+        if e := self.damaged.get(m.file): # none, if it was removed meanwhile
+            if m.finished:
                 raise RunError(e.what, 'restore it, or train from the checkpoint before with: '
                                        f'charrnn train --run {self.path}')
             warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
@@ -361,7 +353,7 @@ def info(self:RunFolder)->dict: # step, epoch, finished, resumes, checkpoints, d
     damaged = {k:str(v) for k,v in self.damaged.items()}
     self._pass_over(cs, newest)
     return dict(
-        step=newest['step'], epoch=newest['epoch'], finished=newest['finished'], resumes=self.resumes(),
-        checkpoints=[dict({k:m[k] for k in ('file', 'step', 'size', 'finished')}, verified=m in good)
-                     for m in cs if m in good or m['file'] in damaged],
+        step=newest.step, epoch=newest.epoch, finished=newest.finished, resumes=self.resumes(),
+        checkpoints=[dict(file=m.file, step=m.step, size=m.size, finished=m.finished, verified=m in good)
+                     for m in cs if m in good or m.file in damaged],
         damaged=damaged)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import version
-from fastcore.basics import patch
+from fastcore.basics import AttrDict, patch
 from ..core import CharRNNError, check_number, is_number
 from ..text.strokes import StrokeCode
 from ..text.vocab import CharVocab
@@ -79,23 +79,19 @@ def _read_with(dls):
 # %% ../../nbs/49_run.model.ipynb #4542a699
 def _name(f):
     "A function with what it was given, in signs that may stand in a file"
-    name = str(getattr(getattr(f, 'func', f), '__name__', type(f).__name__))
-    name = re.sub(r'[^\w<>]', '_', name)[:80] # somebody may have set it to anything
-    given = {**f.keywords} if isinstance(f, partial) else {}
+    name = getattr(getattr(f, 'func', f), '__name__', type(f).__name__)
+    given = [f'{k}={v}' for k,v in f.keywords.items()] if isinstance(f, partial) else []
     reduction = getattr(f, 'reduction', 'mean')
-    if isinstance(reduction, str) and reduction != 'mean': given['reduction'] = reduction
-    listed = ', '.join(f'{k}={v}' for k,v in given.items())
-    listed = re.sub(r'[^\w=., +-]', '_', listed)[:100]
-    return f'{name}({listed})' if given else name
+    if isinstance(reduction, str) and reduction != 'mean': given.append(f'reduction={reduction}')
+    whole = f"{name}({', '.join(given)})" if given else str(name)
+    return re.sub(r'[^\w<>(),=. +-]', '_', whole)[:200] # somebody may have set it to anything
 
 # %% ../../nbs/49_run.model.ipynb #41cd2e8e
 def _made_of(f):
-    "A function or class, and its arguments with those that a `partial` gives"
-    whole,given,args = (f.func, f.keywords, f.args) if isinstance(f, partial) else (f, {}, ())
+    "A function or class, and what its arguments are by default, which a `partial` of it may have changed"
     with suppress(TypeError, ValueError): # a signature need not be known
-        usual = {k:p.default for k,p in inspect.signature(whole).parameters.items() if p.default is not p.empty}
-        return whole,args,{**usual, **given}
-    return whole,args,given
+        return getattr(f, 'func', f),{k:p.default for k,p in inspect.signature(f).parameters.items()}
+    return f
 
 def _trained_by(learn):
     "Names of optimiser and loss with what they were given, if they are not those of the preset"
@@ -163,18 +159,14 @@ class Run(RunFolder):
 @patch
 def _check_size(self:Run, m):
     p = self.preset
-    if p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz) > m['size']:
+    if p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz) > m.size:
         raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored", 'restore it from a copy.')
 
 # %% ../../nbs/49_run.model.ipynb #ac2465a5
 @patch
 def _check_sizes(self:Run):
     "Refuse settings that ask for a larger model than the files of the run hold"
-    manifests = self.checkpoints()
-    if self.damaged and not manifests: raise next(iter(self.damaged.values()))
-    here = [m for m in manifests if self.has(m)]
-    if manifests and not here: self.data(manifests[0])
-    for m in here: self._check_size(m)
+    for m in self.present() or self.newest_whole()[:1]: self._check_size(m)
 
 # %% ../../nbs/49_run.model.ipynb #5c30ee0f
 @patch
@@ -185,7 +177,7 @@ def _newest_model(self:Run):
     self._check_size(m)
     with damage(self.path/'run.json'): model = _model_of(self.preset, self.vocab)
     if not same_tensors(ts, weights(model)):
-        raise RunError(f"{self.path/m['file']} holds other weights than the settings of the run ask for",
+        raise RunError(f"{self.path/m.file} holds other weights than the settings of the run ask for",
                        'restore the folder from a copy.')
     model.load_state_dict(ts, strict=False)
     return m,model
@@ -207,7 +199,7 @@ def ids(self:Run,
     if 'file' not in t:
         raise RunError(f'The text of {self.path} was too long to be kept', 'give it again (--corpus; in Python text=).')
     with damage(self.path/t['file']):
-        ids = self.read({**t, 'file_sha256':t['sha256']})[0][part]
+        ids = self.read(AttrDict(t, file_sha256=t['sha256']))[0][part]
         need(ids.shape == (t[f'n_{part}'],) and not ids.is_floating_point()
              and (not len(ids) or 0 <= int(ids.min()) <= int(ids.max()) < len(self.vocab)), part)
     return ids
@@ -256,7 +248,7 @@ def put_into(self:Run,
     "Give `learn` the weights of the run, and the steps from which further fits go on"
     m,model = self._newest_model()
     learn.model.load_state_dict(model.state_dict())
-    learn.steps_done,learn.run_epoch = m['step'],m['epoch']
+    learn.steps_done,learn.run_epoch = m.step,m.epoch
     return learn
 
 @patch

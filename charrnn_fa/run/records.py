@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['counts', 'name_kinds', 'format_version', 'manifest_schema', 'owner_schema', 'info_schema', 'settings_schema',
-           'FieldError', 'need', 'check', 'pick', 'is_ours', 'is_leftover', 'manifest_name', 'data_name', 'data_names',
-           'checkpoint_names', 'check_fields', 'check_record', 'is_finite', 'newest_first', 'is_shown', 'newest_owner',
-           'owner_record', 'owner_name', 'unread_owner']
+           'FieldError', 'need', 'check', 'plain', 'pick', 'is_ours', 'is_leftover', 'manifest_name', 'data_name',
+           'data_names', 'checkpoint_names', 'check_fields', 'check_record', 'is_finite', 'newest_first', 'is_shown',
+           'newest_owner', 'owner_record', 'owner_name', 'unread_owner']
 
 # %% ../../nbs/31_run.records.ipynb #f1a4a7c6
 import re, socket
 from operator import itemgetter
 from pathlib import Path
+from fastcore.basics import AttrDict
 from ..core import CharRNNError, is_number
 from .files import RunError, check_json, damage
 
@@ -30,7 +31,7 @@ counts = range(2**62)
 
 def check(
     v, # From a file
-    kind, # A type, a pattern, a range, a function that says whether `v` will do, `[kind]`, a dict of kinds (`?`: may be missing)
+    kind, # A type, pattern or range, a question about `v`, `[kind]`, `(kind, None)`, a dict (`?`: may be missing)
     name='', # Of the field
 ): # `v`
     "Refuse `v` with a `FieldError` unless it is of `kind`"
@@ -43,6 +44,8 @@ def check(
         case list():
             check(v, list, name)
             for o in v: check(o, kind[0], name)
+        case (o, None):
+            if v is not None: check(v, o, name)
         case re.Pattern(): need(type(v) is str and kind.fullmatch(v), name)
         case range(): need(type(v) is int and v in kind, name)
         case type(): need(type(v) is kind, name)
@@ -50,16 +53,21 @@ def check(
     return v
 
 # %% ../../nbs/31_run.records.ipynb #4d754a12
+def plain(
+    name, # Of a file
+)->str:
+    "The name of a file before Drive took it for a second one"
+    return re.sub(r' ?\(\d+\)(\.\w+)\Z', r'\1', name)
+
+# %% ../../nbs/31_run.records.ipynb #848b84a7
 _step = r'step-\d{8,}-[0-9a-f]{8}'
 
-_stray = r'(?: ?\(\d+\))?'
-
 name_kinds = {k:re.compile(v) for k,v in dict(
-    manifest=rf'({_step}){_stray}\.json',
-    data=rf'({_step}){_stray}\.safetensors',
-    owner=rf'owner-(\d{{6,18}})-([0-9a-f]{{8}})(?:-(\d{{1,18}}))?{_stray}\.json',
-    run=rf'run{_stray}\.json',
-    text=rf'text-[0-9a-f]{{16}}{_stray}\.safetensors',
+    manifest=_step + r'\.json',
+    data=_step + r'\.safetensors',
+    owner=r'owner-(\d{6,18})-([0-9a-f]{8})(?:-(\d{1,18}))?\.json',
+    run=r'run\.json',
+    text=r'text-[0-9a-f]{16}\.safetensors',
     temporary=r'\.(?:(?:step-|text-|owner-)[0-9a-f-]+\.(?:json|safetensors)|run\.json|\.mirror|log-\d+\.csv|models\.txt)'
               r'\.[0-9a-f]{8}',
     note=r'\.lock|\.mirror',
@@ -73,7 +81,7 @@ def pick(
     kind, # One of `name_kinds`
 )->list:
     "Those of `names` that are of a kind, strays included"
-    return list(filter(name_kinds[kind].fullmatch, names))
+    return [o for o in names if name_kinds[kind].fullmatch(plain(o))]
 
 # %% ../../nbs/31_run.records.ipynb #8923774f
 def is_ours(
@@ -92,16 +100,16 @@ def is_leftover(
 
 # %% ../../nbs/31_run.records.ipynb #9976103b
 def manifest_name(
-    file, # The data file, as its manifest has it
+    file, # The data file, whatever Drive has made of its name
 )->str:
     "The manifest of a data file"
-    return Path(file).stem + '.json'
+    return Path(plain(file)).stem + '.json'
 
 def data_name(
     manifest, # Its name, whatever Drive has made of it
 )->str:
     "The data file of a manifest"
-    return name_kinds['manifest'].fullmatch(manifest)[1] + '.safetensors'
+    return Path(plain(manifest)).stem + '.safetensors'
 
 # %% ../../nbs/31_run.records.ipynb #fc2bcd11
 def data_names(
@@ -109,7 +117,7 @@ def data_names(
     names, # What is there
 )->list:
     "Under which of `names` a file can be: `file` first, then what Drive may have made of it"
-    return [file, *(o for o in names if o != file and re.sub(r' ?\(\d+\)(\.\w+)\Z', r'\1', o) == file)]
+    return [file, *(o for o in names if o != file and plain(o) == file)]
 
 # %% ../../nbs/31_run.records.ipynb #3f9463ff
 def checkpoint_names(
@@ -140,15 +148,15 @@ def check_record(
     schema, # `manifest_schema` or `owner_schema`
     path, # For messages
     run_id, # Of the run that it should belong to; None: of any
-)->dict:
+)->AttrDict:
     "The record in `b`, if it is one of this run"
     d = check_fields(check_json(b, path), schema, path)
     if run_id not in (None, d['run']): raise RunError(f'{path} belongs to another run', 'remove it from the folder.')
-    return {k:d[k] for o in schema if (k := o.removesuffix('?')) in d}
+    return AttrDict({k:d[k] for o in schema if (k := o.removesuffix('?')) in d})
 
 # %% ../../nbs/31_run.records.ipynb #c596f3e5
 manifest_schema = dict(
-    format=int, run=str, file=re.compile(rf'{_step}\.safetensors'), size=counts, file_sha256=str,
+    format=int, run=str, file=name_kinds['data'], size=counts, file_sha256=str,
     step=counts, epoch=counts, finished=bool, generation=counts, resumes=[counts],
     results=lambda v: type(v) is dict and all(map(is_number, v.values())),
     **{'finite?':bool}, # said only if the weights are not
@@ -165,7 +173,7 @@ def newest_first(
     manifests, # In any order, some perhaps twice
 )->list:
     "Without doubles, the last generation first, and in it the last step"
-    return sorted({m['file']:m for m in manifests}.values(),
+    return sorted({m.file:m for m in manifests}.values(),
                   key=itemgetter('generation', 'step', 'finished'), reverse=True)
 
 # %% ../../nbs/31_run.records.ipynb #9b732c18
@@ -196,10 +204,10 @@ def owner_record(
     beat=0, # Counts the signs of life of this one
     released=False, # It has gone in peace
     newest='', # Its newest manifest there
-)->dict:
+)->AttrDict:
     "Who works on a run"
-    return dict(run=run_id, token=token, generation=generation, resumes=list(resumes), beat=beat,
-                released=released, newest=newest, host=socket.gethostname())
+    return AttrDict(run=run_id, token=token, generation=generation, resumes=list(resumes), beat=beat,
+                    released=released, newest=newest, host=socket.gethostname())
 
 # %% ../../nbs/31_run.records.ipynb #2107aa06
 def owner_name(
@@ -212,25 +220,23 @@ def owner_name(
 def unread_owner(
     run_id, # Of the run
     name, # Of the file
-)->dict:
+)->AttrDict:
     "What the name of an owner record says of it"
-    generation,token,beat = name_kinds['owner'].fullmatch(name).groups()
-    return dict(owner_record(run_id, token, int(generation), [], int(beat or 0)), host='name unknown')
+    generation,token,beat = name_kinds['owner'].fullmatch(plain(name)).groups()
+    return AttrDict(owner_record(run_id, token, int(generation), [], int(beat or 0)), host='name unknown')
 
 # %% ../../nbs/31_run.records.ipynb #07ac739d
-_text = lambda v: v is None or type(v) is str
-_count = lambda v: v is None or type(v) is int and v in counts
 _share = lambda v: is_number(v) and 0 <= v <= 1
-_minutes = lambda v: v is None or is_number(v) and 0 <= v < 1e9
+_minutes = lambda v: is_number(v) and 0 <= v < 1e9
 info_schema = {
-    'corpus?':_text, 'encoding?':_text, 'preset?':_text, 'from?':_text,
-    'valid_pct?':_share, 'minutes?':_minutes, 'n_steps?':_count, 'epochs?':_count,
+    'corpus?':(str, None), 'encoding?':(str, None), 'preset?':(str, None), 'from?':(str, None),
+    'valid_pct?':_share, 'minutes?':(_minutes, None), 'n_steps?':(counts, None), 'epochs?':(counts, None),
 }
 
 settings_schema = {
     'id':str, 'format':int, 'info':info_schema, 'kind?':str, 'preset?':dict, 'vocab?':dict, 'fit?':dict, 'model?':dict,
     'text?':{
         'n_train?':counts, 'n_valid?':counts,
-        'file?':re.compile(r'text-[0-9a-f]{16}\.safetensors'), 'size?':counts, 'sha256?':str,
+        'file?':name_kinds['text'], 'size?':counts, 'sha256?':str,
     },
 }

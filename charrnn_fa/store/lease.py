@@ -29,7 +29,7 @@ class Lease:
 @patch
 def beat(self:Lease):
     "Give a sign of life under a new name; older ones go"
-    self.record['beat'] += 1
+    self.record.beat += 1
     name = owner_name(self.record)
     self.signs.add(name)
     self.store.write(name, [pack_json(self.record)])
@@ -57,13 +57,13 @@ def is_taken(self:Lease,
     owner, # The newest owner record there, or None
 ):
     "Whether another process has taken the run over"
-    return owner and owner['generation'] >= self.record['generation'] and owner['token'] != self.record['token']
+    return owner and owner.generation >= self.record.generation and owner.token != self.record.token
 
 # %% ../../nbs/64_store.lease.ipynb #0335300f
 @patch
 def release(self:Lease):
     "Say goodbye, so that nobody has to wait"
-    self.record['released'] = True
+    self.record.released = True
     with suppress(Exception): self.beat()
 
 # %% ../../nbs/64_store.lease.ipynb #214c8a9f
@@ -72,7 +72,7 @@ def take(
     record:dict, # `owner_record` of this process
 ):
     "Note in a run folder who works on it now; older records go"
-    Lease(folder.store, {**record}, pick(folder.names(), 'owner')).beat()
+    Lease(folder.store, record.copy(), pick(folder.names(), 'owner')).beat()
 
 # %% ../../nbs/64_store.lease.ipynb #7867d851
 silent = 180 # seconds after which an owner is taken for dead
@@ -88,11 +88,11 @@ def next_signs(
     owner, # The last owner record that was seen
 )->list: # Of names
     "The files of the next signs of life, which a listing that is old does not show"
-    return [owner_name(dict(owner, beat=owner['beat']+i)) for i in range(1, 5)]
+    return [owner_name(dict(owner, beat=owner.beat+i)) for i in range(1, 5)]
 
 # %% ../../nbs/64_store.lease.ipynb #ad602ccb
 def _later(now, owner):
-    return now and (now['generation'], now['beat']) > (owner['generation'], owner['beat']) and now
+    return now and (now.generation, now.beat) > (owner.generation, owner.beat) and now
 
 def wait_for_owner(
     owner, # The last owner record that was seen
@@ -103,11 +103,11 @@ def wait_for_owner(
 ):
     "Wait until an owner has been silent for long enough; `RunError` if it is not"
     limit = silence(beat)
-    say(f"{where} was last in use on another machine ({owner['host']}), which has not said that it has ended; "
+    say(f"{where} was last in use on another machine ({owner.host}), which has not said that it has ended; "
         f"waiting up to {limit:.0f} seconds to see whether it still is.")
     for _ in range(2): # its last sign of life may only be seen now
         seen = wait_until(lambda: _later(look(next_signs(owner)), owner), limit, 5)
-        if not seen or seen['released']: return
+        if not seen or seen.released: return
         owner = seen
-    raise RunError(f"{where} is being trained on another machine ({owner['host']})",
+    raise RunError(f"{where} is being trained on another machine ({owner.host})",
                    "stop it there, or give another name.")

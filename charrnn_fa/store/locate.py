@@ -10,8 +10,8 @@ import hashlib, os, re
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch, store_attr
-from ..core import CharRNNError, charrnn_home, reason, remedy, wait_until, without_secrets
-from ..run.files import Folder, RunError, pack_json, write_whole
+from ..core import CharRNNError, charrnn_home, reason, wait_until, without_secrets
+from ..run.files import Folder, RunError, failed, pack_json
 from ..run.records import is_leftover, is_ours, manifest_name, newest_first, newest_owner, pick
 from ..run.folder import Lock, RunFolder, another, clear, make_folder
 from .mount import StoreError
@@ -27,6 +27,7 @@ patience = 10 # seconds for which an answer is waited for, however short the wai
 class Place:
     "The folder of a run on this machine, and its store"
     folder = remote = lock = trouble = None
+    lost = None # settings that the store has only in a checkpoint
     def __init__(self,
         where:str, # A path, a path on a mount, or an fsspec URL
         wait:float=60, # Longest wait for an answer of the store, in seconds; `patience` at least
@@ -65,9 +66,9 @@ def _open(self:Place):
 @patch
 def _lock(self:Place):
     self.made = not self.path.exists()
-    make_folder(self.path, 'let CHARRNN_HOME name one that can be written to.' if self.store else another)
+    make_folder(self.path, 'let CHARRNN_HOME name one that can be written to' if self.store else another)
     try: self.lock = Lock(self.path/'.lock')
-    except OSError as e: raise RunError(f"{self.path} cannot be written to ({e.strerror})", f"{remedy(e)}.") from None
+    except OSError as e: raise failed(f'{self.path} cannot be written to', e) from None
 
 # %% ../../nbs/67_store.locate.ipynb #ad7a22e4
 @patch
@@ -102,7 +103,7 @@ def _ask(self:Place, f, seconds=0): return with_deadline(f, max(seconds, self.wa
 def _read(self:Place, known): return self._ask(lambda: Remote(self.store, known, self.folder and self.folder.id))
 
 @patch(as_prop=True)
-def _has_run(self:Place): return self.remote and (self.remote.settings or self.remote.broken)
+def _has_run(self:Place): return self.remote and (self.lost or self.remote.settings or self.remote.broken)
 
 # %% ../../nbs/67_store.locate.ipynb #c0f62d0a
 @patch
@@ -119,8 +120,8 @@ def _look(self:Place):
     self.remote = self._read(self.known)
     if self.copied: self._until(lambda: self._has_run)
     if self.remote.settings or self.folder and self.remote.broken: return
-    if self._ask(self.remote.recover, 600):
-        self.warn(f"{self.where}/run.json was lost; it has been written anew from a checkpoint.")
+    self.remote.settings = self.lost = self._ask(self.remote.recover, 600)
+    if self.lost: self.warn(f'{self.where}/run.json was lost; it is written anew from a checkpoint.')
     if e := self.remote.broken:
         anew = pick(self.remote.names(), 'manifest') and all(map(is_ours, self.remote.names()))
         way = "; or remove it, and it is written anew from a checkpoint" if anew else ''
@@ -180,7 +181,7 @@ def _wait_for_owner(self:Place):
     there = lambda: self._ask(self.remote.owner)
     o = self._until(there) if self.remote.listed else there() # if none is seen, the listing is old
     mine = self.folder.owner()
-    if not o or o['released'] or mine and mine['token'] == o['token']: return
+    if not o or o.released or mine and mine.token == o.token: return
     wait_for_owner(o, lambda names: self._ask(self._read(['run.json', *names]).owner),
                    self.store.beat, self.where, self.say)
     self.remote = self._read(self.remote.names())
@@ -201,7 +202,7 @@ def has(self:Place,
 ):
     "Whether checkpoint `m` is where it should be: in the store, if there is one that can be asked"
     with suppress(StoreError, OSError):
-        if self.remote: return m in self._ask(self.remote.present)
+        if self.remote: return not self.lost and m in self._ask(self.remote.present)
     return True
 
 # %% ../../nbs/67_store.locate.ipynb #cbff0f5b
@@ -211,11 +212,10 @@ def newest(self:Place)->tuple:
     here = self.folder.checkpoints()
     there = self._manifests(here) if self._has_run else []
     for m in newest_first([*there, *here]):
-        found = m in here and self._read_here(m)
-        if not found and m in there: found = self._fetch(m, there)
+        found = m in here and self._read_here(m) or m in there and self._fetch(m, there)
         if not found: continue
-        if not RunFolder.is_run(self.path): write_whole(self.path/'run.json', pack_json(self.folder.settings))
-        if why := self._damage(m['step']): self.warn(f"{why}; the checkpoint of step {m['step']:,} is used.")
+        if not RunFolder.is_run(self.path): self.folder.store.write('run.json', pack_json(self.folder.settings))
+        if why := self._damage(m.step): self.warn(f'{why}; the checkpoint of step {m.step:,} is used.')
         return m,found[1:]
     raise RunError(f"No checkpoint of {self} can be used ({self._damage(0) or 'there is none'})",
                    'give another name, or remove the folder to train anew.')
@@ -228,7 +228,7 @@ def _read_here(self:Place, m): return next(self.folder.whole([m]), None)
 def _fetch(self:Place, m, there):
     try: self._ask(lambda: self.remote.fetch(m, self.folder), 600)
     except (CharRNNError, OSError) as e:
-        self.folder.damaged[m['file']] = e
+        self.folder.damaged[m.file] = e
         if isinstance(e, NoAnswer): there.clear() # it would take as long for each
     else: return self._read_here(m)
 

@@ -11,13 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch, store_attr
 from ..core import CharRNNError, reason, wait_until
-from ..run.files import RunError, pack_json, paced, read_json, read_pieces, sha256_pieces, write_whole
-from ..run.records import checkpoint_names, data_names, is_finite, manifest_name
+from ..run.files import RunError, pack_json, paced, read_json, sha256_pieces
+from ..run.records import checkpoint_names, is_finite, manifest_name
 from .mount import StoreError
 from .threads import Worker, abandoned, check_answers
 from .remote import Remote
 from .lease import Lease
-from .retain import is_full, is_whole, left_behind, old_ones, remove
+from .retain import has_whole, is_full, is_whole, left_behind, old_ones, remove
 
 # %% ../../nbs/66_store.mirror.ipynb #c94c8b19
 states = 'local','mounted','uploaded' # safe on this machine; in the mount; in the cloud
@@ -38,7 +38,7 @@ class Mirror:
     slow = 10 # seconds that a copy takes if the store is slow
     latest = None # checkpoint that was given last
     pending = None # the one that is to be copied
-    orphans = None # files that an earlier process left
+    found = None # names that were there at the first look
     fenced = False # the store belongs to somebody else
     emptied = False # what was proven has lost its contents
     late = False # nobody waits any more
@@ -82,7 +82,7 @@ def give(self:Mirror,
 @patch
 def needs(self:Mirror)->set:
     "Data files that are still to be copied"
-    return {m['file'] for m in (self.latest, self.pending) if m}
+    return {m.file for m in (self.latest, self.pending) if m}
 
 # %% ../../nbs/66_store.mirror.ipynb #ba33bcfe
 @patch
@@ -138,7 +138,7 @@ def _tell_lag(self:Mirror, what):
 # %% ../../nbs/66_store.mirror.ipynb #4962a597
 @patch
 def _is_gone(self:Mirror, m):
-    with suppress(OSError): return self.folder.store.size(m['file']) is None
+    with suppress(OSError): return self.folder.store.size(m.file) is None
     return False # it cannot be told
 
 @patch
@@ -170,7 +170,7 @@ def _bring(self:Mirror):
         self._make_room()
         self._copy(m)
     if not self._settle(): self._thin()
-    self._well(f"{self.store} is back; step {m['step']:,} is there now.")
+    self._well(f'{self.store} is back; step {m.step:,} is there now.')
 
 # %% ../../nbs/66_store.mirror.ipynb #455cc484
 @patch
@@ -198,12 +198,12 @@ def _goodbye(self:Mirror):
 # %% ../../nbs/66_store.mirror.ipynb #2bd77c0c
 @patch
 def _copy(self:Mirror, m):
-    file,manifest,text = m['file'],manifest_name(m['file']),self.folder.settings.get('text', {})
+    file,manifest,text = m.file,manifest_name(m.file),self.folder.settings.get('text', {})
     self._fence()
     if self.lease.due: self.lease.beat()
     if 'file' in text and self.folder.store.size(text['file']) is not None:
         self._put(text['file'], text['size'], text['sha256'])
-    self._put(file, m['size'], m['file_sha256'])
+    self._put(file, m.size, m.file_sha256)
     self.litter.add(file) # unless its manifest follows
     self._fence() # that may have taken long
     self._put(manifest)
@@ -216,14 +216,14 @@ def _copy(self:Mirror, m):
     self.pending = None
     self.state[file] = 'mounted'
     self._note()
-    self.lease.record['newest'] = manifest
+    self.lease.record.newest = manifest
     self.lease.beat()
 
 # %% ../../nbs/66_store.mirror.ipynb #8c8ea304
 @patch
 def _note(self:Mirror):
     with suppress(RunError):
-        write_whole(self.folder.path/'.mirror', pack_json(dict(state=self.state)))
+        self.folder.store.write('.mirror', pack_json(dict(state=self.state)))
 
 # %% ../../nbs/66_store.mirror.ipynb #2b9148b1
 @patch
@@ -233,7 +233,7 @@ def _rest(self:Mirror):
     return self.pause()
 
 @patch
-def _pieces(self:Mirror, name): return paced(read_pieces(self.folder.path/name), self._rest)
+def _pieces(self:Mirror, name): return paced(self.folder.store.pieces(name), self._rest)
 
 @patch
 def _is_proven(self:Mirror, name, size, sha256): return is_whole(self.store, name, size, sha256, self._rest)
@@ -248,7 +248,7 @@ def _put(self:Mirror, name, *known):
     there = self.store.size(name)
     if there in self.proven.get(name, ()): return
     known = known or (self.folder.store.size(name), sha256_pieces(self._pieces(name)))
-    if there != known[0] or not self._is_proven(name, *known):
+    if not self._is_proven(name, *known):
         if there is not None: self.store.remove(name) # what an earlier try left
         self.litter.add(name)
         try: self.store.write(name, self._pieces(name))
@@ -271,11 +271,11 @@ def _fence(self:Mirror):
         if not self.known and 'run.json' not in self.litter:
             self._stop(f"{self.store} holds a run with damaged settings")
         self.proven.pop('run.json', None) # ours, and written anew
-    if self.orphans is None: self.orphans = left_behind(self.store, remote.names(), self.lease.record['generation'])
+    if self.found is None: self.found = {*remote.names()}
     if remote.id != self.folder.id:
         self.litter |= (self.proven.keys() & remote.names()) - {'run.json'}
         self._stop(f"{self.store} holds another run by now")
-    if (remote.settings or remote.broken) and self.lease.is_taken(remote.owner()):
+    if (remote.settings or remote.broken or self.known) and self.lease.is_taken(remote.owner()):
         self._stop(f"another process has taken over the run in {self.store}")
 
 @patch
@@ -289,13 +289,13 @@ def _stop(self:Mirror, why):
 @patch
 def _settle(self:Mirror):
     for m in self.waiting[::-1]:
-        names = m['file'],manifest_name(m['file'])
+        names = m.file,manifest_name(m.file)
         try: answers = [self.store.uploaded(o) for o in names]
         except FileNotFoundError: answers = [] # it will not be proven
         if False in answers: continue # asked again when idle
         if not all(self._is_still(o, *self.proven[o]) for o in names): self._lost(m, names)
-        if all(answers): self.state[m['file']] = 'uploaded'
-        self._rotate(m)
+        if all(answers): self.state[m.file] = 'uploaded'
+        self._rotate(m, self.keep)
         self._note()
         del self.waiting[:self.waiting.index(m)+1]
         break
@@ -307,49 +307,41 @@ _gone = 'is no longer there as it was written, as if a quota were used up'
 @patch
 def _lost(self:Mirror, m, names):
     self.waiting.remove(m)
-    self.state.pop(m['file'], None)
+    self.state.pop(m.file, None)
     self.emptied = True
     for o in names: self.proven.pop(o, None)
     if m == self.latest: self.pending = m
-    raise StoreError(f"{m['file']} {_gone}")
+    raise StoreError(f'{m.file} {_gone}')
 
 # %% ../../nbs/66_store.mirror.ipynb #327c4309
 @patch
 def _is_good(self:Mirror, m, names):
-    known = m['size'],m['file_sha256']
     with suppress(Exception): # what cannot be asked now does not count
-        if m['file'] not in self.proven and any(self._is_proven(o, *known) for o in data_names(m['file'], names)):
-            self.proven[m['file']] = known
-    return m['file'] in self.proven
+        if m.file not in self.proven and has_whole(self.store, m, names, self._rest):
+            self.proven[m.file] = m.size,m.file_sha256
+    return m.file in self.proven
 
 @patch
-def _old(self:Mirror, remote, cs, keep, max_bytes=math.inf):
-    "Those of `cs` that are to go"
-    names = remote.names()
-    return old_ones(cs, keep, max_bytes, good=lambda m: self._is_good(m, names))
-
-@patch
-def _rotate(self:Mirror, m):
+def _rotate(self:Mirror, m, keep):
     remote = self._look()
-    cs = remote.present()
+    cs,names = remote.present(),remote.names()
     if m not in cs: return
     at = cs.index(m)
     if any(c not in self.mine for c in cs[:at]): return # another process is ahead of this one
-    lost = [c for c in self.mine if remote.listed and c not in cs and c['file'] not in remote.unsure]
+    lost = [c for c in self.mine if remote.listed and c not in cs and c.file not in remote.unsure]
     self.emptied = bool(lost)
-    if lost: self._complain(f"{lost[0]['file']} {_gone}")
-    if self.orphans:
-        self.litter |= self.orphans & left_behind(self.store, remote.names(), self.lease.record['generation'])
-    self.orphans = set()
-    old = self._old(remote, cs, self.keep, self.max_bytes)
-    self._discard(lost + [c for c in cs[at+1:] if c in old], remote.names())
+    if lost: self._complain(f'{lost[0].file} {_gone}')
+    if self.found: self.litter |= self.found & left_behind(self.store, names, self.lease.record.generation)
+    self.found = set()
+    old = old_ones(cs, keep, self.max_bytes, good=lambda c: self._is_good(c, names))
+    self._discard(lost + [c for c in cs[at+1:] if c in old], names)
 
 # %% ../../nbs/66_store.mirror.ipynb #8f5e4b33
 @patch
 def _discard(self:Mirror, ms, names):
     for m in ms:
-        self.state.pop(m['file'], None)
-        self.litter.update(checkpoint_names(m['file'], names))
+        self.state.pop(m.file, None)
+        self.litter.update(checkpoint_names(m.file, names))
         for l in self.mine,self.waiting:
             if m in l: l.remove(m)
     self._sweep()
@@ -368,8 +360,6 @@ def _thin(self:Mirror):
 # %% ../../nbs/66_store.mirror.ipynb #ab0104a5
 @patch
 def _make_room(self:Mirror):
-    remote = self._look()
-    new,*old = remote.present() or [None]
-    whole = old and self._is_proven(new['file'], new['size'], new['file_sha256'])
-    if whole and self.store.uploaded(new['file']) is not False:
-        self._discard(self._old(remote, [new, *old], 2), remote.names())
+    for m in self._look().present()[:1]:
+        is_safe = self._is_proven(m.file, m.size, m.file_sha256) and self.store.uploaded(m.file) is not False
+        if is_safe: self._rotate(m, 2)

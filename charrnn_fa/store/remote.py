@@ -7,13 +7,13 @@ __all__ = ['Remote']
 
 # %% ../../nbs/63_store.remote.ipynb #a9c6ccde
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fastcore.basics import patch
-from ..core import CharRNNError, reason, remedy
-from ..run.files import RunError, check_json, most_json, pack_json, read_all, write_whole
+from ..core import CharRNNError
+from ..run.files import RunError, check_json, most_json, pack_json, read_all
 from ..run.records import check, is_ours, manifest_name, need, pick, settings_schema
 from ..run.folder import RunFiles
-from .mount import StoreError
+from .mount import StoreError, answering
 
 # %% ../../nbs/63_store.remote.ipynb #5e9c13d5
 def _retrying(f):
@@ -22,13 +22,6 @@ def _retrying(f):
         except (CharRNNError, FileNotFoundError): raise
         except Exception: time.sleep(pause)
     return f()
-
-# %% ../../nbs/63_store.remote.ipynb #bab0db9e
-@contextmanager
-def _answering(what):
-    try: yield
-    except (CharRNNError, FileNotFoundError): raise
-    except Exception as e: raise StoreError(f'{what} ({reason(e)})', f'{remedy(e)}.') from None
 
 # %% ../../nbs/63_store.remote.ipynb #cfe47349
 def _list_names(store, known):
@@ -52,16 +45,12 @@ class Remote(RunFiles):
     ):
         super().__init__(store, run_id)
         self.listing,self.listed = _list_names(store, known)
-        self._read_settings()
-
-    def _read_settings(self):
         for name in sorted(pick(self.listing, 'run'), key=len):
             try:
                 if (b := self.get(name)) is None: continue
-                self.settings = check_json(b, self._at(name))
-                self.broken = None
+                self.settings,self.broken = check_json(b, self._at(name)),None
                 self.id = self.settings.get('id')
-                return
+                break
             except RunError as e: self.broken = self.broken or e
 
     def names(self):
@@ -73,14 +62,14 @@ class Remote(RunFiles):
         most=most_json, # Bytes that are read at the most
     )->bytes:
         "The contents of a file in the store, or None if it is not there"
-        with suppress(FileNotFoundError), _answering(f'{name} in {self.store} cannot be read'):
+        with answering(f'{name} in {self.store} cannot be read'), suppress(FileNotFoundError):
             return _retrying(lambda: read_all(self.store, name, most))
 
 # %% ../../nbs/63_store.remote.ipynb #f5c9fd53
 @patch
 def checkpoints(self:Remote)->list:
     "Manifests, newest first; those that are no good are noted in `damaged`"
-    if o := self.owner(): self.listing.update(pick([o['newest']], 'manifest'))
+    if o := self.owner(): self.listing.update(pick([o.newest], 'manifest'))
     res = RunFiles.checkpoints(self)
     if res or self.listed: return res
     raise StoreError(f'{self.store} cannot be listed', 'try again in a minute, or give another place.')
@@ -93,7 +82,7 @@ def has(self:Remote,
     "Whether the data of a checkpoint are there, by their size; None if they cannot be looked at"
     try: return _retrying(lambda: RunFiles.has(self, m))
     except CharRNNError: raise
-    except Exception: self.unsure.add(m['file'])
+    except Exception: self.unsure.add(m.file)
 
 # %% ../../nbs/63_store.remote.ipynb #28802676
 @patch
@@ -102,36 +91,23 @@ def fetch(self:Remote,
     folder, # `RunFolder` on this machine
 ):
     "Copy a checkpoint into a run folder on this machine, verified"
-    write_whole(folder.path/m['file'], self.data(m))
-    write_whole(folder.path/manifest_name(m['file']), pack_json(m))
+    folder.store.write(m.file, self.data(m))
+    folder.store.write(manifest_name(m.file), pack_json(m))
 
 # %% ../../nbs/63_store.remote.ipynb #0d728114
 def _settings_in(m, meta):
     with suppress(Exception):
         s = check(meta['settings'], settings_schema)
-        need(s['id'] == m['run'], 'id')
+        need(s['id'] == m.run, 'id')
         return s
 
 # %% ../../nbs/63_store.remote.ipynb #2c9944db
 @patch
-def _write_settings(self:Remote, s):
-    with _answering(f'run.json in {self.store} cannot be written'):
-        if size := self.store.size('run.json'): return False
-        if size == 0: self.store.remove('run.json')
-        self.listing.add('run.json')
-        with suppress(FileExistsError):
-            self.store.write('run.json', [pack_json(s)])
-            vars(self).update(settings=s, id=s['id'], broken=None)
-            return True
-    self._read_settings()
-    return False
-
-# %% ../../nbs/63_store.remote.ipynb #171e2473
-@patch
-def recover(self:Remote)->bool:
-    "Write settings that are missing or empty anew, from the newest whole checkpoint; whether that was done"
-    cs = RunFiles.checkpoints(self)
-    if not self.settings and len({m['run'] for m in cs}) == 1 and all(map(is_ours, self.listing)):
-        for m,_,meta in self.whole(cs):
-            if found := _settings_in(m, meta): return self._write_settings(found)
-    return False
+def recover(self:Remote)->dict: # Or None
+    "The settings that the newest whole checkpoint has, if those in the store are missing or empty"
+    cs,files = RunFiles.checkpoints(self),pick(self.listing, 'run')
+    are_of_one = len({m.run for m in cs}) == 1 and all(map(is_ours, self.listing))
+    if any(map(self.store.size, files)) or not are_of_one: return None
+    for o in files: self.store.remove(o) # of no bytes
+    self.id,self.broken = cs[0].run,None
+    return next(filter(None, (_settings_in(m, meta) for m,_,meta in self.whole(cs))), None)

@@ -9,10 +9,10 @@ __all__ = ['secrets_of', 'without', 'UrlStore', 'local_path', 'is_url', 'get_sto
 import hashlib, os, re, secrets
 from base64 import b64encode
 from contextlib import contextmanager, suppress
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 from fastcore.basics import patch
-from ..core import CharRNNError, reason, remedy, visible, without_secrets
-from .mount import MountStore, StoreError, mount_of
+from ..core import CharRNNError, reason, visible, without_secrets
+from .mount import MountStore, StoreError, answering, mount_of
 
 # %% ../../nbs/61_store.url.ipynb #38c1cb89
 _secret = re.compile('(?i)key|secret|token|pass|pwd|sas|sign|cred|auth|conn')
@@ -27,8 +27,7 @@ def secrets_of(
     options, # For fsspec
 )->list: # The longest first
     "What must not be shown of a URL and its options"
-    query = url.partition('?')[2].partition('#')[0]
-    found = [*_in_options(options), *(v for _,v in parse_qsl(query))]
+    found = [*_in_options(options), *re.findall('[?&][^=&#]+=([^&#]+)', url)]
     for user in re.findall('//([^/?#]*)@', url): found += [user, *user.split(':', 1)]
     return sorted({o for v in found for o in (v, unquote(v)) if len(o) > 3}, key=len, reverse=True)
 
@@ -42,18 +41,17 @@ def without(
     return visible(text, lines=False)
 
 # %% ../../nbs/61_store.url.ipynb #b7a75abf
-_packages = dict(s3='s3fs', s3a='s3fs', gs='gcsfs', gcs='gcsfs', hf='huggingface_hub', az='adlfs', abfs='adlfs',
-                 sftp='paramiko', dropbox='dropboxdrivefs', webdav='webdav4')
-
-_same_version = 's3fs', 'gcsfs'
+_packages = dict(s3='s3fs=={}', s3a='s3fs=={}', gs='gcsfs=={}', gcs='gcsfs=={}', hf='huggingface_hub', az='adlfs',
+                 abfs='adlfs', sftp='paramiko', dropbox='dropboxdrivefs', webdav='webdav4')
 
 def _not_there(scheme, version):
     package = _packages.get(scheme)
     if not package:
         return StoreError(f'There is no store for {visible(scheme, lines=False)}:// URLs',
                           'give a path, or a URL that begins with s3://, gs:// or hf://.')
-    fits = f"=={version}' (the version that fits fsspec {version})" if package in _same_version else "'"
-    return StoreError(f'{scheme}:// needs a package that is not installed', f"pip install '{package}{fits}.")
+    why = f' (the version that fits fsspec {version})' if '{}' in package else ''
+    return StoreError(f'{scheme}:// needs a package that is not installed',
+                      f"pip install '{package.format(version)}'{why}.")
 
 # %% ../../nbs/61_store.url.ipynb #a148bef4
 class UrlStore:
@@ -67,13 +65,14 @@ class UrlStore:
         import fsspec
         self.where = str(url).rstrip('/')
         if not re.match(r'\w[\w+.:-]*://.', self.where):
-            raise StoreError(f'{visible(without_secrets(url), lines=False)} names no place', 'give one such as s3://bucket/runs/bard.')
+            raise StoreError(f'{visible(without_secrets(url), lines=False)} names no place',
+                             'give one such as s3://bucket/runs/bard.')
         scheme = self.where.split('://')[0]
         self.flat = scheme in 's3 s3a gs gcs az abfs abfss hf'.split()
         self.elsewhere = not re.search('(memory|file|local)://', self.where)
         if scheme == 'hf': self.beat = 600
         self.options,self.secrets = storage_options,secrets_of(self.where, storage_options)
-        self.written = {} # names to SHA-256 and MD5 of what this process wrote
+        self.written = {} # names to SHA-256 and MD5, in hex and base64, of what this process wrote
         try: self._connect()
         except OSError: pass # asked again when it is used
         except Exception as e:
@@ -99,9 +98,7 @@ def _asked(self:UrlStore):
         yield self.fs
     except (CharRNNError, FileNotFoundError, FileExistsError): raise
     except Exception as e:
-        why = without(reason(e), self.secrets)
-        e = OSError(e.errno, why) if getattr(e, 'errno', None) else OSError(why)
-        raise e from None
+        raise OSError(getattr(e, 'errno', None) or 0, without(reason(e), self.secrets)) from None
 
 # %% ../../nbs/61_store.url.ipynb #e09baf36
 @patch
@@ -109,7 +106,7 @@ def names(self:UrlStore):
     "What is in the folder; nothing if it is not there"
     try:
         with self._asked() as fs:
-            return sorted(o['name'].rstrip('/').split('/')[-1] for o in fs.ls(self.root, detail=True))
+            return sorted(os.path.basename(o.rstrip('/')) for o in fs.ls(self.root, detail=False))
     except FileNotFoundError: return []
 
 # %% ../../nbs/61_store.url.ipynb #a6b80a29
@@ -146,7 +143,7 @@ def write(self:UrlStore,
             for b in pieces:
                 f.write(b)
                 for h in sha,md5: h.update(b)
-    self.written[name] = sha.hexdigest(),md5.digest()
+    self.written[name] = sha.hexdigest(),md5.hexdigest(),b64encode(md5.digest()).decode()
 
 # %% ../../nbs/61_store.url.ipynb #b8a2fe96
 @patch
@@ -156,9 +153,8 @@ def attests(self:UrlStore,
 )->bool:
     "Whether a checksum of the store proves the contents of a file"
     with self._asked() as fs: says = repr(fs.info(self._at(name)))
-    sha,md5 = self.written.get(name, ('', b''))
-    own = [md5.hex(), b64encode(md5).decode()] if sha == sha256 else []
-    return any(o in says for o in (sha256, *own))
+    own = self.written.get(name, ())
+    return any(o in says for o in (own if sha256 in own else [sha256]))
 
 # %% ../../nbs/61_store.url.ipynb #844148df
 @patch
@@ -212,11 +208,9 @@ def probe(
 ):
     "Write, read and remove a small file: is the store usable?"
     name = f'.probe-{secrets.token_hex(4)}'
-    try:
+    with answering(f'{store} cannot be written to'):
         store.write(name, [b'probe'])
         if b''.join(store.pieces(name)) != b'probe':
             raise StoreError(f'{store} keeps no data, as if a quota were used up',
                              'free some space, or give another place.')
         store.remove(name)
-    except CharRNNError: raise
-    except Exception as e: raise StoreError(f'{store} cannot be written to ({reason(e)})', f'{remedy(e)}.') from None
