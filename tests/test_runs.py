@@ -32,6 +32,14 @@ def run(make, tmp_path):
     return run
 
 
+def test_a_run_named_like_somebody_s_home_comes_back(make, tmp_path, monkeypatch):
+    "There is no such person, so the name is that of a folder"
+    monkeypatch.chdir(tmp_path)
+    make(n_hid=8, emb_sz=8, head_sz=0).fit(1, 1e-2, cbs=Checkpoint('~nobody-of-that-name/run', quiet=True))
+    assert load_run('~nobody-of-that-name/run').steps_done
+    assert (tmp_path/'~nobody-of-that-name/run/run.json').exists()
+
+
 def test_what_was_saved_comes_back(run, same):
     again = load_run(run.path, 'cpu')
     assert same(run.learn, again)

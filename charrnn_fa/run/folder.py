@@ -179,7 +179,7 @@ class RunFolder(RunFiles):
     ):
         if '://' in str(path):
             raise RunError(f'{without_secrets(path)} is a URL', 'give a path; Checkpoint also keeps runs at URLs.')
-        self.path = Path(path).expanduser().absolute()
+        self.path = Path(os.path.expanduser(path)).absolute() # as `local_path` does for whom it does not know
         super().__init__(Folder(self.path))
         self.settings = self._stored(path) if settings is None else self._new(settings)
         self.id = self.settings['id']
