@@ -61,7 +61,7 @@ def _first_of_each(spans, text):
     return [*seen.values()]
 
 # %% ../../nbs/58b_show.interpret.ipynb #f1d53632
-_ask = 'Point at a character, or move with the arrow keys, to see what was expected in its place.'
+_ask = 'Point at a character, tap it, or move with the arrow keys, to see what was expected in its place.'
 
 @patch
 def worst_lines(self:CharInterpretation,

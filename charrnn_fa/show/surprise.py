@@ -189,7 +189,7 @@ def marked_text(
     return f'<style>{asset("surprise.css")}</style><div id="{name}">{key}{text}{notes}</div>{script}'
 
 # %% ../../nbs/51_show.surprise.ipynb #625b571f
-_ask = 'Point at a character, or move with the arrow keys, to see what was expected in its place.'
+_ask = 'Point at a character, tap it, or move with the arrow keys, to see what was expected in its place.'
 
 def _body(r, vocab, note, name):
     rows = rows_html(r.text, marks(r, vocab), [f'{o:.0f} bits' for o in line_bits(r)])
