@@ -284,6 +284,8 @@ _title = 'A network that writes'
 def _check_asked(path, **words):
     if not isinstance(path, (str, os.PathLike)) or not Path(path).name or '\0' in str(path):
         raise CharRNNError(f'{path!r} is no file', "give the name of one, such as 'page.html'.")
+    if Path(path).suffix.lower() not in ('.html', '.htm'):
+        raise CharRNNError(f"A page cannot be opened as '{Path(path).name}'", 'end the name in .html.')
     for k,v in words.items():
         if not isinstance(v, str): raise CharRNNError(f'{k} is {v!r}', 'give a string.')
 
