@@ -3887,6 +3887,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'charrnn_fa/show/temperature.py'),
                                              'charrnn_fa.show.temperature._card': ( 'show.temperature.html#_card',
                                                                                     'charrnn_fa/show/temperature.py'),
+                                             'charrnn_fa.show.temperature._check_writes': ( 'show.temperature.html#_check_writes',
+                                                                                            'charrnn_fa/show/temperature.py'),
                                              'charrnn_fa.show.temperature._coloured': ( 'show.temperature.html#_coloured',
                                                                                         'charrnn_fa/show/temperature.py'),
                                              'charrnn_fa.show.temperature._corpus': ( 'show.temperature.html#_corpus',
