@@ -147,7 +147,8 @@ def _read_words(n, about):
 def _good_words(found, n_symbols):
     if not found: return ''
     bits,blind = found['nats']/math.log(2),math.log2(n_symbols)
-    return f' On a text that is new to it, it needs {bits:.2f} bits a character; a blind guess needs {blind:.2f}.'
+    where = f"{number_of(found['n_chars'], 'character')} that it had not read, in windows of 256,"
+    return f' On {where} it needs {bits:.2f} bits a character; a blind guess needs {blind:.2f}.'
 
 # %% ../../nbs/58_show.share.ipynb #da27eaed
 def _drawn_words(about, n):
