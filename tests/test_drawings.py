@@ -334,6 +334,11 @@ def drawer():
     return learn
 
 
+def test_letters_of_drawings_are_no_words(drawer):
+    "What writes words refuses a network that draws, and says how its drawings are seen"
+    with pytest.raises(CharRNNError, match=r'draws.*show\.drawings\(learn\.draw\(16\)\)'): show.temperature(drawer)
+
+
 def test_losses_per_drawing_and_point(drawer):
     "Against PyTorch's cross-entropy over the whole text"
     r,ids = drawer.evaluate(),drawer.dls.valid.ids.long()

@@ -115,6 +115,36 @@ def test_a_character_is_asked_by_pointer_and_by_keys(pictures, visit):
     assert told.text_content().startswith('S  the first character')
 
 
+TALL = ''.join(f'{i}. {LINE}' for i in range(30))
+
+
+@pytest.fixture(scope='module')
+def tall(trained):
+    "Pictures that are higher than a screen"
+    learn,_ = trained
+    return {k:getattr(show, k)(learn, TALL) for k in ('surprise', 'neurons', 'lens')}
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+@pytest.mark.parametrize('size', [(390, 700), (1200, 600)])
+@pytest.mark.parametrize('name', ['surprise', 'neurons', 'lens'])
+def test_the_answer_is_in_sight(tall, visit, name, size, scheme):
+    "Also when the text is higher than the screen; nothing shines through it, and nothing stays hidden at the end"
+    width,height = size
+    page = visit(tall[name], viewport=dict(width=width, height=height), color_scheme=scheme)
+    told,marks = page.locator('.said' if name == 'lens' else 'output'),page.locator('.t i, .t u')
+    assert 'tap' in told.text_content()
+    marks.nth(3).click()
+    box = told.bounding_box()
+    assert 0 < box['y'] and box['y']+box['height'] <= height+1 and box['height'] < .4*height
+    look = told.evaluate('o => [getComputedStyle(o).backgroundColor, getComputedStyle(o).color]')
+    assert look[0] == dict(light='rgb(255, 255, 255)', dark='rgb(18, 18, 18)')[scheme]
+    assert look[1] == dict(light='rgb(0, 0, 0)', dark='rgb(255, 255, 255)')[scheme]
+    page.evaluate('scrollTo(0, document.documentElement.scrollHeight)')
+    last = marks.last.bounding_box()
+    assert last['y']+last['height'] <= told.bounding_box()['y']
+
+
 def background(mark): return mark.evaluate('o => getComputedStyle(o).backgroundColor')
 
 def strength(mark):

@@ -10,7 +10,7 @@ import html, math
 from fastai.basics import *
 from ..core import check_number
 from ..text.read import check_type
-from .page import Picture, check_learn, glyph, known_ids
+from .page import Picture, check_learn, columns, glyph, known_ids, padded
 from .surprise import Reading, legend, line_spans, marked_text, marks, read_ids, rows_html
 
 # %% ../../nbs/58b_show.interpret.ipynb #1abe2ad9
@@ -61,7 +61,7 @@ def _first_of_each(spans, text):
     return [*seen.values()]
 
 # %% ../../nbs/58b_show.interpret.ipynb #f1d53632
-_ask = 'Point at a character, or move with the arrow keys, to see what was expected in its place.'
+_ask = 'Point at a character, tap it, or move with the arrow keys, to see what was expected in its place.'
 
 @patch
 def worst_lines(self:CharInterpretation,
@@ -89,8 +89,8 @@ def _table(head, rows):
 # %% ../../nbs/58b_show.interpret.ipynb #113e3674
 def _lines(head, rows):
     "The same in columns of characters"
-    widths = [max(len(str(o)) for o in col) for col in zip(head, *rows)]
-    return '\n'.join('  '.join(str(o).ljust(w) for o,w in zip(row, widths)).rstrip() for row in [head, *rows])
+    widths = [max(columns(str(o)) for o in col) for col in zip(head, *rows)]
+    return '\n'.join('  '.join(padded(str(o), w) for o,w in zip(row, widths)).rstrip() for row in [head, *rows])
 
 def _table_picture(title, head, rows, note, data):
     notes = f'<p><small>{html.escape(note)}</small></p>' if note else ''

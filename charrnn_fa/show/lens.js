@@ -73,7 +73,7 @@
     paint();
     tell();
   };
-  const ask = place => { if (place >= 0 && place < marks.length) { on = place; paint(); tell(); } };
+  const ask = place => { if (place >= 0 && place < marks.length) { on = place; root.classList.add('asked'); paint(); tell(); } };
   const stop = () => { clearInterval(timer); timer = null; play.textContent = 'watch it learn'; };
   const tick = () => { if (at >= moments.length-1) return stop(); at++; show(); };
 

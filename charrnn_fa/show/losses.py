@@ -141,11 +141,11 @@ def _draw_losses(ax, c):
 
 # %% ../../nbs/54_show.losses.ipynb #94b5a773
 def _draw_events(ax, c):
-    "Saves as ticks at the bottom, resumes as lines"
+    "Saves as triangles at the bottom, resumes as lines"
     for s in c.resumes: line = ax.axvline(s, color=_grey, lw=1, ls='--')
     if c.resumes: line.set_label('taken up again')
-    bottom = [.02]*len(c.saves)
-    if c.saves: ax.plot(c.saves, bottom, '^', transform=ax.get_xaxis_transform(), color=_grey, ms=6, label='kept')
+    bottom,look = [.02]*len(c.saves),dict(color=_grey, ms=6, label='checkpoint')
+    if c.saves: ax.plot(c.saves, bottom, '^', transform=ax.get_xaxis_transform(), **look)
 
 # %% ../../nbs/54_show.losses.ipynb #fcb79aa7
 def _figure(c):
@@ -156,6 +156,7 @@ def _figure(c):
         below.plot(np.arange(1, len(c.lrs)+1), c.lrs, color=hex_colour(blue), lw=1.2)
         below.set_ylabel('rate')
         below.set_xlabel('steps')
+        below.locator_params(axis='x', integer=True, min_n_ticks=1)
     return fig
 
 # %% ../../nbs/54_show.losses.ipynb #dfb6a21e
@@ -173,7 +174,7 @@ def _terminal(c):
     lines = [f'training    {_blocks(c.train)}  {c.train[0]:.3f} to {c.train[-1]:.3f}{unit}']
     if len(c.lrs): lines.append(f'rate        {_blocks(c.lrs)}')
     lines += [f'validation  {v:.3f}{unit} after {s:,} steps' for s,v in c.valid[-5:]]
-    for name,steps in ('kept', c.saves),('taken up', c.resumes):
+    for name,steps in ('checkpoints', c.saves),('taken up', c.resumes):
         if steps: lines.append(f'{name:12}' + ', '.join(f'{o:,}' for o in steps[-8:]))
     return lines
 

@@ -253,7 +253,7 @@ def _table(found):
     return f'<table>{head}{"".join(f"<tr>{o}</tr>" for o in rows)}</table>'
 
 # %% ../../nbs/52_show.neurons.ipynb #921e73a1
-_ask = 'Point at a character, or move with the arrow keys, to see the unit after it.'
+_ask = 'Point at a character, tap it, or move with the arrow keys, to see the unit after it.'
 
 def _body(t, note, name):
     scale,chars = scale_of(t.values),[t.text[p] for p in t.places]

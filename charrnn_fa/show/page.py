@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['orange', 'blue', 'ink', 'blocks', 'Picture', 'hex_colour', 'page', 'drawing', 'new_figure', 'figure_html',
-           'figure_file', 'figure_picture', 'bar', 'asset', 'script_json', 'check_learn', 'check_text', 'shown_part',
-           'known_ids', 'with_skipped', 'glyph', 'as_html']
+           'figure_file', 'figure_picture', 'bar', 'columns', 'padded', 'asset', 'script_json', 'check_learn',
+           'check_text', 'shown_part', 'known_ids', 'with_skipped', 'glyph', 'as_html']
 
 # %% ../../nbs/50_show.page.ipynb #ceb85047
-import html, io, json, os, re, uuid
+import html, io, json, os, re, unicodedata, uuid
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -188,6 +188,24 @@ def bar(
 )->str:
     "One character as high as `x`"
     return blocks[min(len(blocks)-1, max(0, round((len(blocks)-1)*x)))]
+
+# %% ../../nbs/50_show.page.ipynb #dcdd0fca
+_joined = re.compile('[\u1160-\u11ff\u200b-\u200f\u2060\ufeff]')
+
+def columns(
+    text:str, # Any, without line ends
+)->int:
+    "How many columns of a terminal a text takes"
+    is_none = lambda c: unicodedata.category(c) in ('Mn', 'Me') or _joined.match(c)
+    is_wide = lambda c: unicodedata.east_asian_width(c) in 'WF'
+    return sum(0 if is_none(c) else 1+is_wide(c) for c in text)
+
+def padded(
+    text:str, # Any, without line ends
+    width:int, # Columns
+)->str:
+    "A text with blanks behind it, up to a width"
+    return text + ' '*(width-columns(text))
 
 # %% ../../nbs/50_show.page.ipynb #1aea3d44
 def asset(

@@ -147,7 +147,8 @@ def _read_words(n, about):
 def _good_words(found, n_symbols):
     if not found: return ''
     bits,blind = found['nats']/math.log(2),math.log2(n_symbols)
-    return f' On a text that is new to it, it needs {bits:.2f} bits a character; a blind guess needs {blind:.2f}.'
+    where = f"{number_of(found['n_chars'], 'character')} that it had not read, in windows of 256,"
+    return f' On {where} it needs {bits:.2f} bits a character; a blind guess needs {blind:.2f}.'
 
 # %% ../../nbs/58_show.share.ipynb #da27eaed
 def _drawn_words(about, n):
@@ -284,6 +285,8 @@ _title = 'A network that writes'
 def _check_asked(path, **words):
     if not isinstance(path, (str, os.PathLike)) or not Path(path).name or '\0' in str(path):
         raise CharRNNError(f'{path!r} is no file', "give the name of one, such as 'page.html'.")
+    if Path(path).suffix.lower() not in ('.html', '.htm'):
+        raise CharRNNError(f"A page cannot be opened as '{Path(path).name}'", 'end the name in .html.')
     for k,v in words.items():
         if not isinstance(v, str): raise CharRNNError(f'{k} is {v!r}', 'give a string.')
 

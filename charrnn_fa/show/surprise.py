@@ -13,7 +13,8 @@ from fastai.basics import *
 from ..core import check_number
 from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
-from .page import Picture, as_html, asset, bar, check_learn, glyph, known_ids, shown_part, with_skipped
+from .page import Picture, as_html, asset, bar, check_learn, columns, glyph, known_ids, padded
+from .page import shown_part, with_skipped
 
 # %% ../../nbs/51_show.surprise.ipynb #eda786e2
 @dataclass
@@ -189,7 +190,7 @@ def marked_text(
     return f'<style>{asset("surprise.css")}</style><div id="{name}">{key}{text}{notes}</div>{script}'
 
 # %% ../../nbs/51_show.surprise.ipynb #625b571f
-_ask = 'Point at a character, or move with the arrow keys, to see what was expected in its place.'
+_ask = 'Point at a character, tap it, or move with the arrow keys, to see what was expected in its place.'
 
 def _body(r, vocab, note, name):
     rows = rows_html(r.text, marks(r, vocab), [f'{o:.0f} bits' for o in line_bits(r)])
@@ -200,28 +201,46 @@ def _body(r, vocab, note, name):
 def _letters(text): return ''.join(' ' if c in ' \n' else glyph(c)[0] for c in text)
 
 # %% ../../nbs/51_show.surprise.ipynb #0138a73a
+def _cells(line, heights):
+    "[letters, height, columns] of each place of a line; a letter and its accents share one"
+    res = []
+    for c,h in zip(_letters(line), heights):
+        n = columns(c)
+        if n or not res: res.append([c if n else f' {c}', h, n or 1])
+        else: res[-1][:2] = res[-1][0]+c,max(res[-1][1], h)
+    return res
+
+def _pieces(cells, width):
+    "Cells in pieces of at most `width` columns, or of one cell"
+    res,n = [[]],0
+    for o in cells:
+        if res[-1] and n+o[2] > width: res,n = [*res, []],0
+        res[-1].append(o)
+        n += o[2]
+    return res
+
 def block_lines(
     line:str, # Of a text
     heights, # From 0 to 1 for each of its characters
-    width:int, # Characters to a piece
+    width:int, # Columns to a piece
 )->list: # A piece of the line, its blocks, the next piece, and so on
     "A line of text with blocks beneath it"
     res = []
-    for i in range(0, max(1, len(line)), width):
-        res.append(_letters(line[i:i+width]))
-        res.append(''.join(map(bar, heights[i:i+width])).rstrip())
+    for piece in _pieces(_cells(line, heights), width):
+        res.append(''.join(c for c,_,_ in piece))
+        res.append(''.join(bar(h)*n for _,h,n in piece).rstrip())
     return res
 
 # %% ../../nbs/51_show.surprise.ipynb #9a923bb4
 def surprise_text(
     r:Reading, # Of a text
-    width:int=72, # Characters to a line
+    width:int=72, # Columns to a line
 )->str:
     "A text with blocks beneath it"
     at,lines = _bits_at(r)/most_bits,[]
     for (a,b),n in zip(line_spans(r.text), line_bits(r)):
         lines += block_lines(r.text[a:b], at[a:b], width)
-        lines[-2] = f'{lines[-2]:{width}} {n:6.1f} bits'
+        lines[-2] = f'{padded(lines[-2], width)} {n:6.1f} bits'
     return '\n'.join(lines)
 
 # %% ../../nbs/51_show.surprise.ipynb #3d99f02e

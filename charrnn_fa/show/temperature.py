@@ -10,6 +10,7 @@ import re, textwrap
 from dataclasses import dataclass
 from fastai.basics import *
 from itertools import groupby # fastai has another
+from ..core import CharRNNError
 from ..generate import check_sampling, generate
 from .page import Picture, as_html, check_learn
 
@@ -61,6 +62,13 @@ _most = 4_000_000 # characters
 
 def _corpus(learn): return learn.vocab.textify(learn.dls.train.ids[:_most])
 
+# %% ../../nbs/55_show.temperature.ipynb #f3729ba6
+def _check_writes(learn):
+    "Refuse a network whose letters are movements of a pen"
+    if not hasattr(learn.dls, 'strokes'): return
+    remedy = 'look at its drawings by show.drawings(learn.draw(16)).'
+    raise CharRNNError('This network draws, and what it writes are no words', remedy)
+
 # %% ../../nbs/55_show.temperature.ipynb #e0507050
 def samples(
     learn, # Made by `char_learner`, with its text
@@ -70,6 +78,7 @@ def samples(
     seed:int=0, # The same for all
 )->list: # Of `Sample`
     "A continuation at each temperature"
+    _check_writes(learn)
     temperatures = [*temperatures] if is_iter(temperatures) else [temperatures]
     for t in temperatures: check_sampling(t)
     corpus = _corpus(learn)
