@@ -9,6 +9,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +22,15 @@ from fastai.text.models.core import get_language_model
 from torch import nn
 
 from charrnn_fa.core import CharRNNError
+from charrnn_fa.doctor.batches import as_ids, parts_of
+from charrnn_fa.doctor.corpus import check_overlap, check_symbols
+from charrnn_fa.doctor.course import Course, decayed
 from charrnn_fa.doctor.diagnose import diagnose
+from charrnn_fa.doctor.given import parts_subject
 from charrnn_fa.doctor.ladder import ids_ladder, ladder
+from charrnn_fa.doctor.sampling import check_loaded, knows_text
+from charrnn_fa.doctor.texts import read_ids
+from charrnn_fa.doctor.trial import entropy
 from charrnn_fa.doctor.watch import Doctor
 from charrnn_fa.learner import char_learner
 from charrnn_fa.text.corpus import load_corpus
@@ -989,3 +997,46 @@ def test_a_fit_is_the_same_with_the_doctor_and_without(make, batches, cbs):
     said = io.StringIO()
     assert torch.equal(weights(), weights(Doctor(file=said)))
     assert 'watching ends' not in said.getvalue()
+
+
+def test_batches_without_ids_have_no_symbols():
+    "Amounts are no symbols, so nothing is lost among them"
+    assert check_symbols(['cat', 'dog'], [(torch.randn(4, 10), torch.tensor([0, 1, 0, 1]))]) == []
+
+
+@pytest.mark.parametrize('empty', [0, 1, 2])
+def ragged(lengths, seed):
+    "Rows of letters by chance"
+    gen = np.random.default_rng(seed)
+    return [gen.integers(0, 20, n) for n in lengths]
+
+
+def padded(rows):
+    "A loader of one batch with such rows"
+    x = torch.full((len(rows), max(map(len, rows))), -100)
+    for i,row in enumerate(rows): x[i,:len(row)] = torch.tensor(row)
+    return [(x, x.clone())]
+
+
+@pytest.mark.parametrize('median', [14, 16, 19, 22])
+@pytest.mark.parametrize('same', [False, True])
+def test_copied_rows_are_seen_at_any_length(median, same):
+    "Some rows have pieces of 20 letters also where most are shorter"
+    lengths = np.arange(median-10, median+11).tolist()*40
+    train = ragged(lengths, 0)
+    valid = train[40:110] if same else ragged(lengths[:70], 1)
+    found = check_overlap(SimpleNamespace(train=padded(train), valid=padded(valid)))
+    assert [o.id for o in found] == ['D6']*same
+
+
+def test_a_few_long_names_say_nothing_of_all():
+    "One that comes again among a thousand short ones is no copy of the text"
+    train,valid = ragged([7]*1000, 0),ragged([7]*100, 1)
+    long, = ragged([24], 2)
+    assert check_overlap(SimpleNamespace(train=padded([*train, long]), valid=padded([*valid, long]))) == []
+
+
+@pytest.mark.parametrize('dtype', [torch.bool, torch.uint8, torch.half, torch.float64])
+@pytest.mark.parametrize('kind', ['>f2', '>f4', '>f8', '<f4', '>i4', '<u2', '>u8', '?', 'longdouble'])
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int16, torch.int32, torch.int8])
+@pytest.mark.parametrize('weights', [[0., 0., 0.], [1., 1., float('nan')], [float('inf')]*3, [float('nan'), 1., 1.]])
