@@ -1005,6 +1005,17 @@ def test_batches_without_ids_have_no_symbols():
 
 
 @pytest.mark.parametrize('empty', [0, 1, 2])
+def test_a_row_of_padding_is_no_document(empty):
+    "The ladder is that of the other rows, wherever the row stands"
+    ids = torch.randint(0, 4, (3, 9), generator=torch.Generator().manual_seed(0))
+    x,y = ids[:,:-1],ids[:,1:].clone()
+    y[empty] = -100
+    rest = [i for i in range(3) if i != empty]
+    of = lambda x,y: ladder(SimpleNamespace(train=[(x, y)], valid=[(x, y)]))
+    assert read_ids([(x, y)])[1] == [0, 8]
+    assert of(x, y) == of(x[rest], y[rest])
+
+
 def ragged(lengths, seed):
     "Rows of letters by chance"
     gen = np.random.default_rng(seed)
@@ -1034,6 +1045,23 @@ def test_a_few_long_names_say_nothing_of_all():
     train,valid = ragged([7]*1000, 0),ragged([7]*100, 1)
     long, = ragged([24], 2)
     assert check_overlap(SimpleNamespace(train=padded([*train, long]), valid=padded([*valid, long]))) == []
+
+
+def test_equal_numbers_know_no_text():
+    "As those of outputs that begin at 0; no correlation is no knowledge"
+    ids = torch.randint(0, 20, (5000,), generator=torch.Generator().manual_seed(0))
+    for value in 0.,1.: assert knows_text(torch.full((20, 8), value), ids) == 0
+
+
+def test_outputs_that_begin_at_0_are_not_half_loaded():
+    class Zeros(Net):
+        def __init__(self):
+            super().__init__()
+            [nn.init.zeros_(m.weight) for m in self.modules() if isinstance(m, nn.Linear)]
+    torch.manual_seed(0)
+    net = Zeros()
+    subject = parts_subject(net, windows(n=20), loss_over_all)
+    assert check_loaded(subject, {c:VOCAB.stoi[c] for c in VOCAB}, TEXT) == []
 
 
 @pytest.mark.parametrize('dtype', [torch.bool, torch.uint8, torch.half, torch.float64])
