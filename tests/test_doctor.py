@@ -1065,6 +1065,20 @@ def test_outputs_that_begin_at_0_are_not_half_loaded():
 
 
 @pytest.mark.parametrize('dtype', [torch.bool, torch.uint8, torch.half, torch.float64])
+def test_one_hot_vectors_of_any_kind_are_ids(dtype):
+    ids = torch.randint(0, 5, (3, 7))
+    assert as_ids(F.one_hot(ids, 5).to(dtype)).equal(ids)
+
+
 @pytest.mark.parametrize('kind', ['>f2', '>f4', '>f8', '<f4', '>i4', '<u2', '>u8', '?', 'longdouble'])
+def test_arrays_of_any_byte_order_are_batches(kind):
+    "And go back to a step as they came"
+    given = np.arange(6).reshape(2, 3).astype(kind)
+    batch = parts_of((given, given))
+    assert batch[0].tolist() == given.tolist()
+    back = batch.as_given(batch)[0]
+    assert back.dtype == given.dtype and (back == given).all()
+
+
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.int16, torch.int32, torch.int8])
 @pytest.mark.parametrize('weights', [[0., 0., 0.], [1., 1., float('nan')], [float('inf')]*3, [float('nan'), 1., 1.]])
