@@ -1081,4 +1081,19 @@ def test_arrays_of_any_byte_order_are_batches(kind):
 
 
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.int16, torch.int32, torch.int8])
+def test_pairs_are_counted_whatever_the_type_of_ids(dtype):
+    ids = torch.randint(0, 60, (4, 200), generator=torch.Generator().manual_seed(0))
+    given,wanted = Course(),Course()
+    given.note_batch(ids[:,:-1].to(dtype), ids[:,1:].to(dtype))
+    wanted.note_batch(ids[:,:-1], ids[:,1:])
+    assert given.pairs.equal(wanted.pairs)
+
+
+def test_the_entropy_of_ids_does_not_depend_on_their_shape():
+    ids = torch.arange(8)
+    assert entropy(ids) == entropy(ids.view(2, 4)) == entropy(ids.view(2, 2, 2)) == pytest.approx(np.log(8))
+
+
 @pytest.mark.parametrize('weights', [[0., 0., 0.], [1., 1., float('nan')], [float('inf')]*3, [float('nan'), 1., 1.]])
+def test_weights_that_have_no_size_have_not_decayed(weights):
+    assert decayed(Course(weights=weights), .3) is None
