@@ -341,7 +341,21 @@ def test_a_memory_of_nothing_is_refused(trained, bad):
 
 
 @pytest.mark.parametrize('n', [0, 3, 4])
+def test_a_memory_of_a_text_needs_no_validation_part(trained, n):
+    "Where it is too short to see what context does, the text itself is asked"
+    learn = copy.copy(trained[0])
+    learn.dls = SimpleNamespace(vocab=learn.vocab, valid=SimpleNamespace(ids=trained[0].dls.valid.ids[:n]))
+    assert max(show.memory(learn, LINE*9).data.nats) == (1 if n == 4 else 64)
+
+
 @pytest.mark.parametrize('most', [1, 0, -1])
+def test_a_lens_has_two_moments_at_least(trained, most):
+    "The first and the last are never left out"
+    learn,watch = trained
+    assert len(watch.moments) > 2 and len(moments_of(learn, watch.text, watch, most=2)) == 2
+    with pytest.raises(CharRNNError, match='most is'): moments_of(learn, watch.text, watch, most=most)
+
+
 def test_a_picture_and_a_page_go_where_a_tilde_is_a_name(trained, pictures, tmp_path, monkeypatch):
     "A folder may be called like a user whom there is not"
     monkeypatch.chdir(tmp_path)
