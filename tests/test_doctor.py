@@ -1022,7 +1022,7 @@ def ragged(lengths, seed):
     return [gen.integers(0, 20, n) for n in lengths]
 
 
-def padded(rows):
+def in_a_batch(rows):
     "A loader of one batch with such rows"
     x = torch.full((len(rows), max(map(len, rows))), -100)
     for i,row in enumerate(rows): x[i,:len(row)] = torch.tensor(row)
@@ -1036,7 +1036,7 @@ def test_copied_rows_are_seen_at_any_length(median, same):
     lengths = np.arange(median-10, median+11).tolist()*40
     train = ragged(lengths, 0)
     valid = train[40:110] if same else ragged(lengths[:70], 1)
-    found = check_overlap(SimpleNamespace(train=padded(train), valid=padded(valid)))
+    found = check_overlap(SimpleNamespace(train=in_a_batch(train), valid=in_a_batch(valid)))
     assert [o.id for o in found] == ['D6']*same
 
 
@@ -1044,7 +1044,7 @@ def test_a_few_long_names_say_nothing_of_all():
     "One that comes again among a thousand short ones is no copy of the text"
     train,valid = ragged([7]*1000, 0),ragged([7]*100, 1)
     long, = ragged([24], 2)
-    assert check_overlap(SimpleNamespace(train=padded([*train, long]), valid=padded([*valid, long]))) == []
+    assert check_overlap(SimpleNamespace(train=in_a_batch([*train, long]), valid=in_a_batch([*valid, long]))) == []
 
 
 def test_equal_numbers_know_no_text():
