@@ -146,7 +146,8 @@ def wait_until(
 def charrnn_home()->Path: # It need not exist yet
     "Where downloads are kept: `$CHARRNN_HOME`, or the user's cache folder"
     import platformdirs
-    return Path(os.environ.get('CHARRNN_HOME') or platformdirs.user_cache_dir('charrnn_fa')).expanduser()
+    where = os.environ.get('CHARRNN_HOME') or platformdirs.user_cache_dir('charrnn_fa')
+    return Path(os.path.expanduser(where))
 
 # %% ../nbs/00_core.ipynb #36e1874d
 def sha256_file(

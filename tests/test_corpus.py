@@ -16,7 +16,7 @@ import requests
 
 import charrnn_fa.text.corpus
 import charrnn_fa.text.download
-from charrnn_fa.text.read import CorpusError, TextWarning, read_text
+from charrnn_fa.text.read import CorpusError, TextWarning, decode_text, read_text
 from charrnn_fa.text.download import download
 from charrnn_fa.text.corpus import load_corpus
 
@@ -426,3 +426,29 @@ def test_counting(what, start): assert load_corpus(what).startswith(start)
                                   'a'*300, 'http://[::1', '~nouser/x', 'count:²', 'count:1'])
 def test_what_cannot_be_had(what):
     with pytest.raises(CorpusError): load_corpus(what)
+
+
+BOM = b'\xef\xbb\xbf'
+
+@pytest.mark.parametrize('b', ['die Bäume'.encode() + b'\xff!', BOM + 'die Bäume'.encode() + b'\xff!'])
+def test_damage_behind_a_byte_order_mark_is_placed_in_the_file(b):
+    at = b.index(0xff)
+    for encoding in 'utf-8','utf-8-sig','UTF_8_SIG':
+        with pytest.raises(CorpusError, match=rf'is UTF-8 that is cut or damaged at byte {at} \(0xff\)'):
+            decode_text(b, 'a.txt', encoding)
+
+
+def test_what_is_packed_is_named_for_a_byte_order_mark_too():
+    with pytest.raises(CorpusError, match='packed by gzip'): decode_text(gzip.compress(b'a text'), 'a.gz', 'utf-8-sig')
+    with pytest.raises(CorpusError, match='binary'): decode_text(bytes(200), 'a', 'utf-8-sig')
+
+
+@pytest.mark.parametrize('b,said', [(b'ab-\xff\xff', r'is not punycode at byte 3 \(0xff\)'), (b'abc-9', 'is not punycode'),
+                                    (b'\xffab-', r'is not punycode at byte 0 \(0xff\)')])
+def test_an_encoding_that_tells_of_a_part_is_known(b, said):
+    with pytest.raises(CorpusError, match=said): decode_text(b, 'a.txt', 'punycode')
+
+
+@pytest.mark.parametrize('encoding', ['klingon', 'rot13', 'a\0b', '\ud800'])
+def test_an_encoding_that_is_none_is_said_to_be_none(encoding):
+    with pytest.raises(CorpusError, match='Python knows no encoding called'): decode_text(b'abc', 'a.txt', encoding)

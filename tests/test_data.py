@@ -9,10 +9,11 @@ from fastai.data.block import DataBlock
 from fastai.data.transforms import FuncSplitter, get_text_files
 
 from charrnn_fa.text import vocab
-from charrnn_fa.core import CharRNNError
+from charrnn_fa.core import CharRNNError, charrnn_home
 from charrnn_fa.text.vocab import CharVocab, VocabError
 from charrnn_fa.text.streams import CharDL
-from charrnn_fa.text.data import CharBlock, CharDataLoaders
+from charrnn_fa.text.data import CharBlock, CharDataLoaders, split_files
+from charrnn_fa.text.drawings import load_drawings
 
 SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -297,3 +298,15 @@ def test_names_of_files_are_no_documents(tmp_path):
 def test_a_document_is_trained_on_or_validated_on():
     with pytest.raises(CharRNNError, match='divide'):
         CharDataLoaders.from_documents(['ab'*100]*2, [[0, 1], [1]], bs=2, seq_len=4)
+
+
+def test_a_tilde_of_no_user_is_a_name(tmp_path, monkeypatch):
+    "Where Python knows no home, the name stays as it is, and what can be said of it is ours"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CharRNNError, match='~nouser/a.txt cannot be read'): split_files(['~nouser/a.txt'])
+    with pytest.raises(CharRNNError, match='~nouser'): load_drawings('~nouser/a.svg')
+    monkeypatch.setenv('CHARRNN_HOME', '~nouser/kept')
+    assert str(charrnn_home()) == '~nouser/kept'
+    (tmp_path/'~nouser').mkdir()
+    (tmp_path/'~nouser'/'a.txt').write_text('the text')
+    assert split_files(['~nouser/a.txt']*3) == ([0, 1], [2])

@@ -9,6 +9,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +22,15 @@ from fastai.text.models.core import get_language_model
 from torch import nn
 
 from charrnn_fa.core import CharRNNError
+from charrnn_fa.doctor.batches import as_ids, parts_of
+from charrnn_fa.doctor.corpus import check_overlap, check_symbols
+from charrnn_fa.doctor.course import Course, decayed
 from charrnn_fa.doctor.diagnose import diagnose
+from charrnn_fa.doctor.given import parts_subject
 from charrnn_fa.doctor.ladder import ids_ladder, ladder
+from charrnn_fa.doctor.sampling import check_loaded, knows_text
+from charrnn_fa.doctor.texts import read_ids
+from charrnn_fa.doctor.trial import entropy
 from charrnn_fa.doctor.watch import Doctor
 from charrnn_fa.learner import char_learner
 from charrnn_fa.text.corpus import load_corpus
@@ -989,3 +997,103 @@ def test_a_fit_is_the_same_with_the_doctor_and_without(make, batches, cbs):
     said = io.StringIO()
     assert torch.equal(weights(), weights(Doctor(file=said)))
     assert 'watching ends' not in said.getvalue()
+
+
+def test_batches_without_ids_have_no_symbols():
+    "Amounts are no symbols, so nothing is lost among them"
+    assert check_symbols(['cat', 'dog'], [(torch.randn(4, 10), torch.tensor([0, 1, 0, 1]))]) == []
+
+
+@pytest.mark.parametrize('empty', [0, 1, 2])
+def test_a_row_of_padding_is_no_document(empty):
+    "The ladder is that of the other rows, wherever the row stands"
+    ids = torch.randint(0, 4, (3, 9), generator=torch.Generator().manual_seed(0))
+    x,y = ids[:,:-1],ids[:,1:].clone()
+    y[empty] = -100
+    rest = [i for i in range(3) if i != empty]
+    of = lambda x,y: ladder(SimpleNamespace(train=[(x, y)], valid=[(x, y)]))
+    assert read_ids([(x, y)])[1] == [0, 8]
+    assert of(x, y) == of(x[rest], y[rest])
+
+
+def ragged(lengths, seed):
+    "Rows of letters by chance"
+    gen = np.random.default_rng(seed)
+    return [gen.integers(0, 20, n) for n in lengths]
+
+
+def in_a_batch(rows):
+    "A loader of one batch with such rows"
+    x = torch.full((len(rows), max(map(len, rows))), -100)
+    for i,row in enumerate(rows): x[i,:len(row)] = torch.tensor(row)
+    return [(x, x.clone())]
+
+
+@pytest.mark.parametrize('median', [14, 16, 19, 22])
+@pytest.mark.parametrize('same', [False, True])
+def test_copied_rows_are_seen_at_any_length(median, same):
+    "Some rows have pieces of 20 letters also where most are shorter"
+    lengths = np.arange(median-10, median+11).tolist()*40
+    train = ragged(lengths, 0)
+    valid = train[40:110] if same else ragged(lengths[:70], 1)
+    found = check_overlap(SimpleNamespace(train=in_a_batch(train), valid=in_a_batch(valid)))
+    assert [o.id for o in found] == ['D6']*same
+
+
+def test_a_few_long_names_say_nothing_of_all():
+    "One that comes again among a thousand short ones is no copy of the text"
+    train,valid = ragged([7]*1000, 0),ragged([7]*100, 1)
+    long, = ragged([24], 2)
+    assert check_overlap(SimpleNamespace(train=in_a_batch([*train, long]), valid=in_a_batch([*valid, long]))) == []
+
+
+def test_equal_numbers_know_no_text():
+    "As those of outputs that begin at 0; no correlation is no knowledge"
+    ids = torch.randint(0, 20, (5000,), generator=torch.Generator().manual_seed(0))
+    for value in 0.,1.: assert knows_text(torch.full((20, 8), value), ids) == 0
+
+
+def test_outputs_that_begin_at_0_are_not_half_loaded():
+    class Zeros(Net):
+        def __init__(self):
+            super().__init__()
+            [nn.init.zeros_(m.weight) for m in self.modules() if isinstance(m, nn.Linear)]
+    torch.manual_seed(0)
+    net = Zeros()
+    subject = parts_subject(net, windows(n=20), loss_over_all)
+    assert check_loaded(subject, {c:VOCAB.stoi[c] for c in VOCAB}, TEXT) == []
+
+
+@pytest.mark.parametrize('dtype', [torch.bool, torch.uint8, torch.half, torch.float64])
+def test_one_hot_vectors_of_any_kind_are_ids(dtype):
+    ids = torch.randint(0, 5, (3, 7))
+    assert as_ids(F.one_hot(ids, 5).to(dtype)).equal(ids)
+
+
+@pytest.mark.parametrize('kind', ['>f2', '>f4', '>f8', '<f4', '>i4', '<u2', '>u8', '?', 'longdouble'])
+def test_arrays_of_any_byte_order_are_batches(kind):
+    "And go back to a step as they came"
+    given = np.arange(6).reshape(2, 3).astype(kind)
+    batch = parts_of((given, given))
+    assert batch[0].tolist() == given.tolist()
+    back = batch.as_given(batch)[0]
+    assert back.dtype == given.dtype and (back == given).all()
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int16, torch.int32, torch.int8])
+def test_pairs_are_counted_whatever_the_type_of_ids(dtype):
+    ids = torch.randint(0, 60, (4, 200), generator=torch.Generator().manual_seed(0))
+    given,wanted = Course(),Course()
+    given.note_batch(ids[:,:-1].to(dtype), ids[:,1:].to(dtype))
+    wanted.note_batch(ids[:,:-1], ids[:,1:])
+    assert given.pairs.equal(wanted.pairs)
+
+
+def test_the_entropy_of_ids_does_not_depend_on_their_shape():
+    ids = torch.arange(8)
+    assert entropy(ids) == entropy(ids.view(2, 4)) == entropy(ids.view(2, 2, 2)) == pytest.approx(np.log(8))
+
+
+@pytest.mark.parametrize('weights', [[0., 0., 0.], [1., 1., float('nan')], [float('inf')]*3, [float('nan'), 1., 1.]])
+def test_weights_that_have_no_size_have_not_decayed(weights):
+    assert decayed(Course(weights=weights), .3) is None

@@ -252,6 +252,12 @@ def test_raw_files_are_brought_to_the_paper(tmp_path):
     assert read_ndjson(tmp_path/'raw.ndjson')[0] == [[[(0, 0), (255, 255)]]]
 
 
+@pytest.mark.parametrize('n', [-1, 0, 1.5, 'all'])
+def test_a_number_of_drawings_that_is_none_is_refused(tmp_path, n):
+    (tmp_path/'raw.ndjson').write_text(json.dumps({'drawing':[[[0, 9], [2, 7]]]}))
+    with pytest.raises(CharRNNError, match='n is'): read_ndjson(tmp_path/'raw.ndjson', n)
+
+
 # --- A class of QuickDraw
 
 class Slow(BaseHTTPRequestHandler):

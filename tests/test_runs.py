@@ -18,9 +18,11 @@ from charrnn_fa.run.files import RunError, write_whole
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.cli import main
 from charrnn_fa.learner import char_learner
+from charrnn_fa.run.health import examine_run
 from charrnn_fa.run.model import Run, load_run, save_run, weights_sha256
 from charrnn_fa.store.retain import rotate
-from charrnn_fa.text.data import CharBlock
+from charrnn_fa.text.data import CharBlock, CharDataLoaders
+from charrnn_fa.text.vocab import CharVocab
 
 
 @pytest.fixture
@@ -255,3 +257,13 @@ def test_a_run_with_little_text_is_loaded_again(tmp_path, docs, split, capsys):
     assert ('with --whole' in capsys.readouterr().err) != is_held
     assert main(['eval', str(tmp_path/'r'), '--whole']) == 0
     assert main(['doctor', str(tmp_path/'r')]) in (0, 1) and 'longer one' not in capsys.readouterr().err
+
+
+def test_a_run_of_the_unknown_symbol_alone_is_examined(tmp_path):
+    "It can write nothing, and what else is found is said"
+    dls = CharDataLoaders.from_text('ab'*600, vocab=CharVocab([], '\ufffd'), bs=4, seq_len=16, seed=0)
+    learn = char_learner(dls, n_hid=8, emb_sz=4, head_sz=0, precision='fp32')
+    with learn.no_bar(), learn.no_logging(): learn.fit_steps(3)
+    report = examine_run(save_run(learn, tmp_path/'r').path)
+    assert [o.id for o in report.findings] == ['D11']
+    assert any('what it writes' in o for o in report.skipped) and 'what it writes' not in report.checked

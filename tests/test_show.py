@@ -1,9 +1,11 @@
 "Pictures in a real browser and against numbers of PyTorch's: static, self-contained, safe, and answering to pointer and keys"
 import base64
+import copy
 import math
 import os
 import re
 import signal
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,6 +21,8 @@ from charrnn_fa.core import CharRNNError
 from charrnn_fa.learner import char_learner
 from charrnn_fa.loop import CharLearner
 from charrnn_fa.run.model import Run, load_run, save_run
+from charrnn_fa.show.lens import moments_of
+from charrnn_fa.show.share import share
 from charrnn_fa.text.data import CharDataLoaders
 
 LINE = 'ROMEO:\nSay "no", or go.\n\n'
@@ -364,6 +368,30 @@ def test_watch_counts_the_steps_of_several_fits():
 @pytest.mark.parametrize('bad', [dict(n=0), dict(reach=0)])
 def test_a_memory_of_nothing_is_refused(trained, bad):
     with pytest.raises(CharRNNError): show.memory(trained[0], **bad)
+
+
+@pytest.mark.parametrize('n', [0, 3, 4])
+def test_a_memory_of_a_text_needs_no_validation_part(trained, n):
+    "Where it is too short to see what context does, the text itself is asked"
+    learn = copy.copy(trained[0])
+    learn.dls = SimpleNamespace(vocab=learn.vocab, valid=SimpleNamespace(ids=trained[0].dls.valid.ids[:n]))
+    assert max(show.memory(learn, LINE*9).data.nats) == (1 if n == 4 else 64)
+
+
+@pytest.mark.parametrize('most', [1, 0, -1])
+def test_a_lens_has_two_moments_at_least(trained, most):
+    "The first and the last are never left out"
+    learn,watch = trained
+    assert len(watch.moments) > 2 and len(moments_of(learn, watch.text, watch, most=2)) == 2
+    with pytest.raises(CharRNNError, match='most is'): moments_of(learn, watch.text, watch, most=most)
+
+
+def test_a_picture_and_a_page_go_where_a_tilde_is_a_name(trained, pictures, tmp_path, monkeypatch):
+    "A folder may be called like a user whom there is not"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'~nouser').mkdir()
+    for path in pictures['surprise'].save('~nouser/a.html'), share(trained[0], '~nouser/b.html'):
+        assert path.parent.name == '~nouser' and path.exists()
 
 
 @pytest.mark.parametrize('name', ['surprise', 'lens'])

@@ -95,10 +95,14 @@ def _as_tensor(o):
     "An array, or lists of numbers, as a tensor; anything else as it is"
     kind = o.dtype.kind if isinstance(o, np.ndarray) else ''
     if kind in ('i', 'u'): return torch.from_numpy(o.astype(np.int64))
-    if kind in ('b', 'f'): return torch.from_numpy(o.copy())
+    if kind in ('b', 'f'): return torch.from_numpy(np.array(o, dtype=_native(o.dtype)))
     if type(o) is not list or not o: return o
     try: return torch.tensor(o)
     except (TypeError, ValueError, RuntimeError): return o
+
+def _native(dtype):
+    "The type that PyTorch has for one of NumPy's, which may have its bytes in another order"
+    return dtype.newbyteorder('=') if dtype.itemsize <= 8 else np.dtype(np.float64)
 
 def _like_array(o, t):
     "A tensor in the form of `o`: an array of its type, or lists"
@@ -229,7 +233,7 @@ def as_ids(
     "The ids that a loader gives, in whatever form"
     if not isinstance(t, Tensor): return None
     is_one_hot = t.ndim >= 3 and ((t == 0) | (t == 1)).all() and (t.sum(-1) == 1).all()
-    if is_one_hot: return t.argmax(-1)
+    if is_one_hot: return t.int().argmax(-1) # of booleans there is none
     is_whole = not t.is_floating_point() or t.numel() and (t == t.round()).all()
     return t.long() if is_whole and t.ndim >= 1 else None
 

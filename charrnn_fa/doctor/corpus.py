@@ -18,8 +18,8 @@ _unknown = 'xxunk', '<unk>', '[UNK]', '<UNK>', 'UNK'
 
 def _ids_of(batches, symbols, wanted):
     "How often symbols occur in batches, by symbol"
-    ids = [as_ids(o) for b in batches for o in b[:1]]
-    ids = torch.cat([o.flatten() for o in ids if o is not None]) if ids else torch.zeros(0)
+    ids = [o.flatten() for b in batches for t in b[:1] if (o := as_ids(t)) is not None]
+    ids = torch.cat(ids) if ids else torch.zeros(0)
     return {s:(ids == i).float().mean().item() for i,s in enumerate(symbols) if s in wanted and len(ids)}
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #0a0b9e0b
@@ -128,8 +128,9 @@ def _rows_overlap(ids, starts, n=20):
 
 def _visible(train, n):
     "The share of all pieces that do not cross the end of a row"
-    length = _length(train[1], train[0])
-    return 1. if _rows_overlap(*train) else (length-n+1)/length
+    ids,starts = train
+    lengths = np.diff([*starts, len(ids)])
+    return 1. if _rows_overlap(*train) else float(np.maximum(lengths-n+1, 0).sum()/max(1, len(ids)))
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #d2d08e63
 def _piece(starts, ids): return int(np.clip(.75*_length(starts, ids), 20, 60))
@@ -159,10 +160,11 @@ def copied(
     n:int, # Characters of a piece
 )->float: # None if rows are too short
     "How much of the validation part was copied from the training part, as a share"
-    share,usual = overlap(train, valid, n),_usual(train, n)
-    if share is None or usual > .9: return None # nothing can be told of a text that says the same again and again
+    share,usual,seen = overlap(train, valid, n),_usual(train, n),_visible(train, n)
+    if share is None or seen < .05: return None
+    if usual > .9: return None # nothing can be told of a text that says the same again and again
     is_fond = not _rows_overlap(*train) and _stands_once(train, valid, n) < .7
-    return None if is_fond else min(1., max(0., (share-usual)/(_visible(train, n)*(1-usual))))
+    return None if is_fond else min(1., max(0., (share-usual)/(seen*(1-usual))))
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #be4a97d8
 def begins_within(

@@ -62,8 +62,9 @@ def note_batch(self:Course,
     y:Tensor, # Those that follow
 ):
     "Count what follows what"
-    is_real = (x.flatten() >= 0) & (y.flatten() >= 0) # less is a mark for padding
-    x,y = x.flatten()[is_real],y.flatten()[is_real]
+    x,y = x.flatten().long(),y.flatten().long() # in 8 bits there is no place for pairs
+    is_real = (x >= 0) & (y >= 0) # less is a mark for padding
+    x,y = x[is_real],y[is_real]
     n = int(max(x.max(), y.max()))+1 if len(x) else 0
     if not 0 < n <= 1000: return
     if self.pairs is None or len(self.pairs) < n:
@@ -184,7 +185,8 @@ def decayed(
     wd:float, # Weight decay, the highest of all groups
 )->Finding: # O13 or None
     "Weights that are pulled to zero"
-    if len(c.weights) < 3 or wd < .3 or c.weights[-1] > .6*c.weights[0]: return None
+    if len(c.weights) < 3 or wd < .3 or not 0 < c.weights[0] < math.inf: return None
+    if not c.weights[-1] <= .6*c.weights[0]: return None
     return Finding('O13', 'strong',
         f"The weights have shrunk to {c.weights[-1]/c.weights[0]:.0%} of their first size, by weight decay {wd:g}. "
         "They are pulled to zero faster than they learn.",

@@ -123,6 +123,7 @@ def read_ids(
         rows += [row[row >= 0].cpu().numpy().astype(np.int64) for row in _rows(x, y)]
         n += y.numel()
         if most and n >= most: break
+    rows = [o for o in rows if len(o)] # what is nothing but padding is no document
     starts = np.cumsum([0, *map(len, rows[:-1])])
     return np.concatenate(rows) if rows else np.zeros(0, np.int64),list(starts)
 

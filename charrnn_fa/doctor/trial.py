@@ -75,7 +75,7 @@ def entropy(
     ids, # Of any shape
 )->float: # In nats
     "Of how frequent each id is"
-    p = ids.unique(return_counts=True)[1]/max(1, len(ids))
+    p = ids.unique(return_counts=True)[1]/max(1, ids.numel())
     return -(p*p.log()).sum().item()
 
 # %% ../../nbs/43a_doctor.trial.ipynb #ab8f62d0

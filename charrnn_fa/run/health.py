@@ -108,10 +108,16 @@ def examine_run(
         looked,left_out = _looked_at(newest['results'].get('nats'), min(len(train), len(valid)))
         checked,skipped = checked+looked,skipped+left_out
     else: skipped.append('all losses (the run does not keep its text)')
+    can_write = {*run.vocab} != {run.vocab.unk}
+    if can_write: found += _of_writing(model, run, train, seed)
+    if can_write: checked.append('what it writes')
+    else: skipped.append('what it writes (it has only the unknown symbol)')
+    return Report(found, checked, skipped, time.perf_counter()-began, 'the run')
+
+def _of_writing(model, run, train, seed):
     text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
     corpus = None if train is None else run.vocab.textify(train[:2_000_000])
-    found += check_text(Written(text=text), corpus)
-    return Report(found, checked+['what it writes'], skipped, time.perf_counter()-began, 'the run')
+    return check_text(Written(text=text), corpus)
 
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
 def _going_on(run, newest):

@@ -217,7 +217,7 @@ def memory(
     check_learn(learn)
     check_units(learn.model)
     check_number('reach', reach, 1, whole=True)
-    has_own = len(learn.dls.valid.ids) > 2 # as one from a hub need not have
+    has_own = len(learn.dls.valid.ids) > 3 # as one from a hub need not have
     losses = context_losses(learn, None if has_own else text, contexts, n)
     nats,text = {k:float(v.mean()) for k,v in losses.items()},_end_of(text, learn, reach)
     ids,places = known_ids(learn.vocab, text)

@@ -98,7 +98,7 @@ def save(self:Picture,
 )->Path:
     "Write the picture to a file, whole or not at all"
     check_type('path', path, (str, os.PathLike), "the name of a file, such as 'page.html'")
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     write_whole(path, self._as_file(path.suffix.lower()))
     return path
 

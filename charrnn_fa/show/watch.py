@@ -42,6 +42,7 @@ def thinned(
     most:int, # That are kept, at least 2
 )->list:
     "As many moments as are wanted, spaced as evenly as can be by what they cost"
+    check_number('most', most, 2, whole=True)
     moments = [*moments]
     while len(moments) > most:
         gaps = [abs(moments[i-1]['mean']-moments[i+1]['mean']) for i in range(1, len(moments)-1)]

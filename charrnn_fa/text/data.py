@@ -222,7 +222,7 @@ def _paths(files):
     files = list(files)
     if not files: raise CharRNNError("There are no files", "give a folder, a glob or a list of paths.")
     for o in files: check_type('A file', o, (str, os.PathLike), 'a path')
-    return [Path(o).expanduser() for o in files]
+    return [Path(os.path.expanduser(o)) for o in files]
 
 def split_files(
     files, # In their order

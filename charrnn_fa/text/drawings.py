@@ -7,7 +7,7 @@ __all__ = ['drawing_names', 'is_drawing_name', 'is_drawings', 'found', 'augment'
            'Drawings', 'StrokeCode', 'strokes_to_text', 'text_to_strokes', 'fit_drawing', 'simplify']
 
 # %% ../../nbs/08_text.drawings.ipynb #b577d7f5
-import re
+import os, re
 import numpy as np
 from pathlib import Path
 from ..core import check_number, visible
@@ -69,7 +69,7 @@ def found(
     elif str(what).startswith('quickdraw:'): drawings = quickdraw(what[10:], n or 10_000, progress)
     elif what == '':
         raise CorpusError('The name of the drawings is empty', f"give one such as '{drawing_names[0]}', or a path.")
-    else: return _from_path(Path(what).expanduser(), n)
+    else: return _from_path(Path(os.path.expanduser(what)), n)
     return drawings,[None]*len(drawings)
 
 # %% ../../nbs/08_text.drawings.ipynb #ea13e7b9

@@ -10,7 +10,7 @@ import base64, gzip, hashlib, json, math, os, re, warnings, zlib
 from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
-from ..core import CharRNNError, charrnn_home, reason, visible
+from ..core import CharRNNError, charrnn_home, check_number, reason, visible
 from .download import _patience, _session, _why
 from .read import CorpusError, TextWarning, check_file
 from .strokes import box, fit_drawing
@@ -75,6 +75,7 @@ def read_ndjson(
     n:int=None, # Drawings at the most
 )->tuple: # (drawings in a box of 255, the part of each or None)
     "The drawings of a file with a JSON object a line"
+    check_number('n', n, 1, whole=True, optional=True)
     path = Path(path)
     try:
         check_file(path)

@@ -108,6 +108,23 @@ def _packed_by(b):
     if b[257:262] == b'ustar': return 'tar','tar -xf'
 
 # %% ../../nbs/01_text.read.ipynb #c1a5285f
+def _in_file(
+    e, # What Python said of a part of `b`
+    b, # The contents of a file
+):
+    "The same error, placed in the whole file; None if it tells no place"
+    if not isinstance(e, UnicodeDecodeError): return None
+    at = len(b)-len(e.object) if b.endswith(e.object) else b.find(e.object)
+    return None if at < 0 else UnicodeDecodeError(e.encoding, bytes(b), e.start+at, e.end+at, e.reason)
+
+def _not_read(b, encoding, e, name):
+    "The `CorpusError` for bytes that Python does not read as `encoding`"
+    if placed := _in_file(e, b): return _not_in(encoding, placed, name)
+    if type(e) is UnicodeError: return CorpusError(f"{name} is not {encoding}", "ask who wrote it for its encoding.")
+    what = f"Python knows no encoding called '{visible(encoding[:80], lines=False)}'"
+    return CorpusError(what, "'utf-8' and 'cp1252' are common ones.")
+
+# %% ../../nbs/01_text.read.ipynb #0a62d6f9
 def _is_pickle(b): return re.match(rb'\x80[\2-\5]', b) and b[-1:] == b'.'
 
 def decode_text(
@@ -118,16 +135,13 @@ def decode_text(
     "The text in `b`, read strictly"
     check_type('b', b, (bytes, bytearray), 'bytes')
     check_type('encoding', encoding, str, 'a string')
-    is_utf8 = encoding.lower().replace('_', '-') in ('utf-8', 'utf8')
+    is_utf8 = encoding.lower().replace('_', '-') in ('utf-8', 'utf8', 'utf-8-sig')
     if is_utf8 and (packed := _packed_by(b)):
         raise CorpusError(f"{name} is packed by {packed[0]}", f"unpack it first: {packed[1]} {shlex.quote(str(name))}")
     if is_utf8 and (is_binary(b) or _is_pickle(b)):
         raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
     try: return b.decode(encoding)
-    except (LookupError, ValueError) as e:
-        if isinstance(e, UnicodeDecodeError) and e.object == b: raise _not_in(encoding, e, name) from None
-        what = f"Python knows no encoding called '{visible(encoding[:80], lines=False)}'"
-        raise CorpusError(what, "'utf-8' and 'cp1252' are common ones.") from None
+    except (LookupError, ValueError) as e: raise _not_read(b, encoding, e, name) from None
 
 # %% ../../nbs/01_text.read.ipynb #fb110d14
 _oddities = {
