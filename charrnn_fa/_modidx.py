@@ -3178,6 +3178,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'charrnn_fa/doctor/written_state.py')},
             'charrnn_fa.doctor.written_text': { 'charrnn_fa.doctor.written_text._fix_of_loop': ( 'doctor.written_text.html#_fix_of_loop',
                                                                                                  'charrnn_fa/doctor/written_text.py'),
+                                                'charrnn_fa.doctor.written_text._is_telling': ( 'doctor.written_text.html#_is_telling',
+                                                                                                'charrnn_fa/doctor/written_text.py'),
                                                 'charrnn_fa.doctor.written_text.check_text': ( 'doctor.written_text.html#check_text',
                                                                                                'charrnn_fa/doctor/written_text.py'),
                                                 'charrnn_fa.doctor.written_text.copied_share': ( 'doctor.written_text.html#copied_share',
