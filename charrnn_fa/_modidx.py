@@ -3539,6 +3539,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'charrnn_fa.run.health._mean_nats': ('run.health.html#_mean_nats', 'charrnn_fa/run/health.py'),
                                        'charrnn_fa.run.health._of_losses': ('run.health.html#_of_losses', 'charrnn_fa/run/health.py'),
                                        'charrnn_fa.run.health._spread': ('run.health.html#_spread', 'charrnn_fa/run/health.py'),
+                                       'charrnn_fa.run.health._unfinished': ('run.health.html#_unfinished', 'charrnn_fa/run/health.py'),
                                        'charrnn_fa.run.health.another': ('run.health.html#another', 'charrnn_fa/run/health.py'),
                                        'charrnn_fa.run.health.check_heart': ('run.health.html#check_heart', 'charrnn_fa/run/health.py'),
                                        'charrnn_fa.run.health.check_kept_loss': ( 'run.health.html#check_kept_loss',

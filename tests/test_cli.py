@@ -156,6 +156,8 @@ def test_an_unfinished_run_from_python(call, make, tmp_path):
         make(n_hid=8, emb_sz=8, head_sz=0).fit(2, 1e-2, cbs=[Stop(), Checkpoint(tmp_path/'r', quiet=True)])
     code,out,err = call('train', '--run', tmp_path/'r')
     assert code == 1 and 'begun in Python' in err and len(err.splitlines()) == 1
+    report = json.loads(call('doctor', tmp_path/'r', '--json')[1])
+    assert report['course'].startswith('learn.fit(...)') and 'charrnn train --run' not in str(report)
 
 
 @pytest.mark.parametrize('finished', [False, True])
@@ -470,6 +472,18 @@ def test_what_the_network_does_not_know_is_counted(call, run, tmp_path):
 
 def test_a_run_that_counts_is_well(call, run):
     assert json.loads(call('doctor', run, '--json')[1])['findings'] == []
+
+
+def test_the_doctor_says_that_a_run_is_not_finished(call, tmp_path):
+    "And how it goes on, whatever is found"
+    d = tmp_path/'a run'
+    call('train', 'count', '--run', d, '--steps', 150, '--save-steps', 100, '--seed', 1, '--quiet', *TINY)
+    said = f"charrnn train --run '{d}' goes on with this run, which is not finished."
+    assert 'goes on' not in call('doctor', d)[1]
+    next(d.glob('step-00000150-*.json')).unlink() # as if killed before the end
+    report = json.loads(call('doctor', d, '--json')[1])
+    assert report['findings'] == [] and report['course'] == said
+    assert ' '.join(call('doctor', d)[1].split()).count(said) == 1
 
 
 def test_a_text_that_stands_twice_in_a_run_is_found(call, tmp_path):

@@ -86,7 +86,7 @@ def check_rung(
         counted = 'Counting helps nobody to predict this text: perhaps it has no order.'
         again = 'charrnn train ANOTHER_TEXT --run OTHER'
     return [Finding('T5', 'strong', f"The loss is {nats:.2f} nats: the network {ladder.says(nats)}. {counted}",
-                    goes_on or f'{again} --minutes 10', dict(nats=nats, bigram=ladder['bigram']))]
+                    f'{goes_on}   # it was interrupted, and goes on' if goes_on else f'{again} --minutes 10', dict(nats=nats, bigram=ladder['bigram']))]
 
 # %% ../../nbs/56_run.health.ipynb #95dc2071
 def examine_run(
@@ -100,24 +100,33 @@ def examine_run(
     if bad := check_kept_weights(model, another(run)):
         return Report(bad, ['the weights'], ['all else, without weights'], time.perf_counter()-began, 'the run')
     checked,skipped,found = ['the weights'],[],[]
-    train = valid = None
+    train,valid,goes_on = None,None,_going_on(run, newest)
     if 'file' in run.settings['text']:
         train,valid = run.ids('train'),run.ids('valid')
         found += check_overlap_of_ids(train, valid)
-        found += _of_losses(model, train, valid, newest, len(run.vocab), another(run), _going_on(run, newest))
+        found += _of_losses(model, train, valid, newest, len(run.vocab), another(run), goes_on)
         looked,left_out = _looked_at(newest['results'].get('nats'), min(len(train), len(valid)))
         checked,skipped = checked+looked,skipped+left_out
     else: skipped.append('all losses (the run does not keep its text)')
     text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
     corpus = None if train is None else run.vocab.textify(train[:2_000_000])
     found += check_text(Written(text=text), corpus)
-    return Report(found, checked+['what it writes'], skipped, time.perf_counter()-began, 'the run')
+    return Report(found, checked+['what it writes'], skipped, time.perf_counter()-began, 'the run',
+                  course=_unfinished(goes_on))
 
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
 def _going_on(run, newest):
+    "What goes on with a run that is not finished, as code"
     if newest['finished']: return None
-    command = 'draw' if run.strokes else 'train'
-    return f"charrnn {command} --run {shlex.quote(str(run.path))}   # it was interrupted, and goes on"
+    info = run.settings['info']
+    if not info.get('n_steps') and not info.get('minutes'): return 'learn.fit(...)' # the line cannot go on with it
+    return f"charrnn {'draw' if run.strokes else 'train'} --run {shlex.quote(str(run.path))}"
+
+def _unfinished(goes_on):
+    "A sentence about a run that is not finished; the command begins it, so that it stands in one line"
+    if goes_on is None: return ''
+    same = ', the call that it was begun with,' if goes_on.startswith('learn') else ''
+    return f'{goes_on}{same} goes on with this run, which is not finished.'
 
 # %% ../../nbs/56_run.health.ipynb #a6218de4
 def _mean_nats(model, ids, size):
