@@ -19,6 +19,13 @@ class _Parser(argparse.ArgumentParser):
         **kwargs # For `ArgumentParser`
     ):
         super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    def parse_known_args(self,
+        args=None, # Words; default: the command line
+        namespace=None # To be filled
+    ):
+        res,rest = super().parse_known_args(args, namespace)
+        if rest: self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return res,rest
     def error(self,
         message:str, # argparse's own
     ):

@@ -294,7 +294,7 @@ def test_interrupted_fine_tuning_starts_from_the_other_run(call, run, tmp_path):
     assert json.loads(call('eval', d, '--json')[1])['nats'] == json.loads(call('eval', run, '--json')[1])['nats']
     assert json.loads(call('info', d, '--json')[1])['finished'] is False
     status,_,err = call('train', 'count', '--run', d, '--seed', 123456)
-    assert status == 1 and 'was begun with seed' in err
+    assert status == 1 and 'was begun with seed' in err and 'leave --seed out' in err
 
 
 def test_long_text_goes_on_too(call, tmp_path, monkeypatch):
@@ -356,10 +356,11 @@ def bad_files(d):
     ('train {d}/tiny.txt --run {d}/new --minutes 0', 'more than 0'),
     ('train {d}/tiny.txt --run {d}/new --minutes -1', 'more than 0'),
     ('train {d}/tiny.txt --run {d}/new --epochs 0', 'from 1 to'),
-    ('train {d}/tiny.txt --run {d}/new --n-hid 0', 'n_hid is 0'),
-    ('train {d}/tiny.txt --run {d}/new --dropout 1.5', 'dropout is 1.5'),
+    ('train {d}/tiny.txt --run {d}/new --n-hid 0', '--n-hid is 0'),
+    ('train {d}/tiny.txt --run {d}/new --dropout 1.5', '--dropout is 1.5'),
     ('train {d}/tiny.txt --run {d}/new --bs many', '--bs'),
-    ('train {d}/tiny.txt --run {d}/new --nonsense', '--nonsense'),
+    ('train {d}/tiny.txt --run {d}/new --nonsense', "--nonsense; 'charrnn train --help'"),
+    ('train {d}/tiny.txt --run {d}/new --arch LSTM', "--arch is 'LSTM'"),
     ('train {d}/tiny.txt --run {d}/other', 'new or empty folder'),
     ('train {d}/tiny.txt --run {d}/tiny.txt', 'is a file'),
     ('train {d}/tiny.txt --run {d}/tiny.txt/new', 'cannot be made'),
@@ -370,7 +371,7 @@ def bad_files(d):
     ('sample {run} --prompt abc', "'a' (U+0061)"),
     ('sample {run} --temperature -1', 'below 0'),
     ('sample {run} --top-p 1.5', 'at most 1'),
-    ('sample {run} --top-k 0', 'at least 1'),
+    ('sample {run} --top-k 0', '--top-k is 0, but at least 1'),
     ('sample {run} -n -5', 'below 0'),
     ('sample {d}/other', 'not a run'),
     ('sample {d}/nowhere', 'no folder'),
