@@ -3411,6 +3411,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'charrnn_fa.options._command': ('options.html#_command', 'charrnn_fa/options.py'),
                                     'charrnn_fa.options._field_comments': ('options.html#_field_comments', 'charrnn_fa/options.py'),
                                     'charrnn_fa.options._flag': ('options.html#_flag', 'charrnn_fa/options.py'),
+                                    'charrnn_fa.options._metavar': ('options.html#_metavar', 'charrnn_fa/options.py'),
+                                    'charrnn_fa.options._usual': ('options.html#_usual', 'charrnn_fa/options.py'),
                                     'charrnn_fa.options.parser': ('options.html#parser', 'charrnn_fa/options.py')},
             'charrnn_fa.presets': { 'charrnn_fa.presets.Preset': ('presets.html#preset', 'charrnn_fa/presets.py'),
                                     'charrnn_fa.presets.Preset.__post_init__': ( 'presets.html#preset.__post_init__',

@@ -419,6 +419,19 @@ def test_help_has_an_example(call, args):
     assert status == 0 and 'example' in out and 'charrnn' in out
 
 
+@pytest.mark.parametrize('command', ['train', 'sample', 'eval', 'info', 'doctor', 'draw', 'demo'])
+def test_help_fits_a_terminal_and_describes_everything(call, command, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    out = call(command, '--help')[1]
+    assert [o for o in out.splitlines() if len(o) > 80] == []
+    assert '  DIR' not in out.splitlines() and ('DIR' not in out or 'folder' in out)
+
+
+def test_help_says_what_a_setting_is_by_default(call):
+    out = ' '.join(call('train', '--help')[1].split())
+    assert '--arch {lstm,gru,rnn}' in out and '--tie {yes,no}' in out and 'Size of the state [256]' in out
+
+
 def test_as_a_process(run):
     "The installed command and the module; a reader that stops early"
     for cmd in ['charrnn'], [sys.executable, '-m', 'charrnn_fa']:
