@@ -432,6 +432,11 @@ def test_help_says_what_a_setting_is_by_default(call):
     assert '--arch {lstm,gru,rnn}' in out and '--tie {yes,no}' in out and 'Size of the state [256]' in out
 
 
+def test_one_epoch_is_one(call, tmp_path):
+    call('train', 'count', '--run', tmp_path/'r', '--epochs', 1, '--seed', 1, '--quiet', *TINY)
+    assert ', 1 epoch\n' in call('info', tmp_path/'r')[1]
+
+
 def test_as_a_process(run):
     "The installed command and the module; a reader that stops early"
     for cmd in ['charrnn'], [sys.executable, '-m', 'charrnn_fa']:
