@@ -33,12 +33,20 @@ def _lacks_memory(e)->bool:
     "Does an error say that memory has run out?"
     return isinstance(e, MemoryError) or bool(re.search('(out of|not enough|allocate) memory', str(e)))
 
+_unnamed = 'command','run','corpus','text','source' # have another name in the line, or none
+
+def _by_options(e, args)->str:
+    "An error; what it says of a setting of the line it says of the option"
+    name,_,rest = str(e).partition(' is ')
+    if name in (*_unnamed, args.run) or not name.isidentifier() or getattr(args, name, None) is None: return str(e)
+    return f"{'-' if len(name) == 1 else '--'}{name.replace('_', '-')} is {rest}"
+
 def _status(args)->int:
     "Run a command; a mistake is answered in one sentence"
     try:
         _run(args)
         return 0
-    except CharRNNError as e: to_stderr(e)
+    except CharRNNError as e: to_stderr(_by_options(e, args))
     except KeyboardInterrupt:
         to_stderr('stopped.')
         return 130

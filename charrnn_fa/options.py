@@ -6,11 +6,11 @@
 __all__ = ['parser']
 
 # %% ../nbs/90_options.ipynb #4854f263
-import argparse, os
+import argparse, os, textwrap
 from dataclasses import fields
 from . import __version__
 from .core import visible
-from .presets import Preset, precision_names, presets
+from .presets import Preset, arch_names, opt_names, precision_names, presets
 
 # %% ../nbs/90_options.ipynb #1592a1b0
 class _Parser(argparse.ArgumentParser):
@@ -19,6 +19,13 @@ class _Parser(argparse.ArgumentParser):
         **kwargs # For `ArgumentParser`
     ):
         super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    def parse_known_args(self,
+        args=None, # Words; default: the command line
+        namespace=None # To be filled
+    ):
+        res,rest = super().parse_known_args(args, namespace)
+        if rest: self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return res,rest
     def error(self,
         message:str, # argparse's own
     ):
@@ -35,7 +42,8 @@ def _command(
     "Add a command without options"
     lines = [f'charrnn {o}' for o in examples]
     epilog = f'example: {lines[0]}' if len(lines) == 1 else '\n  '.join(['examples:', *lines])
-    return sub.add_parser(name, help=help, description=description, epilog=epilog)
+    if len(epilog) > 80: epilog = epilog.replace('example: ', 'example:\n  ')
+    return sub.add_parser(name, help=help, description=textwrap.fill(description, 80), epilog=epilog)
 
 # %% ../nbs/90_options.ipynb #44533ace
 def _add(
@@ -48,7 +56,7 @@ def _add(
 # %% ../nbs/90_options.ipynb #da1066ad
 def _add_folder(p, name, **kwargs):
     "A folder, also where a shell leaves `~` as it is"
-    p.add_argument(name, type=os.path.expanduser, **{'metavar':'DIR', **kwargs})
+    p.add_argument(name, type=os.path.expanduser, **{'metavar':'DIR', 'help':'folder of a run', **kwargs})
 
 def _add_json(p, help='one JSON object on standard output'): p.add_argument('--json', action='store_true', help=help)
 
@@ -67,14 +75,29 @@ def _field_comments()->dict:
     return {k:v for k,v in docments(Preset).items() if v}
 
 # %% ../nbs/90_options.ipynb #3801314c
+_choices = dict(arch=arch_names, opt=opt_names, tie=('yes', 'no'))
+
+def _metavar(name): return f"{{{','.join(_choices[name])}}}" if name in _choices else name.upper()
+
+def _usual(preset, name):
+    "What a preset has, in brackets; nothing where it decides later"
+    v = getattr(preset, name)
+    if v is None: return ''
+    return f" [{v if isinstance(v, str) else 'no yes'.split()[v] if isinstance(v, bool) else f'{v:g}'}]"
+
+# %% ../nbs/90_options.ipynb #d5f32ff1
 def _add_preset_options(p):
     "An option for every field of a preset"
-    g = p.add_argument_group('settings that beat the preset')
+    first,preset = next(iter(presets.items()))
+    all_of_them = "python -c 'from charrnn_fa.presets import presets; print(presets)'"
+    said = f'in brackets what {first} has; all presets:\n  {all_of_them}'
+    g = p.add_argument_group('settings that beat the preset', said)
     helps = _field_comments()
     for f in fields(Preset):
         if f.name in ('minutes', 'measured'): continue
         name = '--' + f.name.replace('_', '-')
-        g.add_argument(name, type=_field_types[f.type], metavar=f.name.upper(), help=helps.get(f.name))
+        g.add_argument(name, type=_field_types[f.type], metavar=_metavar(f.name),
+                       help=helps.get(f.name)+_usual(preset, f.name))
 
 # %% ../nbs/90_options.ipynb #5f7bdfb3
 def _add_task(p):
@@ -155,7 +178,8 @@ def _add_doctor(sub):
     "`charrnn doctor`"
     p = _command(sub, 'doctor', 'what is wrong', 'What is wrong with a run, or with the Learner that a function of a Python file returns.',
                  'doctor runs/docs', 'doctor train.py:make_learner --json')
-    _add_folder(p, 'run', metavar='DIR|FILE.py:FUNCTION')
+    _add_folder(p, 'run', metavar='DIR|FILE.py:FUNCTION',
+                help='folder of a run, or a function that returns a Learner')
     p.add_argument('--seconds', type=float, default=60, help='that it may take with a Learner (default: 60)')
     _add_json(p, 'the findings as one JSON object on standard output')
 

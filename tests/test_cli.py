@@ -156,6 +156,8 @@ def test_an_unfinished_run_from_python(call, make, tmp_path):
         make(n_hid=8, emb_sz=8, head_sz=0).fit(2, 1e-2, cbs=[Stop(), Checkpoint(tmp_path/'r', quiet=True)])
     code,out,err = call('train', '--run', tmp_path/'r')
     assert code == 1 and 'begun in Python' in err and len(err.splitlines()) == 1
+    report = json.loads(call('doctor', tmp_path/'r', '--json')[1])
+    assert report['course'].startswith('learn.fit(...)') and 'charrnn train --run' not in str(report)
 
 
 @pytest.mark.parametrize('finished', [False, True])
@@ -292,7 +294,7 @@ def test_interrupted_fine_tuning_starts_from_the_other_run(call, run, tmp_path):
     assert json.loads(call('eval', d, '--json')[1])['nats'] == json.loads(call('eval', run, '--json')[1])['nats']
     assert json.loads(call('info', d, '--json')[1])['finished'] is False
     status,_,err = call('train', 'count', '--run', d, '--seed', 123456)
-    assert status == 1 and 'was begun with seed' in err
+    assert status == 1 and 'was begun with seed' in err and 'leave --seed out' in err
 
 
 def test_long_text_goes_on_too(call, tmp_path, monkeypatch):
@@ -354,10 +356,11 @@ def bad_files(d):
     ('train {d}/tiny.txt --run {d}/new --minutes 0', 'more than 0'),
     ('train {d}/tiny.txt --run {d}/new --minutes -1', 'more than 0'),
     ('train {d}/tiny.txt --run {d}/new --epochs 0', 'from 1 to'),
-    ('train {d}/tiny.txt --run {d}/new --n-hid 0', 'n_hid is 0'),
-    ('train {d}/tiny.txt --run {d}/new --dropout 1.5', 'dropout is 1.5'),
+    ('train {d}/tiny.txt --run {d}/new --n-hid 0', '--n-hid is 0'),
+    ('train {d}/tiny.txt --run {d}/new --dropout 1.5', '--dropout is 1.5'),
     ('train {d}/tiny.txt --run {d}/new --bs many', '--bs'),
-    ('train {d}/tiny.txt --run {d}/new --nonsense', '--nonsense'),
+    ('train {d}/tiny.txt --run {d}/new --nonsense', "--nonsense; 'charrnn train --help'"),
+    ('train {d}/tiny.txt --run {d}/new --arch LSTM', "--arch is 'LSTM'"),
     ('train {d}/tiny.txt --run {d}/other', 'new or empty folder'),
     ('train {d}/tiny.txt --run {d}/tiny.txt', 'is a file'),
     ('train {d}/tiny.txt --run {d}/tiny.txt/new', 'cannot be made'),
@@ -368,7 +371,7 @@ def bad_files(d):
     ('sample {run} --prompt abc', "'a' (U+0061)"),
     ('sample {run} --temperature -1', 'below 0'),
     ('sample {run} --top-p 1.5', 'at most 1'),
-    ('sample {run} --top-k 0', 'at least 1'),
+    ('sample {run} --top-k 0', '--top-k is 0, but at least 1'),
     ('sample {run} -n -5', 'below 0'),
     ('sample {d}/other', 'not a run'),
     ('sample {d}/nowhere', 'no folder'),
@@ -414,6 +417,24 @@ def test_damaged_run(call, tmp_path, run, part):
 def test_help_has_an_example(call, args):
     status,out,_ = call(*args.split())
     assert status == 0 and 'example' in out and 'charrnn' in out
+
+
+@pytest.mark.parametrize('command', ['train', 'sample', 'eval', 'info', 'doctor', 'draw', 'demo'])
+def test_help_fits_a_terminal_and_describes_everything(call, command, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    out = call(command, '--help')[1]
+    assert [o for o in out.splitlines() if len(o) > 80] == []
+    assert '  DIR' not in out.splitlines() and ('DIR' not in out or 'folder' in out)
+
+
+def test_help_says_what_a_setting_is_by_default(call):
+    out = ' '.join(call('train', '--help')[1].split())
+    assert '--arch {lstm,gru,rnn}' in out and '--tie {yes,no}' in out and 'Size of the state [256]' in out
+
+
+def test_one_epoch_is_one(call, tmp_path):
+    call('train', 'count', '--run', tmp_path/'r', '--epochs', 1, '--seed', 1, '--quiet', *TINY)
+    assert ', 1 epoch\n' in call('info', tmp_path/'r')[1]
 
 
 def test_as_a_process(run):
@@ -470,6 +491,18 @@ def test_what_the_network_does_not_know_is_counted(call, run, tmp_path):
 
 def test_a_run_that_counts_is_well(call, run):
     assert json.loads(call('doctor', run, '--json')[1])['findings'] == []
+
+
+def test_the_doctor_says_that_a_run_is_not_finished(call, tmp_path):
+    "And how it goes on, whatever is found"
+    d = tmp_path/'a run'
+    call('train', 'count', '--run', d, '--steps', 150, '--save-steps', 100, '--seed', 1, '--quiet', *TINY)
+    said = f"charrnn train --run '{d}' goes on with this run, which is not finished."
+    assert 'goes on' not in call('doctor', d)[1]
+    next(d.glob('step-00000150-*.json')).unlink() # as if killed before the end
+    report = json.loads(call('doctor', d, '--json')[1])
+    assert report['findings'] == [] and report['course'] == said
+    assert ' '.join(call('doctor', d)[1].split()).count(said) == 1
 
 
 def test_a_text_that_stands_twice_in_a_run_is_found(call, tmp_path):

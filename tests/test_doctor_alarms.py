@@ -230,6 +230,13 @@ def test_who_writes_formulas_copies_them():
     assert [o.id for o in check_text(Written(text=TEXT[3000:3300]), TEXT)] == ['G8']
 
 
+@pytest.mark.parametrize('written', [' '*600, 'qzx vkw jjq '*2 + ' '*570, '-'*600, '= '*300, ('q'+' '*39)*15])
+def test_blanks_and_lines_are_not_copied(written):
+    "They stand in the corpus, as in many a text; what is written goes in circles"
+    corpus = TEXT[:3000] + ' '*600 + TEXT[3000:6000] + '-'*600 + TEXT[6000:] + '= '*300 + ('q'+' '*39)
+    assert [o.id for o in check_text(Written(text=written), corpus)] == ['G7']
+
+
 class KeepsBest(Callback):
     "Reads what the recorder has of an epoch, which a validation that stands alone has not"
     order = 60

@@ -180,6 +180,20 @@ def test_what_is_measured_for_long_can_be_kept():
     assert twin.course.valid == cb.course.valid
 
 
+@pytest.mark.parametrize('dropout,fix', [(0., 'dropout=0.5'), (.5, 'SaveModelCallback')])
+def test_nobody_is_told_to_do_what_the_network_has_already(dropout, fix):
+    learn,cb = learner(2),doctor()
+    learn.model.drop = nn.Dropout(dropout)
+    assert fit(learn, cb) == []
+    cb.learn = learn
+    cb.where,cb.course.step = 'the validation part',50
+    cb.course.valid.extend([(10, 2., 1.8), (20, 1.9, 1.5), (30, 2., 1.2), (40, 2.1, 1.)])
+    cb.course.losses.extend((50+i, .9) for i in range(5))
+    cb._note_valid(2.2, cb.where)
+    f, = cb.findings
+    assert f.id == 'T4' and fix in f.fix
+
+
 def text_learner(seq_len=16, text=None, **kwargs):
     text = text or ''.join(chr(97+int(i)) for i in ids)
     learn = char_learner(CharDataLoaders.from_text(text, bs=16, seq_len=seq_len, seed=1), n_hid=16,

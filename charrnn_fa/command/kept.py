@@ -150,7 +150,11 @@ def same_settings(
     asked = {**vars(args), 'from':args.source and os.path.abspath(args.source)}
     differ = differing(begun=_begun_with(run), asked=asked)
     if differ:
-        raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}", _instead(args, run, 'these'))
+        raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}", _instead(args, run, _options(differ)))
+
+def _options(differ)->str:
+    "The options of 'n_hid 256', 'no epochs'"
+    return ', '.join('--'+o.removeprefix('no ').split(' ')[0].replace('_', '-') for o in differ)
 
 def _instead(args, run, what)->str:
     "What to do about options or a text that are not those of a run"

@@ -112,14 +112,14 @@ def _about(run, d)->list:
     "Lines about a run: how far it is, its model, its text, its loss"
     from charrnn_fa.run.records import is_finite
     s,p,results = run.settings,run.preset,run.newest()['results']
-    state = f"finished after {d['step']:,} steps" if d['finished'] else f"not finished, {d['step']:,} steps stored"
+    state = f"finished after {number_of(d['step'], 'step')}" if d['finished'] else f"not finished, {number_of(d['step'], 'step')} stored"
     if not is_finite(run.newest()): state += '; its weights are no finite numbers any more (NaN)'
     again = f"; taken up again after step {', '.join(map(str, d['resumes']))}" if d['resumes'] else ''
     size = f"{p.arch}, {p.n_layers} x {p.n_hid}, {d['n_params']:,} parameters, {number_of(d['vocab_size'], 'symbol')}"
     text = f"{s['text']['n_train']:,} characters to train on, {s['text']['n_valid']:,} to validate"
     kept = '' if 'file' in s['text'] else ', not kept'
     lines = [
-        f"{run.path}: {state}, {d['epoch']} epochs{again}",
+        f"{run.path}: {state}, {number_of(d['epoch'], 'epoch')}{again}",
         f"  {size}, {s['precision']}, seed {s['seed']}",
         f"  text: {s['info'].get('corpus', 'unknown')}, {text}{kept}",
     ]

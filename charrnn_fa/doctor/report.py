@@ -161,7 +161,7 @@ class Report:
         seconds:float=0., # The examination took
         subject='', # What was examined, in words
         late=(), # Those of `skipped` that there was no time for
-        course='', # Of a short training, in a sentence
+        course='', # Of a short training, or of a run that is not finished, in a sentence
     ):
         self.findings,self.late = arrange(findings),[*late]
         self.checked,self.skipped,self.seconds,self.subject = [*checked],[*skipped],seconds,subject

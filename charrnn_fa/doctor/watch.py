@@ -19,7 +19,7 @@ from .anew import forgotten, have_moved, kind_of, knows, left_out, made_anew, nu
 from .batches import as_ids
 from .texts import valid_of
 from charrnn_fa.doctor.course import (
-    Course, deaf, decayed, explosion, jump, mean_loss, odd_rates, overfitting, pause, plateau, rebound, spike, unlearned
+    Course, deaf, decayed, dropout_of, explosion, jump, mean_loss, odd_rates, overfitting, pause, plateau, rebound, spike, unlearned
 )
 from .looked import Looked, Looks
 from .mode import keeps_graph, kept_state, leaked, marks_of, wrong_mode
@@ -312,7 +312,7 @@ def _note_valid(self:Doctor, loss, where='the validation part'):
     if self.__dict__.get('where', where) != where: self.course.valid.clear() # two kinds cannot be compared
     self.where = where
     self.course.valid.append((self.course.step, loss, self._train_loss()))
-    self.tell(overfitting(self.course, where))
+    self.tell(overfitting(self.course, where, dropout_of(self.learn.model)))
 
 # %% ../../nbs/45_doctor.watch.ipynb #f001eae7
 @patch

@@ -23,15 +23,21 @@ def repeated_share(
     return 1-len(set(pieces))/len(pieces) if pieces else 0.
 
 # %% ../../nbs/46d_doctor.written_text.ipynb #86e15485
+def _is_telling(piece):
+    "Whether a piece is more than a character, or a few, again and again"
+    return len(re.sub(r'(?s)(.{1,4}?)\1{3,}', r'\1', piece)) >= len(piece)/4
+
+# %% ../../nbs/46d_doctor.written_text.ipynb #450a1362
 def copied_share(
     text:str, # That was written
     corpus:str, # That was learned
     n:int=40, # Characters of a piece
 )->float:
-    "Share of a text that is covered by pieces of a corpus"
+    "Share of a text that is covered by pieces of a corpus, beside blanks and the like"
     covered = np.zeros(len(text), bool)
     for i in range(len(text)-n+1):
-        if text[i:i+n] in corpus: covered[i:i+n] = True
+        piece = text[i:i+n]
+        if _is_telling(piece) and piece in corpus: covered[i:i+n] = True
     return float(covered.mean()) if len(text) else 0.
 
 # %% ../../nbs/46d_doctor.written_text.ipynb #39286518

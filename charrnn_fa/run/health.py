@@ -9,9 +9,11 @@ __all__ = ['check_kept_weights', 'check_kept_loss', 'another', 'check_heart', 'c
 import shlex, time
 from fastai.basics import *
 from ..core import without_secrets
+from ..presets import Preset
 from ..evaluate import evaluate_ids
 from ..generate import evaluating, generate
 from ..doctor.report import Finding, Report
+from ..doctor.course import much_dropout
 from ..doctor.corpus import check_overlap_of_ids
 from ..doctor.ladder import ids_ladder
 from ..doctor.written import Written
@@ -51,6 +53,13 @@ def another(
     return f"charrnn {'draw' if run.strokes else 'train'} {what} --run OTHER"
 
 # %% ../../nbs/56_run.health.ipynb #25fb11b9
+def _against_heart(preset):
+    "Options against learning by heart: a smaller network, if there is much dropout already"
+    usual = '--dropout 0.5   # or fewer minutes, a smaller --n-hid, more text'
+    if preset is None or preset.dropout < much_dropout: return usual
+    return f'--n-hid {max(1, preset.n_hid//2)}   # or fewer minutes, more text'
+
+# %% ../../nbs/56_run.health.ipynb #d1387ba1
 def check_heart(
     train:float, # Nats on some of the training part
     valid:float, # Nats on as much of the validation part
@@ -58,6 +67,7 @@ def check_heart(
     n_steps:int, # In all
     again:str='charrnn train CORPUS --run OTHER', # What begins another run
     spread:float=0., # What the difference may be wrong by, in nats
+    preset:Preset=None, # Of the run: what it has already is not recommended
 )->list: # Of `Finding`s: T4
     "Whether the training text is known by heart"
     was_better = best_step is not None and best_step < .75*n_steps
@@ -66,7 +76,7 @@ def check_heart(
     return [Finding('T4', 'strong',
         f"On its training text the network loses {train:.2f} nats a character, on the validation part {valid:.2f}: "
         f"it has learned the text by heart.{was}",
-        f'{again} --dropout 0.5   # or fewer minutes, a smaller --n-hid, more text',
+        f'{again} {_against_heart(preset)}',
         dict(training=train, validation=valid, **({'best_step':best_step} if was_better else {})))]
 
 # %% ../../nbs/56_run.health.ipynb #06bf80bb
@@ -85,8 +95,9 @@ def check_rung(
     if ladder.useful() == ['uniform']:
         counted = 'Counting helps nobody to predict this text: perhaps it has no order.'
         again = 'charrnn train ANOTHER_TEXT --run OTHER'
+    fix = f'{goes_on}   # it was interrupted, and goes on' if goes_on else f'{again} --minutes 10'
     return [Finding('T5', 'strong', f"The loss is {nats:.2f} nats: the network {ladder.says(nats)}. {counted}",
-                    goes_on or f'{again} --minutes 10', dict(nats=nats, bigram=ladder['bigram']))]
+                    fix, dict(nats=nats, bigram=ladder['bigram']))]
 
 # %% ../../nbs/56_run.health.ipynb #95dc2071
 def examine_run(
@@ -100,11 +111,11 @@ def examine_run(
     if bad := check_kept_weights(model, another(run)):
         return Report(bad, ['the weights'], ['all else, without weights'], time.perf_counter()-began, 'the run')
     checked,skipped,found = ['the weights'],[],[]
-    train = valid = None
+    train,valid,goes_on = None,None,_going_on(run, newest)
     if 'file' in run.settings['text']:
         train,valid = run.ids('train'),run.ids('valid')
         found += check_overlap_of_ids(train, valid)
-        found += _of_losses(model, train, valid, newest, len(run.vocab), another(run), _going_on(run, newest))
+        found += _of_losses(model, train, valid, newest, len(run.vocab), another(run), goes_on, run.preset)
         looked,left_out = _looked_at(newest['results'].get('nats'), min(len(train), len(valid)))
         checked,skipped = checked+looked,skipped+left_out
     else: skipped.append('all losses (the run does not keep its text)')
@@ -112,7 +123,7 @@ def examine_run(
     if can_write: found += _of_writing(model, run, train, seed)
     if can_write: checked.append('what it writes')
     else: skipped.append('what it writes (it has only the unknown symbol)')
-    return Report(found, checked, skipped, time.perf_counter()-began, 'the run')
+    return Report(found, checked, skipped, time.perf_counter()-began, 'the run', course=_unfinished(goes_on))
 
 def _of_writing(model, run, train, seed):
     text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
@@ -121,9 +132,17 @@ def _of_writing(model, run, train, seed):
 
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
 def _going_on(run, newest):
+    "What goes on with a run that is not finished, as code"
     if newest['finished']: return None
-    command = 'draw' if run.strokes else 'train'
-    return f"charrnn {command} --run {shlex.quote(str(run.path))}   # it was interrupted, and goes on"
+    info = run.settings['info']
+    if not info.get('n_steps') and not info.get('minutes'): return 'learn.fit(...)' # the line cannot go on with it
+    return f"charrnn {'draw' if run.strokes else 'train'} --run {shlex.quote(str(run.path))}"
+
+def _unfinished(goes_on):
+    "A sentence about a run that is not finished; the command begins it, so that it stands in one line"
+    if goes_on is None: return ''
+    same = ', the call that it was begun with,' if goes_on.startswith('learn') else ''
+    return f'{goes_on}{same} goes on with this run, which is not finished.'
 
 # %% ../../nbs/56_run.health.ipynb #a6218de4
 def _mean_nats(model, ids, size):
@@ -156,11 +175,11 @@ def _looked_at(kept, n):
     return has,none+[f'{" and ".join(rest)} (one part has only {n} characters)']
 
 # %% ../../nbs/56_run.health.ipynb #c1a74cf8
-def _of_losses(model, train, valid, newest, vocab_sz, again, goes_on):
+def _of_losses(model, train, valid, newest, vocab_sz, again, goes_on, preset=None):
     if min(len(train), len(valid)) < 2: return [] # nothing is predicted there
     results,nats = newest['results'],evaluate_ids(model, valid)['nats']
     kept,ladder = check_kept_loss(nats, results.get('nats')),ids_ladder(train, valid, vocab_sz)
     if min(len(train), len(valid)) < _least: return kept + check_rung(0., ladder) # one symbol is one in any text
     *both,spread = _heart(model, train, valid)
-    heart = check_heart(*both, results.get('best_step'), newest['step'], again, spread)
+    heart = check_heart(*both, results.get('best_step'), newest['step'], again, spread, preset)
     return [*kept, *heart, *([] if heart else check_rung(nats, ladder, again, goes_on))]
