@@ -112,7 +112,8 @@ def _about(run, d)->list:
     "Lines about a run: how far it is, its model, its text, its loss"
     from charrnn_fa.run.records import is_finite
     s,p,results = run.settings,run.preset,run.newest()['results']
-    state = f"finished after {number_of(d['step'], 'step')}" if d['finished'] else f"not finished, {number_of(d['step'], 'step')} stored"
+    steps = number_of(d['step'], 'step')
+    state = f'finished after {steps}' if d['finished'] else f'not finished, {steps} stored'
     if not is_finite(run.newest()): state += '; its weights are no finite numbers any more (NaN)'
     again = f"; taken up again after step {', '.join(map(str, d['resumes']))}" if d['resumes'] else ''
     size = f"{p.arch}, {p.n_layers} x {p.n_hid}, {d['n_params']:,} parameters, {number_of(d['vocab_size'], 'symbol')}"
