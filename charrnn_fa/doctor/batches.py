@@ -91,6 +91,7 @@ def _is_pair(o):
     "Whether a part is itself a few tensors, such as a text with its length"
     return type(o) is tuple and 0 < len(o) < 4 and all(isinstance(t, (Tensor, np.ndarray)) for t in o)
 
+# %% ../../nbs/36_doctor.batches.ipynb #dcc16d2d
 def _as_tensor(o):
     "An array, or lists of numbers, as a tensor; anything else as it is"
     kind = o.dtype.kind if isinstance(o, np.ndarray) else ''
