@@ -109,10 +109,10 @@ def test_unfinished_run_goes_on_by_itself(call, tmp_path, home):
 
 
 @pytest.mark.parametrize('args,said',
-                         [(['--epochs', 8], 'epochs 4'), (['--valid-pct', 0.2], 'valid_pct 0.1'),
-                          (['--precision', 'bf16'], 'precision fp32'), (['--preset', 't4-hour'], 'preset cpu-minute'),
-                          (['--from', '{run}'], 'no from'), (['--encoding', 'latin-1'], 'encoding utf-8'),
-                          (['--minutes', 3], 'no minutes'), (['--steps', 9], 'no steps'), (['--n-hid', 9], 'n_hid 16')])
+                         [(['--epochs', 8], '--epochs 4'), (['--valid-pct', 0.2], '--valid-pct 0.1'),
+                          (['--precision', 'bf16'], '--precision fp32'), (['--preset', 't4-hour'], '--preset cpu-minute'),
+                          (['--from', '{run}'], 'no --from'), (['--encoding', 'latin-1'], '--encoding utf-8'),
+                          (['--minutes', 3], 'no --minutes'), (['--steps', 9], 'no --steps'), (['--n-hid', 9], '--n-hid 16')])
 def test_settings_of_an_unfinished_run_are_not_ignored(call, begun, run, args, said):
     status,out,err = call('train', begun.text, '--run', begun.d, *(str(o).format(run=run) for o in args))
     assert status == 1 and out == '' and err.count('\n') == 1 and f'was begun with {said};' in err
@@ -294,7 +294,7 @@ def test_interrupted_fine_tuning_starts_from_the_other_run(call, run, tmp_path):
     assert json.loads(call('eval', d, '--json')[1])['nats'] == json.loads(call('eval', run, '--json')[1])['nats']
     assert json.loads(call('info', d, '--json')[1])['finished'] is False
     status,_,err = call('train', 'count', '--run', d, '--seed', 123456)
-    assert status == 1 and 'was begun with seed' in err and 'leave --seed out' in err
+    assert status == 1 and 'was begun with --seed' in err and 'leave --seed out' in err
 
 
 def test_long_text_goes_on_too(call, tmp_path, monkeypatch):
@@ -532,7 +532,7 @@ def test_the_same_line_is_the_same_though_the_text_is_too_short_for_it(call, tmp
     line = 'train', 's.txt', '--run', 'u', '--steps', 3, '--quiet', '--n-hid', 16, '--bs', 64, '--seq-len'
     assert [call(*line, 400)[0] for _ in range(2)] == [0, 0]
     status,_,err = call(*line, 500)
-    assert status == 1 and 'begun with seq_len 400' in err
+    assert status == 1 and 'begun with --seq-len 400' in err
 
 
 def test_another_name_of_the_run_that_weights_are_from(call, run, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['steers_training', 'described', 'fit_settings', 'same_optimiser', 'is_char', 'data_digest', 'learner_settings',
-           'fit_differences', 'differences', 'differing']
+           'fit_differences', 'differences']
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #24d8728e
 from contextlib import suppress
@@ -204,11 +204,3 @@ def differences(
 ): # Such as 'n_hid 256 -> 512'
     "In what a Learner differs from the one of a run"
     return fit_differences(a, b, lambda keys: keys[0] in _shared and keys[-1] not in _own)
-
-# %% ../../nbs/72_checkpoint.fingerprint.ipynb #81cee8ab
-def differing(
-    begun:dict, # Options that a run was begun with
-    asked:dict, # Options of now; None has not been asked for
-): # Such as 'n_hid 256'
-    "Options that were asked for and differ from those a run was begun with, as 'name value'"
-    return [f'no {k}' if v is None else f'{k} {v}' for k,v in begun.items() if asked.get(k) not in (None, v)]

@@ -9,6 +9,7 @@ __all__ = ['info_kinds', 'finite_model', 'model_to_measure', 'own_ids', 'tell_fi
 # %% ../../nbs/90c_command.kept.ipynb #31a15ce9
 import contextlib, os, shlex
 from dataclasses import asdict, fields
+from itertools import starmap
 from ..core import CharRNNError, is_number, loss_text, say, without_secrets
 from ..presets import Preset
 from ..text.download import drive_id
@@ -146,15 +147,16 @@ def same_settings(
     run, # A `Run`
 ):
     "Refuse options that differ from those that a run was begun with"
-    from charrnn_fa.checkpoint.fingerprint import differing
     asked = {**vars(args), 'from':args.source and os.path.abspath(args.source)}
-    differ = differing(begun=_begun_with(run), asked=asked)
+    differ = {'--'+k.replace('_', '-'):v for k,v in _begun_with(run).items() if asked.get(k) not in (None, v)}
     if differ:
-        raise CharRNNError(f"{args.run} was begun with {', '.join(differ)}", _instead(args, run, _options(differ)))
+        begun = ', '.join(starmap(_in_line, differ.items()))
+        raise CharRNNError(f"{args.run} was begun with {begun}", _instead(args, run, ', '.join(differ)))
 
-def _options(differ)->str:
-    "The options of 'n_hid 256', 'no epochs'"
-    return ', '.join('--'+o.removeprefix('no ').split(' ')[0].replace('_', '-') for o in differ)
+def _in_line(option, v)->str:
+    "An option with its value, as a line has it"
+    if v is None: return f'no {option}'
+    return f"{option} {('no', 'yes')[v] if isinstance(v, bool) else v}"
 
 def _instead(args, run, what)->str:
     "What to do about options or a text that are not those of a run"
