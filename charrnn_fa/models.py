@@ -239,8 +239,9 @@ def empty_state(self:CharRNN,
     device=None, # Default: that of the model
 )->tuple: # Of (n_layers, bs, n_hid)
     "A memory of nothing"
-    device = device or self.decoder.weight.device
-    return tuple(torch.zeros(self.n_layers, bs, self.n_hid, device=device) for _ in range(self.n_states))
+    like = self.decoder.weight
+    shape = self.n_layers,bs,self.n_hid
+    return tuple(like.new_zeros(shape, device=device or like.device) for _ in range(self.n_states))
 
 # %% ../nbs/10_models.ipynb #3150f91a
 @patch
@@ -249,13 +250,13 @@ def forward(self:CharRNN,
     state:tuple=None, # Of (n_layers, bs, n_hid); None for an empty one
 )->tuple: # logits (bs, sl, vocab), and the state after the last step
     if state is None: state = self.empty_state(len(x), x.device)
-    h,new = self.emb_drop(self.emb(x.long())),[]
+    h,new = self.emb_drop(self.emb(x.long()).to(state[0].dtype)),[]
     for i,(rnn,drop) in enumerate(zip(self.rnns, self.drops)):
         h,s = rnn(h, tuple(o[i:i+1] for o in state))
         h = drop(h)
         new.append(s)
     logits = self.decoder(self.head(h))
-    return logits,tuple((o[0] if len(o) == 1 else torch.cat(o)).float() for o in zip(*new))
+    return logits,tuple((o[0] if len(o) == 1 else torch.cat(o)).to(state[0].dtype) for o in zip(*new))
 
 # %% ../nbs/10_models.ipynb #a99909b5
 @patch

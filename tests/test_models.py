@@ -203,3 +203,13 @@ def test_a_choice_of_gates_stays():
     model = CharRNN(11, n_hid=8)
     for p,_ in gate_matrices(model): p.n_gates = 1
     assert set(Muon(mark_gates(model), lr=0.01).n_gates.values()) == {1}
+
+
+@pytest.mark.parametrize('emb_sz', [0, 4])
+def test_double_precision(arch, emb_sz):
+    "The memory is as precise as the weights"
+    m,x = CharRNN(11, n_hid=6, n_layers=2, arch=arch, emb_sz=emb_sz, head_sz=5).eval(),torch.randint(0, 11, (3, 9))
+    single,_ = m(x)
+    double,state = m.double()(x)
+    assert {double.dtype, *(o.dtype for o in state)} == {torch.float64}
+    assert torch.equal(m(x, state)[0], m(x, m(x)[1])[0]) and torch.allclose(double.float(), single, atol=1e-5)

@@ -63,7 +63,7 @@ def check_described(
     if not (isinstance(learn, CharLearner)
             and same_tensors(tensors(_model_of(learn.preset, learn.vocab)), tensors(learn.model))):
         raise RunError('The model is not the one that the preset of its Learner describes, '
-                       'so it could not be made again', 'make the Learner with char_learner.')
+                       'so it could not be made again', 'make the Learner with char_learner, and leave its model as it is.')
 
 # %% ../../nbs/49_run.model.ipynb #f2cc5d46
 def _drawn_with(dls):
