@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fastai.callback.all import CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, SaveModelCallback
+from fastai.callback.all import CSVLogger, CutMix, EarlyStoppingCallback, GradientAccumulation, GradientClip, MixUp
+from fastai.callback.all import MixedPrecision, ModelResetter, RNNCallback, RNNRegularizer, SaveModelCallback
+from fastai.callback.fp16 import ModelToHalf
 from fastai.callback.core import Callback, CancelFitException
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
@@ -39,12 +41,13 @@ from charrnn_fa.text.data import CharBlock, CharDataLoaders, TensorChars
 from charrnn_fa.text.streams import CharDL
 from charrnn_fa.callback.progress import ProgressLines
 from charrnn_fa.doctor.watch import Doctor
-from charrnn_fa.evaluate import CharLoss
+from charrnn_fa.evaluate import CharAccuracy, CharLoss
 from charrnn_fa.learner import char_learner
 from charrnn_fa.loop import CharLearner
 from charrnn_fa.models import CharRNN
 from charrnn_fa.optim import AdamW, Muon
 from charrnn_fa.presets import presets
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.run.files import RunWarning
 from charrnn_fa.run.model import load_run, save_run
 from kills import BF16
@@ -949,3 +952,32 @@ def test_a_seed_does_not_pass_from_one_learner_to_the_next(tmp_path):
     first,other,again = fitted(),fitted(seed=7),fitted()
     assert (first.seed, other.seed, again.seed, dls.seed) == (3, 7, 3, 3)
     assert all(torch.equal(a, b) for a,b in zip(first.model.parameters(), again.model.parameters()))
+
+
+@pytest.mark.parametrize('cb,why', [
+    (ModelResetter, 'ModelResetter empties a memory of the model'), (MixUp(), 'MixUp mixes'), (CutMix, 'CutMix mixes'),
+    (RNNRegularizer(2., 1.), 'RNNRegularizer reads'), (RNNCallback(), 'RNNCallback reads'),
+    (MixedPrecision(), "precision='fp16'"), (ModelToHalf(), "precision='fp16'")])
+def test_callbacks_that_cannot_serve_are_refused(learn, tmp_path, cb, why):
+    "In one sentence, before anything is begun, and the Learner is as it was"
+    before = [*learn.cbs]
+    with pytest.raises(CharRNNError, match=why): learn.fit(1, cbs=[Checkpoint(tmp_path/'r'), cb])
+    assert learn.cbs == before and not (tmp_path/'r').exists()
+    learn.fit(1)
+
+
+def test_a_model_of_ones_own_may_be_reset(dls):
+    class Resets(CharRNN):
+        n_resets = 0
+        def reset(self): self.n_resets += 1
+    learn = CharLearner(dls, Resets(len(dls.vocab), n_hid=8), precision='fp32')
+    with learn.no_bar(): learn.fit(1, cbs=ModelResetter())
+    assert learn.model.n_resets
+
+
+def test_metrics_that_are_added_to_the_list_weigh_characters(learn):
+    "As those that are set"
+    learn.metrics.append(AvgMetric(accuracy))
+    learn.metrics.extend([accuracy, CharAccuracy()])
+    *_,row_avg,as_function,ours = learn.validate()
+    assert row_avg == as_function == ours
