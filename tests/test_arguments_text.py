@@ -55,6 +55,7 @@ def textify(**kw): return VOCAB.textify(**{'ids':[0, 1], **kw})
 def load(**kw): return load_corpus(**{'what':'count', **kw})
 
 
+NO_DEVICE = 'gpu', 'cuda:99', '', 3.5, ['cpu'], 10**6
 BAD = [
     (from_text, 'text', NO_TEXT), (from_text, 'bs', NO_COUNT), (from_text, 'seq_len', NO_COUNT),
     (from_text, 'val_bs', NO_COUNT), (from_text, 'valid_pct', NO_SHARE), (from_text, 'min_freq', NO_FREQ),
@@ -65,7 +66,9 @@ BAD = [
     (from_documents, 'sep', NO_TEXT), (from_documents, 'encoding', NO_TEXT), (from_documents, 'path', (5, [1])),
     (block, 'sep', NO_TEXT), (block, 'encoding', NO_TEXT), (block, 'min_freq', NO_FREQ), (block, 'max_size', NO_COUNT),
     (block, 'vocab', ('abc', 5)), (loader, 'bs', NO_COUNT), (loader, 'seq_len', NO_COUNT), (loader, 'seed', NO_SEED),
-    (loader, 'sep', NO_TEXT), (vocab, 'texts', (None, 5, BYTES, [BYTES], [TEXT, None], [5])),
+    (loader, 'sep', NO_TEXT),
+    (loader, 'device', NO_DEVICE), (from_text, 'device', NO_DEVICE), (loader(device='cpu').to, 'device', NO_DEVICE),
+    (vocab, 'texts', (None, 5, BYTES, [BYTES], [TEXT, None], [5])),
     (vocab, 'min_freq', NO_FREQ), (vocab, 'max_size', NO_COUNT), (vocab, 'unk', (5, None, BYTES)),
     (CharVocab, 'chars', (None, 5, [1, 2], BYTES, ['ab'], [None], [''])),
     (lambda unk: CharVocab('abc', unk), 'unk', (5, 'ab', BYTES)),
