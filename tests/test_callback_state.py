@@ -552,3 +552,26 @@ def test_a_state_dict_that_nobody_takes_is_no_state(tmp_path):
     learn = small(tmp_path)
     learn.fit(2, 1e-2, cbs=[gives := Gives(), Checkpoint(tmp_path/'r', steps=4, quiet=True)])
     assert gives.n == 2*len(learn.dls.train)
+
+
+def test_hooks_that_a_callback_adds_are_named(tmp_path, capsys):
+    "Those that are there when training begins come back by the same code"
+    class Halves(Callback):
+        def before_fit(self): self.add(self.model.emb)
+        def after_batch(self):
+            if self.training and self.train_iter == 3: self.add(self.model.decoder)
+        def add(self, m): m.register_forward_hook(lambda m, x, y: y/2)
+    small(tmp_path).fit(1, 1e-2, cbs=[Halves(), Checkpoint(tmp_path/'r', steps=4)])
+    said = [l for l in capsys.readouterr().out.splitlines() if 'Not kept' in l]
+    assert len(said) == 1 and said[0].endswith('after a kill: model.decoder._forward_hooks.'), said
+
+
+def test_that_an_end_is_not_stored_is_told_after_other_trouble(tmp_path):
+    "Though the trouble is the same"
+    class Exchanges(Callback):
+        def before_batch(self):
+            if self.training and self.train_iter == 6: self.learn.opt = SGD(self.learn.splitter(self.model), lr=1e-2)
+    with pytest.warns(UserWarning) as told: fit(tmp_path, Exchanges())
+    ends = [str(o.message).partition('optimiser): ')[2] for o in told]
+    assert [*filter(None, dict.fromkeys(ends))] == ['training goes on, and the next save is tried again.',
+                                                    'the end of the run is not stored.'], ends

@@ -245,8 +245,8 @@ def _restore(self:Checkpoint):
 
 @patch
 def before_train(self:Checkpoint):
-    self.keeper.begun.setdefault('plain', plain_attrs(self.learn))
-    self.keeper.begun.setdefault('kind', kind_of_state(self.learn))
+    first = dict(plain=plain_attrs(self.learn), kind=kind_of_state(self.learn))
+    self.keeper.begun = first | self.keeper.begun
     if self.state: self._restore()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #470338f5

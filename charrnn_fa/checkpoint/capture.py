@@ -409,10 +409,12 @@ _moving = {*attrs_of_fit, *attrs_of_char, 'iter', 'n_iter', 'n_epoch', 'training
 def plain_attrs(
     learn, # Any Learner
 )->dict: # Names such as 'learn.lr' and 'dls[0].seq_len' to texts
-    "The numbers and words that a callback may have set on a Learner and on our loaders"
+    "The numbers and words that a callback may have set on a Learner and on our loaders, and the hooks of modules"
     parts = {'learn':learn} | {f'dls[{i}]':dl for i,dl in enumerate(learn.dls.loaders) if isinstance(dl, CharDL)}
-    return {f'{n}.{k}':repr(v) for n,o in parts.items() for k,v in vars(o).items()
-            if is_json(v) and k not in _moving and not k.startswith('_')}
+    hooks = {f'{n}.{k}':len(v) for n,m in learn.model.named_modules(prefix='model') for k,v in vars(m).items()
+             if k.endswith('_hooks')}
+    return hooks | {f'{n}.{k}':repr(v) for n,o in parts.items() for k,v in vars(o).items()
+                    if is_json(v) and k not in _moving and not k.startswith('_')}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #f93da4d9
 def kind_of_state(
@@ -442,8 +444,9 @@ def capture(
     "All that `learn` is at this moment, copied"
     keeper.tensors,keeper.lost = {},[]
     keeper.begun = was = keeper.begun or begun(learn)
-    if 'kind' in was: check_kind(learn, was['kind'])
-    if 'plain' in was: keeper.lost += [k for k,v in plain_attrs(learn).items() if v != was['plain'].get(k)]
+    if 'kind' in was:
+        check_kind(learn, was['kind'])
+        keeper.lost += [k for k,v in plain_attrs(learn).items() if v != was['plain'].get(k)]
     for k,t in weights(learn.model).items(): keeper.keep(t, k)
     parts = {k:keeper.json(v, f'train/{k}') for k,v in _parts(learn, best, keeper).items()}
     states = {n:_state_of(o, n, keeper) for n,o in holders(learn, but).items()}

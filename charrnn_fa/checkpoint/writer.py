@@ -61,7 +61,7 @@ def complain(self:Saver,
     e, # The error
 ):
     "Something could not be saved"
-    if not self.trouble: self.told.append(f"{what}: {self.then}")
+    if not self.trouble or self.then != Saver.then: self.told.append(f"{what}: {self.then}")
     self.trouble = e
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #b54550e9
