@@ -38,7 +38,7 @@ def environment(
 ): # Plain values
     "What decides how the bits come out, besides code and data"
     device = one_param(learn.model).device
-    watcher = learn.neighbours if isinstance(learn, CharLearner) else None # knows of threads that rest
+    watcher = getattr(learn, 'neighbours', None) # knows of threads that rest
     env = dict(device=device.type, threads=watcher and watcher.n_threads or torch.get_num_threads(),
                processor=f'{_cpu()}, {torch.backends.cpu.get_cpu_capability()}', **versions())
     if device.type != 'cuda': return env
@@ -368,7 +368,7 @@ def scaler_of(
 # %% ../../nbs/71_checkpoint.capture.ipynb #52a88a66
 def _grads(learn):
     res = {k:p.grad for k,p in learn.model.named_parameters() if p.grad is not None}
-    return res if any(g.any() for g in res.values()) else {}
+    return res if any(map(Tensor.any, res.values())) else {}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #4f2bbffa
 def rng_state()->dict:
@@ -411,10 +411,10 @@ def plain_attrs(
 )->dict: # Names such as 'learn.lr' and 'dls[0].seq_len' to texts
     "The numbers and words that a callback may have set on a Learner and on our loaders, and the hooks of modules"
     parts = {'learn':learn} | {f'dls[{i}]':dl for i,dl in enumerate(learn.dls.loaders) if isinstance(dl, CharDL)}
-    hooks = {f'{n}.{k}':len(v) for n,m in learn.model.named_modules(prefix='model') for k,v in vars(m).items()
-             if k.endswith('_hooks')}
-    return hooks | {f'{n}.{k}':repr(v) for n,o in parts.items() for k,v in vars(o).items()
-                    if is_json(v) and k not in _moving and not k.startswith('_')}
+    return {f'{n}.{k}':repr(v) for n,o in parts.items() for k,v in vars(o).items()
+            if is_json(v) and k not in _moving and not k.startswith('_')
+    } | {f'{n}.{k}[{i}]':True for n,m in learn.model.named_modules(prefix='model') for k,v in vars(m).items()
+         if k.endswith('_hooks') for i in range(len(v))}
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #f93da4d9
 def kind_of_state(
