@@ -94,7 +94,8 @@ def every(
     unit:str, # One of them, such as 'minute'
 )->str:
     "How often something happens"
-    return f'every {unit}' if n == 1 else f'every {n:,g} {unit}s'
+    if n == 1: return f'every {unit}'
+    return f'every {n:,.0f} {unit}s' if n % 1 == 0 else f'every {n:,g} {unit}s'
 
 # %% ../nbs/00_core.ipynb #be4c9d82
 def number_of(
