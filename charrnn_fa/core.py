@@ -63,14 +63,16 @@ def visible(
     return _obeyed.sub(escaped, str(s))
 
 # %% ../nbs/00_core.ipynb #60332371
+_login = re.compile(r'://([^/?#]*|[^/?#@\[:]*:(?!:|\d*([/?#]|$)).*)@')
+
 def without_secrets(
     url, # Or a path, which has none
 )->str:
     "A URL without user, password, signatures and fragment"
-    base,_,rest = re.sub('//[^/?#]*@', '//', str(url)).partition('?')
+    base,_,rest = _login.sub('://', str(url)).partition('#')[0].partition('?')
     if '://' not in base: return str(url)
     kept = re.findall(r'(?:^|&)(id=[\w-]+)', rest)
-    return base.partition('#')[0] + ''.join(f'?{o}' for o in kept[:1])
+    return base + ''.join(f'?{o}' for o in kept[:1])
 
 # %% ../nbs/00_core.ipynb #e86fc563
 def loss_text(
