@@ -104,7 +104,7 @@ def from_text(cls:CharVocab,
     kept = [c for c,n in count.items() if n >= min_freq]
     n_most = max_size or len(count)+1
     is_complete = len(kept) == len(count) <= n_most
-    if not is_complete: kept = sorted(kept, key=lambda c: (-count[c], c))[:n_most-1] # and `unk`
+    if not is_complete: kept = sorted({*kept}-{unk}, key=lambda c: (-count[c], c))[:n_most-1] # and `unk`
     return cls(kept, None if is_complete else unk)
 
 # %% ../../nbs/04_text.vocab.ipynb #9c75cd63
