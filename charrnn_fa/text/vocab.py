@@ -76,7 +76,7 @@ class CharVocab:
     ):
         check_type('chars', chars, Iterable, 'characters')
         check_type('unk', unk, str, 'a character', optional=True)
-        symbols = {*chars, *([unk] if unk else [])}
+        symbols = {*chars, *([] if unk is None else [unk])}
         if any(not isinstance(o, str) or len(o) != 1 for o in symbols):
             raise VocabError("A vocabulary is made of single characters", "give a text or a list of characters.")
         self.itos = sorted(symbols)
