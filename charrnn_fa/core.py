@@ -63,14 +63,16 @@ def visible(
     return _obeyed.sub(escaped, str(s))
 
 # %% ../nbs/00_core.ipynb #60332371
+_login = re.compile(r'://([^/?#]*|[^/?#@\[:]*:(?!:|\d*([/?#]|$)).*)@')
+
 def without_secrets(
     url, # Or a path, which has none
 )->str:
     "A URL without user, password, signatures and fragment"
-    base,_,rest = re.sub('//[^/?#]*@', '//', str(url)).partition('?')
+    base,_,rest = _login.sub('://', str(url)).partition('#')[0].partition('?')
     if '://' not in base: return str(url)
     kept = re.findall(r'(?:^|&)(id=[\w-]+)', rest)
-    return base.partition('#')[0] + ''.join(f'?{o}' for o in kept[:1])
+    return base + ''.join(f'?{o}' for o in kept[:1])
 
 # %% ../nbs/00_core.ipynb #e86fc563
 def loss_text(
@@ -94,7 +96,8 @@ def every(
     unit:str, # One of them, such as 'minute'
 )->str:
     "How often something happens"
-    return f'every {unit}' if n == 1 else f'every {n:,g} {unit}s'
+    if n == 1: return f'every {unit}'
+    return f'every {n:,.0f} {unit}s' if n % 1 == 0 else f'every {n:,g} {unit}s'
 
 # %% ../nbs/00_core.ipynb #be4c9d82
 def number_of(

@@ -89,7 +89,7 @@ class CharLoss(nn.Module):
         if input.shape[:-1] != target.shape:
             what = f"Scores of shape {tuple(input.shape)} do not fit targets of shape {tuple(target.shape)}"
             raise CharRNNError(what, "the model should return (rows, steps, vocabulary).")
-        scores,ids = input.flatten(0, -2).float(),target.flatten().long()
+        scores,ids = input.reshape(-1, input.shape[-1]).float(),target.flatten().long()
         return F.cross_entropy(scores, ids, reduction=reduction or self.reduction)
 
     def activation(self, x): return x.softmax(-1) # probabilities

@@ -9,7 +9,7 @@ __all__ = ['arch_names', 'opt_names', 'precision_names', 'presets', 'Preset', 'g
 import reprlib
 from math import inf
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Number, Real
+from numbers import Integral, Real
 from fastcore.basics import patch
 from .core import CharRNNError, check_number
 
@@ -106,7 +106,7 @@ class Preset:
 
     def __post_init__(self):
         for k,v in vars(self).items():
-            if isinstance(v, Number) and hasattr(v, 'item'): object.__setattr__(self, k, v.item())
+            if getattr(v, 'shape', None) == (): object.__setattr__(self, k, v.item()) # of NumPy or PyTorch
         _check(self)
 
 # %% ../nbs/14_presets.ipynb #78d01100

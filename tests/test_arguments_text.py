@@ -121,8 +121,8 @@ def test_numbers_of_numpy(kind, tmp_path):
                     valid_pct=np.float64(0.1), path=tmp_path)
     same = from_text(seed=7)
     assert all(torch.equal(a, b) for x,y in zip(dls.train, same.train) for a,b in zip(x, y))
-    learn = char_learner(dls, n_hid=kind(8), emb_sz=kind(4), head_sz=kind(0), lr=np.float32(1e-3),
-                         precision='fp32', seed=kind(7))
+    learn = char_learner(dls, np.str_('gru'), n_hid=kind(8), emb_sz=kind(4), head_sz=kind(0), lr=np.float32(1e-3),
+                         tie=np.bool_(False), precision='fp32', seed=kind(7))
     save_run(learn, tmp_path/'r')
     assert load_run(tmp_path/'r').seed == 7
     json.dumps([dls.train.state_dict(), dls.train.seed, dls.train.wanted])

@@ -177,7 +177,8 @@ def test_messages_without_secrets(server, home, at_once, capsys, answer):
 
 
 @pytest.mark.parametrize('url', ['s3://eve:pa55word@bucket/a.txt', 'ftp://eve:pa55word@x.org/a?sig=5ecre7',
-                                 'http://eve:pa55word@[/a?sig=5ecre7'])
+                                 'http://eve:pa55word@[/a?sig=5ecre7', 's3://eve:pa55/word@bucket/a.txt',
+                                 'ftp://eve:pa55#word@x.org/a#b?id=5ecre7'])
 def test_refused_links_without_secrets(home, at_once, url):
     with pytest.raises(CorpusError) as e: load_corpus(url)
     assert 'pa55' not in str(e.value) and '5ecre7' not in str(e.value)

@@ -61,17 +61,19 @@ _number = r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?'
 _n_wanted = dict(m=2, l=2, h=1, v=1, c=6, s=4, q=4, t=2, a=7)
 _arc = [re.compile(rf'[\s,]*({o})') for o in (*[_number]*3, *['[01]']*2, *[_number]*2)]
 
-def _n_of_arc(text):
-    n = at = 0
-    while m := _arc[n%7].match(text, at): n,at = n+1,m.end()
-    return n if not text[at:].strip(' \t\r\n\f,') else 0 # none that is right
+def _numbers_of_arc(text):
+    res,at = [],0
+    while m := _arc[len(res)%7].match(text, at):
+        res.append(m[1])
+        at = m.end()
+    return res if not text[at:].strip(' \t\r\n\f,') else [] # none that is right
 
 # %% ../../nbs/07a_text.svg.ipynb #890e0b8d
 def _broken_part(d):
     "The first letter of a path with too few numbers or too many, and these; '' if there is none"
     _,*pieces = re.split('([MmZzLlHhVvCcSsQqTtAa])', d)
     for letter,text in zip(pieces[::2], pieces[1::2]):
-        n = _n_of_arc(text) if letter in 'Aa' else len([*re.finditer(_number, text)])
+        n = len(_numbers_of_arc(text)) if letter in 'Aa' else len([*re.finditer(_number, text)])
         wanted = _n_wanted.get(letter.lower(), 0)
         if bool(n) != bool(wanted) or wanted and n % wanted: return letter+text
     return ''
@@ -138,6 +140,30 @@ def _in_known_units(root):
     for e in root.iter():
         for k in (*_places, *_sizes):
             if e is not root and k in e.attrib: e.set(k, _as_known(e.get(k), has_letters))
+    return root
+
+# %% ../../nbs/07a_text.svg.ipynb #4d4118ea
+_goes_on = dict(s='cs', t='qt') # the letters whose bend it takes up
+
+def _arc_or_line(letter, numbers):
+    if 0 not in map(float, numbers[:2]): return letter + ' '.join(numbers)
+    return 'lL'[letter.isupper()] + ' '.join(numbers[5:])
+
+def _as_drawn(d):
+    "A path of which svgelements makes what a browser makes of `d`"
+    begin,*pieces = re.split('([MmZzLlHhVvCcSsQqTtAa])', d)
+    res,last = [begin],''
+    for letter,text in zip(pieces[::2], pieces[1::2]):
+        kind,numbers = letter.lower(),_numbers_of_arc(text) if letter in 'Aa' else []
+        if last in 'csqt' and last not in _goes_on.get(kind, 'csqt'): res.append('l0 0')
+        res += [_arc_or_line(letter, numbers[i:i+7]) for i in range(0, len(numbers), 7)] or [letter+text]
+        last = kind
+    return ''.join(res)
+
+def _bent_as_drawn(root):
+    "Write paths such that svgelements draws them as a browser does"
+    for e in root.iter():
+        if 'd' in e.attrib: e.set('d', _as_drawn(e.get('d')))
     return root
 
 # %% ../../nbs/07a_text.svg.ipynb #da254173
@@ -277,7 +303,7 @@ def read_svg(
         _check_size(root := _root(path))
         _check_written(root)
         _check_lengths(root)
-        _in_known_units(_without_remarks(root))
+        _bent_as_drawn(_in_known_units(_without_remarks(root)))
         strokes = _strokes(_put_away(_placed(_open_symbols(_switched(root)))))
         if not strokes: raise _Odd('draws no line')
         return simplify(fit_drawing(strokes), epsilon)

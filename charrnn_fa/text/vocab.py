@@ -76,7 +76,7 @@ class CharVocab:
     ):
         check_type('chars', chars, Iterable, 'characters')
         check_type('unk', unk, str, 'a character', optional=True)
-        symbols = {*chars, *([unk] if unk else [])}
+        symbols = {*chars, *([] if unk is None else [unk])}
         if any(not isinstance(o, str) or len(o) != 1 for o in symbols):
             raise VocabError("A vocabulary is made of single characters", "give a text or a list of characters.")
         self.itos = sorted(symbols)
@@ -104,7 +104,7 @@ def from_text(cls:CharVocab,
     kept = [c for c,n in count.items() if n >= min_freq]
     n_most = max_size or len(count)+1
     is_complete = len(kept) == len(count) <= n_most
-    if not is_complete: kept = sorted(kept, key=lambda c: (-count[c], c))[:n_most-1] # and `unk`
+    if not is_complete: kept = sorted({*kept}-{unk}, key=lambda c: (-count[c], c))[:n_most-1] # and `unk`
     return cls(kept, None if is_complete else unk)
 
 # %% ../../nbs/04_text.vocab.ipynb #9c75cd63
