@@ -4337,6 +4337,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'charrnn_fa.text.read._begins_as_utf8': ('text.read.html#_begins_as_utf8', 'charrnn_fa/text/read.py'),
                                       'charrnn_fa.text.read._control_share': ('text.read.html#_control_share', 'charrnn_fa/text/read.py'),
                                       'charrnn_fa.text.read._damaged_utf8': ('text.read.html#_damaged_utf8', 'charrnn_fa/text/read.py'),
+                                      'charrnn_fa.text.read._document': ('text.read.html#_document', 'charrnn_fa/text/read.py'),
                                       'charrnn_fa.text.read._in_file': ('text.read.html#_in_file', 'charrnn_fa/text/read.py'),
                                       'charrnn_fa.text.read._is_pickle': ('text.read.html#_is_pickle', 'charrnn_fa/text/read.py'),
                                       'charrnn_fa.text.read._is_same_encoding': ( 'text.read.html#_is_same_encoding',
