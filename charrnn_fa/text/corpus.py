@@ -11,7 +11,7 @@ import codecs, glob, os, re, shlex, sysconfig, tokenize, warnings
 from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
-from ..core import check_number, reason, visible, without_secrets
+from ..core import check_drive, check_number, reason, visible, without_secrets
 from .read import (CorpusError, TextWarning, check_file, check_type, decode_text, first_bytes, is_binary,
                                   kind_of, read_text)
 from .download import download, drive_id, kept, shakespeare
@@ -210,6 +210,7 @@ def _files(what, encoding):
         check_file(p)
         return [p]
     if files := _matches(str(p)): return files
+    check_drive(p, CorpusError)
     how = f"write drive:{what} if it is an id of Drive." if drive_id(f'drive:{what}') else "check the spelling."
     raise CorpusError(f"'{_shown(what)}' is no file, folder, glob with a match, link, or one of {names}", how)
 

@@ -10,7 +10,7 @@ __all__ = ['drawing_names', 'is_drawing_name', 'is_drawings', 'found', 'augment'
 import os, re
 import numpy as np
 from pathlib import Path
-from ..core import check_number, visible
+from ..core import check_drive, check_number, visible
 from .glyphs import glyph_drawings, glyph_sets
 from .quickdraw import quickdraw, read_ndjson
 from .read import CorpusError, check_type
@@ -46,6 +46,7 @@ def _svg_folder(path):
 # %% ../../nbs/08_text.drawings.ipynb #046ea5fe
 def _from_path(path, n):
     "The drawings of a file or folder, and the part of each"
+    if not os.path.lexists(path): check_drive(path, CorpusError)
     if len(path.name) < 256 and path.is_dir(): drawings = [read_svg(o) for o in _svg_folder(path)[:n]]
     elif path.suffix.lower() == '.svg': drawings = [read_svg(path)]
     elif is_drawings(path): return read_ndjson(path, n)
