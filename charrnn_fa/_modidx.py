@@ -3174,6 +3174,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'charrnn_fa.generate': { 'charrnn_fa.generate.Uniforms': ('generate.html#uniforms', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate.Uniforms.__call__': ('generate.html#uniforms.__call__', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate.Uniforms.__init__': ('generate.html#uniforms.__init__', 'charrnn_fa/generate.py'),
+                                     'charrnn_fa.generate._check_parts': ('generate.html#_check_parts', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._check_request': ('generate.html#_check_request', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._draw_one': ('generate.html#_draw_one', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._drawn': ('generate.html#_drawn', 'charrnn_fa/generate.py'),
