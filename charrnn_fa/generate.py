@@ -192,6 +192,11 @@ def prime(
     return vocab.encode(prompt or ('\n' if '\n' in vocab else vocab[0]))
 
 # %% ../nbs/12_generate.ipynb #5b01587f
+def _check_parts(model, vocab):
+    if isinstance(model, nn.Module) and hasattr(vocab, 'stoi'): return
+    raise CharRNNError("A network and its vocabulary are needed here",
+                       "give learn.model and learn.vocab, or take learn.generate and learn.stream.")
+
 def _check_request(vocab, n, bs, seed=None):
     check_number('n', n, 0, whole=True, high=2**62)
     check_number('bs', bs, 1, whole=True, high=2**31)
@@ -247,6 +252,7 @@ def stream(
 ):
     "New text, piece by piece as it is made"
     n_samples = 1 if bs is None else bs
+    _check_parts(model, vocab)
     _check_request(vocab, n, n_samples, seed)
     stops = _stop_list(stop)
     sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
@@ -267,6 +273,7 @@ def generate(
 )->str: # With `bs` a list of strings
     "Continue `prompt` by `n` characters"
     n_samples = 1 if bs is None else bs
+    _check_parts(model, vocab)
     _check_request(vocab, n, n_samples)
     pieces = [[prompt] for _ in range(n_samples)]
     with sharing_processors(next(model.parameters()).device):

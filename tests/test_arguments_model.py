@@ -9,13 +9,14 @@ import pytest
 import torch
 from fastai.basics import SGD, CrossEntropyLossFlat, Learner
 
+from charrnn_fa import doctor
 from charrnn_fa.callback.precision import check_precision
 from charrnn_fa.callback.progress import Pace, ProgressLines
 from charrnn_fa.callback.schedule import Budget
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.evaluate import evaluate_ids
-from charrnn_fa.generate import check_sampling
+from charrnn_fa.generate import check_sampling, generate, stream
 from charrnn_fa.learner import char_learner
 from charrnn_fa.models import CharRNN
 from charrnn_fa.optim import AdamW
@@ -111,6 +112,17 @@ def test_arguments_of_a_budget(bad): refused(Budget, 5, **bad)
 def test_arguments_of_generate(learn, bad):
     refused(lambda: learn.generate(**{'n':3, **bad}))
     if 'bs' not in bad: refused(lambda: list(learn.stream(**{'n':3, **bad})))
+
+
+def test_what_is_given_in_the_place_of_another_is_named(learn, tmp_path):
+    "A Learner where its parts are asked for, and arguments that are exchanged"
+    for given in (learn, 'The '), (learn.model, 'The '), (learn, learn.vocab, 'The '), (learn.vocab, learn.model):
+        assert 'learn.generate' in refused(generate, *given)
+        assert 'learn.stream' in refused(lambda: list(stream(*given)))
+    assert 'learn is' in refused(save_run, tmp_path/'r', learn)
+    for given in learn, None, 3, learn.dls.train: assert 'from_text' in refused(doctor.ladder, given)
+    for given in (learn,), (learn, ValueError('x')), ('Expected target size [4, 9], got [4, 16]', learn):
+        assert 'except Exception as e' in refused(doctor.explain, *given)
 
 
 def test_the_largest_seed_serves_and_means_itself(learn):

@@ -452,3 +452,29 @@ def test_an_encoding_that_tells_of_a_part_is_known(b, said):
 @pytest.mark.parametrize('encoding', ['klingon', 'rot13', 'a\0b', '\ud800'])
 def test_an_encoding_that_is_none_is_said_to_be_none(encoding):
     with pytest.raises(CorpusError, match='Python knows no encoding called'): decode_text(b'abc', 'a.txt', encoding)
+
+
+ZIP = b'PK\3\4' + bytes(26)
+
+@pytest.mark.parametrize('b,kind', [(b'%PDF-1.4\n%\xac\xdc\n' + b'1 0 obj << /Type /Page >> '*20, 'a PDF'),
+                                    (ZIP + b'[Content_Types].xml<?xml?>', 'a document of a word processor'),
+                                    (ZIP + b'mimetypeapplication/epub+zip', 'a document of a word processor'),
+                                    (b'\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1' + b'Wort '*100, 'a document of a word processor'),
+                                    (b'{\\rtf1\\ansi Hello \\par}', 'an RTF document')])
+def test_what_is_written_by_a_word_processor_is_saved_as_text_first(tmp_path, b, kind):
+    p = tmp_path/'letters'
+    p.write_bytes(b)
+    with pytest.raises(CorpusError, match=f'letters is {kind}, .*save it as plain text'): load_corpus(p)
+
+
+def test_what_is_packed_by_zip_alone_is_unpacked():
+    with pytest.raises(CorpusError, match='unzip x'): decode_text(ZIP + b'letters.txthello', 'x')
+
+
+@pytest.mark.parametrize('what,remedy', [
+    ('To be, or not to be\n'*30, 'from_text'), ('To be, or not to be. '*30, 'from_text'),
+    ('faces', 'from_drawings'), ('quickdraw:cat', 'from_drawings'),
+    ('www.gutenberg.org/files/100/100-0.txt', 'https://'), ('drive.google.com/file/d/abc/view', 'https://'),
+    ('shakespere', 'check the spelling'), ('letters.txt', 'check the spelling')])
+def test_what_is_no_name_of_a_text_has_a_way_out(what, remedy):
+    with pytest.raises(CorpusError, match=remedy): load_corpus(what)

@@ -252,6 +252,24 @@ def test_a_text_is_no_drawings(tmp_path, capsys):
         assert capsys.readouterr().err.count('\n') == 1
 
 
+@pytest.mark.parametrize('what,remedy', [
+    ('https://example.org/face.svg', 'download it first'), ('https://example.org/data/face', 'download it first'),
+    ('faces/*.svg', 'give the folder'), ('me.JPG', 'trace it to lines first')])
+def test_what_is_no_drawing_has_a_way_out(what, remedy):
+    with pytest.raises(CharRNNError, match=f'{re.escape(what)}.*{remedy}'): load_drawings(what)
+
+
+@pytest.mark.parametrize('given', [HOUSE, HOUSE[0]])
+def test_one_list_too_few_is_said_to_be_one(drawer, given):
+    "A drawing where drawings are asked for, and a stroke where a drawing is"
+    for f in strokes_to_text, load_drawings, show.drawings:
+        if given is HOUSE:
+            with pytest.raises(CharRNNError, match=r'one list too few.*put \[ \] around'): f(given)
+        else:
+            with pytest.raises(CharRNNError, match='no list of strokes'): f(given)
+    with pytest.raises(CharRNNError, match=r'one list too few.*put \[ \] around'): drawer.draw(1, begin=HOUSE[0])
+
+
 def test_raw_files_are_brought_to_the_paper(tmp_path):
     (tmp_path/'raw.ndjson').write_text(json.dumps({'drawing':[[[1000.5, 1500.5], [200, 700], [0, 31]]]}))
     assert read_ndjson(tmp_path/'raw.ndjson')[0] == [[[(0, 0), (255, 255)]]]

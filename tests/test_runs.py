@@ -14,6 +14,8 @@ import torch
 from fastai.data.all import DataBlock, IndexSplitter
 from safetensors import safe_open
 
+from charrnn_fa import core
+from charrnn_fa.core import CharRNNError
 from charrnn_fa.run.files import RunError, write_whole
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.cli import main
@@ -21,7 +23,9 @@ from charrnn_fa.learner import char_learner
 from charrnn_fa.run.health import examine_run
 from charrnn_fa.run.model import Run, load_run, save_run, weights_sha256
 from charrnn_fa.store.retain import rotate
+from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharBlock, CharDataLoaders
+from charrnn_fa.text.drawings import load_drawings
 from charrnn_fa.text.vocab import CharVocab
 
 
@@ -267,3 +271,28 @@ def test_a_run_of_the_unknown_symbol_alone_is_examined(tmp_path):
     report = examine_run(save_run(learn, tmp_path/'r').path)
     assert [o.id for o in report.findings] == ['D11']
     assert any('what it writes' in o for o in report.skipped) and 'what it writes' not in report.checked
+
+@pytest.fixture
+def no_drive(tmp_path, monkeypatch):
+    "A place where Colab mounts Drive, and nothing is mounted there"
+    monkeypatch.setattr(core, 'drives', (str(tmp_path/'drive'),))
+    return tmp_path/'drive/MyDrive'
+
+
+def test_what_is_to_be_in_drive_is_not_written_beside_it(no_drive, make, capsys):
+    "A folder that is made there is lost with the machine, and Drive cannot be mounted over it any more"
+    learn = make(n_hid=8, emb_sz=8, head_sz=0)
+    learn.fit(1, 1e-2)
+    for f in (lambda: save_run(learn, no_drive/'run'), lambda: learn.share(no_drive/'page.html'),
+              lambda: load_run(no_drive/'run'), lambda: load_corpus(no_drive/'book.txt'),
+              lambda: load_drawings(no_drive/'faces.svg'), lambda: load_drawings(no_drive/'faces')):
+        with pytest.raises(CharRNNError, match=r'mount Google Drive first, by mount_drive\(\) in a cell'): f()
+    assert main(['info', str(no_drive/'run')]) == 1
+    assert 'mount Google Drive first' in capsys.readouterr().err
+    assert not no_drive.parent.exists()
+
+
+def test_what_lies_there_all_the_same_is_read(no_drive):
+    no_drive.mkdir(parents=True)
+    (no_drive/'book.txt').write_text('a text')
+    assert load_corpus(no_drive/'book.txt') == 'a text'

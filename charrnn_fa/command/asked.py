@@ -10,7 +10,7 @@ __all__ = ['check_duration', 'check_keeping', 'check_place', 'asked_fields', 'as
 import glob, os
 from dataclasses import fields
 from pathlib import Path
-from ..core import CharRNNError, without_secrets
+from ..core import CharRNNError, check_drive, without_secrets
 from ..presets import Preset, get_preset
 from ..text.corpus import is_corpus_name, load_corpus
 from ..text.drawings import is_drawing_name
@@ -75,10 +75,10 @@ def check_mount(
     path:str, # Of a folder
     seconds:float=10, # Which it has
 ):
-    "Refuse a folder on a mount that hangs"
+    "Refuse a folder on a mount that hangs, or in a Drive that is not mounted"
     from charrnn_fa.store.mount import mount_of
     from charrnn_fa.store.threads import with_deadline
-    if mount_of(path)[0]: with_deadline(lambda: Path(path).exists(), seconds, path)
+    if mount_of(path)[0] and not with_deadline(lambda: Path(path).exists(), seconds, path): check_drive(path)
 
 # %% ../../nbs/90b_command.asked.ipynb #c3ade536
 def load_text(

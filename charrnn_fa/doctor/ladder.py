@@ -152,6 +152,9 @@ def ladder(
         vocab = CharVocab.from_text(text_or_dls)
         train,valid = split_text(text_or_dls, valid_pct)
         return _ladder(vocab.encode(train), vocab.encode(valid), len(vocab))
+    if not hasattr(text_or_dls, 'loaders'):
+        raise CharRNNError(f'text_or_dls is {type(text_or_dls).__name__}',
+                           'give a text, or loaders such as CharDataLoaders.from_text makes.')
     (train,train_starts),(valid,valid_starts) = map(read_ids, (text_or_dls.train, text_or_dls.valid))
     n = max(len(getattr(text_or_dls, 'vocab', ())), *(int(o.max(initial=0))+1 for o in (train, valid)))
     return _ladder(train, valid, n, train_starts=train_starts, valid_starts=valid_starts)

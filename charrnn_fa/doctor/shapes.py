@@ -9,6 +9,7 @@ __all__ = ['axes_of', 'is_of_shapes', 'explain']
 import ast, inspect, linecache, re, traceback
 from contextlib import suppress
 from fastai.basics import *
+from ..text.read import check_type
 from .report import Finding
 from .batches import as_ids, time_axis
 from .untouched import untouched
@@ -333,6 +334,7 @@ def explain(
     subject:Subject=None, # Instead of a Learner
 )->Finding: # None if it is no error of shapes or types
     "An error of shapes in words: axes by name, sizes, where it happened, what mends it"
+    check_type('e', e, BaseException, 'an error: except Exception as e')
     message = str(e)
     told = next((f for k,f in _patterns.items() if re.search(k, message)), None)
     if not told: return None

@@ -10,7 +10,7 @@ import errno, os, secrets, threading, warnings
 from pathlib import Path
 from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
-from ..core import CharRNNError, without_secrets
+from ..core import CharRNNError, check_drive, without_secrets
 from charrnn_fa.run.files import (
     Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, open_plain, pack, pack_json,
     read_all, read_json, unpack, unread,
@@ -194,6 +194,7 @@ class RunFolder(RunFiles):
         file = self.path/'run.json'
         if self.is_run(self.path): return check_fields(read_json(file), settings_schema, file)
         if not os.path.lexists(self.path):
+            check_drive(self.path, RunError)
             raise RunError(f'There is no folder {path}',
                            f'check the name, or make a run with: charrnn train CORPUS --run {path}')
         if self.path.is_dir(): _refuse_lost(path)
@@ -217,6 +218,7 @@ def check_free(cls:RunFolder,
 ):
     "Refuse a folder in which something else is, or that cannot be made"
     path = Path(path)
+    check_drive(path, RunError)
     try: there = next(o for o in [path, *path.absolute().parents] if look(o))
     except (OSError, ValueError) as e: raise _unreachable(path, e) from None
     if there != path:

@@ -277,6 +277,7 @@ def save_run(
 )->Run:
     "Store a trained Learner as a finished run"
     check_number('step', step, 0, whole=True, optional=True, high=2**62-1)
+    if not hasattr(learn, 'model'): raise CharRNNError(f'learn is {type(learn).__name__}', 'give a Learner, then a path.')
     check_described(learn, weights) # buffers too, which are only kept to go on from
     run = Run(path, char_settings(learn, **info))
     run.create(kept_text(learn), weights(learn.model), {},

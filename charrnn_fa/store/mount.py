@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from errno import EACCES, EINVAL, ENODATA, ENOSYS, ENOTSUP, EPERM
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import CharRNNError
+from .. import core
+from ..core import CharRNNError, check_drive
 from ..run.files import failed, open_plain, size_of
 
 # %% ../../nbs/60_store.mount.ipynb #ff78b8b3
@@ -49,8 +50,6 @@ def mounts():
 # %% ../../nbs/60_store.mount.ipynb #0b377d14
 _remote = re.compile(r'fuse\.|fuse$|nfs|cifs|smb|9p|ceph|glusterfs|lustre|davfs|afs')
 
-_drives = '/content/drive', '/content/gdrive'
-
 _in_drive = re.compile(r'(/.+?)/(?:MyDrive|My Drive|Shareddrives|Shared drives)(?:/|$)')
 
 colab_hostname = Path('/var/colab/hostname') # there on a machine that Colab hosts
@@ -69,7 +68,7 @@ def _longest_over(path, places):
 def _drive_over(path):
     "Mount point of a Drive over a path, also where nothing is mounted now"
     elsewhere = colab_hostname.exists() and _in_drive.match(path)
-    return elsewhere[1] if elsewhere else _longest_over(path, _drives)
+    return elsewhere[1] if elsewhere else _longest_over(path, core.drives)
 
 # %% ../../nbs/60_store.mount.ipynb #bfad9f9f
 def _without_first_link(path, table):
@@ -122,7 +121,8 @@ def _folder(self:MountStore, make=False):
     fds = [_open_folder(self.mountpoint)] if there else []
     try:
         if not fds or there != (self.kind, os.fstat(fds[0]).st_dev):
-            raise StoreError(f'{self.mountpoint} is not mounted')
+            check_drive(self.where, StoreError)
+            raise StoreError(f'{self.mountpoint} is not mounted', 'mount it first.')
         for o in self.parts: fds.append(self._into(o, fds, make))
         yield fds[-1]
     finally:

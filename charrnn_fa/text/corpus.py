@@ -11,7 +11,7 @@ import codecs, glob, os, re, shlex, sysconfig, tokenize, warnings
 from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
-from ..core import check_number, reason, visible, without_secrets
+from ..core import check_drive, check_number, reason, visible, without_secrets
 from .read import (CorpusError, TextWarning, check_file, check_type, decode_text, first_bytes, is_binary,
                                   kind_of, read_text)
 from .download import download, drive_id, kept, shakespeare
@@ -100,8 +100,13 @@ def _as_path(what):
     except FileNotFoundError: pass
     except (OSError, ValueError) as e:
         why = 'no name of a file' if isinstance(e, ValueError) else e.strerror
-        raise CorpusError(f"'{_shown(what)}' cannot be read ({why})", "check name and permissions.") from None
+        how = _itself if _is_text_itself(what) else "check name and permissions."
+        raise CorpusError(f"'{_shown(what)}' cannot be read ({why})", how) from None
     return p
+
+_itself = "give a text itself to CharDataLoaders.from_text."
+
+def _is_text_itself(what): return len(str(what)) > 255 or '\n' in str(what)
 
 def _shown(what): return visible(without_secrets(what)[:80], lines=False)
 
@@ -199,6 +204,14 @@ def _matches(pattern):
     return files
 
 # %% ../../nbs/03_text.corpus.ipynb #5f6d0eb2
+def _meant(what):
+    "What to do about a name that stands for no text"
+    if _is_text_itself(what): return _itself
+    if re.match('(faces|letters)$|quickdraw:', what): return "CharDataLoaders.from_drawings (charrnn draw) has drawings of that name."
+    if re.match(r'(www|drive\.google)\.', what): return "a link begins with https://, so write that before it."
+    if drive_id(f'drive:{what}'): return f"write drive:{what} if it is an id of Drive."
+    return "check the spelling."
+
 def _files(what, encoding):
     "See `corpus_files`"
     names = ', '.join(corpus_names)
@@ -210,8 +223,9 @@ def _files(what, encoding):
         check_file(p)
         return [p]
     if files := _matches(str(p)): return files
-    how = f"write drive:{what} if it is an id of Drive." if drive_id(f'drive:{what}') else "check the spelling."
-    raise CorpusError(f"'{_shown(what)}' is no file, folder, glob with a match, link, or one of {names}", how)
+    check_drive(p, CorpusError)
+    what_it_is_not = f"'{_shown(what)}' is no file, folder, glob with a match, link, or one of {names}"
+    raise CorpusError(what_it_is_not, _meant(str(what)))
 
 def corpus_files(
     what, # A file, a folder or a glob such as `'books/**/*.txt'`

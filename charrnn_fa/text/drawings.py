@@ -7,10 +7,10 @@ __all__ = ['drawing_names', 'is_drawing_name', 'is_drawings', 'found', 'augment'
            'Drawings', 'StrokeCode', 'strokes_to_text', 'text_to_strokes', 'fit_drawing', 'simplify']
 
 # %% ../../nbs/08_text.drawings.ipynb #b577d7f5
-import os, re
+import glob, os, re
 import numpy as np
 from pathlib import Path
-from ..core import check_number, visible
+from ..core import check_drive, check_number, visible, without_secrets
 from .glyphs import glyph_drawings, glyph_sets
 from .quickdraw import quickdraw, read_ndjson
 from .read import CorpusError, check_type
@@ -44,15 +44,25 @@ def _svg_folder(path):
     raise CorpusError(f'The folder {path} holds no SVG file', 'give a folder of .svg files, or a file .ndjson.')
 
 # %% ../../nbs/08_text.drawings.ipynb #046ea5fe
+_which = f"give {', '.join(glyph_sets)}, quickdraw:NAME, a file .ndjson or .svg, or a folder of .svg files."
+
+_pixels = '.png','.jpg','.jpeg','.gif','.webp','.bmp','.heic'
+
+_of_pixels = 'a picture of pixels has no strokes, so trace it to lines first, in Inkscape for instance, and give the .svg.'
+
+def _shown(what): return visible(without_secrets(what)[:80], lines=False)
+
 def _from_path(path, n):
     "The drawings of a file or folder, and the part of each"
+    if not os.path.lexists(path):
+        check_drive(path, CorpusError)
+        if glob.has_magic(str(path)): raise CorpusError(f"'{_shown(path)}' is a pattern", 'give the folder.')
     if len(path.name) < 256 and path.is_dir(): drawings = [read_svg(o) for o in _svg_folder(path)[:n]]
     elif path.suffix.lower() == '.svg': drawings = [read_svg(path)]
     elif is_drawings(path): return read_ndjson(path, n)
     else:
-        what = f"'{visible(str(path)[:80], lines=False)}' is no name, file or folder of drawings"
-        names = ', '.join(glyph_sets)
-        raise CorpusError(what, f'give {names}, quickdraw:NAME, a file .ndjson or .svg, or a folder of .svg files.')
+        what = f"'{_shown(path)}' is no name, file or folder of drawings"
+        raise CorpusError(what, _of_pixels if path.suffix.lower() in _pixels else _which)
     return drawings,[None]*len(drawings)
 
 def found(
@@ -67,6 +77,8 @@ def found(
     check_type('what', what, (str, Path), 'a name, a path, or a list of drawings')
     if what in glyph_sets: drawings = glyph_drawings(what)[:n]
     elif str(what).startswith('quickdraw:'): drawings = quickdraw(what[10:], n or 10_000, progress)
+    elif '://' in str(what):
+        raise CorpusError(f"'{_shown(what)}' is a link", 'download it first, and give the path of the copy.')
     elif what == '':
         raise CorpusError('The name of the drawings is empty', f"give one such as '{drawing_names[0]}', or a path.")
     else: return _from_path(Path(os.path.expanduser(what)), n)

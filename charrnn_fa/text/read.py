@@ -125,6 +125,14 @@ def _not_read(b, encoding, e, name):
     return CorpusError(what, "'utf-8' and 'cp1252' are common ones.")
 
 # %% ../../nbs/01_text.read.ipynb #0a62d6f9
+def _document(b):
+    "What a program for documents has written; None if it is none of the usual ones"
+    if b[:5] == b'%PDF-': return 'a PDF'
+    if b[:5] == b'{\\rtf': return 'an RTF document'
+    is_office = b[:4] == b'PK\3\4' and (b'[Content_Types].xml' in b or b[30:38] == b'mimetype')
+    if is_office or b[:4] == b'\xd0\xcf\x11\xe0': return 'a document of a word processor'
+
+# %% ../../nbs/01_text.read.ipynb #2ed23c42
 def _is_pickle(b): return re.match(rb'\x80[\2-\5]', b) and b[-1:] == b'.'
 
 def decode_text(
@@ -136,6 +144,8 @@ def decode_text(
     check_type('b', b, (bytes, bytearray), 'bytes')
     check_type('encoding', encoding, str, 'a string')
     is_utf8 = encoding.lower().replace('_', '-') in ('utf-8', 'utf8', 'utf-8-sig')
+    if is_utf8 and (kind := _document(b)):
+        raise CorpusError(f"{name} is {kind}, not a plain text", "save it as plain text (.txt), and give that.")
     if is_utf8 and (packed := _packed_by(b)):
         raise CorpusError(f"{name} is packed by {packed[0]}", f"unpack it first: {packed[1]} {shlex.quote(str(name))}")
     if is_utf8 and (is_binary(b) or _is_pickle(b)):

@@ -96,6 +96,9 @@ def _not_drawn(d):
     what = f'reaches from {low:.6g} to {high:.6g}, but the paper goes from 0 to {box}'
     return what,'bring it to the paper by fit_drawing.'
 
+_too_few = ('There is one list too few around these points',
+            'put [ ] around: a drawing is a list of strokes, and a stroke a list of (x, y).')
+
 def check_drawings(
     drawings, # What was given
     first:int=0, # Number of the first one
@@ -106,6 +109,7 @@ def check_drawings(
         raise CharRNNError('These are no list of drawings', 'give what load_drawings gives, or list(…) of it.')
     drawings = [*drawings]
     if _all_drawn(drawings): return
+    if _all_drawn([drawings]): raise CharRNNError(*_too_few)
     for i,d in enumerate(drawings):
         if wrong := _not_drawn(d): raise CharRNNError(f'Drawing {first+i} {wrong[0]}', wrong[1])
 
