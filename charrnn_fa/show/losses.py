@@ -130,7 +130,7 @@ def _draw_ladder(ax, c):
     rungs = _rungs(c.ladder, low, high)
     for _,v in rungs: ax.axhline(v, color=_grey, lw=.8, ls=':')
     right = dict(xycoords=('axes fraction', 'data'), xytext=(4, 0), textcoords='offset points', va='center')
-    for k,v in _labels(rungs, .05*(high-low)): ax.annotate(k, (1, v), size=9, **right)
+    for k,v in _labels(rungs, .05*(high-low)): ax.annotate(k, (1, v), **right)
 
 # %% ../../nbs/54_show.losses.ipynb #41af150f
 def _draw_losses(ax, c):
@@ -149,10 +149,10 @@ def _draw_events(ax, c):
 
 # %% ../../nbs/54_show.losses.ipynb #fcb79aa7
 def _figure(c):
-    fig,(ax,below) = new_figure(6.4, 4.4, 2, sharex=True, height_ratios=[4, 1])
+    fig,(ax,below) = new_figure(5, 4, 2, sharex=True, height_ratios=[4, 1])
     with drawing():
         for draw in _draw_ladder,_draw_events,_draw_losses: draw(ax, c)
-        ax.legend(frameon=False, fontsize=9)
+        ax.legend(frameon=False)
         below.plot(np.arange(1, len(c.lrs)+1), c.lrs, color=hex_colour(blue), lw=1.2)
         below.set_ylabel('rate')
         below.set_xlabel('steps')
