@@ -109,7 +109,7 @@ def time_text(
 )->str:
     "A time as exact as one wants to know it"
     if seconds < 90: return f'{seconds:.0f} s'
-    if seconds < 5400: return f'{seconds/60:.0f} min'
+    if seconds < 5400: return f'{seconds/60:.2g} min'
     return f'{seconds/3600:.1f} h'
 
 # %% ../nbs/00_core.ipynb #8ec26292

@@ -236,6 +236,12 @@ def test_nothing_is_said_in_the_line_of_the_bar(tmp_path):
     for line,begins in zip(lines, said): assert line.startswith(begins) and 'step/s' not in line, line
 
 
+def test_the_doctor_says_that_it_is_at_work(run):
+    "Where a person watches; it takes seconds"
+    status,lines = in_terminal(['doctor', run], until=['looking'])
+    assert status == 130 and lines == ['charrnn: stopped.', '']
+
+
 def test_save_minutes(call, tmp_path):
     "None between two saves: each step is due"
     assert call('train', 'count', '--run', tmp_path/'r', '--steps', 30, '--save-minutes', 0, '--quiet', *TINY)[0] == 0
@@ -449,6 +455,13 @@ def test_as_a_process(run):
     p = subprocess.run([sys.executable, '-m', 'charrnn_fa', 'sample', run, '--prompt', 'ä'],
                        capture_output=True, text=True)
     assert p.returncode == 1 and 'Traceback' not in p.stderr
+
+
+def test_warnings_of_others_are_no_errors_of_the_command(run):
+    "Whatever the environment makes of warnings: fastai has some when it is imported"
+    p = subprocess.run([sys.executable, '-m', 'charrnn_fa', 'eval', run], capture_output=True, text=True,
+                       env={**os.environ, 'PYTHONWARNINGS':'error'})
+    assert (p.returncode, p.stderr) == (0, '') and 'characters right' in p.stdout
 
 
 def test_demo_when_it_is_trained_already(call, tmp_path, text):

@@ -256,8 +256,13 @@ def test_phone(learn, visit, scheme):
     page.click('summary')
     assert not page.locator('#layer').is_visible()                    # of one layer there is nothing to choose
     assert page.evaluate('[document.documentElement.scrollWidth, innerWidth]') == [390, 390]
+    paper = lambda: page.evaluate("getComputedStyle(document.getElementById('detail')).backgroundColor")
+    assert paper() == 'rgba(0, 0, 0, 0)' and 'tap' in page.text_content('#text-help') # nothing covers the text before
     page.locator('#text span').first.tap()
     assert page.text_content('#detail').startswith('‘a’') and page.locator('#detail').is_visible()
+    assert paper() != 'rgba(0, 0, 0, 0)'
+    page.check('#by-surprise')
+    assert 'Pale' not in page.text_content('#key-words') # as nothing is in the dark
     light = lambda what: sum(map(int, re.findall(r'\d+', page.evaluate(f'getComputedStyle(document.body).{what}'))[:3]))
     assert ((light('backgroundColor') > 600 > 200 > light('color')) if scheme == 'light'
             else (light('backgroundColor') < 200 < 600 < light('color')))

@@ -97,6 +97,19 @@ def test_a_picture_fits_a_phone_and_runs_no_text(pictures, visit, name, scheme):
     assert ink == dict(light='rgb(0, 0, 0)', dark='rgb(255, 255, 255)')[scheme]
 
 
+LETTERS = """[...document.querySelectorAll('svg text')].map(
+    o => Math.hypot(o.getScreenCTM().a, o.getScreenCTM().b)*parseFloat(getComputedStyle(o).fontSize))"""
+
+
+@pytest.mark.parametrize('name', ['memory', 'losses'])
+def test_the_letters_of_a_figure_can_be_read_on_a_phone(pictures, visit, name):
+    "10 px at the least, within the margins of a notebook too"
+    for width in 390,360:
+        sizes = visit(pictures[name], viewport=dict(width=width, height=800)).evaluate(LETTERS)
+        assert len(sizes) > 9 and min(sizes) >= 10
+    assert max(visit(pictures[name], viewport=dict(width=1200, height=800)).evaluate(LETTERS)) < 16
+
+
 def test_surprise_is_what_pytorch_computes(trained, pictures):
     learn,_ = trained
     ids = learn.vocab.encode(NASTY)

@@ -7,7 +7,9 @@ __all__ = ['doctor']
 
 # %% ../../nbs/90g_command.examine.ipynb #639827c4
 import os, sys
+from functools import partial
 from ..core import CharRNNError, check_number, reason, say
+from .terminal import looking
 
 # %% ../../nbs/90g_command.examine.ipynb #159126b9
 def _split_function(what):
@@ -43,12 +45,13 @@ def doctor(
     args, # What the parser made of the line
 )->dict: # What `--json` prints
     "`charrnn doctor`"
-    report = _examined(args)
+    examine = _examination(args)
+    with looking(): report = examine()
     if not args.json: say(str(report))
     return report.as_dict()
 
-def _examined(args):
-    "The report on a run, or on what a program returns"
+def _examination(args):
+    "What gives the report on a run, or on what a program returns"
     from charrnn_fa.doctor.diagnose import diagnose
     where = _split_function(args.run)
     check_number('seconds', args.seconds, 0)
@@ -56,10 +59,10 @@ def _examined(args):
         raise CharRNNError(f"{args.run} is a program, not a run", f"name its function: {args.run}:FUNCTION")
     if where is None:
         from charrnn_fa.run.health import examine_run
-        return examine_run(args.run)
+        return partial(examine_run, args.run)
     made = _from_file(*where)
-    if isinstance(made, dict): return diagnose(**made, seconds=args.seconds)
+    if isinstance(made, dict): return partial(diagnose, **made, seconds=args.seconds)
     if not hasattr(made, 'dls'):
         what = 'None' if made is None else f'something else ({type(made).__name__})'
         raise CharRNNError(f"{where[1]} returns {what}", "it must return a Learner, or a dict of diagnose's arguments.")
-    return diagnose(made, seconds=args.seconds)
+    return partial(diagnose, made, seconds=args.seconds)

@@ -72,7 +72,8 @@ def _eval_text(r)->str:
     "A measurement in one line"
     how = 'one stream' if r['context'] == 'carry' else f"windows of {r['context']}"
     right = f"{r['accuracy']:.1%} of {r['n_chars']:,} characters right"
-    return f"{loss_text(r['nats'])} per character, perplexity {r['perplexity']:.2f}, {right}, {how}"
+    drawn = f"{r['nats_per_drawing']:.1f} nats a drawing, " if 'nats_per_drawing' in r else ''
+    return f"{drawn}{loss_text(r['nats'])} per character, perplexity {r['perplexity']:.2f}, {right}, {how}"
 
 def evaluate(
     args, # What the parser made of the line

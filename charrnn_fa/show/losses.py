@@ -130,7 +130,7 @@ def _draw_ladder(ax, c):
     rungs = _rungs(c.ladder, low, high)
     for _,v in rungs: ax.axhline(v, color=_grey, lw=.8, ls=':')
     right = dict(xycoords=('axes fraction', 'data'), xytext=(4, 0), textcoords='offset points', va='center')
-    for k,v in _labels(rungs, .05*(high-low)): ax.annotate(k, (1, v), size=9, **right)
+    for k,v in _labels(rungs, .05*(high-low)): ax.annotate(k, (1, v), **right)
 
 # %% ../../nbs/54_show.losses.ipynb #41af150f
 def _draw_losses(ax, c):
@@ -149,10 +149,10 @@ def _draw_events(ax, c):
 
 # %% ../../nbs/54_show.losses.ipynb #fcb79aa7
 def _figure(c):
-    fig,(ax,below) = new_figure(6.4, 4.4, 2, sharex=True, height_ratios=[4, 1])
+    fig,(ax,below) = new_figure(5, 4, 2, sharex=True, height_ratios=[4, 1])
     with drawing():
         for draw in _draw_ladder,_draw_events,_draw_losses: draw(ax, c)
-        ax.legend(frameon=False, fontsize=9)
+        ax.legend(frameon=False)
         below.plot(np.arange(1, len(c.lrs)+1), c.lrs, color=hex_colour(blue), lw=1.2)
         below.set_ylabel('rate')
         below.set_xlabel('steps')
@@ -166,7 +166,7 @@ def _blocks(x, width=60):
     m = np.array([o.mean() for o in parts])
     known = m[np.isfinite(m)]
     low,span = (known.min(),np.ptp(known) or 1) if len(known) else (0, 1)
-    return ''.join(bar((o-low)/span) if np.isfinite(o) else '?' for o in m)
+    return ''.join(bar((1+7*(o-low)/span)/8) if np.isfinite(o) else '?' for o in m)
 
 # %% ../../nbs/54_show.losses.ipynb #8a3491d0
 def _terminal(c):
@@ -192,6 +192,8 @@ def _curves(what):
     return curves_of_run(what) if isinstance(what, Run) else curves_of_learner(what)
 
 # %% ../../nbs/54_show.losses.ipynb #16930d2c
+_dotted = 'Dotted: what counting alone comes to, of characters (unigram), of pairs (bigram), and so on.'
+
 def losses(
     learn, # A Learner that was fitted, or the folder of a run
 )->Picture:
@@ -199,4 +201,5 @@ def losses(
     c = _curves(learn)
     title,unit = _title(c),' nats' if c.is_nats else ''
     label = f'{title}. {len(c.train):,} steps, from {c.train[0]:.2f}{unit} to {c.train[-1]:.2f}.'
-    return figure_picture(title, '\n'.join([title, *_terminal(c)]), _figure(c), label, c)
+    note = f'<p><small>{_dotted}</small></p>' if c.ladder else ''
+    return figure_picture(title, '\n'.join([title, *_terminal(c)]), _figure(c), label, c, note)

@@ -153,7 +153,7 @@ def _shares(model, ids, reach):
 
 # %% ../../nbs/53_show.memory.ipynb #ec0509ce
 def _figure(m):
-    fig,ax = new_figure(6, 2.7)
+    fig,ax = new_figure(height=2.6)
     ks,nats,errors = [*m.nats],[*m.nats.values()],[*m.errors.values()]
     with drawing():
         ax.errorbar(ks, nats, errors, color=hex_colour(blue), marker='o', capsize=3)

@@ -253,18 +253,21 @@ def _table(found):
     return f'<table>{head}{"".join(f"<tr>{o}</tr>" for o in rows)}</table>'
 
 # %% ../../nbs/52_show.neurons.ipynb #921e73a1
-_ask = 'Point at a character, tap it, or move with the arrow keys, to see the unit after it.'
+_ask = 'Point at a character, tap it, or move with the arrow keys, to see the number after it.'
+_high = "high: a number of the network's memory, after each character"
 
 def _body(t, note, name):
     scale,chars = scale_of(t.values),[t.text[p] for p in t.places]
     known = [mark(c, v/scale, f'{glyph(c)}  {v:+.2f}') for c,v in zip(chars, t.values)]
     rows = rows_html(t.text, spread(t.text, t.places, known), [])
-    return marked_text(name, rows, legend('low', 'high', two=True), _ask, note) + _table(t.found)
+    return marked_text(name, rows, legend('low', _high, two=True), _ask, note) + _table(t.found)
 
 # %% ../../nbs/52_show.neurons.ipynb #f1fcb758
+_key = "The higher the block, the higher a number of the network's memory after the character; ▄ is 0."
+
 def _terminal(t, width=76):
     "Lines of the text with their blocks, and what was found"
-    at,lines = np.zeros(len(t.text)),[]
+    at,lines = np.zeros(len(t.text)),[_key]
     at[t.places] = t.values/scale_of(t.values)
     for a,b in line_spans(t.text): lines += block_lines(t.text[a:b], (at[a:b]+1)/2, width)
     return lines + [f'{o.property:20} {o.unit:20} {o.held_out:+.2f}' for o in t.found]
@@ -272,7 +275,7 @@ def _terminal(t, width=76):
 # %% ../../nbs/52_show.neurons.ipynb #075cf849
 def _title(t):
     o = next((o for o in t.found if o.unit == t.unit), None)
-    return f'{t.unit} follows "{o.property}" ({o.held_out:+.2f} on text that was not searched)' if o else t.unit
+    return f'{t.unit} follows "{o.property}" (correlation {o.held_out:+.2f} on text that was not searched)' if o else t.unit
 
 # %% ../../nbs/52_show.neurons.ipynb #1dc867c7
 def neurons(

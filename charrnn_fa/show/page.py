@@ -120,8 +120,8 @@ def drawing():
 
 # %% ../../nbs/50_show.page.ipynb #41b1cb9f
 def new_figure(
-    width:float=6.4, # Inches
-    height:float=3.6, # Inches
+    width:float=5, # Inches, so that a phone, which makes it smaller, leaves letters of 10 pixels
+    height:float=3, # Inches
     n:int=1, # Plots, one beneath the other
     **kwargs # Of matplotlib's `subplots`, such as `height_ratios`
 ): # The figure and its axes

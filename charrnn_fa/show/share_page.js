@@ -57,7 +57,7 @@ const colourer = () => {
     return r => r.units[row][number] < 0 ? blue(-r.units[row][number] / 127) : orange(r.units[row][number] / 127);
 };
 
-const aboutSurprise = 'Pale: the network expected this character. Orange: it did not. '
+const aboutSurprise = 'No colour: the network expected this character. Orange: it did not. '
                     + 'Each bit more halves the chance that it gave the character.';
 const aboutUnit = 'What one number of the network\u2019s memory was after each character (of a cell its tanh). '
                 + 'Try others: is there one that follows words, lines, or who speaks?';

@@ -232,12 +232,14 @@ def block_lines(
     return res
 
 # %% ../../nbs/51_show.surprise.ipynb #9a923bb4
+_key = f'The higher the block, the less the character was expected; █ is {most_bits:.0f} bits and more.'
+
 def surprise_text(
     r:Reading, # Of a text
     width:int=72, # Columns to a line
 )->str:
     "A text with blocks beneath it"
-    at,lines = _bits_at(r)/most_bits,[]
+    at,lines = _bits_at(r)/most_bits,[_key]
     for (a,b),n in zip(line_spans(r.text), line_bits(r)):
         lines += block_lines(r.text[a:b], at[a:b], width)
         lines[-2] = f'{padded(lines[-2], width)} {n:6.1f} bits'
