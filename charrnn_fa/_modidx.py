@@ -3124,6 +3124,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'charrnn_fa/doctor/written_text.py'),
                                                 'charrnn_fa.doctor.written_text._is_telling': ( 'doctor.written_text.html#_is_telling',
                                                                                                 'charrnn_fa/doctor/written_text.py'),
+                                                'charrnn_fa.doctor.written_text.against_heart': ( 'doctor.written_text.html#against_heart',
+                                                                                                  'charrnn_fa/doctor/written_text.py'),
                                                 'charrnn_fa.doctor.written_text.check_text': ( 'doctor.written_text.html#check_text',
                                                                                                'charrnn_fa/doctor/written_text.py'),
                                                 'charrnn_fa.doctor.written_text.copied_share': ( 'doctor.written_text.html#copied_share',
