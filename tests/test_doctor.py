@@ -1040,6 +1040,26 @@ def test_copied_rows_are_seen_at_any_length(median, same):
     assert [o.id for o in found] == ['D6']*same
 
 
+@pytest.mark.parametrize('length,every,ids', [(17, 1, ['D6']), (17, 4, ['D6']), (17, 17, []), (41, 10, ['D6']), (41, 20, ['D6']), (41, 41, [])])
+def test_windows_that_are_shared_out_by_chance(length, every, ids):
+    "Those that overlap have most of a validation row among the training rows, be it in short rows or in few pieces"
+    text = load_corpus('pydocs')[:int(8_000*every**.5)]
+    rows = torch.tensor([ord(c) % 128 for c in text]).unfold(0, length, every)
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    n = len(rows)//5
+    valid,train = ([(o[:,:-1], o[:,1:])] for o in (rows[:n], rows[n:]))
+    assert [o.id for o in check_overlap(SimpleNamespace(train=train, valid=valid))] == ids
+    same = [(train[0][0][:n], train[0][1][:n])]
+    assert [o.id for o in check_overlap(SimpleNamespace(train=train, valid=same))] == ['D6']
+
+
+def test_short_rows_of_few_kinds_are_no_copies():
+    "Sums of two digits each come again by nature, in both parts"
+    gen = np.random.default_rng(0)
+    sums = lambda n: [np.array([ord(c) for c in f'{a:02}+{b:02}={a+b:03}']) for a,b in gen.integers(0, 30, (n, 2))]
+    assert check_overlap(SimpleNamespace(train=in_a_batch(sums(2000)), valid=in_a_batch(sums(200)))) == []
+
+
 def test_a_few_long_names_say_nothing_of_all():
     "One that comes again among a thousand short ones is no copy of the text"
     train,valid = ragged([7]*1000, 0),ragged([7]*100, 1)

@@ -7,7 +7,7 @@ from torch import nn
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.doctor.diagnose import diagnose
 from charrnn_fa.doctor.given import parts_subject
-from charrnn_fa.doctor.sampling import check_unknown
+from charrnn_fa.doctor.sampling import check_unknown, sampling_findings
 from charrnn_fa.doctor.written import Written
 from charrnn_fa.doctor.written_text import check_text
 
@@ -195,3 +195,40 @@ def test_a_network_of_bytes_knows_every_symbol(number, ids):
         return prompt+res
     subject = parts_subject(net, [(torch.zeros(2, 3).long(), torch.zeros(2, 3).long())], F.cross_entropy)
     assert [o.id for o in check_unknown(sample, subject, 'able bible ')] == ids
+
+
+class Reciter(nn.Module):
+    def __init__(self, p):
+        super().__init__()
+        self.emb,self.rnn = nn.Embedding(26, 64),nn.GRU(64, 96, batch_first=True)
+        self.drop,self.out = nn.Dropout(p),nn.Linear(96, 26)
+    def forward(self, x, h=None):
+        y,h = self.rnn(self.emb(x), h)
+        return self.out(self.drop(y)),h
+
+
+@torch.no_grad()
+def recited(model, prompt, n):
+    model.eval()
+    x,h,res = torch.tensor([[ord(c)-97 for c in prompt]]),None,prompt
+    for _ in range(n):
+        out,h = model(x, h)
+        x = torch.multinomial(out[0,-1:].softmax(-1), 1)
+        res += chr(97+x.item())
+    return res
+
+
+@pytest.mark.parametrize('p', [0., .5])
+def test_a_network_that_recites_is_not_told_to_have_the_dropout_that_it_has(p):
+    ids = torch.randint(0, 26, (400,), generator=torch.Generator().manual_seed(3))
+    torch.manual_seed(0)
+    net,batches = Reciter(p),[(ids[k:k+360].view(12, 30), ids[k+1:k+361].view(12, 30)) for k in range(0, 39, 3)]
+    adam = torch.optim.Adam(net.parameters(), 1e-2)
+    def loss(out, y): return F.cross_entropy(out[0].flatten(0, 1), y.flatten())
+    for x,y in batches*12:
+        adam.zero_grad()
+        loss(net(x), y).backward()
+        adam.step()
+    page = ''.join(chr(97+i) for i in ids.tolist())
+    found = sampling_findings(recited, parts_subject(net, batches, loss, adam), page)
+    assert [(o.id, 'dropout = 0.5' in o.fix, 'epochs //= 2' in o.fix) for o in found] == [('G8', not p, bool(p))]

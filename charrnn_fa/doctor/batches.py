@@ -298,7 +298,8 @@ def agreement(
     use,at,to = in_use(y),slice(max(0, -s), max(0, -s)+n),slice(max(0, s), max(0, s)+n)
     both = use[:,at] & use[:,to] & (x[:,to] >= 0) # an input without a target may be padding
     a,b = y[:,at][both],x[:,to][both]
-    p,q = (F.one_hot(o, int(max(a.max(), b.max()))+1).float().mean(0) for o in (a, b)) if len(a) else (torch.ones(1),)*2
+    if not len(a): return 0.
+    p,q = (torch.bincount(o.long(), minlength=int(max(a.max(), b.max()))+1)/len(o) for o in (a, b))
     chance = (p*q).sum().item()
     return 0. if chance > 1-1e-6 else ((a == b).float().mean().item() - chance)/(1-chance)
 

@@ -263,9 +263,9 @@ def dropout_of(
     model:nn.Module, # Any network
 )->float:
     "The highest rate of dropout in a network, as far as layers tell it"
-    layers = [o for o in model.modules() if isinstance(o, nn.modules.dropout._DropoutNd)]
+    layers = [o for o in model.modules() if 'Dropout' in type(o).__name__] # fastai's too
     stacks = [o for o in model.modules() if isinstance(o, nn.RNNBase) and o.num_layers > 1]
-    return max([0., *(o.p for o in layers), *(o.dropout for o in stacks)])
+    return max([0., *(getattr(o, 'p', 0.) for o in layers), *(o.dropout for o in stacks)])
 
 much_dropout = .4 # more hardly helps
 

@@ -8,6 +8,7 @@ __all__ = ['knows_text', 'check_loaded', 'sampling_findings', 'check_unknown', '
 # %% ../../nbs/46e_doctor.sampling.ipynb #8f192c64
 from fastai.basics import *
 from .report import Finding
+from .course import dropout_of
 from .texts import table_of
 from .step import predictions
 from .subject import Subject
@@ -16,7 +17,7 @@ from .written import write
 from .temperature import check_axis, check_temperature
 from .fed_back import check_fed_back, check_one_table, check_symbols_written
 from .written_state import check_cells, check_own_text, check_written_state
-from .written_text import check_text, copied_share, usual_shares
+from .written_text import against_heart, check_text, copied_share, usual_shares
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #796345d3
 def _likeness(rows):
@@ -111,7 +112,7 @@ def _of_reading(subject, w, prompt, table):
 # %% ../../nbs/46e_doctor.sampling.ipynb #f7ac1b2b
 def _check_twice(sample, subject, prompt, w, text):
     "What a text shows, if a second one shows it too: one may have been bad luck"
-    found = check_text(w, text)
+    found = check_text(w, text, against_heart(dropout_of(subject.model)))
     if not found: return []
     again = write(sample, subject.model, prompt, len(w.text), seed=1)
     subject.noted.restore()

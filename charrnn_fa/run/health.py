@@ -128,7 +128,7 @@ def examine_run(
 def _of_writing(model, run, train, seed):
     text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
     corpus = None if train is None else run.vocab.textify(train[:2_000_000])
-    return check_text(Written(text=text), corpus)
+    return check_text(Written(text=text), corpus, f'{another(run)} {_against_heart(run.preset)}')
 
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
 def _going_on(run, newest):
