@@ -2455,6 +2455,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'charrnn_fa/doctor/shapes.py'),
                                           'charrnn_fa.doctor.shapes._numbers': ( 'doctor.shapes.html#_numbers',
                                                                                  'charrnn_fa/doctor/shapes.py'),
+                                          'charrnn_fa.doctor.shapes._of_cause': ( 'doctor.shapes.html#_of_cause',
+                                                                                  'charrnn_fa/doctor/shapes.py'),
                                           'charrnn_fa.doctor.shapes._of_model': ( 'doctor.shapes.html#_of_model',
                                                                                   'charrnn_fa/doctor/shapes.py'),
                                           'charrnn_fa.doctor.shapes._one_dimension': ( 'doctor.shapes.html#_one_dimension',

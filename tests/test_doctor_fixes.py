@@ -7,9 +7,12 @@ import textwrap
 import pytest
 import torch
 
+from charrnn_fa.core import CharRNNError
 from charrnn_fa.doctor.diagnose import diagnose
 from charrnn_fa.doctor.report import Finding
 from charrnn_fa.doctor.shapes import explain
+from charrnn_fa.learner import char_learner
+from charrnn_fa.text.data import CharDataLoaders
 
 HEAD = """
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -685,3 +688,14 @@ def test_numbers_of_an_error_that_are_no_sizes_and_types_that_are_no_ids(wrong, 
     with pytest.raises(RuntimeError) as e: wrong()
     found = explain(e.value)
     assert found is None if said is None else said in found.message, found
+
+
+def test_an_error_that_a_fit_has_put_into_words_is_explained_too():
+    "The network's Doctor raises it as a `ShapeError`, from PyTorch's own"
+    dls = CharDataLoaders.from_text('the cat sat. '*99, bs=4, seq_len=16)
+    learn = char_learner(dls, n_hid=8, precision='fp32', loss_func=torch.nn.CrossEntropyLoss())
+    with learn.no_bar(), learn.no_logging(), pytest.raises(CharRNNError) as e: learn.fit(1)
+    found = explain(e.value, learn)
+    assert found and found.id == 'S1' and found.message.rstrip('.') == e.value.what, found
+    assert (found.fix, found.place.file) == (e.value.remedy, __file__)
+    assert explain(ValueError('of something else'), learn) is None

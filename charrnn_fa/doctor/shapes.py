@@ -335,6 +335,7 @@ def explain(
 )->Finding: # None if it is no error of shapes or types
     "An error of shapes in words: axes by name, sizes, where it happened, what mends it"
     check_type('e', e, BaseException, 'an error: except Exception as e')
+    if e.__cause__ is not None and is_of_shapes(e.__cause__): return _of_cause(e, learn, subject)
     message = str(e)
     told = next((f for k,f in _patterns.items() if re.search(k, message)), None)
     if not told: return None
@@ -353,6 +354,12 @@ def explain(
     return _with_more_outputs(subject, res) if told is _few_outputs and i is not None else res
 
 # %% ../../nbs/41_doctor.shapes.ipynb #aa94d336
+def _of_cause(e, learn, subject):
+    "An error that was raised from one of shapes, explained as that one"
+    found = explain(e.__cause__, learn, subject)
+    if found: found.place = found.place or place_of(e)
+    return found
+
 def _failing(subject, message):
     "The first batch that fails in the same way"
     steps = subject.run()
