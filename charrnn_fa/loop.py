@@ -83,15 +83,6 @@ def _start_counts(self:CharLearner):
     self._first = 0,0 # (epoch, batch) at which the next fit starts
     self._steps = None # the loader of a fit by steps
 
-# %% ../nbs/24_loop.ipynb #0d62bc14
-@patch(as_prop=True)
-def metrics(self:CharLearner):
-    "What a validation measures"
-    self._metrics.items[:] = self._metrics.map(mk_metric).map(per_character)
-    return self._metrics
-
-CharLearner.metrics = CharLearner.metrics.setter(Learner.metrics.fset)
-
 # %% ../nbs/24_loop.ipynb #1771af39
 @patch
 def _use_own_callbacks(self:CharLearner):
@@ -315,9 +306,12 @@ def _closing(self:CharLearner, f):
             with suppress(Exception): cb('after_fit')
         raise
 
+def _weigh(metrics): metrics.items[:] = metrics.map(mk_metric).map(per_character)
+
 @patch
 def _with_events(self:CharLearner, f, event_type, ex, final=noop):
     if event_type == 'fit': f = partial(self._closing, f)
+    if event_type in ('fit', 'validate'): _weigh(self.metrics)
     super(CharLearner, self)._with_events(f, event_type, ex, final)
 
 # %% ../nbs/24_loop.ipynb #819ab7fe
