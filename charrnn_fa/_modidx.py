@@ -377,6 +377,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'charrnn_fa/checkpoint/capture.py'),
                                                'charrnn_fa.checkpoint.capture._has_place': ( 'checkpoint.capture.html#_has_place',
                                                                                              'charrnn_fa/checkpoint/capture.py'),
+                                               'charrnn_fa.checkpoint.capture._hooks': ( 'checkpoint.capture.html#_hooks',
+                                                                                         'charrnn_fa/checkpoint/capture.py'),
                                                'charrnn_fa.checkpoint.capture._is_amount': ( 'checkpoint.capture.html#_is_amount',
                                                                                              'charrnn_fa/checkpoint/capture.py'),
                                                'charrnn_fa.checkpoint.capture._is_carried': ( 'checkpoint.capture.html#_is_carried',

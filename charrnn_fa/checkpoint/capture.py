@@ -406,15 +406,19 @@ def _parts(learn, best, keeper):
 # %% ../../nbs/71_checkpoint.capture.ipynb #8c6b7b43
 _moving = {*attrs_of_fit, *attrs_of_char, 'iter', 'n_iter', 'n_epoch', 'training', 'create_mbar'}
 
+def _hooks(model):
+    "Names for the functions that are called beside modules"
+    return {f'{n}.{k}[{i}]':True for n,m in model.named_modules(prefix='model')
+            for k,v in vars(m).items() if k.endswith('_hooks') for i in range(len(v))}
+
 def plain_attrs(
     learn, # Any Learner
 )->dict: # Names such as 'learn.lr' and 'dls[0].seq_len' to texts
     "The numbers and words that a callback may have set on a Learner and on our loaders, and the hooks of modules"
     parts = {'learn':learn} | {f'dls[{i}]':dl for i,dl in enumerate(learn.dls.loaders) if isinstance(dl, CharDL)}
-    return {f'{n}.{k}':repr(v) for n,o in parts.items() for k,v in vars(o).items()
-            if is_json(v) and k not in _moving and not k.startswith('_')
-    } | {f'{n}.{k}[{i}]':True for n,m in learn.model.named_modules(prefix='model') for k,v in vars(m).items()
-         if k.endswith('_hooks') for i in range(len(v))}
+    plain = {f'{n}.{k}':repr(v) for n,o in parts.items() for k,v in vars(o).items()
+             if is_json(v) and k not in _moving and not k.startswith('_')}
+    return plain | _hooks(learn.model)
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #f93da4d9
 def kind_of_state(
