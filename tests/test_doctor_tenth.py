@@ -183,6 +183,18 @@ def test_rows_that_are_mixed_are_no_norm_where_there_is_dropout():
             == [('S4', 'exact')])
 
 
+class GuessesHalf(Guesses):
+    "The same, half of the time if nothing is said"
+    def forward(self, x, own=.5): return super().forward(x, own)
+
+
+@pytest.mark.parametrize('p,want', [(.2, [('T1', 'exact')]), (0., [])])
+def test_a_probability_that_is_a_default(p, want):
+    torch.manual_seed(0)
+    net = GuessesHalf(p)
+    assert found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)) == want
+
+
 @pytest.mark.parametrize('max_size,want', [(6, [('D8', 'exact')]), (None, [])])
 def test_a_mark_for_the_unknown_is_no_damage(max_size, want):
     letters = ''.join('abcde FGH'[i] for i in text.tolist())
