@@ -195,6 +195,21 @@ def test_a_probability_that_is_a_default(p, want):
     assert found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)) == want
 
 
+class Forbids(Net):
+    "A symbol for padding, which is never predicted"
+    def __init__(self, how):
+        super().__init__()
+        self.out,self.how = nn.Linear(32, V+1),how
+    def forward(self, x): return super().forward(x).masked_fill(torch.arange(V+1) == V, self.how)
+
+
+@pytest.mark.parametrize('how', [-torch.inf, -1e9])
+def test_a_symbol_that_is_forbidden(how):
+    torch.manual_seed(0)
+    net = Forbids(how)
+    assert found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)) == []
+
+
 @pytest.mark.parametrize('max_size,want', [(6, [('D8', 'exact')]), (None, [])])
 def test_a_mark_for_the_unknown_is_no_damage(max_size, want):
     letters = ''.join('abcde FGH'[i] for i in text.tolist())
