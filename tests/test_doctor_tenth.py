@@ -210,6 +210,16 @@ def test_a_symbol_that_is_forbidden(how):
     assert found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)) == []
 
 
+@pytest.mark.filterwarnings('ignore:.torch.nn.utils.weight_norm. is deprecated')
+@pytest.mark.parametrize('norm', [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_weights_that_are_made_of_others_are_no_state(norm):
+    def fit(learn):
+        learn.model.out = norm(learn.model.out)
+        learn.create_opt()
+        learn.fit(2, 3e-3)
+    assert watched(fit, 12) == []
+
+
 @pytest.mark.parametrize('max_size,want', [(6, [('D8', 'exact')]), (None, [])])
 def test_a_mark_for_the_unknown_is_no_damage(max_size, want):
     letters = ''.join('abcde FGH'[i] for i in text.tolist())
