@@ -2601,6 +2601,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'charrnn_fa.doctor.targets._copies': ( 'doctor.targets.html#_copies',
                                                                                   'charrnn_fa/doctor/targets.py'),
                                            'charrnn_fa.doctor.targets._meet': ('doctor.targets.html#_meet', 'charrnn_fa/doctor/targets.py'),
+                                           'charrnn_fa.doctor.targets._rolled_back': ( 'doctor.targets.html#_rolled_back',
+                                                                                       'charrnn_fa/doctor/targets.py'),
                                            'charrnn_fa.doctor.targets._shift_beside_padding': ( 'doctor.targets.html#_shift_beside_padding',
                                                                                                 'charrnn_fa/doctor/targets.py'),
                                            'charrnn_fa.doctor.targets._shifted': ( 'doctor.targets.html#_shifted',

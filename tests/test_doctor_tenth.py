@@ -147,7 +147,8 @@ def own_batches(step):
     (lambda p, y: F.cross_entropy(p[:,:-1].mT, y[:,1:]), [('D2', 'exact')], [('D2', 'exact')]),
     (lambda p, y: over_all(p[:,1:], y[:,1:]), [], []),
     (lambda p, y: over_all(p, y.roll(-1, 1)), [('D2', 'exact')], [('D2', 'exact')]),
-    (lambda p, y: over_all(p, y.roll(1, 1)), [('D1', 'exact')], None),
+    (lambda p, y: over_all(p, y.roll(1, 1)), [('D1', 'exact')], [('D1', 'exact')]),
+    (lambda p, y: over_all(p, y.roll(2, 1)), [('D2', 'exact')], [('D2', 'weak')]),
     (lambda p, y: over_all(p.transpose(0, 1), y), [('S3', 'exact')], None),
 ])
 def test_a_step_that_moves_its_targets(loss_of, given, own):
@@ -180,6 +181,43 @@ def test_rows_that_are_mixed_are_no_norm_where_there_is_dropout():
     net = Mixed()
     assert (found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3))
             == [('S4', 'exact')])
+
+
+class GuessesHalf(Guesses):
+    "The same, half of the time if nothing is said"
+    def forward(self, x, own=.5): return super().forward(x, own)
+
+
+@pytest.mark.parametrize('p,want', [(.2, [('T1', 'exact')]), (0., [])])
+def test_a_probability_that_is_a_default(p, want):
+    torch.manual_seed(0)
+    net = GuessesHalf(p)
+    assert found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)) == want
+
+
+class Forbids(Net):
+    "A symbol for padding, which is never predicted"
+    def __init__(self, how):
+        super().__init__()
+        self.out,self.how = nn.Linear(32, V+1),how
+    def forward(self, x): return super().forward(x).masked_fill(torch.arange(V+1) == V, self.how)
+
+
+@pytest.mark.parametrize('how', [-torch.inf, -1e9])
+def test_a_symbol_that_is_forbidden(how):
+    torch.manual_seed(0)
+    net = Forbids(how)
+    assert found(model=net, dls=windows(), loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)) == []
+
+
+@pytest.mark.filterwarnings('ignore:.torch.nn.utils.weight_norm. is deprecated')
+@pytest.mark.parametrize('norm', [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_weights_that_are_made_of_others_are_no_state(norm):
+    def fit(learn):
+        learn.model.out = norm(learn.model.out)
+        learn.create_opt()
+        learn.fit(2, 3e-3)
+    assert watched(fit, 12) == []
 
 
 @pytest.mark.parametrize('max_size,want', [(6, [('D8', 'exact')]), (None, [])])

@@ -16,12 +16,14 @@ from .subject import Subject
 
 # %% ../../nbs/38b_doctor.forward.ipynb #686d22ec
 def _without_chance(model, args, kwargs):
-    "Arguments of a call with shares and switches as they are by default, or nothing"
+    "Arguments of a call with shares and switches as they are by default, or nothing; with none of what may be a share"
     known = inspect.signature(model.forward)
     call = known.bind(*args, **kwargs)
+    call.apply_defaults()
     for k,v in call.arguments.items():
         default = known.parameters[k].default
-        if isinstance(v, (float, bool)): call.arguments[k] = type(v)() if default is known.empty else default
+        if isinstance(v, (float, bool)): v = type(v)() if default is known.empty else default
+        call.arguments[k] = 0. if isinstance(v, float) and 0 < v < 1 and 'drop' not in k else v
     return call.args,call.kwargs
 
 # %% ../../nbs/38b_doctor.forward.ipynb #54eb913e

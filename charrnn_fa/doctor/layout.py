@@ -125,9 +125,11 @@ def scores_of(
     batch, # That the step is made with
     prepare=noop, # Is given the model, to change it for this run
 ):
-    "What is predicted for a batch, or None"
+    "What is predicted for a batch, or None; 0 where a symbol is forbidden"
     step, = subject.run([batch], update=False, prepare=prepare)
-    return None if step.error or not (p := predictions(step)) else p[0].detach().float()
+    if step.error or not (p := predictions(step)): return None
+    scores = p[0].detach().float()
+    return scores.masked_fill(scores < -1e4, 0.)
 
 # %% ../../nbs/41a_doctor.layout.ipynb #369e5664
 def _marked(subject, batch, x, y, axis, n):

@@ -17,7 +17,7 @@ def kept_state(
     res = []
     for m in model.modules():
         for k,v in vars(m).items():
-            if k.startswith('_'): continue
+            if k.startswith('_') or {f'{k}_g', f'{k}_orig'} & {*m._parameters}: continue # weights made of others
             vs = [v] if isinstance(v, Tensor) else [o for o in v] if isinstance(v, (tuple, list)) else []
             vs = [p for o in vs for p in (o if isinstance(o, (tuple, list)) else [o])]
             vs = [o for o in vs if isinstance(o, Tensor) and not isinstance(o, nn.Parameter)]
