@@ -3264,6 +3264,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'charrnn_fa.loop.OneRowPerChar.after_validate': ( 'loop.html#onerowperchar.after_validate',
                                                                                    'charrnn_fa/loop.py'),
                                  'charrnn_fa.loop._check_takes_state': ('loop.html#_check_takes_state', 'charrnn_fa/loop.py'),
+                                 'charrnn_fa.loop._rates': ('loop.html#_rates', 'charrnn_fa/loop.py'),
                                  'charrnn_fa.loop._weigh': ('loop.html#_weigh', 'charrnn_fa/loop.py'),
                                  'charrnn_fa.loop.check_callbacks': ('loop.html#check_callbacks', 'charrnn_fa/loop.py'),
                                  'charrnn_fa.loop.check_rate': ('loop.html#check_rate', 'charrnn_fa/loop.py'),

@@ -145,6 +145,7 @@ def _table(rows):
 @patch
 def summary(self:CharLearner):
     "Layers, shapes and parameters of the model, and what trains it"
+    self._check_text(0)
     x = self.dls.train.one_batch()[0][:1].to(self.device)
     bs = self.dls.train.bs
     trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -186,6 +187,7 @@ def evaluate(self:CharLearner,
     progress:bool=False, # Show a bar; or what makes one of a list
 )->dict: # nats, bits, perplexity, accuracy, n_chars, context; of drawings nats_per_drawing and nats_per_point too
     "How well the model predicts every character of a text but the first"
+    if text is None: self._check_text(1)
     ids = self.dls.valid.ids if text is None else self.vocab.encode(text)
     res = evaluate_ids(self.model, ids, context, progress)
     return {**res, **per_drawing(res, self.vocab.textify(ids))} if hasattr(self.dls, 'strokes') else res

@@ -207,9 +207,11 @@ def check_rate(
     v, # A number, None, or what fastai takes for several groups, such as a `slice`
 ): # The same
     "Refuse a rate that is none; one of NumPy's becomes Python's, which optimisers take"
-    if v is None or isinstance(v, slice) or is_iter(v) and not isinstance(v, str): return v
-    check_number(name, v, 0, high=1e9)
-    return float(v)
+    is_many = isinstance(v, slice) or is_iter(v) and not isinstance(v, str)
+    for o in _rates(v) if is_many else [v]: check_number(name, o, 0, high=1e9, optional=True)
+    return v if is_many or v is None else float(v)
+
+def _rates(v): return (v.start, v.stop) if isinstance(v, slice) else getattr(v, 'tolist', lambda: v)()
 
 # %% ../nbs/24_loop.ipynb #ae159ee7
 @patch
@@ -270,8 +272,9 @@ def check_callbacks(
     cbs, # Callbacks or classes of them
     model, # Of the Learner; one that can be reset may be
 ):
-    "Refuse callbacks of fastai's that cannot serve a `CharLearner`"
+    "Refuse callbacks of fastai's that cannot serve a `CharLearner`, and what is none"
     for cls in (o if isinstance(o, type) else type(o) for o in cbs):
+        if not issubclass(cls, Callback): raise CharRNNError(f'A {cls.__name__} is no callback', 'give a list of those.')
         for kinds,why,remedy in _cannot_serve:
             may = kinds is ModelResetter and hasattr(model, 'reset')
             if issubclass(cls, kinds) and not may: raise CharRNNError(f'{cls.__name__} {why}', remedy)
@@ -385,6 +388,8 @@ def _train_batches(self:CharLearner):
 def _check_start(self:CharLearner, batch):
     if not len(self.dls.train):
         raise CharRNNError('The loader of this Learner has no text', 'give the text that it is about.')
+    if not any(p.requires_grad for p in self.model.parameters()):
+        raise CharRNNError('All parameters of the model are frozen', 'call unfreeze() first.')
     n = len(self.dl)
     if n >= max(1, batch): return
     what = f"There is no batch {batch} to start from: an epoch has {n}"

@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from fastai.basics import SGD, CrossEntropyLossFlat, Learner
+from fastai.basics import SGD, CrossEntropyLossFlat, Learner, noop
+from fastai.callback.training import GradientClip
 
 from charrnn_fa import doctor
 from charrnn_fa.callback.precision import check_precision
@@ -79,7 +80,9 @@ def test_epochs_of_a_fit(learn, bad): assert 'n_epoch is' in unchanged(learn, la
 
 
 @pytest.mark.parametrize('bad', [dict(start_epoch=-1), dict(start_epoch=1.5), dict(start_batch=-3),
-                                 dict(start_batch='x'), dict(lr=math.nan), dict(lr='x'), dict(lr=-1), dict(wd=math.nan)])
+                                 dict(start_batch='x'), dict(lr=math.nan), dict(lr='x'), dict(lr=-1), dict(wd=math.nan),
+                                 dict(lr=slice(math.nan, 1.)), dict(lr=slice(-1)), dict(lr=[.1, math.nan]),
+                                 dict(wd=slice(math.nan)), dict(cbs=5), dict(cbs=[[GradientClip()]]), dict(cbs=noop)])
 def test_start_and_rates_of_a_fit(learn, bad): unchanged(learn, lambda: learn.fit(2, **bad))
 
 

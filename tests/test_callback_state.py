@@ -575,3 +575,19 @@ def test_that_an_end_is_not_stored_is_told_after_other_trouble(tmp_path):
     ends = [str(o.message).partition('optimiser): ')[2] for o in told]
     assert [*filter(None, dict.fromkeys(ends))] == ['training goes on, and the next save is tried again.',
                                                     'the end of the run is not stored.'], ends
+
+
+def test_epochs_of_other_lengths(tmp_path, settled):
+    "A callback sets the steps of a batch as each epoch begins; a place in a long one is not called damaged"
+    class Grows(Callback):
+        def before_epoch(self): self.dls.train.seq_len = 8*(1+self.epoch)
+    go = lambda *cbs: (learn := small(tmp_path)).fit(2, 1e-2, cbs=[Grows(), *cbs]) or learn
+    class Ends(Callback):
+        order = 2000
+        def after_batch(self):
+            if self.training and self.steps_done == n: raise RuntimeError('stopped')
+    whole = go()
+    for n in 20, 35:
+        with pytest.raises(RuntimeError): go(Ends(), Checkpoint(tmp_path/f'r{n}', steps=4, quiet=True))
+        again = go(Checkpoint(tmp_path/f'r{n}', steps=4, quiet=True))
+        assert again.recorder.losses == whole.recorder.losses and RunFolder(tmp_path/f'r{n}').resumes() == [n]

@@ -46,6 +46,7 @@ from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.evaluate import CharLoss
 from charrnn_fa.run.files import RunError, RunWarning
 from charrnn_fa.run.folder import RunFolder
+from charrnn_fa.run.model import load_run
 from charrnn_fa.learner import char_learner
 from charrnn_fa.checkpoint.log import Log
 from charrnn_fa.callback.progress import CharProgress
@@ -860,6 +861,18 @@ def test_changes_that_are_allowed(begun, short, what, capsys):
             or 'bs' in kwargs or 'seq_len' in kwargs)
     if 'lr' in kwargs: assert learn.recorder.lrs[9] == 1e-2 and learn.recorder.lrs[10:] == [2e-2]*18
     if 'wd' in kwargs: assert {h['wd'] for h in learn.opt.hypers} == {0.5}
+
+
+def test_fewer_epochs_than_have_begun(short, tmp_path, same):
+    "Nothing is left to train: the end of the run is what was kept last, and no untrained Learner"
+    fit = lambda n, *cbs, **kwargs: (learn := small(tmp_path, short, 5)).fit(
+        n, 1e-2, cbs=[*cbs, Checkpoint(tmp_path/'r', steps=4, quiet=True, **kwargs)]) or learn
+    with pytest.raises(RuntimeError): fit(3, At('before_batch', 20, 'error'))
+    was = RunFolder(tmp_path/'r').newest()
+    learn = fit(1, allow_changes=True)
+    end = RunFolder(tmp_path/'r').newest()
+    assert end['finished'] and end['step'] == was['step'] == learn.steps_done == 19
+    assert same(learn, load_run(tmp_path/'r')) and len(learn.recorder.losses) == 19
 
 
 def test_weights_of_another_shape_cannot_be_allowed(begun):

@@ -981,3 +981,19 @@ def test_metrics_that_are_added_to_the_list_weigh_characters(learn):
     learn.metrics.extend([accuracy, CharAccuracy()])
     *_,row_avg,as_function,ours = learn.validate()
     assert row_avg == as_function == ours
+
+
+def test_a_frozen_model_is_not_trained(learn, tmp_path):
+    learn.freeze_to(9)
+    with pytest.raises(CharRNNError, match='frozen; call unfreeze'): learn.fit(1)
+    learn.unfreeze()
+    learn.fit(1)
+
+
+def test_an_exported_learner_says_that_it_has_no_text(learn, tmp_path):
+    learn.logger = print
+    learn.export(tmp_path/'e.pkl')
+    other = load_learner(tmp_path/'e.pkl')
+    for f in other.evaluate, other.summary, other.validate, other.lr_find:
+        with pytest.raises(CharRNNError, match='has no text; give the text'): f()
+    assert other.evaluate(text='the text')['n_chars'] == 7

@@ -47,7 +47,7 @@ def _takes_one(f):
     try: inspect.signature(f).bind(None)
     except TypeError: return False
     except ValueError: pass # it does not say
-    return callable(f)
+    return True
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5ebd73cc
 _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys(
@@ -86,7 +86,7 @@ class Checkpoint(Callback):
         if storage_options and not is_url(self.where):
             raise TypeError(f"Checkpoint for a path has no argument {', '.join(storage_options)}; its own are "
                             "minutes, steps, keep, max_mb, wait, local, allow_changes, results, info, quiet.")
-        self.max_bytes = math.inf if max_mb is None else 1e6*max_mb
+        self.max_bytes = 1e6*ifnone(max_mb, math.inf)
         self.wait = min(wait, 1e9) # as long as one likes, but no thread can wait for ever
         vars(self).update(_of_fit)
 
@@ -176,7 +176,7 @@ def _accept(self:Checkpoint, place, changes):
 @patch
 def _check_others(self:Checkpoint):
     "Refuse a checkpoint of the same fit that is elsewhere"
-    self.place_in_fit = self.state.at if self.state else (0, 0)
+    self.place_in_fit = getattr(self.state, 'at', (0, 0))
     for o in self.learn.cbs:
         if not isinstance(o, Checkpoint) or o.place_in_fit in (None, self.place_in_fit): continue
         raise RunError(f'{self.place} and {o.place} are at different places of the same fit, '
@@ -200,8 +200,8 @@ def _start(self:Checkpoint, mine):
         raise RunError(f'This Learner cannot be kept ({reason(e)})', 'fit it without Checkpoint.') from None
     found.manifest = self.folder.create(exact and kept_text(learn), ts, meta, step=0, epoch=0)
     self.log.open(path)
-    log = self.place.store and path/'log.txt'
-    self.log.say(begin_text(self.place, self.steps, self.minutes, exact, log, before))
+    self.log.say(begin_text(self.place, self.steps, self.minutes, exact,
+                            self.place.store and path/'log.txt', before))
     self.guard.claim({})
     self._tell_lost()
 
@@ -256,7 +256,7 @@ def _resume(self:Checkpoint):
     self.first,batch = self.state.at
     self.state.take_hypers(found.begun.get('hypers') or {}, found.fit['hypers'])
     self._take_up(m, m['step'])
-    if not batch: self._restore()
+    if not batch or self.first >= self.n_epoch: self._restore()
     if self.exact_start: self.learn.start_at(self.first, batch)
     else:
         self.learn.epoch = self.first-1

@@ -10,7 +10,7 @@ import math, os
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
-from ..core import CharRNNError, is_number
+from ..core import CharRNNError, is_number, number_of
 from ..text.streams import CharDL
 from ..optim import AdamW
 from ..callback.precision import check_precision
@@ -64,7 +64,7 @@ def _learn(learn, d):
 # %% ../../nbs/73_checkpoint.restore.ipynb #ccfdb106
 def _loaders(learn, ds):
     for dl,d in zip(learn.dls.loaders, ds, strict=True):
-        if isinstance(dl, CharDL): check(d, dict(seed=counts, epoch=counts, batch=range(len(dl)+1)), 'loader')
+        if isinstance(dl, CharDL): check(d, dict(seed=counts, epoch=counts, batch=range(len(dl.ids)+1)), 'loader')
         for k,g in generators(dl).items():
             if k in d: check_rng(g, d[k], f'loader.{k}')
         if 'order' in d and (order := order_of(dl)):
@@ -260,7 +260,7 @@ def take_environment(self:State,
 def _take_threads(n, here, say):
     if type(n) is not int or not 0 < n <= (os.cpu_count() or 1): return here
     if n != here:
-        say(f"The run was begun with {n} thread{'s'*(n != 1)} and keeps to it, not to this process's {here}; "
+        say(f"The run was begun with {number_of(n, 'thread')} and keeps to it, not to this process's {here}; "
             f'torch.set_num_threads({here}) after the fit puts them back.')
     torch.set_num_threads(n)
     return n
