@@ -398,6 +398,7 @@ def bad_files(d):
     ('train count --run {d}/new --steps 5 --max-epochs 3', '--max-epochs is for a run by minutes'),
     ('train faces --run {d}/new', 'charrnn draw faces --run'),
     ('eval {run} --corpus letters', 'name of drawings'),
+    ('doctor {run} --seconds 5', 'for a Learner'),
     ('train {d}/tiny.txt --run {d}/new --seed 18446744073709551616', 'seed'),
     ('train {d}/tiny.txt --run {d}/new --minutes inf', 'minutes is inf'),
     ('train {d}/tiny.txt --run {d}/new --lr inf', 'lr is inf'),
@@ -473,6 +474,10 @@ def test_warnings_of_others_are_no_errors_of_the_command(run):
     p = subprocess.run([sys.executable, '-m', 'charrnn_fa', 'eval', run], capture_output=True, text=True,
                        env={**os.environ, 'PYTHONWARNINGS':'error'})
     assert (p.returncode, p.stderr) == (0, '') and 'characters right' in p.stdout
+
+
+def test_the_demo_recommends_no_letters_that_its_run_does_not_know(call, run):
+    assert call('demo', '--run', run)[1].splitlines()[-2] == f'Go on: charrnn sample {run} --temperature 0.6'
 
 
 def test_demo_when_it_is_trained_already(call, tmp_path, text):
