@@ -180,7 +180,7 @@ def _add_doctor(sub):
                  'doctor runs/docs', 'doctor train.py:make_learner --json')
     _add_folder(p, 'run', metavar='DIR|FILE.py:FUNCTION',
                 help='folder of a run, or a function that returns a Learner')
-    p.add_argument('--seconds', type=float, default=60, help='that it may take with a Learner (default: 60)')
+    p.add_argument('--seconds', type=float, help='that it may take with a Learner (default: 60)')
     _add_json(p, 'the findings as one JSON object on standard output')
 
 # %% ../nbs/90_options.ipynb #ee5dad74

@@ -414,6 +414,7 @@ def test_a_line_that_ends_in_two_signs_is_one(make, visit, name):
     page = lambda text: visit(getattr(show, name)(learn, text))
     height = lambda text: page(text).evaluate("document.querySelector('.t').getBoundingClientRect().height")
     assert height('the cat\r\nthe dog\r\n') == height('the cat\nthe dog\n')
+    assert height('the cat\rthe dog\r\n') == height('the cat\nthe dog\n') # and alone it is one
     assert 'cat\r\n' in page('the cat\r\n').evaluate("document.querySelector('.t').textContent")
 
 

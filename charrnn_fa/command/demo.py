@@ -29,6 +29,9 @@ def _show_temperatures(path):
     for t,what in (0.5, 'careful'), (0.8, 'lively'), (1.1, 'wild'):
         text = generate(model, run.vocab, prompt, n=250, temperature=t, seed=1)
         say(f'At temperature {t} ({what}):\n\n{indent(text)}\n')
+    asked = ' --prompt "A class"' if set('A class') <= set(run.vocab) else ''
+    write = f'charrnn sample {shlex.quote(str(path))}{asked} --temperature 0.6'
+    print(f'Go on: {how if run.strokes else write}\n       charrnn train YOUR.txt --run runs/mine')
 
 # %% ../../nbs/90f_command.demo.ipynb #57a5f079
 def demo(
@@ -44,8 +47,6 @@ def demo(
         train(parser().parse_args(['train', *text, '--run', args.run, '--seed', '42']))
         print()
     _show_temperatures(args.run)
-    print(f'Go on: charrnn sample {shlex.quote(args.run)} --prompt "A class" --temperature 0.6\n'
-          f'       charrnn train YOUR.txt --run runs/mine')
 
 # %% ../../nbs/90f_command.demo.ipynb #491840cd
 def _as_train(args):

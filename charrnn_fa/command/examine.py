@@ -54,15 +54,17 @@ def _examination(args):
     "What gives the report on a run, or on what a program returns"
     from charrnn_fa.doctor.diagnose import diagnose
     where = _split_function(args.run)
-    check_number('seconds', args.seconds, 0)
+    check_number('seconds', args.seconds, 0, optional=True)
+    seconds = 60 if args.seconds is None else args.seconds
     if where is None and args.run.endswith('.py') and os.path.isfile(args.run):
         raise CharRNNError(f"{args.run} is a program, not a run", f"name its function: {args.run}:FUNCTION")
     if where is None:
+        if args.seconds is not None: raise CharRNNError("--seconds is for a Learner, not for a run", "leave it out.")
         from charrnn_fa.run.health import examine_run
         return partial(examine_run, args.run)
     made = _from_file(*where)
-    if isinstance(made, dict): return partial(diagnose, **made, seconds=args.seconds)
+    if isinstance(made, dict): return partial(diagnose, **made, seconds=seconds)
     if not hasattr(made, 'dls'):
         what = 'None' if made is None else f'something else ({type(made).__name__})'
         raise CharRNNError(f"{where[1]} returns {what}", "it must return a Learner, or a dict of diagnose's arguments.")
-    return partial(diagnose, made, seconds=args.seconds)
+    return partial(diagnose, made, seconds=seconds)

@@ -10,7 +10,8 @@ import math, os, shlex, sys, time
 from ..core import CharRNNError, loss_text, number_of, say, time_text
 from ..presets import Preset, check_seed, presets
 from ..text.drawings import usual_share
-from .asked import asked_fields, asked_preset, check_keeping, check_duration, is_run, lasting, load_text
+from .asked import asked_fields, asked_preset, check_duration, check_idle, check_keeping
+from .asked import is_run, lasting, load_text
 from .kept import budget_of, has_ended, same_settings, tell_finished, text_asked
 from .terminal import indent, measuring, progress_bar, is_watched
 
@@ -82,6 +83,7 @@ def _train_new(args, preset, began, out)->dict:
     "Begin a run"
     from charrnn_fa.run.model import Run
     Run.check_free(args.run)
+    check_idle(args, preset)
     source = Run(args.source) if args.source else None
     if source and source.strokes:
         raise CharRNNError(f"{args.source} has learned to draw, not to write", "give a run on a text after --from.")
@@ -130,6 +132,8 @@ def _early_text(args, learn, n)->str:
     preset = learn.preset
     is_capped = not args.steps and n == learn._most_steps(preset.minutes)
     if not is_capped: return ''
+    capped = f'It ended before its time, as --max-epochs {args.max_epochs} allows no more passes over the text.'
+    if args.max_epochs is not None: return capped
     if args.draws: more,longer = 'sees more copies of the drawings learns them',f'--steps {3*n}'
     else: more,longer = 'reads so short a text more often learns it',f'--minutes {preset.minutes:g}'
     return (f'It ended before its time, because a network that {more} by heart; '

@@ -165,7 +165,9 @@ def _text_html(r):
     shades = [.8*min(1, o/most_bits) for o in r.bits]
     styles = [f'background:rgba({orange},{o:.2f})' for o in shades]
     known = [f'<i style="{o}">{as_html(r.text[p])}</i>' for o,p in zip(styles, r.places)]
-    return spread(r.text, r.places, known)
+    res = spread(r.text, r.places, known)
+    lone = [o.start() for o in re.finditer('\r(?!\n)', r.text)] # which ends a line in old texts, but not in a page
+    return [o+'<br>' if i in lone else o for i,o in enumerate(res)]
 
 # %% ../../nbs/57a_show.lens.ipynb #e694fa4c
 def _chip(i, title):

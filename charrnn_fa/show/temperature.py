@@ -131,10 +131,12 @@ def _card(s, words):
     head = f'<b>temperature {s.temperature:g}</b><br><small>{_facts(s)}</small>'
     return f'<div>{head}<div class="t">{text}</div></div>'
 
+_meaning = 'A low temperature is sure and dull, a high one bold and wrong.'
+
 def _body(ss, words, name):
-    key = '<p><small><i class="c">the longest copy</i> &nbsp; <i class="w">words that do not exist</i></small></p>'
+    key = f'<i class="c">the longest copy</i> &nbsp; <i class="w">words that do not exist</i> &nbsp; {_meaning}'
     cards = ''.join(_card(s, words) for s in ss)
-    return f'{_style}<div id="{name}">{key}<div class="g">{cards}</div></div>'
+    return f'{_style}<div id="{name}"><p><small>{key}</small></p><div class="g">{cards}</div></div>'
 
 # %% ../../nbs/55_show.temperature.ipynb #448a74cc
 def _terminal(s):
@@ -157,4 +159,4 @@ def temperature(
     first = 'a line end' if '\n' in learn.vocab else repr(learn.vocab[0])
     title = f'Written on from {prompt!r}' if prompt else f'Written from {first} on'
     lines = [line for s in ss for line in ('', *_terminal(s))]
-    return Picture(title, '\n'.join([title, *lines]), partial(_body, ss, words), data=ss)
+    return Picture(title, '\n'.join([title, _meaning, *lines]), partial(_body, ss, words), data=ss)
