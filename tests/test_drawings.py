@@ -126,6 +126,8 @@ SVGS = {
                                  [(153, 178.5), (204, 178.5), (204, 229.5), (153, 229.5), (153, 178.5)]]),
     'moved without a box': ('<path d="M0 0H100V100"/><svg x="60" y="70"><path d="M0 0h20v20"/></svg>',
                             [[(0, 0), (255, 0), (255, 255)], [(153, 178.5), (204, 178.5), (204, 229.5)]]),
+    'inches of what is turned': ('<path id="p" d="M0 0H96"/><use href="#p" x="1in" y="96" transform="rotate(90)"/>',
+                                 [[(127.5, 0), (255, 0)], [(0, 127.5), (0, 255)]]),
     'an arc without a radius': ('<path d="M0 0H100A0 5 30 0150 100a5 0 0 1 0-50 0"/>',
                                 [[(0, 0), (255, 0), (127.5, 255), (0, 255)]]),
     'straight after a curve of another kind': ('<path d="M0 0c50 0 50 0 100 0T100 100"/>'

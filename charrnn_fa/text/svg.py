@@ -122,24 +122,24 @@ def _check_lengths(root):
                 raise _Odd(f"has a {_tag(e)} whose {name} is '{visible(value[:20], lines=False)}'")
 
 # %% ../../nbs/07a_text.svg.ipynb #3055d046
-_px = dict(em=16, rem=16, ex=8, q=96/101.6)
+_letter = dict(em=16, rem=16, ex=8)
+_px = {**_letter, 'px':1, 'pt':4/3, 'pc':16, 'in':96, 'cm':96/2.54, 'mm':96/25.4, 'q':96/101.6}
 
-def _as_known(v, has_letters):
-    "A length in a unit that svgelements knows"
+def _in_px(v, has_letters):
+    "A length in pixels; a share, or what is no length, as it is"
     m = re.fullmatch(rf'\s*({_number})([a-zA-Z]+)\s*', v)
-    if not m: return v
-    unit = m[4].lower()
-    if has_letters and unit in ('em', 'ex', 'rem'): raise _Odd('measures by letters, and says how large they are')
-    return f'{float(m[1])*_px[unit]:.12g}' if unit in _px else m[1]+unit
+    unit = m[4].lower() if m else ''
+    if has_letters and unit in _letter: raise _Odd('measures by letters, and says how large they are')
+    return f'{float(m[1])*_px[unit]:.12g}' if unit in _px else v
 
 # %% ../../nbs/07a_text.svg.ipynb #1fc03335
-def _in_known_units(root):
-    "Write lengths in units that svgelements knows"
+def _all_in_px(root):
+    "Write lengths in pixels"
     says_size = lambda e: 'font' in f'{e.attrib}{e.text if _tag(e) == "style" else ""}'
     has_letters = any(map(says_size, root.iter()))
     for e in root.iter():
         for k in (*_places, *_sizes):
-            if e is not root and k in e.attrib: e.set(k, _as_known(e.get(k), has_letters))
+            if e is not root and k in e.attrib: e.set(k, _in_px(e.get(k), has_letters))
     return root
 
 # %% ../../nbs/07a_text.svg.ipynb #4d4118ea
@@ -303,7 +303,7 @@ def read_svg(
         _check_size(root := _root(path))
         _check_written(root)
         _check_lengths(root)
-        _bent_as_drawn(_in_known_units(_without_remarks(root)))
+        _bent_as_drawn(_all_in_px(_without_remarks(root)))
         strokes = _strokes(_put_away(_placed(_open_symbols(_switched(root)))))
         if not strokes: raise _Odd('draws no line')
         return simplify(fit_drawing(strokes), epsilon)
