@@ -133,6 +133,10 @@ SVGS = {
     'straight after a curve of another kind': ('<path d="M0 0c50 0 50 0 100 0T100 100"/>'
                                                '<path d="M0 0q50 0 100 0S100 100 100 100"/>',
                                                [[(0, 0), (255, 0), (255, 255)]]*2),
+    'placed within what is placed': ('<path d="M0 0H100V100"/>'
+                                     '<svg x="50" y="50" width="50" height="50" viewBox="0 0 10 10">'
+                                     '<svg width="10" height="10" viewBox="0 0 5 5"><path d="M0 0H5V5"/></svg></svg>',
+                                     [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 127.5), (255, 255)]]),
     'millimetres': ('<line x1="0mm" y1="0mm" x2="10mm" y2="5mm"/>', [[(0, 0), (255, 127.5)]]),
 }
 

@@ -202,9 +202,10 @@ def _switched(root):
 
 # %% ../../nbs/07a_text.svg.ipynb #c81ab815
 def _placed(root):
-    "Say what is left out in rectangles and uses; an inner `svg` without `viewBox` and size is a group that was moved"
+    "Say which places are left out; an inner `svg` without `viewBox` and size is a group that was moved"
+    left_out = dict(rect=('x', 'y', 'width', 'height'), use=('x', 'y'), svg=('x', 'y'))
     for e in root.iter():
-        for k in dict(rect=('x', 'y', 'width', 'height'), use=('x', 'y')).get(_tag(e), ()): e.attrib.setdefault(k, '0')
+        for k in left_out.get(_tag(e), ()): e.attrib.setdefault(k, '0')
         if _tag(e) != 'svg' or e is root or e.get('viewBox'): continue
         sizes = [re.fullmatch(rf'\s*({_number})(px)?\s*', e.get(k, '')) for k in ('width', 'height')]
         if all(m and float(m[1]) > 0 for m in sizes):
