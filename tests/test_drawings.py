@@ -137,6 +137,8 @@ SVGS = {
                                      '<svg x="50" y="50" width="50" height="50" viewBox="0 0 10 10">'
                                      '<svg width="10" height="10" viewBox="0 0 5 5"><path d="M0 0H5V5"/></svg></svg>',
                                      [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 127.5), (255, 255)]]),
+    'in a group that is not seen': ('<g opacity="0"><path opacity="1" d="M0 0L9 9"/></g><path d="M0 0L5 0"/>'
+                                    '<path fill="transparent" fill-opacity="1" d="M0 0L9 9"/>', [[(0, 0), (255, 0)]]),
     'millimetres': ('<line x1="0mm" y1="0mm" x2="10mm" y2="5mm"/>', [[(0, 0), (255, 127.5)]]),
 }
 

@@ -234,6 +234,26 @@ def _ink(shape):
     is_white = [o.hexrgb == '#ffffff' and 'url' not in str(v.get(k)) for k,o in paints.items()]
     return ('white' if all(is_white) else 'colour') if paints else ''
 
+# %% ../../nbs/07a_text.svg.ipynb #a0cc305a
+_clear = r'transparent|#\w{3}0|#\w{6}00|(?:rgb|hsl)a?\((?:[^,]*,){3}[\s0.]+%?\s*\)'
+_clear_style = re.compile(rf'((?:^|;)\s*(?:fill|stroke)\s*:)\s*(?:{_clear})\s*(?=;|$)', re.I)
+
+def _said(e, name):
+    "What an element itself says of a property"
+    in_style = re.findall(rf'(?:^|;)\s*{name}\s*:([^;]*)', e.get('style', ''))
+    return (in_style or [e.get(name, '')])[-1].strip()
+
+def _without_clear(root):
+    "Say plainly what is not seen"
+    rules = ''.join(e.text or '' for e in root.iter() if _tag(e) == 'style')
+    for e in root.iter():
+        for k in 'fill', 'stroke':
+            if re.fullmatch(_clear, e.get(k, '').strip(), re.I): e.set(k, 'none')
+        style = _clear_style.sub(r'\1none', e.get('style', ''))
+        if _is_zero(_said(e, 'opacity')) and 'opacity' not in rules: style += ';display:none'
+        if style: e.set('style', style.strip(';'))
+    return root
+
 # %% ../../nbs/07a_text.svg.ipynb #36728bb3
 def _without_remarks(root):
     "Take out of rules what svgelements stumbles over"
@@ -304,7 +324,7 @@ def read_svg(
         _check_size(root := _root(path))
         _check_written(root)
         _check_lengths(root)
-        _bent_as_drawn(_all_in_px(_without_remarks(root)))
+        _bent_as_drawn(_all_in_px(_without_clear(_without_remarks(root))))
         strokes = _strokes(_put_away(_placed(_open_symbols(_switched(root)))))
         if not strokes: raise _Odd('draws no line')
         return simplify(fit_drawing(strokes), epsilon)
