@@ -3281,6 +3281,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'charrnn_fa.models._check_sizes': ('models.html#_check_sizes', 'charrnn_fa/models.py'),
                                    'charrnn_fa.models._is_zen5': ('models.html#_is_zen5', 'charrnn_fa/models.py'),
                                    'charrnn_fa.models.char_splitter': ('models.html#char_splitter', 'charrnn_fa/models.py'),
+                                   'charrnn_fa.models.checked_state': ('models.html#checked_state', 'charrnn_fa/models.py'),
                                    'charrnn_fa.models.count_params': ('models.html#count_params', 'charrnn_fa/models.py'),
                                    'charrnn_fa.models.gate_matrices': ('models.html#gate_matrices', 'charrnn_fa/models.py'),
                                    'charrnn_fa.models.has_slow_products': ('models.html#has_slow_products', 'charrnn_fa/models.py'),
