@@ -16,6 +16,7 @@ from fastcore.meta import delegates
 from torch import nn, Tensor
 from .core import CharRNNError, check_number
 from .callback.neighbours import sharing_processors
+from .models import checked_state
 from .numpy_step import fits_numpy_step, numpy_step
 
 # %% ../nbs/12_generate.ipynb #fe1c1d0a
@@ -158,6 +159,7 @@ def _drawn(model, prompt, bs=1, seed=None, banned=None, temperature=1., top_k=No
     "Lists of `bs` ids, without end"
     uniforms = Uniforms(secrets.randbelow(2**48) if seed is None else seed, bs)
     logits,state = step_model(model, prompt[None], None)
+    checked_state(state)
     step = None
     scores = logits.expand(bs, -1).numpy()
     shape = (bs, -1) if bs > 1 else -1

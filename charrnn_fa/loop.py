@@ -17,6 +17,7 @@ import inspect, warnings
 from dataclasses import replace
 from .core import CharRNNError, check_number, say
 from .text.streams import rotation
+from .models import checked_state
 from .optim import AdamW, Muon, mark_gates
 from .evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity, left_there, per_character
 from .presets import Preset, check_seed
@@ -455,7 +456,7 @@ def _forward(self:CharLearner):
     state = self._state_for(len(self.xb[0]))
     with torch.autocast(self.device.type, precisions[self.precision], enabled=self.precision != 'fp32'):
         self.pred,state = self.model(*self.xb, state)
-    self.carried = tuple(o.detach() for o in state)
+    self.carried = tuple(o.detach() for o in checked_state(state))
 
 # %% ../nbs/24_loop.ipynb #16ef394c
 @patch

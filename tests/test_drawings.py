@@ -126,11 +126,19 @@ SVGS = {
                                  [(153, 178.5), (204, 178.5), (204, 229.5), (153, 229.5), (153, 178.5)]]),
     'moved without a box': ('<path d="M0 0H100V100"/><svg x="60" y="70"><path d="M0 0h20v20"/></svg>',
                             [[(0, 0), (255, 0), (255, 255)], [(153, 178.5), (204, 178.5), (204, 229.5)]]),
+    'inches of what is turned': ('<path id="p" d="M0 0H96"/><use href="#p" x="1in" y="96" transform="rotate(90)"/>',
+                                 [[(127.5, 0), (255, 0)], [(0, 127.5), (0, 255)]]),
     'an arc without a radius': ('<path d="M0 0H100A0 5 30 0150 100a5 0 0 1 0-50 0"/>',
                                 [[(0, 0), (255, 0), (127.5, 255), (0, 255)]]),
     'straight after a curve of another kind': ('<path d="M0 0c50 0 50 0 100 0T100 100"/>'
                                                '<path d="M0 0q50 0 100 0S100 100 100 100"/>',
                                                [[(0, 0), (255, 0), (255, 255)]]*2),
+    'placed within what is placed': ('<path d="M0 0H100V100"/>'
+                                     '<svg x="50" y="50" width="50" height="50" viewBox="0 0 10 10">'
+                                     '<svg width="10" height="10" viewBox="0 0 5 5"><path d="M0 0H5V5"/></svg></svg>',
+                                     [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 127.5), (255, 255)]]),
+    'in a group that is not seen': ('<g opacity="0"><path opacity="1" d="M0 0L9 9"/></g><path d="M0 0L5 0"/>'
+                                    '<path fill="transparent" fill-opacity="1" d="M0 0L9 9"/>', [[(0, 0), (255, 0)]]),
     'millimetres': ('<line x1="0mm" y1="0mm" x2="10mm" y2="5mm"/>', [[(0, 0), (255, 127.5)]]),
 }
 

@@ -889,6 +889,25 @@ def test_a_model_of_ones_own():
     with pytest.raises(CharRNNError, match='takes no state.*Learner'): CharLearner(dls, stateless)
 
 
+class BareState(WithState):
+    "The usual way to write it for a GRU, whose state is no tuple"
+    def forward(self, x, state=None):
+        h,s = self.rnn(self.emb(x), state)
+        return self.out(h),s
+
+
+def test_a_bare_state_is_refused():
+    "Fewer units than rows: each batch would begin without a memory, and nobody would notice"
+    text = 'ab\n'*200
+    dls = CharDataLoaders.from_text(text, bs=20, seq_len=4, seed=0)
+    learn = CharLearner(dls, BareState(3), precision='fp32')
+    with pytest.raises(CharRNNError, match='bare tensor'), learn.no_bar(): learn.fit(1, 1e-2)
+    with pytest.raises(CharRNNError, match='bare tensor'): learn.generate('a', 5)
+    learn = CharLearner(dls, WithState(3), precision='fp32')
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    assert len(learn.generate('a', 5)) == 6
+
+
 def test_a_single_loader_is_refused():
     with pytest.raises(CharRNNError, match='dls is CharDL; give loaders'): char_learner(ragged().train)
 

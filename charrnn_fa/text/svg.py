@@ -122,24 +122,24 @@ def _check_lengths(root):
                 raise _Odd(f"has a {_tag(e)} whose {name} is '{visible(value[:20], lines=False)}'")
 
 # %% ../../nbs/07a_text.svg.ipynb #3055d046
-_px = dict(em=16, rem=16, ex=8, q=96/101.6)
+_letter = dict(em=16, rem=16, ex=8)
+_px = {**_letter, 'px':1, 'pt':4/3, 'pc':16, 'in':96, 'cm':96/2.54, 'mm':96/25.4, 'q':96/101.6}
 
-def _as_known(v, has_letters):
-    "A length in a unit that svgelements knows"
+def _in_px(v, has_letters):
+    "A length in pixels; a share, or what is no length, as it is"
     m = re.fullmatch(rf'\s*({_number})([a-zA-Z]+)\s*', v)
-    if not m: return v
-    unit = m[4].lower()
-    if has_letters and unit in ('em', 'ex', 'rem'): raise _Odd('measures by letters, and says how large they are')
-    return f'{float(m[1])*_px[unit]:.12g}' if unit in _px else m[1]+unit
+    unit = m[4].lower() if m else ''
+    if has_letters and unit in _letter: raise _Odd('measures by letters, and says how large they are')
+    return f'{float(m[1])*_px[unit]:.12g}' if unit in _px else v
 
 # %% ../../nbs/07a_text.svg.ipynb #1fc03335
-def _in_known_units(root):
-    "Write lengths in units that svgelements knows"
+def _all_in_px(root):
+    "Write lengths in pixels"
     says_size = lambda e: 'font' in f'{e.attrib}{e.text if _tag(e) == "style" else ""}'
     has_letters = any(map(says_size, root.iter()))
     for e in root.iter():
         for k in (*_places, *_sizes):
-            if e is not root and k in e.attrib: e.set(k, _as_known(e.get(k), has_letters))
+            if e is not root and k in e.attrib: e.set(k, _in_px(e.get(k), has_letters))
     return root
 
 # %% ../../nbs/07a_text.svg.ipynb #4d4118ea
@@ -202,9 +202,10 @@ def _switched(root):
 
 # %% ../../nbs/07a_text.svg.ipynb #c81ab815
 def _placed(root):
-    "Say what is left out in rectangles and uses; an inner `svg` without `viewBox` and size is a group that was moved"
+    "Say which places are left out; an inner `svg` without `viewBox` and size is a group that was moved"
+    left_out = dict(rect=('x', 'y', 'width', 'height'), use=('x', 'y'), svg=('x', 'y'))
     for e in root.iter():
-        for k in dict(rect=('x', 'y', 'width', 'height'), use=('x', 'y')).get(_tag(e), ()): e.attrib.setdefault(k, '0')
+        for k in left_out.get(_tag(e), ()): e.attrib.setdefault(k, '0')
         if _tag(e) != 'svg' or e is root or e.get('viewBox'): continue
         sizes = [re.fullmatch(rf'\s*({_number})(px)?\s*', e.get(k, '')) for k in ('width', 'height')]
         if all(m and float(m[1]) > 0 for m in sizes):
@@ -232,6 +233,26 @@ def _ink(shape):
     paints = {k:o for k,o in paints.items() if o}
     is_white = [o.hexrgb == '#ffffff' and 'url' not in str(v.get(k)) for k,o in paints.items()]
     return ('white' if all(is_white) else 'colour') if paints else ''
+
+# %% ../../nbs/07a_text.svg.ipynb #a0cc305a
+_clear = r'transparent|#\w{3}0|#\w{6}00|(?:rgb|hsl)a?\((?:[^,]*,){3}[\s0.]+%?\s*\)'
+_clear_style = re.compile(rf'((?:^|;)\s*(?:fill|stroke)\s*:)\s*(?:{_clear})\s*(?=;|$)', re.I)
+
+def _said(e, name):
+    "What an element itself says of a property"
+    in_style = re.findall(rf'(?:^|;)\s*{name}\s*:([^;]*)', e.get('style', ''))
+    return (in_style or [e.get(name, '')])[-1].strip()
+
+def _without_clear(root):
+    "Say plainly what is not seen"
+    rules = ''.join(e.text or '' for e in root.iter() if _tag(e) == 'style')
+    for e in root.iter():
+        for k in 'fill', 'stroke':
+            if re.fullmatch(_clear, e.get(k, '').strip(), re.I): e.set(k, 'none')
+        style = _clear_style.sub(r'\1none', e.get('style', ''))
+        if _is_zero(_said(e, 'opacity')) and 'opacity' not in rules: style += ';display:none'
+        if style: e.set('style', style.strip(';'))
+    return root
 
 # %% ../../nbs/07a_text.svg.ipynb #36728bb3
 def _without_remarks(root):
@@ -303,7 +324,7 @@ def read_svg(
         _check_size(root := _root(path))
         _check_written(root)
         _check_lengths(root)
-        _bent_as_drawn(_in_known_units(_without_remarks(root)))
+        _bent_as_drawn(_all_in_px(_without_clear(_without_remarks(root))))
         strokes = _strokes(_put_away(_placed(_open_symbols(_switched(root)))))
         if not strokes: raise _Odd('draws no line')
         return simplify(fit_drawing(strokes), epsilon)
