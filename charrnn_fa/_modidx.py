@@ -4292,6 +4292,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'charrnn_fa.text.drawn._by_file': ('text.drawn.html#_by_file', 'charrnn_fa/text/drawn.py'),
                                        'charrnn_fa.text.drawn._part': ('text.drawn.html#_part', 'charrnn_fa/text/drawn.py'),
                                        'charrnn_fa.text.drawn._shuffled': ('text.drawn.html#_shuffled', 'charrnn_fa/text/drawn.py'),
+                                       'charrnn_fa.text.drawn._tell_few': ('text.drawn.html#_tell_few', 'charrnn_fa/text/drawn.py'),
                                        'charrnn_fa.text.drawn.count_drawn': ('text.drawn.html#count_drawn', 'charrnn_fa/text/drawn.py'),
                                        'charrnn_fa.text.drawn.per_drawing': ('text.drawn.html#per_drawing', 'charrnn_fa/text/drawn.py'),
                                        'charrnn_fa.text.drawn.split_drawings': ( 'text.drawn.html#split_drawings',
