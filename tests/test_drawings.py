@@ -427,6 +427,12 @@ def test_a_run_knows_how_its_strokes_are_written(drawer, tmp_path):
     assert Run(tmp_path/'r').strokes == StrokeCode(24)
 
 
+def test_what_is_drawn_shows_itself_in_a_notebook(drawer):
+    from IPython.core.formatters import DisplayFormatter
+    shown,_ = DisplayFormatter().format(drawer.draw(3, seed=1))
+    assert shown['text/html'].count('<svg') == 3
+
+
 def test_live_shows_drawings(drawer, capsys):
     drawer.fit_steps(6, cbs=show.Live(updates=2))
     assert len(re.findall('[\u2801-\u28ff]', capsys.readouterr().out)) > 50
