@@ -267,6 +267,11 @@ def test_one_list_too_few_is_said_to_be_one(drawer, given):
     with pytest.raises(CharRNNError, match=r'one list too few.*put \[ \] around'): drawer.draw(1, begin=HOUSE[0])
 
 
+def test_one_list_too_many_is_said_to_be_one(drawer):
+    for f in lambda: drawer.draw(1, begin=[HOUSE]), lambda: show.drawings([[HOUSE]]), lambda: strokes_to_text([[HOUSE, HOUSE]]):
+        with pytest.raises(CharRNNError, match=r'one list too many.*take one \[ \] away'): f()
+
+
 def test_raw_files_are_brought_to_the_paper(tmp_path):
     (tmp_path/'raw.ndjson').write_text(json.dumps({'drawing':[[[1000.5, 1500.5], [200, 700], [0, 31]]]}))
     assert read_ndjson(tmp_path/'raw.ndjson')[0] == [[[(0, 0), (255, 255)]]]
