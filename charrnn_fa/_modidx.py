@@ -4243,6 +4243,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'charrnn_fa/text/download.py'),
                                           'charrnn_fa.text.download._by_hand': ( 'text.download.html#_by_hand',
                                                                                  'charrnn_fa/text/download.py'),
+                                          'charrnn_fa.text.download._check_file_link': ( 'text.download.html#_check_file_link',
+                                                                                         'charrnn_fa/text/download.py'),
                                           'charrnn_fa.text.download._check_text': ( 'text.download.html#_check_text',
                                                                                     'charrnn_fa/text/download.py'),
                                           'charrnn_fa.text.download._confirmed': ( 'text.download.html#_confirmed',
