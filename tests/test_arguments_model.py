@@ -128,6 +128,14 @@ def test_what_is_given_in_the_place_of_another_is_named(learn, tmp_path):
         assert 'except Exception as e' in refused(doctor.explain, *given)
 
 
+def test_unknown_characters_have_a_way_out_wherever_they_are(learn):
+    "A remedy that works where it is said: `generate` has no `unknown`"
+    for f in learn.generate, learn.vocab.encode, lambda o: learn.evaluate(text=o):
+        assert "leave them out, as vocab.encode does with unknown='skip'" in refused(f, 'The \u2603')
+    kept = learn.vocab.textify(learn.vocab.encode('The \u2603', unknown='skip'))
+    assert learn.generate(kept, n=3, seed=1).startswith('The ')
+
+
 def test_the_largest_seed_serves_and_means_itself(learn):
     a,b = (learn.generate(n=20, seed=o, temperature=2) for o in (2**62-1, 2**62-2))
     assert a != b and a == learn.generate(n=20, seed=np.int64(2**62-1), temperature=2)

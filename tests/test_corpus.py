@@ -478,3 +478,22 @@ def test_what_is_packed_by_zip_alone_is_unpacked():
     ('shakespere', 'check the spelling'), ('letters.txt', 'check the spelling')])
 def test_what_is_no_name_of_a_text_has_a_way_out(what, remedy):
     with pytest.raises(CorpusError, match=remedy): load_corpus(what)
+
+
+DOC = 'https://docs.google.com/document/d/1A2b3C4d5E6f7G8h9I0jKlMnOpQrStUvW'
+
+@pytest.mark.parametrize('link,remedy', [
+    (f'{DOC}/edit?usp=sharing', 'a Google Doc.*File > Download > Plain text'),
+    (DOC.replace('document', 'spreadsheets/u/0'), 'a Google Sheet.*File > Download'),
+    ('https://drive.google.com/drive/folders/1A2b3C4d5E6f7G8h9I0jKlMnOpQrStUvW?usp=sharing', 'a folder.*mount_drive'),
+    ('https://drive.google.com/drive/u/1/folders/1A2b3C4d5E6f7G8h9I0jKlMnOp', 'a folder.*mount_drive')])
+def test_what_is_no_file_of_drive_is_not_asked_for(drive, home, link, remedy):
+    with pytest.raises(CorpusError, match=remedy): load_corpus(link, progress=False)
+    assert not drive.asked
+
+
+def test_a_document_that_is_exported_is_a_link_like_others(drive, home):
+    path = f'{urlsplit(DOC).path}/export'
+    drive.answers[path] = lambda h: send(h, 200, BODY, Content_Type='text/plain')
+    assert load_corpus(f'{DOC}/export?format=txt', progress=False) == BODY.decode()
+    assert drive.asked == [f'{path}?format=txt']

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -25,6 +26,7 @@ from charrnn_fa.show.share import page_model, share
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.drawings import augment, load_drawings
 from charrnn_fa.text.quickdraw import read_ndjson
+from charrnn_fa.text.read import TextWarning
 from charrnn_fa.text.strokes import (Drawings, StrokeCode, fit_drawing, simplify, stroke_letters,
                                      strokes_to_text, text_to_strokes)
 
@@ -278,6 +280,11 @@ def test_one_list_too_few_is_said_to_be_one(drawer, given):
     with pytest.raises(CharRNNError, match=r'one list too few.*put \[ \] around'): drawer.draw(1, begin=HOUSE[0])
 
 
+def test_one_list_too_many_is_said_to_be_one(drawer):
+    for f in lambda: drawer.draw(1, begin=[HOUSE]), lambda: show.drawings([[HOUSE]]), lambda: strokes_to_text([[HOUSE, HOUSE]]):
+        with pytest.raises(CharRNNError, match=r'one list too many.*take one \[ \] away'): f()
+
+
 def test_raw_files_are_brought_to_the_paper(tmp_path):
     (tmp_path/'raw.ndjson').write_text(json.dumps({'drawing':[[[1000.5, 1500.5], [200, 700], [0, 31]]]}))
     assert read_ndjson(tmp_path/'raw.ndjson')[0] == [[[(0, 0), (255, 255)]]]
@@ -349,6 +356,19 @@ def test_no_twin_of_a_training_drawing_is_validated_on():
 def test_the_same_seed_gives_the_same_corpus():
     ids = lambda seed: CharDataLoaders.from_drawings('faces', times=3, seed=seed).train.ids
     assert torch.equal(ids(1), ids(1)) and not torch.equal(ids(1), ids(2))
+
+
+def test_of_few_drawings_it_is_said_how_they_become_many():
+    few = [[[(0, i), (200, 255-i), (i, 30)]] for i in range(100)]
+    with pytest.warns(TextWarning, match='90 drawings to train on are few.*times=110 draws'):
+        CharDataLoaders.from_drawings(few, bs=2, seq_len=16, seed=1)
+    with pytest.warns(TextWarning, match='450 drawings .*times=55 draws'):
+        CharDataLoaders.from_drawings(few*5, bs=2, seq_len=16, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        CharDataLoaders.from_drawings(few, bs=2, seq_len=16, seed=1, times=1)
+        CharDataLoaders.from_drawings(few*12, bs=2, seq_len=16, seed=1)
+        CharDataLoaders.from_drawings('faces', bs=2, seq_len=16, n=12, seed=1)
 
 
 def test_built_in_drawings_need_no_network(tmp_path):
@@ -423,6 +443,12 @@ def test_a_run_knows_how_its_strokes_are_written(drawer, tmp_path):
         with pytest.raises(CharRNNError): Run(tmp_path/'r')
     settings.write_text(json.dumps({**good, 'sha256':digest(good)}))
     assert Run(tmp_path/'r').strokes == StrokeCode(24)
+
+
+def test_what_is_drawn_shows_itself_in_a_notebook(drawer):
+    from IPython.core.formatters import DisplayFormatter
+    shown,_ = DisplayFormatter().format(drawer.draw(3, seed=1))
+    assert shown['text/html'].count('<svg') == 3
 
 
 def test_live_shows_drawings(drawer, capsys):

@@ -10,10 +10,11 @@ import math
 import numpy as np
 from functools import partial
 from textwrap import wrap
+from fastcore.basics import patch
 from ..core import CharRNNError, visible
 from ..text.read import check_type
 from .page import Picture, blue, drawing, hex_colour, ink, new_figure
-from ..text.strokes import box, check_drawings, text_to_strokes
+from ..text.strokes import Drawings, box, check_drawings, text_to_strokes
 
 # %% ../../nbs/55a_show.drawings.ipynb #66cd53ff
 _bits = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
@@ -188,3 +189,7 @@ def drawings(
     note = _note(drawings, len(shown))
     text = '\n'.join(o for o in (title, _terminal(shown, near), note) if o)
     return Picture(title, text, partial(_sheet, shown, near, animate, note), _figure(shown, near, title), shown)
+
+# %% ../../nbs/55a_show.drawings.ipynb #aa2e0b3b
+@patch
+def _repr_html_(self:Drawings): return drawings(self)._repr_html_()

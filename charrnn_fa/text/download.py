@@ -35,9 +35,29 @@ def drive_id(
     if m := re.fullmatch(r'drive:([\w-]{20,80})', link, re.A): return m[1]
     try: u = urlsplit(link)
     except ValueError: return None
-    if u.hostname not in _drive_hosts: return None
+    if u.hostname not in _drive_hosts or u.path.endswith('/export'): return None
     m = re.search(r'/d/([\w-]{20,})', u.path, re.A)
     return m[1] if m else parse_qs(u.query).get('id', [None])[0]
+
+# %% ../../nbs/02_text.download.ipynb #ab1302fb
+_by_page = 'choose File > Download > Plain text there, and give the path of the copy.'
+
+_by_table = 'choose File > Download > Tab-separated values there, and give the path of the copy.'
+
+_no_files = { # How the path of a link begins -> what it leads to, what to do
+    r'/document/': ('a Google Doc', _by_page),
+    r'/presentation/': ('Google Slides', _by_page),
+    r'/spreadsheets/': ('a Google Sheet', _by_table),
+    r'/drive/(u/\d+/)?folders/': ('a folder of Drive', 'mount Drive by mount_drive(), and give its path there.'),
+}
+
+def _check_file_link(url, shown):
+    "Refuse a link to Google that leads to no file"
+    try: u = urlsplit(url)
+    except ValueError: return
+    if u.hostname not in _drive_hosts or u.path.endswith('/export'): return
+    for path,(what,how) in _no_files.items():
+        if re.match(path, u.path): raise CorpusError(f"{shown} is {what}, and no file", how)
 
 # %% ../../nbs/02_text.download.ipynb #49b12bfd
 _patience = 4,30 # Seconds to wait for a connection, and for the next bytes
@@ -233,6 +253,7 @@ def download(
         raise CorpusError(f"'{shown}' is no link", "give an http(s) or Drive link, or drive: and an id.")
     home = charrnn_home()
     if found := _at_hand(home, url, sha256, size): return found
+    _check_file_link(url, shown)
     try:
         with _part_file(home) as part:
             _three_times(lambda: _get(url, part, sha256, progress))

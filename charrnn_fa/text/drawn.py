@@ -6,12 +6,13 @@
 __all__ = ['split_drawings', 'count_drawn', 'per_drawing']
 
 # %% ../../nbs/09_text.drawn.ipynb #618c4af4
-import secrets
+import secrets, warnings
 import numpy as np
 from fastcore.basics import patch
 from ..core import CharRNNError, check_number
 from .data import CharDataLoaders, check_share
 from .drawings import augment, found, usual, usual_share
+from .read import TextWarning
 from .strokes import StrokeCode, strokes_to_text
 from .vocab import CharVocab
 
@@ -35,6 +36,14 @@ def split_drawings(
     order = np.random.default_rng(seed).permutation(n).tolist()
     k = min(max(1, round(valid_pct*n)), n-1)
     return order[k:],order[:k]
+
+# %% ../../nbs/09_text.drawn.ipynb #e6c90e06
+def _tell_few(n):
+    "Say of `n` drawings to train on, if they are few, how they become many"
+    if n >= 1000: return
+    few = f"{n:,} drawings to train on are few, and are soon known by heart"
+    times = min(110, 25_000//n)
+    warnings.warn(f"{few}; times={times} draws each of them so often, never the same.", TextWarning, stacklevel=3)
 
 # %% ../../nbs/09_text.drawn.ipynb #99bd65e5
 def _part(drawings, code): return '\n' + strokes_to_text(drawings, code.size, code.alphabet, code.absolute)
@@ -64,6 +73,7 @@ def from_drawings(cls:CharDataLoaders,
     splits = _by_file(parts) if valid_pct is None else None
     splits = splits or split_drawings(len(drawings), usual_share(what) if valid_pct is None else valid_pct, own_seed)
     train,valid = ([drawings[i] for i in o] for o in splits)
+    if times is None and usual(what, None)[0] == 1: _tell_few(len(train))
     times,how = usual(what, times)
     texts = [_part(_shuffled(augment(train, times, own_seed, **how), own_seed), code), _part(valid, code)]
     vocab = CharVocab(''.join(code.letters)+' \n')

@@ -99,6 +99,8 @@ def _not_drawn(d):
 _too_few = ('There is one list too few around these points',
             'put [ ] around: a drawing is a list of strokes, and a stroke a list of (x, y).')
 
+_too_many = ('There is one list too many around these points', 'take one [ ] away.')
+
 def check_drawings(
     drawings, # What was given
     first:int=0, # Number of the first one
@@ -110,6 +112,7 @@ def check_drawings(
     drawings = [*drawings]
     if _all_drawn(drawings): return
     if _all_drawn([drawings]): raise CharRNNError(*_too_few)
+    if len(drawings) == 1 and _all_drawn(drawings[0]): raise CharRNNError(*_too_many)
     for i,d in enumerate(drawings):
         if wrong := _not_drawn(d): raise CharRNNError(f'Drawing {first+i} {wrong[0]}', wrong[1])
 

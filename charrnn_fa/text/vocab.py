@@ -148,7 +148,7 @@ def _treat_unknown(self:CharVocab, ids, codes, unknown):
     if unknown == 'replace' and self.unk: return np.where(ids < 0, self.stoi[self.unk], ids)
     chars = map(chr, np.unique(codes[ids < 0]).tolist())
     raise VocabError(f"The vocabulary does not have {show_chars(chars)}",
-                     "leave them out, or encode with unknown='skip'.")
+                     "leave them out, as vocab.encode does with unknown='skip'.")
 
 # %% ../../nbs/04_text.vocab.ipynb #714a9127
 @patch
