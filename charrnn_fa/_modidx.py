@@ -3461,6 +3461,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'charrnn_fa/run/folder.py'),
                                        'charrnn_fa.run.folder.RunFolder._stored': ( 'run.folder.html#runfolder._stored',
                                                                                     'charrnn_fa/run/folder.py'),
+                                       'charrnn_fa.run.folder.RunFolder._unread_since': ( 'run.folder.html#runfolder._unread_since',
+                                                                                          'charrnn_fa/run/folder.py'),
                                        'charrnn_fa.run.folder.RunFolder.check_free': ( 'run.folder.html#runfolder.check_free',
                                                                                        'charrnn_fa/run/folder.py'),
                                        'charrnn_fa.run.folder.RunFolder.create': ( 'run.folder.html#runfolder.create',
