@@ -27,6 +27,7 @@ from .callback.meanwhile import *
 from .loop import *
 from .learner import *
 from . import doctor, learner, show
+from .doctor import Doctor
 from .run.files import RunError, RunWarning
 from .run.model import Run, load_run, save_run, weights_sha256
 from .store.mount import StoreError

@@ -341,7 +341,7 @@ def _opt_func(p):
 # %% ../nbs/48_build.ipynb #04b9acd0
 def char_learner(
     dls, # `CharDataLoaders`, or what a `DataBlock` with a `CharBlock` gives
-    arch:str=None, # `'lstm'`, `'gru'` or `'rnn'`
+    arch:str=None, # `'lstm'`, `'gru'` or `'rnn'`; default: that of the preset, which is `'lstm'` without one
     preset:str=None, # One of `presets`; what is given beside it beats it
     n_hid:int=None, # Size of the state
     n_layers:int=None, # Recurrent layers

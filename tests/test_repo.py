@@ -283,6 +283,13 @@ def test_a_name_means_one_thing():
     assert [f'{name} of {room.__name__}' for name,room in names if getattr(room, name) is not getattr(charrnn_fa.all, name)] == []
 
 
+def test_what_people_use_without_a_prefix_is_in_all():
+    import charrnn_fa.all
+    names = """CharBlock CharDataLoaders CharVocab Checkpoint DataBlock Doctor DriveCheckpoint Learner char_learner doctor learner
+               load_corpus load_drawings load_run presets save_run show strokes_to_text text_to_strokes""".split()
+    assert [o for o in names if not hasattr(charrnn_fa.all, o)] == []
+
+
 def test_a_class_has_a_name_of_its_own():
     "A page of the site cannot link to one of two"
     homes = defaultdict(set)

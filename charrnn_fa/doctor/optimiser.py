@@ -51,7 +51,7 @@ def check_optimiser(
     steps:list, # Of its steps, with the work of the optimiser
     changed:set, # Names of parameters that these steps change
     with_grad:set, # Names of those that have a gradient, changed or not
-)->list: # Of `Finding`s: O5, O7, O8, O10, O12
+)->list: # Of `Finding`s: O2, O5, O7, O8, O10, O12
     "Whether it is one optimiser, and has all parameters"
     if not any('step' in o.events for o in steps): return []
     firsts = [o.stepped for o in steps if o.stepped is not None]
@@ -67,6 +67,7 @@ def check_optimiser(
     rates = [g for o in steps if o.stepped is not None for g in o.rates] # as they were then
     if not still or not any(rates): return _check_rate(subject, firsts, still)
     if waiting := _waiting(subject, firsts, still): return [_never_makes_a_step(subject, waiting, firsts, still)]
+    if had := _had(subject, firsts, still): return _check_low_rate(had, max(rates))
     return [Finding('O7', 'exact',
         f"There is a gradient for {listed(still)}, and no change: the optimiser does not have it. It was made before "
         "the model got this layer, or for another model.",
@@ -78,11 +79,17 @@ def _params_of(opt):
     if isinstance(opt, Optimizer): return [p for p,*_ in opt.all_params()]
     return [p for g in getattr(opt, 'param_groups', ()) for p in g['params']]
 
+def _had(subject, opts, names):
+    "Which of the parameters of these names one of the optimisers has"
+    ps = dict(subject.model.named_parameters())
+    own = {id(p) for o in opts for p in _params_of(o)}
+    return {k for k in names if id(ps[k]) in own}
+
 def _lost_in_rounding(subject, opts, still):
     "Which of the parameters that do not change have an optimiser, a rate, and numbers of half precision"
     ps = dict(subject.model.named_parameters())
-    owned = {id(p) for o in opts[:1] for p in _params_of(o) if any(_rates(o))}
-    return {k for k in still if id(ps[k]) in owned and ps[k].dtype in (torch.float16, torch.bfloat16)}
+    had = _had(subject, [o for o in opts[:1] if any(_rates(o))], still)
+    return {k for k in had if ps[k].dtype in (torch.float16, torch.bfloat16)}
 
 def _too_small_a_step(subject, names):
     dtype = dict(subject.model.named_parameters())[min(names)].dtype
@@ -147,3 +154,12 @@ def _check_rate(subject, opts, still):
             dict(lr=0., made_with=made_with))]
     return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.",
                     'opt = torch.optim.Adam(model.parameters(), lr=1e-3)', dict(lr=0.))]
+
+# %% ../../nbs/37c_doctor.optimiser.ipynb #72e51b0c
+def _check_low_rate(names, lr):
+    "What is said of parameters that an optimiser has, and does not change"
+    if lr >= 1e-6: return []
+    return [Finding('O2', 'exact',
+        f"There is a gradient for {listed(names)}, and no change: at a learning rate of {lr:g} a step is too small "
+        "for the numbers of the weights, and lost in rounding.",
+        f'lr = 1e-3   # in place of {lr:.2g}', dict(lr=lr, unchanged=len(names)))]

@@ -329,7 +329,15 @@ def resumes(self:RunFolder)->list:
 
 # %% ../../nbs/32_run.folder.ipynb #5843050b
 @patch
+def _unread_since(self:RunFolder, cs, found):
+    "What is wrong with manifests that cannot be read, of checkpoints as new as `found`"
+    known = {m.file for m in cs}
+    names = [o for o in pick(self.damaged, 'manifest') if data_name(o) not in known]
+    return [self.damaged[o] for o in names if int(o.split('-')[1]) >= found.step]
+
+@patch
 def _pass_over(self:RunFolder, cs, found):
+    for e in self._unread_since(cs, found): warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
     for m in cs[:cs.index(found)]:
         if e := self.damaged.get(m.file): # none, if it was removed meanwhile
             if m.finished:
