@@ -360,3 +360,17 @@ def test_all_names_of_weights_are_of_the_model():
     net = Net()
     for p in net.parameters(): p.data.fill_(.1)
     assert 'model.emb.weight, model.out.weight' in fix(**made(net))
+
+
+def test_a_state_in_a_list_that_is_empty_at_first():
+    "When the error comes it is empty again"
+    torch.manual_seed(0)
+    net,state = Net(),[None]
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    def step(x, y):
+        out,state[0] = net.rnn(net.emb(x), state[0])
+        opt.zero_grad()
+        over_all(net.out(out), y).backward()
+        opt.step()
+    f, = report(model=net, opt=opt, step_function=step, batches=windows()).findings
+    assert (f.id, f.fix) == ('R2', 'state[:] = [o.detach() for o in state]')
