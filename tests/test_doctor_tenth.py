@@ -374,3 +374,23 @@ def test_a_state_in_a_list_that_is_empty_at_first():
         opt.step()
     f, = report(model=net, opt=opt, step_function=step, batches=windows()).findings
     assert (f.id, f.fix) == ('R2', 'state[:] = [o.detach() for o in state]')
+
+
+class ByHand(nn.Module):
+    "A cell that goes along the second axis"
+    def __init__(self):
+        super().__init__()
+        self.emb,self.cell,self.out = nn.Embedding(V, 16),nn.GRUCell(16, 32),nn.Linear(32, V)
+    def forward(self, x):
+        h,hs = torch.zeros(len(x), 32),[]
+        for i in x.unbind(1): hs.append(h := self.cell(self.emb(i), h))
+        return self.out(torch.stack(hs, 1))
+
+
+@pytest.mark.parametrize('cls,fix', [(Net, 'batch_first=False'), (ByHand, 'x.unbind(0)')])
+def test_batches_whose_steps_come_first(cls, fix):
+    "A recurrence along the second axis would be right for others"
+    torch.manual_seed(0)
+    net = cls()
+    f, = report(model=net, dls=[(x.T, y.T) for x,y in windows()], loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)).findings
+    assert f.id == 'S5' and fix in f.fix
