@@ -394,3 +394,13 @@ def test_batches_whose_steps_come_first(cls, fix):
     net = cls()
     f, = report(model=net, dls=[(x.T, y.T) for x,y in windows()], loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)).findings
     assert f.id == 'S5' and fix in f.fix
+
+
+@pytest.mark.parametrize('loss', [lambda p, y: F.mse_loss(p[...,0], y.float()), lambda p, y: F.l1_loss(p, y[...,None].float())])
+def test_one_number_for_each_symbol_is_no_vector_of_classes(loss):
+    torch.manual_seed(0)
+    net = Net()
+    net.out = nn.Linear(32, 1)
+    f, = report(model=net, dls=windows(), loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3)).findings
+    assert f.id == 'L4' and 'several characters' in f.message and f.fix.endswith('y.flatten())')
+    assert 'nn.Linear(32, n_symbols)' in f.fix
