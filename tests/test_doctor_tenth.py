@@ -360,3 +360,47 @@ def test_all_names_of_weights_are_of_the_model():
     net = Net()
     for p in net.parameters(): p.data.fill_(.1)
     assert 'model.emb.weight, model.out.weight' in fix(**made(net))
+
+
+def test_a_state_in_a_list_that_is_empty_at_first():
+    "When the error comes it is empty again"
+    torch.manual_seed(0)
+    net,state = Net(),[None]
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    def step(x, y):
+        out,state[0] = net.rnn(net.emb(x), state[0])
+        opt.zero_grad()
+        over_all(net.out(out), y).backward()
+        opt.step()
+    f, = report(model=net, opt=opt, step_function=step, batches=windows()).findings
+    assert (f.id, f.fix) == ('R2', 'state[:] = [o.detach() for o in state]')
+
+
+class ByHand(nn.Module):
+    "A cell that goes along the second axis"
+    def __init__(self):
+        super().__init__()
+        self.emb,self.cell,self.out = nn.Embedding(V, 16),nn.GRUCell(16, 32),nn.Linear(32, V)
+    def forward(self, x):
+        h,hs = torch.zeros(len(x), 32),[]
+        for i in x.unbind(1): hs.append(h := self.cell(self.emb(i), h))
+        return self.out(torch.stack(hs, 1))
+
+
+@pytest.mark.parametrize('cls,fix', [(Net, 'batch_first=False'), (ByHand, 'x.unbind(0)')])
+def test_batches_whose_steps_come_first(cls, fix):
+    "A recurrence along the second axis would be right for others"
+    torch.manual_seed(0)
+    net = cls()
+    f, = report(model=net, dls=[(x.T, y.T) for x,y in windows()], loss_func=over_all, opt=torch.optim.Adam(net.parameters(), 3e-3)).findings
+    assert f.id == 'S5' and fix in f.fix
+
+
+@pytest.mark.parametrize('loss', [lambda p, y: F.mse_loss(p[...,0], y.float()), lambda p, y: F.l1_loss(p, y[...,None].float())])
+def test_one_number_for_each_symbol_is_no_vector_of_classes(loss):
+    torch.manual_seed(0)
+    net = Net()
+    net.out = nn.Linear(32, 1)
+    f, = report(model=net, dls=windows(), loss_func=loss, opt=torch.optim.Adam(net.parameters(), 3e-3)).findings
+    assert f.id == 'L4' and 'several characters' in f.message and f.fix.endswith('y.flatten())')
+    assert 'nn.Linear(32, n_symbols)' in f.fix

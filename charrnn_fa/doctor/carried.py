@@ -69,16 +69,17 @@ def _cut_line(name, v):
 def _state_line(subject):
     "The line that cuts the state off from its graph, with the name that it has"
     held,found = {},[]
-    def _note(): held.update(_held(subject) if len(subject.steps) == 1 else {})
+    def _note(): # what a variable holds may be taken out of it again
+        if len(subject.steps) == 1: held.update({k:(_cut_line(k, v), ts) for k,(v,ts) in _held(subject).items()})
     def _look(step):
         if step is subject.steps[0] or step.loss is None or not step.loss.requires_grad: return
-        for k,(v,ts) in held.items():
+        for line,ts in held.values():
             gs = torch.autograd.grad(step.loss.sum(), ts, retain_graph=True, allow_unused=True)
-            if any(g is not None for g in gs): found.append((k, v))
+            if any(g is not None for g in gs): found.append(line)
     subject.between = _note
     with suppress(OutOfTime): subject.run(subject.batches[:2], update=False, before_backward=_look)
     subject.between = noop
-    for k,v in found[:1]: return OwnWords(_cut_line(k, v))
+    if found: return OwnWords(found[0])
     return 'state = state.detach()          # of an LSTM: tuple(o.detach() for o in state)'
 
 # %% ../../nbs/42a_doctor.carried.ipynb #91aaddfe

@@ -58,16 +58,19 @@ def _are_numbers_of_symbols(step):
 
 def _not_of_classes(call, scores, batch):
     name,n = call.name,scores.shape[1]
+    x = as_ids(batch[0])
+    if x is not None and x.shape == call.scores.shape: n = 1 # a number for each symbol, and not a score for each class
     has_vectors = call.target.shape == call.scores.shape and n > 1
     come_so = has_vectors and isinstance(batch[-1], Tensor) and batch[-1].shape == call.target.shape # one-hot, from the loader
     ids = 'y.argmax(-1).flatten()' if come_so else 'ids.flatten()' if has_vectors else 'y.flatten()'
     of_ids = '   # ids: whole numbers, as they are before they are made one-hot' if ids.startswith('ids') else ''
     is_share = n > 1 and bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < 1e-3).all())
     of_what = '   # of the scores before softmax, which the loss applies itself' if is_share else ''
+    of_all = '' if n > 1 else 'last_layer = nn.Linear(n_hid, n_symbols)   # a score for each symbol\n'
     return Finding('L4', 'exact',
         f"The loss is {name}, which treats the number of a character as an amount or its classes one by one. "
         f"For one of {n if n > 1 else 'several'} characters it is cross-entropy of scores and ids.",
-        f'loss = F.cross_entropy(scores.flatten(0, 1), {ids}){of_what or of_ids}', dict(loss=name))
+        f'{of_all}loss = F.cross_entropy(scores.flatten(0, 1), {ids}){of_what or of_ids}', dict(loss=name))
 
 # %% ../../nbs/38_doctor.loss.ipynb #0b286da2
 def _are_probabilities(scores): return bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < .01).all())

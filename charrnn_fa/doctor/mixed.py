@@ -60,12 +60,14 @@ def _along_batch(lay, rs):
 def of_recurrence(
     changed:str, # What a character changes, in words
     evidence:dict, # Of that
+    axis:int=1, # Along which time runs in the batches
 )->Finding:
     "S5"
     return Finding('S5', 'exact',
         f"A character changes {changed}. So the recurrence runs over the batch, and not along time.",
-        'nn.LSTM(..., batch_first=True)', evidence, parts=('rnn',),
-        in_words='for x_t in x.unbind(1): ...   # along the steps, axis 1, and torch.stack(outs, 1) after it')
+        f'nn.LSTM(..., batch_first={axis == 1})'+'   # these batches are (steps, rows)'*(axis == 0),
+        evidence, parts=('rnn',),
+        in_words=f'for x_t in x.unbind({axis}): ...   # along the steps, axis {axis}, and torch.stack(outs, {axis}) after it')
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #ca828f0a
 def _reaches_in_eval(subject, lay):
@@ -198,7 +200,7 @@ def check_mixed(
     "Why other rows change as well"
     if _is_of_one_row(lay, rs): return [from_one_row(next(r.row for r in rs if r.moved.any()), lay.x.shape[1-lay.axis])]
     if may_lie_turned(subject, lay, rs): return []
-    if changed := _along_batch(lay, rs): return [of_recurrence(changed, evidence)]
+    if changed := _along_batch(lay, rs): return [of_recurrence(changed, evidence, lay.axis)]
     is_of_training = not any(r.others for r in _reaches_in_eval(subject, lay))
     if is_of_training: return [_of_norm(evidence)] if lay.reads_on else []
     return [_of_state(evidence) if _share_a_state(lay, rs) else by_line(subject, evidence)]

@@ -101,7 +101,7 @@ def _check_rows(subject, s):
     is_at_one_step = not others[:,torch.arange(steps) != time].any()
     is_down = is_at_one_step and not moved[row,time+1:].any() and not moved[:row].any()
     told = 'what is told at the same step of the rows below it, and not later in its own row'
-    res = of_recurrence(told, evidence) if is_down else by_line(subject, evidence)
+    res = of_recurrence(told, evidence, s.axis) if is_down else by_line(subject, evidence)
     res.message = res.message.replace('A character', 'A step') # of amounts
     return [res]
 
