@@ -191,6 +191,16 @@ def test_line_ends_of_windows(text, visit, make, tmp_path):
     assert 'a carriage return and a line feed' in page.text_content('#prompt-help')
 
 
+def test_a_carriage_return_by_itself_is_a_line_end(visit, make, tmp_path):
+    "With a line feed behind it, it is half of one"
+    dls = CharDataLoaders.from_text('the cat\rthe dog\r\nthe owl\n'*60, bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu')
+    page = visit(make(dls), prompt='the cat\rthe dog\r\nthe owl\n')
+    tops = page.evaluate("[...document.querySelectorAll('#text .given')].map(o => o.getBoundingClientRect().top)")
+    assert page.text_content('#text').startswith('the cat\rthe dog\r\nthe owl\n')
+    a,b,c = sorted({tops[i] for i in (0, 8, 17)})
+    assert len({*tops[8:15]}) == len({*tops[17:24]}) == 1 and c-b == b-a
+
+
 def test_keyboard_alone(bold, visit):
     learn = bold(n_layers=2)
     page = visit(learn)

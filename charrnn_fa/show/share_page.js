@@ -80,7 +80,7 @@ const show = some => {
     for (const r of some) {
         const o = document.createElement('span');
         o.textContent = symbols[r.id];
-        o.className = (r.given ? 'given ' : '') + (symbols[r.id] === '\n' ? 'end' : '');
+        o.className = (r.given ? 'given ' : '') + ({'\n': 'end', '\r': 'return'}[symbols[r.id]] || '');
         o.style.backgroundColor = colour(r);
         part.append(o);
     }
