@@ -4425,6 +4425,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'charrnn_fa.text.streams._sizes': ('text.streams.html#_sizes', 'charrnn_fa/text/streams.py'),
                                          'charrnn_fa.text.streams._warn_if_smaller': ( 'text.streams.html#_warn_if_smaller',
                                                                                        'charrnn_fa/text/streams.py'),
+                                         'charrnn_fa.text.streams.check_device': ( 'text.streams.html#check_device',
+                                                                                   'charrnn_fa/text/streams.py'),
                                          'charrnn_fa.text.streams.fit_sizes': ('text.streams.html#fit_sizes', 'charrnn_fa/text/streams.py'),
                                          'charrnn_fa.text.streams.one_line': ('text.streams.html#one_line', 'charrnn_fa/text/streams.py'),
                                          'charrnn_fa.text.streams.rotation': ('text.streams.html#rotation', 'charrnn_fa/text/streams.py'),

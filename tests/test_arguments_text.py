@@ -60,6 +60,8 @@ BAD = [
     (from_text, 'val_bs', NO_COUNT), (from_text, 'valid_pct', NO_SHARE), (from_text, 'min_freq', NO_FREQ),
     (from_text, 'max_size', NO_COUNT), (from_text, 'seed', NO_SEED),
     (from_text, 'vocab', ('abcdefgh', 5, list('abcdefgh'))),
+    (from_text, 'device', ('gpu', 'cuda:99', '', 99, [1])),
+    (lambda device: from_text().to(device), 'device', ('gpu', 'cuda:99')),
     (from_documents, 'items', (None, 5, [TEXT], [BYTES, TEXT], [TEXT, None], [5, 6])),
     (from_documents, 'splits', (None, [[0]], [[0], [5]], [[0], [1], [1]], 5, [[0], ['x']], [[0], [-3]])),
     (from_documents, 'sep', NO_TEXT), (from_documents, 'encoding', NO_TEXT), (from_documents, 'path', (5, [1])),
