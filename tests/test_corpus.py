@@ -16,6 +16,8 @@ import requests
 
 import charrnn_fa.text.corpus
 import charrnn_fa.text.download
+from charrnn_fa.core import CharRNNError
+from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.read import CorpusError, TextWarning, decode_text, read_text
 from charrnn_fa.text.download import download
 from charrnn_fa.text.corpus import load_corpus
@@ -497,3 +499,11 @@ def test_a_document_that_is_exported_is_a_link_like_others(drive, home):
     drive.answers[path] = lambda h: send(h, 200, BODY, Content_Type='text/plain')
     assert load_corpus(f'{DOC}/export?format=txt', progress=False) == BODY.decode()
     assert drive.asked == [f'{path}?format=txt']
+
+
+def test_several_files_are_sent_where_they_are_taken(tmp_path):
+    files = [tmp_path/f'{o}.txt' for o in 'ab']
+    for o in files: o.write_text('some text or other, '*20)
+    for given in files, tuple(files):
+        with pytest.raises(CharRNNError, match='from_files takes several'): load_corpus(given)
+    assert len(CharDataLoaders.from_files(files, bs=2, seq_len=8).vocab) > 5

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +268,12 @@ def test_a_text_is_no_drawings(tmp_path, capsys):
     ('faces/*.svg', 'give the folder'), ('me.JPG', 'trace it to lines first')])
 def test_what_is_no_drawing_has_a_way_out(what, remedy):
     with pytest.raises(CharRNNError, match=f'{re.escape(what)}.*{remedy}'): load_drawings(what)
+
+
+@pytest.mark.parametrize('given', [['a.svg', 'b.svg'], (Path('a.svg'),)])
+def test_names_of_files_are_no_drawings(given):
+    for f in load_drawings, CharDataLoaders.from_drawings:
+        with pytest.raises(CharRNNError, match='names of files, and no drawings; give the folder'): f(given)
 
 
 @pytest.mark.parametrize('given', [HOUSE, HOUSE[0]])

@@ -94,7 +94,8 @@ def _built_in(
 # %% ../../nbs/03_text.corpus.ipynb #2f86dbf7
 def _as_path(what):
     "`what` as a path, its `~` expanded; it need not exist"
-    check_type('what', what, (str, os.PathLike), 'a name, a path or a link')
+    several = ', and CharDataLoaders.from_files takes several' if isinstance(what, (list, tuple)) else ''
+    check_type('what', what, (str, os.PathLike), f'a name, a path or a link{several}')
     p = Path(os.path.expanduser(what))
     try: p.stat()
     except FileNotFoundError: pass

@@ -72,6 +72,8 @@ def found(
 )->tuple: # (drawings, the part that each belongs to or None)
     "The drawings that `what` stands for, none of them varied"
     if isinstance(what, (list, tuple)):
+        if any(isinstance(o, (str, Path)) for o in what):
+            raise CorpusError('These are names of files, and no drawings', 'give the folder that they are in.')
         check_drawings(what)
         return [*what][:n],[None]*len(what[:n])
     check_type('what', what, (str, Path), 'a name, a path, or a list of drawings')

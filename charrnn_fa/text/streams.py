@@ -53,7 +53,7 @@ def check_device(
     try: torch.empty(0, device=device)
     except (AssertionError, RuntimeError, TypeError, ValueError):
         raise CharRNNError(f"device is {device!r}, which PyTorch does not have here",
-                           "leave it out, or give 'cpu', or 'cuda' where there is a GPU.") from None
+                           "leave it out; in Colab, Runtime > Change runtime type gives a GPU.") from None
     return device
 
 # %% ../../nbs/05_text.streams.ipynb #735897c5
