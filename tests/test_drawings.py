@@ -202,6 +202,18 @@ def test_what_is_nothing_is_not_a_lost_line():
     with pytest.raises(CharRNNError): show.drawings([HOUSE], corpus='faces')
 
 
+@pytest.mark.parametrize('round_thing, axes', [('<rect x="40" y="40" width="40" height="20" rx="15" ry="auto"/>', None),
+                                               ('<rect x="40" y="40" width="40" height="20" ry="999"/>', (20, 10)),
+                                               ('<rect x="40" y="40" width="20%" height="20" rx="80%"/>', (20, 10)),
+                                               ('<circle cx="30%" cy="50" r="6.3246%"/>', (10, 10))])
+def test_shares_and_pills_of_an_svg(tmp_path, round_thing, axes):
+    "Ellipses about (60, 50), or a pill; a share of a radius is one of the root mean square of both sides"
+    (tmp_path/'a.svg').write_text(f'<svg viewBox="0 0 200 100"><path d="M0 0H200V200"/>{round_thing}</svg>')
+    x,y = (np.array(load_drawings(tmp_path/'a.svg')[0][1])*200/255 - [60, 50]).T
+    if axes: assert np.allclose(np.hypot(x/axes[0], y/axes[1]), 1, atol=.02)
+    else: assert np.allclose(np.hypot(np.maximum(abs(x)-5, 0)/15, y/10), 1, atol=.02)
+
+
 def test_a_circle_in_an_svg_is_round(tmp_path):
     (tmp_path/'a.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg"><ellipse cx="9" cy="7" rx="40" ry="20"/></svg>')
     points = np.array(load_drawings(tmp_path/'a.svg')[0][0])

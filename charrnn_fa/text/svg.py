@@ -140,6 +140,8 @@ def _all_in_px(root):
     for e in root.iter():
         for k in (*_places, *_sizes):
             if e is not root and k in e.attrib: e.set(k, _in_px(e.get(k), has_letters))
+        for k in 'rx', 'ry': # what is not said is as the other
+            if e.get(k, '').strip() == 'auto': e.attrib.pop(k)
     return root
 
 # %% ../../nbs/07a_text.svg.ipynb #4d4118ea
@@ -215,6 +217,32 @@ def _placed(root):
         e.set('transform', f"translate({e.attrib.pop('x', 0)},{e.attrib.pop('y', 0)})")
         for k in 'width', 'height': e.attrib.pop(k, None)
     return root
+
+# %% ../../nbs/07a_text.svg.ipynb #3afbe44d
+_measured = 'svg', 'use', 'rect', 'circle', 'ellipse', 'line'
+
+def _size(svg):
+    "Width and height of what is drawn in an `svg`; nothing if it does not say"
+    box = [float(o[0]) for o in re.finditer(_number, svg.get('viewBox', ''))]
+    sizes = [_in_px(svg.get(k, ''), False).strip() for k in ('width', 'height')]
+    if len(box) == 4: return box[2:]
+    return [*map(float, sizes)] if all(re.fullmatch(_number, o) for o in sizes) else []
+
+def _in_lengths(e, w, h):
+    "Write the shares in an element of this size as lengths"
+    of = {**dict.fromkeys('x x1 x2 cx rx width'.split(), w), **dict.fromkeys('y y1 y2 cy ry height'.split(), h)}
+    of['r'] = np.hypot(w, h)/2**.5
+    for k,whole in of.items():
+        share = re.fullmatch(rf'\s*({_number})%\s*', e.get(k, ''))
+        if share: e.set(k, f'{float(share[1])*whole/100:.12g}')
+
+# %% ../../nbs/07a_text.svg.ipynb #ae7d41e0
+def _all_in_lengths(e, size=()):
+    "Write shares as lengths, in all that is within `e` too"
+    if _tag(e) in _measured and size: _in_lengths(e, *size)
+    if _tag(e) == 'svg': size = _size(e) or size
+    for o in e: _all_in_lengths(o, size)
+    return e
 
 # %% ../../nbs/07a_text.svg.ipynb #b44ce950
 def _is_zero(v): return bool(re.fullmatch(r'(0+\.?0*|\.0+)[a-z%]*', str(v).strip()))
@@ -325,7 +353,7 @@ def read_svg(
         _check_written(root)
         _check_lengths(root)
         _bent_as_drawn(_all_in_px(_without_clear(_without_remarks(root))))
-        strokes = _strokes(_put_away(_placed(_open_symbols(_switched(root)))))
+        strokes = _strokes(_put_away(_all_in_lengths(_placed(_open_symbols(_switched(root))))))
         if not strokes: raise _Odd('draws no line')
         return simplify(fit_drawing(strokes), epsilon)
     except OSError as e: raise CorpusError(f'{path} cannot be read ({e.strerror})', 'check its name.') from None
