@@ -67,7 +67,7 @@ def of_recurrence(
         f"A character changes {changed}. So the recurrence runs over the batch, and not along time.",
         f'nn.LSTM(..., batch_first={axis == 1})'+'   # these batches are (steps, rows)'*(axis == 0),
         evidence, parts=('rnn',),
-        in_words=f'for x_t in x.unbind({axis}): ...   # along the steps, axis {axis}, and torch.stack(outs, {axis}) after it')
+        in_words=f'for x_t in x.unbind({axis}): ...   # along the steps, and torch.stack(outs, {axis}) after it')
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #ca828f0a
 def _reaches_in_eval(subject, lay):
