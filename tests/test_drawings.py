@@ -494,6 +494,15 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main(['draw', '--run', 'none']) == 1 and 'charrnn draw CORPUS' in capsys.readouterr().err
 
 
+def test_the_command_makes_few_drawings_many(tmp_path, capsys):
+    for i in range(12): (tmp_path/f'{i}.svg').write_text(f'<svg><path d="M0 0 L60 {i} L{5*i} 80 Z"/></svg>')
+    line = ['draw', str(tmp_path), '--run', str(tmp_path/'run'), '--steps', '2', '-n', '1', '--times']
+    assert main([*line, '0']) == 1 and 'times is 0' in capsys.readouterr().err
+    assert main([*line, '20']) == 0 and 'are few' not in capsys.readouterr().err
+    assert Run(tmp_path/'run').settings['text']['n_train'] > 1000
+    assert main([*line, '21']) == 1 and 'begun with --times 20' in capsys.readouterr().err
+
+
 # --- Pictures and the page
 
 def test_nearest_finds_a_twin_and_says_how_far():

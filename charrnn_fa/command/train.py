@@ -53,7 +53,8 @@ def _new_drawer(args, preset):
     "A Learner for drawings"
     from charrnn_fa.learner import char_learner
     from charrnn_fa.text.data import CharDataLoaders
-    dls = CharDataLoaders.from_drawings(args.corpus, valid_pct=args.valid_pct, seed=args.seed, **preset.dls)
+    dls = CharDataLoaders.from_drawings(args.corpus, valid_pct=args.valid_pct, times=args.times,
+                                        seed=args.seed, **preset.dls)
     return char_learner(dls, preset=preset, precision=args.precision)
 
 def _valid_pct(args)->float:
@@ -75,6 +76,7 @@ def _kept_info(args, budget)->dict:
     info = dict(corpus=corpus, valid_pct=_valid_pct(args), encoding=_encoding(args), preset=preset, **budget)
     if asked := asked_fields(args): info['asked'] = asked
     if args.epochs: info['epochs'] = args.epochs
+    if args.times: info['times'] = args.times
     if args.source: info['from'] = os.path.abspath(args.source)
     return info
 
