@@ -926,6 +926,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'charrnn_fa.command.look._ids_asked': ( 'command.look.html#_ids_asked',
                                                                                  'charrnn_fa/command/look.py'),
                                          'charrnn_fa.command.look._states': ('command.look.html#_states', 'charrnn_fa/command/look.py'),
+                                         'charrnn_fa.command.look._unknown': ('command.look.html#_unknown', 'charrnn_fa/command/look.py'),
                                          'charrnn_fa.command.look._uploaded': ('command.look.html#_uploaded', 'charrnn_fa/command/look.py'),
                                          'charrnn_fa.command.look.evaluate': ('command.look.html#evaluate', 'charrnn_fa/command/look.py'),
                                          'charrnn_fa.command.look.info': ('command.look.html#info', 'charrnn_fa/command/look.py'),
@@ -4580,4 +4581,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'charrnn_fa.text.vocab._id_table': ('text.vocab.html#_id_table', 'charrnn_fa/text/vocab.py'),
                                        'charrnn_fa.text.vocab._numpy_dtype': ('text.vocab.html#_numpy_dtype', 'charrnn_fa/text/vocab.py'),
                                        'charrnn_fa.text.vocab.id_dtype': ('text.vocab.html#id_dtype', 'charrnn_fa/text/vocab.py'),
+                                       'charrnn_fa.text.vocab.leave_out': ('text.vocab.html#leave_out', 'charrnn_fa/text/vocab.py'),
                                        'charrnn_fa.text.vocab.show_chars': ('text.vocab.html#show_chars', 'charrnn_fa/text/vocab.py')}}}
