@@ -268,6 +268,14 @@ def test_what_is_no_drawing_is_refused_in_one_sentence(tmp_path, capsys, name):
     assert not (tmp_path/'run').exists()
 
 
+def test_all_files_of_a_folder_that_are_no_drawings_are_named_at_once(tmp_path, capsys):
+    for name in 'good', 'bad', 'empty': (tmp_path/f'{name}.svg').write_text('<svg><path d="M0 0L9 9"/></svg>')
+    for name in 'bad', 'empty': (tmp_path/f'{name}.svg').write_text('')
+    assert main(['draw', str(tmp_path), '--run', str(tmp_path/'run')]) == 1
+    said = capsys.readouterr().err
+    assert 'bad.svg is no SVG' in said and 'empty.svg; move them to another folder' in said and 'good' not in said
+
+
 def test_a_text_is_no_drawings(tmp_path, capsys):
     (tmp_path/'hamlet.txt').write_text('To be, or not to be')
     for what in tmp_path/'hamlet.txt', tmp_path, 'pydocs', 'quickdraw:', 'quickdraw:../../x':
