@@ -957,6 +957,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'charrnn_fa/command/terminal.py')},
             'charrnn_fa.command.train': { 'charrnn_fa.command.train._as_options': ( 'command.train.html#_as_options',
                                                                                     'charrnn_fa/command/train.py'),
+                                          'charrnn_fa.command.train._as_options_to_draw': ( 'command.train.html#_as_options_to_draw',
+                                                                                            'charrnn_fa/command/train.py'),
                                           'charrnn_fa.command.train._astray': ('command.train.html#_astray', 'charrnn_fa/command/train.py'),
                                           'charrnn_fa.command.train._best': ('command.train.html#_best', 'charrnn_fa/command/train.py'),
                                           'charrnn_fa.command.train._budget': ('command.train.html#_budget', 'charrnn_fa/command/train.py'),
