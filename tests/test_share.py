@@ -172,6 +172,20 @@ def test_unknown_characters(learn, visit):
     assert page.text_content('#unknown') == ''
 
 
+AT = """c => {
+    const text = document.getElementById('unknown').firstChild, i = text.data.indexOf(c), range = document.createRange();
+    range.setStart(text, i);
+    range.setEnd(text, i + 1);
+    return range.getBoundingClientRect().x;
+}"""
+
+
+def test_unknown_letters_of_any_direction_stand_in_the_order_of_the_sentence(learn, visit):
+    page = visit(learn)
+    write(page, 'אבג', length=9)
+    assert page.evaluate(AT, 'א') < page.evaluate(AT, 'ב') < page.evaluate(AT, 'ג')
+
+
 def test_a_beginning_that_is_too_long_is_said_to_be_cut(learn, visit):
     page = visit(learn)
     assert len(write(page, 'ab'*6000, length=9)) == 10_009
