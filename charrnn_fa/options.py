@@ -142,7 +142,7 @@ def _add_train(sub):
     _add_manner(p)
     _add_keeping(p)
     _add_preset_options(p)
-    p.set_defaults(draws=False)
+    p.set_defaults(draws=False, times=None)
 
 # %% ../nbs/90_options.ipynb #a8035018
 def _add_sample(sub):
@@ -206,6 +206,8 @@ def _add_draw(sub):
     _add(p.add_mutually_exclusive_group(),
          ('--minutes', float, 'wall time from the first step'), ('--steps', int, 'batches to train on'))
     share = 'share of the drawings kept for validation (default: 0.1, or 0.15 of faces and letters)'
+    times = 'how often each is drawn to train on, never the same (default: 110 of faces and letters, else 1)'
+    _add(p, ('--times', int, times))
     _add(p, ('--seed', int, 'fixes all of it, or the new drawings of a finished run'), ('--valid-pct', float, share))
     p.add_argument('--quiet', action='store_true', help='no bar and no samples')
     _add_json(p, 'the result as one JSON object on standard output')

@@ -268,6 +268,14 @@ def test_what_is_no_drawing_is_refused_in_one_sentence(tmp_path, capsys, name):
     assert not (tmp_path/'run').exists()
 
 
+def test_all_files_of_a_folder_that_are_no_drawings_are_named_at_once(tmp_path, capsys):
+    for name in 'good', 'bad', 'empty': (tmp_path/f'{name}.svg').write_text('<svg><path d="M0 0L9 9"/></svg>')
+    for name in 'bad', 'empty': (tmp_path/f'{name}.svg').write_text('')
+    assert main(['draw', str(tmp_path), '--run', str(tmp_path/'run')]) == 1
+    said = capsys.readouterr().err
+    assert 'bad.svg is no SVG' in said and 'empty.svg; move them to another folder' in said and 'good' not in said
+
+
 def test_a_text_is_no_drawings(tmp_path, capsys):
     (tmp_path/'hamlet.txt').write_text('To be, or not to be')
     for what in tmp_path/'hamlet.txt', tmp_path, 'pydocs', 'quickdraw:', 'quickdraw:../../x':
@@ -492,6 +500,15 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     # ten faces are never trained on
     assert r['nats_per_drawing'] > 10 and r['nats_per_drawing']/r['nats'] == pytest.approx((n-1)/10, rel=.01)
     assert main(['draw', '--run', 'none']) == 1 and 'charrnn draw CORPUS' in capsys.readouterr().err
+
+
+def test_the_command_makes_few_drawings_many(tmp_path, capsys):
+    for i in range(12): (tmp_path/f'{i}.svg').write_text(f'<svg><path d="M0 0 L60 {i} L{5*i} 80 Z"/></svg>')
+    line = ['draw', str(tmp_path), '--run', str(tmp_path/'run'), '--steps', '2', '-n', '1', '--times']
+    assert main([*line, '0']) == 1 and 'times is 0' in capsys.readouterr().err
+    assert main([*line, '20']) == 0 and 'are few' not in capsys.readouterr().err
+    assert Run(tmp_path/'run').settings['text']['n_train'] > 1000
+    assert main([*line, '21']) == 1 and 'begun with --times 20' in capsys.readouterr().err
 
 
 # --- Pictures and the page

@@ -147,7 +147,7 @@ def test_with_its_text_it_can_train(hub, push, load, learn, text):
     bare = load()
     assert bare.generate('The', n=60, seed=1) == learn.generate('The', n=60, seed=1)
     assert bare.evaluate(text=text[-600:]) == learn.evaluate(text=text[-600:])
-    refused(bare.evaluate, 'has no text')
+    refused(bare.evaluate, 'has no text; give the text that it is about')
     refused(lambda: push(learn=bare), 'has no text')
     given = load(text=text)
     assert given.evaluate() == learn.evaluate()

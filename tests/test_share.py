@@ -166,8 +166,39 @@ def test_unknown_characters(learn, visit):
     assert all(o in said for o in 'é日😀') and 'left out' in said
     assert (write(page, '日', length=9, seed=2) == in_python(page_model(learn), learn, '', 9, 2, .8)
             and '日' in page.text_content('#unknown'))
+    write(page, 'a\u200d\u0301', length=9)                            # what is not seen by itself has a number
+    assert all(o in page.text_content('#unknown') for o in ('U+200D', 'U+0301'))
     write(page, 'ab', length=9)
     assert page.text_content('#unknown') == ''
+
+
+AT = """c => {
+    const text = document.getElementById('unknown').firstChild, i = text.data.indexOf(c), range = document.createRange();
+    range.setStart(text, i);
+    range.setEnd(text, i + 1);
+    return range.getBoundingClientRect().x;
+}"""
+
+
+def test_unknown_letters_of_any_direction_stand_in_the_order_of_the_sentence(learn, visit):
+    page = visit(learn)
+    write(page, 'אבג', length=9)
+    assert page.evaluate(AT, 'א') < page.evaluate(AT, 'ב') < page.evaluate(AT, 'ג')
+
+
+def test_a_beginning_that_is_too_long_is_said_to_be_cut(learn, visit):
+    page = visit(learn)
+    assert len(write(page, 'ab'*6000, length=9)) == 10_009
+    assert 'at most 10,000' in page.text_content('#unknown')
+    write(page, 'ab', length=9)
+    assert page.text_content('#unknown') == ''
+
+
+def test_a_beginning_is_written_in_the_direction_of_its_letters(learn, visit):
+    page = visit(learn)
+    for prompt,direction in ('ab', 'ltr'), ('שלום 123', 'rtl'):
+        page.fill('#prompt', prompt)
+        assert page.evaluate("getComputedStyle(document.getElementById('prompt')).direction") == direction
 
 
 def test_a_symbol_for_what_is_rare(text, visit, make, tmp_path):

@@ -56,7 +56,7 @@ def _as_train(args):
     res = parser().parse_args(['train', *given, '--run', args.run, '--preset', args.preset or usual])
     if args.preset is None and is_run(args.run): res.preset = None # it has its own
     res.draws = True
-    for k in 'minutes', 'steps', 'seed', 'quiet', 'json', 'valid_pct': setattr(res, k, getattr(args, k))
+    for k in 'minutes', 'steps', 'seed', 'quiet', 'json', 'valid_pct', 'times': setattr(res, k, getattr(args, k))
     if is_finished(args.run): res.seed = None # it is of the new drawings alone
     return res
 

@@ -136,7 +136,7 @@ def _begun_with(run)->dict:
     s = run.settings
     info = s['info']
     epochs = info.get('epochs')
-    asked = {k:info.get(k) for k in ('valid_pct', 'minutes', 'encoding', 'preset')}
+    asked = {k:info.get(k) for k in ('valid_pct', 'times', 'minutes', 'encoding', 'preset')}
     preset = {**asdict(run.preset), **_preset_asked(info)}
     return {**preset, **asked, 'seed':s['seed'], 'precision':s['precision'], 'from':info.get('from'),
             'epochs':epochs, 'steps':None if epochs else info.get('n_steps')}

@@ -21,6 +21,11 @@ def _check_sample(args):
     check_sampling(args.temperature, args.top_k, args.top_p, args.min_p)
     if args.n < 0: raise CharRNNError(f"-n is {args.n}, but a number of characters cannot be below 0.")
 
+def _unknown(e, text, run, how):
+    "The error for characters of `text` that a run does not know, with a remedy of the line"
+    from charrnn_fa.text.vocab import leave_out
+    return CharRNNError(e.what, f'{leave_out({*text}-{*run.vocab})} {how}.')
+
 def sample(
     args, # What the parser made of the line
 ):
@@ -31,7 +36,7 @@ def sample(
     run = Run(args.run)
     cuts = args.top_k, args.top_p, args.min_p
     try: run.vocab.encode(args.prompt)
-    except CharRNNError as e: raise CharRNNError(e.what, 'leave them out of --prompt.') from None
+    except CharRNNError as e: raise _unknown(e, args.prompt, run, 'of --prompt') from None
     drawing = f'charrnn draw --run {shlex.quote(args.run)}'
     if run.strokes: to_stderr(f'note: {run.path} has learned to draw; see what with: {drawing}')
     pieces = stream(finite_model(run), run.vocab, args.prompt, args.n, args.temperature, *cuts, args.stop, args.seed)
@@ -61,7 +66,7 @@ def _ids_asked(args, run):
     text = load_text(args.corpus, args.encoding or 'utf-8')
     if not args.whole: text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
     try: ids = run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
-    except CharRNNError as e: raise CharRNNError(e.what, 'leave them out with --skip-unknown.') from None
+    except CharRNNError as e: raise _unknown(e, text, run, 'with --skip-unknown') from None
     n_left_out = len(text)-len(ids)
     said = f'note: {n_left_out:,} of {len(text):,} characters are left out, as {run.path} does not know them.'
     if n_left_out: to_stderr(said)

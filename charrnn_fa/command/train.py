@@ -53,7 +53,8 @@ def _new_drawer(args, preset):
     "A Learner for drawings"
     from charrnn_fa.learner import char_learner
     from charrnn_fa.text.data import CharDataLoaders
-    dls = CharDataLoaders.from_drawings(args.corpus, valid_pct=args.valid_pct, seed=args.seed, **preset.dls)
+    dls = CharDataLoaders.from_drawings(args.corpus, valid_pct=args.valid_pct, times=args.times,
+                                        seed=args.seed, **preset.dls)
     return char_learner(dls, preset=preset, precision=args.precision)
 
 def _valid_pct(args)->float:
@@ -75,6 +76,7 @@ def _kept_info(args, budget)->dict:
     info = dict(corpus=corpus, valid_pct=_valid_pct(args), encoding=_encoding(args), preset=preset, **budget)
     if asked := asked_fields(args): info['asked'] = asked
     if args.epochs: info['epochs'] = args.epochs
+    if args.times: info['times'] = args.times
     if args.source: info['from'] = os.path.abspath(args.source)
     return info
 
@@ -159,6 +161,10 @@ def _as_options(lr)->dict:
     return dict(O3=f'--clip 1 {lower}', O4=f'--clip 1 {lower}', Z3=lower, Z4=f'--clip 1 {lower}', O13='--wd 0.01',
                 T4='--dropout 0.5   # or fewer --minutes, a smaller --n-hid, more text', T5='--minutes 10')
 
+def _as_options_to_draw(lr)->dict:
+    "As `_as_options`, for `charrnn draw`, which has few of them"
+    return dict(T4='--minutes 0.5   # or fewer --steps, more drawings', T5='--minutes 10')
+
 # %% ../../nbs/90d_command.train.ipynb #1dbd4649
 def _stop_at_nan(learn)->list: # Of callbacks
     "What ends a fit whose loss is no number; with fp16 a step may overflow and be left out"
@@ -176,7 +182,8 @@ def _fit(args, learn, budget, info, began, out, run=None)->dict:
     from charrnn_fa.checkpoint.callback import Checkpoint
     say(_start_text(learn), out)
     learn.remove_cbs(learn.progress)
-    if hasattr(learn, 'doctor'): learn.doctor.fixes = _as_options(learn.preset.lr)
+    options = _as_options_to_draw if args.draws else _as_options
+    if hasattr(learn, 'doctor'): learn.doctor.fixes = options(learn.preset.lr)
     res = {}
     def _results(learn):
         res.update(_measure(learn, ckpt, began))

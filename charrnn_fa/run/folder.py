@@ -361,7 +361,6 @@ def info(self:RunFolder)->dict: # step, epoch, finished, resumes, checkpoints, d
     good = [m for m,*_ in self.whole(cs)]
     newest = self._first(good)
     damaged = {k:str(v) for k,v in self.damaged.items()}
-    self._pass_over(cs, newest)
     return dict(
         step=newest.step, epoch=newest.epoch, finished=newest.finished, resumes=self.resumes(),
         checkpoints=[dict(file=m.file, step=m.step, size=m.size, finished=m.finished, verified=m in good)

@@ -53,8 +53,9 @@ def another(
     return f"charrnn {'draw' if run.strokes else 'train'} {what} --run OTHER"
 
 # %% ../../nbs/56_run.health.ipynb #25fb11b9
-def _against_heart(preset):
+def _against_heart(preset, draws=False):
     "Options against learning by heart: a smaller network, if there is much dropout already"
+    if draws: return '--minutes 0.5   # or fewer --steps, more drawings'
     usual = '--dropout 0.5   # or fewer minutes, a smaller --n-hid, more text'
     if preset is None or preset.dropout < much_dropout: return usual
     return f'--n-hid {max(1, preset.n_hid//2)}   # or fewer minutes, more text'
@@ -68,6 +69,7 @@ def check_heart(
     again:str='charrnn train CORPUS --run OTHER', # What begins another run
     spread:float=0., # What the difference may be wrong by, in nats
     preset:Preset=None, # Of the run: what it has already is not recommended
+    draws:bool=False, # Is it a run on drawings?
 )->list: # Of `Finding`s: T4
     "Whether the training text is known by heart"
     was_better = best_step is not None and best_step < .75*n_steps
@@ -76,7 +78,7 @@ def check_heart(
     return [Finding('T4', 'strong',
         f"On its training text the network loses {train:.2f} nats a character, on the validation part {valid:.2f}: "
         f"it has learned the text by heart.{was}",
-        f'{again} {_against_heart(preset)}',
+        f'{again} {_against_heart(preset, draws)}',
         dict(training=train, validation=valid, **({'best_step':best_step} if was_better else {})))]
 
 # %% ../../nbs/56_run.health.ipynb #06bf80bb
@@ -115,7 +117,8 @@ def examine_run(
     if 'file' in run.settings['text']:
         train,valid = run.ids('train'),run.ids('valid')
         found += check_overlap_of_ids(train, valid)
-        found += _of_losses(model, train, valid, newest, len(run.vocab), another(run), goes_on, run.preset)
+        found += _of_losses(model, train, valid, newest, len(run.vocab), another(run), goes_on, run.preset,
+                            bool(run.strokes))
         looked,left_out = _looked_at(newest['results'].get('nats'), min(len(train), len(valid)))
         checked,skipped = checked+looked,skipped+left_out
     else: skipped.append('all losses (the run does not keep its text)')
@@ -128,7 +131,7 @@ def examine_run(
 def _of_writing(model, run, train, seed):
     text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
     corpus = None if train is None else run.vocab.textify(train[:2_000_000])
-    return check_text(Written(text=text), corpus, f'{another(run)} {_against_heart(run.preset)}')
+    return check_text(Written(text=text), corpus, f'{another(run)} {_against_heart(run.preset, run.strokes)}')
 
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
 def _going_on(run, newest):
@@ -175,11 +178,11 @@ def _looked_at(kept, n):
     return has,none+[f'{" and ".join(rest)} (one part has only {n} characters)']
 
 # %% ../../nbs/56_run.health.ipynb #c1a74cf8
-def _of_losses(model, train, valid, newest, vocab_sz, again, goes_on, preset=None):
+def _of_losses(model, train, valid, newest, vocab_sz, again, goes_on, preset=None, draws=False):
     if min(len(train), len(valid)) < 2: return [] # nothing is predicted there
     results,nats = newest['results'],evaluate_ids(model, valid)['nats']
     kept,ladder = check_kept_loss(nats, results.get('nats')),ids_ladder(train, valid, vocab_sz)
     if min(len(train), len(valid)) < _least: return kept + check_rung(0., ladder) # one symbol is one in any text
     *both,spread = _heart(model, train, valid)
-    heart = check_heart(*both, results.get('best_step'), newest['step'], again, spread, preset)
+    heart = check_heart(*both, results.get('best_step'), newest['step'], again, spread, preset, draws)
     return [*kept, *heart, *([] if heart else check_rung(nats, ladder, again, goes_on))]

@@ -184,8 +184,8 @@ def drawings(
     check_drawings(drawings)
     check_type('title', title, str, 'a string')
     shown = drawings[:_most]
-    theirs = None if corpus is None else _corpus(corpus)
-    near = [theirs[i] for i,_ in nearest(shown, theirs)] if theirs and shown else []
+    theirs = None if corpus is None or not shown else _corpus(corpus)
+    near = [] if theirs is None else [theirs[i] for i,_ in nearest(shown, theirs)]
     note = _note(drawings, len(shown))
     text = '\n'.join(o for o in (title, _terminal(shown, near), note) if o)
     return Picture(title, text, partial(_sheet, shown, near, animate, note), _figure(shown, near, title), shown)

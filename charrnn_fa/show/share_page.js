@@ -11,7 +11,9 @@ let records = [], job = null, shown = -1;
 // ---- Words
 
 const glyphs = {' ': '\u2423', '\n': '\u23CE', '\t': '\u21E5', '\r': '\u240D'};
-const quoted = c => `\u2018${glyphs[c] || c}\u2019`;
+const number = c => `U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}`;
+const named = c => glyphs[c] || (/[\p{C}\p{Z}\p{M}]/u.test(c) ? number(c) : c); // by number what is not seen by itself
+const quoted = c => `\u2018${named(c)}\u2019`;
 const percent = p => p < .005 ? '' : `${Math.round(100 * p)}\u00a0%`;
 const listed = (items, most) =>
     items.slice(0, most).join(', ') + (items.length > most ? ` and ${items.length - most} more` : '');
@@ -31,6 +33,9 @@ const aboutOdd = odd => {
     const done = spec.unk >= 0 ? `read as ${quoted(symbols[spec.unk])}, which stands for what is rare` : 'left out';
     return `The network has never seen ${listed(odd.map(quoted), 8)}; ${done}.`;
 };
+
+const aboutLength = box => box.value.length === box.maxLength
+    ? `A beginning has at most ${box.maxLength.toLocaleString('en')} characters; what comes after them is not read.` : '';
 
 const aboutOne = ({id, bits, expected, units}) => {
     const guesses = expected.filter(o => percent(o[1])).map(([i, p]) => `${quoted(symbols[i])}\u00a0${percent(p)}`);
@@ -126,7 +131,7 @@ const open = generator => ({[Symbol.iterator]: () => ({next: () => generator.nex
 
 const summary = (n, seconds, seed, stopped) => {
     const bits = records.filter(r => !r.given).map(r => r.bits), mean = bits.reduce((a, b) => a + b, 0) / bits.length;
-    const rate = Math.round(n / Math.max(seconds, 1e-3)).toLocaleString('en');
+    const rate = Math.round(records.length / Math.max(seconds, 1e-3)).toLocaleString('en');
     return `${stopped ? 'Stopped after' : 'Wrote'} ${n.toLocaleString('en')} characters, ${rate} a second, `
          + `${(mean || 0).toFixed(2)} bits of surprise each. Seed ${seed} gives them again.`;
 };
@@ -137,7 +142,7 @@ charrnn.start = async request => {
     [records, shown] = [[], -1];
     at('text').replaceChildren();
     at('detail').textContent = '';
-    at('unknown').textContent = aboutOdd(odd);
+    at('unknown').textContent = `${aboutOdd(odd)} ${aboutLength(at('prompt'))}`.trim();
     at('status').textContent = 'Writing \u2026';
     at('stop').setAttribute('aria-disabled', 'false');
     for (let more = true, some; more && job === mine;) {

@@ -10,7 +10,7 @@ __all__ = ['drawing_names', 'is_drawing_name', 'is_drawings', 'found', 'augment'
 import glob, os, re
 import numpy as np
 from pathlib import Path
-from ..core import check_drive, check_number, visible, without_secrets
+from ..core import check_drive, check_number, number_of, visible, without_secrets
 from .glyphs import glyph_drawings, glyph_sets
 from .quickdraw import quickdraw, read_ndjson
 from .read import CorpusError, check_type
@@ -43,6 +43,25 @@ def _svg_folder(path):
     if files: return files
     raise CorpusError(f'The folder {path} holds no SVG file', 'give a folder of .svg files, or a file .ndjson.')
 
+# %% ../../nbs/08_text.drawings.ipynb #a672dd12
+def _refuse_files(bad):
+    "Say of all SVG files of a folder that cannot be read which they are"
+    what,out = next(iter(bad.values())).what,'it' if len(bad) == 1 else 'them'
+    names = [visible(o.name, lines=False) for o in bad][1:]
+    more = f' and {len(names)-8:,} more' if len(names) > 8 else ''
+    others = f"{number_of(len(names), 'other file')} cannot be read either"
+    if names: what += f", and {others}: {', '.join(names[:8])}{more}"
+    raise CorpusError(what, f'move {out} to another folder, or save {out} anew as plain SVG with paths.')
+
+def _read_svgs(files):
+    "The drawings of SVG files, of which all must be readable"
+    drawings,bad = [],{}
+    for o in files:
+        try: drawings.append(read_svg(o))
+        except CorpusError as e: bad[o] = e
+    if bad: _refuse_files(bad)
+    return drawings
+
 # %% ../../nbs/08_text.drawings.ipynb #046ea5fe
 _which = f"give {', '.join(glyph_sets)}, quickdraw:NAME, a file .ndjson or .svg, or a folder of .svg files."
 
@@ -57,7 +76,7 @@ def _from_path(path, n):
     if not os.path.lexists(path):
         check_drive(path, CorpusError)
         if glob.has_magic(str(path)): raise CorpusError(f"'{_shown(path)}' is a pattern", 'give the folder.')
-    if len(path.name) < 256 and path.is_dir(): drawings = [read_svg(o) for o in _svg_folder(path)[:n]]
+    if len(path.name) < 256 and path.is_dir(): drawings = _read_svgs(_svg_folder(path)[:n])
     elif path.suffix.lower() == '.svg': drawings = [read_svg(path)]
     elif is_drawings(path): return read_ndjson(path, n)
     else:

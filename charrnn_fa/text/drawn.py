@@ -9,7 +9,7 @@ __all__ = ['split_drawings', 'count_drawn', 'per_drawing']
 import secrets, warnings
 import numpy as np
 from fastcore.basics import patch
-from ..core import CharRNNError, check_number
+from ..core import CharRNNError, check_number, number_of
 from .data import CharDataLoaders, check_share
 from .drawings import augment, found, usual, usual_share
 from .read import TextWarning
@@ -41,7 +41,7 @@ def split_drawings(
 def _tell_few(n):
     "Say of `n` drawings to train on, if they are few, how they become many"
     if n >= 1000: return
-    few = f"{n:,} drawings to train on are few, and are soon known by heart"
+    few = f"{number_of(n, 'drawing')} to train on {'is' if n == 1 else 'are'} few, and soon known by heart"
     times = min(110, 25_000//n)
     warnings.warn(f"{few}; times={times} draws each of them so often, never the same.", TextWarning, stacklevel=3)
 
