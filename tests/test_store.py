@@ -636,6 +636,14 @@ def test_read_error_falls_back(drive, fit, lost_before):
     assert RunFolder(drive.there).resumes() == [20] and RunFolder(drive.there).newest()['finished']
 
 
+@pytest.mark.parametrize('faults', [dict(errno=dict(read=5), match='*.safetensors'), dict(errno=dict(readdir=5))])
+def test_what_cannot_be_read_for_a_while_is_not_to_be_removed(drive, fit, lost_before, faults):
+    lost_before()
+    drive.control(**faults)
+    with pytest.raises(RunError, match='cannot be') as e: fit(drive.where, seed=None)
+    assert e.value.remedy.endswith('or give another place.') and 'remove' not in e.value.remedy, e.value.remedy
+
+
 def test_folder_that_cannot_be_listed(drive, fit, lost):
     "Names that are known are tried instead: copies, rotation and a resume on the same machine need no listing"
     learn = fit(drive.where, {15: then(settle, doing(drive.control, errno=dict(readdir=5)))})

@@ -215,10 +215,10 @@ def newest(self:Place)->tuple:
         found = m in here and self._read_here(m) or m in there and self._fetch(m, there)
         if not found: continue
         if not RunFolder.is_run(self.path): self.folder.store.write('run.json', pack_json(self.folder.settings))
-        if why := self._damage(m.step): self.warn(f'{why}; the checkpoint of step {m.step:,} is used.')
+        if e := self._damage(m.step): self.warn(f'{reason(e)}; the checkpoint of step {m.step:,} is used.')
         return m,found[1:]
-    raise RunError(f"No checkpoint of {self} can be used ({self._damage(0) or 'there is none'})",
-                   'give another name, or remove the folder to train anew.')
+    e = self._damage(0) or RunError('there is none', 'give another name, or remove the folder to train anew.')
+    raise failed(f'No checkpoint of {self} can be used', e, mend=getattr(e, 'remedy', '').rstrip('.'))
 
 # %% ../../nbs/67_store.locate.ipynb #7fd93fb9
 @patch
@@ -252,5 +252,6 @@ def _manifests(self:Place, here):
 # %% ../../nbs/67_store.locate.ipynb #21bca57b
 @patch
 def _damage(self:Place, step):
-    is_older = lambda name: (m := re.match(r'step-(\d+)-', name)) and int(m[1]) < step
-    return next((reason(e) for name,e in self.folder.damaged.items() if not is_older(name)), '')
+    for name,e in self.folder.damaged.items():
+        m = re.match(r'step-(\d+)-', name)
+        if not m or int(m[1]) >= step: return e
