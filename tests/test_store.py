@@ -322,7 +322,7 @@ def test_drive_without_its_folder_is_not_empty(drive, fit):
     "A root that shows no `MyDrive` yet: neither made, nor taken for a Drive that lost the run"
     fit(drive.where)
     (drive.backing/'MyDrive').rename(drive.backing/'hidden')
-    with pytest.raises(StoreError, match='has no MyDrive'): fit(drive.where)
+    with pytest.raises(StoreError, match='has no MyDrive now; check the name, or mount it again; or go on'): fit(drive.where)
     assert os.listdir(drive.backing) == ['hidden']
 
 
