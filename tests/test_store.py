@@ -254,10 +254,11 @@ def test_mount_gone_and_its_place_is_a_local_folder(drive, fit, capsys):
         for _ in range(2): os.makedirs(drive.mountpoint, exist_ok=True)              # no proof of anything
     learn = fit(drive.where, {15: gone}, wait=1)
     assert len(learn.told) == 1 and 'is not mounted' in learn.told[0]
-    assert os.listdir(drive.mountpoint) == [] and 'not in' in capsys.readouterr().out
+    assert os.listdir(drive.mountpoint) == []
+    assert f'not in {drive.where} yet: the same fit of a new Learner brings them there.' in capsys.readouterr().out
     drive.remount()
     assert steps(drive.there) == [10, 0]
-    # the same cell again: what is missing is copied
+    # what is missing is copied
     again = fit(drive.where, seed=None)
     assert not again.told and RunFolder(drive.there).newest()['finished']
 
@@ -1112,7 +1113,7 @@ def test_going_on_without_a_drive_whose_owner_cannot_be_asked(drive, fit, lost, 
     assert learn.ckpt.folder.resumes() == [25] and learn.ckpt.folder.finished
 
 
-def test_old_owner_does_not_remove_the_new_one(drive, fit):
+def test_old_owner_does_not_remove_the_new_one(drive, fit, capsys):
     "Its sign of life at the end of a long copy comes after the takeover"
     def taken(ckpt):
         settle(ckpt)
@@ -1122,6 +1123,7 @@ def test_old_owner_does_not_remove_the_new_one(drive, fit):
         m.lease.beat()
     learn = fit(drive.where, {15: taken})
     assert len(learn.told) == 1 and 'taken over' in learn.told[0]
+    assert 'safe on this machine only.' in capsys.readouterr().out
     assert RunFolder(drive.there).owner()['token'] == 'deadbeef' and steps(drive.there) == [10, 0]
 
 
