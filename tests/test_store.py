@@ -731,6 +731,19 @@ def test_local_disk_is_full(tmp_path, fit, size):
         assert RunFolder(d/'run').newest()['finished'] and not [o for o in os.listdir(d/'run') if o.startswith('.step')]
 
 
+def test_an_end_that_is_not_stored_can_be_had_again(tmp_path, fresh, fit, size):
+    "The same call of the same Learner, once there is room"
+    data,rest = size
+    with small(tmp_path/'disk', 2*(data+4) + rest + data//2 + 16) as d:
+        learn = fresh()
+        go = lambda: learn.fit_one_cycle(2, 1e-2, cbs=Checkpoint(d/'run', steps=10))
+        with pytest.warns(RunWarning, match='not stored; once that is mended, the same call trains on to it.'): go()
+        assert not RunFolder(d/'run').finished
+        subprocess.run(['mount', '-o', 'remount,size=10m', d], check=True)
+        go()
+        assert RunFolder(d/'run').finished and not (d/'run/2').exists()
+
+
 def test_cache_is_full_and_drive_is_not(drive, tmp_path, fit, size, monkeypatch):
     data,rest = size
     with small(tmp_path/'disk', 3*(data+4) + rest + data//2 + 24) as d:

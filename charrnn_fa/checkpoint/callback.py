@@ -469,7 +469,7 @@ def after_fit(self:Checkpoint):
 # %% ../../nbs/79_checkpoint.callback.ipynb #a5b22e33
 @patch
 def _save_end(self:Checkpoint):
-    self.saver.then = 'the end of the run is not stored.'
+    self.saver.then = 'the end of the run is not stored; once that is mended, the same call trains on to it.'
     res = _as_numbers(self.results(self.learn) if self.results else {})
     self._save((self.n_epoch, 0), finished=True, results=res)
     self.saver.finish(self.wait, lambda: self.signals.got)
