@@ -178,7 +178,7 @@ def _check_others(self:Checkpoint):
     "Refuse a checkpoint of the same fit that is elsewhere"
     self.place_in_fit = getattr(self.state, 'at', (0, 0))
     for o in self.learn.cbs:
-        if not isinstance(o, Checkpoint) or o.place_in_fit in (None, self.place_in_fit): continue
+        if not (isinstance(o, Checkpoint) and o.active) or o.place_in_fit == self.place_in_fit: continue
         raise RunError(f'{self.place} and {o.place} are at different places of the same fit, '
                        f'epoch and batch {self.place_in_fit} and {o.place_in_fit}', 'leave one of them out.')
 
