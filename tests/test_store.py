@@ -22,7 +22,7 @@ import torch
 from fastai.callback.core import Callback
 from faultfs import DriveMount
 
-from charrnn_fa import core
+from charrnn_fa import cli, core
 from charrnn_fa.checkpoint import writer
 from charrnn_fa.store import lease, locate, mount, threads
 from charrnn_fa.run import files
@@ -243,6 +243,14 @@ def test_mount_dies_and_comes_back(drive, fit, capsys):
             and 'training goes on' in learn.told[0]), learn.told
     assert 'is back' in capsys.readouterr().out
     tidy(drive.there)
+
+
+def test_a_mount_that_has_died_is_to_be_mounted_again(drive, capsys):
+    "Whoever reads a run there is told the same"
+    drive.kill()
+    with pytest.raises(RunError, match='cannot be reached .*not connected.; mount it again.'): RunFolder(drive.where)
+    assert cli.main(['info', drive.where]) == 1
+    assert 'not connected; mount it again.' in capsys.readouterr().err
 
 
 def test_mount_gone_and_its_place_is_a_local_folder(drive, fit, capsys):
