@@ -7,7 +7,7 @@ __all__ = ['main']
 
 # %% ../nbs/91_cli.ipynb #afe1735c
 import contextlib, json, re, sys
-from .core import CharRNNError
+from .core import CharRNNError, remedy
 from .options import parser
 from .command.asked import check_mount, check_place
 from .command.demo import demo, draw
@@ -55,7 +55,7 @@ def _status(args)->int:
         if not _lacks_memory(e): raise
         to_stderr('The memory of this machine does not suffice; take a smaller text, --bs or --n-hid.')
     except OSError as e:
-        to_stderr(f"{e.filename or 'A file or the output'}: {e.strerror or e}; check the disk and try again.")
+        to_stderr(f"{e.filename or 'A file or the output'}: {e.strerror or e}; {remedy(e)}.")
     return 1
 
 def main(

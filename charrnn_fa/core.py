@@ -69,7 +69,8 @@ _remedies = {
 def remedy(
     e:Exception, # What went wrong with a file or folder
 )->str:
-    "What a person can do about an `OSError`"
+    "What a person can do about an error, without a full stop"
+    if getattr(e, 'remedy', ''): return e.remedy.rstrip('.')
     if drive_away(getattr(e, 'filename', None)): return _mount_first
     return _remedies.get(getattr(e, 'errno', None), 'check it, or give another place')
 

@@ -59,6 +59,17 @@ def test_two_checkpoints_at_different_places_are_refused(short, tmp_path, same, 
     assert same(learn, alone)
 
 
+def test_two_checkpoints_that_stay_on_a_learner(short, tmp_path):
+    "Where one of them began the fit before is no place of this one"
+    def both():
+        learn = small(tmp_path, short, 5)
+        return learn.add_cbs([Checkpoint(tmp_path/o, steps=5, quiet=True) for o in 'ab'])
+    with pytest.raises(RuntimeError): both().fit(2, 1e-2, cbs=At('before_step', 20, 'error'))
+    learn = both()
+    for _ in range(2): learn.fit(2, 1e-2)
+    assert learn.steps_done == 56 and (tmp_path/'b/2').exists()
+
+
 def test_a_look_at_the_validation_text_is_no_place_to_go_on_from(short, tmp_path):
     "Nor is a validation that was cut short"
     def run(d, *cbs):

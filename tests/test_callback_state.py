@@ -574,7 +574,8 @@ def test_that_an_end_is_not_stored_is_told_after_other_trouble(tmp_path):
     with pytest.warns(UserWarning) as told: fit(tmp_path, Exchanges())
     ends = [str(o.message).partition('optimiser): ')[2] for o in told]
     assert [*filter(None, dict.fromkeys(ends))] == ['training goes on, and the next save is tried again.',
-                                                    'the end of the run is not stored.'], ends
+                                                    'the end of the run is not stored; once that is mended, '
+                                                    'the same call trains on to it.'], ends
 
 
 def test_epochs_of_other_lengths(tmp_path, settled):

@@ -22,7 +22,7 @@ import torch
 from fastai.callback.core import Callback
 from faultfs import DriveMount
 
-from charrnn_fa import core
+from charrnn_fa import cli, core
 from charrnn_fa.checkpoint import writer
 from charrnn_fa.store import lease, locate, mount, threads
 from charrnn_fa.run import files
@@ -245,6 +245,14 @@ def test_mount_dies_and_comes_back(drive, fit, capsys):
     tidy(drive.there)
 
 
+def test_a_mount_that_has_died_is_to_be_mounted_again(drive, capsys):
+    "Whoever reads a run there is told the same"
+    drive.kill()
+    with pytest.raises(RunError, match='cannot be reached .*not connected.; mount it again.'): RunFolder(drive.where)
+    assert cli.main(['info', drive.where]) == 1
+    assert 'not connected; mount it again.' in capsys.readouterr().err
+
+
 def test_mount_gone_and_its_place_is_a_local_folder(drive, fit, capsys):
     "`umount -l`: what is written below would die with the machine"
     def gone(ckpt):
@@ -254,10 +262,11 @@ def test_mount_gone_and_its_place_is_a_local_folder(drive, fit, capsys):
         for _ in range(2): os.makedirs(drive.mountpoint, exist_ok=True)              # no proof of anything
     learn = fit(drive.where, {15: gone}, wait=1)
     assert len(learn.told) == 1 and 'is not mounted' in learn.told[0]
-    assert os.listdir(drive.mountpoint) == [] and 'not in' in capsys.readouterr().out
+    assert os.listdir(drive.mountpoint) == []
+    assert f'not in {drive.where} yet: the same fit of a new Learner brings them there.' in capsys.readouterr().out
     drive.remount()
     assert steps(drive.there) == [10, 0]
-    # the same cell again: what is missing is copied
+    # what is missing is copied
     again = fit(drive.where, seed=None)
     assert not again.told and RunFolder(drive.there).newest()['finished']
 
@@ -322,7 +331,7 @@ def test_drive_without_its_folder_is_not_empty(drive, fit):
     "A root that shows no `MyDrive` yet: neither made, nor taken for a Drive that lost the run"
     fit(drive.where)
     (drive.backing/'MyDrive').rename(drive.backing/'hidden')
-    with pytest.raises(StoreError, match='has no MyDrive'): fit(drive.where)
+    with pytest.raises(StoreError, match='has no MyDrive now; check the name, or mount it again; or go on'): fit(drive.where)
     assert os.listdir(drive.backing) == ['hidden']
 
 
@@ -636,6 +645,14 @@ def test_read_error_falls_back(drive, fit, lost_before):
     assert RunFolder(drive.there).resumes() == [20] and RunFolder(drive.there).newest()['finished']
 
 
+@pytest.mark.parametrize('faults', [dict(errno=dict(read=5), match='*.safetensors'), dict(errno=dict(readdir=5))])
+def test_what_cannot_be_read_for_a_while_is_not_to_be_removed(drive, fit, lost_before, faults):
+    lost_before()
+    drive.control(**faults)
+    with pytest.raises(RunError, match='cannot be') as e: fit(drive.where, seed=None)
+    assert e.value.remedy.endswith('or give another place.') and 'remove' not in e.value.remedy, e.value.remedy
+
+
 def test_folder_that_cannot_be_listed(drive, fit, lost):
     "Names that are known are tried instead: copies, rotation and a resume on the same machine need no listing"
     learn = fit(drive.where, {15: then(settle, doing(drive.control, errno=dict(readdir=5)))})
@@ -720,6 +737,19 @@ def test_local_disk_is_full(tmp_path, fit, size):
         learn = fit(d/'run', {15: fill, 45: lambda _: (d/'other').unlink()}, keep=2)
         assert len(learn.told) == 1 and 'No space left' in learn.told[0] and 'training goes on' in learn.told[0], learn.told
         assert RunFolder(d/'run').newest()['finished'] and not [o for o in os.listdir(d/'run') if o.startswith('.step')]
+
+
+def test_an_end_that_is_not_stored_can_be_had_again(tmp_path, fresh, fit, size):
+    "The same call of the same Learner, once there is room"
+    data,rest = size
+    with small(tmp_path/'disk', 2*(data+4) + rest + data//2 + 16) as d:
+        learn = fresh()
+        go = lambda: learn.fit_one_cycle(2, 1e-2, cbs=Checkpoint(d/'run', steps=10))
+        with pytest.warns(RunWarning, match='not stored; once that is mended, the same call trains on to it.'): go()
+        assert not RunFolder(d/'run').finished
+        subprocess.run(['mount', '-o', 'remount,size=10m', d], check=True)
+        go()
+        assert RunFolder(d/'run').finished and not (d/'run/2').exists()
 
 
 def test_cache_is_full_and_drive_is_not(drive, tmp_path, fit, size, monkeypatch):
@@ -1104,7 +1134,7 @@ def test_going_on_without_a_drive_whose_owner_cannot_be_asked(drive, fit, lost, 
     assert learn.ckpt.folder.resumes() == [25] and learn.ckpt.folder.finished
 
 
-def test_old_owner_does_not_remove_the_new_one(drive, fit):
+def test_old_owner_does_not_remove_the_new_one(drive, fit, capsys):
     "Its sign of life at the end of a long copy comes after the takeover"
     def taken(ckpt):
         settle(ckpt)
@@ -1114,6 +1144,7 @@ def test_old_owner_does_not_remove_the_new_one(drive, fit):
         m.lease.beat()
     learn = fit(drive.where, {15: taken})
     assert len(learn.told) == 1 and 'taken over' in learn.told[0]
+    assert 'safe on this machine only.' in capsys.readouterr().out
     assert RunFolder(drive.there).owner()['token'] == 'deadbeef' and steps(drive.there) == [10, 0]
 
 

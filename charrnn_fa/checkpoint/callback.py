@@ -178,7 +178,7 @@ def _check_others(self:Checkpoint):
     "Refuse a checkpoint of the same fit that is elsewhere"
     self.place_in_fit = getattr(self.state, 'at', (0, 0))
     for o in self.learn.cbs:
-        if not isinstance(o, Checkpoint) or o.place_in_fit in (None, self.place_in_fit): continue
+        if not (isinstance(o, Checkpoint) and o.active) or o.place_in_fit == self.place_in_fit: continue
         raise RunError(f'{self.place} and {o.place} are at different places of the same fit, '
                        f'epoch and batch {self.place_in_fit} and {o.place_in_fit}', 'leave one of them out.')
 
@@ -469,7 +469,7 @@ def after_fit(self:Checkpoint):
 # %% ../../nbs/79_checkpoint.callback.ipynb #a5b22e33
 @patch
 def _save_end(self:Checkpoint):
-    self.saver.then = 'the end of the run is not stored.'
+    self.saver.then = 'the end of the run is not stored; once that is mended, the same call trains on to it.'
     res = _as_numbers(self.results(self.learn) if self.results else {})
     self._save((self.n_epoch, 0), finished=True, results=res)
     self.saver.finish(self.wait, lambda: self.signals.got)

@@ -133,7 +133,8 @@ def where_safe(self:Saver,
     "How far checkpoint `m` has come"
     if not self.mirror: return 'on this machine'
     state = self.mirror.state.get(m['file'])
-    if state is None: return f'on this machine, not in {place} yet'
+    if self.mirror.fenced and not state: return 'on this machine only'
+    if not state: return f'on this machine, not in {place} yet: the same fit of a new Learner brings them there'
     if state == 'uploaded': far = 'uploaded'
     else: far = 'not uploaded yet' if m in self.mirror.waiting else 'whether it is uploaded cannot be told'
     return f'on this machine, in {place}, {far}'

@@ -166,8 +166,7 @@ def _refuse_lost(path):
 # %% ../../nbs/32_run.folder.ipynb #e8908f46
 def _unreachable(path, e):
     "The error for a folder that cannot be looked at"
-    ways = {errno.ENAMETOOLONG:'give a shorter name', errno.EACCES:'ask for the right to look into it'}
-    mend = ways.get(getattr(e, 'errno', 0), 'try again, or give another one for the run')
+    mend = 'ask for the right to look into it' if isinstance(e, PermissionError) else None
     return failed(f'The folder {str(path)[:200]!r} cannot be reached', e, mend=mend)
 
 # %% ../../nbs/32_run.folder.ipynb #41b22e23

@@ -10,7 +10,7 @@ import hashlib, os, re
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch, store_attr
-from ..core import CharRNNError, charrnn_home, reason, wait_until, without_secrets
+from ..core import CharRNNError, charrnn_home, reason, remedy, wait_until, without_secrets
 from ..run.files import Folder, RunError, failed, pack_json
 from ..run.records import is_leftover, is_ours, manifest_name, newest_first, newest_owner, pick
 from ..run.folder import Lock, RunFolder, another, clear, make_folder
@@ -146,8 +146,7 @@ def _check_free(self:Place):
 # %% ../../nbs/67_store.locate.ipynb #a3feba67
 @patch
 def _without_store(self:Place, e):
-    ways = getattr(e, 'remedy', '').rstrip('.'),'or go on without it with local=True.'
-    if not self.local: raise StoreError(reason(e), '; '.join(filter(None, ways))) from None
+    if not self.local: raise StoreError(reason(e), f'{remedy(e)}; or go on without it with local=True.') from None
     self.remote = None
     self.trouble = str(e)
     self.warn(f"{self.trouble.rstrip('.')}; checkpoints stay in {self.path} until it can be used.")
@@ -215,10 +214,10 @@ def newest(self:Place)->tuple:
         found = m in here and self._read_here(m) or m in there and self._fetch(m, there)
         if not found: continue
         if not RunFolder.is_run(self.path): self.folder.store.write('run.json', pack_json(self.folder.settings))
-        if why := self._damage(m.step): self.warn(f'{why}; the checkpoint of step {m.step:,} is used.')
+        if e := self._damage(m.step): self.warn(f'{reason(e)}; the checkpoint of step {m.step:,} is used.')
         return m,found[1:]
-    raise RunError(f"No checkpoint of {self} can be used ({self._damage(0) or 'there is none'})",
-                   'give another name, or remove the folder to train anew.')
+    e = self._damage(0) or RunError('there is none', 'give another name, or remove the folder to train anew.')
+    raise failed(f'No checkpoint of {self} can be used', e)
 
 # %% ../../nbs/67_store.locate.ipynb #7fd93fb9
 @patch
@@ -252,5 +251,6 @@ def _manifests(self:Place, here):
 # %% ../../nbs/67_store.locate.ipynb #21bca57b
 @patch
 def _damage(self:Place, step):
-    is_older = lambda name: (m := re.match(r'step-(\d+)-', name)) and int(m[1]) < step
-    return next((reason(e) for name,e in self.folder.damaged.items() if not is_older(name)), '')
+    for name,e in self.folder.damaged.items():
+        m = re.match(r'step-(\d+)-', name)
+        if not m or int(m[1]) >= step: return e

@@ -136,7 +136,7 @@ def _into(self:MountStore, name, fds, make):
     try: return _open_folder(name, above)
     except FileNotFoundError:
         if self.kind == 'fuse.drive' and len(fds) == 1:
-            raise StoreError(f'{self.mountpoint} has no {name} now') from None
+            raise StoreError(f'{self.mountpoint} has no {name} now', 'check the name, or mount it again.') from None
         if not make: raise
     with suppress(FileExistsError): os.mkdir(name, dir_fd=above)
     return _open_folder(name, above)

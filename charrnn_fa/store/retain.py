@@ -58,13 +58,12 @@ def remove(
     names, # Of files
 )->dict: # Names of what stays, with the errors
     "Remove files, manifests before data; a manifest that stays keeps its data"
-    stay = dict.fromkeys(sorted(names, key=lambda o: o.endswith('.safetensors')))
-    for o in list(stay):
-        if manifest_name(o) in stay.keys()-{o}: continue
-        try:
-            store.remove(o)
-            del stay[o]
-        except Exception as e: stay[o] = e
+    stay = {}
+    for o in sorted(names, key=lambda o: o.endswith('.safetensors')):
+        if manifest_name(o) in map(manifest_name, stay): stay[o] = None
+        else:
+            try: store.remove(o)
+            except Exception as e: stay[o] = e
     return stay
 
 # %% ../../nbs/65_store.retain.ipynb #76bc48f8
