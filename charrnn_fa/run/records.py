@@ -230,7 +230,8 @@ _share = lambda v: is_number(v) and 0 <= v <= 1
 _minutes = lambda v: is_number(v) and 0 <= v < 1e9
 info_schema = {
     'corpus?':(str, None), 'encoding?':(str, None), 'preset?':(str, None), 'from?':(str, None),
-    'valid_pct?':_share, 'minutes?':(_minutes, None), 'n_steps?':(counts, None), 'epochs?':(counts, None), 'times?':(counts, None),
+    'valid_pct?':_share, 'minutes?':(_minutes, None), 'n_steps?':(counts, None), 'epochs?':(counts, None),
+    'times?':(counts, None),
 }
 
 settings_schema = {
