@@ -54,7 +54,7 @@ MUTANTS = [
     ('store/retain', "    if not _is_proven(folder, cs[0], names, pause):", "    if False:"),
     ('store/retain', "gone = gone or sound[1:][-1:]", "gone = gone or sound[-1:]"),
     ('store/retain', "i >= 2 and (", "i >= 1 and ("),
-    ('store/retain', "        if manifest_name(o) in stay.keys()-{o}: continue\n", ""),
+    ('store/retain', "if manifest_name(o) in map(manifest_name, stay):", "if False:"),
     ('store/retain', " and (not good or good(m))]", "]"),
     ('store/retain', "if is_finite(m) and (not good or good(m))]", "if not good or good(m)]"),
     ('store/retain', "    with suppress(CharRNNError, OSError): return bool(store.size(name))\n    return True",
@@ -104,7 +104,7 @@ MUTANTS = [
     ('checkpoint/serialize', "    if isinstance(t, nn.Parameter): raise", "    if False: raise"),
     # checkpoint.restore: checked, and put back
     ('checkpoint/restore', "    return same_tensors(here, there)", "    return True"),
-    ('checkpoint/restore', "batch=range(len(dl)+1)), 'loader')", "batch=counts), 'loader')"),
+    ('checkpoint/restore', "batch=range(len(dl.ids)+1)), 'loader')", "batch=counts), 'loader')"),
     ('checkpoint/restore', "            need(sorted(d['order'].tolist()) == sorted(order), 'loader.order')\n", "            pass\n"),
     ('checkpoint/restore', "    need(sd.keys() == now.keys() and fixed(sd) == fixed(now), 'opt')\n", ""),
     ('checkpoint/restore', "    if isinstance(opt, AdamW): fine += map(_is_of_adamw, ps, sd['state'])\n", ""),
