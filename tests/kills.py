@@ -42,6 +42,7 @@ from tqdm import tqdm
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
+from charrnn_fa.run.files import RunError
 from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.store import lease
 from charrnn_fa.store.url import UrlStore
@@ -377,8 +378,10 @@ def wait(p, seconds):
 
 
 def newest_step(run):
-    "The step of the newest checkpoint; None before there is a run"
-    return RunFolder(run).newest()['step'] if RunFolder.is_run(run) else None
+    "The step of the newest checkpoint; None before there is a run whose settings are whole"
+    try: folder = RunFolder(run) if RunFolder.is_run(run) else None
+    except RunError: return None # a kill has cut them; the next process has to manage
+    return folder and folder.newest()['step']
 
 
 def reached(d):
