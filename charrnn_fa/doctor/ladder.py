@@ -152,7 +152,7 @@ def ladder(
         vocab = CharVocab.from_text(text_or_dls)
         train,valid = split_text(text_or_dls, valid_pct)
         return _ladder(vocab.encode(train), vocab.encode(valid), len(vocab))
-    if not hasattrs(text_or_dls, ('train', 'valid')):
+    if not hasattr(text_or_dls, 'loaders') and 'train' not in getattr(text_or_dls, '__dict__', ()):
         raise CharRNNError(f'text_or_dls is {type(text_or_dls).__name__}',
                            'give a text, or loaders such as CharDataLoaders.from_text makes.')
     (train,train_starts),(valid,valid_starts) = map(read_ids, (text_or_dls.train, text_or_dls.valid))
