@@ -84,17 +84,23 @@ def _from_path(path, n):
         raise CorpusError(what, _of_pixels if path.suffix.lower() in _pixels else _which)
     return drawings,[None]*len(drawings)
 
+# %% ../../nbs/08_text.drawings.ipynb #16527589
+def _from_list(drawings, n):
+    "The first `n` drawings of a list, and no part for any"
+    if any(isinstance(o, (str, Path)) for o in drawings):
+        raise CorpusError('These are names of files, and no drawings', 'give the folder that they are in.')
+    check_drawings(drawings)
+    res = [*drawings][:n]
+    return res,[None]*len(res)
+
+# %% ../../nbs/08_text.drawings.ipynb #1f5bd3ad
 def found(
     what, # A list of drawings, or anything that `load_drawings` takes
     n, # Drawings at the most, or None
     progress, # Show a bar while downloading?
 )->tuple: # (drawings, the part that each belongs to or None)
     "The drawings that `what` stands for, none of them varied"
-    if isinstance(what, (list, tuple)):
-        if any(isinstance(o, (str, Path)) for o in what):
-            raise CorpusError('These are names of files, and no drawings', 'give the folder that they are in.')
-        check_drawings(what)
-        return [*what][:n],[None]*len(what[:n])
+    if isinstance(what, (list, tuple)): return _from_list(what, n)
     check_type('what', what, (str, Path), 'a name, a path, or a list of drawings')
     if what in glyph_sets: drawings = glyph_drawings(what)[:n]
     elif str(what).startswith('quickdraw:'): drawings = quickdraw(what[10:], n or 10_000, progress)
