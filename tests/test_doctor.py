@@ -1040,7 +1040,8 @@ def test_copied_rows_are_seen_at_any_length(median, same):
     assert [o.id for o in found] == ['D6']*same
 
 
-@pytest.mark.parametrize('length,every,ids', [(17, 1, ['D6']), (17, 4, ['D6']), (17, 17, []), (41, 10, ['D6']), (41, 20, ['D6']), (41, 41, [])])
+@pytest.mark.parametrize('length,every,ids', [
+    (17, 1, ['D6']), (17, 4, ['D6']), (17, 17, []), (41, 10, ['D6']), (41, 20, ['D6']), (41, 41, [])])
 def test_windows_that_are_shared_out_by_chance(length, every, ids):
     "Those that overlap have most of a validation row among the training rows, be it in short rows or in few pieces"
     text = load_corpus('pydocs')[:int(8_000*every**.5)]
