@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['drives', 'CharRNNError', 'reason', 'drive_away', 'check_drive', 'remedy', 'visible', 'without_secrets', 'loss_text',
-           'time_text', 'every', 'number_of', 'is_number', 'check_number', 'wait_until', 'charrnn_home', 'sha256_file',
-           'OutputWarning', 'may_be_lost', 'shown', 'say']
+           'time_text', 'every', 'number_of', 'is_number', 'check_number', 'wait_until', 'in_fit', 'charrnn_home',
+           'sha256_file', 'OutputWarning', 'may_be_lost', 'shown', 'say']
 
 # %% ../nbs/00_core.ipynb #da3503bb
 import errno, hashlib, math, numbers, os, re, reprlib, sys, time, warnings
@@ -167,6 +167,13 @@ def wait_until(
     end = time.monotonic() + seconds
     while not (res := f()) and (left := end-time.monotonic()) > 0: time.sleep(min(every, left))
     return res
+
+# %% ../nbs/00_core.ipynb #b3a56a55
+def in_fit(
+    learn, # That sends an event
+)->bool:
+    "Whether events are those of a `fit`, and not of `lr_find`, `validate` or `get_preds`"
+    return not (hasattr(learn, 'lr_finder') or hasattr(learn, 'gather_preds') or learn.lock.locked())
 
 # %% ../nbs/00_core.ipynb #5f36e003
 def charrnn_home()->Path: # It need not exist yet

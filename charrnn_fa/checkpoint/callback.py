@@ -9,8 +9,8 @@ __all__ = ['Checkpoint']
 import inspect, os, secrets, time
 from contextlib import suppress
 from fastai.basics import *
-from ..core import CharRNNError, check_number, is_number, reason, without_secrets
-from ..callback.progress import begin_bars, in_fit
+from ..core import CharRNNError, check_number, in_fit, is_number, reason, without_secrets
+from ..callback.progress import begin_bars
 from ..run.files import RunError, damage
 from ..run.records import owner_record
 from ..run.folder import RunFolder
@@ -124,7 +124,6 @@ def before_fit(self:Checkpoint):
         token=secrets.token_hex(4), # names this process and fit
         log=Log(self.quiet),
         keeper=Keeper(),
-        batch=Underway(self.learn, self),
         best={}, # what `SaveModelCallback` has saved
         changed={}, # settings of the fit, where they are not those of the run
         resumes=[],
@@ -247,6 +246,7 @@ def _restore(self:Checkpoint):
 def before_train(self:Checkpoint):
     first = dict(plain=plain_attrs(self.learn), kind=kind_of_state(self.learn))
     self.keeper.begun = first | self.keeper.begun
+    self.batch = Underway(self.learn, self)
     if self.state: self._restore()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #470338f5
@@ -406,7 +406,7 @@ def _save_last(self:Checkpoint, how, at):
         self.saved_step = job[2]['step']
     self.saver.finish()
     if self.saver.trouble: return
-    late = self.batch.unheard
+    late = self.batch and self.batch.unheard
     but = f', without what {late} had still to do there,' if late else ''
     way = (f'the run in {self.place} goes on after step {self.saved_step:,}{but} '
            'when it is started again in the same way.')

@@ -12,7 +12,7 @@ from zlib import crc32
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
-from ..callback.progress import in_fit
+from ..core import in_fit
 from ..run.files import RunError, Folder, read_all, write_whole
 from .capture import named_callbacks
 

@@ -16,12 +16,13 @@ from ..run.files import RunError, RunWarning, open_log
 # %% ../../nbs/74_checkpoint.log.ipynb #f45e5678
 class Log:
     "Says things, and notes them in a file"
+    pace = None # of lines that say how far the fit is
     def __init__(self,
         quiet=False, # Say nothing but warnings
         seconds=10, # Between lines in the file that say how far the fit is
     ):
         self.quiet = quiet
-        self.pace = Pace(seconds)
+        self.seconds = seconds
         self.file = io.StringIO() # until there is a folder
 
     def open(self,
@@ -70,6 +71,7 @@ def batch(self:Log,
     learn, # In a fit
 ):
     "Note how far a fit is, if it is time"
+    self.pace = self.pace or Pace(self.seconds)
     if self.pace.due(learn): self.note(self.pace.line(learn))
 
 @patch

@@ -9,8 +9,8 @@ __all__ = ['to_moment', 'thinned', 'Watch', 'steps_of', 'Live']
 import html, math, time
 from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
-from ..callback.progress import in_fit, steps_in_all
-from ..core import check_number, loss_text, may_be_lost, say
+from ..callback.progress import steps_in_all
+from ..core import check_number, in_fit, loss_text, may_be_lost, say
 from ..generate import check_sampling, generate
 from .drawings import drawings
 from .page import Picture, as_html, check_learn, known_ids, shown_part

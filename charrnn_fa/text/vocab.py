@@ -90,6 +90,7 @@ class CharVocab:
         self.unk = unk
         self.stoi = {c:i for i,c in enumerate(self.itos)}
         self._points = _codes(''.join(self.itos)).astype(np.uint32)
+        self.plain = dict(points=self._points.tolist(), unk=unk) # all of it, as JSON can hold it
         self._table = _id_table(self._points)
         self._bytes = self._table[:256].astype(np.uint8).tobytes() # for ASCII; 255 where there is no id
 
@@ -230,7 +231,7 @@ def textify(self:CharVocab,
 @patch
 def to_json(self:CharVocab)->str:
     "As a JSON string, for `from_json`"
-    return json.dumps(dict(points=self._points.tolist(), unk=self.unk))
+    return json.dumps(self.plain)
 
 @patch(cls_method=True)
 def from_json(cls:CharVocab,
