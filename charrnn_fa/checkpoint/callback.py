@@ -16,7 +16,6 @@ from ..run.records import owner_record
 from ..run.folder import RunFolder
 from ..run.model import Run, check_described, kept_text
 from ..store.url import is_url, local_path
-from ..store.lease import take
 from ..store.retain import tidy
 from ..store.mirror import mirrored
 from ..store.locate import Place
@@ -307,7 +306,7 @@ def _tell_late(self:Checkpoint):
 @patch
 def _open_saver(self:Checkpoint):
     record = owner_record(self.folder.id, self.token, self.generation, self.resumes)
-    take(self.folder, record)
+    self.folder.take(record)
     self.saver = Saver(self.folder, self.place.store, record, self.found.manifest, self.log,
                        self.keep, self.max_bytes, self.place.trouble)
 

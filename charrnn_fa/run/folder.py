@@ -7,6 +7,7 @@ __all__ = ['another', 'Lock', 'RunFiles', 'RunFolder', 'clear', 'make_folder']
 
 # %% ../../nbs/32_run.folder.ipynb #b417fc1c
 import errno, os, secrets, threading, warnings
+from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
@@ -17,7 +18,8 @@ from charrnn_fa.run.files import (
 )
 from charrnn_fa.run.records import (
     FieldError, check, check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours,
-    manifest_name, manifest_schema, newest_first, newest_owner, owner_schema, pick, settings_schema, unread_owner,
+    manifest_name, manifest_schema, newest_first, newest_owner, owner_name, owner_schema, pick, settings_schema,
+    unread_owner,
 )
 
 # %% ../../nbs/32_run.folder.ipynb #df4c819c
@@ -301,6 +303,17 @@ def create(self:RunFolder,
     except BaseException:
         for o in {*self.names()} - had: self.store.remove(o)
         raise
+
+# %% ../../nbs/32_run.folder.ipynb #e24cfbe4
+@patch
+def take(self:RunFolder,
+    record:dict, # `owner_record` of this process
+):
+    "Note who works on the run now; older records go"
+    name,names = owner_name(record),self.names()
+    self.store.write(name, pack_json(record))
+    for o in {*pick(names, 'owner')} - {name}:
+        with suppress(OSError): self.store.remove(o)
 
 # %% ../../nbs/32_run.folder.ipynb #791581f3
 @patch
