@@ -4113,6 +4113,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'charrnn_fa.store.remote': { 'charrnn_fa.store.remote.Remote': ('store.remote.html#remote', 'charrnn_fa/store/remote.py'),
                                          'charrnn_fa.store.remote.Remote.__init__': ( 'store.remote.html#remote.__init__',
                                                                                       'charrnn_fa/store/remote.py'),
+                                         'charrnn_fa.store.remote.Remote._is_beginning': ( 'store.remote.html#remote._is_beginning',
+                                                                                           'charrnn_fa/store/remote.py'),
                                          'charrnn_fa.store.remote.Remote.checkpoints': ( 'store.remote.html#remote.checkpoints',
                                                                                          'charrnn_fa/store/remote.py'),
                                          'charrnn_fa.store.remote.Remote.fetch': ( 'store.remote.html#remote.fetch',

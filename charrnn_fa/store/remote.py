@@ -103,11 +103,18 @@ def _settings_in(m, meta):
 
 # %% ../../nbs/63_store.remote.ipynb #2c9944db
 @patch
+def _is_beginning(self:Remote, name, b):
+    "Whether a file has a part of the bytes that it should have, from the first on"
+    size = self.store.size(name) or 0
+    return size < len(b) and b.startswith(self.get(name) or b'')
+
+@patch
 def recover(self:Remote)->dict: # Or None
-    "The settings that the newest whole checkpoint has, if those in the store are missing or empty"
+    "The settings that the newest whole checkpoint has, if those in the store are missing or were cut short"
     cs,files = RunFiles.checkpoints(self),pick(self.listing, 'run')
-    are_of_one = len({m.run for m in cs}) == 1 and all(map(is_ours, self.listing))
-    if any(map(self.store.size, files)) or not are_of_one: return None
-    for o in files: self.store.remove(o) # of no bytes
-    self.id,self.broken = cs[0].run,None
-    return next(filter(None, (_settings_in(m, meta) for m,_,meta in self.whole(cs))), None)
+    if len({m.run for m in cs}) != 1 or not all(map(is_ours, self.listing)): return None
+    found = next(filter(None, (_settings_in(m, meta) for m,_,meta in self.whole(cs))), None)
+    if not (found and all(self._is_beginning(o, pack_json(found)) for o in files)): return None
+    for o in files: self.store.remove(o)
+    self.id,self.broken = found['id'],None
+    return found
