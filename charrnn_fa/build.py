@@ -13,9 +13,8 @@ from . import generate as _generate
 from dataclasses import asdict, replace
 import secrets
 from .core import CharRNNError, check_number
-from .text.drawn import per_drawing
 from .text.read import check_type
-from .text.strokes import Drawings, strokes_to_text, text_to_strokes
+from .text.strokes import Drawings, per_drawing, strokes_to_text, text_to_strokes
 from .text.vocab import CharVocab
 from .models import CharRNN, count_params
 from .optim import AdamW, Muon
@@ -27,7 +26,6 @@ from .callback.schedule import Budget, check_length
 from .callback.meanwhile import replacing
 from .callback.steps import Steps
 from .loop import CharLearner, OneRowPerChar, check_rate
-from .doctor.watch import Doctor
 
 # %% ../nbs/48_build.ipynb #a0a89bb3
 _all_ = ['CharLearner']
@@ -365,6 +363,7 @@ def char_learner(
                  emb_drop=emb_drop, head_sz=head_sz, tie=tie, lr=lr, wd=wd, clip=clip, reset_pct=reset_pct)
     seed,seed_given = _seed_of(dls, seed)
     if opt_func is AdamW: p = replace(p, opt='adamw')
+    from charrnn_fa.doctor.watch import Doctor # here, as an import of all of its wing takes as long as one of all else
     cbs = L(cbs) + L(GradientClip(p.clip) if p.clip else None)
     if not any(isinstance(o, Doctor) or o is Doctor for o in cbs): cbs += Doctor(quiet=True)
     usual = _opt_func(p)

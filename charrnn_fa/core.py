@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['drives', 'CharRNNError', 'reason', 'drive_away', 'check_drive', 'remedy', 'visible', 'without_secrets', 'loss_text',
-           'time_text', 'every', 'number_of', 'is_number', 'check_number', 'wait_until', 'in_fit', 'charrnn_home',
-           'sha256_file', 'OutputWarning', 'may_be_lost', 'shown', 'say']
+           'time_text', 'every', 'number_of', 'is_number', 'check_number', 'wait_until', 'in_fit', 'Later',
+           'charrnn_home', 'sha256_file', 'OutputWarning', 'may_be_lost', 'shown', 'say']
 
 # %% ../nbs/00_core.ipynb #da3503bb
 import errno, hashlib, math, numbers, os, re, reprlib, sys, time, warnings
 from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #ae3901ba
@@ -174,6 +175,22 @@ def in_fit(
 )->bool:
     "Whether events are those of a `fit`, and not of `lr_find`, `validate` or `get_preds`"
     return not (hasattr(learn, 'lr_finder') or hasattr(learn, 'gather_preds') or learn.lock.locked())
+
+# %% ../nbs/00_core.ipynb #b7d680f7
+class Later:
+    "Stands in a class for a method that a module puts there"
+    def __init__(self,
+        name:str, # Of the method
+        module:str, # That puts it there when it is imported
+    ):
+        self.name = name
+        self.module = module
+
+    def __get__(self, o, cls):
+        import_module(self.module)
+        owner = next(c for c in cls.__mro__ if self.name in vars(c))
+        if vars(owner)[self.name] is self: raise AttributeError(self.name) # the module is about to put it there
+        return getattr(cls if o is None else o, self.name)
 
 # %% ../nbs/00_core.ipynb #5f36e003
 def charrnn_home()->Path: # It need not exist yet

@@ -6,10 +6,19 @@
 __all__ = ['char_learner', 'CharLearner', 'from_hub']
 
 # %% ../nbs/59_learner.ipynb #f6f6e767
+from .core import Later
 from .build import char_learner
 from .loop import CharLearner
-from .run.hub import from_hub, push_to_hub
-from .show.share import share
+
+CharLearner.share = Later('share', 'charrnn_fa.show.share')
+CharLearner.push_to_hub = Later('push_to_hub', 'charrnn_fa.run.hub')
+
+def __getattr__(name):
+    if name != 'from_hub': raise AttributeError(name)
+    from charrnn_fa.run.hub import from_hub
+    return from_hub
+
+def __dir__(): return [*globals(), 'from_hub']
 
 # %% ../nbs/59_learner.ipynb #8dab0841
 _all_ = ['char_learner', 'CharLearner', 'from_hub']

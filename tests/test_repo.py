@@ -253,13 +253,35 @@ def test_what_a_machine_lacks_is_said_in_a_line(tmp_path):
     assert sum(int(n) for n,_ in lines) > 40
 
 
-def test_a_resume_crosses_few_rooms():
-    "`python tests/rooms.py -v` shows them"
-    code = "import json,rooms; calls = rooms.crossings(); print(json.dumps([len(rooms.rooms(calls)), sum(calls.values())]))"
+def printed_by(code):
+    "The lines that a new process prints"
     p = subprocess.run([sys.executable, '-c', code], cwd=root/'tests', env={**os.environ, 'PYTHONPATH':str(root)},
                        capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
-    n_rooms,n_calls = json.loads(p.stdout.splitlines()[-1])
+    return p.stdout.splitlines()
+
+
+def test_an_import_leaves_what_comes_later():
+    "`from charrnn_fa import learner` needs no doctor, no pictures, no hub and no drawings; a Learner has all that all the same"
+    code = """import sys
+from charrnn_fa import learner
+later = 'doctor', 'show', 'run.hub', 'run.card', 'text.drawn', 'text.svg', 'store', 'checkpoint'
+print([m for m in sys.modules if m.startswith(tuple(f'charrnn_fa.{o}' for o in later))])
+from charrnn_fa.text.data import CharDataLoaders
+import inspect
+cls = learner.CharLearner
+asked = CharDataLoaders.from_drawings, cls.share, cls.push_to_hub, learner.from_hub
+args = [inspect.signature(o).parameters for o in asked]
+print([o.__module__ for o in asked], 'seed' in args[0], 'prompt' in args[1])"""
+    loaded,found = printed_by(code)
+    assert loaded == '[]'
+    assert found == "['charrnn_fa.text.drawn', 'charrnn_fa.show.share', 'charrnn_fa.run.hub', 'charrnn_fa.run.hub'] True True"
+
+
+def test_a_resume_crosses_few_rooms():
+    "`python tests/rooms.py -v` shows them"
+    code = "import json,rooms; calls = rooms.crossings(); print(json.dumps([len(rooms.rooms(calls)), sum(calls.values())]))"
+    n_rooms,n_calls = json.loads(printed_by(code)[-1])
     assert 10 < n_rooms <= 20 and 100 < n_calls <= 300
 
 

@@ -90,7 +90,7 @@ def evaluate(
     ids = _ids_asked(args, run)
     r = evaluate_ids(model_to_measure(run), ids, args.context, progress=measuring())
     if run.strokes:
-        from charrnn_fa.text.drawn import per_drawing
+        from charrnn_fa.text.strokes import per_drawing
         r |= per_drawing(r, run.vocab.textify(ids))
     if not args.json: say(_eval_text(r))
     return r

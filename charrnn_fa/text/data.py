@@ -9,10 +9,9 @@ __all__ = ['min_chars', 'min_train', 'min_valid', 'TensorChars', 'CharEncode', '
 # %% ../../nbs/06_text.data.ipynb #226f7d5a
 from fastai.basics import *
 from collections.abc import Iterable
-from importlib import import_module
 from itertools import chain
 from numbers import Real
-from ..core import CharRNNError, check_number
+from ..core import CharRNNError, Later, check_number
 from .read import check_type, read_text
 from .corpus import corpus_files, load_corpus
 from .vocab import CharVocab, VocabError, id_dtype
@@ -259,9 +258,4 @@ def from_files(cls:CharDataLoaders,
     return cls.from_documents(files, splitter(files), sep=sep, encoding=encoding, **kwargs)
 
 # %% ../../nbs/06_text.data.ipynb #22c9bf7a
-def _from_drawings(cls, *args, **kwargs):
-    "From drawings, divided by drawing: see `charrnn_fa.text.drawn`, which is imported now"
-    drawn = import_module('charrnn_fa.text.drawn')
-    return drawn.CharDataLoaders.from_drawings.__func__(cls, *args, **kwargs)
-
-CharDataLoaders.from_drawings = classmethod(_from_drawings)
+CharDataLoaders.from_drawings = Later('from_drawings', 'charrnn_fa.text.drawn')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['box', 'stroke_letters', 'StrokeCode', 'Drawings', 'check_drawings', 'strokes_to_text', 'text_to_strokes',
-           'fit_drawing', 'simplify', 'vary']
+           'fit_drawing', 'simplify', 'vary', 'count_drawn', 'per_drawing']
 
 # %% ../../nbs/07_text.strokes.ipynb #3b2ebf14
 import numpy as np
@@ -264,3 +264,21 @@ def vary(
     if mirror and rng.random() < .5: factor[0] *= -1
     moved = [box/2 + (s-box/2)*factor + rng.normal(0, 1, s.shape)*jitter for s in strokes]
     return [[tuple(p) for p in s.clip(0, box).round(2).tolist()] for s in moved]
+
+# %% ../../nbs/07_text.strokes.ipynb #0d589180
+def count_drawn(
+    text:str, # Drawings, one a line
+)->dict: # Of drawings and of points
+    "How many drawings and points a text has"
+    n_lines,n_blanks = text.count('\n'),text.count(' ')
+    n_drawings = n_lines - text.startswith('\n')
+    return dict(drawings=n_drawings, points=(len(text)-n_lines-n_blanks)/2)
+
+# %% ../../nbs/07_text.strokes.ipynb #35dee6f5
+def per_drawing(
+    r:dict, # What was measured: nats, n_chars
+    text:str, # Of which it was measured
+)->dict: # nats_per_drawing, nats_per_point
+    "The loss of a text of drawings in its own units"
+    n,nats = count_drawn(text),r['nats']*r['n_chars']
+    return {f'nats_per_{k[:-1]}':nats/v for k,v in n.items() if v}
