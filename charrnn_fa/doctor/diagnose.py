@@ -18,7 +18,8 @@ from .batches import AllInTime, InTime, LoaderEnds, OutOfTime, take_batches
 from .arranged import arrange
 from .given import fetches, function_subject, learner_subject, parts_subject
 from .words import Words, in_own_words, name_training_mode, plain, scopes_of
-from .corpus import check_amount, check_overlap, check_same_text, check_tables
+from .corpus import check_amount, check_same_text, check_tables
+from .overlap import check_overlap
 from .sampling import sampling_findings
 from .written import as_writer
 from .validation import check_validation

@@ -14,7 +14,7 @@ from ..evaluate import evaluate_ids
 from ..generate import evaluating, generate
 from ..doctor.report import Finding, Report
 from ..doctor.course import much_dropout
-from ..doctor.corpus import check_overlap_of_ids
+from ..doctor.overlap import check_overlap_of_ids
 from ..doctor.ladder import ids_ladder
 from ..doctor.written import Written
 from ..doctor.written_text import check_text
