@@ -7,7 +7,8 @@ __all__ = ['reaches_on', 'arrange']
 
 # %% ../../nbs/37e_doctor.arranged.ipynb #a133ce76
 from fastai.basics import *
-from .batches import Parts, as_ids
+from .ids import as_ids
+from .batches import Parts
 from .step import predictions
 from .subject import Subject
 

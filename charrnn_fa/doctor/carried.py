@@ -10,7 +10,8 @@ __all__ = ['check_graph', 'detached', 'kept_graph', 'is_carried', 'rows_that_mov
 from contextlib import suppress
 from fastai.basics import *
 from .report import Finding
-from .batches import OutOfTime, as_ids, tensors_of, time_axis
+from .ids import as_ids, time_axis
+from .batches import OutOfTime, tensors_of
 from .texts import continuation, follows_on
 from .step import predictions
 from .subject import Subject

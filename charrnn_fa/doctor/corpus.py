@@ -10,7 +10,7 @@ __all__ = ['check_symbols', 'divergence', 'check_same_text', 'TwoTables', 'check
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding
-from .batches import as_ids
+from .ids import as_ids
 from .overlap import begins_within, check_overlap, check_overlap_of_ids, copied, overlap, shared_rows
 from .texts import read_ids, table_of
 

@@ -9,7 +9,7 @@ __all__ = ['WithoutWeight', 'UpsideDownMask', 'check_weights']
 import math
 from fastai.basics import *
 from .report import Finding
-from .batches import as_ids
+from .ids import as_ids
 from .loss import of_classes
 from .mean import check_mean
 from .step import predictions

@@ -12,7 +12,8 @@ from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding, no_way
 from .disk import WritesToDisk
-from .batches import LoaderEnds, OutOfTime, as_ids
+from .ids import as_ids
+from .batches import LoaderEnds, OutOfTime
 from .subject import OtherDevice, Subject
 from .place import place_of, sources
 from .words import OwnWords

@@ -9,7 +9,8 @@ __all__ = ['exact_findings', 'check_data', 'check_one_symbol']
 import math
 from fastai.basics import *
 from .report import Finding, no_way
-from .batches import OutOfTime, as_ids, tensors_of
+from .ids import as_ids
+from .batches import OutOfTime, tensors_of
 from .texts import check_batches, check_classes, check_direction
 from .step import predictions
 from .subject import Subject

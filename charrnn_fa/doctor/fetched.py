@@ -8,7 +8,8 @@ __all__ = ['with_batches']
 # %% ../../nbs/37d_doctor.fetched.ipynb #f9082608
 from contextlib import contextmanager
 from fastai.basics import *
-from .batches import as_ids, copied, parts_of, time_axis
+from .ids import as_ids, time_axis
+from .batches import copied, parts_of
 from .given import number_of_loss
 from .subject import Subject
 

@@ -9,7 +9,8 @@ __all__ = ['dropping', 'check_mode', 'DroppedScores', 'functions_called', 'check
 import inspect
 from fastai.basics import *
 from .report import Finding
-from .batches import as_ids, tensors_of, texts_of
+from .ids import as_ids, texts_of
+from .batches import tensors_of
 from .loss import of_classes
 from .step import predictions
 from .subject import Subject

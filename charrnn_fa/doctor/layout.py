@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
-from .batches import are_next, as_ids, likely_axis, time_axis
+from .ids import are_next, as_ids, likely_axis, time_axis
 from .targets import check_targets, looks_back
 from .step import predictions
 from .subject import Subject

@@ -9,7 +9,7 @@ __all__ = ['of_classes', 'check_scores', 'check_reported', 'Squeezed']
 import math
 from fastai.basics import *
 from .report import Finding
-from .batches import agreement, as_ids, texts_of
+from .ids import agreement, as_ids, texts_of
 from .step import predictions
 from .subject import Subject
 

@@ -9,7 +9,7 @@ __all__ = ['DividedTwice', 'check_mean', 'check_accumulation']
 from dataclasses import replace
 from fastai.basics import *
 from .report import Finding
-from .batches import as_ids, likely_axis
+from .ids import as_ids, likely_axis
 from .step import rows_of
 from .subject import Subject
 from .weighting import loss_without, minds_scale, scale_of, score_gradients

@@ -8,7 +8,7 @@ __all__ = ['Counted', 'check_padding']
 # %% ../../nbs/38g_doctor.padding.ipynb #94cb1d8c
 from fastai.basics import *
 from .report import Finding
-from .batches import as_ids
+from .ids import as_ids
 from .subject import Subject
 from .loss import of_classes
 from .weighting import score_gradients

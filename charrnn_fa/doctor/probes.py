@@ -9,7 +9,7 @@ __all__ = ['OverTime', 'Padded', 'sees_ahead', 'ShiftedTwice', 'check_reach', 'c
 import re
 from fastai.basics import *
 from .report import Finding
-from .batches import time_axis
+from .ids import time_axis
 from .targets import check_targets
 from .layout import Layout, layout, reads_targets
 from .deaf import check_deaf

@@ -10,7 +10,8 @@ import math, statistics, time
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding
-from .batches import OutOfTime, as_ids, take_batches
+from .ids import as_ids
+from .batches import OutOfTime, take_batches
 from .subject import Subject
 from .trial import Trial, still_falls, trial
 

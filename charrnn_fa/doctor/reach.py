@@ -8,7 +8,7 @@ __all__ = ['Reach', 'other_id', 'reaches']
 # %% ../../nbs/41b_doctor.reach.ipynb #2080d87b
 from dataclasses import dataclass
 from fastai.basics import *
-from .batches import in_use
+from .ids import in_use
 from .layout import Layout, scores_of, with_ids
 from .subject import Subject
 

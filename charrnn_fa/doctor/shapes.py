@@ -11,7 +11,7 @@ from contextlib import suppress
 from fastai.basics import *
 from ..text.read import check_type
 from .report import Finding
-from .batches import as_ids, time_axis
+from .ids import as_ids, time_axis
 from .untouched import untouched
 from .subject import Subject
 from .given import learner_subject

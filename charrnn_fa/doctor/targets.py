@@ -8,7 +8,7 @@ __all__ = ['check_targets', 'looks_back', 'Unpaired', 'check_pairing']
 # %% ../../nbs/36e_doctor.targets.ipynb #952e4ed9
 from fastai.basics import *
 from .report import Finding
-from .batches import agreement, has_period, in_use, likely_axis, shift_share, texts_of
+from .ids import agreement, has_period, in_use, likely_axis, shift_share, texts_of
 from .texts import n_between, told
 
 # %% ../../nbs/36e_doctor.targets.ipynb #513b3819

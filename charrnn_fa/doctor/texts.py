@@ -11,7 +11,8 @@ import itertools
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding
-from .batches import are_next, as_ids, has_period, is_iterator, parts_of, texts_of, time_axis
+from .ids import are_next, as_ids, has_period, texts_of, time_axis
+from .batches import is_iterator, parts_of
 
 # %% ../../nbs/36d_doctor.texts.ipynb #34127ff8
 def check_batches(

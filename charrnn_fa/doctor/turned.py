@@ -9,7 +9,7 @@ __all__ = ['is_right', 'transposed', 'check_turned', 'may_lie_turned']
 import ast
 from fastai.basics import *
 from .report import Finding
-from .batches import time_axis
+from .ids import time_axis
 from .layout import Layout, with_ids
 from .place import place_here
 from .reach import Reach, other_id

@@ -10,7 +10,8 @@ __all__ = ['check_units', 'units', 'check_all_ids', 'check_layers', 'at_an_end',
 import itertools, math
 from fastai.basics import *
 from .report import Finding
-from .batches import as_ids, parts_of
+from .ids import as_ids
+from .batches import parts_of
 from .looked import Looked, looked_at
 from .subject import Subject
 

@@ -13,7 +13,8 @@ from fastai.basics import *
 from ..callback.meanwhile import replacing
 from ..generate import evaluating
 from .report import Finding
-from .batches import as_ids, parts_of
+from .ids import as_ids
+from .batches import parts_of
 from .texts import valid_of
 from .step import predictions
 from .subject import Subject

@@ -15,7 +15,7 @@ from ..core import check_number, in_fit, say
 from ..loop import inner_events
 from .report import Finding, Report, catalogue, certainties
 from .anew import forgotten, have_moved, kind_of, knows, left_out, made_anew, number_of, sums_of
-from .batches import as_ids
+from .ids import as_ids
 from .texts import valid_of
 from charrnn_fa.doctor.course import (
     Course, deaf, decayed, dropout_of, explosion, jump, mean_loss, odd_rates, overfitting, pause, plateau, rebound, spike, unlearned

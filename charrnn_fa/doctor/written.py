@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from fastai.basics import *
 from torch.overrides import TorchFunctionMode
-from .batches import as_ids
+from .ids import as_ids
 from .place import place_here
 
 # %% ../../nbs/46_doctor.written.ipynb #6881e266
