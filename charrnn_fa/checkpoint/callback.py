@@ -17,7 +17,7 @@ from ..run.folder import RunFolder
 from ..run.model import Run, check_described, kept_text
 from ..store.url import is_url, local_path
 from ..store.retain import tidy
-from ..store.mirror import mirrored
+from ..store.copies import mirrored
 from ..store.locate import Place
 from .serialize import Keeper
 from charrnn_fa.checkpoint.capture import (

@@ -107,7 +107,7 @@ def _uploaded(store, file)->bool:
 
 def _states(path, files)->dict:
     "How safe the checkpoints of a run folder are"
-    from charrnn_fa.store.mirror import mirrored
+    from charrnn_fa.store.copies import mirrored
     from charrnn_fa.store.url import get_store
     store,copied = get_store(path),mirrored(path)
     if store is None: return {o:copied.get(o, 'local') for o in files}

@@ -19,7 +19,7 @@ from .url import get_store, probe
 from .threads import NoAnswer, with_deadline
 from .remote import Remote
 from .lease import wait_for_owner
-from .mirror import mirrored
+from .copies import mirrored
 
 # %% ../../nbs/67_store.locate.ipynb #6199ebcd
 patience = 10 # seconds for which an answer is waited for, however short the wait at the end of a fit is to be
