@@ -312,6 +312,13 @@ def test_what_people_use_without_a_prefix_is_in_all():
     assert [o for o in names if not hasattr(charrnn_fa.all, o)] == []
 
 
+def test_each_mutant_has_its_place():
+    "tests/mutants.py changes one line in each, and refuses them all if one of them is gone"
+    from mutants_list import MUTANTS
+    assert len(MUTANTS) > 100
+    assert [o[:2] for o in MUTANTS if source(o[0].replace('/', '.')).read_text(encoding='utf-8').count(o[1]) != 1] == []
+
+
 def test_a_class_has_a_name_of_its_own():
     "A page of the site cannot link to one of two"
     homes = defaultdict(set)
