@@ -65,7 +65,7 @@ _step = r'step-\d{8,}-[0-9a-f]{8}'
 name_kinds = {k:re.compile(v) for k,v in dict(
     manifest=_step + r'\.json',
     data=_step + r'\.safetensors',
-    owner=r'owner-(\d{6,18})-([0-9a-f]{8})(?:-(\d{1,18}))?\.json',
+    owner=r'owner-(\d{6,18})-([0-9a-f]{8})-(\d{1,18})\.json',
     run=r'run\.json',
     text=r'text-[0-9a-f]{16}\.safetensors',
     temporary=r'\.(?:(?:step-|text-|owner-)[0-9a-f-]+\.(?:json|safetensors)|run\.json|\.mirror|log-\d+\.csv|models\.txt)'
@@ -223,7 +223,7 @@ def unread_owner(
 )->AttrDict:
     "What the name of an owner record says of it"
     generation,token,beat = name_kinds['owner'].fullmatch(plain(name)).groups()
-    return AttrDict(owner_record(run_id, token, int(generation), [], int(beat or 0)), host='name unknown')
+    return AttrDict(owner_record(run_id, token, int(generation), [], int(beat)), host='name unknown')
 
 # %% ../../nbs/31_run.records.ipynb #07ac739d
 _share = lambda v: is_number(v) and 0 <= v <= 1
