@@ -110,7 +110,7 @@ def char_settings(
     valid = learn.dls.valid.ids
     return dict(
         kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
-        vocab=learn.vocab.plain, threads=torch.get_num_threads(), versions=versions(),
+        vocab=learn.vocab.plain, versions=versions(),
         info={'valid_pct':len(valid)/max(1, len(train)+len(valid)), **_drawn_with(learn.dls),
               **_trained_by(learn), **info},
         text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid),
