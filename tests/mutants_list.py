@@ -67,8 +67,8 @@ MUTANTS = [
     ('store/retain', "    if store.size(name) != size: return False\n", ""),
     # store.remote: read with distrust
     ('store/remote', "        need(s['id'] == m.run, 'id')\n", ""),
-    ('store/remote', "len({m.run for m in cs}) == 1 and ", ""),
-    ('store/remote', " and all(map(is_ours, self.listing))\n", "\n"),
+    ('store/remote', "len({m.run for m in cs}) != 1 or ", ""),
+    ('store/remote', " or not all(map(is_ours, self.listing)): return", ": return"),
     ('store/remote', "    folder.store.write(m.file, self.data(m))\n    folder.store.write(manifest_name(m.file), pack_json(m))\n",
                      "    folder.store.write(manifest_name(m.file), pack_json(m))\n    folder.store.write(m.file, self.data(m))\n"),
     # store.lease: whose it is

@@ -218,6 +218,13 @@ def test_the_house_is_built_in_small_steps():
     assert {**too_much, **too_little} == {}
 
 
+def test_each_mutant_has_its_place():
+    "`make mutants` tries none if one has lost what it changes"
+    from mutants_list import MUTANTS
+    text = {name:source(name.replace('/', '.')).read_text(encoding='utf-8') for name,*_ in MUTANTS}
+    assert [(name, old) for name,old,*_ in MUTANTS if text[name].count(old) != 1] == []
+
+
 def test_metadata_is_stated_once():
     from importlib.metadata import metadata, version
     settings = dict(re.findall(r'^(\w+) = (.*)$', (root/'settings.ini').read_text(encoding='utf-8'), re.M))
