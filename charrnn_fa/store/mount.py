@@ -83,8 +83,7 @@ def follow(
 ):
     "An absolute path without the links that lie before a network or FUSE mount"
     path,table = Path(os.path.abspath(path)),mounts()
-    if os.sep == '/':
-        for _ in range(40): path = _without_first_link(path, table)
+    for _ in range(40): path = _without_first_link(path, table)
     return str(path)
 
 # %% ../../nbs/60_store.mount.ipynb #cecf236b
