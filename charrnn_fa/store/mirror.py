@@ -52,7 +52,7 @@ class Mirror:
         keep:int=3, # Checkpoints in the store
         max_bytes=math.inf, # And fewer, but two, if they have more
         say=print, # Told about trouble, from the thread
-        pause=lambda: 0, # See `write_whole`
+        pause=lambda: 0, # See `paced`
         news=lambda s: None, # Told what is no trouble
         trouble:str=None, # What has been told already
     ):
