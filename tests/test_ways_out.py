@@ -352,7 +352,14 @@ class Leaves(Callback):
             self.learn.remove_cb(self)
             raise RuntimeError('thrown')
 
-@pytest.mark.parametrize('cb', [lambda: At('before_train', 1, 'error'), lambda: At('before_batch', 1, 'error', -50), Leaves])
+class TakesOut(Callback):
+    "Takes the checkpoint out of the Learner, and then fails"
+    def after_batch(self):
+        self.learn.remove_cb(self.learn.checkpoint)
+        raise RuntimeError('thrown')
+
+@pytest.mark.parametrize('cb', [lambda: At('before_train', 1, 'error'), lambda: At('before_batch', 1, 'error', -50),
+                                Leaves, TakesOut])
 def test_the_error_stays_what_it_was(short, tmp_path, cb):
     with pytest.raises(RuntimeError, match='thrown') as e: of(tmp_path, short, cb())
     assert not e.value.__context__ and not Lock.held
