@@ -365,6 +365,13 @@ def test_the_error_stays_what_it_was(short, tmp_path, cb):
     assert not e.value.__context__ and not Lock.held
 
 
+def test_a_checkpoint_that_is_taken_out_at_the_beginning(short, tmp_path):
+    class TakesOutFirst(Callback):
+        def before_fit(self): self.learn.remove_cb(self.learn.checkpoint)
+    of(tmp_path, short, TakesOutFirst())
+    assert not (tmp_path/'r').exists()
+
+
 @pytest.mark.parametrize('n', [14, 19])
 def test_an_error_behind_the_checkpoint(short, tmp_path, same, n):
     "It has heard of the end of the batch already, perhaps of the last one of an epoch"
