@@ -22,7 +22,7 @@ from ..run.files import RunError
 from ..run.model import versions, weights
 from ..run.records import counts
 from charrnn_fa.checkpoint.serialize import (
-    Keeper, Kept, default_rngs, digest_of, fits, is_json, numeric, replacing_plain, rng_of, set_rng,
+    Keeper, Kept, default_rngs, digest_of, digests, fits, is_json, numeric, replacing_plain, rng_of, set_rng,
 )
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #71de1a07
@@ -239,7 +239,7 @@ def loss_state(
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #c2430e6d
 def _digests(o):
-    d = {k:digest_of(v) for k,v in state_of(o).items()}
+    d = digests(state_of(o))
     return {k.rpartition('.')[2]:v for k,v in reversed(d.items())} | d
 
 def begun(
