@@ -593,6 +593,16 @@ def test_validation_beside_a_finished_run(short, tmp_path, ours):
     assert seen[0] == seen[1]
 
 
+def test_a_learner_without_a_recorder_comes_back(short, tmp_path):
+    def fit(*cbs):
+        learn = small(tmp_path, short, 5)
+        learn.remove_cb(learn.recorder)
+        learn.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/'r', steps=4, quiet=True), *cbs])
+    with pytest.raises(RuntimeError): fit(At('before_batch', 11, 'error'))
+    fit()
+    assert RunFolder(tmp_path/'r').finished and RunFolder(tmp_path/'r').resumes() == [10]
+
+
 def test_no_epoch_is_no_step(tmp_path):
     learn = plain(tmp_path)
     learn.remove_cbs(learn.progress)

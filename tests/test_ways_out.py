@@ -352,10 +352,24 @@ class Leaves(Callback):
             self.learn.remove_cb(self)
             raise RuntimeError('thrown')
 
-@pytest.mark.parametrize('cb', [lambda: At('before_train', 1, 'error'), lambda: At('before_batch', 1, 'error', -50), Leaves])
+class TakesOut(Callback):
+    "Takes the checkpoint out of the Learner, and then fails"
+    def after_batch(self):
+        self.learn.remove_cb(self.learn.checkpoint)
+        raise RuntimeError('thrown')
+
+@pytest.mark.parametrize('cb', [lambda: At('before_train', 1, 'error'), lambda: At('before_batch', 1, 'error', -50),
+                                Leaves, TakesOut])
 def test_the_error_stays_what_it_was(short, tmp_path, cb):
     with pytest.raises(RuntimeError, match='thrown') as e: of(tmp_path, short, cb())
     assert not e.value.__context__ and not Lock.held
+
+
+def test_a_checkpoint_that_is_taken_out_at_the_beginning(short, tmp_path):
+    class TakesOutFirst(Callback):
+        def before_fit(self): self.learn.remove_cb(self.learn.checkpoint)
+    of(tmp_path, short, TakesOutFirst())
+    assert not (tmp_path/'r').exists()
 
 
 @pytest.mark.parametrize('n', [14, 19])

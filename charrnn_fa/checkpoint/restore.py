@@ -41,7 +41,7 @@ def _check_state(o, d):
     if isinstance(o, CSVLogger): (d.get('_text') or '').encode()
     if not has_own_state(o): return settable(o, d, type(o).__name__)
     try: twin = copy(o)
-    except Exception: return # it cannot be copied; then it is seen when it is loaded
+    except Exception: return # then it is seen when it is loaded
     vars(twin).update(copies_of_plain(vars(o))) # what is added to a list stays in the twin
     twin.load_state_dict(d)
 

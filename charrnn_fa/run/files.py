@@ -116,7 +116,7 @@ def open_log(
 # %% ../../nbs/30_run.files.ipynb #591d8bbe
 def paced(
     pieces, # Any iterable
-    pause=lambda: 0, # Called after each piece; how many times as long to sleep
+    pause, # Called after each piece; how many times as long to sleep
 ):
     "The same pieces; after each, sleep `pause()` times as long as the work on it took"
     for b in pieces:
@@ -159,7 +159,6 @@ def failed(
 def write_whole(
     path, # Where
     data, # Bytes, or buffers one after the other
-    pause=lambda: 0, # How many times as long to sleep as to work; asked after each piece
 )->tuple: # (bytes, their SHA-256)
     "Write `data` so that the file is either whole or not there"
     path = Path(path)
@@ -169,7 +168,7 @@ def write_whole(
     try:
         if not look(path): rubbish.append(path)
         with open(tmp, 'xb') as f:
-            for b in paced([data] if isinstance(data, bytes) else data, pause):
+            for b in [data] if isinstance(data, bytes) else data:
                 f.write(b)
                 h.update(b)
             f.flush()
@@ -213,10 +212,9 @@ class Folder:
     def write(self,
         name, # Of the file
         pieces, # Bytes, or buffers one after the other
-        pause=lambda: 0, # See `write_whole`
     )->tuple: # (bytes, their SHA-256)
         "Write a file whole"
-        return write_whole(self.path/name, pieces, pause)
+        return write_whole(self.path/name, pieces)
 
     def remove(self,
         name, # Of a file

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from ..core import CharRNNError, check_drive, without_secrets
 from charrnn_fa.run.files import (
     Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, open_plain, pack, pack_json,
-    read_all, read_json, unpack, unread,
+    paced, read_all, read_json, unpack, unread,
 )
 from charrnn_fa.run.records import (
     FieldError, check, check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours,
@@ -237,7 +237,7 @@ def check_free(cls:RunFolder,
 def save(self:RunFolder,
     tensors, # Weights, and under `train/` what going on needs
     meta, # The same for what JSON can hold
-    pause=lambda: 0, # See `write_whole`
+    pause=lambda: 0, # See `paced`
     *,
     step, # Steps done
     epoch, # Epochs done
@@ -248,7 +248,7 @@ def save(self:RunFolder,
 )->dict: # The manifest
     "Store a checkpoint: data first, manifest last"
     file = f'step-{step:08d}-{secrets.token_hex(4)}.safetensors'
-    size,sha256 = self.store.write(file, pack(tensors, {**meta, 'settings':self.settings}), pause)
+    size,sha256 = self.store.write(file, paced(pack(tensors, {**meta, 'settings':self.settings}), pause))
     m = AttrDict(format=format_version, run=self.id, file=file, size=size, file_sha256=sha256, step=step, epoch=epoch,
                  finished=finished, generation=generation, resumes=list(resumes), results=results or {})
     if not all_finite(t for k,t in tensors.items() if not k.startswith('train/')): m.finite = False

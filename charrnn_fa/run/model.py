@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import version
 from fastcore.basics import AttrDict, patch
-from ..core import CharRNNError, check_number, is_number
+from ..core import CharRNNError, check_number
 from ..text.strokes import StrokeCode
 from ..text.vocab import CharVocab
 from ..models import CharRNN, count_params
@@ -110,7 +110,7 @@ def char_settings(
     valid = learn.dls.valid.ids
     return dict(
         kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
-        vocab=learn.vocab.plain, threads=torch.get_num_threads(), versions=versions(),
+        vocab=learn.vocab.plain, versions=versions(),
         info={'valid_pct':len(valid)/max(1, len(train)+len(valid)), **_drawn_with(learn.dls),
               **_trained_by(learn), **info},
         text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid),
@@ -134,7 +134,7 @@ char_schema = {
     'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str, 'by_line?':bool, 'val_bs?':range(1, 2**31)},
     'vocab':dict, 'preset':dict, 'seed':counts,
     'precision':lambda o: type(o) is str and o in precision_names,
-    'info':{'valid_pct?':is_number, 'strokes?':dict, 'trained_by?':[function_names]},
+    'info':{'strokes?':dict, 'trained_by?':[function_names]},
 }
 
 class Run(RunFolder):

@@ -45,7 +45,7 @@ class Copies:
         keep:int=3, # Checkpoints in the store
         max_bytes=math.inf, # And fewer, but two, if they have more
         say=print, # Told about trouble, from the thread
-        pause=lambda: 0, # See `write_whole`
+        pause=lambda: 0, # See `paced`
         news=lambda s: None, # Told what is no trouble
         trouble:str=None, # What has been told already
     ):

@@ -20,10 +20,9 @@ class Lease:
     def __init__(self,
         store, # Where the run is; a local folder's is a `Folder`
         record, # `owner_record` of this process
-        signs=(), # Of life, that the next one replaces
     ):
         store_attr()
-        self.signs = set(signs)
+        self.signs = set()
 
 # %% ../../nbs/64_store.lease.ipynb #503b435b
 @patch

@@ -111,7 +111,7 @@ def _until(self:Place, f):
     def again():
         self.remote = self._read([*self.known, *self.remote.names()])
         return f()
-    return f() or wait_until(again, min(self.wait, 10), 0.5)
+    return f() or wait_until(again, patience, 0.5)
 
 # %% ../../nbs/67_store.locate.ipynb #02a4ea11
 @patch

@@ -90,8 +90,7 @@ def _well(self:Mirror, news):
 # %% ../../nbs/66_store.mirror.ipynb #4962a597
 @patch
 def _is_gone(self:Mirror, m):
-    with suppress(OSError): return self.folder.store.size(m.file) is None
-    return False # it cannot be told
+    with suppress(OSError): return self.folder.store.size(m.file) is None # else it cannot be told
 
 @patch
 def _try(self:Mirror, f):

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from .. import core
 from ..core import CharRNNError, check_drive
-from ..run.files import failed, open_plain, size_of
+from ..run.files import failed, open_plain, piece, size_of
 
 # %% ../../nbs/60_store.mount.ipynb #ff78b8b3
 class StoreError(CharRNNError): "A place for copies that cannot be used now"
@@ -83,8 +83,7 @@ def follow(
 ):
     "An absolute path without the links that lie before a network or FUSE mount"
     path,table = Path(os.path.abspath(path)),mounts()
-    if os.sep == '/':
-        for _ in range(40): path = _without_first_link(path, table)
+    for _ in range(40): path = _without_first_link(path, table)
     return str(path)
 
 # %% ../../nbs/60_store.mount.ipynb #cecf236b
@@ -166,11 +165,10 @@ def _open(name, mode, d): return open(name, mode, opener=lambda path, flags: ope
 @patch
 def pieces(self:MountStore,
     name, # Of a file
-    n=1<<20, # Bytes of a piece
 ):
     "The contents, piece by piece"
     with self._folder() as d, _open(name, 'rb', d) as f:
-        while b := f.read(n): yield b
+        while b := f.read(piece): yield b
 
 # %% ../../nbs/60_store.mount.ipynb #4163247d
 def remove_emptied(

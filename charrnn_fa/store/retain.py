@@ -115,7 +115,7 @@ def rotate(
     keep:int, # Checkpoints that stay
     max_bytes=math.inf, # And fewer, but two, if they have more
     but=(), # Data files that stay in any case
-    pause=lambda: 0, # See `write_whole`
+    pause=lambda: 0, # See `paced`
 ):
     "Remove old checkpoints of a run folder, after the newest was read back"
     cs = folder.checkpoints()

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from urllib.parse import unquote
 from fastcore.basics import patch
 from ..core import CharRNNError, reason, visible, without_secrets
+from ..run.files import piece
 from .mount import MountStore, StoreError, answering, mount_of
 
 # %% ../../nbs/61_store.url.ipynb #38c1cb89
@@ -122,11 +123,10 @@ def size(self:UrlStore,
 @patch
 def pieces(self:UrlStore,
     name, # Of a file
-    n=1<<20, # Bytes of a piece
 ):
     "The contents, piece by piece"
     with self._asked() as fs, fs.open(self._at(name), 'rb') as f:
-        while b := f.read(n): yield b
+        while b := f.read(piece): yield b
 
 # %% ../../nbs/61_store.url.ipynb #fe9cc4bb
 @patch
