@@ -3546,6 +3546,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'charrnn_fa.run.hub._by_class': ('run.hub.html#_by_class', 'charrnn_fa/run/hub.py'),
                                     'charrnn_fa.run.hub._check_login': ('run.hub.html#_check_login', 'charrnn_fa/run/hub.py'),
                                     'charrnn_fa.run.hub._check_replaceable': ('run.hub.html#_check_replaceable', 'charrnn_fa/run/hub.py'),
+                                    'charrnn_fa.run.hub._commit': ('run.hub.html#_commit', 'charrnn_fa/run/hub.py'),
                                     'charrnn_fa.run.hub._download': ('run.hub.html#_download', 'charrnn_fa/run/hub.py'),
                                     'charrnn_fa.run.hub._hub': ('run.hub.html#_hub', 'charrnn_fa/run/hub.py'),
                                     'charrnn_fa.run.hub._in_use': ('run.hub.html#_in_use', 'charrnn_fa/run/hub.py'),

@@ -218,6 +218,8 @@ def test_a_refusal_in_the_middle(hub, push):
     hub.canned['POST', '/api/models/me/tiny/commit/main'] = 403,{'error':f'The token {TOKEN} is weak.'}
     refused(push, 'The token ... is weak')
     refused(lambda: push(license='no-such'), 'refuses the card', '"license" must be one of', 'check license=.')
+    refused(lambda: push('me/new', license='no-such'), 'refuses the card', 'check license=.')
+    assert 'me/new' not in hub.repos
 
 
 def test_no_network(push, load, monkeypatch):
