@@ -3820,6 +3820,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'charrnn_fa.show.share': { 'charrnn_fa.show.share.CharLearner.share': ( 'show.share.html#charlearner.share',
                                                                                     'charrnn_fa/show/share.py'),
                                        'charrnn_fa.show.share._check_asked': ('show.share.html#_check_asked', 'charrnn_fa/show/share.py'),
+                                       'charrnn_fa.show.share._check_drawn': ('show.share.html#_check_drawn', 'charrnn_fa/show/share.py'),
                                        'charrnn_fa.show.share._cost_words': ('show.share.html#_cost_words', 'charrnn_fa/show/share.py'),
                                        'charrnn_fa.show.share._drawn_words': ('show.share.html#_drawn_words', 'charrnn_fa/show/share.py'),
                                        'charrnn_fa.show.share._good_words': ('show.share.html#_good_words', 'charrnn_fa/show/share.py'),

@@ -21,6 +21,7 @@ from charrnn_fa import show
 from charrnn_fa.cli import main
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.learner import char_learner
+from charrnn_fa.run.card import model_card
 from charrnn_fa.run.files import digest
 from charrnn_fa.run.model import Run, load_run, save_run
 from charrnn_fa.show.share import page_model, share
@@ -611,3 +612,12 @@ def test_the_page_with_a_wrong_seed_and_a_hasty_hand(page):
     assert page.locator('#sheet svg').count() == 12
     page.locator('#pad').click(button='right')
     assert page.locator('#pad path').count() == 0
+
+
+def test_what_a_network_that_draws_cannot_use_is_refused(drawer, tmp_path):
+    "A prompt and a unit to colour by were left out in silence"
+    for asked in dict(prompt='A face'), dict(unit=3):
+        with pytest.raises(CharRNNError, match=f'leave out {next(iter(asked))}='): drawer.share(tmp_path/'p.html', **asked)
+    for f in lambda: model_card(drawer, prompt='A face'), lambda: drawer.fit_steps(2, cbs=show.Live(prompt='A face')):
+        with pytest.raises(CharRNNError, match='leave out prompt='): f()
+    assert not os.listdir(tmp_path)
