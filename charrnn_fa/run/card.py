@@ -10,15 +10,11 @@ import json, re, yaml
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
-from fastai.data.core import Datasets
 from fastcore.meta import delegates
 from ..core import CharRNNError, check_number, visible
 from ..text.read import check_type
-from ..text.streams import CharDL
-from ..text.data import CharDataLoaders, CharEncode
 from ..models import count_params
 from ..loop import CharLearner
-from ..build import char_learner
 from .files import all_finite, write_whole
 from charrnn_fa.run.model import (
     Run, char_settings, check_described, ids_sha256, kept_text, versions, weights, weights_sha256,
@@ -33,7 +29,7 @@ def _publishable(learn, text):
     if not all_finite(ts.values()):
         raise CharRNNError('The weights of this Learner are not finite', 'train anew, or load an earlier checkpoint.')
     kept = kept_text(learn) if text else {}
-    if text and not kept:
+    if text and not kept and len(learn.dls.valid.ids):
         raise CharRNNError('The text is too long to be kept with the model', 'leave out text=True.')
     return ts,kept
 
@@ -41,6 +37,7 @@ def _publishable(learn, text):
 def _store(learn, path, ts, kept):
     "A finished run in a new folder"
     run = Run(path, char_settings(learn))
+    if not kept: run.settings['text']['left_out'] = True
     run.create(kept, ts, {}, step=learn.steps_done, epoch=learn.run_epoch, finished=True)
     return run
 
@@ -224,22 +221,12 @@ def hub_folder(
     write_whole(run.path/'config.json', (json.dumps(_config(learn), indent=1)+'\n').encode())
     return run.path
 
-# %% ../../nbs/57b_run.card.ipynb #08634a36
-def _without_text(run, device):
-    "A Learner for the settings of `run` whose loaders are empty"
-    tfm = CharEncode(run.vocab)
-    dsets = Datasets(['', ''], [[tfm]], splits=[[0], [1]], dl_type=CharDL)
-    dls = dsets.dataloaders(seed=run.settings['seed'], device=device, **run.preset.dls)
-    dls.__class__ = CharDataLoaders
-    if run.strokes: dls.strokes = run.strokes
-    return char_learner(dls, preset=run.preset, precision='fp32') # it does not train
-
-# %% ../../nbs/57b_run.card.ipynb #ef30f810
+# %% ../../nbs/57b_run.card.ipynb #a1947d31
 def learner_of(
     run:Run, # As `load_run` gives it
     device:str, # Where it is to compute
     text:str, # That it was trained on; None if nobody has it
 )->CharLearner:
     "The Learner of a run, with its text as far as there is one, and with its weights"
-    if text is not None or 'file' in run.settings['text']: return run.load(device, text)
-    return run.put_into(_without_text(run, device))
+    if 'file' not in run.settings['text']: run.settings['text']['left_out'] = True
+    return run.load(device, text)

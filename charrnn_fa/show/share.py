@@ -315,7 +315,8 @@ def share(
     found = measured(learn, model)
     spec = {**spec_of(model, learn.vocab, listed, prompt, unit), **(drawn_spec if draws else typed_spec)(learn)}
     if draws and title == _title: title = 'A network that draws'
-    text = page_html(spec, weights, title, about_words(learn, about, found), facts(model, listed, len(weights), found, draws))
+    foot = facts(model, listed, len(weights), found, draws)
+    text = page_html(spec, weights, title, about_words(learn, about, found), foot)
     path = Path(os.path.expanduser(path))
     write_whole(path, text.encode(errors='replace'))
     return path
