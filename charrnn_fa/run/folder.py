@@ -349,12 +349,13 @@ def _unread_since(self:RunFolder, cs, found):
 
 @patch
 def _pass_over(self:RunFolder, cs, found):
+    command = 'draw' if getattr(self, 'strokes', None) else 'train' # only a `Run` knows
     for e in self._unread_since(cs, found): warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
     for m in cs[:cs.index(found)]:
         if e := self.damaged.get(m.file): # none, if it was removed meanwhile
             if m.finished:
                 raise RunError(e.what, 'restore it, or train from the checkpoint before with: '
-                                       f'charrnn train --run {self.path}')
+                                       f'charrnn {command} --run {self.path}')
             warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
 
 @patch
