@@ -21,6 +21,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'charrnn_fa.build.CharLearner.summary': ('build.html#charlearner.summary', 'charrnn_fa/build.py'),
                                   'charrnn_fa.build.CharLearner.validate': ('build.html#charlearner.validate', 'charrnn_fa/build.py'),
                                   'charrnn_fa.build._begun': ('build.html#_begun', 'charrnn_fa/build.py'),
+                                  'charrnn_fa.build._check_names': ('build.html#_check_names', 'charrnn_fa/build.py'),
                                   'charrnn_fa.build._differ_in_vocab_only': ('build.html#_differ_in_vocab_only', 'charrnn_fa/build.py'),
                                   'charrnn_fa.build._drawn': ('build.html#_drawn', 'charrnn_fa/build.py'),
                                   'charrnn_fa.build._opt_func': ('build.html#_opt_func', 'charrnn_fa/build.py'),
