@@ -809,6 +809,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'charrnn_fa/checkpoint/writer.py'),
                                               'charrnn_fa.checkpoint.writer.Saver._save': ( 'checkpoint.writer.html#saver._save',
                                                                                             'charrnn_fa/checkpoint/writer.py'),
+                                              'charrnn_fa.checkpoint.writer.Saver._tell_first': ( 'checkpoint.writer.html#saver._tell_first',
+                                                                                                  'charrnn_fa/checkpoint/writer.py'),
                                               'charrnn_fa.checkpoint.writer.Saver._write': ( 'checkpoint.writer.html#saver._write',
                                                                                              'charrnn_fa/checkpoint/writer.py'),
                                               'charrnn_fa.checkpoint.writer.Saver.close': ( 'checkpoint.writer.html#saver.close',
