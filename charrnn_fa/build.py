@@ -16,11 +16,11 @@ from .core import CharRNNError, check_number
 from .text.read import check_type
 from .text.strokes import Drawings, per_drawing, strokes_to_text, text_to_strokes
 from .text.vocab import CharVocab
-from .models import CharRNN, count_params
+from .models import CharRNN, archs, count_params
 from .optim import AdamW, Muon
 from .generate import evaluating, prime, step_model
 from .evaluate import evaluate_ids
-from .presets import Preset, check_seed, get_preset
+from .presets import Preset, check_seed, get_preset, presets
 from .callback.neighbours import sharing_processors
 from .callback.schedule import Budget, check_length
 from .callback.meanwhile import replacing
@@ -306,10 +306,19 @@ def fit_steps(self:CharLearner,
     return getattr(self, 'train_iter', 0) or budget.n_steps # of a finished run that was loaded, what it had
 
 # %% ../nbs/48_build.ipynb #5884fbba
+def _check_names(arch, preset):
+    "Refuse a preset and a kind of network that stand in each other's place"
+    if isinstance(arch, Preset): raise CharRNNError('arch is a Preset', 'give it as preset=.')
+    if isinstance(arch, str) and arch in presets:
+        raise CharRNNError(f'arch is {arch!r}, a preset', f'give preset={arch!r}.')
+    if isinstance(preset, str) and preset in archs:
+        raise CharRNNError(f'preset is {preset!r}, a kind of network', f'give arch={preset!r}.')
+
 def _settled(dls, preset, **given):
     "The preset with what is given in place of its own, and with the sizes that the loader has"
     if not hasattr(dls, 'loaders'): # a single loader passes on what its text has
         raise CharRNNError(f"dls is {type(dls).__name__}", "give loaders, such as CharDataLoaders.from_text makes.")
+    _check_names(given.get('arch'), preset)
     p = (preset if isinstance(preset, Preset) else get_preset(preset)).with_given(**given)
     p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))
     if given.get('tie') and given.get('emb_sz') is None: p = replace(p, emb_sz=p.head_sz or p.n_hid)

@@ -41,6 +41,11 @@ def _by_options(e, args)->str:
     if name in (*_unnamed, args.run) or not name.isidentifier() or getattr(args, name, None) is None: return str(e)
     return f"{'-' if len(name) == 1 else '--'}{name.replace('_', '-')} is {rest}"
 
+def _smaller(command):
+    "What of a line needs less memory"
+    options = dict(train='take a smaller text, --bs or --n-hid', draw='take fewer drawings, or a smaller --times')
+    return options.get(command, 'end other programs, or take a larger machine')
+
 def _status(args)->int:
     "Run a command; a mistake is answered in one sentence"
     try:
@@ -53,7 +58,7 @@ def _status(args)->int:
     except BrokenPipeError: pass
     except (MemoryError, RuntimeError) as e:
         if not _lacks_memory(e): raise
-        to_stderr('The memory of this machine does not suffice; take a smaller text, --bs or --n-hid.')
+        to_stderr(f'The memory of this machine does not suffice; {_smaller(args.command)}.')
     except OSError as e:
         to_stderr(f"{e.filename or 'A file or the output'}: {e.strerror or e}; {remedy(e)}.")
     return 1

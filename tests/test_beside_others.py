@@ -1,4 +1,5 @@
 "What stands beside a run: a second checkpoint of the same fit, another run's files, a person's own log, a look at the validation text"
+import signal
 from pathlib import Path
 import pytest
 from fastai.callback.all import CSVLogger, GradientAccumulation, SaveModelCallback
@@ -6,7 +7,7 @@ from fastai.callback.core import Callback
 from fastai.test_utils import synth_learner
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.run.files import RunError
-from charrnn_fa.run.folder import RunFolder
+from charrnn_fa.run.folder import Lock, RunFolder
 from charrnn_fa.run.model import Run, load_run, save_run
 from test_checkpoint import At, small
 
@@ -57,6 +58,30 @@ def test_two_checkpoints_at_different_places_are_refused(short, tmp_path, same, 
     alone = small(tmp_path, short, 5)
     alone.fit(2, 1e-2)
     assert same(learn, alone)
+
+
+def test_two_checkpoints_in_one_folder_are_refused(short, tmp_path, monkeypatch):
+    "Whatever way leads to it, and before anything is begun; nothing stays behind"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'link').symlink_to(tmp_path/'r')
+    ckpt = lambda where: Checkpoint(where, steps=5, quiet=True)
+    handler = signal.getsignal(signal.SIGTERM)
+    def refused(*cbs, learn=None):
+        learn = learn or small(tmp_path, short, 5)
+        with pytest.raises(RunError, match='Two checkpoints of this fit are kept in.*leave one of them out'):
+            learn.fit(2, 1e-2, cbs=[*cbs])
+        assert not any(o.active for o in cbs) and signal.getsignal(signal.SIGTERM) is handler
+        assert not {'_with_events', '_call_one'} & {*vars(learn)} and not Lock.held
+        return learn
+    one = ckpt('r')
+    for other in one, ckpt(tmp_path/'r'), ckpt('x/../r'), ckpt('link'), ckpt(f'file://{tmp_path}/r/'): refused(one, other)
+    refused(ckpt('memory://kept/r'), ckpt('memory://kept/r/'))
+    refused(ckpt('new'), learn=small(tmp_path, short, 5, cbs=ckpt('new')))
+    assert not (tmp_path/'new'/'run.json').exists() and not (tmp_path/'r').exists()
+    small(tmp_path, short, 5).fit(1, 1e-2, cbs=one)
+    refused(ckpt('r'), ckpt('r/2')) # the first goes on there
+    learn = synth_learner()
+    refused(ckpt('plain'), ckpt('plain'), learn=learn)
 
 
 def test_two_checkpoints_that_stay_on_a_learner(short, tmp_path):

@@ -8,6 +8,7 @@ import tempfile
 import time
 import types
 import warnings
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.read import CorpusError, TextWarning, decode_text, read_text
 from charrnn_fa.text.download import download
 from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.drawings import load_drawings
+from faultfs import DriveMount
 
 BODY = ('To be, or not to be\n'*100).encode()
 
@@ -507,3 +510,16 @@ def test_several_files_are_sent_where_they_are_taken(tmp_path):
     for given in files, tuple(files):
         with pytest.raises(CharRNNError, match='from_files takes several'): load_corpus(given)
     assert len(CharDataLoaders.from_files(files, bs=2, seq_len=8).vocab) > 5
+
+
+def test_a_mount_that_has_gone_away_is_named(tmp_path, fuse):
+    "Name and permissions are as they were"
+    with DriveMount(tmp_path) as drive:
+        for o in 'a.txt', 'b.svg', 'c.ndjson': (drive.mountpoint/o).write_bytes(BODY)
+        drive.kill()
+        at = drive.mountpoint
+        tries = [partial(load_corpus, o) for o in (at/'a.txt', at, at/'*.txt')]
+        tries += [partial(f, at/o) for o in ('a.txt', 'b.svg', 'c.ndjson') for f in (read_text, load_drawings)]
+        tries += [lambda: CharDataLoaders.from_files([at/'a.txt', at/'b.txt']), lambda: CharDataLoaders.from_corpus(at/'a.txt')]
+        for f in tries:
+            with pytest.raises(CharRNNError, match='its mount does not answer, so mount it again'): f()

@@ -21,8 +21,10 @@ from charrnn_fa import show
 from charrnn_fa.cli import main
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.learner import char_learner
+from charrnn_fa.run.card import model_card
 from charrnn_fa.run.files import digest
-from charrnn_fa.run.model import Run, load_run, save_run
+from charrnn_fa.options import parser
+from charrnn_fa.run.model import Run, char_settings, kept_text, load_run, save_run, weights
 from charrnn_fa.show.share import page_model, share
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.drawings import augment, load_drawings
@@ -611,3 +613,36 @@ def test_the_page_with_a_wrong_seed_and_a_hasty_hand(page):
     assert page.locator('#sheet svg').count() == 12
     page.locator('#pad').click(button='right')
     assert page.locator('#pad path').count() == 0
+
+
+def test_what_a_network_that_draws_cannot_use_is_refused(drawer, tmp_path):
+    "A prompt and a unit to colour by were left out in silence"
+    for asked in dict(prompt='A face'), dict(unit=3):
+        with pytest.raises(CharRNNError, match=f'leave out {next(iter(asked))}='): drawer.share(tmp_path/'p.html', **asked)
+    for f in lambda: model_card(drawer, prompt='A face'), lambda: drawer.fit_steps(2, cbs=show.Live(prompt='A face')):
+        with pytest.raises(CharRNNError, match='leave out prompt='): f()
+    assert not os.listdir(tmp_path)
+
+
+def test_a_drawing_run_that_went_astray_is_mended_by_options_of_draw(drawer, tmp_path, capsys, monkeypatch):
+    "`charrnn draw` has no rate; each command that is named is one that the parser takes"
+    learn = char_learner(drawer.dls, n_hid=8, emb_sz=8, head_sz=0, precision='fp32')
+    with torch.no_grad(): learn.model.decoder.bias[0] = float('nan')
+    run = save_run(learn, tmp_path/'r', n_steps=3)
+    assert main(['doctor', str(run.path), '--json']) == 0
+    fix = json.loads(capsys.readouterr().out)['findings'][0]['fix']
+    parser().parse_args(fix.split('#')[0].split()[1:])
+    for line in ['draw', '--run', str(run.path)], ['sample', str(run.path)]:
+        assert main(line) == 1
+        assert '--lr' not in capsys.readouterr().err
+    learn = char_learner(drawer.dls, n_hid=8, emb_sz=8, head_sz=0, precision='fp32')
+    run = Run(tmp_path/'s', char_settings(learn))
+    run.create(kept_text(learn), weights(learn.model), {}, step=0, epoch=0)
+    (run.path/run.save(weights(learn.model), {}, step=3, epoch=0, finished=True).file).write_bytes(b'')
+    with pytest.raises(CharRNNError, match='charrnn draw --run'): run.newest_whole()
+    def lacks(args): raise MemoryError
+    monkeypatch.setattr('charrnn_fa.cli._run', lacks)
+    for line in ['draw', 'faces', '--run', 'x'], ['sample', 'x'], ['train', 'count', '--run', 'x']:
+        assert main(line) == 1
+        said = capsys.readouterr().err
+        for o in re.findall('--[a-z-]+', said): parser().parse_args([*line, o, '1'])

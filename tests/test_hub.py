@@ -22,7 +22,8 @@ from charrnn_fa.core import CharRNNError
 from charrnn_fa.run.files import pack, pack_json, sha256_pieces
 from charrnn_fa.run.card import hub_folder
 from charrnn_fa.run.hub import from_hub
-from charrnn_fa.run.model import Run, weights_sha256
+from charrnn_fa.text.data import CharDataLoaders
+from charrnn_fa.run.model import Run, load_run, save_run, weights_sha256
 
 TOKEN = 'hf_mine'
 
@@ -140,6 +141,25 @@ def test_the_card_has_the_facts(hub, push, learn, tmp_path):
     assert 'license' not in yaml.safe_load(again.split('---\n')[1])
 
 
+def test_a_model_without_its_text_still_knows_which_it_was(hub, push, load, make, text, tmp_path):
+    "However often it is saved and loaded"
+    learn = make(CharDataLoaders.from_text(text, bs=4, seq_len=16, seed=7, by_line=True, val_bs=2, device='cpu'))
+    push(learn=learn)
+    learner = load()
+    for o in 'abc':
+        run = save_run(learner, tmp_path/o)
+        assert not any(k.startswith('text-') for k in os.listdir(run.path)) and run.info()['step'] == 0
+        assert run.settings['info']['valid_pct'] == pytest.approx(.1)
+        learner = load_run(run.path, 'cpu')
+        refused(learner.evaluate, 'has no text; give the text that it is about')
+        refused(lambda: hub_folder(learner, tmp_path/'none', text=True), 'has no text')
+        given = load_run(run.path, 'cpu', text=text)
+        assert given.evaluate() == learn.evaluate()
+        assert given.dls.train.batch(3, 1)[0].equal(learn.dls.train.batch(3, 1)[0])
+        refused(lambda: load_run(run.path, 'cpu', text=text[1:]), 'not the text that')
+    assert learner.generate('The', n=60, seed=1) == learn.generate('The', n=60, seed=1)
+
+
 def test_with_its_text_it_can_train(hub, push, load, learn, text):
     "From the Hub, or given back; another one is refused"
     with learn.no_bar(): learn.fit_steps(2)      # or fresh weights from the same seed would do
@@ -218,6 +238,8 @@ def test_a_refusal_in_the_middle(hub, push):
     hub.canned['POST', '/api/models/me/tiny/commit/main'] = 403,{'error':f'The token {TOKEN} is weak.'}
     refused(push, 'The token ... is weak')
     refused(lambda: push(license='no-such'), 'refuses the card', '"license" must be one of', 'check license=.')
+    refused(lambda: push('me/new', license='no-such'), 'refuses the card', 'check license=.')
+    assert 'me/new' not in hub.repos
 
 
 def test_no_network(push, load, monkeypatch):

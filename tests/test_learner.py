@@ -1016,3 +1016,9 @@ def test_an_exported_learner_says_that_it_has_no_text(learn, tmp_path):
     for f in other.evaluate, other.summary, other.validate, other.lr_find:
         with pytest.raises(CharRNNError, match='has no text; give the text'): f()
     assert other.evaluate(text='the text')['n_chars'] == 7
+
+
+@pytest.mark.parametrize('given, way', [(dict(arch='cpu-minute'), "preset='cpu-minute'"), (dict(preset='gru'), "arch='gru'"),
+                                        (dict(arch=presets['t4-hour']), 'preset=')])
+def test_a_preset_in_the_place_of_an_arch_is_told_its_name(dls, given, way):
+    with pytest.raises(CharRNNError, match=f'give .*{way}'): char_learner(dls, **given)

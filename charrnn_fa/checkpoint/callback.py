@@ -15,6 +15,7 @@ from ..run.files import RunError, damage
 from ..run.records import owner_record
 from ..run.folder import RunFolder
 from ..run.model import Run, check_described, kept_text
+from ..store.mount import follow
 from ..store.url import is_url, local_path
 from ..store.retain import tidy
 from ..store.copies import mirrored
@@ -153,9 +154,25 @@ def _begin(self:Checkpoint):
 @patch
 def _count(self:Checkpoint): past_of(self.learn).done[self.safe_name] = [*self.found.line, self.folder.id]
 
+# %% ../../nbs/79_checkpoint.callback.ipynb #726e0af0
+def _real(where): return without_secrets(where).rstrip('/') if is_url(where) else follow(where)
+
+def _where_now(ckpt): return ckpt.place.where if ckpt.active and ckpt.place else ckpt.where
+
+@patch
+def _check_same(self:Checkpoint, where):
+    "Refuse another checkpoint of this fit in the same place"
+    others = [o for o in self.learn.cbs if isinstance(o, Checkpoint)]
+    others.remove(self) # it may be there twice
+    places = (where if o is self else _where_now(o) for o in others)
+    if any(_real(o) == _real(where) for o in places):
+        raise RunError(f'Two checkpoints of this fit are kept in {without_secrets(where)}',
+                       'leave one of them out; learn.remove_cb(Checkpoint) takes away those that were added before.')
+
 # %% ../../nbs/79_checkpoint.callback.ipynb #6b2138fa
 @patch
 def _open(self:Checkpoint, k):
+    self._check_same(run_name(self.where, k))
     self.place = Place(run_name(self.where, k), self.wait, self.local, self.log.say, self.log.warn,
                        self.storage_options, self.opened if k == 1 else None)
     return self.place

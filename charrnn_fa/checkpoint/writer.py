@@ -23,6 +23,7 @@ class Saver:
     trouble = None # why the last save failed
     untidy = None # why old checkpoints could not be removed
     hurry = False # is somebody waiting?
+    missed = 0 # snapshots that could not be taken
     then = 'training goes on, and the next save is tried again.' # what becomes of a save that fails
     def __init__(self,
         folder, # `RunFolder` on this machine
@@ -52,7 +53,7 @@ def give(self:Saver,
     job:tuple, # Tensors, what JSON can hold, and the fields of the manifest
 ):
     "Leave a snapshot to be written; one that waits is replaced"
-    self.writer.give(job)
+    self.writer.give((job, self.missed))
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #85fe6364
 @patch
@@ -60,16 +61,22 @@ def complain(self:Saver,
     what:str, # For a person
     e, # The error
 ):
-    "Something could not be saved"
+    "A snapshot could not be taken"
+    self.missed += 1
+    self._tell_first(what, e)
+
+@patch
+def _tell_first(self:Saver, what, e):
     if not self.trouble or self.then != Saver.then: self.told.append(f"{what}: {self.then}")
     self.trouble = e
 
 # %% ../../nbs/75_checkpoint.writer.ipynb #b54550e9
 @patch
-def _write(self:Saver, job):
+def _write(self:Saver, given):
+    job,missed = given
     try: m = self._save(*job)
-    except Exception as e: return self.complain(reason(e), e)
-    self.trouble = None
+    except Exception as e: return self._tell_first(reason(e), e)
+    if missed == self.missed: self.trouble = None
     self._look_at(m)
     if self.mirror: self.mirror.give(m)
     self._rotate()

@@ -12,7 +12,7 @@ from ..presets import Preset, check_seed, presets
 from ..text.drawings import usual_share
 from .asked import asked_fields, asked_preset, check_duration, check_idle, check_keeping
 from .asked import is_run, lasting, load_text
-from .kept import budget_of, has_ended, same_settings, tell_finished, text_asked
+from .kept import budget_of, has_ended, same_settings, steadier, tell_finished, text_asked
 from .terminal import indent, measuring, progress_bar, is_watched
 
 # %% ../../nbs/90d_command.train.ipynb #cf438183
@@ -106,15 +106,14 @@ def _start_text(learn)->str:
     return f"{text}\n{model}, {learn.precision} on {learn.device}, seed {learn.seed}"
 
 # %% ../../nbs/90d_command.train.ipynb #603ef0e6
-def _astray(loss):
-    return CharRNNError(f"The loss is {loss}: training has gone astray", "train into another folder with a lower --lr.")
+def _astray(loss, draws=False): return CharRNNError(f"The loss is {loss}: training has gone astray", steadier(draws))
 
 # %% ../../nbs/90d_command.train.ipynb #32141fa1
 def _measure(learn, ckpt, began)->dict:
     "The figures of a run that has come to its end"
     seconds = ckpt.seconds()
     r = learn.evaluate(progress=measuring())
-    if not math.isfinite(r['nats']): raise _astray(r['nats'])
+    if not math.isfinite(r['nats']): raise _astray(r['nats'], hasattr(learn.dls, 'strokes'))
     return dict(nats=r['nats'], bits=r['bits'], seconds=seconds, seconds_total=time.perf_counter()-began + ckpt.elapsed,
                 chars_per_s=learn.chars_seen/seconds)
 
@@ -163,7 +162,8 @@ def _as_options(lr)->dict:
 
 def _as_options_to_draw(lr)->dict:
     "As `_as_options`, for `charrnn draw`, which has few of them"
-    return dict(T4='--minutes 0.5   # or fewer --steps, more drawings', T5='--minutes 10')
+    astray = dict.fromkeys(('O3', 'O4', 'Z3', 'Z4'), '--seed 1   # other first weights, in another folder, by --run')
+    return dict(astray, T4='--minutes 0.5   # or fewer --steps, more drawings', T5='--minutes 10')
 
 # %% ../../nbs/90d_command.train.ipynb #1dbd4649
 def _stop_at_nan(learn)->list: # Of callbacks
@@ -172,7 +172,7 @@ def _stop_at_nan(learn)->list: # Of callbacks
     class StopsAtNaN(Callback):
         order = 1100 # after the checkpoint of the batch
         def after_batch(self):
-            if self.training and math.isnan(float(self.loss)): raise _astray('nan')
+            if self.training and math.isnan(float(self.loss)): raise _astray('nan', hasattr(self.dls, 'strokes'))
     is_near = learn.device.type == 'cpu' and learn.precision != 'fp16'
     return [StopsAtNaN()] if is_near else []
 
@@ -206,7 +206,7 @@ def _train_again(args, began, out)->dict:
     from charrnn_fa.run.records import is_finite
     run = Run(args.run)
     ended = has_ended(run, out)
-    if not is_finite(run.newest()): raise _astray('nan')
+    if not is_finite(run.newest()): raise _astray('nan', run.strokes)
     budget = None if ended else budget_of(args, run)
     same_settings(args, run)
     text = None if ended and args.corpus is None else text_asked(args, run, out)

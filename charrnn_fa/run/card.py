@@ -10,15 +10,11 @@ import json, re, yaml
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
-from fastai.data.core import Datasets
 from fastcore.meta import delegates
 from ..core import CharRNNError, check_number, visible
 from ..text.read import check_type
-from ..text.streams import CharDL
-from ..text.data import CharDataLoaders, CharEncode
 from ..models import count_params
 from ..loop import CharLearner
-from ..build import char_learner
 from .files import all_finite, write_whole
 from charrnn_fa.run.model import (
     Run, char_settings, check_described, ids_sha256, kept_text, versions, weights, weights_sha256,
@@ -33,7 +29,7 @@ def _publishable(learn, text):
     if not all_finite(ts.values()):
         raise CharRNNError('The weights of this Learner are not finite', 'train anew, or load an earlier checkpoint.')
     kept = kept_text(learn) if text else {}
-    if text and not kept:
+    if text and not kept and len(learn.dls.valid.ids):
         raise CharRNNError('The text is too long to be kept with the model', 'leave out text=True.')
     return ts,kept
 
@@ -41,10 +37,16 @@ def _publishable(learn, text):
 def _store(learn, path, ts, kept):
     "A finished run in a new folder"
     run = Run(path, char_settings(learn))
+    if not kept: run.settings['text']['left_out'] = True
     run.create(kept, ts, {}, step=learn.steps_done, epoch=learn.run_epoch, finished=True)
     return run
 
 # %% ../../nbs/57b_run.card.ipynb #35f2ef25
+def _draws(learn): return hasattr(learn.dls, 'strokes')
+
+_of_text = dict(kind='text', unit='character', task='text-generation', tag='character-level')
+_of_drawings = dict(kind='drawings', unit='letter', task='unconditional-image-generation', tag='drawings')
+
 def _facts(learn):
     "What the card and the config say, measured"
     train,valid = learn.dls.train.ids,learn.dls.valid.ids
@@ -54,6 +56,7 @@ def _facts(learn):
     measured = learn.evaluate()
     return dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid), steps=learn.steps_done,
                 vocab_size=len(learn.vocab), n_params=count_params(learn.model),
+                per_drawing=measured.get('nats_per_drawing'), **(_of_drawings if _draws(learn) else _of_text),
                 **{k:measured[k] for k in ('bits', 'nats', 'perplexity', 'accuracy')})
 
 # %% ../../nbs/57b_run.card.ipynb #58358b61
@@ -70,28 +73,32 @@ def _check_told(license, **told):
 # %% ../../nbs/57b_run.card.ipynb #3fca9957
 def _front_matter(learn, facts, repo_id, license, data):
     "What the Hub reads of a card"
-    metric = dict(type='bits_per_character', name='Bits per character', value=round(facts['bits'], 4), verified=False)
-    part = dict(name=f"{data or 'a text that was not named'}, validation part", type='text')
-    result = dict(task=dict(type='text-generation', name='Next character'), dataset=part, metrics=[metric])
+    kind,unit,task = (facts[k] for k in ('kind', 'unit', 'task'))
+    metric = dict(type=f'bits_per_{unit}', name=f'Bits per {unit}', value=round(facts['bits'], 4), verified=False)
+    part = dict(name=f"{data or f'{kind} not named'}, validation part", type=kind)
+    result = dict(task=dict(type=task, name=f'Next {unit}'), dataset=part, metrics=[metric])
     d = dict(license=license) if license else {}
-    d.update({'library_name':'charrnn_fa', 'pipeline_tag':'text-generation',
-              'tags':['character-level', 'recurrent', learn.preset.arch, 'fastai', 'safetensors'],
+    d.update({'library_name':'charrnn_fa', 'pipeline_tag':task,
+              'tags':[facts['tag'], 'recurrent', learn.preset.arch, 'fastai', 'safetensors'],
               'model-index':[dict(name=repo_id.split('/')[-1], results=[result])]})
     return f'---\n{yaml.safe_dump(d, sort_keys=False, allow_unicode=True)}---\n'
 
 # %% ../../nbs/57b_run.card.ipynb #f7792b4a
 def _about_text(facts, data, data_license, text):
     "What the model read"
-    where = 'is in this repository, as ids of characters' if text else 'is not in this repository'
+    kind,unit = facts['kind'],facts['unit']
+    where = f'is in this repository, as ids of {unit}s' if text else 'is not in this repository'
+    end = 'A network can repeat passages of what it has read, word for word.' if kind == 'text' else \
+          'Letters stand for movements of the pen, two for each. A network can repeat drawings that it has read.'
     return f"""## What it read
 
-- Text: {data or 'not named by whoever published the model'}
-- Licence of the text: {data_license or 'not known; ask whoever published the model before you use it'}
-- {facts['n_train']:,} characters to learn from; {facts['n_valid']:,} others were held back for validation
-- {facts['vocab_size']} different characters; the model knows no others
-- The text itself {where}; SHA-256 of its ids: `{facts['ids_sha256']}`
+- {kind.capitalize()}: {data or 'not named by whoever published the model'}
+- Licence of the {kind}: {data_license or 'not known; ask whoever published the model before you use it'}
+- {facts['n_train']:,} {unit}s to learn from; {facts['n_valid']:,} others were held back for validation
+- {facts['vocab_size']} different {unit}s; the model knows no others
+- What it read {where}; SHA-256 of its ids: `{facts['ids_sha256']}`
 
-A network can repeat passages of what it has read, word for word.
+{end}
 """
 
 # %% ../../nbs/57b_run.card.ipynb #4176624c
@@ -100,12 +107,14 @@ def _percent(share): return f'{share:.0%}' if share >= .01 else f'{100*share:.2g
 # %% ../../nbs/57b_run.card.ipynb #e01a9b36
 def _about_loss(facts):
     "How well the model predicts"
+    unit,per_drawing = facts['unit'],facts['per_drawing']
     share = _percent(facts['n_valid']/(facts['n_train']+facts['n_valid']))
+    drawing = f'{per_drawing:.1f} nats per drawing, ' if per_drawing else ''
     return f"""## How well it predicts
 
-**{facts['bits']:.3f} bits per character** ({facts['nats']:.3f} nats, perplexity {facts['perplexity']:.2f}, \
-{facts['accuracy']:.1%} right at first guess) on the validation part, {facts['n_valid']:,} characters \
-({share}) of the text. They were read as one stream, from an empty state that is carried along.
+**{facts['bits']:.3f} bits per {unit}** ({facts['nats']:.3f} nats, {drawing}perplexity {facts['perplexity']:.2f}, \
+{facts['accuracy']:.1%} right at first guess) on the validation part, {facts['n_valid']:,} {unit}s \
+({share}) of the {facts['kind']}. They were read as one stream, from an empty state that is carried along.
 """
 
 # %% ../../nbs/57b_run.card.ipynb #abd8692e
@@ -126,11 +135,10 @@ def _fenced(text, lang=''):
     return f'{ticks}{lang}\n{visible(text)}\n{ticks}\n'
 
 # %% ../../nbs/57b_run.card.ipynb #780c2038
-def _draws(learn): return hasattr(learn.dls, 'strokes')
-
-# %% ../../nbs/57b_run.card.ipynb #ffd6be7f
 def _about_sample(learn, prompt, n):
     "What the model writes"
+    if prompt and _draws(learn):
+        raise CharRNNError('A network that draws has no text to go on from', 'leave out prompt=.')
     if not n or _draws(learn): return ''
     begin = f'after `{visible(prompt, lines=False)}`' if prompt else 'after nothing'
     block = _fenced(learn.generate(prompt, n=n, seed=0))
@@ -179,7 +187,7 @@ def model_card(
     data:str=None, # What it read, for people: a title, a link
     data_license:str=None, # Of what it read
     prompt='', # What the sample begins with
-    sample=300, # Characters of a sample; 0 for none
+    sample=300, # Characters of a sample; 0 for none, as always for a network that draws
 )->str: # Markdown, with YAML in front
     "The card of a model, written from what is measured now"
     _check_told(license, data=data, data_license=data_license)
@@ -213,22 +221,12 @@ def hub_folder(
     write_whole(run.path/'config.json', (json.dumps(_config(learn), indent=1)+'\n').encode())
     return run.path
 
-# %% ../../nbs/57b_run.card.ipynb #08634a36
-def _without_text(run, device):
-    "A Learner for the settings of `run` whose loaders are empty"
-    tfm = CharEncode(run.vocab)
-    dsets = Datasets(['', ''], [[tfm]], splits=[[0], [1]], dl_type=CharDL)
-    dls = dsets.dataloaders(seed=run.settings['seed'], device=device, **run.preset.dls)
-    dls.__class__ = CharDataLoaders
-    if run.strokes: dls.strokes = run.strokes
-    return char_learner(dls, preset=run.preset, precision='fp32') # it does not train
-
-# %% ../../nbs/57b_run.card.ipynb #ef30f810
+# %% ../../nbs/57b_run.card.ipynb #a1947d31
 def learner_of(
     run:Run, # As `load_run` gives it
     device:str, # Where it is to compute
     text:str, # That it was trained on; None if nobody has it
 )->CharLearner:
     "The Learner of a run, with its text as far as there is one, and with its weights"
-    if text is not None or 'file' in run.settings['text']: return run.load(device, text)
-    return run.put_into(_without_text(run, device))
+    if 'file' not in run.settings['text']: run.settings['text']['left_out'] = True
+    return run.load(device, text)

@@ -198,8 +198,10 @@ class RunFolder(RunFiles):
             check_drive(self.path, RunError)
             raise RunError(f'There is no folder {path}',
                            f'check the name, or make a run with: charrnn train CORPUS --run {path}')
-        if self.path.is_dir(): _refuse_lost(path)
-        raise RunError(f'{path} is not a run (it has no run.json)', 'give the folder that was --run.')
+        if not self.path.is_dir(): raise RunError(f'{path} is no folder', 'give the folder of a run.')
+        _refuse_lost(path)
+        raise RunError(f'{path} is not a run (it has no run.json)',
+                       'give the folder that was --run, or in Python that of Checkpoint or save_run.')
 
     @staticmethod
     def is_run(
@@ -349,12 +351,13 @@ def _unread_since(self:RunFolder, cs, found):
 
 @patch
 def _pass_over(self:RunFolder, cs, found):
+    command = 'draw' if getattr(self, 'strokes', None) else 'train' # only a `Run` knows
     for e in self._unread_since(cs, found): warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
     for m in cs[:cs.index(found)]:
         if e := self.damaged.get(m.file): # none, if it was removed meanwhile
             if m.finished:
                 raise RunError(e.what, 'restore it, or train from the checkpoint before with: '
-                                       f'charrnn train --run {self.path}')
+                                       f'charrnn {command} --run {self.path}')
             warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
 
 @patch

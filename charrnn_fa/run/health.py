@@ -21,15 +21,18 @@ from ..doctor.written_text import check_text
 from .model import Run
 
 # %% ../../nbs/56_run.health.ipynb #0b41a5fc
+def _draws(again): return again.startswith('charrnn draw') # which has few options
+
 def check_kept_weights(
     model:nn.Module, # Of a run
     again:str='charrnn train CORPUS --run OTHER', # What begins another run
 )->list: # Of `Finding`s: O4
     "Whether all weights are numbers"
+    mend = '--seed 1   # other first weights' if _draws(again) else '--lr 1e-3   # a lower rate'
     bad = [k for k,p in model.named_parameters() if not p.detach().isfinite().all()]
     if not bad: return []
     return [Finding('O4', 'exact', f"{bad[0]} has numbers that are not finite. The run went astray before it was kept.",
-                    f'{again} --lr 1e-3   # a lower rate', dict(parameters=len(bad)))]
+                    f'{again} {mend}', dict(parameters=len(bad)))]
 
 # %% ../../nbs/56_run.health.ipynb #29fbecda
 def check_kept_loss(
@@ -82,6 +85,8 @@ def check_heart(
         dict(training=train, validation=valid, **({'best_step':best_step} if was_better else {})))]
 
 # %% ../../nbs/56_run.health.ipynb #06bf80bb
+def _about_another(again): return f"charrnn {'draw OTHERS' if _draws(again) else 'train ANOTHER_TEXT'} --run OTHER"
+
 def check_rung(
     nats:float, # On the validation part
     ladder, # Of the text
@@ -91,12 +96,12 @@ def check_rung(
     "Whether more was learned than pairs of characters, as far as there is anything to learn"
     if not ladder['uniform']: return [Finding('D11', 'exact',
         "There is only one symbol, so each prediction is right from the start and nothing can be learned.",
-        'charrnn train ANOTHER_TEXT --run OTHER', dict(symbols=1))]
+        _about_another(again), dict(symbols=1))]
     if nats < max(.05, ladder['bigram']-.05): return []
     counted = f"Counting pairs of characters gives {ladder['bigram']:.2f}."
     if ladder.useful() == ['uniform']:
         counted = 'Counting helps nobody to predict this text: perhaps it has no order.'
-        again = 'charrnn train ANOTHER_TEXT --run OTHER'
+        again = _about_another(again)
     fix = f'{goes_on}   # it was interrupted, and goes on' if goes_on else f'{again} --minutes 10'
     return [Finding('T5', 'strong', f"The loss is {nats:.2f} nats: the network {ladder.says(nats)}. {counted}",
                     fix, dict(nats=nats, bigram=ladder['bigram']))]

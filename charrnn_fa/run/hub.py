@@ -150,18 +150,26 @@ def _in_use(api, repo_id, private=None):
     return _run_files(_names(info))
 
 # %% ../../nbs/58a_run.hub.ipynb #8c55ad92
-def _upload(api, repo_id, folder, old, private):
-    "Make the repository, if it is not there, and put the files of `folder` in place of the `old` ones"
+def _commit(api, repo_id, folder, old):
+    "Put the files of `folder` in place of the `old` ones"
     hub = _hub()
     files = sorted(folder.iterdir())
-    url = api.create_repo(repo_id, private=private, exist_ok=True)
     gone = set(old) - {o.name for o in files}
     todo = [*(hub.CommitOperationAdd(o.name, o) for o in files), *map(hub.CommitOperationDelete, sorted(gone))]
     try: api.create_commit(repo_id, todo, commit_message='A model of charrnn_fa')
     except ValueError as e:
         if 'README.md' not in str(e): raise
         raise CharRNNError(f"The Hub refuses the card ({' '.join(str(e).split())[:200]})", 'check license=.') from None
-    return str(url)
+
+# %% ../../nbs/58a_run.hub.ipynb #fe446b2d
+def _upload(api, repo_id, folder, old, private):
+    "The same, in a new repository if there is none yet"
+    from huggingface_hub import errors
+    try: _commit(api, repo_id, folder, old)
+    except errors.RepositoryNotFoundError:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        _commit(api, repo_id, folder, old)
+    return f'{api.endpoint}/{repo_id}'
 
 # %% ../../nbs/58a_run.hub.ipynb #d06e18d0
 @delegates(model_card)

@@ -101,20 +101,24 @@ def _trained_by(learn):
     return dict(trained_by=others) if others else {}
 
 # %% ../../nbs/49_run.model.ipynb #536af95b
+def _about_text(learn):
+    "Length and digest of a text, and how it was read"
+    if hasattr(learn.dls, 'left_out'): return dict(learn.dls.left_out)
+    train,valid = learn.dls.train.ids,learn.dls.valid.ids
+    return dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid), **_read_with(learn.dls))
+
 def char_settings(
     learn, # Made by `char_learner`
     **info # Where the text came from and the like
 )->dict:
     "What a run folder keeps of a Learner"
-    train = learn.dls.train.ids
-    valid = learn.dls.valid.ids
+    about = _about_text(learn)
     return dict(
         kind='char', preset=asdict(learn.preset), seed=learn.seed, precision=learn.precision,
         vocab=learn.vocab.plain, versions=versions(),
-        info={'valid_pct':len(valid)/max(1, len(train)+len(valid)), **_drawn_with(learn.dls),
+        info={'valid_pct':about['n_valid']/max(1, about['n_train']+about['n_valid']), **_drawn_with(learn.dls),
               **_trained_by(learn), **info},
-        text=dict(n_train=len(train), n_valid=len(valid), ids_sha256=ids_sha256(train, valid),
-                  **_read_with(learn.dls)),
+        text=about,
     )
 
 # %% ../../nbs/49_run.model.ipynb #875c193d
@@ -123,7 +127,8 @@ most_text = 50_000_000 # bytes of encoded text that a run folder keeps
 def kept_text(
     learn, # With the text in its loaders
 )->dict: # Names to tensors
-    "The text as tensors, or nothing if it is too long to be kept"
+    "The text as tensors, or nothing if it is too long to be kept, or not there"
+    if hasattr(learn.dls, 'left_out'): return {}
     ts = dict(train=learn.dls.train.ids.cpu(), valid=learn.dls.valid.ids.cpu())
     return ts if sum(t.nbytes for t in ts.values()) <= most_text else {}
 
@@ -131,7 +136,8 @@ def kept_text(
 function_names = re.compile(r'[\w<>(),=. +-]{0,200}')
 
 char_schema = {
-    'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str, 'by_line?':bool, 'val_bs?':range(1, 2**31)},
+    'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str, 'by_line?':bool, 'val_bs?':range(1, 2**31),
+            'left_out?':bool},
     'vocab':dict, 'preset':dict, 'seed':counts,
     'precision':lambda o: type(o) is str and o in precision_names,
     'info':{'strokes?':dict, 'trained_by?':[function_names]},
@@ -231,14 +237,18 @@ def learner(self:Run,
     self._check_sizes()
     s = self.settings
     read_with = {k:v for k,v in s['text'].items() if k in ('by_line', 'val_bs')}
-    if text is None: parts = [self.vocab.textify(self.ids(o)) for o in ('train', 'valid')]
+    is_bare = text is None and 'left_out' in s['text'] and 'file' not in s['text']
+    if is_bare: parts = ['', '']
+    elif text is None: parts = [self.vocab.textify(self.ids(o)) for o in ('train', 'valid')]
     else: parts = self.parts(text)
     from charrnn_fa.build import char_learner
     from charrnn_fa.text.data import CharDataLoaders, CharEncode
     dls = CharDataLoaders.of_parts(parts, [[0], [1]], CharEncode(self.vocab), seed=s['seed'], device=device,
                                    **read_with, **self.preset.dls)
     if self.strokes: dls.strokes = self.strokes
-    return char_learner(dls, preset=self.preset, precision=_kept(s['precision'], dls.device or 'cpu'))
+    if is_bare: dls.left_out = s['text']
+    precision = 'fp32' if is_bare else _kept(s['precision'], dls.device or 'cpu')
+    return char_learner(dls, preset=self.preset, precision=precision)
 
 # %% ../../nbs/49_run.model.ipynb #fba5a413
 @patch

@@ -176,12 +176,13 @@ def _weight_words(listed, n_bytes):
     return f'The weights are rounded for this page: {how}, {n_bytes/1e6:.2f} MB.'
 
 # %% ../../nbs/58_show.share.ipynb #386f8c13
-def _cost_words(found):
-    if not found: return 'What rounding costs was not measured: there was no text to measure it on.'
+def _cost_words(found, draws=False):
+    unit,what = ('letter', 'drawings') if draws else ('character', 'text')
+    if not found: return f'What rounding costs was not measured: there was no {what} to measure it on.'
     cost = found['cost']
     price = f'costs {cost:.4f} of them' if cost >= 1e-4 else f'changes that by {abs(cost):.6f}'
-    return (f"Measured on {found['n_chars']:,} characters of its validation text, in windows of 256: "
-            f"{found['nats']:.4f} nats a character. Rounding {price}.")
+    return (f"Measured on {found['n_chars']:,} {unit}s of its validation {what}, in windows of 256: "
+            f"{found['nats']:.4f} nats a {unit}. Rounding {price}.")
 
 # %% ../../nbs/58_show.share.ipynb #2ede62d1
 _same = """The same seed, beginning and temperature give the same text in Python, by
@@ -194,10 +195,11 @@ def facts(
     listed:list, # As `round_weights` gives it
     n_bytes:int, # Of the weights
     found:dict, # As `measured` gives it
+    draws=False, # Is it a page that draws?
 )->str: # HTML
     "What the foot of the page says"
-    plain = [size_words(model)+'.', _weight_words(listed, n_bytes), _cost_words(found)]
-    return '\n'.join(f'<p>{o}</p>' for o in [*map(html.escape, plain), _same])
+    plain = [size_words(model)+'.', _weight_words(listed, n_bytes), _cost_words(found, draws)]
+    return '\n'.join(f'<p>{o}</p>' for o in [*map(html.escape, plain), *([] if draws else [_same])])
 
 # %% ../../nbs/58_show.share.ipynb #12bb3abb
 def _search(learn, model):
@@ -290,6 +292,10 @@ def _check_asked(path, **words):
     for k,v in words.items():
         if not isinstance(v, str): raise CharRNNError(f'{k} is {v!r}', 'give a string.')
 
+def _check_drawn(**asked):
+    for k,v in asked.items():
+        if v not in (None, ''): raise CharRNNError(f'A page that draws has no {k}', f'leave out {k}=.')
+
 # %% ../../nbs/58_show.share.ipynb #790010bf
 def share(
     learn, # A `CharLearner` with a plain `CharRNN`
@@ -302,13 +308,15 @@ def share(
     "Write a page that runs the network of `learn` in a browser"
     _check_asked(path, title=title, prompt=prompt, about=about or '')
     model = checked_copy(learn)
-    listed,weights = round_weights(model)
     draws = hasattr(learn.dls, 'strokes')
+    if draws: _check_drawn(prompt=prompt, unit=unit)
+    listed,weights = round_weights(model)
     unit = unit_of(model, 0 if draws else found_unit(learn, model, unit))
     found = measured(learn, model)
     spec = {**spec_of(model, learn.vocab, listed, prompt, unit), **(drawn_spec if draws else typed_spec)(learn)}
     if draws and title == _title: title = 'A network that draws'
-    text = page_html(spec, weights, title, about_words(learn, about, found), facts(model, listed, len(weights), found))
+    foot = facts(model, listed, len(weights), found, draws)
+    text = page_html(spec, weights, title, about_words(learn, about, found), foot)
     path = Path(os.path.expanduser(path))
     write_whole(path, text.encode(errors='replace'))
     return path

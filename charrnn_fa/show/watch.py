@@ -10,7 +10,7 @@ import html, math, time
 from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
 from ..callback.progress import steps_in_all
-from ..core import check_number, in_fit, loss_text, may_be_lost, say
+from ..core import CharRNNError, check_number, in_fit, loss_text, may_be_lost, say
 from ..generate import check_sampling, generate
 from .drawings import drawings
 from .page import Picture, as_html, check_learn, known_ids, shown_part
@@ -189,6 +189,8 @@ def before_fit(self:Live):
     if not in_fit(self.learn): return
     check_learn(self.learn)
     check_sampling(self.temperature)
+    if self.prompt and hasattr(self.learn.dls, 'strokes'):
+        raise CharRNNError('A network that draws has no text to go on from', 'leave out prompt=.')
     self.learn.vocab.encode(self.prompt) # refused now, and not at the first sample
     self.part,self.output = 0,_Shown()
 

@@ -11,7 +11,7 @@ import codecs, glob, os, re, shlex, sysconfig, tokenize, warnings
 from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
-from ..core import check_drive, check_number, reason, visible, without_secrets
+from ..core import check_drive, check_number, read_remedy, reason, visible, without_secrets
 from .read import (CorpusError, TextWarning, check_file, check_type, decode_text, first_bytes, is_binary,
                                   kind_of, read_text)
 from .download import download, drive_id, kept, shakespeare
@@ -38,7 +38,8 @@ def read_source(
     try:
         check_file(path)
         with open(path, 'rb') as f: encoding = tokenize.detect_encoding(f.readline)[0]
-    except OSError as e: raise CorpusError(f"{path} cannot be read ({e.strerror})", "check its name.") from None
+    except OSError as e:
+        raise CorpusError(f"{path} cannot be read ({e.strerror})", read_remedy(e, "check its name.")) from None
     except SyntaxError:
         raise CorpusError(f"{path} declares an encoding that Python does not know", "mend that line.") from None
     return decode_text(Path(path).read_bytes(), path, encoding)
@@ -101,7 +102,7 @@ def _as_path(what):
     except FileNotFoundError: pass
     except (OSError, ValueError) as e:
         why = 'no name of a file' if isinstance(e, ValueError) else e.strerror
-        how = _itself if _is_text_itself(what) else "check name and permissions."
+        how = _itself if _is_text_itself(what) else read_remedy(e, "check name and permissions.")
         raise CorpusError(f"'{_shown(what)}' cannot be read ({why})", how) from None
     return p
 
@@ -236,7 +237,8 @@ def corpus_files(
     try: return _files(what, encoding)
     except OSError as e:
         where = visible(e.filename or what, lines=False)
-        raise CorpusError(f"{where} cannot be read ({reason(e)})", "check its permissions, or leave it out.") from None
+        mend = read_remedy(e, "check its permissions, or leave it out.")
+        raise CorpusError(f"{where} cannot be read ({reason(e)})", mend) from None
 
 # %% ../../nbs/03_text.corpus.ipynb #32354865
 def _is_link(what):

@@ -11,7 +11,7 @@ from fastai.basics import *
 from collections.abc import Iterable
 from itertools import chain
 from numbers import Real
-from ..core import CharRNNError, Later, check_number
+from ..core import CharRNNError, Later, check_number, read_remedy
 from .read import check_type, read_text
 from .corpus import corpus_files, load_corpus
 from .vocab import CharVocab, VocabError, id_dtype
@@ -231,7 +231,8 @@ def split_files(
     check_share(valid_pct)
     files = _paths(files)
     try: sizes = [o.stat().st_size for o in files]
-    except OSError as e: raise CharRNNError(f"{e.filename} cannot be read ({e.strerror})", "check the name.") from None
+    except OSError as e:
+        raise CharRNNError(f"{e.filename} cannot be read ({e.strerror})", read_remedy(e, "check the name.")) from None
     wanted = valid_pct*sum(sizes)
     k = len(files)-1
     held = sum(sizes[k:])

@@ -10,7 +10,7 @@ __all__ = ['drawing_names', 'is_drawing_name', 'is_drawings', 'found', 'augment'
 import glob, os, re
 import numpy as np
 from pathlib import Path
-from ..core import check_drive, check_number, number_of, visible, without_secrets
+from ..core import check_drive, check_number, number_of, read_remedy, reason, visible, without_secrets
 from .glyphs import glyph_drawings, glyph_sets
 from .quickdraw import quickdraw, read_ndjson
 from .read import CorpusError, check_type
@@ -108,7 +108,11 @@ def found(
         raise CorpusError(f"'{_shown(what)}' is a link", 'download it first, and give the path of the copy.')
     elif what == '':
         raise CorpusError('The name of the drawings is empty', f"give one such as '{drawing_names[0]}', or a path.")
-    else: return _from_path(Path(os.path.expanduser(what)), n)
+    else:
+        try: return _from_path(Path(os.path.expanduser(what)), n)
+        except OSError as e:
+            mend = read_remedy(e, 'check name and permissions.')
+            raise CorpusError(f"'{_shown(what)}' cannot be read ({reason(e)})", mend) from None
     return drawings,[None]*len(drawings)
 
 # %% ../../nbs/08_text.drawings.ipynb #ea13e7b9

@@ -10,7 +10,7 @@ import base64, gzip, hashlib, json, math, os, re, warnings, zlib
 from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
-from ..core import CharRNNError, charrnn_home, check_number, reason, visible
+from ..core import CharRNNError, charrnn_home, check_number, read_remedy, reason, visible
 from .download import _patience, _session, _why
 from .read import CorpusError, TextWarning, check_file
 from .strokes import box, fit_drawing
@@ -82,7 +82,7 @@ def read_ndjson(
         read = [_read_line(path, i, o) for i,o in islice(_records(path), n)]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
         what = f'{path} cannot be read ({visible(reason(e), lines=False)})'
-        raise CorpusError(what, 'check its name, or get it anew.') from None
+        raise CorpusError(what, read_remedy(e, 'check its name, or get it anew.')) from None
     drawn = [(d, part) for d,part in read if not _is_dot(d)]
     remedy = 'give a file with a JSON object a line, and more than a point in each.'
     if not drawn: raise CorpusError(f'{path} has no drawings', remedy)

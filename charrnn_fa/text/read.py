@@ -9,7 +9,7 @@ __all__ = ['CorpusError', 'TextWarning', 'check_type', 'guess_encoding', 'is_bin
 # %% ../../nbs/01_text.read.ipynb #76f83df6
 import codecs, os, re, reprlib, shlex, stat, warnings
 from pathlib import Path
-from ..core import CharRNNError, visible
+from ..core import CharRNNError, read_remedy, visible
 
 # %% ../../nbs/01_text.read.ipynb #c09f19f5
 class CorpusError(CharRNNError): "A text that could not be had"
@@ -205,7 +205,8 @@ def read_text(
         check_file(path)
         b = Path(path).read_bytes()
     except FileNotFoundError: raise CorpusError(f"There is no file {path}", "check the name.") from None
-    except OSError as e: raise CorpusError(f"{path} cannot be read ({e.strerror})", "check its permissions.") from None
+    except OSError as e:
+        raise CorpusError(f"{path} cannot be read ({e.strerror})", read_remedy(e, "check its permissions.")) from None
     if not b and _given.fullmatch(str(path)):
         raise CorpusError(f"{path} is a pipe that holds nothing more", "put its text into a file and give that.")
     text = decode_text(b, path, encoding)
@@ -222,4 +223,5 @@ def first_bytes(
         check_file(path)
         with open(path, 'rb') as f: return f.read(n)
     except OSError as e:
-        raise CorpusError(f"{path} cannot be read ({e.strerror})", "check its permissions, or leave it out.") from None
+        mend = read_remedy(e, "check its permissions, or leave it out.")
+        raise CorpusError(f"{path} cannot be read ({e.strerror})", mend) from None

@@ -9,7 +9,7 @@ __all__ = ['read_svg']
 import io, re
 import numpy as np
 from pathlib import Path
-from ..core import CharRNNError, visible
+from ..core import CharRNNError, read_remedy, visible
 from .read import CorpusError, check_file
 from .strokes import fit_drawing, simplify
 from .svg_file import Odd, checked, tag_of
@@ -94,7 +94,8 @@ def read_svg(
         strokes = _strokes(plain(checked(path)))
         if not strokes: raise Odd('draws no line')
         return simplify(fit_drawing(strokes), epsilon)
-    except OSError as e: raise CorpusError(f'{path} cannot be read ({e.strerror})', 'check its name.') from None
+    except OSError as e:
+        raise CorpusError(f'{path} cannot be read ({e.strerror})', read_remedy(e, 'check its name.')) from None
     except CorpusError: raise
     except (Odd, ValueError, TypeError, ArithmeticError, AttributeError, IndexError, KeyError) as e:
         why = str(e) if isinstance(e, Odd) else 'has a shape that cannot be read'
