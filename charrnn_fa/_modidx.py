@@ -1289,8 +1289,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'charrnn_fa.doctor.corpus._pieces': ('doctor.corpus.html#_pieces', 'charrnn_fa/doctor/corpus.py'),
                                           'charrnn_fa.doctor.corpus._pieces_of_rows': ( 'doctor.corpus.html#_pieces_of_rows',
                                                                                         'charrnn_fa/doctor/corpus.py'),
-                                          'charrnn_fa.doctor.corpus._rows_of': ( 'doctor.corpus.html#_rows_of',
-                                                                                 'charrnn_fa/doctor/corpus.py'),
                                           'charrnn_fa.doctor.corpus._rows_overlap': ( 'doctor.corpus.html#_rows_overlap',
                                                                                       'charrnn_fa/doctor/corpus.py'),
                                           'charrnn_fa.doctor.corpus._says_the_same': ( 'doctor.corpus.html#_says_the_same',
