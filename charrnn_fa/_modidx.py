@@ -1283,6 +1283,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'charrnn_fa.doctor.corpus._merged': ('doctor.corpus.html#_merged', 'charrnn_fa/doctor/corpus.py'),
                                           'charrnn_fa.doctor.corpus._numbers': ( 'doctor.corpus.html#_numbers',
                                                                                  'charrnn_fa/doctor/corpus.py'),
+                                          'charrnn_fa.doctor.corpus._other_units': ( 'doctor.corpus.html#_other_units',
+                                                                                     'charrnn_fa/doctor/corpus.py'),
                                           'charrnn_fa.doctor.corpus._overlapping': ( 'doctor.corpus.html#_overlapping',
                                                                                      'charrnn_fa/doctor/corpus.py'),
                                           'charrnn_fa.doctor.corpus._piece': ('doctor.corpus.html#_piece', 'charrnn_fa/doctor/corpus.py'),
