@@ -2603,6 +2603,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'charrnn_fa/doctor/targets.py'),
                                            'charrnn_fa.doctor.targets._check_columns': ( 'doctor.targets.html#_check_columns',
                                                                                          'charrnn_fa/doctor/targets.py'),
+                                           'charrnn_fa.doctor.targets._check_rolled': ( 'doctor.targets.html#_check_rolled',
+                                                                                        'charrnn_fa/doctor/targets.py'),
                                            'charrnn_fa.doctor.targets._check_windows': ( 'doctor.targets.html#_check_windows',
                                                                                          'charrnn_fa/doctor/targets.py'),
                                            'charrnn_fa.doctor.targets._check_wrap': ( 'doctor.targets.html#_check_wrap',
