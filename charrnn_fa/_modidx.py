@@ -1145,6 +1145,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'charrnn_fa.doctor.batches._native': ( 'doctor.batches.html#_native',
                                                                                   'charrnn_fa/doctor/batches.py'),
                                            'charrnn_fa.doctor.batches._own': ('doctor.batches.html#_own', 'charrnn_fa/doctor/batches.py'),
+                                           'charrnn_fa.doctor.batches._said': ('doctor.batches.html#_said', 'charrnn_fa/doctor/batches.py'),
                                            'charrnn_fa.doctor.batches._targets_last': ( 'doctor.batches.html#_targets_last',
                                                                                         'charrnn_fa/doctor/batches.py'),
                                            'charrnn_fa.doctor.batches._told_of': ( 'doctor.batches.html#_told_of',
