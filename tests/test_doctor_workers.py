@@ -1,7 +1,7 @@
-"""Errors in the processes of a loader say what was wrong there, and not only that something was"""
+"""Errors in the processes of a loader say what was wrong there; batches without targets"""
 import pytest
 import torch
-from fastai.data.core import DataLoaders
+from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner
 from torch import nn
 
 from charrnn_fa import doctor
@@ -31,3 +31,13 @@ def test_an_error_in_another_process_is_told(dl, said):
     model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
     f, = doctor.diagnose(model=model, dls=dl, loss_func=nn.CrossEntropyLoss(), trials=False).findings
     assert f.id == 'E2' and said in f.message and 'worker process' not in f.message, f
+
+
+def test_a_learner_without_targets_is_told_so():
+    "It goes through its batches without a word, and takes no step"
+    rows = [*ids[:2000].view(-1, 20)]
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
+    dls = DataLoaders.from_dsets(rows, rows, bs=8, device='cpu', num_workers=0)
+    learn = Learner(dls, model, CrossEntropyLossFlat())
+    f = doctor.diagnose(learn, trials=False).findings[0]
+    assert (f.id, f.title) == ('O9', 'Batches have no targets') and 'chunk[1:]' in f.fix, f
