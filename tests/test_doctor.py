@@ -1041,7 +1041,7 @@ def test_copied_rows_are_seen_at_any_length(median, same):
 
 
 @pytest.mark.parametrize('length,every,ids', [
-    (17, 1, ['D6']), (17, 4, ['D6']), (17, 17, []), (41, 10, ['D6']), (41, 20, ['D6']), (41, 41, [])])
+    (17, 1, ['D6']), (17, 4, ['D6']), (17, 8, ['D6']), (17, 17, []), (41, 10, ['D6']), (41, 20, ['D6']), (41, 41, [])])
 def test_windows_that_are_shared_out_by_chance(length, every, ids):
     "Those that overlap have most of a validation row among the training rows, be it in short rows or in few pieces"
     text = load_corpus('pydocs')[:int(8_000*every**.5)]
@@ -1052,6 +1052,18 @@ def test_windows_that_are_shared_out_by_chance(length, every, ids):
     assert [o.id for o in check_overlap(SimpleNamespace(train=train, valid=valid))] == ids
     same = [(train[0][0][:n], train[0][1][:n])]
     assert [o.id for o in check_overlap(SimpleNamespace(train=train, valid=same))] == ['D6']
+
+
+@pytest.mark.parametrize('length,every', [(32, 32), (32, 1), (40, 10)])
+def test_a_text_of_twenty_phrases_is_no_copy_of_itself(length, every):
+    "Each is used many times, in both parts"
+    text,gen = load_corpus('pydocs'),np.random.default_rng(0)
+    phrases = [text[i:i+gen.integers(40, 80)] for i in gen.integers(0, len(text)-80, 20)]
+    told = torch.tensor([ord(c) % 128 for i in gen.integers(0, 20, 300) for c in phrases[i]])
+    cut = len(told)*9//10
+    rows = [o.unfold(0, length+1, every) for o in (told[:cut], told[cut:])]
+    train,valid = ([(o[:,:-1], o[:,1:])] for o in rows)
+    assert check_overlap(SimpleNamespace(train=train, valid=valid)) == []
 
 
 def test_short_rows_of_few_kinds_are_no_copies():

@@ -16,7 +16,7 @@ def numbers_in(
     message, # Of an error
 )->list:
     "The sizes in an error; not the numbers of arguments and dimensions"
-    others = r'#\d+|size\(-1\)|hidden\[\d\]|\d-?D\b|mat\d|dimension \d+|(number|entry) \d+|m\d\b'
+    others = r'#\d+|size\(-1\)|hidden\[\d\]|hidden\d|\d-?D\b|mat\d|dimension \d+|(number|entry) \d+|m\d\b'
     return [int(o) for o in re.findall(r'\d+', re.sub(others, '', message))]
 
 def template_of(

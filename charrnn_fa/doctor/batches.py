@@ -62,6 +62,13 @@ def is_iterator(
 class LoaderEnds(Exception):
     "A loader ends in an error"
 
+def _said(e):
+    "The kind of an error and what it says; of one in another process what was said there, behind its traceback"
+    _,is_of_worker,there = str(e).rpartition('Traceback (most recent call last):')
+    if is_of_worker: return next((o for o in there.splitlines()[1:] if o[:1].strip()), type(e).__name__)[:200].rstrip('.')
+    return f'{type(e).__name__}: {reason(e)}'
+
+# %% ../../nbs/36_doctor.batches.ipynb #2f17dfa8
 def _told_of(dl):
     n = 0
     try:
@@ -70,7 +77,7 @@ def _told_of(dl):
             n += 1
     except Exception as e:
         where = f"in batch {n}" if n else "before its first batch"
-        raise LoaderEnds(f"The loader ends in an error {where}: {type(e).__name__}: {reason(e)}") from e
+        raise LoaderEnds(f"The loader ends in an error {where}: {_said(e)}") from e
 
 # %% ../../nbs/36_doctor.batches.ipynb #3330ad20
 names_of_targets = 'y','yb','target','targets','label','labels','tgt'

@@ -170,10 +170,18 @@ def check_tables(
     return [_has_moved(moved, both)] if moved else []
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #759fd7fd
+def _other_units(model, times):
+    "What to change for about so many times the parameters, which go with the square of the units"
+    layers = [m.hidden_size for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))]
+    n = max(layers, default=getattr(model, 'n_hid', None))
+    if not isinstance(n, int): return f"# {'more' if times > 1 else 'fewer'} units in each layer"
+    return f'n_hid={max(4, round(n*times**.5/4)*4)}   # units of a layer, in place of {n}'
+
 def check_amount(
     dls, # Loaders
-    n_params:int, # Of the model
+    model:nn.Module, # The network
     n_batch:int, # Characters of a batch
+    more_dropout:bool=True, # May help against learning by heart
 )->list: # Of `Finding`s: D10, D11
     "Whether there is enough text"
     try: n,n_valid = len(dls.train),len(dls.valid)
@@ -184,11 +192,12 @@ def check_amount(
             f"The text gives {what}. Make batches smaller, sequences shorter, or take more text.",
             'dls = CharDataLoaders.from_text(text, bs=8, seq_len=32)', dict(batches=n, valid_batches=n_valid))]
     n_chars = len(getattr(dls.train, 'ids', ())) or n*n_batch
+    n_params = sum(p.numel() for p in model.parameters())
     ratio = n_chars/max(1, n_params)
     if not n_chars or .03 < ratio < 200: return []
-    small = ratio <= .03
-    advice = "a smaller network, or more dropout" if small else "a larger network"
+    small,fix = ratio <= .03,_other_units(model, ratio/.1 if ratio < 1 else ratio/50)
+    is_dropout = small and more_dropout
     return [Finding('D11', 'weak',
         f"The training part has {n_chars:,} characters and the network {n_params:,} parameters. "
-        f"{advice.capitalize()} fits better.",
-        'n_hid=64, dropout=0.5' if small else 'n_hid=256', dict(characters=n_chars, parameters=n_params))]
+        f"A {'smaller' if small else 'larger'} network{', or more dropout,'*is_dropout} fits better.",
+        fix + '; or dropout=0.5'*is_dropout, dict(characters=n_chars, parameters=n_params))]

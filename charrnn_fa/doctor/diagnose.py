@@ -24,6 +24,7 @@ from .sampling import sampling_findings
 from .written import as_writer
 from .validation import check_validation
 from .trials import trial_findings
+from .course import dropout_of, much_dropout
 from .stuck import check_stuck
 from .errors import check_errors, later_findings, looked, of_error, of_loader, of_trial, up_to_own_error
 from .exact import check_data, check_one_symbol, exact_findings
@@ -278,8 +279,9 @@ def _all_findings(subject, learn, dls, sample, text, trials):
     writing = lambda: sampling_findings(sample, subject, text)
     if sample is not None: yield looked('how text is written', writing, has_time)
     if learn is not None: yield looked('validation', lambda: _of_validation(learn, subject), has_time)
-    n = sum(p.numel() for p in subject.model.parameters())
-    yield looked('the amount of text', lambda: check_amount(dls, n, _batch_size(subject)), has_time)
+    more_dropout = dropout_of(subject.model) < much_dropout
+    amount = lambda: check_amount(dls, subject.model, _batch_size(subject), more_dropout)
+    yield looked('the amount of text', amount, has_time)
     of_validation = lambda: check_tables(dls) or check_overlap(dls) + check_same_text(dls)
     yield looked('whether the validation text is new', of_validation, has_time)
     if not trials: yield 'short trainings (trials=False)',no_way

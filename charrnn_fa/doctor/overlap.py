@@ -48,15 +48,14 @@ def _visible(train, n):
 def _piece(starts, ids): return int(np.clip(.75*_length(starts, ids), 20, 60))
 
 # %% ../../nbs/38ba_doctor.overlap.ipynb #511a54b5
-def _rows_of(ids, starts, which):
-    "Every other row, or a half of the only one"
-    rows = np.split(ids, starts[1:])
-    rows = rows[which::2] if len(rows) > 1 else [np.array_split(ids, 2)[which]]
-    return np.concatenate(rows),[0, *np.cumsum([*map(len, rows)])[:-1]]
+def _twins(numbers):
+    "The share of numbers that are there twice or more often"
+    _,times = np.unique(numbers, return_counts=True)
+    return times[times > 1].sum()/max(1, len(numbers))
 
 def _usual(train, n):
-    "The share of pieces that a text has in common with another part of itself"
-    return 0. if _rows_overlap(*train) else overlap(_rows_of(*train, 0), _rows_of(*train, 1), n) or 0.
+    "The share of pieces that come again in a text"
+    return 0. if _rows_overlap(*train) else _twins(_pieces_of_rows(*train, n))
 
 # %% ../../nbs/38ba_doctor.overlap.ipynb #509b143f
 def _stands_once(train, valid, n):
@@ -108,16 +107,11 @@ def _beginnings(rows, base):
     for k in range(rows.shape[1]): res[:,k+1] = res[:,k]*np.uint64(base) + rows[:,k].astype(np.uint64)
     return res
 
-def _twins(numbers):
-    "The share of numbers that are there twice or more often"
-    _,times = np.unique(numbers, return_counts=True)
-    return times[times > 1].sum()/len(numbers)
-
 # %% ../../nbs/38ba_doctor.overlap.ipynb #d450f03b
 def shared_rows(
     train, # Ids and starts, as `read_ids` gives them
     valid, # Likewise
-    least:int=12, # Characters in which rows agree, where one begins earlier
+    least:int=8, # Characters in which rows agree, where one begins earlier
     base:int=1_000_003,
 )->float: # None if there are few rows of one length
     "The share of rows for validation that are rows for training, all of these begun at the same distance before them"
@@ -125,11 +119,10 @@ def shared_rows(
     rows,asked = ([o for o in np.split(ids, starts[1:]) if len(o) == length] for ids,starts in (train, valid))
     if len(rows) < 20 or len(asked) < 20: return None
     rows,asked = (_beginnings(np.stack(o), base) for o in (rows, asked))
-    def _share(k):
-        ends = rows[:,-1] - rows[:,k]*np.uint64(pow(base, length-k, 2**64))
-        usual = _twins(ends)
-        return 0. if usual > .5 else (np.isin(asked[:,length-k], ends).mean()-usual)/(1-usual)
-    return float(max(map(_share, range(max(0, min(length//2, length-least))+1))))
+    ends = [rows[:,-1] - rows[:,k]*np.uint64(pow(base, length-k, 2**64)) for k in range(length//2+1) if k <= length-least]
+    again = [np.isin(asked[:,length-k], o).mean() for k,o in enumerate(ends)]
+    usual = [*map(np.maximum, map(_twins, ends), [0., *again])]
+    return float(max((0. if u > .5 else (s-u)/(1-u) for s,u in zip(again, usual)), default=0.))
 
 # %% ../../nbs/38ba_doctor.overlap.ipynb #c5c3b3b2
 def check_overlap(
@@ -150,8 +143,10 @@ def check_overlap_of_ids(
 
 # %% ../../nbs/38ba_doctor.overlap.ipynb #05e65d0d
 def _says_the_same(ids, starts, n=20, least=500):
-    "Whether a text has so few different pieces that it is the same again and again, as when somebody counts to ten"
-    return len(np.unique(_pieces_of_rows(ids, starts, n))) < min(least, .25*len(ids))
+    "Whether a text is the same again and again, as when somebody counts to ten, or made of a few phrases"
+    _,times = np.unique(_pieces_of_rows(ids, starts, n), return_counts=True)
+    often = times[times > 3+3*np.median(times)] if len(times) else times # overlapping rows have all pieces about as often
+    return len(times) < min(least, .25*len(ids)) or often.sum() > .3*times.sum()
 
 def _share_copied(train, valid):
     "How much of the validation part is in the training part; None if that is little"

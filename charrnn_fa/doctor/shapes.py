@@ -180,19 +180,54 @@ def _one_dimension(axes, place):
         _loss_fix(place))
 
 # %% ../../nbs/41_doctor.shapes.ipynb #991b0427
+def _cell_input(axes, place):
+    got,wanted = axes
+    return ('S8', f"A recurrent cell was made for vectors of {_axis(wanted)}, and gets {_axis(got)}.",
+        f'nn.GRUCell({got[0]}, n_hid)   # or another cell, with this as its first number')
+
+def _cell_rows(axes, place):
+    (n,_),(given,_) = axes
+    return _other_rows([(n, 'rows'), (given, None)], place)
+
+def _cell_units(axes, place):
+    got,wanted = axes
+    return ('S8', f"The state has {_axis(got)} numbers for each row, and the cell {_axis(wanted)} units.",
+        f'state = torch.zeros(len(x), {wanted[0]})')
+
+def _one_vector(axes, place):
+    _,n_out,n_in,n = axes
+    return _products([(1, None), n, n_in, n_out], place)
+
+# %% ../../nbs/41_doctor.shapes.ipynb #8f00ef05
+def _indexed_state(axes, place):
+    "A state that is no pair, where an LSTM looks for its second part"
+    if not place or '[' in place.source or not re.search('lstm|rnn', place.source, re.I): raise ValueError # another index
+    return _tuple_state(axes, place)
+
+def _normed(axes, place):
+    made,got = axes[0],axes[-1]
+    return ('S8', f"LayerNorm was made for vectors of {_axis(made)}, and gets {_axis(got)}.", f'nn.LayerNorm({got[0]})')
+
+# %% ../../nbs/41_doctor.shapes.ipynb #a08e8280
 _patterns = {
-    r'Expected target size \[': _target_size,
+    r'Expected target size': _target_size,
     r'Expected input batch_size \(\d+\) to match target batch_size': _batch_sizes,
     r'mat1 and mat2 shapes cannot be multiplied': _products,
+    r'size mismatch, got input \(\d+\), mat \(\d+x\d+\), vec': _one_vector,
     r'input.size\(-1\) must be equal to input_size': _input_size,
+    r'inconsistent input_size: got': _cell_input,
+    r"doesn't match hidden\d batch size": _cell_rows,
+    r'inconsistent hidden_size: got': _cell_units,
+    r'Given normalized_shape=\[\d+\]': _normed,
     r'Expected hidden(\[\d\])? size': _hidden_size,
     r'For (un)?batched \d-D input, hx should also be': _hidden_size,
     r'The size of tensor a \(\d+\) must match|Sizes of tensors must match': _two_sizes,
-    r'must be broadcastable|stack expects each tensor': _two_sizes,
+    r'The expanded size of the tensor \(\d+\) must match|must be broadcastable|stack expects each tensor': _two_sizes,
     r"shape '\[.*\]' is invalid for input of size": _view,
     r'index out of range in self|device-side assert': _id_range,
     r'Target \d+ is out of bounds': _few_outputs,
-    r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple|hx and cx should also be": _tuple_state,
+    r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple|hx and cx should also be|must be tuple of Tensors, not Tensor": _tuple_state,
+    r'index 1 is out of bounds for dimension 0 with size 1$': _indexed_state,
     r'(too many|not enough) values to unpack': _unpacked_state,
     r'backward through the graph a second time': _second_time,
     r'multi-target not supported|1D target tensor expected': _one_dimension,

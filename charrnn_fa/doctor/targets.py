@@ -60,7 +60,9 @@ def check_targets(
     pairs = texts_of(batches)
     if pairs is None: return []
     share = lambda s,axis: min(shift_share(x, y, s, axis) for x,y in pairs)
-    if any(share(1, a) == 1 for a in (1, 0)): return _check_wrap(pairs, 1 if share(1, 1) == 1 else 0)
+    if any(share(1, a) == 1 for a in (1, 0)):
+        rows = pairs if share(1, 1) == 1 else [(x.T, y.T) for x,y in pairs]
+        return _check_wrap(rows) or _check_rolled(rows)
     if share(0, 1) == 1: return [] if all(map(_tells_targets, batches)) else _copies()
     n_steps = max(max(x.shape) for x,_ in pairs)
     for s in 2,-1,3,-2,4,-3,*range(5, n_steps//2+1):
@@ -108,9 +110,8 @@ def _check_columns(pairs):
         dict(columns=bad[:20], share_right=shares.min().item()))]
 
 # %% ../../nbs/36e_doctor.targets.ipynb #c5147578
-def _check_wrap(pairs, axis):
+def _check_wrap(pairs):
     "Whether the last target of each row is something else than the next character"
-    pairs = [(x, y) if axis else (x.T, y.T) for x,y in pairs]
     firsts,ends,lasts = (torch.cat(o) for o in zip(*((x[:,0], x[:,-1], y[:,-1]) for x,y in pairs)))
     periods = all((x == x[:,:1]).all() for x,_ in pairs) or any(has_period(x) for x,_ in pairs)
     if len(lasts) < 6 or periods: return []
@@ -124,6 +125,17 @@ def _check_wrap(pairs, axis):
     if what is None: return []
     return [Finding('D3', 'exact', f"The last target of each row is {what}. One target in each row is wrong.",
         'chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]', dict(column=pairs[0][0].shape[1]-1, share=1.))]
+
+# %% ../../nbs/36e_doctor.targets.ipynb #66974cf1
+def _check_rolled(pairs):
+    "Whether the last target of each row was taken from the next row, and of the last from the first"
+    lasts = torch.cat([y[:,-1] for _,y in pairs])
+    is_rolled = all((y[:,-1] == x[:,0].roll(-1)).all() for x,y in pairs)
+    if len(pairs) < 3 or not is_rolled or lasts.unique().numel() < 3 or any(has_period(x) for x,_ in pairs): return []
+    return [Finding('D3', 'exact',
+        "The last target of each row is the first character of the next row, and in the last row that of the first: so "
+        "does torch.roll without an axis. It is wrong wherever the text goes on otherwise.",
+        'chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]', dict(column=pairs[0][0].shape[1]-1))]
 
 # %% ../../nbs/36e_doctor.targets.ipynb #7475993b
 class Unpaired(Finding):
