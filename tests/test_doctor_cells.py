@@ -17,9 +17,9 @@ def told(f):
 
 @pytest.mark.parametrize('id,said,fix,f', [
     ('S8', 'made for vectors of 8, and gets 9', 'nn.GRUCell(9, n_hid)', lambda: gru(torch.zeros(4, 9))),
-    ('S6', 'batch has 4 rows, and what meets it has 5', 'torch.zeros(len(x), n_hid)', lambda: gru(row, torch.zeros(5, 16))),
-    ('S6', 'batch has 4 rows, and what meets it has 5', 'torch.zeros(len(x), n_hid)', lambda: lstm(row, (torch.zeros(5, 16),)*2)),
-    ('S8', '15 numbers for each row, and the cell 16 units', 'torch.zeros(len(x), 16)', lambda: gru(row, torch.zeros(4, 15))),
+    ('S6', 'has 4 rows, and what meets it has 5', 'zeros(len(x), n_hid)', lambda: gru(row, torch.zeros(5, 16))),
+    ('S6', 'has 4 rows, and what meets it has 5', 'zeros(len(x), n_hid)', lambda: lstm(row, (torch.zeros(5, 16),)*2)),
+    ('S8', '15 numbers for each row, and the cell 16 units', 'zeros(len(x), 16)', lambda: gru(row, torch.zeros(4, 15))),
     ('S7', 'is a pair (h, c)', 'out, (h, c) = rnn(x)', lambda: lstm(row, torch.zeros(4, 16))),
     ('S7', 'is a pair (h, c)', 'out, (h, c) = rnn(x)', lambda: rnn(torch.zeros(4, 7, 8), torch.zeros(1, 4, 16))),
     ('S8', 'vectors of 5 and was made for 16', 'nn.Linear(5, 65)', lambda: nn.Linear(16, 65)(torch.zeros(5))),

@@ -65,7 +65,8 @@ class LoaderEnds(Exception):
 def _said(e):
     "The kind of an error and what it says; of one in another process what was said there, behind its traceback"
     _,is_of_worker,there = str(e).rpartition('Traceback (most recent call last):')
-    if is_of_worker: return next((o for o in there.splitlines()[1:] if o[:1].strip()), type(e).__name__)[:200].rstrip('.')
+    lines = [o for o in there.splitlines()[1:] if o[:1].strip()] # frames are indented
+    if is_of_worker and lines: return lines[0][:200].rstrip('.')
     return f'{type(e).__name__}: {reason(e)}'
 
 # %% ../../nbs/36_doctor.batches.ipynb #2f17dfa8

@@ -119,10 +119,11 @@ def shared_rows(
     rows,asked = ([o for o in np.split(ids, starts[1:]) if len(o) == length] for ids,starts in (train, valid))
     if len(rows) < 20 or len(asked) < 20: return None
     rows,asked = (_beginnings(np.stack(o), base) for o in (rows, asked))
-    ends = [rows[:,-1] - rows[:,k]*np.uint64(pow(base, length-k, 2**64)) for k in range(length//2+1) if k <= length-least]
+    starts = range(max(0, min(length//2, length-least))+1)
+    ends = [rows[:,-1] - rows[:,k]*np.uint64(pow(base, length-k, 2**64)) for k in starts]
     again = [np.isin(asked[:,length-k], o).mean() for k,o in enumerate(ends)]
     usual = [*map(np.maximum, map(_twins, ends), [0., *again])]
-    return float(max((0. if u > .5 else (s-u)/(1-u) for s,u in zip(again, usual)), default=0.))
+    return float(max((0. if u > .5 else (s-u)/(1-u) for s,u in zip(again, usual))))
 
 # %% ../../nbs/38ba_doctor.overlap.ipynb #c5c3b3b2
 def check_overlap(
@@ -145,7 +146,7 @@ def check_overlap_of_ids(
 def _says_the_same(ids, starts, n=20, least=500):
     "Whether a text is the same again and again, as when somebody counts to ten, or made of a few phrases"
     _,times = np.unique(_pieces_of_rows(ids, starts, n), return_counts=True)
-    often = times[times > 3+3*np.median(times)] if len(times) else times # overlapping rows have all pieces about as often
+    often = times[times > 3+3*np.median(times)] if len(times) else times # rows that overlap have all about as often
     return len(times) < min(least, .25*len(ids)) or often.sum() > .3*times.sum()
 
 def _share_copied(train, valid):

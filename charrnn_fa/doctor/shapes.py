@@ -201,7 +201,8 @@ def _one_vector(axes, place):
 # %% ../../nbs/41_doctor.shapes.ipynb #8f00ef05
 def _indexed_state(axes, place):
     "A state that is no pair, where an LSTM looks for its second part"
-    if not place or '[' in place.source or not re.search('lstm|rnn', place.source, re.I): raise ValueError # another index
+    is_given = place and '[' not in place.source and re.search('lstm|rnn', place.source, re.I)
+    if not is_given: raise ValueError # another index
     return _tuple_state(axes, place)
 
 def _normed(axes, place):
@@ -226,7 +227,8 @@ _patterns = {
     r"shape '\[.*\]' is invalid for input of size": _view,
     r'index out of range in self|device-side assert': _id_range,
     r'Target \d+ is out of bounds': _few_outputs,
-    r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple|hx and cx should also be|must be tuple of Tensors, not Tensor": _tuple_state,
+    r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple|hx and cx should also be": _tuple_state,
+    r'must be tuple of Tensors, not Tensor': _tuple_state,
     r'index 1 is out of bounds for dimension 0 with size 1$': _indexed_state,
     r'(too many|not enough) values to unpack': _unpacked_state,
     r'backward through the graph a second time': _second_time,
