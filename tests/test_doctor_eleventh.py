@@ -1,0 +1,48 @@
+"""What an eleventh set of somebody's programs showed: min-char-rnn in bare tensors"""
+import pytest
+import torch
+
+from charrnn_fa.doctor import diagnose
+
+TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints')
+               for c in ('sea', 'cat', 'moon'))*9
+LETTERS = sorted(set(TEXT))
+V = len(LETTERS)
+IDS = [LETTERS.index(c) for c in TEXT]
+
+
+def found(**kwargs): return [(o.id, o.certainty) for o in diagnose(**{'trials':False, **kwargs}).findings]
+
+
+# One symbol a step, one-hot by hand, and the number that counts picked of a vector
+
+def min_char_rnn(ahead=1, squash=torch.tanh, keeps=lambda h: h, surprise=lambda y, i: -y.log_softmax(0)[i,0]):
+    torch.manual_seed(1)
+    W = {k:(torch.randn(*s)/5).requires_grad_() for k,s in dict(xh=(24, V), hh=(24, 24), hy=(V, 24)).items()}
+    last = torch.zeros(24, 1)
+    def step(inputs, targets):
+        nonlocal last
+        loss,h = 0,last
+        for i,t in zip(inputs, targets):
+            x = torch.zeros(V, 1)
+            x[i] = 1
+            h = squash(W['xh']@x + W['hh']@keeps(h))
+            loss = loss + surprise(W['hy']@h, t)
+        loss.backward()
+        last = h.detach()
+        with torch.no_grad():
+            for p in W.values():
+                p -= .01*p.grad.clamp(-5, 5)
+                p.grad = None
+        return loss.item()/len(inputs)
+    batches = [(IDS[i:i+20], IDS[i+ahead:i+ahead+20]) for i in range(0, 400, 20)]
+    return dict(step_function=step, model=W, batches=batches)
+
+
+def share(y, i): return -(y.exp()/y.exp().sum())[i,0].log()
+
+
+@pytest.mark.parametrize('change,want', [
+    ({}, []), (dict(surprise=share), []), (dict(ahead=2), [('D2', 'exact')]), (dict(ahead=2, surprise=share), [('D2', 'exact')]),
+    (dict(keeps=torch.Tensor.detach), [('R1', 'exact')]), (dict(squash=lambda h: h), [('R8', 'exact')])])
+def test_one_symbol_a_step(change, want): assert found(**min_char_rnn(**change)) == want
