@@ -3108,6 +3108,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'charrnn_fa/doctor/written.py'),
                                            'charrnn_fa.doctor.written._listening': ( 'doctor.written.html#_listening',
                                                                                      'charrnn_fa/doctor/written.py'),
+                                           'charrnn_fa.doctor.written._parted': ( 'doctor.written.html#_parted',
+                                                                                  'charrnn_fa/doctor/written.py'),
                                            'charrnn_fa.doctor.written._roles_of': ( 'doctor.written.html#_roles_of',
                                                                                     'charrnn_fa/doctor/written.py'),
                                            'charrnn_fa.doctor.written.as_read': ( 'doctor.written.html#as_read',
