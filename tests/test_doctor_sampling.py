@@ -247,6 +247,12 @@ def whole_again(model, prompt, n, symbols=SYMBOLS, flat=False, mapped=True, k=6)
 
 
 @pytest.mark.parametrize('kwargs,want', [
-    ({}, []), (dict(symbols=SYMBOLS[-1:]+SYMBOLS[:-1]), [('G4', 'exact')])])
+    ({}, []), (dict(flat=True), [('G1', 'strong')]), (dict(mapped=False), [('G1', 'strong')]),
+    (dict(symbols=SYMBOLS[-1:]+SYMBOLS[:-1]), [('G4', 'exact')])])
 def test_all_that_was_read_is_put_into_letters_at_the_end(trained, kwargs, want):
     assert told(trained, whole_again, **kwargs) == want
+
+
+def test_a_place_in_an_order_is_no_character(trained):
+    f, = diagnose(sample=lambda model, prompt, n: whole_again(model, prompt, n, mapped=False), **trained).findings
+    assert 'places in the order' in f.message
