@@ -2908,6 +2908,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'charrnn_fa/doctor/validation.py'),
                                               'charrnn_fa.doctor.validation._differ': ( 'doctor.validation.html#_differ',
                                                                                         'charrnn_fa/doctor/validation.py'),
+                                              'charrnn_fa.doctor.validation._error_after_training': ( 'doctor.validation.html#_error_after_training',
+                                                                                                      'charrnn_fa/doctor/validation.py'),
                                               'charrnn_fa.doctor.validation._in_training_mode': ( 'doctor.validation.html#_in_training_mode',
                                                                                                   'charrnn_fa/doctor/validation.py'),
                                               'charrnn_fa.doctor.validation._of_learner': ( 'doctor.validation.html#_of_learner',

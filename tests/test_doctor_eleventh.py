@@ -1,6 +1,9 @@
-"""What an eleventh set of somebody's programs showed: min-char-rnn in bare tensors"""
+"""What an eleventh set of somebody's programs showed: min-char-rnn in bare tensors, validation of fewer rows"""
 import pytest
 import torch
+from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner
+from fastai.callback.rnn import ModelResetter
+from torch import nn
 
 from charrnn_fa.doctor import diagnose
 
@@ -46,3 +49,33 @@ def share(y, i): return -(y.exp()/y.exp().sum())[i,0].log()
     ({}, []), (dict(surprise=share), []), (dict(ahead=2), [('D2', 'exact')]), (dict(ahead=2, surprise=share), [('D2', 'exact')]),
     (dict(keeps=torch.Tensor.detach), [('R1', 'exact')]), (dict(squash=lambda h: h), [('R8', 'exact')])])
 def test_one_symbol_a_step(change, want): assert found(**min_char_rnn(**change)) == want
+
+
+# A state of as many rows as training has, in a validation of fewer
+
+class Keeps(nn.Module):
+    "An LSTM that keeps its state"
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(V, 12),nn.LSTM(12, 24, batch_first=True),nn.Linear(24, V)
+        self.reset()
+    def reset(self): self.state = None
+    def forward(self, x):
+        y,state = self.rnn(self.emb(x), self.state)
+        self.state = tuple(o.detach() for o in state)
+        return self.out(y)
+
+
+def streams(ids, bs, sl=16):
+    n = (len(ids)-1)//bs//sl*sl
+    x,y = (torch.tensor(ids[s:s+n*bs]).view(bs, n) for s in (0, 1))
+    return list(zip(x.split(sl, 1), y.split(sl, 1)))
+
+
+@pytest.mark.parametrize('bs,cbs,want', [(4, [], ['S6']), (4, [ModelResetter], []), (8, [], ['R6'])])
+def test_validation_of_fewer_rows(bs, cbs, want):
+    torch.manual_seed(1)
+    dls = DataLoaders(streams(IDS[:3500], 8), streams(IDS[3500:], bs))
+    learn = Learner(dls, Keeps(), CrossEntropyLossFlat(), lr=1e-3, cbs=[o() for o in cbs])
+    ids = [o for o,_ in found(learn=learn, text=TEXT)]
+    assert [o for o in ids if o not in ('D6', 'D11')] == want # so small a text says the same again
