@@ -2874,6 +2874,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'charrnn_fa/doctor/update.py'),
                                           'charrnn_fa.doctor.update._in_last_block': ( 'doctor.update.html#_in_last_block',
                                                                                        'charrnn_fa/doctor/update.py'),
+                                          'charrnn_fa.doctor.update._is_copy': ( 'doctor.update.html#_is_copy',
+                                                                                 'charrnn_fa/doctor/update.py'),
                                           'charrnn_fa.doctor.update._is_foreign': ( 'doctor.update.html#_is_foreign',
                                                                                     'charrnn_fa/doctor/update.py'),
                                           'charrnn_fa.doctor.update._is_left_out': ( 'doctor.update.html#_is_left_out',

@@ -1,4 +1,4 @@
-"""What an eleventh set of somebody's programs showed: min-char-rnn in bare tensors, validation of fewer rows"""
+"""What an eleventh set of somebody's programs showed: min-char-rnn in bare tensors, validation of fewer rows, torch.func"""
 import pytest
 import torch
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner
@@ -79,3 +79,19 @@ def test_validation_of_fewer_rows(bs, cbs, want):
     learn = Learner(dls, Keeps(), CrossEntropyLossFlat(), lr=1e-3, cbs=[o() for o in cbs])
     ids = [o for o,_ in found(learn=learn, text=TEXT)]
     assert [o for o in ids if o not in ('D6', 'D11')] == want # so small a text says the same again
+
+
+def test_parameters_in_the_hands_of_torch_func():
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Embedding(V, 16), nn.Linear(16, V))
+    params = dict(net.named_parameters())
+    def loss_of(ps, x, y):
+        scores = torch.func.functional_call(net, ps, (x,))
+        return nn.functional.cross_entropy(scores.flatten(0, 1), y.flatten())
+    def step(x, y):
+        gs,loss = torch.func.grad_and_value(loss_of)({k:p.detach() for k,p in params.items()}, x, y)
+        with torch.no_grad():
+            for k,p in params.items(): p -= .3*gs[k]
+        return loss.item()
+    ids = [o for o,_ in found(step_function=step, model=net, batches=streams(IDS[:1500], 8))]
+    assert 'O7' not in ids
