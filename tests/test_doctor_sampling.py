@@ -232,3 +232,27 @@ def test_a_network_that_recites_is_not_told_to_have_the_dropout_that_it_has(p):
     page = ''.join(chr(97+i) for i in ids.tolist())
     found = sampling_findings(recited, parts_subject(net, batches, loss, adam), page)
     assert [(o.id, 'dropout = 0.5' in o.fix, 'epochs //= 2' in o.fix) for o in found] == [('G8', not p, bool(p))]
+
+
+@torch.no_grad()
+def whole_again(model, prompt, n, symbols=SYMBOLS, flat=False, mapped=True, k=6):
+    "All goes in each time, and is put into letters at the end; what is drawn is one of the likeliest"
+    ids = [NUMBER[c] for c in prompt]
+    for _ in range(n):
+        p = model(torch.tensor([ids[-20:]]))[0][0,-1].softmax(0)
+        best = (p.exp() if flat else p).topk(k if not flat else len(p))
+        i = torch.multinomial(best.values, 1)
+        ids.append((best.indices[i] if mapped else i).item())
+    return ''.join(symbols[i] for i in ids)
+
+
+@pytest.mark.parametrize('kwargs,want', [
+    ({}, []), (dict(flat=True), [('G1', 'strong')]), (dict(mapped=False), [('G1', 'strong')]),
+    (dict(symbols=SYMBOLS[-1:]+SYMBOLS[:-1]), [('G4', 'exact')])])
+def test_all_that_was_read_is_put_into_letters_at_the_end(trained, kwargs, want):
+    assert told(trained, whole_again, **kwargs) == want
+
+
+def test_a_place_in_an_order_is_no_character(trained):
+    f, = diagnose(sample=lambda model, prompt, n: whole_again(model, prompt, n, mapped=False), **trained).findings
+    assert 'places in the order' in f.message

@@ -31,7 +31,7 @@ class NotFedBack(Finding):
 # %% ../../nbs/46b_doctor.fed_back.ipynb #0f537e55
 def _pairs_of(w, prompt):
     "Characters and the ids that stand for them while text is written, in each way in which they may belong together"
-    ids,text = as_read(w)[0].tolist(),prompt + w.text
+    ids,text = as_read(w)[0].tolist(),ifnone(w.prompt, prompt) + w.text
     if not len(text)-1 <= len(ids) <= len(text): return []
     cut = len(prompt)
     again = list(zip(text[:cut], ids[:cut])) + list(zip(text[cut:], ids[cut+1:]))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from fastai.basics import *
 from .report import Finding
 from .layout import Layout
-from .step import predictions
+from .step import is_one_hot, predictions
 from .subject import Subject
 from .arranged import reaches_on
 
@@ -25,11 +25,6 @@ def _by_time(grads, lay):
     if len(flat) == steps and all(len(o) == rows for o in flat): return torch.stack([o.norm(dim=-1) for o in flat], 1)
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #ad5336a7
-def _is_one_hot(x):
-    "Whether it is rows of zeros with a one, (…, symbols), of which gradients can be asked"
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.requires_grad or x.ndim < 2: return False
-    return x.shape[-1] > 1 and bool(((x == 0) | (x == 1)).all()) and bool((x.sum(-1) == 1).all())
-
 @contextmanager
 def one_hot_entries(
     subject:Subject, # What is examined
@@ -37,7 +32,7 @@ def one_hot_entries(
     "A `with` in which one-hot rows that the model is called with are noted where ids would be looked up"
     def _note(model, args):
         step = subject.watch.step
-        if step and args and torch.is_grad_enabled() and not step.looks_up and _is_one_hot(args[0]):
+        if step and args and torch.is_grad_enabled() and not step.looks_up and is_one_hot(args[0]):
             return (subject.watch._note_entry(args[0].clone()), *args[1:])
     hook = subject.model.register_forward_pre_hook(_note)
     try: yield

@@ -243,6 +243,11 @@ def _enters_here(subject, t):
     return any(t is o for o in subject.steps[-1].entries) or not isinstance(t, nn.Parameter) and t.ndim != 2
 
 # %% ../../nbs/38a_doctor.update.ipynb #d7643b5e
+def _is_copy(subject, t):
+    "Whether a tensor has the shape and the values of a parameter"
+    return any(t.shape == p.shape and bool((t == p).all()) for p in subject.model.parameters())
+
+# %% ../../nbs/38a_doctor.update.ipynb #c9659747
 def check_foreign(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: O7
@@ -257,7 +262,7 @@ def check_foreign(
             is_leaf = is_in_loss and t.is_leaf and t.requires_grad
             is_foreign = is_leaf and id(t) not in own and not _enters_here(subject, t)
             is_foreign = is_foreign and bool((t != t.flatten()[:1]).any()) # a first state of zeros is no weight
-            if is_foreign: foreign.setdefault(id(t), (t, place_here()))
+            if is_foreign and not _is_copy(subject, t): foreign.setdefault(id(t), (t, place_here()))
     subject.watch.look = _look
     try: step, = subject.run(subject.batches[:1], update=False)
     finally: subject.watch.look = noop

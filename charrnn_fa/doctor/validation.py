@@ -91,10 +91,17 @@ def check_validation(
         steps,others = one_epoch(learn, epoch).run(update=False),[]
         if steps[-1].error: return [error]
         steps = steps[1:]
+    elif error := _error_after_training(learn, epoch): return [error]
     calls = [o for o in steps if o.calls]
     res = [_in_training_mode()] if any(o.trained for o in calls) or _differ(calls, [o for o in others if o.calls]) else []
     if any(o.with_graph for o in calls): res.append(_computes_gradients())
     return res + check_leak(two_epochs(learn, epoch))
+
+# %% ../../nbs/43_doctor.validation.ipynb #273ac0d6
+def _error_after_training(learn, epoch):
+    "The error with which the network ends validation after a step of training, or None"
+    train,*valid = one_epoch(learn, epoch).run(update=False)
+    return valid[-1].error if valid and train.calls and not valid[-1].calls else None
 
 # %% ../../nbs/43_doctor.validation.ipynb #d06886fe
 def _differ(steps, others):

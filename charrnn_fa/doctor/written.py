@@ -28,6 +28,7 @@ class Written:
     in_model: bool = False                       # Is the network at work?
     across: dict = field(default_factory=dict)   # Shapes of what softmax gave that is not 1 in all along the last axis
     error: Exception = None
+    prompt: str = None                           # How the prompt came back, if it is another
 
 _random_modules = nn.modules.dropout._DropoutNd,nn.modules.batchnorm._BatchNorm
 
@@ -121,8 +122,13 @@ def write(
     try:
         with _listening(model, res), _Axes(res): text = sample(model, prompt, n, **kwargs)
     except Exception as e: res.error = e
-    else: res.text = str(text).removeprefix(prompt)
+    else: res.prompt,res.text = _parted(str(text), prompt, n)
     return res
+
+def _parted(text, prompt, n):
+    "What became of a prompt, or None, and what was written"
+    is_other = len(text) == len(prompt)+n and not text.startswith(prompt)
+    return (text[:len(prompt)], text[len(prompt):]) if is_other else (None, text.removeprefix(prompt))
 
 # %% ../../nbs/46_doctor.written.ipynb #fb69c6cd
 def feeds_all(
