@@ -304,3 +304,12 @@ def test_a_file_of_a_run_and_the_folder_above_are_told_apart(learn, tmp_path):
     for o in run.path/'run.json', run.path/run.newest().file:
         with pytest.raises(RunError, match='is no folder; give the folder of a run'): load_run(o)
     with pytest.raises(RunError, match='it has no run.json.*in Python that of Checkpoint or save_run'): load_run(tmp_path/'Läufe')
+
+
+def test_an_empty_name_is_no_folder(learn, tmp_path, monkeypatch):
+    "A run was begun in the current folder, if that was empty"
+    monkeypatch.chdir(tmp_path)
+    for f in lambda: save_run(learn, ''), lambda: load_run(''), lambda: Checkpoint(''):
+        with pytest.raises(CharRNNError, match="''.*; give (the|a) path"): f()
+    with pytest.raises(CharRNNError, match='give a dict'): Checkpoint('r', info=['a note'])
+    assert not [*tmp_path.iterdir()]

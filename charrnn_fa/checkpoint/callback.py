@@ -38,7 +38,7 @@ from charrnn_fa.checkpoint.resume import (
 # %% ../../nbs/79_checkpoint.callback.ipynb #ba9ff4d9
 def _place_of(where):
     if isinstance(where, RunFolder): return str(where.path),where
-    if not isinstance(where, (str, os.PathLike)):
+    if not isinstance(where, (str, os.PathLike)) or where == '':
         raise CharRNNError(f'A run cannot be kept in {where!r}', 'give a path or a URL.')
     return (str(where) if is_url(where) else local_path(where)),None
 
@@ -80,6 +80,7 @@ class Checkpoint(Callback):
         if minutes is steps is None: raise CharRNNError('minutes and steps are both None', 'say how often to save.')
         if not (results is None or _takes_one(results)):
             raise CharRNNError(f'results is {results!r}', 'give a function of the Learner.')
+        if not (info is None or isinstance(info, dict)): raise CharRNNError(f'info is {info!r}', 'give a dict.')
         store_attr('minutes,steps,keep,local,allow_changes,results,info,quiet,storage_options')
         self.where,self.opened = _place_of(where)
         self.safe_name = without_secrets(self.where)

@@ -149,7 +149,8 @@ class Run(RunFolder):
         path, # A folder that holds a run
         settings=None, # Of a new run, see `char_settings`
     ):
-        if not isinstance(path, (str, os.PathLike)): raise RunError(f'{path!r} is no folder', 'give the path of one.')
+        if not isinstance(path, (str, os.PathLike)) or path == '':
+            raise RunError(f'{path!r} is no folder', 'give the path of one.')
         super().__init__(path, settings)
         s = self.settings
         with damage(self.path/'run.json'):
