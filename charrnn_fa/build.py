@@ -25,7 +25,9 @@ from .callback.neighbours import sharing_processors
 from .callback.schedule import Budget, check_length
 from .callback.meanwhile import replacing
 from .callback.steps import Steps
-from .loop import CharLearner, OneRowPerChar, check_rate
+from .callback.rows import OneRowPerChar
+from .loop.learner import CharLearner
+from .loop.fit import check_rate
 
 # %% ../nbs/48_build.ipynb #a0a89bb3
 _all_ = ['CharLearner']

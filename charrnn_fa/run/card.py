@@ -17,7 +17,7 @@ from ..text.read import check_type
 from ..text.streams import CharDL
 from ..text.data import CharDataLoaders, CharEncode
 from ..models import count_params
-from ..loop import CharLearner
+from ..loop.learner import CharLearner
 from ..build import char_learner
 from .files import all_finite, write_whole
 from charrnn_fa.run.model import (
