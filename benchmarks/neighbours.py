@@ -21,11 +21,11 @@ def train(seconds, precision, how):
     "Milliseconds a step, after the first two seconds"
     import contextlib
     from fastai.callback.core import Callback, CancelFitException
-    from charrnn_fa import loop
     from charrnn_fa.learner import char_learner
+    from charrnn_fa.loop import fit
     from charrnn_fa.text.corpus import load_corpus
     from charrnn_fa.text.data import CharDataLoaders
-    if how == 'bare': loop.sharing_processors = lambda device: contextlib.nullcontext()
+    if how == 'bare': fit.sharing_processors = lambda device: contextlib.nullcontext()
 
     class Clock(Callback):
         order,at,n = 100,None,0

@@ -16,144 +16,19 @@ from .core import CharRNNError, check_number
 from .text.read import check_type
 from .text.strokes import Drawings, per_drawing, strokes_to_text, text_to_strokes
 from .text.vocab import CharVocab
-from .models import CharRNN, archs, count_params
+from .models import CharRNN, archs
 from .optim import AdamW, Muon
-from .generate import evaluating, prime, step_model
 from .evaluate import evaluate_ids
 from .presets import Preset, check_seed, get_preset, presets
-from .callback.neighbours import sharing_processors
 from .callback.schedule import Budget, check_length
 from .callback.meanwhile import replacing
 from .callback.steps import Steps
-from .loop import CharLearner, OneRowPerChar, check_rate
+from .loop.learner import CharLearner
+from .loop.fit import check_rate
+from .loop import look, summary
 
 # %% ../nbs/48_build.ipynb #a0a89bb3
 _all_ = ['CharLearner']
-
-# %% ../nbs/48_build.ipynb #4bee8c32
-@patch
-def _check_text(self:CharLearner, ds_idx, dl=None):
-    "Refuse loaders that have no text"
-    if len(self.dls[ds_idx] if dl is None else dl): return
-    raise CharRNNError('The loader of this Learner has no text', 'give the text that it is about, or make loaders from one.')
-
-# %% ../nbs/48_build.ipynb #60b6cabf
-@patch
-@delegates(Learner.get_preds)
-def get_preds(self:CharLearner,
-    ds_idx=1, # Of the loaders: 0 for training, 1 for validation
-    dl=None, # A loader instead
-    cbs=None, # For this call only
-    **kwargs # Such as `with_loss`
-):
-    "Predictions and targets, one row per character in the order of the text"
-    self._check_text(ds_idx, dl)
-    with sharing_processors(self.device), self.untouched(history=True):
-        return Learner.get_preds(self, ds_idx, dl, cbs=L(cbs)+OneRowPerChar(), **kwargs)
-
-# %% ../nbs/48_build.ipynb #02cce60f
-@patch
-def validate(self:CharLearner,
-    ds_idx=1, # Of the loaders: 0 for training, 1 for validation
-    dl=None, # A loader instead
-    cbs=None, # For this call only
-): # Loss and metrics
-    "Loss and metrics over `dl`, every character the same"
-    self._check_text(ds_idx, dl)
-    with sharing_processors(self.device), self.untouched(history=True): return Learner.validate(self, ds_idx, dl, cbs)
-
-# %% ../nbs/48_build.ipynb #e09f039c
-@patch
-def predict(self:CharLearner,
-    item:str, # Text so far
-    **kwargs # Of fastai's method; not used
-)->tuple: # (character, its id, probabilities of all)
-    "The most likely next character after `item`"
-    logits,_ = step_model(self.model, prime(self.vocab, item)[None], None)
-    probs = logits[0].softmax(-1)
-    i = probs.argmax()
-    return self.vocab[int(i)],i,probs
-
-# %% ../nbs/48_build.ipynb #f5d56d19
-@patch
-def show_results(self:CharLearner,
-    ds_idx=1, # Of the loaders: 0 for training, 1 for validation
-    dl=None, # A loader instead
-    max_n=4, # Rows
-    shuffle=False, # Has no effect: the text has an order
-    **kwargs # See `CharDL.show_results`
-):
-    "Some rows of text, what followed, and what the model would have put"
-    if dl is None: dl = self.dls[ds_idx]
-    self._check_text(ds_idx, dl)
-    b = dl.one_batch()
-    with evaluating(self.model): pred = self.model(b[0].to(self.device))[0].argmax(-1)
-    dl.show_results(b, pred, max_n=max_n, **kwargs)
-
-# %% ../nbs/48_build.ipynb #1403fab9
-@patch
-@delegates(Learner.lr_find)
-def lr_find(self:CharLearner,
-    *args, # Those of fastai's method
-    **kwargs # Likewise
-):
-    "fastai's mock training; weights, optimiser and loader are as before afterwards"
-    self._check_text(0)
-    with self.untouched(): return Learner.lr_find(self, *args, **kwargs)
-
-# %% ../nbs/48_build.ipynb #6ae03cc9
-def _parts(model):
-    "(name, module) of the parts that are worth a line"
-    def _depth(name): return 1 if name.startswith(('rnns', 'drops')) else 0
-    named = [(k,m) for k,m in model.named_modules() if k and k.count('.') == _depth(k)]
-    return [(k,m) for k,m in named if not isinstance(m, nn.ModuleList)]
-
-# %% ../nbs/48_build.ipynb #73b7ea7f
-def _shapes(model, x):
-    "(name, module, shape of what comes out) of the parts of `model`, as they are used for the batch `x`"
-    res = []
-    def _note(name, m, i, o): res.append((name, m, (o[0] if isinstance(o, tuple) else o).shape))
-    hooks = [m.register_forward_hook(partial(_note, k)) for k,m in _parts(model)]
-    try:
-        with evaluating(model): model(x)
-    finally:
-        for h in hooks: h.remove()
-    return res
-
-# %% ../nbs/48_build.ipynb #355750e6
-def _rows(shapes, bs):
-    "A line of the table for each part; parameters that a part before has are not counted again"
-    res,seen = [('Layer', 'Output shape', 'Parameters', 'Trainable')],set()
-    for name,m,shape in shapes:
-        ps = [p for p in m.parameters() if id(p) not in seen]
-        seen.update(map(id, ps))
-        n = sum(p.numel() for p in ps)
-        trained = str(all(p.requires_grad for p in ps)) if ps else ''
-        size = ' x '.join(map(str, (bs, *shape[1:])))
-        res.append((f'{name} ({type(m).__name__})', size, f'{n:,}' if n else '', trained))
-    return res
-
-# %% ../nbs/48_build.ipynb #4e907ecb
-def _table(rows):
-    "Rows of strings as lines with columns; numbers to the right"
-    ws = [max(map(len, col)) for col in zip(*rows)]
-    pads = str.ljust,str.ljust,str.rjust,lambda s,w: s
-    return ['  '.join(pad(o, w) for pad,o,w in zip(pads, r, ws)).rstrip() for r in rows]
-
-@patch
-def summary(self:CharLearner):
-    "Layers, shapes and parameters of the model, and what trains it"
-    self._check_text(0)
-    x = self.dls.train.one_batch()[0][:1].to(self.device)
-    bs = self.dls.train.bs
-    trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-    lines = [f'{type(self.model).__name__} (input {bs} x {x.shape[1]})',
-             *_table(_rows(_shapes(self.model, x), bs)), '',
-             f'{count_params(self.model):,} parameters, {trained:,} of them trained',
-             f'{self.precision} on {self.device}, seed {self.seed}',
-             f'{getattr(self.opt_func, "__name__", self.opt_func)}, {self.loss_func}',
-             'Callbacks: ' + ', '.join(map(str, self.cbs.sorted('order')))]
-    return PrettyString('\n'.join(lines))
 
 # %% ../nbs/48_build.ipynb #fd228e54
 @patch

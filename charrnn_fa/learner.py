@@ -8,7 +8,7 @@ __all__ = ['char_learner', 'CharLearner', 'from_hub']
 # %% ../nbs/59_learner.ipynb #f6f6e767
 from .core import Later
 from .build import char_learner
-from .loop import CharLearner
+from .loop.learner import CharLearner
 
 CharLearner.share = Later('share', 'charrnn_fa.show.share')
 CharLearner.push_to_hub = Later('push_to_hub', 'charrnn_fa.run.hub')

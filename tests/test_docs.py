@@ -103,20 +103,20 @@ def test_what_a_cell_defines(docs, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('nb,href,to', [
-    ('05_text.streams.ipynb', '24_loop.ipynb#why', '/24_loop.ipynb#why'),
-    ('tutorials/shakespeare.ipynb', '../24_loop.ipynb', '/24_loop.ipynb'),
+    ('05_text.streams.ipynb', '24_loop.learner.ipynb#why', '/24_loop.learner.ipynb#why'),
+    ('tutorials/shakespeare.ipynb', '../24_loop.learner.ipynb', '/24_loop.learner.ipynb'),
     ('tutorials/shakespeare.ipynb', 'your_own_text.ipynb', '/tutorials/your_own_text.ipynb'),
-    ('index.ipynb', 'nbs/24_loop.ipynb', '/24_loop.ipynb'),
+    ('index.ipynb', 'nbs/24_loop.learner.ipynb', '/24_loop.learner.ipynb'),
     ('index.ipynb', 'CHANGELOG.md', GITHUB+'CHANGELOG.md'),
-    ('24_loop.ipynb', '../tests/house.py', GITHUB+'tests/house.py'),
-    ('24_loop.ipynb', '#why', '#why'),
-    ('24_loop.ipynb', 'https://a.b/c.ipynb', 'https://a.b/c.ipynb')])
+    ('24_loop.learner.ipynb', '../tests/house.py', GITHUB+'tests/house.py'),
+    ('24_loop.learner.ipynb', '#why', '#why'),
+    ('24_loop.learner.ipynb', 'https://a.b/c.ipynb', 'https://a.b/c.ipynb')])
 def test_a_link_leads_to_a_page_or_to_the_repository(docs, nb, href, to): assert docs.link(href, docs.nbs/nb) == to
 
 
 def test_a_link_to_nothing_is_an_error(docs):
     with pytest.raises(FileNotFoundError, match='24_loop.*no_such'):
-        docs.link('no_such.ipynb', docs.nbs/'24_loop.ipynb')
+        docs.link('no_such.ipynb', docs.nbs/'24_loop.learner.ipynb')
 
 
 # A small site in a real browser

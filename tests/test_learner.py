@@ -764,7 +764,7 @@ class Stops(Callback):
 
 @pytest.mark.parametrize('how', [lambda o: o.fit(1), lambda o: o.fit(1, cbs=Stops()), lambda o: o.lr_find(num_it=30)])
 def test_losses_are_here_for_a_plot_however_a_fit_ends(make, monkeypatch, how):
-    monkeypatch.setattr('charrnn_fa.loop.is_away', lambda o: isinstance(o, Far))
+    monkeypatch.setattr('charrnn_fa.loop.batches.is_away', lambda o: isinstance(o, Far))
     learn = make(cbs=SendsFar())
     how(learn)
     plt.close('all')

@@ -17,7 +17,7 @@ from fastai.basics import *
 from fastai.callback.core import _events
 from fastai.callback.progress import CSVLogger
 from ..text.streams import CharDL
-from ..loop import CharLearner
+from ..loop.learner import CharLearner
 from ..run.files import RunError
 from ..run.model import versions, weights
 from ..run.records import counts

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from torch.utils.data import Dataset
 from ..text.streams import CharDL
 from ..callback.schedule import Budget
-from ..loop import CharLearner
+from ..loop.learner import CharLearner
 from ..run.files import sha256_pieces
 from ..run.model import char_settings, versions
 from .capture import changes, ctor_args, rng_state, set_rng_state

@@ -14,7 +14,7 @@ from ..core import CharRNNError, is_number, number_of
 from ..text.streams import CharDL
 from ..optim import AdamW
 from ..callback.precision import check_precision
-from ..loop import CharLearner
+from ..loop.learner import CharLearner
 from ..run.files import RunError, damage, same_tensors
 from ..run.model import weights
 from ..run.records import check, counts, need

@@ -12,7 +12,7 @@ from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import SaveModelCallback
 from ..core import check_number, in_fit, say
-from ..loop import inner_events
+from ..loop.events import inner_events
 from .report import Finding, Report, catalogue, certainties
 from .anew import forgotten, have_moved, kind_of, knows, left_out, made_anew, number_of, sums_of
 from .ids import as_ids

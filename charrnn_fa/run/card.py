@@ -14,7 +14,7 @@ from fastcore.meta import delegates
 from ..core import CharRNNError, check_number, visible
 from ..text.read import check_type
 from ..models import count_params
-from ..loop import CharLearner
+from ..loop.learner import CharLearner
 from .files import all_finite, write_whole
 from charrnn_fa.run.model import (
     Run, char_settings, check_described, ids_sha256, kept_text, versions, weights, weights_sha256,

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core import CharRNNError, check_number, remedy, say, visible, without_secrets
-from ..loop import CharLearner
+from ..loop.learner import CharLearner
 from .card import hub_folder, learner_of, model_card
 from .files import RunError
 from .model import Run

@@ -59,7 +59,7 @@ def check_described(
     tensors=lambda model: dict(model.named_parameters()), # What of the model has to be the same
 ):
     "Refuse a model that a run could not make again"
-    from charrnn_fa.loop import CharLearner
+    from charrnn_fa.loop.learner import CharLearner
     if not (isinstance(learn, CharLearner)
             and same_tensors(tensors(_model_of(learn.preset, learn.vocab)), tensors(learn.model))):
         raise RunError('The model is not the one that the preset of its Learner describes, '

@@ -18,7 +18,7 @@ from ..models import CharRNN, OneHot, count_params
 from ..generate import prime
 from ..numpy_step import fits_numpy_step
 from ..evaluate import evaluate_ids
-from ..loop import CharLearner
+from ..loop.learner import CharLearner
 from ..run.files import write_whole
 from .page import asset, blue, orange, script_json
 from .surprise import most_bits
