@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -370,6 +371,20 @@ def test_a_checkpoint_that_is_taken_out_at_the_beginning(short, tmp_path):
         def before_fit(self): self.learn.remove_cb(self.learn.checkpoint)
     of(tmp_path, short, TakesOutFirst())
     assert not (tmp_path/'r').exists()
+
+
+@pytest.mark.parametrize('event', ['before_batch', 'after_batch', 'after_epoch'])
+def test_a_checkpoint_that_is_taken_out_on_the_way(short, tmp_path, event):
+    "The fit goes on without it; the folder is free afterwards, and goes on from what was saved"
+    class TakesOutLater(Callback): pass
+    def take_out(self):
+        if self.learn.train_iter >= 13 and hasattr(self.learn, 'checkpoint'): self.learn.remove_cb(self.learn.checkpoint)
+    setattr(TakesOutLater, event, take_out)
+    n = threading.active_count()
+    learn = of(tmp_path, short, TakesOutLater(), ckpt=dict(steps=5))
+    assert learn.train_iter == 28 and not Lock.held and threading.active_count() == n
+    assert 0 < newest_step(tmp_path/'r') < 28
+    assert of(tmp_path, short).train_iter == 28 and RunFolder(tmp_path/'r').finished
 
 
 @pytest.mark.parametrize('n', [14, 19])

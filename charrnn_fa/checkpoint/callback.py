@@ -107,7 +107,7 @@ def __deepcopy__(self:Checkpoint, memo):
 # %% ../../nbs/79_checkpoint.callback.ipynb #962cc71b
 @patch
 def __call__(self:Checkpoint, event_name):
-    if not (self.active or event_name == 'before_fit'): return
+    if not (self.learn and (self.active or event_name == 'before_fit')): return # it may have been taken out
     if state := self.restored:
         self.restored = None
         state.restore_late(self.order)
@@ -117,7 +117,7 @@ def __call__(self:Checkpoint, event_name):
 # %% ../../nbs/79_checkpoint.callback.ipynb #6db1a8ac
 @patch
 def before_fit(self:Checkpoint):
-    if not (self.learn and in_fit(self.learn)): return
+    if not in_fit(self.learn): return
     vars(self).update(
         _of_fit,
         active=True,
@@ -469,6 +469,12 @@ def after_error(self:Checkpoint):
     at = None
     with suppress(Exception): at = self._done()
     self._leave('Stopped by an error', at)
+
+@patch
+def taken_out(self:Checkpoint):
+    "When another callback has taken it out of the Learner within the fit, which goes on without it"
+    self.log.say(f'The checkpoint was taken out of this fit, and the run in {self.place} is not saved any more.')
+    self._clean_up()
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #57263159
 @patch

@@ -64,12 +64,19 @@ def _epoch_events(self:Guard, f, event_type, ex, final=noop):
     if event_type != 'epoch' or self.gone: return self.with_events(f, event_type, ex, final)
     if self.learn.epoch < self.me.first: return
     self._telling(self.with_events, f, event_type, ex, final)
-    self.me.epoch_over()
+    if not self._is_over(): self.me.epoch_over()
 
 @patch
 def _one_event(self:Guard, event_name):
-    if event_name in ('after_cancel_fit', 'after_fit'): self._telling(self.call_one, event_name)
+    is_end = event_name in ('after_cancel_fit', 'after_fit')
+    if is_end and not self._is_over(): self._telling(self.call_one, event_name)
     else: self.call_one(event_name)
+
+@patch
+def _is_over(self:Guard):
+    "Whether nobody is to be told any more; another callback may have taken the checkpoint out of the Learner"
+    if not (self.gone or self.me.learn): self.me.taken_out()
+    return self.gone or not self.me.learn
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #a7adc505
 @patch
