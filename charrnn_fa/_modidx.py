@@ -1022,6 +1022,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'charrnn_fa.core.loss_text': ('core.html#loss_text', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.may_be_lost': ('core.html#may_be_lost', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.number_of': ('core.html#number_of', 'charrnn_fa/core.py'),
+                                 'charrnn_fa.core.put_later': ('core.html#put_later', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.read_remedy': ('core.html#read_remedy', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.reason': ('core.html#reason', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.remedy': ('core.html#remedy', 'charrnn_fa/core.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['drives', 'CharRNNError', 'reason', 'drive_away', 'check_drive', 'read_remedy', 'remedy', 'visible', 'without_secrets',
            'loss_text', 'time_text', 'every', 'number_of', 'is_number', 'check_number', 'wait_until', 'in_fit', 'Later',
-           'charrnn_home', 'sha256_file', 'OutputWarning', 'may_be_lost', 'shown', 'say']
+           'put_later', 'charrnn_home', 'sha256_file', 'OutputWarning', 'may_be_lost', 'shown', 'say']
 
 # %% ../nbs/00_core.ipynb #da3503bb
 import errno, hashlib, math, numbers, os, re, reprlib, sys, time, warnings
@@ -200,6 +200,14 @@ class Later:
         owner = next(c for c in cls.__mro__ if self.name in vars(c))
         if vars(owner)[self.name] is self: raise AttributeError(self.name) # the module is about to put it there
         return getattr(cls if o is None else o, self.name)
+
+def put_later(
+    cls, # A class
+    **modules # Names of methods to names of the modules that put them there
+):
+    "Let a class have methods from the beginning; one that is there already stays"
+    for name,module in modules.items():
+        if name not in vars(cls): setattr(cls, name, Later(name, module))
 
 # %% ../nbs/00_core.ipynb #5f36e003
 def charrnn_home()->Path: # It need not exist yet

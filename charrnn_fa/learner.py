@@ -6,12 +6,11 @@
 __all__ = ['char_learner', 'CharLearner', 'from_hub']
 
 # %% ../nbs/59_learner.ipynb #f6f6e767
-from .core import Later
+from .core import put_later
 from .build import char_learner
 from .loop.learner import CharLearner
 
-CharLearner.share = Later('share', 'charrnn_fa.show.share')
-CharLearner.push_to_hub = Later('push_to_hub', 'charrnn_fa.run.hub')
+put_later(CharLearner, share='charrnn_fa.show.share', push_to_hub='charrnn_fa.run.hub')
 
 def __getattr__(name):
     if name != 'from_hub': raise AttributeError(name)

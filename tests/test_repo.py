@@ -278,6 +278,15 @@ print([o.__module__ for o in asked], 'seed' in args[0], 'prompt' in args[1])"""
     assert found == "['charrnn_fa.text.drawn', 'charrnn_fa.show.share', 'charrnn_fa.run.hub', 'charrnn_fa.run.hub'] True True"
 
 
+def test_a_learner_has_its_methods_whatever_was_imported_first():
+    for first in 'show', 'run.hub', 'text.drawn', 'all':
+        code = f"""import charrnn_fa.{first}
+from charrnn_fa import learner
+from charrnn_fa.text.data import CharDataLoaders
+print(*(o.__module__ for o in (learner.CharLearner.share, learner.CharLearner.push_to_hub, CharDataLoaders.from_drawings)))"""
+        assert printed_by(code) == ['charrnn_fa.show.share charrnn_fa.run.hub charrnn_fa.text.drawn'], first
+
+
 def test_a_resume_crosses_few_rooms():
     "`python tests/rooms.py -v` shows them"
     code = "import json,rooms; calls = rooms.crossings(); print(json.dumps([len(rooms.rooms(calls)), sum(calls.values())]))"

@@ -11,7 +11,7 @@ from fastai.basics import *
 from collections.abc import Iterable
 from itertools import chain
 from numbers import Real
-from ..core import CharRNNError, Later, check_number, read_remedy
+from ..core import CharRNNError, check_number, put_later, read_remedy
 from .read import check_type, read_text
 from .corpus import corpus_files, load_corpus
 from .vocab import CharVocab, VocabError, id_dtype
@@ -259,4 +259,4 @@ def from_files(cls:CharDataLoaders,
     return cls.from_documents(files, splitter(files), sep=sep, encoding=encoding, **kwargs)
 
 # %% ../../nbs/06_text.data.ipynb #22c9bf7a
-CharDataLoaders.from_drawings = Later('from_drawings', 'charrnn_fa.text.drawn')
+put_later(CharDataLoaders, from_drawings='charrnn_fa.text.drawn')
