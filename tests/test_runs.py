@@ -302,7 +302,7 @@ def test_a_file_of_a_run_and_the_folder_above_are_told_apart(learn, tmp_path):
     "run.json was said to have no run.json, and a user of Python was sent to --run"
     run = save_run(learn, tmp_path/'Läufe'/'Erster Versuch')
     for o in run.path/'run.json', run.path/run.newest().file:
-        with pytest.raises(RunError, match='is no folder; give the folder of a run'): load_run(o)
+        with pytest.raises(RunError, match='is a file and not a run; give the folder of one'): load_run(o)
     with pytest.raises(RunError, match='it has no run.json.*in Python that of Checkpoint or save_run'): load_run(tmp_path/'Läufe')
 
 
