@@ -296,8 +296,10 @@ class _Watch:
     def __call__(self, event, args):
         if self.inside is None or event not in ('open', 'os.remove', 'os.rename', 'os.truncate', 'os.mkdir', 'os.rmdir'):
             return
-        path = os.path.realpath(os.fspath(args[0])) if isinstance(args[0], (str, bytes, os.PathLike)) else ''
-        path = os.fsdecode(path)
+        path = os.fsdecode(args[0]) if isinstance(args[0], (str, bytes, os.PathLike)) else ''
+        folder,name = os.path.split(path)
+        if event in ('os.remove', 'os.rename') and path: path = os.path.join(os.path.realpath(folder), name) # a link itself
+        elif path: path = os.path.realpath(path)
         if event == 'os.mkdir' and os.path.isdir(path): return
         writes = event != 'open' or (args[2] or 0) & (os.O_WRONLY|os.O_RDWR|os.O_CREAT|os.O_TRUNC)
         if ((CANARY in path or path == '/etc/passwd' or writes) and path
