@@ -46,6 +46,7 @@ def _smaller(command):
     options = dict(train='take a smaller text, --bs or --n-hid', draw='take fewer drawings, or a smaller --times')
     return options.get(command, 'end other programs, or take a larger machine')
 
+# %% ../nbs/91_cli.ipynb #d356a0b2
 def _status(args)->int:
     "Run a command; a mistake is answered in one sentence"
     try:

@@ -50,6 +50,20 @@ def _takes_one(f):
     return True
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5ebd73cc
+def _check_often(minutes, steps, keep, max_mb, wait):
+    check_number('minutes', minutes, 0, optional=True)
+    check_number('steps', steps, 1, whole=True, optional=True)
+    check_number('keep', keep, 2, whole=True)
+    check_number('max_mb', max_mb, 0, optional=True)
+    check_number('wait', wait, 0)
+    if minutes is steps is None: raise CharRNNError('minutes and steps are both None', 'say how often to save.')
+
+def _check_told(results, info):
+    if not (results is None or _takes_one(results)):
+        raise CharRNNError(f'results is {results!r}', 'give a function of the Learner.')
+    if not (info is None or isinstance(info, dict)): raise CharRNNError(f'info is {info!r}', 'give a dict.')
+
+# %% ../../nbs/79_checkpoint.callback.ipynb #9a044137
 _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, first=0, **dict.fromkeys(
     'log place folder found guard signals saver state keeper best began end_epoch loss_before held batch'
     ' place_in_fit restored'.split()))
@@ -72,15 +86,8 @@ class Checkpoint(Callback):
         quiet=False, # Say nothing but warnings
         **storage_options # For fsspec, such as a token; never stored
     ):
-        check_number('minutes', minutes, 0, optional=True)
-        check_number('steps', steps, 1, whole=True, optional=True)
-        check_number('keep', keep, 2, whole=True)
-        check_number('max_mb', max_mb, 0, optional=True)
-        check_number('wait', wait, 0)
-        if minutes is steps is None: raise CharRNNError('minutes and steps are both None', 'say how often to save.')
-        if not (results is None or _takes_one(results)):
-            raise CharRNNError(f'results is {results!r}', 'give a function of the Learner.')
-        if not (info is None or isinstance(info, dict)): raise CharRNNError(f'info is {info!r}', 'give a dict.')
+        _check_often(minutes, steps, keep, max_mb, wait)
+        _check_told(results, info)
         store_attr('minutes,steps,keep,local,allow_changes,results,info,quiet,storage_options')
         self.where,self.opened = _place_of(where)
         self.safe_name = without_secrets(self.where)

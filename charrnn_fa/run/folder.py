@@ -185,24 +185,6 @@ class RunFolder(RunFiles):
         self.settings = self._stored(path) if settings is None else self._new(settings)
         self.id = self.settings['id']
 
-    def _new(self, settings):
-        if 'id' in settings: return check_fields(settings, settings_schema, self.path/'run.json') # from a store
-        try: return check({'id':secrets.token_hex(8), 'format':format_version, **settings}, settings_schema)
-        except FieldError as e:
-            raise RunError(f'The settings of this run cannot be kept ({e.what})', 'give others.') from None
-
-    def _stored(self, path):
-        file = self.path/'run.json'
-        if self.is_run(self.path): return check_fields(read_json(file), settings_schema, file)
-        if not os.path.lexists(self.path):
-            check_drive(self.path, RunError)
-            raise RunError(f'There is no folder {path}',
-                           f'check the name, or make a run with: charrnn train CORPUS --run {path}')
-        if not self.path.is_dir(): raise RunError(f'{path} is a file and not a run', 'give the folder of one.')
-        _refuse_lost(path)
-        raise RunError(f'{path} is not a run (it has no run.json)',
-                       'give the folder that was --run, or in Python that of Checkpoint or save_run.')
-
     @staticmethod
     def is_run(
         path, # Of a folder
@@ -213,6 +195,27 @@ class RunFolder(RunFiles):
         except OSError as e:
             if e.errno == errno.ENAMETOOLONG: return False
             raise _unreachable(path, e) from None
+
+# %% ../../nbs/32_run.folder.ipynb #33e48f94
+@patch
+def _new(self:RunFolder, settings):
+    if 'id' in settings: return check_fields(settings, settings_schema, self.path/'run.json') # from a store
+    try: return check({'id':secrets.token_hex(8), 'format':format_version, **settings}, settings_schema)
+    except FieldError as e:
+        raise RunError(f'The settings of this run cannot be kept ({e.what})', 'give others.') from None
+
+@patch
+def _stored(self:RunFolder, path):
+    file = self.path/'run.json'
+    if self.is_run(self.path): return check_fields(read_json(file), settings_schema, file)
+    if not os.path.lexists(self.path):
+        check_drive(self.path, RunError)
+        raise RunError(f'There is no folder {path}',
+                       f'check the name, or make a run with: charrnn train CORPUS --run {path}')
+    if not self.path.is_dir(): raise RunError(f'{path} is a file and not a run', 'give the folder of one.')
+    _refuse_lost(path)
+    raise RunError(f'{path} is not a run (it has no run.json)',
+                   'give the folder that was --run, or in Python that of Checkpoint or save_run.')
 
 # %% ../../nbs/32_run.folder.ipynb #3d8b31ad
 @patch(cls_method=True)
