@@ -1,6 +1,6 @@
 """Fixes put where they belong, in programs whose lines and names do not let every fix be pasted"""
 import pytest
-from test_doctor_fixes import diagnose, first, made
+from test_doctor_fixes import diagnose, first, made, said
 
 
 # A state that is made in the loop, of what the loop alone has
@@ -40,3 +40,98 @@ def test_a_state_made_anew_at_each_letter_is_made_once(parts, makes, tmp_path):
     mended = source.replace(makes, inside if inside.startswith('if') else 'pass').replace('BEFORE', before)
     found = diagnose(**made(mended, tmp_path, 'mended'), trials=False).findings
     assert not [o for o in found if o.certainty == 'exact'], (f.fix, found)
+
+
+# A layer with a path that is no name
+
+OUT_OF = """
+class Reader(nn.Module):
+    def __init__(self, batch_first=False):
+        super().__init__()
+        self.l = nn.LSTM(16, 16, batch_first=batch_first)
+    def forward(self, h): return self.l(h)[0]
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        {makes}
+        HERE
+    def forward(self, seq): return {gives}
+net = {net}
+AFTER
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all)
+"""
+STACK = 'nn.Sequential(nn.Embedding(12, 16), {}, nn.Linear(16, 12))'
+BY_NAME = 'nn.ModuleDict({"in-to": nn.Embedding(12, 16), "the-rnn": nn.LSTM(16, 16), "class": nn.Linear(16, 12)})'
+PATHS = {
+    'of a sequence': (f"self.net = {STACK.format('Reader()')}", 'self.net(seq)'),
+    'of a list': ('self.ls = nn.ModuleList([nn.Embedding(12, 16), nn.LSTM(16, 16), nn.Linear(16, 12)])',
+                  'self.ls[2](self.ls[1](self.ls[0](seq))[0])'),
+    'of a dictionary': (f'self.d = {BY_NAME}', 'self.d["class"](self.d["the-rnn"](self.d["in-to"](seq))[0])'),
+    'with a keyword for a name': (f"self.net = {STACK.format('nn.Identity()')}; self.add_module('lambda', nn.LSTM(16, 16))",
+                                  "self.net[2](getattr(self, 'lambda')(self.net[0](seq))[0])")}
+
+
+@pytest.mark.parametrize('path', PATHS)
+def test_a_layer_is_made_anew_by_a_line_that_is_python(path, tmp_path):
+    makes,gives = PATHS[path]
+    source = OUT_OF.format(makes=makes, gives=gives, net='Net()').replace('AFTER', '')
+    f = first(source.replace('HERE', ''), tmp_path)
+    assert f.id == 'S5' and f.fix.startswith('self'), f
+    assert not said(source.replace('HERE', f.fix), tmp_path), f.fix
+
+
+@pytest.mark.parametrize('net', [STACK.format('Reader()'), f'nn.Sequential(nn.Sequential({STACK.format("Reader()")}))'])
+def test_a_layer_of_a_model_without_a_class_of_its_own_is_told_by_the_models_name(net, tmp_path):
+    source = OUT_OF.format(makes='', gives='seq', net=net).replace('HERE', '').replace('net = ', 'model = ').replace('=net', '=model')
+    f = first(source.replace('AFTER', ''), tmp_path)
+    assert f.id == 'S5' and f.fix.startswith('model['), f
+    assert not said(source.replace('AFTER', f.fix), tmp_path), f.fix
+
+
+# Parts that belong to no module
+
+LOOSE = """
+names = dict(xh=(12, 16), hh=(16, 16), hy=(16, 12))
+W = {k:torch.full(v, .1).requires_grad_() for k,v in names.items()}
+HERE
+def learn(x, y):
+    h,outs = torch.zeros(8, 16),[]
+    for t in range(15):
+        h = torch.tanh(W['xh'][x[:,t]] + h@W['hh'])
+        outs.append(h@W['hy'])
+    loss = F.cross_entropy(torch.stack(outs, 1).flatten(0, 1), y.flatten())
+    loss.backward()
+    with torch.no_grad():
+        for p in W.values():
+            p -= .1*p.grad
+            p.grad = None
+def given(): return dict(step_function=learn, batches=streams)
+"""
+
+
+@pytest.mark.parametrize('given', ['', 'model=W, '])
+def test_tensors_of_a_dictionary_are_told_by_the_name_that_it_has(given, tmp_path):
+    source = LOOSE.replace('step_function', f'{given}step_function')
+    f = first(source.replace('HERE', ''), tmp_path)
+    assert f.id == 'I2' and "W['h" in f.message, f
+    assert not said(source.replace('HERE', f.fix), tmp_path), f.fix
+
+
+TWO = """
+reader,guess = nn.Sequential(nn.Embedding(12, 16), nn.GRU(16, 16)),nn.Linear(16, 12)
+HERE
+adam = torch.optim.Adam([*reader.parameters(), *guess.parameters()], lr=1e-3)
+def learn(x, y):
+    loss = F.cross_entropy(guess(reader(x)[0]).flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, opt=adam, batches=streams)
+"""
+
+
+def test_a_layer_of_one_of_two_networks_is_told_by_the_name_of_that_network(tmp_path):
+    f = first(TWO.replace('HERE', ''), tmp_path)
+    assert f.id == 'S5' and f.fix.startswith('reader[1] = '), f
+    assert not said(TWO.replace('HERE', f.fix), tmp_path), f.fix
