@@ -1532,6 +1532,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'charrnn_fa/doctor/errors.py'),
                                           'charrnn_fa.doctor.errors._explained': ( 'doctor.errors.html#_explained',
                                                                                    'charrnn_fa/doctor/errors.py'),
+                                          'charrnn_fa.doctor.errors._for_loader': ( 'doctor.errors.html#_for_loader',
+                                                                                    'charrnn_fa/doctor/errors.py'),
                                           'charrnn_fa.doctor.errors._in_place': ( 'doctor.errors.html#_in_place',
                                                                                   'charrnn_fa/doctor/errors.py'),
                                           'charrnn_fa.doctor.errors._in_step': ( 'doctor.errors.html#_in_step',

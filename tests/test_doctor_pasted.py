@@ -135,3 +135,28 @@ def test_a_layer_of_one_of_two_networks_is_told_by_the_name_of_that_network(tmp_
     f = first(TWO.replace('HERE', ''), tmp_path)
     assert f.id == 'S5' and f.fix.startswith('reader[1] = '), f
     assert not said(TWO.replace('HERE', f.fix), tmp_path), f.fix
+
+
+# A loader that stops
+
+PIECES = """
+class Pieces(torch.utils.data.Dataset):
+    def __len__(self):
+        seq_len = 16
+        HERE
+    def __getitem__(self, i):
+        if i > 149: raise IndexError(i)
+        return ids[16*i:16*i+16],ids[16*i+1:16*i+17]
+ids = ids[:2390+MORE]
+net = nn.Sequential(nn.Embedding(12, 16), nn.Linear(16, 12))
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=torch.utils.data.DataLoader(Pieces(), 60), loss_func=over_all)
+"""
+
+
+@pytest.mark.parametrize('line,more', [('return 150', 0), ('return 151', 11)])
+def test_a_data_set_that_says_too_much_is_told_how_many_whole_pieces_there_are(line, more, tmp_path):
+    source = PIECES.replace('MORE', str(more))
+    f = first(source.replace('HERE', line), tmp_path)
+    assert f.id == 'E2' and 'pass' not in f.fix, f
+    assert 'E2' not in said(source.replace('HERE', f.fix), tmp_path), f.fix
