@@ -1,4 +1,6 @@
 """Fixes put where they belong, in programs whose lines and names do not let every fix be pasted"""
+import ast
+
 import pytest
 from test_doctor_fixes import diagnose, first, made, said
 
@@ -160,3 +162,38 @@ def test_a_data_set_that_says_too_much_is_told_how_many_whole_pieces_there_are(l
     f = first(source.replace('HERE', line), tmp_path)
     assert f.id == 'E2' and 'pass' not in f.fix, f
     assert 'E2' not in said(source.replace('HERE', f.fix), tmp_path), f.fix
+
+
+# Errors that need a sentence
+
+ENDS = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.reader,self.guess = nn.Embedding(12, 16),nn.GRU(16, 16, 2, batch_first=True),nn.Linear(16, 12)
+    def forward(self, seq):
+        start = torch.zeros(2, len(seq), 16)
+        h = self.table(seq)
+        HERE
+        return self.guess(self.reader(h, start)[0])
+net = Net()
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all)
+"""
+
+
+@pytest.mark.parametrize('line,id,says', [
+    ('h = h.transpose(1, 2).view(8, 15, 16)', 'S4', 'axes were exchanged before'),
+    ('start = start.transpose(0, 1)', 'S6', 'batch_first=True exchanges axes of what goes in and comes out, not of the state'),
+    ('start = start[0]', 'S6', 'has 3 axes and the state 2'),
+    ('h = h.double()', 'E1', 'weights of float32 and gets numbers of float64'),
+    ('h = self.table(seq[..., None])', 'S8', 'Ids that are still to be embedded have two'),
+    ('h = nn.BatchNorm1d(16)(h)', 'S8', 'looks for them on axis 1, where it finds 15'),
+    ('h = torch.einsum("bti,ij->btj", h, torch.zeros(15, 16))', 'S8', 'the letter i'),
+    ('h = h + torch.bmm(h, h)', 'S8', 'the last axis of the first'),
+    ('h = h.tanh(); h += 1', 'E1', 'changed after it was used')])
+def test_an_error_of_a_network_is_told_in_a_sentence(line, id, says, tmp_path):
+    f = first(ENDS.replace('HERE', line), tmp_path)
+    assert f.id == id and says in f.message, f
+    ast.parse(f.fix)
+

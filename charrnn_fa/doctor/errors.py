@@ -71,10 +71,9 @@ def _at_step(finding, step):
 def _explained(e, subject):
     "A finding that says what an error comes from, or None"
     told = explain(e, subject=subject)
-    if told: return kept_graph(subject, told.place) if told.id == 'R2' else told
-    if 'modified by an inplace operation' in str(e) and check_graph(subject): return kept_graph(subject, place_of(e))
-    if 'modified by an inplace operation' in str(e): return _in_place(e, subject)
-    if 'does not require grad and does not have a grad_fn' in str(e): return _cut_off(e)
+    if told and told.id == 'R2': return kept_graph(subject, told.place)
+    if 'modified by an inplace operation' not in str(e): return told
+    return kept_graph(subject, place_of(e)) if check_graph(subject) else _in_place(e, subject) or told
 
 # %% ../../nbs/46f_doctor.errors.ipynb #a942d865
 _in_place_signs = {ast.Mult:'*', ast.Add:'+', ast.Sub:'-', ast.Div:'/'}
@@ -122,14 +121,6 @@ def _look_at(e, place):
     if place: return f'breakpoint()   # just before {place.file}:{place.line}: {place.source}'
     last = (traceback.extract_tb(e.__traceback__) or [None])[-1]
     return f'breakpoint()   # before the call that ends in {last.filename}:{last.lineno}' if last else ''
-
-# %% ../../nbs/46f_doctor.errors.ipynb #21c0b8c0
-def _cut_off(e):
-    return Finding('L7', 'exact',
-        "No gradient can be computed: the loss is not connected to any parameter. .data, detach(), item(), "
-        "argmax or no_grad() on the way cuts it off.",
-        'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them',
-        dict(error=str(e)[:100]), place_of(e))
 
 # %% ../../nbs/46f_doctor.errors.ipynb #169e41a7
 def _off_by_one(batch, e):
