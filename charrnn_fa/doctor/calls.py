@@ -174,8 +174,8 @@ def _once(made, loop, line):
     names = [sorted(_set_by([o])) for o in made]
     empty = ' = '.join(sorted({*sum(names, [])}))
     inside = [f'if {own[0]} is None: {ast.unparse(o)}' for own,o in zip(names, made)]
-    where = 'lines' if made[1:] else 'line'
-    return f'{empty} = None   # once, before the loop\n'+'\n'.join(inside)+f'   # in the loop, in place of the {where} that made it'
+    where = f"in the loop, in place of the {'lines' if made[1:] else 'line'} that made it"
+    return f'{empty} = None   # once, before the loop\n'+'\n'.join(inside)+f'   # {where}'
 
 def restart_of(
     *objects, # Somebody's functions and modules

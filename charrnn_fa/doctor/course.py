@@ -284,8 +284,9 @@ def overfitting(
     if len(later) < 3 or now-low < .1 or now-train_now < .3 or train_now > train_then: return None
     fix = 'char_learner(dls, dropout=0.5)   # or a smaller n_hid, fewer steps, more text'
     if dropout >= much_dropout or not is_ours:
-        others = 'fewer epochs, a smaller network, more text' if is_ours else 'more dropout, a smaller network, more text'
-        fix = f'from fastai.callback.tracker import SaveModelCallback\nlearn.fit_one_cycle(3, cbs=SaveModelCallback())   # or {others}'
+        others = f"{'fewer epochs' if is_ours else 'more dropout'}, a smaller network, more text"
+        fix = ('from fastai.callback.tracker import SaveModelCallback\n'
+               f'learn.fit_one_cycle(3, cbs=SaveModelCallback())   # or {others}')
     return Finding('T4', 'strong',
         f"On {where} the loss was best at step {at:,} with {low:.2f} nats and is {now:.2f} now, while the training "
         f"loss has fallen to {train_now:.2f}. The network learns the training text by heart.",

@@ -118,8 +118,8 @@ def _two_sizes(axes, place):
 # %% ../../nbs/41_doctor.shapes.ipynb #c2cf698b
 def _view(axes, place):
     return ('S4',
-        f"view cannot make {' × '.join(_axis(o) for o in axes[:-1])} of {axes[-1][0]} numbers, as they do not come out even. "
-        "A size of -1 stands for what is left; or flatten two axes.",
+        f"view cannot make {' × '.join(_axis(o) for o in axes[:-1])} of {axes[-1][0]} numbers, as they do not come out "
+        "even. A size of -1 stands for what is left; or flatten two axes.",
         'scores.flatten(0, 1)')
 
 # %% ../../nbs/41_doctor.shapes.ipynb #17dd0a01
@@ -130,8 +130,8 @@ def _few_outputs(axes, place):
 
 def _id_range(axes, place):
     return ('D12',
-        "An id is below 0, or not below the number of symbols. The vocabulary is another one than that of the network, or "
-        "counted from 1.",
+        "An id is below 0, or not below the number of symbols. The vocabulary is another one than that of the network, "
+        "or counted from 1.",
         'n_symbols = max(ids)+1   # of all texts, in nn.Embedding(n_symbols, emb_sz) and nn.Linear(n_hid, n_symbols)')
 
 # %% ../../nbs/41_doctor.shapes.ipynb #4321d09e
@@ -230,7 +230,7 @@ _patterns = {
     r"shape '\[.*\]' is invalid for input of size": _view,
     r'index out of range in self|device-side assert': _id_range,
     r'Target \d+ is out of bounds': _few_outputs,
-    r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple|hx and cx should also be .* but got tuple": _tuple_state,
+    r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple": _tuple_state,
     r'must be tuple of Tensors, not Tensor': _tuple_state,
     r'index 1 is out of bounds for dimension 0 with size 1$': _indexed_state,
     r'(too many|not enough) values to unpack': _unpacked_state,

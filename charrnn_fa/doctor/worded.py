@@ -12,13 +12,15 @@ import re
 _look = 'print(a.shape, b.shape)   # of what meets in this line, just before it'
 _products = {
     r'of batch2 tensor to be: \[(\d+), (\d+)\] but got: \[(\d+), (\d+)\]': ('S8',
-        "Two stacks of matrices are multiplied. The second has to be {0} matrices of {1} rows, and is {2} of {3}: the last "
+        "Two stacks of matrices are multiplied. The second has to be {0} matrices of {1} rows, and is {2} of "
+        "{3}: the last "
         "axis of the first meets the middle axis of the second.",
         'scores = q @ k.transpose(1, 2)   # (rows, steps, units) with (rows, units, steps)'),
     r'batch[12] must be a 3D tensor': ('S8',
         "bmm multiplies stacks of matrices, with three axes each, and gets a tensor with more or fewer.",
         'a @ b   # in place of bmm: it takes any number of axes'),
-    r'(?:self|mat2) must be a matrix': ('S8', "mm multiplies two matrices, and gets a tensor with more or fewer axes.",
+    r'(?:self|mat2) must be a matrix': ('S8',
+        "mm multiplies two matrices, and gets a tensor with more or fewer axes.",
         'a @ b   # in place of mm: it takes any number of axes'),
     r'expected tensor \[(\d+)\] and src \[(\d+)\]': ('S8',
         "Two vectors are multiplied, one of {0} numbers and one of {1}: they have to be of one length.", _look),
@@ -28,21 +30,26 @@ _products = {
 # %% ../../nbs/40c_doctor.worded.ipynb #d81f948a
 _einsums = {
     r'subscript (\w) has size (\d+) for operand (\d+) which .* previously seen size (\d+)': ('S8',
-        "In einsum the letter {0} stands for one size, and the tensor number {2}, counted from 0, has {1} there where "
+        "In einsum the letter {0} stands for one size, and the tensor number {2}, counted from 0, has {1} "
+        "there where "
         "others have {3}.", _look),
     r'number of subscripts in the equation \((\d+)\) .* dimensions \((\d+)\) for operand (\d+)': ('S8',
-        "einsum has {0} letters for the tensor number {2}, counted from 0, which has {1} axes: each axis needs a letter.",
+        "einsum has {0} letters for the tensor number {2}, counted from 0, which has {1} axes: each axis "
+        "needs a letter.",
         "y = torch.einsum('bti,ij->btj', x, w)   # x with three axes, w with two"),
-    r'einsum\(\): (fewer|more) operands': ('S8', "einsum gets {0} tensors than there are groups of letters before ->.",
+    r'einsum\(\): (fewer|more) operands': ('S8',
+        "einsum gets {0} tensors than there are groups of letters before ->.",
         "y = torch.einsum('bti,ij->btj', x, w)   # two groups, two tensors"),
-    r'output subscript (\w) does not appear': ('S8', "The letter {0} behind -> in einsum is of no tensor before it.",
+    r'output subscript (\w) does not appear': ('S8',
+        "The letter {0} behind -> in einsum is of no tensor before it.",
         "y = torch.einsum('bti,ij->btj', x, w)   # b, t and j come from before ->"),
 }
 
 # %% ../../nbs/40c_doctor.worded.ipynb #e24358cc
 _recurrent = {
     r'(LSTM|GRU|RNN): Expected input to be 2D or 3D, got [4-9]D': ('S8',
-        "{0} takes vectors of (rows, steps, numbers), three axes, and gets more. Ids that are still to be embedded have "
+        "{0} takes vectors of (rows, steps, numbers), three axes, and gets more. Ids that are still to be "
+        "embedded have "
         "two, (rows, steps); one-hot vectors need no embedding.",
         'x = x.squeeze(-1)   # if the ids have an axis of size 1 at the end: before the embedding'),
     r'(LSTM|GRU|RNN): Expected input to be 2D or 3D, got [01]D': ('S8',
@@ -55,7 +62,8 @@ _recurrent = {
         "The state of {0} is (rows, units), and gets {1} axes: an axis of layers is for nn.LSTM and the like.",
         'h = torch.zeros(len(x), n_hid)'),
     r'For (?:un)?batched (\d)-D input, hx (?:and cx )?should also be \d-D but got \(?(\d)-D': ('S6',
-        "The input has {0} axes and the state {1}, and they should have as many: a state is (layers, rows, units) for an "
+        "The input has {0} axes and the state {1}, and they should have as many: a state is (layers, rows, "
+        "units) for an "
         "input of rows, also with batch_first=True.",
         'h = torch.zeros(n_layers, len(x), n_hid)   # of an LSTM two of them, (h, c)'),
     r'primitive descriptor for the (\w+) forward': ('E1',
@@ -67,12 +75,14 @@ _recurrent = {
 # %% ../../nbs/40c_doctor.worded.ipynb #75fbb516
 _others = {
     r'running_mean should contain (\d+) elements not (\d+)': ('S8',
-        "BatchNorm1d was made for {1} units and looks for them on axis 1, where it finds {0}: of (rows, steps, units) they "
+        "BatchNorm1d was made for {1} units and looks for them on axis 1, where it finds {0}: of (rows, "
+        "steps, units) they "
         "are last. Over steps it would also see what is to be predicted.",
         'nn.LayerNorm({1})   # in place of BatchNorm1d: for each step by itself'),
     r'expected 2D or 3D input \(got (\d)D': ('S8', "BatchNorm1d takes (rows, units) and gets {0} axes.",
         'nn.LayerNorm(n_hid)   # in place of BatchNorm1d: it takes any number of axes'),
-    r'more than 1 value per channel when training': ('D10', "BatchNorm takes a mean over rows, and there is only one.",
+    r'more than 1 value per channel when training': ('D10',
+        "BatchNorm takes a mean over rows, and there is only one.",
         'drop_last=True   # of the loader, if the last batch has one row; or nn.LayerNorm in place of BatchNorm'),
     r'expected input\[.*\] to have (\d+) channels, but got (\d+)': ('S8',
         "A convolution looks for its {0} numbers on axis 1, and finds {1}: of (rows, steps, units) they are last.",
@@ -84,31 +94,38 @@ _others = {
         'h = F.pad(h, (kernel_size-1, 0))   # zeros before the first step; h is (rows, units, steps)'),
     r'embedding dimension of (\d+), but got (\d+)': ('S8', "Attention was made for vectors of {0} and gets {1}.",
         'nn.MultiheadAttention({1}, n_heads, batch_first=True)'),
-    r'embed_dim must be divisible by num_heads': ('S8', "The size of the vectors is divided among the heads, without a rest.",
+    r'embed_dim must be divisible by num_heads': ('S8',
+        "The size of the vectors is divided among the heads, without a rest.",
         'nn.MultiheadAttention(n_heads*size_of_one, n_heads, batch_first=True)'),
 }
 
 # %% ../../nbs/40c_doctor.worded.ipynb #00efc9da
 _loss = {
     r'target with class probabilities, got (?:Long|Int|Bool)': ('S1',
-        "The targets have the shape of the scores, so the loss takes them for probabilities, and they are whole numbers. "
+        "The targets have the shape of the scores, so the loss takes them for probabilities, and they are "
+        "whole numbers. "
         "Either they are one-hot, or argmax was taken of the scores before the loss.",
-        'loss = F.cross_entropy(scores, y)   # scores without argmax; y ids, which of one-hot vectors are y.argmax(-1)'),
+        'loss = F.cross_entropy(scores, y)   # scores without argmax; y ids, which of one-hot vectors are '
+        'y.argmax(-1)'),
     r'target dtype to be Long or Byte, but got (\w+)': ('D12',
         "The targets are ids, whole numbers, and come as {0}.", 'y = y.long()'),
     r'Target (-\d+) is out of bounds': ('D12',
-        "A target is {0}, and ids begin with 0: it is a mark for padding or for a symbol that the table does not have.",
+        "A target is {0}, and ids begin with 0: it is a mark for padding or for a symbol that the table does "
+        "not have.",
         'F.cross_entropy(scores, y, ignore_index={0})   # if it marks padding'),
     r'"log_softmax.*not implemented for .(?:Long|Int)': ('S1',
-        "The loss gets whole numbers for scores: targets come first in the call, or argmax was taken of the scores.",
+        "The loss gets whole numbers for scores: targets come first in the call, or argmax was taken of the "
+        "scores.",
         'loss = F.cross_entropy(scores, y)   # the scores first, as the network gives them'),
     r'"softmax.*not implemented for .(?:Long|Int)': ('S2', "softmax is for scores, and gets whole numbers.",
         'p = scores.softmax(-1)   # of what the last layer gives, not of ids'),
     r'[Tt]arget size \(torch.Size\(\[(.*)\]\)\).*(?:different to|same as) (?:the )?input size \(torch.Size\(\[(.*?)\]': ('L4',
-        "This loss compares number with number, targets of ({0}) with scores of ({1}). Characters are classes, of which the "
+        "This loss compares number with number, targets of ({0}) with scores of ({1}). Characters are "
+        "classes, of which the "
         "targets are the ids.", 'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())'),
     r'Boolean value of Tensor with more than one value': ('E1',
-        "Python asks a tensor for a yes or no, and it has several. In an if it needs any() or all(); a loss that is a class "
+        "Python asks a tensor for a yes or no, and it has several. In an if it needs any() or all(); a loss "
+        "that is a class "
         "is made first and then called.",
         'loss = nn.CrossEntropyLoss()(scores, y)   # not nn.CrossEntropyLoss(scores, y)'),
 }
@@ -116,26 +133,31 @@ _loss = {
 # %% ../../nbs/40c_doctor.worded.ipynb #9fe16b2c
 _gradients = {
     r'modified by an inplace operation': ('E1',
-        "A tensor was changed after it was used, and backward() needs it as it was: by +=, by a method whose name ends in _, "
+        "A tensor was changed after it was used, and backward() needs it as it was: by +=, by a method whose "
+        "name ends in _, "
         "by writing into a part of it, or by a step of the optimiser before backward().",
         'h = h + e   # a new tensor, not h += e; and backward() before opt.step()'),
     r'leaf Variable that requires grad is being used in an in-place': ('E1',
         "A weight is changed while gradients are recorded.", 'with torch.no_grad(): w -= lr*w.grad'),
-    r'is a view and is being modified inplace': ('E1', "A part of a tensor is changed, and gradients need all of it as it was.",
+    r'is a view and is being modified inplace': ('E1',
+        "A part of a tensor is changed, and gradients need all of it as it was.",
         'h = h.clone()   # before it is changed'),
     r'implicitly created only for scalar outputs': ('E1',
         "backward() begins at one number, and the loss has several.",
         "loss = loss.mean()   # one number; or leave reduction='none' out"),
     r'does not require grad and does not have a grad_fn': ('L7',
-        "The loss is not connected to any weight: detach(), .data, item(), argmax or no_grad() on the way cuts it off.",
+        "The loss is not connected to any weight: detach(), .data, item(), argmax or no_grad() on the way "
+        "cuts it off.",
         'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them'),
-    r"'(float|int)' object has no attribute 'backward'": ('L7', "The loss is a plain {0}: item() has taken it out of the graph.",
+    r"'(float|int)' object has no attribute 'backward'": ('L7',
+        "The loss is a plain {0}: item() has taken it out of the graph.",
         'loss.backward()   # of the loss as it was; item() only to print it'),
     r"Can't call numpy\(\) on Tensor that requires grad": ('E1', "NumPy knows nothing of gradients.",
         'scores.detach().numpy()   # to look at it; what the loss is made of has to stay with PyTorch'),
     r"only Tensors of floating point .* can require gradients": ('D12', "Whole numbers have no gradients.",
         'w = w.float().requires_grad_()   # if it is a weight; ids need none'),
-    r"can't optimize a non-leaf Tensor": ('O7', "The optimiser gets what was computed of a weight, and not the weight.",
+    r"can't optimize a non-leaf Tensor": ('O7',
+        "The optimiser gets what was computed of a weight, and not the weight.",
         'w = (torch.randn(n, m)*.1).requires_grad_()   # first all of the arithmetic, then requires_grad_'),
     r'optimizer got an empty parameter list': ('O7', "The network has no weights that PyTorch knows of.",
         'self.layers = nn.ModuleList(layers)   # in __init__, in place of a plain list'),
@@ -143,47 +165,61 @@ _gradients = {
 
 # %% ../../nbs/40c_doctor.worded.ipynb #8c8bc79b
 _numbers = {
-    r"(?:too many dimensions|invalid data type) 'str'": ('D12', "Text does not go into a tensor, the ids of its characters do.",
+    r"(?:too many dimensions|invalid data type) 'str'": ('D12',
+        "Text does not go into a tensor, the ids of its characters do.",
         'x = torch.tensor([stoi[c] for c in text])'),
     r'expected sequence of length (\d+) at dim \d+ \(got (\d+)\)': ('S8',
         "The rows of a tensor have one length, and these have {0} and {1}.",
-        'x = nn.utils.rnn.pad_sequence([torch.tensor(o) for o in rows], batch_first=True)   # or cut them to one length'),
-    r'Could not infer dtype of NoneType': ('D12', "There is a None among the numbers, as get() gives for what a table does not have.",
+        'x = nn.utils.rnn.pad_sequence([torch.tensor(o) for o in rows], batch_first=True)   # or cut them to '
+        'one length'),
+    r'Could not infer dtype of NoneType': ('D12',
+        "There is a None among the numbers, as get() gives for what a table does not have.",
         'stoi[c]   # in place of stoi.get(c): names the symbol that is not there'),
     r'only one element tensors can be converted': ('S8', "A tensor is to be made of tensors.",
         'x = torch.stack(xs)   # in place of torch.tensor(xs)'),
-    r"must be Tensor, not (list|int|float|numpy\.ndarray)": ('D12', "A tensor is needed, and what is given is of type {0}.",
+    r"must be Tensor, not (list|int|float|numpy\.ndarray)": ('D12',
+        "A tensor is needed, and what is given is of type {0}.",
         'x = torch.as_tensor(x)   # before it is given'),
     r"must be Tensor, not str": ('D12', "A tensor of ids is needed, and text is given.",
         'x = torch.tensor([stoi[c] for c in text])'),
-    r"must be Tensor, not NoneType|'NoneType' object has no attribute '(?:dim|detach|size|shape|backward|view|zero_|data|float)'": ('E1',
-        "There is None where a tensor should be: a function or forward ends without return, a state was never made, or a "
-        "gradient is asked for before backward().", 'return out   # at the end of forward, if that is where None comes from'),
+    r"not NoneType|'NoneType' object has no attribute '(?:dim|detach|size|shape|backward|view|zero_|data)'": ('E1',
+        "There is None where a tensor should be: a function or forward ends without return, a state was never"
+        " made, or a "
+        "gradient is asked for before backward().",
+        'return out   # at the end of forward, if that is where None comes from'),
     r'index (\d+) is out of bounds for (?:dimension|axis) (\d+) with size (\d+)': ('D12',
-        "Number {0} is asked for on axis {1}, where there are {2}, counted from 0. An id may be of another table, or a loop a "
-        "step too long.", 'print(x.max(), table.shape)   # ids and what they are looked up in, just before this line'),
+        "Number {0} is asked for on axis {1}, where there are {2}, counted from 0. An id may be of another "
+        "table, or a loop a "
+        "step too long.",
+        'print(x.max(), table.shape)   # ids and what they are looked up in, just before this line'),
     r'tensors used as indices must be long|Expected dtype int.* for index|index tensor of type LongTensor': ('D12',
         "Ids are whole numbers, and these have a point.", 'x = x.long()'),
-    r'Class values must be (?:smaller|non-negative)': ('D12', "An id is below 0, or not below the number of symbols.",
+    r'Class values must be (?:smaller|non-negative)': ('D12',
+        "An id is below 0, or not below the number of symbols.",
         'F.one_hot(x, n_symbols)   # n_symbols = max(ids)+1, of all texts'),
     r"result type Float can't be cast|could not infer output dtype": ('D12',
         "Whole numbers are used where numbers with a point are needed. Ids need an embedding, amounts float().",
         'x = self.emb(x)   # ids; of amounts x.float()'),
-    r'Input type \((?:long|int)|Input type \(torch\..*(?:Long|Int)Tensor': ('S2', "A convolution works with vectors, and gets ids.",
+    r'Input type \((?:long|int)|Input type \(torch\..*(?:Long|Int)Tensor': ('S2',
+        "A convolution works with vectors, and gets ids.",
         'h = self.emb(x).transpose(1, 2)   # (rows, units, steps)'),
 }
 
 # %% ../../nbs/40c_doctor.worded.ipynb #4d355365
+_kind = '(Double|Float|Half|BFloat16)'
 _types = {
-    r'must have the same dtype, but got (Double|Float|Half|BFloat16) and (Double|Float|Half|BFloat16)': ('E1',
-        "Numbers of two types meet, {0} and {1}: arrays of NumPy are Double, a network is Float unless it was told otherwise.",
+    rf'must have the same dtype, but got {_kind} and {_kind}': ('E1',
+        "Numbers of two types meet, {0} and {1}: arrays of NumPy are Double, a network is Float unless it was"
+        " told otherwise.",
         'x = x.float()   # before it goes in'),
-    r'expected (?:scalar type|m1 and m2 to have the same dtype, but got:) (Double|Float|Half|BFloat16) \S+ (?:found )?(Double|Float|Half|BFloat16)':
+    rf'expected (?:scalar type|m1 and m2 to have the same dtype, but got:) {_kind} \S+ (?:found )?{_kind}':
         ('E1', "Numbers of two types meet, {0} and {1}.", 'x = x.float()   # before it goes in'),
     r'input dtype \(torch\.(float64|float16|bfloat16|float32)\) does not match weight dtype \(torch\.(\w+)\)': ('E1',
         "A recurrent layer has weights of {1} and gets numbers of {0}.", 'x = x.to(self.rnn.weight_hh_l0.dtype)'),
-    r'all inputs must share same datatype': ('E1', "Numbers of two types meet in LayerNorm.", 'x = x.float()   # before it goes in'),
-    r'same device|not on the expected device': ('E1', "What meets here is on different devices, such as a GPU and the CPU.",
+    r'all inputs must share same datatype': ('E1',
+        "Numbers of two types meet in LayerNorm.", 'x = x.float()   # before it goes in'),
+    r'same device|not on the expected device': ('E1',
+        "What meets here is on different devices, such as a GPU and the CPU.",
         'x,y = x.to(device),y.to(device)   # and once model = model.to(device); a state is made there as well'),
     r'out of memory': ('E1', "The memory of the device is full.",
         'bs = bs//2   # fewer rows a batch, or a shorter seq_len; and add up loss.item(), not the loss'),
@@ -192,7 +228,8 @@ _types = {
 # %% ../../nbs/40c_doctor.worded.ipynb #6a8baaa5
 _axes = {
     r'view size is not compatible': ('S4',
-        "view sees numbers in the order in which they lie in memory, and axes were exchanged before. reshape copies them "
+        "view sees numbers in the order in which they lie in memory, and axes were exchanged before. reshape "
+        "copies them "
         "into the order that they are seen in.", 'x.reshape(...)   # with the same sizes, in place of view'),
     r'Dimension out of range \(expected .* \[(-?\d+), (-?\d+)\], but got (-?\d+)\)': ('S8',
         "Axis {2} is asked for, and there are those from {0} to {1}.", 'dim=-1   # the last axis, of however many'),
@@ -202,35 +239,46 @@ _axes = {
         'outs.append(out)   # in the loop, before torch.stack(outs, 1)'),
     r'zero-dimensional tensor .*concatenated': ('S8', "Single numbers have no axis along which to be joined.",
         'torch.stack(losses)   # in place of torch.cat'),
-    r'input.dim\(\) = (\d+) is not equal to len\(dims\) = (\d+)': ('S8', "permute names {1} axes, and there are {0}.",
+    r'input.dim\(\) = (\d+) is not equal to len\(dims\) = (\d+)': ('S8',
+        "permute names {1} axes, and there are {0}.",
         'x.transpose(0, 1)   # exchanges two of any number'),
-    r't\(\) expects a tensor with <= 2': ('S8', "t() is for matrices, and the tensor has more axes.", 'x.transpose(0, 1)'),
+    r't\(\) expects a tensor with <= 2': ('S8',
+        "t() is for matrices, and the tensor has more axes.", 'x.transpose(0, 1)'),
     r'too many indices for tensor of dimension (\d+)': ('S8', "More axes are asked for than there are: {0}.",
         'print(x.shape)   # just before this line'),
-    r'a Tensor with (\d+) elements cannot be converted to Scalar': ('S8', "item() is for one number, and there are {0}.",
+    r'a Tensor with (\d+) elements cannot be converted to Scalar': ('S8',
+        "item() is for one number, and there are {0}.",
         'loss.mean().item()   # or tolist() of all'),
-    r'(?:len\(\) of|iteration over) a 0-d tensor': ('S8', "A single number has no rows.", 'x[None]   # as a row of one'),
-    r'of repeat dims can not be smaller': ('S8', "repeat needs a number for each axis.", 'x.repeat(n, 1, 1)   # of three axes'),
+    r'(?:len\(\) of|iteration over) a 0-d tensor': ('S8',
+        "A single number has no rows.", 'x[None]   # as a row of one'),
+    r'of repeat dims can not be smaller': ('S8',
+        "repeat needs a number for each axis.", 'x.repeat(n, 1, 1)   # of three axes'),
     r"unflatten: Provided sizes (\[.*\]) don't multiply up to the size of dim \d+ \((\d+)\)": ('S8',
         "An axis of {1} cannot be cut into {0}: the sizes have to multiply to it.", 'x.unflatten(1, (-1, n))'),
-    r'shape of the mask \[(.*)\] .* indexed tensor \[(.*)\]': ('S8', "A mask of ({0}) is laid on a tensor of ({1}).", _look),
+    r'shape of the mask \[(.*)\] .* indexed tensor \[(.*)\]': ('S8',
+        "A mask of ({0}) is laid on a tensor of ({1}).", _look),
     r'only supports boolean masks': ('D12', "A mask is of yes and no.", 'scores.masked_fill(mask.bool(), -1e9)'),
-    r'Index tensor must have the same number of dim': ('S8', "gather wants as many axes for the ids as for what they are looked up in.",
+    r'Index tensor must have the same number of dim': ('S8',
+        "gather wants as many axes for the ids as for what they are looked up in.",
         'scores.gather(-1, y[..., None])[..., 0]'),
 }
 
 # %% ../../nbs/40c_doctor.worded.ipynb #a48e199e
 _sampling = {
     r'probability tensor contains either': ('E1',
-        "There are probabilities below 0, or they are no numbers: scores without softmax, or weights that training has lost.",
+        "There are probabilities below 0, or they are no numbers: scores without softmax, or weights that "
+        "training has lost.",
         'p = scores.softmax(-1)   # before torch.multinomial; print(scores) tells whether they are nan'),
     r'invalid multinomial distribution': ('E1', "All probabilities are 0.", 'p = (scores/temperature).softmax(-1)'),
-    r'prob_dist must be 1 or 2 dim': ('S8', "A symbol is drawn from one row of probabilities for each text, and there are steps as well.",
+    r'prob_dist must be 1 or 2 dim': ('S8',
+        "A symbol is drawn from one row of probabilities for each text, and there are steps as well.",
         'p = scores[:, -1].softmax(-1)   # of the last step'),
-    r'cannot sample n_sample': ('E1', "More symbols are to be drawn than there are, each once.", 'torch.multinomial(p, 1)'),
+    r'cannot sample n_sample': ('E1',
+        "More symbols are to be drawn than there are, each once.", 'torch.multinomial(p, 1)'),
     r'lengths` array must be sorted': ('E1', "Packed rows come in the order of their lengths, or are said not to.",
         'pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)'),
-    r'Length of all samples has to be greater than 0': ('D10', "A row is empty.", 'lines = [o for o in lines if o]'),
+    r'Length of all samples has to be greater than 0': ('D10',
+        "A row is empty.", 'lines = [o for o in lines if o]'),
     r'len\(lengths\)` to be equal to batch_size, but got (\d+) \(batch_size=(\d+)\)': ('S8',
         "There are {0} lengths and {1} rows; without batch_first=True axis 1 is that of the rows.",
         'pack_padded_sequence(x, lengths, batch_first=True)'),
@@ -240,12 +288,16 @@ _sampling = {
 _programs = {
     r'missing the required "forward"': ('E1', "A network has no forward: its name or its indentation is another.",
         'def forward(self, x): ...   # in the class, as deep as __init__'),
-    r'cannot assign (?:module|parameters) before Module.__init__': ('E1', "A network is given layers before it is made.",
+    r'cannot assign (?:module|parameters) before Module.__init__': ('E1',
+        "A network is given layers before it is made.",
         'super().__init__()   # the first line of __init__'),
     r'(\w+)\.forward\(\) missing \d+ required positional arguments?: (.*)': ('E1',
-        "forward of {0} is called without {1}.", 'def forward(self, x, h=None): ...   # a state that is not given is made there'),
-    r'(\w+)\.forward\(\) takes .* positional arguments? but \d+ were given': ('E1', "forward of {0} is given more than it takes.",
-        'print(*map(type, args))   # of what is given: a batch with more than two parts, or a state that forward does not take'),
+        "forward of {0} is called without {1}.",
+        'def forward(self, x, h=None): ...   # a state that is not given is made there'),
+    r'(\w+)\.forward\(\) takes .* positional arguments? but \d+ were given': ('E1',
+        "forward of {0} is given more than it takes.",
+        'print(*map(type, args))   # of what is given: a batch with more than two parts, or a state that '
+        'forward does not take'),
     r"'(?:method|builtin_function_or_method)' object is not iterable": ('E1', "A method is named and not called.",
         'model.parameters()   # with brackets'),
     r'size mismatch for (\S+): copying a param with shape torch.Size\(\[(.*?)\]\).*torch.Size\(\[(.*?)\]\)': ('G5',
