@@ -121,7 +121,7 @@ def examine_run(
     train,valid,goes_on = None,None,_going_on(run, newest)
     if 'file' in run.settings['text']:
         train,valid = run.ids('train'),run.ids('valid')
-        found += check_overlap_of_ids(train, valid)
+        found += _without_copies(check_overlap_of_ids(train, valid), another(run))
         found += _of_losses(model, train, valid, newest, len(run.vocab), another(run), goes_on, run.preset,
                             bool(run.strokes))
         looked,left_out = _looked_at(newest['results'].get('nats'), min(len(train), len(valid)))
@@ -133,10 +133,22 @@ def examine_run(
     else: skipped.append('what it writes (it has only the unknown symbol)')
     return Report(found, checked, skipped, time.perf_counter()-began, 'the run', course=_unfinished(goes_on))
 
+def _without_copies(found, again):
+    "Findings that text is there twice, with what to do about it: the command has divided it already"
+    what = 'no drawing' if _draws(again) else 'nothing'
+    for o in found: o.fix = f'{again}   # of a file in which {what} stands twice'
+    return found
+
 def _of_writing(model, run, train, seed):
     text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
     corpus = None if train is None else run.vocab.textify(train[:2_000_000])
-    return check_text(Written(text=text), corpus, f'{another(run)} {_against_heart(run.preset, run.strokes)}')
+    found = check_text(Written(text=text), corpus, f'{another(run)} {_against_heart(run.preset, run.strokes)}')
+    for o in found: o.fix = _warmer(run) if o.id == 'G7' else o.fix
+    return found
+
+def _warmer(run):
+    "A line that lets a run write what is less likely, too"
+    return f"charrnn {'draw --run' if run.strokes else 'sample'} {shlex.quote(str(run.path))} --temperature 1"
 
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
 def _going_on(run, newest):
