@@ -183,7 +183,7 @@ def given(): return dict(model=net, dls=streams, loss_func=over_all)
 
 
 @pytest.mark.parametrize('line,id,says', [
-    ('h = h.transpose(1, 2).view(8, 15, 16)', 'S4', 'axes were exchanged before'),
+    ('h = h.transpose(1, 2).view(8, 15, 16)', 'E1', 'lie in memory one after the other'),
     ('start = start.transpose(0, 1)', 'S6', 'batch_first=True exchanges axes of what goes in and comes out, not of the state'),
     ('start = start[0]', 'S6', 'has 3 axes and the state 2'),
     ('h = h.double()', 'E1', 'weights of float32 and gets numbers of float64'),
@@ -197,3 +197,36 @@ def test_an_error_of_a_network_is_told_in_a_sentence(line, id, says, tmp_path):
     assert f.id == id and says in f.message, f
     ast.parse(f.fix)
 
+
+
+# Targets that a step makes by roll
+
+ROLLED = """
+net = nn.Sequential(nn.Embedding(12, 16), nn.Tanh(), nn.Linear(16, 12))
+adam = torch.optim.Adam(net.parameters())
+def learn(x, y=None):
+    HERE
+    loss = F.cross_entropy(net(x).flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=BATCHES)
+"""
+
+
+ONE = '[x for x,_ in streams]'
+
+
+@pytest.mark.parametrize('line,batches', [
+    ('y = x.roll(-1, 1)', 'streams'), ('y = x.flatten().roll(-1)', 'streams'), ('y = torch.roll(x, -1)', 'streams'),
+    ('y = x.roll(-1, 1)', ONE), ('y = torch.roll(x, -1, 0)', '[x.T.contiguous() for x,_ in streams]')])
+def test_a_roll_in_the_step_wraps_around(line, batches, tmp_path):
+    source = ROLLED.replace('BATCHES', batches)
+    f = first(source.replace('HERE', line), tmp_path)
+    assert f.id == 'D3', f
+    assert 'D3' not in said(source.replace('HERE', f.fix), tmp_path), f.fix
+
+
+@pytest.mark.parametrize('line', ['y = x.flatten().roll(-1)', 'x,y = x[:,:-1],x[:,1:]'])
+def test_rows_that_go_on_with_the_next_row_may_be_rolled_as_one(line, tmp_path):
+    assert 'D3' not in said(ROLLED.replace('HERE', line).replace('BATCHES', '[x for x in ids[:2400].view(-1, 8, 15)]'), tmp_path)

@@ -227,10 +227,10 @@ _types = {
 
 # %% ../../nbs/40c_doctor.worded.ipynb #6a8baaa5
 _axes = {
-    r'view size is not compatible': ('S4',
-        "view sees numbers in the order in which they lie in memory, and axes were exchanged before. reshape "
-        "copies them "
-        "into the order that they are seen in.", 'x.reshape(...)   # with the same sizes, in place of view'),
+    r'view size is not compatible': ('E1',
+        "view wants numbers that lie in memory one after the other, and these do not: axes were exchanged "
+        "before, or they are a part of another tensor. reshape copies them where it has to.",
+        'x.reshape(...)   # with the same sizes, in place of view'),
     r'Dimension out of range \(expected .* \[(-?\d+), (-?\d+)\], but got (-?\d+)\)': ('S8',
         "Axis {2} is asked for, and there are those from {0} to {1}.", 'dim=-1   # the last axis, of however many'),
     r'same number of dimensions: got (\d+) and (\d+)': ('S8', "Tensors of {0} and {1} axes are to be joined.",
