@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 
 from charrnn_fa import show
 from charrnn_fa.cli import main
+from charrnn_fa.command.train import _as_options_to_draw
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.learner import char_learner
 from charrnn_fa.run.card import model_card
@@ -26,6 +28,7 @@ from charrnn_fa.run.files import digest
 from charrnn_fa.options import parser
 from charrnn_fa.run.model import Run, char_settings, kept_text, load_run, save_run, weights
 from charrnn_fa.show.share import page_model, share
+from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.drawings import augment, load_drawings
 from charrnn_fa.text.quickdraw import read_ndjson
@@ -622,6 +625,19 @@ def test_what_a_network_that_draws_cannot_use_is_refused(drawer, tmp_path):
     for f in lambda: model_card(drawer, prompt='A face'), lambda: drawer.fit_steps(2, cbs=show.Live(prompt='A face')):
         with pytest.raises(CharRNNError, match='leave out prompt='): f()
     assert not os.listdir(tmp_path)
+
+
+def test_what_a_drawing_run_is_told_names_the_command_that_draws(drawer, tmp_path, capsys):
+    "A folder of it is no text; what is found on the way has options of `charrnn draw`"
+    run = save_run(drawer, tmp_path/'r', n_steps=300)
+    with pytest.raises(CharRNNError, match='go on with it: charrnn draw --run'): load_corpus(run.path)
+    assert main(['doctor', str(run.path), '--json']) == 0
+    fixes = {o['id']:o['fix'] for o in json.loads(capsys.readouterr().out)['findings']}
+    fixes.update({k:f'charrnn draw faces --run x {v}' for k,v in _as_options_to_draw(1e-3).items()})
+    assert 'O13' in fixes, fixes
+    for o in fixes.values():
+        assert o.startswith('charrnn draw '), o
+        parser().parse_args(shlex.split(o.split('#')[0])[1:])
 
 
 def test_a_drawing_run_that_went_astray_is_mended_by_options_of_draw(drawer, tmp_path, capsys, monkeypatch):

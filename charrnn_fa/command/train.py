@@ -157,13 +157,16 @@ def _on_ladder(learn, nats)->str:
 def _as_options(lr)->dict:
     "What mends a fault that shows on the way, on the command line"
     lower = f'--lr {lr/10:.2g}   # in another folder, by --run'
-    return dict(O3=f'--clip 1 {lower}', O4=f'--clip 1 {lower}', Z3=lower, Z4=f'--clip 1 {lower}', O13='--wd 0.01',
+    usual = dict.fromkeys('Z1 Z2 O10 I3'.split(), '--preset cpu-minute   # and no --lr, in another folder, by --run')
+    return dict(usual, O3=f'--clip 1 {lower}', O4=f'--clip 1 {lower}', Z3=lower, Z4=f'--clip 1 {lower}', O13='--wd 0.01',
                 T4='--dropout 0.5   # or fewer --minutes, a smaller --n-hid, more text', T5='--minutes 10')
 
 def _as_options_to_draw(lr)->dict:
     "As `_as_options`, for `charrnn draw`, which has few of them"
-    astray = dict.fromkeys(('O3', 'O4', 'Z3', 'Z4'), '--seed 1   # other first weights, in another folder, by --run')
-    return dict(astray, T4='--minutes 0.5   # or fewer --steps, more drawings', T5='--minutes 10')
+    again = '--seed 1   # other first weights, in another folder, by --run'
+    astray = dict.fromkeys('O3 O4 Z1 Z2 Z3 Z4 O10 I3'.split(), again)
+    decay = '--preset drawings-minute   # which pulls weights less, in another folder, by --run'
+    return dict(astray, O13=decay, T4='--minutes 0.5   # or fewer --steps, more drawings', T5='--minutes 10')
 
 # %% ../../nbs/90d_command.train.ipynb #1dbd4649
 def _stop_at_nan(learn)->list: # Of callbacks

@@ -17,7 +17,7 @@ def numbers_in(
 )->list:
     "The sizes in an error; not the numbers of arguments and dimensions"
     others = r'#\d+|size\(-1\)|hidden\[\d\]|hidden\d|\d-?D\b|mat\d|dimension \d+|(number|entry) \d+|m\d\b'
-    return [int(o) for o in re.findall(r'\d+', re.sub(others, '', message))]
+    return [int(o) for o in re.findall(r'(?<=[\[ ])-\d+|\d+', re.sub(others, '', message))]
 
 def template_of(
     message, # Of an error

@@ -147,16 +147,35 @@ def is_unused(
     return was is not None and now is not None and torch.equal(was, again) and torch.equal(was, now)
 
 # %% ../../nbs/42c_doctor.calls.ipynb #8eb55e9b
-def _names(nodes): return {n.id for o in nodes for n in ast.walk(o) if isinstance(n, ast.Name)}
+def _names(nodes):
+    "Variables and attributes, such as `h` and `self.h`"
+    return {ast.unparse(n) for o in nodes for n in ast.walk(o) if isinstance(n, (ast.Name, ast.Attribute))}
+
+def _set_by(lines):
+    "Variables and attributes that some lines, or a loop's head, give a value"
+    kinds = ast.Name,ast.Attribute
+    nodes = [n for o in lines for n in ast.walk(o)]
+    return {ast.unparse(n) for n in nodes if isinstance(n, kinds) and isinstance(n.ctx, ast.Store)}
 
 def _in_loop(loop):
     "The lines of a loop that make a state, and the call in the same loop that should have it from the time before"
     lines = [o for o in loop.body if isinstance(o, ast.Assign)]
     for i,line in enumerate(lines):
-        states = _names(line.value.args) & _names(line.targets) if isinstance(line.value, ast.Call) else set()
-        made = [o for o in lines[:i] if _names(o.targets) & states and not states & _names([o.value])]
+        states = _names(line.value.args) & _set_by([line]) if isinstance(line.value, ast.Call) else set()
+        made = [o for o in lines[:i] if _set_by([o]) & states and not states & _names([o.value])]
         if made: return made,line
     return None
+
+def _once(made, loop, line):
+    "What makes the state before a loop, or at its first letter if only the loop has what it is made of"
+    if not _set_by([loop]) & _names(o.value for o in made):
+        first = ''.join(f'{ast.unparse(o)}   # once, before the loop\n' for o in made)
+        return f'{first}{ast.unparse(loop).splitlines()[0]}\n    {ast.unparse(line)}'
+    names = [sorted(_set_by([o])) for o in made]
+    empty = ' = '.join(sorted({*sum(names, [])}))
+    inside = [f'if {own[0]} is None: {ast.unparse(o)}' for own,o in zip(names, made)]
+    where = f"in the loop, in place of the {'lines' if made[1:] else 'line'} that made it"
+    return f'{empty} = None   # once, before the loop\n'+'\n'.join(inside)+f'   # {where}'
 
 def restart_of(
     *objects, # Somebody's functions and modules
@@ -166,9 +185,7 @@ def restart_of(
         for loop in ast.walk(source.tree):
             if not isinstance(loop, (ast.For, ast.While)) or not (found := _in_loop(loop)): continue
             made,line = found
-            first = ''.join(f'{ast.unparse(o)}   # once, before the loop\n' for o in made)
-            head = ast.unparse(loop).splitlines()[0]
-            return source.place(made[0]),OwnWords(f'{first}{head}\n    {ast.unparse(line)}')
+            return source.place(made[0]),OwnWords(_once(made, loop, line))
 
 # %% ../../nbs/42c_doctor.calls.ipynb #07964429
 _of_torch = nn.RNNBase,nn.RNNCellBase

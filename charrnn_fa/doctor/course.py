@@ -274,6 +274,7 @@ def overfitting(
     c:Course, # Of a run
     where:str='the validation part', # What its validation losses are of
     dropout:float=0., # That the network has
+    is_ours:bool=True, # Does `char_learner` make such a network?
 )->Finding: # T4 or None
     "A validation loss that rises while the training loss falls"
     if len(c.valid) < 4: return None
@@ -282,8 +283,10 @@ def overfitting(
     now,train_now = c.valid[-1][1:]
     if len(later) < 3 or now-low < .1 or now-train_now < .3 or train_now > train_then: return None
     fix = 'char_learner(dls, dropout=0.5)   # or a smaller n_hid, fewer steps, more text'
-    if dropout >= much_dropout:
-        fix = 'learn.fit_one_cycle(epochs, cbs=SaveModelCallback())   # or fewer epochs, a smaller n_hid, more text'
+    if dropout >= much_dropout or not is_ours:
+        others = f"{'fewer epochs' if is_ours else 'more dropout'}, a smaller network, more text"
+        fix = ('from fastai.callback.tracker import SaveModelCallback\n'
+               f'learn.fit_one_cycle(3, cbs=SaveModelCallback())   # or {others}')
     return Finding('T4', 'strong',
         f"On {where} the loss was best at step {at:,} with {low:.2f} nats and is {now:.2f} now, while the training "
         f"loss has fallen to {train_now:.2f}. The network learns the training text by heart.",

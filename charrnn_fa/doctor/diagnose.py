@@ -17,7 +17,7 @@ from .untouched import untouched
 from .batches import AllInTime, InTime, LoaderEnds, OutOfTime, take_batches
 from .arranged import arrange
 from .given import fetches, function_subject, learner_subject, parts_subject
-from .words import Words, in_own_words, name_training_mode, plain, scopes_of
+from .words import Words, called, in_own_words, name_training_mode, plain, scopes_of
 from .corpus import check_amount, check_same_text, check_tables
 from .overlap import check_overlap
 from .sampling import sampling_findings
@@ -52,6 +52,7 @@ def _subject(learn, model, dls, loss_func, opt, step_function, batches):
 # %% ../../nbs/47_doctor.diagnose.ipynb #9207d69e
 class Weights(nn.Module):
     "Tensors and modules that belong to no other, as parts of one"
+    are_loose = True # each has its name for itself, as code
     def __init__(self,
         tensors:dict=None, # By name
         modules:dict=None, # By name
@@ -93,21 +94,22 @@ def _trained(o, name='', depth=3):
     if isinstance(o, Tensor): return {name:o} if o.is_leaf and o.requires_grad else {}
     if not depth or not isinstance(o, (dict, list, tuple)) or len(o) > 1000: return {}
     items = o.items() if isinstance(o, dict) else enumerate(o)
-    return {k:v for key,part in items for k,v in _trained(part, f'{name}.{key}'.lstrip('.'), depth-1).items()}
+    inner = lambda key: f'{name}[{key!r}]' if name else str(key)
+    return {k:v for key,part in items for k,v in _trained(part, inner(key), depth-1).items()}
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #40f0563b
 def _weights_of(step_function):
     "Tensors that a training step, or a function that it calls, speaks of, as a module; None if there are none"
     scopes = scopes_of(step_function)
-    called = [o for s in scopes for o in s.values() if inspect.isfunction(o)]
-    found = [t for s in [*scopes, *(s for f in called for s in scopes_of(f))] for t in _trained(s).items()]
+    functions = [o for s in scopes for o in s.values() if inspect.isfunction(o)]
+    found = [t for s in [*scopes, *(s for f in functions for s in scopes_of(f))] for t in _trained(s).items()]
     once = {id(t):(k, t) for k,t in reversed(found)}
     return Weights(dict(once.values())) if once else None
 
 def _trained_model(model, step_function):
     "The network of a training step: a module, or one made of the tensors that were given or are found"
     if isinstance(model, nn.Module) or step_function is None: return model
-    if given := _trained(model): return Weights(given)
+    if given := _trained(model, called(model, [step_function], 'model')): return Weights(given)
     return _model_of(step_function) or _weights_of(step_function)
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #0b5ca718

@@ -7,7 +7,7 @@ __all__ = ['raises_own_errors', 'of_loader', 'of_error', 'looked', 'up_to_own_er
            'of_trial']
 
 # %% ../../nbs/46f_doctor.errors.ipynb #008cb380
-import ast, time, traceback
+import ast, re, time, traceback
 from fastai.basics import *
 from ..core import CharRNNError
 from .report import Finding, no_way
@@ -21,14 +21,27 @@ from .carried import check_graph, kept_graph
 from .shapes import explain
 
 # %% ../../nbs/46f_doctor.errors.ipynb #d6fd3f7d
+_whole = '(len(ids)-1)//seq_len   # in __len__: whole pieces of the text, without the shorter rest'
+_of_loaders = {
+    'each tensor to be equal size|same size|equal size':
+        f'return {_whole}\n# lines of their own lengths: collate_fn=..., with nn.utils.rnn.pad_sequence in it',
+    'IndexError': f'return {_whole}',
+    'KeyError': 'stoi = {c:i for i,c in enumerate(sorted(set(text)))}   # of all the text, also that of validation',
+    'must contain tensors': 'return torch.tensor(x), torch.tensor(y)   # numbers, in __getitem__',
+    '': 'batches = list(loader)   # ends in the whole error, which names the line that is to be mended',
+}
+
+def _for_loader(e):
+    "What mends a loader that ends in an error"
+    return next(v for k,v in _of_loaders.items() if re.search(k, str(e)))
+
 def of_loader(
     e:LoaderEnds, # With its cause
 )->Finding: # E2
     "A finding for an error in a loader"
     if isinstance(e.__cause__, WritesToDisk): raise CharRNNError(e.__cause__.what, e.__cause__.remedy) from e
     place = place_of(e.__cause__)
-    where = f'   # stops in {place.function}, {place.file}:{place.line}' if place else ''
-    return Finding('E2', 'exact', f"{e}.", f'for b in loader: pass{where}', {}, place)
+    return Finding('E2', 'exact', f"{e}.", _for_loader(e), {}, place)
 
 # %% ../../nbs/46f_doctor.errors.ipynb #cf2ee3e1
 def of_error(
@@ -58,10 +71,9 @@ def _at_step(finding, step):
 def _explained(e, subject):
     "A finding that says what an error comes from, or None"
     told = explain(e, subject=subject)
-    if told: return kept_graph(subject, told.place) if told.id == 'R2' else told
-    if 'modified by an inplace operation' in str(e) and check_graph(subject): return kept_graph(subject, place_of(e))
-    if 'modified by an inplace operation' in str(e): return _in_place(e, subject)
-    if 'does not require grad and does not have a grad_fn' in str(e): return _cut_off(e)
+    if told and told.id == 'R2': return kept_graph(subject, told.place)
+    if 'modified by an inplace operation' not in str(e): return told
+    return kept_graph(subject, place_of(e)) if check_graph(subject) else _in_place(e, subject) or told
 
 # %% ../../nbs/46f_doctor.errors.ipynb #a942d865
 _in_place_signs = {ast.Mult:'*', ast.Add:'+', ast.Sub:'-', ast.Div:'/'}
@@ -109,14 +121,6 @@ def _look_at(e, place):
     if place: return f'breakpoint()   # just before {place.file}:{place.line}: {place.source}'
     last = (traceback.extract_tb(e.__traceback__) or [None])[-1]
     return f'breakpoint()   # before the call that ends in {last.filename}:{last.lineno}' if last else ''
-
-# %% ../../nbs/46f_doctor.errors.ipynb #21c0b8c0
-def _cut_off(e):
-    return Finding('L7', 'exact',
-        "No gradient can be computed: the loss is not connected to any parameter. .data, detach(), item(), "
-        "argmax or no_grad() on the way cuts it off.",
-        'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them',
-        dict(error=str(e)[:100]), place_of(e))
 
 # %% ../../nbs/46f_doctor.errors.ipynb #169e41a7
 def _off_by_one(batch, e):

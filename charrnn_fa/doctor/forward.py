@@ -11,6 +11,7 @@ from fastai.basics import *
 from .report import Finding
 from .ids import as_ids, texts_of
 from .batches import tensors_of
+from .lines import code_of
 from .loss import of_classes
 from .step import predictions
 from .subject import Subject
@@ -278,7 +279,7 @@ def _of_vectors(model, n=64):
     name,m = layers[0]
     usual = dict(num_layers=1, batch_first=False, dropout=0., bidirectional=False)
     options = ''.join(f', {k}={getattr(m, k)}' for k,v in usual.items() if getattr(m, k, v) != v)
-    return f'self.{name} = nn.{type(m).__name__}({n}, {m.hidden_size}{options})   # in place of 1 input\n'
+    return f'{code_of(model, name)} = nn.{type(m).__name__}({n}, {m.hidden_size}{options})   # in place of 1 input\n'
 
 def _ids_as_numbers(model, largest):
     return Finding('S2', 'exact',

@@ -9,6 +9,7 @@ __all__ = ['check_first_loss', 'check_table', 'check_alike']
 import math
 from fastai.basics import *
 from .report import Finding
+from .lines import code_of
 from .step import predictions
 from .subject import Subject
 from .corpus import divergence
@@ -125,9 +126,10 @@ def _drawn_anew(model, name):
     "Other first weights for a matrix whose rows are alike, and for others of the kind"
     ps = {k:p for k,p in model.named_parameters() if p.ndim == 2}
     others = [k for k,p in ps.items() if k != name and len(p) > 1 and p.shape[1] > 1 and _n_different(p) == 1]
-    if not others: return f'nn.init.xavier_uniform_(model.{name})'
-    names = ', '.join(f'model.{k}' for k in sorted([name, *others])[:4])
-    return f"for p in model.parameters():\n    if p.ndim > 1: nn.init.xavier_uniform_(p)   # {names}"
+    if not others: return f'nn.init.xavier_uniform_({code_of(model, name, "model")})'
+    names = [code_of(model, k, 'model') for k in sorted([name, *others])]
+    if getattr(model, 'are_loose', False): return f"for p in {', '.join(names)}: nn.init.xavier_uniform_(p)"
+    return f"for p in model.parameters():\n    if p.ndim > 1: nn.init.xavier_uniform_(p)   # {', '.join(names[:4])}"
 
 # %% ../../nbs/39_doctor.initial.ipynb #af06652f
 def check_alike(

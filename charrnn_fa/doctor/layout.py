@@ -152,15 +152,34 @@ def check_own_targets(
     batch,x = subject.batches[0],as_ids(subject.batches[0][0])
     step, = subject.run([batch], update=False)
     found = None if step.error else predictions(step)
-    if not found or len(batch) < 2 or x is None or x.ndim != 2 or found[0].shape[1] < 2: return []
+    if not found or x is None or x.ndim != 2 or found[0].shape[1] < 2: return []
     at = _decoded(subject, x.shape, lambda d: with_ids(batch, x=d), found[0].shape[1])
     if at is None or at.numel() != x.numel(): return []
     here = torch.arange(x.numel())
-    for s in 0,-1,2:
+    for s in (0, -1, 2) if len(batch) > 1 else ():
         if (at == here+s)[max(0, -s):at.numel()-max(0, s)].float().mean() < .9: continue
         return looks_back(s, [x]) if s < 0 else check_targets([(here[None], here[None]+s)])
-    wraps = (at.view(x.shape)[:,:-1] == here.view(x.shape)[:,1:]).all() and (at.view(x.shape)[:,-1] == here.view(x.shape)[:,0]).all()
-    return check_targets([(here.view(x.shape), at.view(x.shape))]*2) if wraps else []
+    here,at = here.view(x.shape),at.view(x.shape)
+    if torch.equal(at.flatten(), here.flatten().roll(-1)) and not _are_apart(batch, x): return []
+    return _check_rolled(here, at) or [_along(0, o) for o in _check_rolled(here.T, at.T)]
+
+def _are_apart(batch, x):
+    "Whether a batch has targets by which a row does not go on with the next row"
+    y = as_ids(batch[-1]) if len(batch) > 1 else None
+    return y is not None and y.shape == x.shape and bool((y[:-1,-1] != x[1:,0]).float().mean() > .5)
+
+def _check_rolled(here, at):
+    "D3, if targets are the next ones in each row but for the last, as `roll` makes them"
+    if not (at[:,:-1] == here[:,1:]).all(): return []
+    found = check_targets([(here, at)]*3)
+    fix = 'x,y = x[:,:-1],x[:,1:]   # in place of roll, by which what goes out at the end comes in again'
+    for o in found: o.fix = fix
+    return found
+
+def _along(axis, finding):
+    "The fix for another axis of the steps"
+    finding.fix = finding.fix.replace('[:,', '[')
+    return finding
 
 # %% ../../nbs/41a_doctor.layout.ipynb #6aacb7ce
 def _one_a_row(subject, batch, x):

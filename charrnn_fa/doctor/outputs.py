@@ -13,6 +13,7 @@ from .report import Finding
 from .ids import as_ids
 from .subject import Subject
 from .place import SourceLine, is_theirs
+from .lines import code_of
 from .words import OwnWords
 
 # %% ../../nbs/40b_doctor.outputs.ipynb #27b55a01
@@ -51,8 +52,7 @@ def _last_layer(subject, outputs, n):
     layers = [(k, m) for k,m in subject.model.named_modules() if isinstance(m, nn.Linear) and m.out_features == outputs]
     if not layers: return f'# the last layer needs {n} outputs'
     name,layer = layers[-1]
-    is_one = name.isidentifier()
-    return f'self.{name} = '*is_one + f'nn.Linear({layer.in_features}, {n})   # the last layer'
+    return f'{code_of(subject.model, name)} = nn.Linear({layer.in_features}, {n})   # the last layer'
 
 def with_more_outputs(
     subject:Subject, # Whose last step failed
@@ -61,7 +61,8 @@ def with_more_outputs(
     "Let a finding about too few outputs say how many there are to be, and where that is written"
     outputs,n = _n_outputs(subject),_n_ids(subject)
     if not outputs or not n > outputs: return finding
-    finding.fix = OwnWords(_last_layer(subject, outputs, n))
+    layer = _last_layer(subject, outputs, n)
+    finding.fix = layer if layer.startswith('model') else OwnWords(layer)
     if n-outputs > 1: return finding
     finding.message += f" It has {outputs}, one too few: ids run from 0 to N-1, so N is the largest id and one more."
     lines = [(file, o, more) for file,o in _written_sizes(subject, outputs) if (more := _one_more(o))]

@@ -6,10 +6,10 @@
 __all__ = ['OverTime', 'Padded', 'sees_ahead', 'ShiftedTwice', 'check_reach', 'check_places']
 
 # %% ../../nbs/42_doctor.probes.ipynb #78eb4ff7
-import re
 from fastai.basics import *
 from .report import Finding
 from .ids import time_axis
+from .lines import code_of
 from .targets import check_targets
 from .layout import Layout, layout, reads_targets
 from .deaf import check_deaf
@@ -27,13 +27,14 @@ def _of_one_direction(model):
     "Lines that make what takes the outputs of two directions, for one"
     both = {2*m.hidden_size:m.hidden_size for m in model.modules() if isinstance(m, nn.RNNBase) and m.bidirectional}
     after = [(k, m) for k,m in model.named_modules() if isinstance(m, nn.Linear) and m.in_features in both]
-    return ''.join(f'\nself.{k} = nn.Linear({both[m.in_features]}, {m.out_features})   # of one direction' for k,m in after)
+    made = [(code_of(model, k), f'nn.Linear({both[m.in_features]}, {m.out_features})') for k,m in after]
+    return ''.join(f'\n{k} = {v}   # of one direction' for k,v in made)
 
 def _centred(model):
     "The name of a convolution that sees as far ahead as back, and the steps that it spans; None if there is none"
     for k,m in model.named_modules():
         n = m.dilation[0]*(m.kernel_size[0]-1) if isinstance(m, nn.Conv1d) else 0
-        if n and (m.padding == 'same' or 2*m.padding[0] == n): return re.sub(r'\.(\d+)', r'[\1]', k),n
+        if n and (m.padding == 'same' or 2*m.padding[0] == n): return code_of(model, k),n
 
 # %% ../../nbs/42_doctor.probes.ipynb #d94457f3
 class Padded(Finding):
@@ -42,9 +43,9 @@ class Padded(Finding):
 
 def _one_sided(name, n, evidence):
     return Padded('S10', 'exact',
-        f"A prediction changes with what comes after it, so the network sees what it is to predict: self.{name} is a "
+        f"A prediction changes with what comes after it, so the network sees what it is to predict: {name} is a "
         "convolution with padding on both sides, and reads on beyond each place.",
-        f'h = self.{name}(F.pad(h, ({n}, 0)))   # zeros before the first step alone, and padding=0 where it is made',
+        f'h = {name}(F.pad(h, ({n}, 0)))   # zeros before the first step alone, and padding=0 where it is made',
         evidence)
 
 # %% ../../nbs/42_doctor.probes.ipynb #0828d969

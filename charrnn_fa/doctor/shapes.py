@@ -17,6 +17,7 @@ from .given import learner_subject
 from .place import place_of
 from .axes import axes_of, numbers_in, template_of
 from .outputs import with_more_outputs
+from .worded import in_a_sentence
 
 # %% ../../nbs/41_doctor.shapes.ipynb #f18bf6ce
 _all_ = ['axes_of']
@@ -78,10 +79,13 @@ def _input_size(axes, place):
 # %% ../../nbs/41_doctor.shapes.ipynb #bb40adb4
 def _hidden_size(axes, place):
     names = ('layers', 'rows', 'hidden units')
+    (layers,rows,_,*given),_ = zip(*axes)
+    is_turned = given[:2] == [rows, layers]
+    turned = " batch_first=True exchanges axes of what goes in and comes out, not of the state."*is_turned
     wanted,given = (f"({', '.join(f'{n} {k}' for (n,_),k in zip(o, names))})" for o in (axes[:3], axes[3:]))
     return 'S6', (
         f"The state that goes in is {given}, and for this batch it has to be {wanted}: (layers, rows, hidden "
-        "units). A state belongs to the rows that it was made with."
+        "units). A state belongs to the rows that it was made with."+turned
         ), "state = None   # for a batch of another size; or leave the last, smaller batch out: drop_last=True"
 
 # %% ../../nbs/41_doctor.shapes.ipynb #60370a70
@@ -114,8 +118,8 @@ def _two_sizes(axes, place):
 # %% ../../nbs/41_doctor.shapes.ipynb #c2cf698b
 def _view(axes, place):
     return ('S4',
-        f"view cannot make {' × '.join(_axis(o) for o in axes[:-1])} of {axes[-1][0]} numbers. Let one size be -1, "
-        "or flatten two axes.",
+        f"view cannot make {' × '.join(_axis(o) for o in axes[:-1])} of {axes[-1][0]} numbers, as they do not come out "
+        "even. A size of -1 stands for what is left; or flatten two axes.",
         'scores.flatten(0, 1)')
 
 # %% ../../nbs/41_doctor.shapes.ipynb #17dd0a01
@@ -126,8 +130,8 @@ def _few_outputs(axes, place):
 
 def _id_range(axes, place):
     return ('D12',
-        "An id is not below the number of symbols. The vocabulary is another one than that of the network, or "
-        "counted from 1.",
+        "An id is below 0, or not below the number of symbols. The vocabulary is another one than that of the network, "
+        "or counted from 1.",
         'n_symbols = max(ids)+1   # of all texts, in nn.Embedding(n_symbols, emb_sz) and nn.Linear(n_hid, n_symbols)')
 
 # %% ../../nbs/41_doctor.shapes.ipynb #4321d09e
@@ -221,13 +225,12 @@ _patterns = {
     r'inconsistent hidden_size: got': _cell_units,
     r'Given normalized_shape=\[\d+\]': _normed,
     r'Expected hidden(\[\d\])? size': _hidden_size,
-    r'For (un)?batched \d-D input, hx should also be': _hidden_size,
     r'The size of tensor a \(\d+\) must match|Sizes of tensors must match': _two_sizes,
     r'The expanded size of the tensor \(\d+\) must match|must be broadcastable|stack expects each tensor': _two_sizes,
     r"shape '\[.*\]' is invalid for input of size": _view,
     r'index out of range in self|device-side assert': _id_range,
     r'Target \d+ is out of bounds': _few_outputs,
-    r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple|hx and cx should also be": _tuple_state,
+    r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple": _tuple_state,
     r'must be tuple of Tensors, not Tensor': _tuple_state,
     r'index 1 is out of bounds for dimension 0 with size 1$': _indexed_state,
     r'(too many|not enough) values to unpack': _unpacked_state,
@@ -236,15 +239,25 @@ _patterns = {
     r"argument #1 'indices' to have one of the following scalar types": _float_ids,
     r'mat1 and mat2 must have the same dtype.*(Long|Int|Short|Char|Byte)|expected (m1 and m2|scalar type).*(Long|Int)': _not_embedded,
     r'"addmm.*" not implemented for .(Long|Int)|input must have the type|RNN input dtype \(torch.int': _not_embedded,
-    r'expected (scalar type|target dtype to be) Long|not implemented for .Int|only .*integer.* can be converted': _float_ids,
+    r'expected scalar type Long|not implemented for .Int|only .*integer.* can be converted': _float_ids,
 }
 
 # %% ../../nbs/41_doctor.shapes.ipynb #95821626
+def _error(e): return dict(error=(str(e).splitlines() or [''])[0][:200].rstrip('.'))
+
+def _in_a_sentence(e):
+    "An error that needs no batch to be explained, or None"
+    found = in_a_sentence(str(e))
+    if not found: return None
+    (id,text,fix),place = found,place_of(e)
+    if place and 'reshape' in fix and '.view(' in place.source: fix = place.source.replace('.view(', '.reshape(')
+    return Finding(id, 'exact', text, fix, _error(e), place)
+
 def is_of_shapes(
     e:Exception, # Of a step
 )->bool:
     "Whether `explain` may have words for an error"
-    return any(re.search(k, str(e)) for k in _patterns)
+    return any(re.search(k, str(e)) for k in _patterns) or in_a_sentence(str(e)) is not None
 
 def explain(
     e:Exception, # With its traceback
@@ -256,7 +269,7 @@ def explain(
     if e.__cause__ is not None and is_of_shapes(e.__cause__): return _of_cause(e, learn, subject)
     message = str(e)
     told = next((f for k,f in _patterns.items() if re.search(k, message)), None)
-    if not told: return None
+    if not told: return _in_a_sentence(e)
     if learn is not None and subject is None:
         with untouched(learn, learn.dls, *learn.dls.loaders, learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics):
             return explain(e, subject=learner_subject(learn))
@@ -267,8 +280,8 @@ def explain(
     outputs = _given_to_loss(e) if told is _tuple_state else None
     if outputs: told = lambda axes,place: _several_outputs(len(outputs))
     try: id,text,fix = told(axes, place)
-    except (ValueError, IndexError): return None
-    res = Finding(id, 'exact', text, fix, dict(error=message.splitlines()[0][:200].rstrip('.')), place)
+    except (ValueError, IndexError): return _in_a_sentence(e)
+    res = Finding(id, 'exact', text, fix, _error(e), place)
     return with_more_outputs(subject, res) if told is _few_outputs and i is not None else res
 
 # %% ../../nbs/41_doctor.shapes.ipynb #aa94d336

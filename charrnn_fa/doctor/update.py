@@ -14,6 +14,7 @@ from .subject import Subject
 from .optimiser import check_optimiser, listed, trainable
 from .order import check_order
 from .place import place_here, sources
+from .lines import code_of
 from .words import OwnWords
 
 # %% ../../nbs/38a_doctor.update.ipynb #2e9218eb
@@ -175,20 +176,21 @@ def _matters(subject, names):
 
 def _cut_off(subject, names):
     fix,place = _used(subject.model, min(names))
-    name = min(names).rpartition('.')[0] or min(names)
+    name = code_of(subject.model, min(names).rpartition('.')[0] or min(names))
     return Finding('L7', 'exact',
         f"There is no gradient for {listed(names)}, though the loss depends on it. What comes of it is cut off on the "
         "way: by detach(), .data, item(), tolist() or torch.tensor(...).",
-        OwnWords(f'# what self.{name} gives goes on as it is: not detached, nor made a list and a new tensor'),
+        OwnWords(f'# what {name} gives goes on as it is: not detached, nor made a list and a new tensor'),
         dict(without_gradient=len(names), parameters=len(trainable(subject.model))), place)
 
 # %% ../../nbs/38a_doctor.update.ipynb #8cf31923
 def _used(model, name):
     "What makes use of a parameter's layer, as code, and the line where it is called already, or None"
-    path,owner = re.sub(r'\.(\d+)', r'[\1]', f'self.{name}'.rpartition('.')[0]),name.rpartition('.')[0]
-    if not owner: return OwnWords(f'# go on with what comes of self.{name} in forward; or remove it'),None
+    owner = name.rpartition('.')[0]
+    path = code_of(model, owner or name)
+    if not owner: return OwnWords(f'# go on with what comes of {path} in forward; or remove it'),None
     calls = [(o, n) for o in sources(*model.modules()) for n in ast.walk(o.tree) if isinstance(n, ast.Call)]
-    where = [o.place(n) for o,n in calls if ast.unparse(n.func) == 'self.'+owner.rpartition('.')[2]]
+    where = [o.place(n) for o,n in calls if ast.unparse(n.func) in (path, 'self.'+owner.rpartition('.')[2])]
     if len(where) == 1: return OwnWords(f'# go on with what {path} gives, which is not used; or remove the layer'),where[0]
     h = 'h, _' if isinstance(model.get_submodule(owner), nn.RNNBase) else 'h'
     return OwnWords(f'{h} = {path}(h)   # in forward, and go on with what it gives; or remove the layer'),None
@@ -276,7 +278,7 @@ def _plain_lists(model):
         for name,v in vars(m).items():
             of = v.values() if isinstance(v, dict) else v if isinstance(v, (list, tuple)) else ()
             is_plain = not name.startswith('_') and of and all(isinstance(o, nn.Module) for o in of)
-            if is_plain: yield '.'.join(filter(None, ('self', path, name))),v,of
+            if is_plain: yield f'{code_of(model, path)}.{name}',v,of
 
 def _is_foreign(model, t, place, n):
     "O7 of a parameter that is used and no part of the model, and of others"

@@ -311,7 +311,8 @@ def _note_valid(self:Doctor, loss, where='the validation part'):
     if self.__dict__.get('where', where) != where: self.course.valid.clear() # two kinds cannot be compared
     self.where = where
     self.course.valid.append((self.course.step, loss, self._train_loss()))
-    self.tell(overfitting(self.course, where, dropout_of(self.learn.model)))
+    model = self.learn.model
+    self.tell(overfitting(self.course, where, dropout_of(model), type(model).__module__.startswith('charrnn_fa')))
 
 # %% ../../nbs/45_doctor.watch.ipynb #f001eae7
 @patch

@@ -10,7 +10,7 @@ import ast, inspect, re, sys
 from contextlib import suppress
 from fastai.basics import *
 from .place import is_theirs, sources
-from .lines import lines_around, lines_of, without_call
+from .lines import code_of, lines_around, lines_of, without_call
 
 # %% ../../nbs/36c_doctor.words.ipynb #b7d96f43
 def caller_scopes()->list: # Of dictionaries; empty if nobody's own code calls
@@ -121,7 +121,7 @@ def _layers(model):
     "Names of the layers that fixes speak of"
     def named(kind): return [k for k,m in model.named_modules() if isinstance(m, kind)]
     found = dict(rnn=named(_recurrent)[:1], emb=named(nn.Embedding)[:1], last_layer=named(nn.Linear)[-1:])
-    return {k:v[0] for k,v in found.items() if v and v[0]}
+    return {k:v[0] for k,v in found.items() if v}
 
 # %% ../../nbs/36c_doctor.words.ipynb #ffede131
 def _sizes(model):
@@ -135,12 +135,12 @@ def _sizes(model):
 
 _options = dict(num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0., bidirectional=False)
 
-def _made(model, name, other=''):
+def _made(model, name, other='', owner=''):
     "How a recurrent layer is made, up to the option that will be another"
     m = model.get_submodule(name)
     kept = [(k, getattr(m, k, v)) for k,v in _options.items() if k != other and getattr(m, k, v) != v]
     parts = [str(m.input_size), str(m.hidden_size), *(f'{k}={v!r}' for k,v in kept)]
-    return f"self.{name} = nn.{type(m).__name__}({', '.join(parts)}, "
+    return f"{code_of(model, name, owner)} = nn.{type(m).__name__}({', '.join(parts)}, "
 
 # %% ../../nbs/36c_doctor.words.ipynb #c055cab2
 def _attached(node):
@@ -162,7 +162,8 @@ def _forward_words(model, rnn=None):
 # %% ../../nbs/36c_doctor.words.ipynb #c88c92ce
 def _exchanged(code, words, behind=r'(?!\w|=(?!=))'):
     if not words: return code
-    return re.sub(rf"(?<![\w.'\"])({'|'.join(map(re.escape, words))}){behind}", lambda m: words[m[1]], code)
+    some = '|'.join(map(re.escape, words))
+    return re.sub(rf"'\w[^']*'|(?<![\w.'\"])({some}){behind}", lambda m: words[m[1]] if m[1] else m[0], code)
 
 def _in_words(fix, words):
     "A fix with other words in place of its own"
@@ -195,14 +196,17 @@ class Words:
         scopes = [s for f in functions for s in scopes_of(f)]+caller_scopes()
         around = _own_modules(type(model), *map(plain, functions))
         objects,layers = _object_names(dict(model=model, **given), scopes, around),_layers(model)
-        outside = {k:f'{objects.get("model", "model")}.{v}' for k,v in layers.items()}
+        name = objects.get('model', 'model')
+        outside = {k:code_of(model, v, name) for k,v in layers.items()}
         steps = [_step_words(o) for o in sources(*map(plain, functions))]
         self.step = {**_sizes(model), **outside, **objects, **next(filter(None, steps), {})}
-        within = {f'self.{a}':f'self.{layers[k]}' for a,k in dict(out='last_layer', emb='emb').items() if k in layers}
-        within |= {k:f'self.{v}' for k,v in layers.items()}
+        owner = '' if code_of(model, '') == 'self' else name # a class of PyTorch's has no `self` for anybody to write
+        within = {k:code_of(model, v, owner) for k,v in layers.items()}
+        within |= {f'self.{a}':within[k] for a,k in dict(out='last_layer', emb='emb').items() if k in layers}
         self.model = {**_sizes(model), **within, **_forward_words(model, layers.get('rnn'))}
+        if owner: self.model['model'] = owner
         self.parts = _parts_of(model)
-        self.rnn = partial(_made, model, layers['rnn']) if 'rnn' in layers else None
+        self.rnn = partial(_made, model, layers['rnn'], owner=owner) if 'rnn' in layers else None
 
     def __call__(self,
         finding, # With a fix in the documentation's words

@@ -26,9 +26,10 @@ def _draws(again): return again.startswith('charrnn draw') # which has few optio
 def check_kept_weights(
     model:nn.Module, # Of a run
     again:str='charrnn train CORPUS --run OTHER', # What begins another run
+    lr:float=.01, # Its learning rate
 )->list: # Of `Finding`s: O4
     "Whether all weights are numbers"
-    mend = '--seed 1   # other first weights' if _draws(again) else '--lr 1e-3   # a lower rate'
+    mend = '--seed 1   # other first weights' if _draws(again) else f'--lr {lr/10:.2g}   # a lower rate'
     bad = [k for k,p in model.named_parameters() if not p.detach().isfinite().all()]
     if not bad: return []
     return [Finding('O4', 'exact', f"{bad[0]} has numbers that are not finite. The run went astray before it was kept.",
@@ -99,8 +100,8 @@ def check_rung(
         _about_another(again), dict(symbols=1))]
     if nats < max(.05, ladder['bigram']-.05): return []
     counted = f"Counting pairs of characters gives {ladder['bigram']:.2f}."
-    if ladder.useful() == ['uniform']:
-        counted = 'Counting helps nobody to predict this text: perhaps it has no order.'
+    if min(ladder[o] for o in ladder.useful()) > ladder['unigram']-.02: # less is chance
+        counted = 'To count what came before helps nobody to predict this text: perhaps it has no order.'
         again = _about_another(again)
     fix = f'{goes_on}   # it was interrupted, and goes on' if goes_on else f'{again} --minutes 10'
     return [Finding('T5', 'strong', f"The loss is {nats:.2f} nats: the network {ladder.says(nats)}. {counted}",
@@ -115,28 +116,40 @@ def examine_run(
     began = time.perf_counter()
     run = path if isinstance(path, Run) else Run(path)
     model,newest = run.load_model('cpu'),run.newest()
-    if bad := check_kept_weights(model, another(run)):
+    if bad := check_kept_weights(model, another(run), run.preset.lr if run.preset else .01):
         return Report(bad, ['the weights'], ['all else, without weights'], time.perf_counter()-began, 'the run')
     checked,skipped,found = ['the weights'],[],[]
     train,valid,goes_on = None,None,_going_on(run, newest)
     if 'file' in run.settings['text']:
         train,valid = run.ids('train'),run.ids('valid')
-        found += check_overlap_of_ids(train, valid)
+        found += _without_copies(check_overlap_of_ids(train, valid), another(run))
         found += _of_losses(model, train, valid, newest, len(run.vocab), another(run), goes_on, run.preset,
                             bool(run.strokes))
         looked,left_out = _looked_at(newest['results'].get('nats'), min(len(train), len(valid)))
         checked,skipped = checked+looked,skipped+left_out
     else: skipped.append('all losses (the run does not keep its text)')
-    can_write = {*run.vocab} != {run.vocab.unk}
+    can_write = len(run.vocab) > 1
     if can_write: found += _of_writing(model, run, train, seed)
     if can_write: checked.append('what it writes')
-    else: skipped.append('what it writes (it has only the unknown symbol)')
+    else: skipped.append('what it writes (it has only one symbol)')
     return Report(found, checked, skipped, time.perf_counter()-began, 'the run', course=_unfinished(goes_on))
+
+def _without_copies(found, again):
+    "Findings that text is there twice, with what to do about it: the command has divided it already"
+    what = 'no drawing' if _draws(again) else 'nothing'
+    for o in found: o.fix = f'{again}   # of a file in which {what} stands twice'
+    return found
 
 def _of_writing(model, run, train, seed):
     text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
     corpus = None if train is None else run.vocab.textify(train[:2_000_000])
-    return check_text(Written(text=text), corpus, f'{another(run)} {_against_heart(run.preset, run.strokes)}')
+    found = check_text(Written(text=text), corpus, f'{another(run)} {_against_heart(run.preset, run.strokes)}')
+    for o in found: o.fix = _warmer(run) if o.id == 'G7' else o.fix
+    return found
+
+def _warmer(run):
+    "A line that lets a run write what is less likely, too"
+    return f"charrnn {'draw --run' if run.strokes else 'sample'} {shlex.quote(str(run.path))} --temperature 1"
 
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
 def _going_on(run, newest):

@@ -161,11 +161,15 @@ def _is_wide(encoding):
 def _is_text(path, encoding): return path.suffix == '.txt' and _is_wide(encoding) or not is_binary(first_bytes(path))
 
 # %% ../../nbs/03_text.corpus.ipynb #eb3883e0
+def _draws(run):
+    "Whether a run says of itself that it learns drawings"
+    return b'"strokes":' in (run/'run.json').read_bytes()[:1_000_000]
+
 def _texts_in(folder, encoding):
     "The text files under a folder, sorted by path"
     if _is_run(folder):
-        how = f"give the text that it is to learn, or go on with it: charrnn train --run {shlex.quote(str(folder))}"
-        raise CorpusError(f"{folder} is a run, not a text", how)
+        goes_on = f"charrnn {'draw' if _draws(folder) else 'train'} --run {shlex.quote(str(folder))}"
+        raise CorpusError(f"{folder} is a run, not a text", f"give the text that it is to learn, or go on with it: {goes_on}")
     found,odd = _all_in(folder)
     odd.update({o:what for o in found if (what := _oddity(o))})
     files = _once(o for o in found if o.is_file() and not odd.keys() & {o, *o.parents})
