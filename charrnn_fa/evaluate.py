@@ -131,7 +131,7 @@ class AvgSmoothLoss(fastai.learner.AvgSmoothLoss):
         learn:Learner, # With the `loss` of a batch
     ):
         self.count += 1
-        loss = to_detach(learn.loss.mean(), cpu=False)
+        loss = to_detach(learn.loss.mean(), cpu=False).float() # one of a person's own may be bf16
         self.val = torch.lerp(loss, self.val.to(loss.device), self.beta)
 
 def left_there(
