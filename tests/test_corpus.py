@@ -480,7 +480,7 @@ def test_what_is_packed_by_zip_alone_is_unpacked():
     ('To be, or not to be\n'*30, 'from_text'), ('To be, or not to be. '*30, 'from_text'),
     ('faces', 'from_drawings'), ('quickdraw:cat', 'from_drawings'),
     ('www.gutenberg.org/files/100/100-0.txt', 'https://'), ('drive.google.com/file/d/abc/view', 'https://'),
-    ('shakespere', 'check the spelling'), ('letters.txt', 'check the spelling')])
+    ('shakespere', 'check the spelling'), ('letters.txt', 'check the spelling'), ('books/*.txt', r'\*\* looks into')])
 def test_what_is_no_name_of_a_text_has_a_way_out(what, remedy):
     with pytest.raises(CorpusError, match=remedy): load_corpus(what)
 

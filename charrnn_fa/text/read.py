@@ -8,6 +8,7 @@ __all__ = ['CorpusError', 'TextWarning', 'check_type', 'guess_encoding', 'is_bin
 
 # %% ../../nbs/01_text.read.ipynb #76f83df6
 import codecs, os, re, reprlib, shlex, stat, warnings
+from collections.abc import Iterable
 from pathlib import Path
 from ..core import CharRNNError, read_remedy, visible
 
@@ -28,6 +29,7 @@ def check_type(
     "Refuse an argument that is not of `kind`"
     if isinstance(v, kind) or optional and v is None: return
     if kind is str and isinstance(v, bytes): called += ", such as its .decode('utf-8')"
+    elif kind is str and isinstance(v, Iterable): called += f", such as '\\n'.join({name})"
     raise CharRNNError(f"{name} is {reprlib.repr(v)}, but it must be {called}.")
 
 # %% ../../nbs/01_text.read.ipynb #122e8354
