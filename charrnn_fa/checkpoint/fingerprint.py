@@ -16,7 +16,7 @@ from ..text.streams import CharDL
 from ..callback.schedule import Budget
 from ..loop.learner import CharLearner
 from ..run.files import sha256_pieces
-from ..run.model import char_settings, versions
+from ..run.model import char_settings, is_described, versions
 from .capture import changes, ctor_args, rng_state, set_rng_state
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #5c8e947e
@@ -158,10 +158,11 @@ def learner_settings(
     **info # Kept beside the rest
 )->dict:
     "What a run folder keeps of a Learner"
-    if is_char(learn): return char_settings(learn, **info)
+    if is_char(learn) and is_described(learn): return char_settings(learn, **info)
     dls = learn.dls.loaders
+    seed = dict(seed=learn.seed) if is_char(learn) else {}
     return dict(
-        kind='other', model={k:list(p.shape) for k,p in learn.model.named_parameters()}, text={},
+        kind='other', **seed, model={k:list(p.shape) for k,p in learn.model.named_parameters()}, text={},
         data=dict(zip(('training', 'validation'), map(data_digest, dls))),
         n_items=[len(o.dataset) if hasattr(o, 'dataset') else None for o in dls],
         bs=[getattr(o, 'bs', None) for o in dls], info=info, versions=versions(),
