@@ -4546,6 +4546,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'charrnn_fa/text/streams.py'),
                                          'charrnn_fa.text.streams.CharDL.batch': ( 'text.streams.html#chardl.batch',
                                                                                    'charrnn_fa/text/streams.py'),
+                                         'charrnn_fa.text.streams.CharDL.c': ('text.streams.html#chardl.c', 'charrnn_fa/text/streams.py'),
                                          'charrnn_fa.text.streams.CharDL.decode': ( 'text.streams.html#chardl.decode',
                                                                                     'charrnn_fa/text/streams.py'),
                                          'charrnn_fa.text.streams.CharDL.decode_batch': ( 'text.streams.html#chardl.decode_batch',

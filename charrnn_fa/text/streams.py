@@ -229,6 +229,12 @@ def get_idxs(self:CharDL)->list:
     places = [self.places(self.epoch, self.pairs(self.epoch, i)).flatten() for i in range(len(self))]
     return torch.cat(places).tolist() if places else []
 
+# %% ../../nbs/05_text.streams.ipynb #d96dfb48
+@patch(as_prop=True)
+def c(self:CharDL)->int:
+    "How many symbols there are to choose from"
+    return len(self.vocab)
+
 # %% ../../nbs/05_text.streams.ipynb #509d1ef5
 @patch
 def to(self:CharDL,
