@@ -4434,6 +4434,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'charrnn_fa.text.drawings._shown': ('text.drawings.html#_shown', 'charrnn_fa/text/drawings.py'),
                                           'charrnn_fa.text.drawings._svg_folder': ( 'text.drawings.html#_svg_folder',
                                                                                     'charrnn_fa/text/drawings.py'),
+                                          'charrnn_fa.text.drawings._tell_letters': ( 'text.drawings.html#_tell_letters',
+                                                                                      'charrnn_fa/text/drawings.py'),
                                           'charrnn_fa.text.drawings.augment': ('text.drawings.html#augment', 'charrnn_fa/text/drawings.py'),
                                           'charrnn_fa.text.drawings.found': ('text.drawings.html#found', 'charrnn_fa/text/drawings.py'),
                                           'charrnn_fa.text.drawings.is_drawing_name': ( 'text.drawings.html#is_drawing_name',
