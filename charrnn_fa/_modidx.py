@@ -3685,7 +3685,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'charrnn_fa.run.model.char_settings': ('run.model.html#char_settings', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.check_described': ('run.model.html#check_described', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.ids_sha256': ('run.model.html#ids_sha256', 'charrnn_fa/run/model.py'),
-                                      'charrnn_fa.run.model.is_described': ('run.model.html#is_described', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.kept_text': ('run.model.html#kept_text', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.load_run': ('run.model.html#load_run', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.save_run': ('run.model.html#save_run', 'charrnn_fa/run/model.py'),

@@ -14,7 +14,7 @@ from ..callback.progress import begin_bars
 from ..run.files import RunError, damage
 from ..run.records import owner_record
 from ..run.folder import RunFolder
-from ..run.model import Run, kept_text
+from ..run.model import Run, check_described, kept_text
 from ..store.mount import follow
 from ..store.url import is_url, local_path
 from ..store.retain import tidy
@@ -213,7 +213,8 @@ def _start(self:Checkpoint, mine):
     if before: self._continue_from(found.after)
     found.after = None
     if exact: self.base = learn.steps_done
-    is_ours = mine['kind'] == 'char' # and can be made again
+    is_ours = mine['kind'] == 'char'
+    if is_ours: check_described(learn)
     continues = dict(continues=found.line[-1]) if found.line else {}
     self.folder = (Run if is_ours else RunFolder)(path, dict(mine, fit=found.fit, **continues))
     try: ts,meta = self._capture(learn._first if exact else (0, 0))

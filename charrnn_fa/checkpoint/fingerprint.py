@@ -16,7 +16,8 @@ from ..text.streams import CharDL
 from ..callback.schedule import Budget
 from ..loop.learner import CharLearner
 from ..run.files import sha256_pieces
-from ..run.model import char_settings, is_described, versions
+from ..models import CharRNN
+from ..run.model import char_settings, versions
 from .capture import changes, ctor_args, rng_state, set_rng_state
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #5c8e947e
@@ -158,7 +159,7 @@ def learner_settings(
     **info # Kept beside the rest
 )->dict:
     "What a run folder keeps of a Learner"
-    if is_char(learn) and is_described(learn): return char_settings(learn, **info)
+    if is_char(learn) and type(learn.model) is CharRNN: return char_settings(learn, **info)
     dls = learn.dls.loaders
     seed = dict(seed=learn.seed) if is_char(learn) else {}
     return dict(
