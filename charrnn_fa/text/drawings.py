@@ -69,7 +69,8 @@ def _tell_letters(files):
     if not some: return
     others = f" and {number_of(len(some)-1, 'other file')}"*(len(some) > 1)
     what = f"{visible(some[0], lines=False)}{others}: letters that are set as text are left out"
-    warnings.warn(f"{what}; turn them into paths first, in Inkscape by Path > Object to Path.", TextWarning, stacklevel=4)
+    how = "turn them into paths first, in Inkscape by Path > Object to Path."
+    warnings.warn(f"{what}; {how}", TextWarning, stacklevel=4)
 
 # %% ../../nbs/08_text.drawings.ipynb #046ea5fe
 _which = f"give {', '.join(glyph_sets)}, quickdraw:NAME, a file .ndjson or .svg, or a folder of .svg files."
