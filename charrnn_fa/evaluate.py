@@ -22,7 +22,8 @@ def _window(context):
     try: n = int(context) if is_whole else 0
     except ValueError: n = 0
     if n > 0: return min(n, 2**40)
-    raise CharRNNError(f"The context is '{str(context)[:40]}', but it is either 'carry' or a number of characters such as 256.")
+    raise CharRNNError(f"The context is '{str(context)[:40]}', but it is either 'carry' or a number of characters such as 256",
+                       "give a text to measure as text= (--corpus)." if isinstance(context, str) else "256 is usual.")
 
 # %% ../nbs/13_evaluate.ipynb #41d8f64f
 def _carry_batches(ids, step=4096):
@@ -131,7 +132,7 @@ class AvgSmoothLoss(fastai.learner.AvgSmoothLoss):
         learn:Learner, # With the `loss` of a batch
     ):
         self.count += 1
-        loss = to_detach(learn.loss.mean(), cpu=False)
+        loss = to_detach(learn.loss.mean(), cpu=False).float() # one of a person's own may be bf16
         self.val = torch.lerp(loss, self.val.to(loss.device), self.beta)
 
 def left_there(

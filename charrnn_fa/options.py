@@ -156,7 +156,8 @@ def _add_sample(sub):
     _add(p, ('--top-k', int, 'keep the k best'),
             ('--top-p', float, 'keep the smallest set with this probability'),
             ('--min-p', float, "keep those with this share of the best one's probability"))
-    p.add_argument('--stop', action='append', help='end at this string (may be given several times)')
+    p.add_argument('--stop', action='append',
+                   help="end at this string; $'\\n\\n' is an empty line (may be given several times)")
     _add(p, ('--seed', int, 'the same seed gives the same text'))
 
 # %% ../nbs/90_options.ipynb #c107bf53

@@ -48,6 +48,7 @@ from charrnn_fa.run.files import RunError, RunWarning
 from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.run.model import load_run
 from charrnn_fa.learner import char_learner
+from charrnn_fa.loop import CharLearner
 from charrnn_fa.checkpoint.log import Log
 from charrnn_fa.callback.progress import CharProgress
 from charrnn_fa.optim import AdamW, Muon
@@ -1297,3 +1298,44 @@ def test_a_first_manifest_that_was_cut_short_stops_no_other_machine(tmp_path):
                        tmp_path/'log').wait(300) == 0, (tmp_path/'log').read_text()
     assert kills.Child(lambda: kills.train(CASES['lstm'], alone), tmp_path/'log').wait(300) == 0
     assert kills.differences(alone, d) == []
+
+
+# A network of a person's own in a `CharLearner`, which no preset describes
+
+class Residual(nn.Module):
+    "Two layers whose input is added to what they give; `logits, state = model(x, state)`"
+    def __init__(self, n, n_hid=16):
+        super().__init__()
+        self.emb,self.decoder,self.drop = nn.Embedding(n, n_hid),nn.Linear(n_hid, n),nn.Dropout(.2)
+        self.rnns = nn.ModuleList(nn.GRU(n_hid, n_hid, batch_first=True) for _ in range(2))
+    def forward(self, x, state=None):
+        h,new = self.emb(x),[]
+        for rnn,s in zip(self.rnns, state or [None]*2):
+            y,s = rnn(h, s)
+            h = h + self.drop(y)
+            new.append(s)
+        return self.decoder(h),tuple(new)
+
+
+def test_a_network_of_a_persons_own_goes_on_within_an_epoch(tmp_path):
+    "It was refused, since `load_run` could not make it again; the script that made it can"
+    class Stops(Callback):
+        order = 1100 # after the checkpoint
+        def after_batch(self):
+            if self.training and self.train_iter == 13: raise KeyError('killed')
+    def fit(name, *cbs):
+        torch.manual_seed(4)
+        dls = CharDataLoaders.from_text('To be, or not to be. '*60, bs=4, seq_len=16, seed=1)
+        learn = CharLearner(dls, Residual(len(dls.vocab)), seed=2)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit_one_cycle(2, 1e-2, cbs=[Checkpoint(tmp_path/name, steps=3, quiet=True), *cbs])
+        return learn
+    alone = fit('a')
+    with pytest.raises(KeyError): fit('b', Stops())
+    begins = []
+    class Begins(Callback):
+        def before_batch(self): begins.append(self.train_iter)
+    learn = fit('b', Begins())
+    assert 0 < begins[0] <= 13
+    for p,q in zip(alone.model.parameters(), learn.model.parameters()): assert torch.equal(p, q)
+    with pytest.raises(RunError, match='make that Learner again'): load_run(tmp_path/'b')

@@ -480,7 +480,7 @@ def test_what_is_packed_by_zip_alone_is_unpacked():
     ('To be, or not to be\n'*30, 'from_text'), ('To be, or not to be. '*30, 'from_text'),
     ('faces', 'from_drawings'), ('quickdraw:cat', 'from_drawings'),
     ('www.gutenberg.org/files/100/100-0.txt', 'https://'), ('drive.google.com/file/d/abc/view', 'https://'),
-    ('shakespere', 'check the spelling'), ('letters.txt', 'check the spelling')])
+    ('shakespere', 'check the spelling'), ('letters.txt', 'check the spelling'), ('books/*.txt', r'\*\* looks into')])
 def test_what_is_no_name_of_a_text_has_a_way_out(what, remedy):
     with pytest.raises(CorpusError, match=remedy): load_corpus(what)
 
@@ -523,3 +523,10 @@ def test_a_mount_that_has_gone_away_is_named(tmp_path, fuse):
         tries += [lambda: CharDataLoaders.from_files([at/'a.txt', at/'b.txt']), lambda: CharDataLoaders.from_corpus(at/'a.txt')]
         for f in tries:
             with pytest.raises(CharRNNError, match='its mount does not answer, so mount it again'): f()
+
+
+def test_a_list_from_a_to_z_is_told(tmp_path):
+    "Of a sorted list of names the end, which is held back, is unlike all that is trained on"
+    names = sorted(f'{a}{b}{c}' for a in 'ABCDE' for b in 'aeiou' for c in 'lmnrst')
+    (tmp_path/'names.txt').write_text('\n'.join(names))
+    with pytest.warns(TextWarning, match='alphabetical order.*sort -R'): load_corpus(tmp_path/'names.txt')

@@ -310,3 +310,9 @@ def test_a_tilde_of_no_user_is_a_name(tmp_path, monkeypatch):
     (tmp_path/'~nouser').mkdir()
     (tmp_path/'~nouser'/'a.txt').write_text('the text')
     assert split_files(['~nouser/a.txt']*3) == ([0, 1], [2])
+
+
+def test_c_is_the_number_of_symbols():
+    "A last layer of a person's own asks `dls.c`, as of fastai's other loaders"
+    dls = CharDataLoaders.from_text('To be, or not to be. '*20, bs=2, seq_len=8, seed=1)
+    assert dls.c == len(dls.vocab) == 10

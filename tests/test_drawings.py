@@ -662,3 +662,11 @@ def test_a_drawing_run_that_went_astray_is_mended_by_options_of_draw(drawer, tmp
         assert main(line) == 1
         said = capsys.readouterr().err
         for o in re.findall('--[a-z-]+', said): parser().parse_args([*line, o, '1'])
+
+
+def test_letters_of_an_svg_that_are_left_out_are_told(tmp_path):
+    "They were left out without a word, where the file has lines too"
+    lines = '<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0L9 9"/>{}</svg>'
+    for i in range(4): (tmp_path/f'{i}.svg').write_text(lines.format('<text y="9">A</text>'*(i > 1)))
+    with pytest.warns(TextWarning, match='2.svg and 1 other file.*Object to Path'): load_drawings(tmp_path)
+    with pytest.warns(TextWarning, match='^3.svg: letters'): load_drawings(tmp_path/'3.svg')

@@ -1022,3 +1022,14 @@ def test_an_exported_learner_says_that_it_has_no_text(learn, tmp_path):
                                         (dict(arch=presets['t4-hour']), 'preset=')])
 def test_a_preset_in_the_place_of_an_arch_is_told_its_name(dls, given, way):
     with pytest.raises(CharRNNError, match=f'give .*{way}'): char_learner(dls, **given)
+
+
+def test_a_loss_of_a_persons_own_may_be_in_16_bits():
+    "What a person computes from scores in bf16 is in bf16 itself, where autocast leaves it so"
+    def smooth(out, target):
+        logp = out.log_softmax(-1)
+        return -.9*logp.gather(-1, target[...,None]).mean() - .1*logp.mean()
+    dls = CharDataLoaders.from_text('To be, or not to be. '*40, bs=4, seq_len=8, seed=1)
+    learn = char_learner(dls, n_hid=8, loss_func=smooth, precision='bf16', seed=1)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert learn.recorder.values[-1][0] > 0

@@ -8,13 +8,17 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.learner import Learner
-from fastai.losses import MSELossFlat
+from fastai.interpret import Interpretation
+from fastai.learner import Learner, load_learner
+from fastai.losses import CrossEntropyLossFlat, MSELossFlat
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 import kills
+from charrnn_fa.core import CharRNNError
+from charrnn_fa.loop import OneRowPerChar
 from charrnn_fa.run.folder import RunFolder
+from charrnn_fa.text.data import CharDataLoaders
 from kills import CKPT, Case, differences
 
 X = torch.randn(56, 3, generator=torch.Generator().manual_seed(0))
@@ -131,3 +135,38 @@ def test_other_learners_come_back(clean, tmp_path, name):
     run('r')
     assert differences(tmp_path/'alone', tmp_path/'r') == [] and RunFolder(tmp_path/'r/run').resumes() == [14, 42]
     assert 'Warning' not in (tmp_path/'log').read_text(), (tmp_path/'log').read_text()
+
+
+# fastai's own `Learner` over our loaders
+
+class Plain(nn.Module):
+    "Scores, and no state"
+    def __init__(self, n):
+        super().__init__()
+        self.emb,self.rnn,self.decoder = nn.Embedding(n, 8),nn.GRU(8, 8, batch_first=True),nn.Linear(8, n)
+    def forward(self, x): return self.decoder(self.rnn(self.emb(x))[0])
+
+
+def over_text():
+    dls = CharDataLoaders.from_text('To be, or not to be. '*40, bs=4, seq_len=8, seed=1)
+    return Learner(dls, Plain(len(dls.vocab)), loss_func=CrossEntropyLossFlat())
+
+
+def test_get_preds_over_our_loaders_is_told_how():
+    "It ended in `'list' object has no attribute 'softmax'`; `predict` and `Interpretation` call it too"
+    learn = over_text()
+    with learn.no_bar():
+        for f in (learn.get_preds, lambda: learn.predict('To be'), lambda: Interpretation.from_learner(learn)):
+            with pytest.raises(CharRNNError, match='OneRowPerChar'): f()
+        probs,y,losses = learn.get_preds(with_loss=True, cbs=OneRowPerChar())
+        assert torch.equal(y, learn.dls.valid.ids[1:].long()) and len(probs) == len(y)
+        assert torch.allclose(losses, -probs[range(len(y)), y].log(), atol=1e-4)
+
+
+def test_a_learner_that_was_loaded_says_that_it_has_no_text(tmp_path):
+    "It trained on nothing and showed `nan`"
+    over_text().export(tmp_path/'x.pkl')
+    with pytest.warns(UserWarning): learn = load_learner(tmp_path/'x.pkl')
+    with learn.no_bar(), learn.no_logging():
+        for f in (learn.validate, lambda: learn.fit(1)):
+            with pytest.raises(CharRNNError, match='no two characters'): f()

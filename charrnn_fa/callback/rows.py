@@ -12,6 +12,9 @@ from fastai.basics import *
 class OneRowPerChar(Callback):
     "Predictions, targets and inputs as one row per character, for `GatherPredsCallback`"
     order = GatherPredsCallback.order-1
+    def before_validate(self):
+        if hasattr(self.dl, 'is_gathered'): self.dl.is_gathered = False # now they can be joined
+
     def after_batch(self):
         self.learn.pred = self.pred.flatten(0, -2).float()
         self.learn.yb = tuple(o.flatten() for o in self.yb)

@@ -212,16 +212,16 @@ def _start(self:Checkpoint, mine):
     before = found.after and found.after.place
     if before: self._continue_from(found.after)
     found.after = None
-    if exact:
-        check_described(learn)
-        self.base = learn.steps_done
+    if exact: self.base = learn.steps_done
+    is_ours = mine['kind'] == 'char'
+    if is_ours: check_described(learn)
     continues = dict(continues=found.line[-1]) if found.line else {}
-    self.folder = (Run if exact else RunFolder)(path, dict(mine, fit=found.fit, **continues))
+    self.folder = (Run if is_ours else RunFolder)(path, dict(mine, fit=found.fit, **continues))
     try: ts,meta = self._capture(learn._first if exact else (0, 0))
     except CharRNNError: raise
     except (TypeError, ValueError, RuntimeError) as e:
         raise RunError(f'This Learner cannot be kept ({reason(e)})', 'fit it without Checkpoint.') from None
-    found.manifest = self.folder.create(exact and kept_text(learn), ts, meta, step=0, epoch=0)
+    found.manifest = self.folder.create(is_ours and kept_text(learn), ts, meta, step=0, epoch=0)
     self.log.open(path)
     self.log.say(begin_text(self.place, self.steps, self.minutes, exact,
                             self.place.store and path/'log.txt', before))

@@ -16,6 +16,7 @@ from ..text.streams import CharDL
 from ..callback.schedule import Budget
 from ..loop.learner import CharLearner
 from ..run.files import sha256_pieces
+from ..models import CharRNN
 from ..run.model import char_settings, versions
 from .capture import changes, ctor_args, rng_state, set_rng_state
 
@@ -158,10 +159,11 @@ def learner_settings(
     **info # Kept beside the rest
 )->dict:
     "What a run folder keeps of a Learner"
-    if is_char(learn): return char_settings(learn, **info)
+    if is_char(learn) and type(learn.model) is CharRNN: return char_settings(learn, **info)
     dls = learn.dls.loaders
+    seed = dict(seed=learn.seed) if is_char(learn) else {}
     return dict(
-        kind='other', model={k:list(p.shape) for k,p in learn.model.named_parameters()}, text={},
+        kind='other', **seed, model={k:list(p.shape) for k,p in learn.model.named_parameters()}, text={},
         data=dict(zip(('training', 'validation'), map(data_digest, dls))),
         n_items=[len(o.dataset) if hasattr(o, 'dataset') else None for o in dls],
         bs=[getattr(o, 'bs', None) for o in dls], info=info, versions=versions(),
@@ -198,9 +200,13 @@ _shared = 'kind','vocab','model','n_items','bs','data','preset','text'
 
 _own = {'measured', 'minutes', 'lr', 'file', 'size', 'sha256'}
 
+_kinds = dict(char="a network of char_learner's", other='another network')
+
 def differences(
     a:dict, # Stored settings
     b:dict, # Those of now
 ): # Such as 'n_hid 256 -> 512'
     "In what a Learner differs from the one of a run"
+    kinds = [_kinds.get(o.get('kind')) for o in (a, b)]
+    if kinds[0] != kinds[1]: return [' -> '.join(map(str, kinds))]
     return fit_differences(a, b, lambda keys: keys[0] in _shared and keys[-1] not in _own)

@@ -26,6 +26,12 @@ def _unknown(e, text, run, how):
     from charrnn_fa.text.vocab import leave_out
     return CharRNNError(e.what, f'{leave_out({*text}-{*run.vocab})} {how}.')
 
+def _check_stop(stop, run):
+    "Refuse a string that never ends a text of this run"
+    try: run.vocab.encode(stop)
+    except CharRNNError as e:
+        raise CharRNNError(e.what, "leave it out of --stop; a line end is $'\\n' in bash and zsh.") from None
+
 def sample(
     args, # What the parser made of the line
 ):
@@ -37,6 +43,7 @@ def sample(
     cuts = args.top_k, args.top_p, args.min_p
     try: run.vocab.encode(args.prompt)
     except CharRNNError as e: raise _unknown(e, args.prompt, run, 'of --prompt') from None
+    for o in args.stop or (): _check_stop(o, run)
     drawing = f'charrnn draw --run {shlex.quote(args.run)}'
     if run.strokes: to_stderr(f'note: {run.path} has learned to draw; see what with: {drawing}')
     pieces = stream(finite_model(run), run.vocab, args.prompt, args.n, args.temperature, *cuts, args.stop, args.seed)
@@ -64,7 +71,9 @@ def _ids_asked(args, run):
         return torch.cat(own_ids(args, run, *(['train'] if args.whole else []), 'valid'))
     from charrnn_fa.text.data import split_text
     text = load_text(args.corpus, args.encoding or 'utf-8')
-    if not args.whole: text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
+    if not args.whole:
+        try: text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
+        except CharRNNError as e: raise CharRNNError(e.what, 'measure all of it with --whole.') from None
     try: ids = run.vocab.encode(text, unknown='skip' if args.skip_unknown else None)
     except CharRNNError as e: raise _unknown(e, text, run, 'with --skip-unknown') from None
     n_left_out = len(text)-len(ids)

@@ -60,6 +60,7 @@ def to_stderr(
 
 _here = {
     "drop it with encoding='utf-8-sig' or text[1:]": 'drop it with --encoding utf-8-sig',
+    '; times=': '; --times ',
     r"text.replace('\r\n', '\n') makes them one character": r"tr -d '\r' < FILE > NEW.txt makes them one character",
 }
 

@@ -123,7 +123,7 @@ def _end_text(args, learn, res, n)->str:
     speed = f"{n:,} steps in {time_text(res['seconds'])} ({res['chars_per_s']:,.0f} characters/s)"
     if args.draws: return f"{speed}; validation {loss_text(res['nats'])} per character, kept in {args.run}"
     sample = f'charrnn sample {shlex.quote(args.run)}'
-    if set('The ') <= set(learn.vocab): sample += " --prompt 'The '"
+    if 'The ' in learn.vocab.textify(learn.dls.train.ids[:100_000]): sample += " --prompt 'The '"
     loss = f"validation {loss_text(res['nats'])} per character{res.get('rung', '')}"
     return f"{speed}; {loss}\nkept in {args.run}; let it write with: {sample}"
 
@@ -166,7 +166,8 @@ def _as_options_to_draw(lr)->dict:
     again = '--seed 1   # other first weights, in another folder, by --run'
     astray = dict.fromkeys('O3 O4 Z1 Z2 Z3 Z4 O10 I3'.split(), again)
     decay = '--preset drawings-minute   # which pulls weights less, in another folder, by --run'
-    return dict(astray, O13=decay, T4='--minutes 0.5   # or fewer --steps, more drawings', T5='--minutes 10')
+    return dict(astray, O13=decay, T4='--times 110   # if it is less; or fewer --minutes or --steps, more drawings',
+                T5='--minutes 10')
 
 # %% ../../nbs/90d_command.train.ipynb #1dbd4649
 def _stop_at_nan(learn)->list: # Of callbacks

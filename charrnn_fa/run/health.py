@@ -59,7 +59,7 @@ def another(
 # %% ../../nbs/56_run.health.ipynb #25fb11b9
 def _against_heart(preset, draws=False):
     "Options against learning by heart: a smaller network, if there is much dropout already"
-    if draws: return '--minutes 0.5   # or fewer --steps, more drawings'
+    if draws: return '--times 110   # if it is less; or fewer --minutes or --steps, more drawings'
     usual = '--dropout 0.5   # or fewer minutes, a smaller --n-hid, more text'
     if preset is None or preset.dropout < much_dropout: return usual
     return f'--n-hid {max(1, preset.n_hid//2)}   # or fewer minutes, more text'

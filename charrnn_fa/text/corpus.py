@@ -216,6 +216,7 @@ def _meant(what):
     if re.match('(faces|letters)$|quickdraw:', what): return "CharDataLoaders.from_drawings (charrnn draw) has drawings of that name."
     if re.match(r'(www|drive\.google)\.', what): return "a link begins with https://, so write that before it."
     if drive_id(f'drive:{what}'): return f"write drive:{what} if it is an id of Drive."
+    if glob.has_magic(what): return "check the spelling; ** looks into subfolders too, as in 'books/**/*.txt'."
     return "check the spelling."
 
 def _files(what, encoding):
@@ -269,6 +270,12 @@ def would_fetch(
     return '' if kept(**link) else _shown(link['url'])
 
 # %% ../../nbs/03_text.corpus.ipynb #4a9f8c2f
+def _of_link(what, encoding, progress):
+    "The text behind a link; an error calls it by the link, not by the file in the cache"
+    file = download(what, progress=progress)
+    try: return read_text(file, encoding)
+    except CorpusError as e: raise CorpusError(e.what.replace(str(file), _shown(what)), e.remedy) from None
+
 def corpus_documents(
     what='pydocs', # See `load_corpus`
     encoding:str='utf-8', # Of files and downloads
@@ -277,7 +284,7 @@ def corpus_documents(
     "The documents that `what` stands for, in order"
     if isinstance(what, str):
         if is_corpus_name(what): return _built_in(what, encoding, progress)
-        if _is_link(what): return [read_text(download(what, progress=progress), encoding)]
+        if _is_link(what): return [_of_link(what, encoding, progress)]
     return [read_text(o, encoding) for o in corpus_files(what, encoding)]
 
 # %% ../../nbs/03_text.corpus.ipynb #a8ac5ef6

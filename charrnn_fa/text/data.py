@@ -260,3 +260,14 @@ def from_files(cls:CharDataLoaders,
 
 # %% ../../nbs/06_text.data.ipynb #22c9bf7a
 put_later(CharDataLoaders, from_drawings='charrnn_fa.text.drawn')
+
+# %% ../../nbs/06_text.data.ipynb #4a500586
+def _told(name, instead):
+    def _instead(cls, *args, **kwargs): raise CharRNNError(f"CharDataLoaders has no {name}", f"use {instead}.")
+    _instead.__name__,_instead.__doc__ = name,f"Not here: use `{instead}`"
+    return classmethod(_instead)
+
+_column = r"from_text('\n'.join(df['name of the column']))"
+CharDataLoaders.from_folder = _told('from_folder', 'from_corpus(folder), or from_files(folder) to divide it by file')
+CharDataLoaders.from_df = _told('from_df', _column)
+CharDataLoaders.from_csv = _told('from_csv', f'{_column} after df = pd.read_csv(file)')

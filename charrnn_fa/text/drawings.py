@@ -7,13 +7,13 @@ __all__ = ['drawing_names', 'is_drawing_name', 'is_drawings', 'found', 'augment'
            'Drawings', 'StrokeCode', 'strokes_to_text', 'text_to_strokes', 'fit_drawing', 'simplify']
 
 # %% ../../nbs/08_text.drawings.ipynb #b577d7f5
-import glob, os, re
+import glob, os, re, warnings
 import numpy as np
 from pathlib import Path
 from ..core import check_drive, check_number, number_of, read_remedy, reason, visible, without_secrets
 from .glyphs import glyph_drawings, glyph_sets
 from .quickdraw import quickdraw, read_ndjson
-from .read import CorpusError, check_type
+from .read import CorpusError, TextWarning, check_type
 from .strokes import (Drawings, StrokeCode, check_drawings, fit_drawing, simplify, strokes_to_text,
                                      text_to_strokes, vary)
 from .svg import read_svg
@@ -62,6 +62,16 @@ def _read_svgs(files):
     if bad: _refuse_files(bad)
     return drawings
 
+# %% ../../nbs/08_text.drawings.ipynb #7fabdaf7
+def _tell_letters(files):
+    "Say of SVG files with text that it is not drawn"
+    some = [o.name for o in files if re.search(rb'<(\w+:)?text[\s>]', o.read_bytes())]
+    if not some: return
+    others = f" and {number_of(len(some)-1, 'other file')}"*(len(some) > 1)
+    what = f"{visible(some[0], lines=False)}{others}: letters that are set as text are left out"
+    how = "turn them into paths first, in Inkscape by Path > Object to Path."
+    warnings.warn(f"{what}; {how}", TextWarning, stacklevel=4)
+
 # %% ../../nbs/08_text.drawings.ipynb #046ea5fe
 _which = f"give {', '.join(glyph_sets)}, quickdraw:NAME, a file .ndjson or .svg, or a folder of .svg files."
 
@@ -76,8 +86,13 @@ def _from_path(path, n):
     if not os.path.lexists(path):
         check_drive(path, CorpusError)
         if glob.has_magic(str(path)): raise CorpusError(f"'{_shown(path)}' is a pattern", 'give the folder.')
-    if len(path.name) < 256 and path.is_dir(): drawings = _read_svgs(_svg_folder(path)[:n])
-    elif path.suffix.lower() == '.svg': drawings = [read_svg(path)]
+    if len(path.name) < 256 and path.is_dir():
+        files = _svg_folder(path)[:n]
+        drawings = _read_svgs(files)
+        _tell_letters(files)
+    elif path.suffix.lower() == '.svg':
+        drawings = [read_svg(path)]
+        _tell_letters([path])
     elif is_drawings(path): return read_ndjson(path, n)
     else:
         what = f"'{_shown(path)}' is no name, file or folder of drawings"

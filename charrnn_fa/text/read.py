@@ -8,6 +8,7 @@ __all__ = ['CorpusError', 'TextWarning', 'check_type', 'guess_encoding', 'is_bin
 
 # %% ../../nbs/01_text.read.ipynb #76f83df6
 import codecs, os, re, reprlib, shlex, stat, warnings
+from collections.abc import Iterable
 from pathlib import Path
 from ..core import CharRNNError, read_remedy, visible
 
@@ -28,6 +29,7 @@ def check_type(
     "Refuse an argument that is not of `kind`"
     if isinstance(v, kind) or optional and v is None: return
     if kind is str and isinstance(v, bytes): called += ", such as its .decode('utf-8')"
+    elif kind is str and isinstance(v, Iterable): called += f", such as '\\n'.join({name})"
     raise CharRNNError(f"{name} is {reprlib.repr(v)}, but it must be {called}.")
 
 # %% ../../nbs/01_text.read.ipynb #122e8354
@@ -161,16 +163,25 @@ _oddities = {
     '\0':     "{name} has {n:,} NUL characters; is it a text?",
 }
 
+_sorted = ("{name} has its lines in alphabetical order, so its end, which is held back, is unlike the rest; "
+           "sort -R FILE > NEW.txt puts them in another order.")
+
+def _is_sorted(text):
+    "Whether a text is a list from A to Z, judged from its beginning"
+    lines = text[:100_000].casefold().split('\n')[:-1]
+    return len({*lines}) >= 100 and lines == sorted(lines)
+
 def text_notes(
     text:str, # Of a whole file
     name='The text', # What to call it
 )->list: # Of `str`; empty if there is nothing to say
-    "What in `text` is likely to surprise: a byte-order mark, CR LF, U+FFFD, NUL; one sentence each"
+    "What in `text` is likely to surprise: a byte-order mark, CR LF, U+FFFD, NUL, a list from A to Z; one sentence each"
     res = []
     if text.startswith('\ufeff'):
         res.append(f"{name} starts with a byte-order mark (U+FEFF); drop it with encoding='utf-8-sig' or text[1:].")
     found = {o: text.count(o) for o in _oddities}
-    return res + [_oddities[o].format(name=name, n=n) for o,n in found.items() if n]
+    res += [_oddities[o].format(name=name, n=n) for o,n in found.items() if n]
+    return res + [_sorted.format(name=name)]*_is_sorted(text)
 
 # %% ../../nbs/01_text.read.ipynb #c0839343
 _kinds = {stat.S_IFREG:'file', stat.S_IFDIR:'folder', stat.S_IFIFO:'pipe', stat.S_IFSOCK:'socket'}

@@ -50,6 +50,7 @@ class CharDL(TfmdDL):
     "A loader that reads documents as one text in `bs` parallel streams of `seq_len` steps"
     _n_inp = 1 # this and `_types` fastai would find out by drawing a batch
     _types = {tuple: [Tensor, Tensor]}
+    is_gathered = False # by fastai's `get_preds`, which joins what the batches give
     def __init__(self,
         dataset, # Documents as ids: `Datasets` or a list of (ids,)
         bs:int=32, # Number of streams
@@ -157,16 +158,24 @@ def batch(self:CharDL,
     p = self.pairs(epoch, i)
     return self.after_batch(tuple(self.ids[self.places(epoch, o)].long() for o in (p, p+1)))
 
+# %% ../../nbs/05_text.streams.ipynb #1cda2f82
+def _check_readable(dl):
+    if len(dl) == 0: raise CharRNNError("The text of this loader has no two characters", "give a longer one.")
+    if not dl.is_gathered: return
+    raise CharRNNError("fastai's get_preds cannot join batches of different lengths",
+                       "have a row for each character: learn.get_preds(cbs=OneRowPerChar()).")
+
 # %% ../../nbs/05_text.streams.ipynb #96c92edb
 @patch
 def one_batch(self:CharDL):
     "The first batch of this epoch; the loader stays where it is"
-    if len(self) == 0: raise CharRNNError("The text of this loader has no two characters", "give a longer one.")
+    _check_readable(self)
     return self.batch(self.epoch, 0)
 
 # %% ../../nbs/05_text.streams.ipynb #41d2c025
 @patch
 def __iter__(self:CharDL):
+    _check_readable(self)
     self.before_iter()
     epoch,start = self.epoch,self._start
     self._start = 0
@@ -220,6 +229,12 @@ def get_idxs(self:CharDL)->list:
     places = [self.places(self.epoch, self.pairs(self.epoch, i)).flatten() for i in range(len(self))]
     return torch.cat(places).tolist() if places else []
 
+# %% ../../nbs/05_text.streams.ipynb #d96dfb48
+@patch(as_prop=True)
+def c(self:CharDL)->int:
+    "How many symbols there are to choose from"
+    return len(self.vocab)
+
 # %% ../../nbs/05_text.streams.ipynb #509d1ef5
 @patch
 def to(self:CharDL,
@@ -244,6 +259,7 @@ def new(self:CharDL,
     mine = dict(bs=bs, seq_len=seq_len, seed=self.seed, sep=self.sep, by_line=by_line)
     res = super(CharDL, self).new(dataset, cls, **merge(mine, kwargs))
     res.epoch = self.epoch
+    res.is_gathered = 'get_idxs' in kwargs # only `get_preds` asks so
     if 'seed' not in kwargs: res.seed_given,res.own_seed = self.seed_given,self.own_seed
     return res
 
