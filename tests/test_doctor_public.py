@@ -1,0 +1,49 @@
+"What programs of the kind that is found in public showed: files called model.py, steps that fetch, states that are handed on"
+import importlib.util
+import sys
+
+import torch
+from torch import nn
+
+from charrnn_fa.doctor import diagnose
+
+TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints')
+               for c in ('sea', 'cat', 'moon'))*9
+LETTERS = sorted(set(TEXT))
+V = len(LETTERS)
+IDS = torch.tensor([LETTERS.index(c) for c in TEXT])
+
+
+def module_of(path, source):
+    "A module of somebody's own, in a file of this name"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(f'own_{path.stem}', path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# An error is told with its place as it is, whatever somebody calls the network
+
+def test_the_name_of_a_file_is_no_variable(tmp_path):
+    own = module_of(tmp_path/'model.py', '''
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.emb,self.out = nn.Embedding(n, 8),nn.Linear(8, n)
+    def forward(self, x):
+        opt = self.emb(x)
+        return self.out(opt.flatter())
+''')
+    net = own.Net(V)
+    optimizer = torch.optim.SGD(net.parameters(), lr=.1)
+    def step(x, y):
+        loss = nn.functional.cross_entropy(net(x).flatten(0, 1), y.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    x = IDS[:400].view(-1, 4, 10)
+    finding, = diagnose(step_function=step, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x], trials=False).findings
+    assert finding.id == 'E1' and f'{tmp_path}/model.py:9: return self.out(opt.flatter())' in finding.fix, finding.fix
