@@ -2,6 +2,7 @@
 import importlib.util
 import sys
 
+import pytest
 import torch
 from torch import nn
 
@@ -47,3 +48,32 @@ class Net(nn.Module):
     x = IDS[:400].view(-1, 4, 10)
     finding, = diagnose(step_function=step, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x], trials=False).findings
     assert finding.id == 'E1' and f'{tmp_path}/model.py:9: return self.out(opt.flatter())' in finding.fix, finding.fix
+
+
+# A loop over the steps that ends too early: it is not the sum that is to be changed
+
+class OneStep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.cell,self.out = nn.Embedding(V, 16),nn.GRUCell(16, 24),nn.Linear(24, V)
+    def forward(self, x, h):
+        h = self.cell(self.emb(x), h)
+        return self.out(h),h
+
+
+@pytest.mark.parametrize('length,found', [(24, []), (8, ['for t in range(y.shape[1]):   # all 24 steps, and not 8 of them'])])
+def test_a_loop_that_ends_too_early(length, found):
+    torch.manual_seed(0)
+    net = OneStep()
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step(inp, target):
+        h,loss = torch.zeros(len(inp), 24),0
+        for t in range(length):
+            scores,h = net(inp[:,t], h)
+            loss = loss + nn.functional.cross_entropy(scores, target[:,t])/length
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    x = IDS[:1500].view(-1, 5, 25)
+    report = diagnose(step_function=step, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x], trials=False)
+    assert [o.fix for o in report.findings] == found
