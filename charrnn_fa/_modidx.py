@@ -1880,6 +1880,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'charrnn_fa/doctor/lines.py'),
                                          'charrnn_fa.doctor.lines._WithoutOption.visit_Call': ( 'doctor.lines.html#_withoutoption.visit_call',
                                                                                                 'charrnn_fa/doctor/lines.py'),
+                                         'charrnn_fa.doctor.lines._is_idle': ('doctor.lines.html#_is_idle', 'charrnn_fa/doctor/lines.py'),
                                          'charrnn_fa.doctor.lines._own_parts': ( 'doctor.lines.html#_own_parts',
                                                                                  'charrnn_fa/doctor/lines.py'),
                                          'charrnn_fa.doctor.lines._running': ('doctor.lines.html#_running', 'charrnn_fa/doctor/lines.py'),
