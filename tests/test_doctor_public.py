@@ -77,3 +77,42 @@ def test_a_loop_that_ends_too_early(length, found):
     x = IDS[:1500].view(-1, 5, 25)
     report = diagnose(step_function=step, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x], trials=False)
     assert [o.fix for o in report.findings] == found
+
+
+# Gradients so small that a thousand times as much is not clipped either: that of a softmax too many is the fault
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(V, 16),nn.GRU(16, 24, batch_first=True),nn.Linear(24, V)
+    def forward(self, x, h=None):
+        o,h = self.rnn(self.emb(x), h)
+        return self.out(o),h
+
+
+def clipping(to, softmax=True, early=False):
+    torch.manual_seed(0)
+    net = Small()
+    opt = torch.optim.Adam(net.parameters(), lr=1e-3)
+    def loss_of(x, y):
+        scores = net(x)[0].flatten(0, 1)
+        return nn.functional.cross_entropy(scores.softmax(1) if softmax else scores, y.flatten())
+    def clipped(x, y):
+        opt.zero_grad()
+        loss_of(x, y).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), to)
+        opt.step()
+    def clipped_early(x, y):
+        opt.zero_grad()
+        nn.utils.clip_grad_norm_(net.parameters(), to)
+        loss_of(x, y).backward()
+        opt.step()
+    x = IDS[:1620].view(-1, 4, 27)
+    return dict(step_function=clipped_early if early else clipped, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x])
+
+
+@pytest.mark.parametrize('change,found', [
+    (dict(to=1e3), ['L1']), (dict(to=1e3, softmax=False), []), (dict(to=5, early=True), ['L1', 'O9']),
+    (dict(to=5, softmax=False, early=True), ['O9'])])
+def test_a_clipping_that_has_nothing_to_do(change, found):
+    assert [o.id for o in diagnose(**clipping(**change), trials=False).findings] == found
