@@ -116,3 +116,31 @@ def clipping(to, softmax=True, early=False):
     (dict(to=5, softmax=False, early=True), ['O9'])])
 def test_a_clipping_that_has_nothing_to_do(change, found):
     assert [o.id for o in diagnose(**clipping(**change), trials=False).findings] == found
+
+
+# A step that fetches its batch, and calls the network for each letter of it
+
+def by_letter(ahead=1, keeps=lambda h: h, zero=True):
+    torch.manual_seed(0)
+    net = OneStep()
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def piece():
+        starts = torch.randint(len(IDS)-20, (5,))
+        return tuple(torch.stack([IDS[i+k:i+k+16] for i in starts]) for k in (0, ahead))
+    def step():
+        (x,y),h,loss = piece(),torch.zeros(5, 24),0
+        if zero: opt.zero_grad()
+        for t in range(16):
+            scores,h = net(x[:,t], keeps(h))
+            loss = loss + nn.functional.cross_entropy(scores, y[:,t])/16
+        loss.backward()
+        opt.step()
+        return loss.item()
+    return dict(step_function=step, model=net)
+
+
+@pytest.mark.parametrize('change,found', [
+    ({}, []), (dict(ahead=0), ['D1']), (dict(ahead=2), ['D2']), (dict(keeps=torch.Tensor.detach), ['R1']),
+    (dict(keeps=torch.zeros_like), ['R5']), (dict(zero=False), ['O6'])])
+def test_letters_that_a_step_fetches(change, found):
+    assert [o.id for o in diagnose(**by_letter(**change), trials=False).findings] == found
