@@ -3110,6 +3110,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'charrnn_fa/doctor/words.py'),
                                          'charrnn_fa.doctor.words._assigned': ('doctor.words.html#_assigned', 'charrnn_fa/doctor/words.py'),
                                          'charrnn_fa.doctor.words._attached': ('doctor.words.html#_attached', 'charrnn_fa/doctor/words.py'),
+                                         'charrnn_fa.doctor.words._begins_call': ( 'doctor.words.html#_begins_call',
+                                                                                   'charrnn_fa/doctor/words.py'),
                                          'charrnn_fa.doctor.words._calls': ('doctor.words.html#_calls', 'charrnn_fa/doctor/words.py'),
                                          'charrnn_fa.doctor.words._exchanged': ( 'doctor.words.html#_exchanged',
                                                                                  'charrnn_fa/doctor/words.py'),

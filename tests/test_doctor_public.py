@@ -144,3 +144,19 @@ def by_letter(ahead=1, keeps=lambda h: h, zero=True):
     (dict(keeps=torch.zeros_like), ['R5']), (dict(zero=False), ['O6'])])
 def test_letters_that_a_step_fetches(change, found):
     assert [o.id for o in diagnose(**by_letter(**change), trials=False).findings] == found
+
+
+# What is squeezed by a function of PyTorch's has its own name, which is not that of the library
+
+def test_targets_are_not_called_like_the_library():
+    torch.manual_seed(0)
+    net = Small()
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step(inputs, wanted):
+        loss = nn.functional.cross_entropy(torch.flatten(net(inputs)[0], 0, 1), torch.flatten(wanted))
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    x = IDS[:1560].view(-1, 4, 26)
+    finding, = diagnose(step_function=step, model=net, batches=[(o, o) for o in x], trials=False).findings
+    assert (finding.id, finding.fix) == ('D1', 'x,wanted = text[:-1],text[1:]')

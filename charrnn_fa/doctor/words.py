@@ -86,10 +86,15 @@ def _object_names(given, scopes, around=()):
 def _root(node):
     "The variable that an expression begins with, such as `out` of `out.view(-1, 9)`; None if there is none"
     while not isinstance(node, ast.Name):
-        if isinstance(node, ast.Call): node = node.func if isinstance(node.func, ast.Attribute) else None
-        node = getattr(node, 'value', None)
+        node = _begins_call(node) if isinstance(node, ast.Call) else getattr(node, 'value', None)
         if node is None: return None
     return node.id
+
+def _begins_call(node):
+    "What a method is called on, or a function of a library gets first; None of other calls"
+    if not isinstance(node.func, ast.Attribute): return None
+    is_library = re.fullmatch(r'(torch|nn|F|np)(\.\w+)*', ast.unparse(node.func.value))
+    return next(iter(node.args), None) if is_library else node.func.value
 
 # %% ../../nbs/36c_doctor.words.ipynb #35f5ca81
 def _calls(tree, name):
