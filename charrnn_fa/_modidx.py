@@ -1724,6 +1724,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'charrnn_fa/doctor/given.py'),
                                          'charrnn_fa.doctor.given._must_be_parts': ( 'doctor.given.html#_must_be_parts',
                                                                                      'charrnn_fa/doctor/given.py'),
+                                         'charrnn_fa.doctor.given._not_in_batch': ( 'doctor.given.html#_not_in_batch',
+                                                                                    'charrnn_fa/doctor/given.py'),
                                          'charrnn_fa.doctor.given._parts_if_given': ( 'doctor.given.html#_parts_if_given',
                                                                                       'charrnn_fa/doctor/given.py'),
                                          'charrnn_fa.doctor.given._required': ('doctor.given.html#_required', 'charrnn_fa/doctor/given.py'),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from charrnn_fa.core import CharRNNError
 from charrnn_fa.doctor import diagnose
 
 TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints')
@@ -160,3 +161,14 @@ def test_targets_are_not_called_like_the_library():
     x = IDS[:1560].view(-1, 4, 26)
     finding, = diagnose(step_function=step, model=net, batches=[(o, o) for o in x], trials=False).findings
     assert (finding.id, finding.fix) == ('D1', 'x,wanted = text[:-1],text[1:]')
+
+
+# A network that has to be given its state cannot be called by whoever does not know it: that is no error of the training
+
+def test_a_network_that_takes_a_state_is_given_with_its_step():
+    class Stateful(Small):
+        def forward(self, x, hidden): return super().forward(x, hidden)
+    x = IDS[:1560].view(-1, 4, 26)
+    given = dict(model=Stateful(), batches=[(o[:,:-1], o[:,1:]) for o in x])
+    def loss_func(out, y): return nn.functional.cross_entropy(out[0].flatten(0, 1), y.flatten())
+    with pytest.raises(CharRNNError, match='takes hidden as well.*step_function='): diagnose(**given, loss_func=loss_func)
