@@ -1,4 +1,4 @@
-"What programs of the kind that is found in public showed: files called model.py, steps that fetch, states that are handed on"
+"What programs of the kind that is found in public showed: files called model.py, steps that fetch, and states"
 import importlib.util
 import sys
 
@@ -62,7 +62,8 @@ class OneStep(nn.Module):
         return self.out(h),h
 
 
-@pytest.mark.parametrize('length,found', [(24, []), (8, ['for t in range(y.shape[1]):   # all 24 steps, and not 8 of them'])])
+@pytest.mark.parametrize('length,found', [
+    (24, []), (8, ['for t in range(y.shape[1]):   # all 24 steps, and not 8 of them'])])
 def test_a_loop_that_ends_too_early(length, found):
     torch.manual_seed(0)
     net = OneStep()
@@ -163,7 +164,7 @@ def test_targets_are_not_called_like_the_library():
     assert (finding.id, finding.fix) == ('D1', 'x,wanted = text[:-1],text[1:]')
 
 
-# A network that has to be given its state cannot be called by whoever does not know it: that is no error of the training
+# A network that has to be given its state cannot be called without it: that is no error of the training
 
 def test_a_network_that_takes_a_state_is_given_with_its_step():
     class Stateful(Small):
@@ -171,4 +172,5 @@ def test_a_network_that_takes_a_state_is_given_with_its_step():
     x = IDS[:1560].view(-1, 4, 26)
     given = dict(model=Stateful(), batches=[(o[:,:-1], o[:,1:]) for o in x])
     def loss_func(out, y): return nn.functional.cross_entropy(out[0].flatten(0, 1), y.flatten())
-    with pytest.raises(CharRNNError, match='takes hidden as well.*step_function='): diagnose(**given, loss_func=loss_func)
+    with pytest.raises(CharRNNError, match='takes hidden as well.*step_function='):
+        diagnose(**given, loss_func=loss_func)
