@@ -140,12 +140,16 @@ def _are_targets(subject):
     return base is not None and any(o is not None and not torch.equal(base, o) for o in others)
 
 # %% ../../nbs/38j_doctor.counted.ipynb #7a752f82
-def _all_steps(step):
-    in_loop = 'loss = loss + criterion(scores, y[:,t])/y.shape[1]   # added up in the loop; loss = 0 before it'
-    if max(len(step.losses), len(step.calls)) > 2: return in_loop
-    return 'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # all steps'
+def _all_steps(step, x, n_used):
+    n = max(len(step.losses), len(step.calls))
+    if n < 3: return 'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # all steps'
+    shape = () if as_ids(x) is None else as_ids(x).shape
+    axis = 1 - shape.index(n_used//n) if len(shape) == 2 and n_used//n in shape else 0
+    if shape and n_used % n == 0 and n < shape[axis]:
+        return f'for t in range(y.shape[{axis}]):   # all {shape[axis]} steps, and not {n} of them'
+    return 'loss = loss + criterion(scores, y[:,t])/y.shape[1]   # added up in the loop; loss = 0 before it'
 
-# %% ../../nbs/38j_doctor.counted.ipynb #22c457e8
+# %% ../../nbs/38j_doctor.counted.ipynb #4e8480ef
 def _check_few(subject, used):
     "L6: whether most characters have no part, for no reason that is known"
     batch,n = subject.batches[0],int(used.sum())
@@ -156,7 +160,7 @@ def _check_few(subject, used):
     return [Finding('L6', 'exact',
         f"Only {n} of {n_all} characters of the first batch have a part in the loss. The "
         "others are computed and teach the network nothing.",
-        _all_steps(subject.steps[0]), dict(used=n, characters=n_all))]
+        _all_steps(subject.steps[0], batch[0], n), dict(used=n, characters=n_all))]
 
 # %% ../../nbs/38j_doctor.counted.ipynb #ff09573d
 def _is_scaled_back(step):

@@ -16,7 +16,7 @@ from .ids import as_ids
 from .batches import LoaderEnds, OutOfTime
 from .subject import OtherDevice, Subject
 from .place import place_of, sources
-from .words import OwnWords
+from .words import OwnWords, stop_before
 from .carried import check_graph, kept_graph
 from .shapes import explain
 
@@ -118,7 +118,7 @@ _one_device = 'device = next(model.parameters()).device; x,y = x.to(device),y.to
 
 def _look_at(e, place):
     "Where to stop and look"
-    if place: return f'breakpoint()   # just before {place.file}:{place.line}: {place.source}'
+    if place: return stop_before(place)
     last = (traceback.extract_tb(e.__traceback__) or [None])[-1]
     return f'breakpoint()   # before the call that ends in {last.filename}:{last.lineno}' if last else ''
 

@@ -64,22 +64,51 @@ def _given(subject, x, y):
         hook.remove()
 
 # %% ../../nbs/37d_doctor.fetched.ipynb #f6c4899e
+def _letters(step):
+    "What a network is given letter by letter, and what is to come, both (rows, steps); else None"
+    n = len(step.calls)
+    if step.error or step.picks or n < 3 or len(step.losses) != n: return None
+    xs,ys = [args[0] if args else None for args,_,_ in step.calls],[o.target.detach() for o in step.losses]
+    is_row = lambda t: isinstance(t, Tensor) and not t.is_floating_point() and t.numel() == ys[0].numel()
+    return tuple(torch.stack([t.flatten() for t in ts], 1) for ts in (xs, ys)) if all(map(is_row, [*xs, *ys])) else None
+
+@contextmanager
+def _given_letters(subject, x, y):
+    "The same, letter by letter"
+    letters = iter(x.T)
+    def _another(model, args):
+        letter = next(letters, args[0])
+        return (letter.view_as(args[0]) if letter.numel() == args[0].numel() else letter, *args[1:])
+    hook = subject.model.register_forward_pre_hook(_another)
+    subject.watch.target = [*y.T]
+    try: yield
+    finally:
+        subject.watch.target = None
+        hook.remove()
+
+# %% ../../nbs/37d_doctor.fetched.ipynb #66fd0f6f
 def with_batches(
     subject:Subject, # Of a function that fetches its batches
     n:int=4, # Batches
 )->Subject: # None if they cannot be told
     "The same, of batches that can be changed"
-    pairs = [_met(o) for o in subject.run([()]*n, update=False)]
+    steps = subject.run([()]*n, update=False)
+    letters = [_letters(o) for o in steps]
+    if all(letters) and len({x.shape for x,_ in letters}) == 1: return _of_pairs(subject, letters, _given_letters, noop)
+    pairs = [_met(o) for o in steps]
     found = [p and _beside(*p) for p in pairs]
     if not all(found): return None
-    f,back = subject.roots[0],found[0][1]
+    return _of_pairs(subject, [(x, z) for (x,*_),(z,_) in zip(pairs, found)], _given, found[0][1])
+
+def _of_pairs(subject, pairs, given, back):
+    "A subject of inputs and targets, which a step is given; `back` brings targets into their own form"
+    f = subject.roots[0]
     def _take(batches):
         for b in batches:
             self.begin(b)
             x,y = copied(b)
-            with _given(self, x, back(y)): told = f()
+            with given(self, x, back(y)): told = f()
             self.steps[-1].told = number_of_loss(told)
-    batches = [parts_of((x, z)) for (x,*_),(z,_) in zip(pairs, found)]
-    self = Subject(subject.model, batches, _take, subject.roots, subject.vocab)
+    self = Subject(subject.model, [*map(parts_of, pairs)], _take, subject.roots, subject.vocab)
     self.until = subject.until
     return self

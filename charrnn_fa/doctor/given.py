@@ -40,6 +40,20 @@ def parts_subject(
     return self
 
 # %% ../../nbs/37a_doctor.given.ipynb #6c8dbb9d
+def _required(f):
+    "Names of the parameters that a function cannot do without"
+    if not callable(f):
+        raise CharRNNError(f"The training step is {type(f).__name__}", "give a function of a batch, or of x and y.")
+    kinds = inspect.Parameter.POSITIONAL_ONLY,inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return [p.name for p in inspect.signature(f).parameters.values() if p.kind in kinds and p.default is p.empty]
+
+def _not_in_batch(model, batch):
+    "Names of what a network cannot do without, such as a state, beyond the inputs of a batch"
+    try: names = _required(model.forward)
+    except (TypeError, ValueError): return [] # it has no signature
+    return names[len([*parts_of(batch).of(batch)])-1:]
+
+# %% ../../nbs/37a_doctor.given.ipynb #a870636d
 def _must_be_model(model):
     if isinstance(model, nn.Module): return
     what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
@@ -57,6 +71,9 @@ def _must_be_parts(model, batches, loss_func, opt):
     if not callable(loss_func):
         raise CharRNNError("loss_func is no function", "give loss_func=F.cross_entropy, or the like.")
     if len(batches[0]) < 2: raise CharRNNError("A batch has no inputs and targets", "give pairs (x, y).")
+    if more := _not_in_batch(model, batches[0]):
+        raise CharRNNError(f"The network takes {' and '.join(more)} as well, which a batch does not have",
+                           "give step_function=, the training step that calls it, in place of loss_func=.")
 
 # %% ../../nbs/37a_doctor.given.ipynb #2fa4f989
 def _loss(loss_func, out, y):
@@ -151,13 +168,6 @@ _known = dict(
 _meaning = {o:k for k,v in _known.items() for o in v}
 
 # %% ../../nbs/37a_doctor.given.ipynb #d3de8619
-def _required(f):
-    "Names of the parameters that a function cannot do without"
-    if not callable(f):
-        raise CharRNNError(f"The training step is {type(f).__name__}", "give a function of a batch, or of x and y.")
-    kinds = inspect.Parameter.POSITIONAL_ONLY,inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return [p.name for p in inspect.signature(f).parameters.values() if p.kind in kinds and p.default is p.empty]
-
 def _parts_if_given(f):
     "Names of the parts of a batch that a function takes, and fetches itself if it gets none"
     return [k for k,p in inspect.signature(f).parameters.items()

@@ -138,7 +138,13 @@ def without_call(
     if id not in _left_out and id != 'L5': return None
     change = _WithoutOption('ignore_index') if id == 'L5' else _LeftOut(_left_out[id])
     was,mended = ast.unparse(line),ast.unparse(change.visit(ast.parse(ast.unparse(line))))
+    if _is_idle(mended): return f'# leave this line out: {was}'
     return mended if mended != was else None
+
+def _is_idle(source):
+    "Whether a line gives a variable what it has"
+    line, = ast.parse(source).body
+    return isinstance(line, ast.Assign) and [ast.unparse(line.value)] == [*map(ast.unparse, line.targets)]
 
 # %% ../../nbs/36b_doctor.lines.ipynb #b4027918
 def _step_to(o, name):

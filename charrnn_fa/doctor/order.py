@@ -97,8 +97,9 @@ def check_order(
         if ' '.join(o for o in e if e.count('backward') == 1).find('backward zero_grad step') >= 0:
             return [_set_to_zero(' '.join(e))]
     if once := _check_thrown(subject, steps) or _check_twice(steps) or _check_running(steps): return once
-    enlarged = _with_large_gradients(subject)
-    return _check_late(enlarged) or _check_early(subject, steps, enlarged) or _check_schedule_order(steps)
+    factor = max(1e3, 1e4/max(_largest(steps[0].grads), 1e-20))
+    enlarged = _with_large_gradients(subject, factor)
+    return _check_late(enlarged) or _check_early(subject, steps, enlarged, .1*factor) or _check_schedule_order(steps)
 
 # %% ../../nbs/37b_doctor.order.ipynb #f723b1a5
 def _is_with_scaler(subject): return any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values())
@@ -125,7 +126,7 @@ def _check_thrown(subject, steps):
         dict(batches=n, thrown_away=min(n-1, len(thrown))))]
 
 # %% ../../nbs/37b_doctor.order.ipynb #4c236698
-def _with_large_gradients(subject, n=4, factor=1e3):
+def _with_large_gradients(subject, factor, n=4):
     "Some steps with gradients that every clipping makes smaller"
     def _enlarge(step):
         for p in subject.model.parameters():
@@ -158,7 +159,7 @@ def _largest(grads):
     return max(sizes, default=0.) if all(map(math.isfinite, sizes)) else math.inf
 
 # %% ../../nbs/37b_doctor.order.ipynb #13fab370
-def _check_early(subject, steps, enlarged, least=100):
+def _check_early(subject, steps, enlarged, least):
     "Whether gradients that are too large for every clipping are not made smaller, although something clips"
     usual = _largest(steps[0].grads) # of the first weights, as all of the others are
     made = [_largest(o.grads) for o in enlarged if 'step' in o.events and not o.error]

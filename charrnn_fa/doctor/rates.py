@@ -91,13 +91,15 @@ def _rate_fix(lr, by, is_one_cycle=False):
     if lr: return f'lr = {lr*by:.2g}   # in place of {lr:.2g}'
     return f'lr = {by:g}*lr   # by which weights are moved'
 
+def _told(lr): return dict(lr=lr) if lr else {} # of weights that are moved by hand it is not known
+
 def _too_high(base, t, by, is_one_cycle=False):
     lr = max(base.rates, default=0)
     was = 'not a number' if base.bad is not None else f'{base.end:.2f} nats'
     return Finding('O1', 'strong',
         f"After {len(t.nats)} steps the loss is {was}; with {by:g} of the learning rate it is {t.end:.2f}, from the "
         "same weights and with the same batches. So the learning rate is too high.",
-        _rate_fix(lr, by, is_one_cycle), dict(lr=lr, nats=base.end, nats_with_less=t.end, times=by))
+        _rate_fix(lr, by, is_one_cycle), dict(_told(lr), nats=base.end, nats_with_less=t.end, times=by))
 
 # %% ../../nbs/43b_doctor.rates.ipynb #801f32e3
 def _stands_still(base):
@@ -190,7 +192,7 @@ def too_low(
     return (OfFactor if fix else Finding)('O2', 'strong',
         f"In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats, and with {by:,} times the "
         f"learning rate by {t.gain:.2f}. So the learning rate is too low.",
-        fix or _rate_fix(lr, by), dict(lr=lr, gain=base.gain, gain_with_more=t.gain, times=by))
+        fix or _rate_fix(lr, by), dict(_told(lr), gain=base.gain, gain_with_more=t.gain, times=by))
 
 # %% ../../nbs/43b_doctor.rates.ipynb #09b11a18
 def _scale(subject):

@@ -13,6 +13,7 @@ from .texts import table_of
 from .step import predictions
 from .subject import Subject
 from .place import place_of
+from .words import stop_before
 from .written import write
 from .temperature import check_axis, check_temperature
 from .fed_back import check_fed_back, check_one_table, check_symbols_written
@@ -175,7 +176,7 @@ def _of_sample_error(e, prompt, text):
             "so there is no number for it.",
             "prompt = ''.join(c for c in prompt if c in stoi)", {}, place)
     last = (str(e).strip().splitlines() or [''])[-1].strip().rstrip('.')[:300]
-    fix = f'breakpoint()   # just before {place.file}:{place.line}: {place.source}' if place else ''
+    fix = stop_before(place) if place else ''
     return SampleError('E1', 'exact', f"Writing ends in an error: {type(e).__name__}{': '*bool(last)}{last}.", fix, {}, place)
 
 class SampleError(Finding):

@@ -146,13 +146,18 @@ class StepWatch(TorchFunctionMode):
         self.marks_entries = True # May tensors of ids get gradients?
         self.failed = None # The function that raised the last error, with its arguments
         self.alter = noop # is given what enters the network, and gives what enters instead
-        self.target = None # what a loss is to compare with in place of its own target, which has that form
+        self.target = None # what a loss is to compare with in place of its own target, which has that form; or a list
+
+    def _due(self):
+        "The target of the loss that comes next"
+        if not isinstance(self.target, list): return self.target
+        return self.target[min(len(self.step.losses), len(self.target)-1)]
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         is_backward = self.step and func in _backwards
         if is_backward: self._note_backward(args[0])
         if self.step and func in _multiplies: args = self._with_ones(args)
-        if self.target is not None and func in _losses: args,kwargs = _with_target(self.target, args, kwargs or {})
+        if self.target is not None and func in _losses: args,kwargs = _with_target(self._due(), args, kwargs or {})
         try: out = func(*args, **(kwargs or {}))
         except Exception:
             self.failed = func,args

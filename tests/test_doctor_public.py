@@ -1,0 +1,176 @@
+"What programs of the kind that is found in public showed: files called model.py, steps that fetch, and states"
+import importlib.util
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from charrnn_fa.core import CharRNNError
+from charrnn_fa.doctor import diagnose
+
+TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints')
+               for c in ('sea', 'cat', 'moon'))*9
+LETTERS = sorted(set(TEXT))
+V = len(LETTERS)
+IDS = torch.tensor([LETTERS.index(c) for c in TEXT])
+
+
+def module_of(path, source):
+    "A module of somebody's own, in a file of this name"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(f'own_{path.stem}', path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# An error is told with its place as it is, whatever somebody calls the network
+
+def test_the_name_of_a_file_is_no_variable(tmp_path):
+    own = module_of(tmp_path/'model.py', '''
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.emb,self.out = nn.Embedding(n, 8),nn.Linear(8, n)
+    def forward(self, x):
+        opt = self.emb(x)
+        return self.out(opt.flatter())
+''')
+    net = own.Net(V)
+    optimizer = torch.optim.SGD(net.parameters(), lr=.1)
+    def step(x, y):
+        loss = nn.functional.cross_entropy(net(x).flatten(0, 1), y.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    x = IDS[:400].view(-1, 4, 10)
+    finding, = diagnose(step_function=step, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x], trials=False).findings
+    assert finding.id == 'E1' and f'{tmp_path}/model.py:9: return self.out(opt.flatter())' in finding.fix, finding.fix
+
+
+# A loop over the steps that ends too early: it is not the sum that is to be changed
+
+class OneStep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.cell,self.out = nn.Embedding(V, 16),nn.GRUCell(16, 24),nn.Linear(24, V)
+    def forward(self, x, h):
+        h = self.cell(self.emb(x), h)
+        return self.out(h),h
+
+
+@pytest.mark.parametrize('length,found', [
+    (24, []), (8, ['for t in range(y.shape[1]):   # all 24 steps, and not 8 of them'])])
+def test_a_loop_that_ends_too_early(length, found):
+    torch.manual_seed(0)
+    net = OneStep()
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step(inp, target):
+        h,loss = torch.zeros(len(inp), 24),0
+        for t in range(length):
+            scores,h = net(inp[:,t], h)
+            loss = loss + nn.functional.cross_entropy(scores, target[:,t])/length
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    x = IDS[:1500].view(-1, 5, 25)
+    report = diagnose(step_function=step, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x], trials=False)
+    assert [o.fix for o in report.findings] == found
+
+
+# Gradients so small that a thousand times as much is not clipped either: that of a softmax too many is the fault
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(V, 16),nn.GRU(16, 24, batch_first=True),nn.Linear(24, V)
+    def forward(self, x, h=None):
+        o,h = self.rnn(self.emb(x), h)
+        return self.out(o),h
+
+
+def clipping(to, softmax=True, early=False):
+    torch.manual_seed(0)
+    net = Small()
+    opt = torch.optim.Adam(net.parameters(), lr=1e-3)
+    def loss_of(x, y):
+        scores = net(x)[0].flatten(0, 1)
+        return nn.functional.cross_entropy(scores.softmax(1) if softmax else scores, y.flatten())
+    def clipped(x, y):
+        opt.zero_grad()
+        loss_of(x, y).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), to)
+        opt.step()
+    def clipped_early(x, y):
+        opt.zero_grad()
+        nn.utils.clip_grad_norm_(net.parameters(), to)
+        loss_of(x, y).backward()
+        opt.step()
+    x = IDS[:1620].view(-1, 4, 27)
+    return dict(step_function=clipped_early if early else clipped, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x])
+
+
+@pytest.mark.parametrize('change,found', [
+    (dict(to=1e3), ['L1']), (dict(to=1e3, softmax=False), []), (dict(to=5, early=True), ['L1', 'O9']),
+    (dict(to=5, softmax=False, early=True), ['O9'])])
+def test_a_clipping_that_has_nothing_to_do(change, found):
+    assert [o.id for o in diagnose(**clipping(**change), trials=False).findings] == found
+
+
+# A step that fetches its batch, and calls the network for each letter of it
+
+def by_letter(ahead=1, keeps=lambda h: h, zero=True):
+    torch.manual_seed(0)
+    net = OneStep()
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def piece():
+        starts = torch.randint(len(IDS)-20, (5,))
+        return tuple(torch.stack([IDS[i+k:i+k+16] for i in starts]) for k in (0, ahead))
+    def step():
+        (x,y),h,loss = piece(),torch.zeros(5, 24),0
+        if zero: opt.zero_grad()
+        for t in range(16):
+            scores,h = net(x[:,t], keeps(h))
+            loss = loss + nn.functional.cross_entropy(scores, y[:,t])/16
+        loss.backward()
+        opt.step()
+        return loss.item()
+    return dict(step_function=step, model=net)
+
+
+@pytest.mark.parametrize('change,found', [
+    ({}, []), (dict(ahead=0), ['D1']), (dict(ahead=2), ['D2']), (dict(keeps=torch.Tensor.detach), ['R1']),
+    (dict(keeps=torch.zeros_like), ['R5']), (dict(zero=False), ['O6'])])
+def test_letters_that_a_step_fetches(change, found):
+    assert [o.id for o in diagnose(**by_letter(**change), trials=False).findings] == found
+
+
+# What is squeezed by a function of PyTorch's has its own name, which is not that of the library
+
+def test_targets_are_not_called_like_the_library():
+    torch.manual_seed(0)
+    net = Small()
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step(inputs, wanted):
+        loss = nn.functional.cross_entropy(torch.flatten(net(inputs)[0], 0, 1), torch.flatten(wanted))
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    x = IDS[:1560].view(-1, 4, 26)
+    finding, = diagnose(step_function=step, model=net, batches=[(o, o) for o in x], trials=False).findings
+    assert (finding.id, finding.fix) == ('D1', 'x,wanted = text[:-1],text[1:]')
+
+
+# A network that has to be given its state cannot be called without it: that is no error of the training
+
+def test_a_network_that_takes_a_state_is_given_with_its_step():
+    class Stateful(Small):
+        def forward(self, x, hidden): return super().forward(x, hidden)
+    x = IDS[:1560].view(-1, 4, 26)
+    given = dict(model=Stateful(), batches=[(o[:,:-1], o[:,1:]) for o in x])
+    def loss_func(out, y): return nn.functional.cross_entropy(out[0].flatten(0, 1), y.flatten())
+    with pytest.raises(CharRNNError, match='takes hidden as well.*step_function='):
+        diagnose(**given, loss_func=loss_func)
