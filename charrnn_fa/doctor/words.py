@@ -29,7 +29,8 @@ def _of_self(f):
     "What a method knows by `self.`, or whatever that is called there"
     names = getattr(getattr(f, '__code__', None), 'co_varnames', ())
     owner = getattr(f, '__self__', None)
-    return {f'{names[0]}.{k}':v for k,v in vars(owner).items()} if names and hasattr(owner, '__dict__') else {}
+    if not names or not hasattr(owner, '__dict__'): return {}
+    return {names[0]:owner, **{f'{names[0]}.{k}':v for k,v in vars(owner).items()}}
 
 def scopes_of(
     f, # A function or a method
@@ -106,13 +107,35 @@ def _assigned(tree, name):
         if is_it: return node.value
 
 # %% ../../nbs/36c_doctor.words.ipynb #1edfb3ce
+_owners = 'torch','F','nn','np'
+
+def _named(node):
+    "What a value is called, such as `out` for `out.view(-1, 9)`, or `batch['y']`; None if it has no name"
+    if isinstance(node, ast.Name): return node.id if node.id not in _owners else None
+    if isinstance(node, ast.BinOp): return _named(node.left) or _named(node.right)
+    method = getattr(getattr(node, 'func', node), 'attr', None)
+    if isinstance(node, ast.Call) and not (method and hasattr(Tensor, method)): return None
+    inner = getattr(node.func if isinstance(node, ast.Call) else node, 'value', None)
+    name = inner and _named(inner)
+    is_part = isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+    is_part |= isinstance(node, ast.Attribute) and not hasattr(Tensor, method)
+    return name and (f'{name}{ast.unparse(node)[len(ast.unparse(inner)):]}' if is_part else name)
+
+# %% ../../nbs/36c_doctor.words.ipynb #367fdfae
+def _loss_of(call):
+    "What the loss of a call of `backward` is called"
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    scaled = owner.args if isinstance(owner, ast.Call) else []
+    return next(filter(None, map(_named, [*call.args[:1], *filter(None, [owner]), *scaled[:1]])), None)
+
 def _step_words(source):
     "Names of the loss, of scores and of targets in a training step"
-    losses = [_root(c.func.value) for c,_ in _calls(source.tree, 'backward') if isinstance(c.func, ast.Attribute)]
-    if not losses or not losses[0]: return {}
-    call = _assigned(source.tree, losses[0])
-    parts = [_root(o) for o in call.args[:2]] if call and len(call.args) > 1 else []
-    return {k:v for k,v in zip(('loss', 'scores', 'y'), (losses[0], *parts)) if v}
+    loss = next(filter(None, (_loss_of(c) for c,_ in _calls(source.tree, 'backward'))), None)
+    if not loss: return {}
+    call = _assigned(source.tree, loss)
+    given = {o.arg for o in ast.walk(source.tree) if isinstance(o, ast.arg)}
+    parts = [_named(o) for o in call.args[:2]] if call and len(call.args) > 1 else [None]
+    return {k:v for k,v in zip(('loss', 'scores', 'y'), (loss, *parts) if parts[0] not in given else (loss,)) if v}
 
 # %% ../../nbs/36c_doctor.words.ipynb #51f430e9
 _recurrent = nn.RNNBase,nn.RNNCellBase
@@ -133,7 +156,8 @@ def _sizes(model):
             break
     return {k:str(v) for k,v in res.items()}
 
-_options = dict(num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0., bidirectional=False)
+_options = dict(num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0., bidirectional=False,
+                proj_size=0)
 
 def _made(model, name, other=''):
     "How a recurrent layer is made, up to the option that will be another"
@@ -162,7 +186,8 @@ def _forward_words(model, rnn=None):
 # %% ../../nbs/36c_doctor.words.ipynb #c88c92ce
 def _exchanged(code, words, behind=r'(?!\w|=(?!=))'):
     if not words: return code
-    return re.sub(rf"(?<![\w.'\"])({'|'.join(map(re.escape, words))}){behind}", lambda m: words[m[1]], code)
+    def _word(m): return m[1] if '[' in words[m[1]] and re.match(r'\s*=(?!=)', code[m.end():]) else words[m[1]]
+    return re.sub(rf"(?<![\w.'\"])({'|'.join(map(re.escape, words))}){behind}", _word, code)
 
 def _in_words(fix, words):
     "A fix with other words in place of its own"
