@@ -1250,6 +1250,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'charrnn_fa/doctor/carried.py'),
                                            'charrnn_fa.doctor.carried._tensors_in': ( 'doctor.carried.html#_tensors_in',
                                                                                       'charrnn_fa/doctor/carried.py'),
+                                           'charrnn_fa.doctor.carried._used_by': ( 'doctor.carried.html#_used_by',
+                                                                                   'charrnn_fa/doctor/carried.py'),
                                            'charrnn_fa.doctor.carried.check_graph': ( 'doctor.carried.html#check_graph',
                                                                                       'charrnn_fa/doctor/carried.py'),
                                            'charrnn_fa.doctor.carried.check_length': ( 'doctor.carried.html#check_length',

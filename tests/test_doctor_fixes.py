@@ -86,6 +86,45 @@ def test_a_line_that_throws_detach_away_gets_one_that_keeps_it(carrier, line, tm
     assert not said(source.replace('LINE', f.fix), tmp_path), f.fix
 
 
+CELLS = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.out = nn.Embedding(12, 16),nn.Linear(16, 12)
+        self.low,self.high = nn.GRUCell(16, 16),nn.GRUCell(16, 16)
+    def forward(self, x, a, b):
+        res = []
+        for e in self.emb(x).unbind(1):
+            a = self.low(e, a)
+            b = self.high(a, b)
+            res.append(self.out(b))
+        return torch.stack(res, 1), a, b
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+HELD
+def learn(x, y):
+    SAYS
+    LINE
+    scores, A, B = net(x, A, B)
+    loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+
+
+@pytest.mark.parametrize('held,says,a,b', [
+    ('a, b = torch.zeros(2, 8, 16)', 'global a, b', 'a', 'b'),
+    ('mem = dict(zip("ab", torch.zeros(2, 8, 16)))', 'pass', "mem['a']", "mem['b']"),
+])
+def test_of_two_states_of_which_one_comes_of_the_other_both_are_cut_off(held, says, a, b, tmp_path):
+    source = CELLS.replace('HELD', held).replace('SAYS', says).replace('A, B', f'{a}, {b}')
+    f = first(source.replace('LINE', 'pass'), tmp_path)
+    assert f.id == 'R2', f
+    assert not said(source.replace('LINE', f.fix.replace('\n', '\n    ')), tmp_path), f.fix
+
+
 READER = """
 class Net(nn.Module):
     def __init__(self):
