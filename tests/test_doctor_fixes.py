@@ -738,3 +738,74 @@ def test_an_error_that_a_fit_has_put_into_words_is_explained_too():
     assert found and found.id == 'S1' and found.message.rstrip('.') == e.value.what, found
     assert (found.fix, found.place.file) == (e.value.remedy, __file__)
     assert explain(ValueError('of something else'), learn) is None
+
+
+RATED = reader() + """
+from fastai.basics import Callback, DataLoaders, Learner
+class Rate(Callback):
+    order = 55
+    def __init__(self, line): self.line = line
+    def before_batch(self): exec(self.line, dict(learn=self.learn, lr=1e-2, i=self.train_iter+1, n_warmup=100))
+def given():
+    learn = Learner(DataLoaders(streams[:14], streams[14:]), net, loss_func=over_all, lr=RATE, cbs=Rate(LINE))
+    AFTER
+    return dict(learn=learn)
+"""
+
+
+def rated(rate=1e-2, line='pass', after='pass'):
+    return RATED.replace('RATE', str(rate)).replace('LINE', repr(line)).replace('AFTER', after)
+
+
+def test_a_callback_that_sets_the_rate_of_a_learner_to_0_is_what_is_to_be_mended(tmp_path):
+    f = first(rated(line="learn.opt.set_hyper('lr', 4e-3*(i//10000))"), tmp_path)
+    assert f.id == 'O10' and '0.01' in f.message and '//' in f.fix, f
+    assert not said(rated(line=f.fix), tmp_path), f
+
+
+def test_a_learner_of_rate_0_gets_another(tmp_path):
+    f = first(rated(0.), tmp_path)
+    assert f.id == 'O10', f
+    assert not said(rated(0., after=f.fix), tmp_path), f
+
+
+VIEWED = reader() + """
+def learn(seq, t):
+    guesses = net(seq)
+    LINE
+    loss = F.cross_entropy(VIEWED, t)
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+
+
+def test_scores_that_are_cut_anew_for_the_loss_are_turned_by_their_own_name(tmp_path):
+    f = first(VIEWED.replace('LINE', 'pass').replace('VIEWED', 'guesses.view(8, 12, 15)'), tmp_path)
+    assert (f.id, f.fix.split('   #')[0]) == ('S4', 'guesses = guesses.transpose(1, 2)'), f
+    assert not said(VIEWED.replace('LINE', f.fix).replace('VIEWED', 'guesses'), tmp_path), f
+
+
+BY_HAND = """
+Wxh, Whh, Why = [(.3*torch.randn(s, generator=gen)).requires_grad_() for s in ((12, 16), (16, 16), (16, 12))]
+weights = [Wxh, Whh, Why]
+def learn(x, y):
+    h, loss = torch.zeros(8, 16), 0
+    for t in range(x.shape[1]):
+        h = torch.tanh(Wxh[x[:,t]] + h@Whh)
+        loss = loss + F.cross_entropy(h@Why, y[:,t])/x.shape[1]
+    loss.backward()
+    with torch.no_grad():
+        for p in weights: p -= .1*p.grad
+    AFTER
+def given(): return dict(step_function=learn, GIVENbatches=streams)
+"""
+
+
+@pytest.mark.parametrize('given', ['', 'model=weights, ', 'model=dict(a=Wxh, b=Whh, c=Why), '])
+def test_weights_that_are_in_no_module_have_the_name_of_their_list(given, tmp_path):
+    source = BY_HAND.replace('GIVEN', given)
+    f = first(source.replace('AFTER', 'pass'), tmp_path)
+    assert f.id == 'O6', f
+    assert not said(source.replace('AFTER', f.fix), tmp_path), f

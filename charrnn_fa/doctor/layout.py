@@ -282,6 +282,7 @@ def check_cut_anew(
 class CutAnew(Finding):
     "S4, where it is steps and symbols"
     title = 'view is used where axes should be exchanged'
+    in_step = True
 
 # %% ../../nbs/41a_doctor.layout.ipynb #0795549f
 def _from_one_text(subject, batch, x, n):

@@ -82,6 +82,15 @@ def _object_names(given, scopes, around=()):
         for k in ('model', 'opt', 'loss_func', 'dls'): found[k] = found.get(k) or f'{learn}.{k}'
     return {k:v for k,v in found.items() if v}
 
+# %% ../../nbs/36c_doctor.words.ipynb #88e2bb22
+def _own_weights(model, scopes):
+    "What stands for the parameters of a network that nobody calls anything: their list, or each of them"
+    ps = [*model.parameters()]
+    def _are_all(v): return isinstance(v, (list, tuple)) and len(v) == len(ps) and {*map(id, v)} == {*map(id, ps)}
+    names = [_name_of(lambda v, p=p: v is p, scopes, '') for p in ps]
+    name = _name_of(_are_all, scopes, 'params') or all(names) and f"[{', '.join(names)}]"
+    return {'model.parameters()':name} if ps and name else {}
+
 # %% ../../nbs/36c_doctor.words.ipynb #d8034693
 def _root(node):
     "The variable that an expression begins with, such as `out` of `out.view(-1, 9)`; None if there is none"
@@ -187,7 +196,8 @@ def _forward_words(model, rnn=None):
 def _exchanged(code, words, behind=r'(?!\w|=(?!=))'):
     if not words: return code
     def _word(m): return m[1] if '[' in words[m[1]] and re.match(r'\s*=(?!=)', code[m.end():]) else words[m[1]]
-    return re.sub(rf"(?<![\w.'\"])({'|'.join(map(re.escape, words))}){behind}", _word, code)
+    longest_first = sorted(map(re.escape, words), key=len, reverse=True)
+    return re.sub(rf"(?<![\w.'\"])({'|'.join(longest_first)}){behind}", _word, code)
 
 def _in_words(fix, words):
     "A fix with other words in place of its own"
@@ -222,7 +232,8 @@ class Words:
         objects,layers = _object_names(dict(model=model, **given), scopes, around),_layers(model)
         outside = {k:f'{objects.get("model", "model")}.{v}' for k,v in layers.items()}
         steps = [_step_words(o) for o in sources(*map(plain, functions))]
-        self.step = {**_sizes(model), **outside, **objects, **next(filter(None, steps), {})}
+        weights = {} if 'model' in objects else _own_weights(model, scopes)
+        self.step = {**_sizes(model), **outside, **objects, **weights, **next(filter(None, steps), {})}
         within = {f'self.{a}':f'self.{layers[k]}' for a,k in dict(out='last_layer', emb='emb').items() if k in layers}
         within |= {k:f'self.{v}' for k,v in layers.items()}
         self.model = {**_sizes(model), **within, **_forward_words(model, layers.get('rnn'))}
@@ -235,7 +246,7 @@ class Words:
         "The fix in somebody's own words"
         fix = _fix_of(finding, self.parts)
         if self.rnn: fix = _made_of_dots.sub(lambda m: self.rnn(m[1]), fix)
-        return _in_words(fix, self.model if finding.id in _in_model else self.step)
+        return _in_words(fix, self.model if finding.id in _in_model and not finding.in_step else self.step)
 
 # %% ../../nbs/36c_doctor.words.ipynb #aef4eed6
 _passing = {*'Variable tensor as_tensor from_numpy FloatTensor Tensor Parameter array float detach item numpy '
