@@ -809,3 +809,42 @@ def test_weights_that_are_in_no_module_have_the_name_of_their_list(given, tmp_pa
     f = first(source.replace('AFTER', 'pass'), tmp_path)
     assert f.id == 'O6', f
     assert not said(source.replace('AFTER', f.fix), tmp_path), f
+
+
+PACKED = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(13, 16),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 13)
+        if AUTO: self.dec = nn.GRU(16, 16, batch_first=True)
+    def forward(self, x, n):
+        p = nn.utils.rnn.pack_padded_sequence(self.emb(x), n, batch_first=True, enforce_sorted=False)
+        o, h = self.rnn(p)
+        if AUTO:
+            told = torch.cat([torch.full_like(x[:, :1], 12), x[:, :-1]], 1)
+            return self.out(self.dec(self.emb(told), h)[0])
+        return self.out(nn.utils.rnn.pad_packed_sequence(o, batch_first=True)[0])
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-2)
+lengths = torch.tensor([16, 12, 9, 14, 11, 16, 8, 13])
+words = [ids[torch.arange(16)[None] + 16*torch.arange(8)[:, None] + 128*k] for k in range(12)]
+words = [(w.masked_fill(torch.arange(16)[None] >= lengths[:, None], 12), lengths) for w in words]
+def learn(w, n):
+    BOTH
+    loss = F.cross_entropy(net(x, n.clamp(max=x.shape[1])).reshape(-1, 13), y.reshape(-1), ignore_index=12)
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=words)
+"""
+
+
+@pytest.mark.parametrize('both,auto,ids', [
+    ('x, y = w[:, :-1], w[:, :-1]', 0, ['D1']), ('x, y = w[:, :-2], w[:, 2:]', 0, ['D2']),
+    ('x, y = w[:, :-1], w[:, 1:]', 0, []), ('x, y = w, w', 1, [])])
+def test_a_step_that_cuts_inputs_and_targets_out_of_padded_words(both, auto, ids, tmp_path):
+    "An autoencoder is to say again what it was told"
+    source = PACKED.replace('AUTO', str(auto))
+    found = diagnose(**made(source.replace('BOTH', both), tmp_path), trials=False).findings
+    assert [o.id for o in found] == ids, found
+    for f in found: assert not said(source.replace('BOTH', f.fix.replace('batch[', 'w[')), tmp_path), f
