@@ -3145,6 +3145,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'charrnn_fa.doctor.words._step_words': ( 'doctor.words.html#_step_words',
                                                                                   'charrnn_fa/doctor/words.py'),
                                          'charrnn_fa.doctor.words._target': ('doctor.words.html#_target', 'charrnn_fa/doctor/words.py'),
+                                         'charrnn_fa.doctor.words._without_layer': ( 'doctor.words.html#_without_layer',
+                                                                                     'charrnn_fa/doctor/words.py'),
                                          'charrnn_fa.doctor.words.called': ('doctor.words.html#called', 'charrnn_fa/doctor/words.py'),
                                          'charrnn_fa.doctor.words.caller_scopes': ( 'doctor.words.html#caller_scopes',
                                                                                     'charrnn_fa/doctor/words.py'),

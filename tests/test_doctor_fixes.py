@@ -848,3 +848,27 @@ def test_a_step_that_cuts_inputs_and_targets_out_of_padded_words(both, auto, ids
     found = diagnose(**made(source.replace('BOTH', both), tmp_path), trials=False).findings
     assert [o.id for o in found] == ids, found
     for f in found: assert not said(source.replace('BOTH', f.fix.replace('batch[', 'w[')), tmp_path), f
+
+
+IN_A_ROW = """
+class Reads(nn.GRU):
+    def forward(self, x): return super().forward(x)[0]
+torch.manual_seed(0)
+net = nn.Sequential(nn.Embedding(12, 16), Reads(16, 16, batch_first=True), nn.Sequential(nn.Linear(16, 12), LAST))
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def learn(x, y):
+    loss = F.cross_entropy(net(x).flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+AFTER
+def given(): return dict(step_function=learn, batches=streams)
+"""
+
+
+@pytest.mark.parametrize('last', ['nn.Softmax(-1)', 'nn.Sigmoid()', 'nn.Tanh()'])
+def test_a_layer_that_squeezes_the_scores_is_put_out_of_use(last, tmp_path):
+    source = IN_A_ROW.replace('LAST', last)
+    f = first(source.replace('AFTER', ''), tmp_path)
+    assert f.id == 'L1', f
+    assert not said(source.replace('AFTER', f.fix), tmp_path), f

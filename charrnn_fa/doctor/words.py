@@ -237,7 +237,7 @@ class Words:
         within = {f'self.{a}':f'self.{layers[k]}' for a,k in dict(out='last_layer', emb='emb').items() if k in layers}
         within |= {k:f'self.{v}' for k,v in layers.items()}
         self.model = {**_sizes(model), **within, **_forward_words(model, layers.get('rnn'))}
-        self.parts = _parts_of(model)
+        self.network,self.parts = model,_parts_of(model)
         self.rnn = partial(_made, model, layers['rnn']) if 'rnn' in layers else None
 
     def __call__(self,
@@ -305,6 +305,17 @@ def name_training_mode(
         finding.fix = OwnWords(f'{mended}   # in place of this line, which would undo it')
 
 # %% ../../nbs/36c_doctor.words.ipynb #a92ce5fb
+_squeezing = dict(softmax=nn.Softmax, sigmoid=nn.Sigmoid, tanh=nn.Tanh)
+
+def _without_layer(finding, words):
+    "A line that puts the one layer of the kind that squeezes the scores out of use; None if it is none or several"
+    kind = _squeezing.get(finding.evidence.get('applied'))
+    names = [k for k,m in words.network.named_modules() if kind and k and isinstance(m, kind)]
+    if finding.id != 'L1' or len(names) != 1: return None
+    path = re.sub(r'\.(\d+)', r'[\1]', f'{words.step.get("model", "model")}.{names[0]}')
+    return f'{path} = nn.Identity()   # in place of {kind.__name__}'
+
+# %% ../../nbs/36c_doctor.words.ipynb #57b4e367
 def _target(line):
     "What an optimiser is called where it is made"
     is_one = isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
@@ -323,6 +334,7 @@ def in_own_words(
         finding.place,finding.fix = source.place(line),_not_anew(line, made_of)
     if finding.place: return
     found = lines_of(like, *objects) or lines_around(like, *objects)
+    if not found: finding.fix = _without_layer(finding, words) or finding.fix
     if len(found) == 1:
         (source,line), = found
         finding.place,finding.fix = source.place(line),without_call(like, line) or finding.fix
