@@ -1398,6 +1398,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'charrnn_fa/doctor/deaf.py'),
                                         'charrnn_fa.doctor.deaf._lost_on_the_way': ( 'doctor.deaf.html#_lost_on_the_way',
                                                                                      'charrnn_fa/doctor/deaf.py'),
+                                        'charrnn_fa.doctor.deaf._reads_in_targets': ( 'doctor.deaf.html#_reads_in_targets',
+                                                                                      'charrnn_fa/doctor/deaf.py'),
                                         'charrnn_fa.doctor.deaf._what_enters': ( 'doctor.deaf.html#_what_enters',
                                                                                  'charrnn_fa/doctor/deaf.py'),
                                         'charrnn_fa.doctor.deaf.check_deaf': ('doctor.deaf.html#check_deaf', 'charrnn_fa/doctor/deaf.py')},

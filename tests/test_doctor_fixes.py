@@ -872,3 +872,20 @@ def test_a_layer_that_squeezes_the_scores_is_put_out_of_use(last, tmp_path):
     f = first(source.replace('AFTER', ''), tmp_path)
     assert f.id == 'L1', f
     assert not said(source.replace('AFTER', f.fix), tmp_path), f
+
+
+TOLD_LATE = reader() + """
+def learn(x, y):
+    given = GIVEN
+    loss = F.cross_entropy(net(given).flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+
+
+@pytest.mark.parametrize('given,ids', [('torch.cat([x[:, :1], y[:, :-1]], 1)', []), ('torch.full_like(x, 3)', ['Z1']),
+                                       ('torch.cat([torch.zeros_like(y[:, :1]), y[:, :-1]], 1)', [])])
+def test_a_decoder_that_reads_the_text_in_the_targets_is_not_deaf(given, ids, tmp_path):
+    assert said(TOLD_LATE.replace('GIVEN', given), tmp_path) == ids
