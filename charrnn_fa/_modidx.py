@@ -1530,6 +1530,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'charrnn_fa/doctor/errors.py'),
                                           'charrnn_fa.doctor.errors._changing_lines': ( 'doctor.errors.html#_changing_lines',
                                                                                         'charrnn_fa/doctor/errors.py'),
+                                          'charrnn_fa.doctor.errors._computed_anew': ( 'doctor.errors.html#_computed_anew',
+                                                                                       'charrnn_fa/doctor/errors.py'),
                                           'charrnn_fa.doctor.errors._cut_off': ( 'doctor.errors.html#_cut_off',
                                                                                  'charrnn_fa/doctor/errors.py'),
                                           'charrnn_fa.doctor.errors._explained': ( 'doctor.errors.html#_explained',

@@ -889,3 +889,29 @@ def given(): return dict(step_function=learn, model=net, opt=adam, batches=strea
                                        ('torch.cat([torch.zeros_like(y[:, :1]), y[:, :-1]], 1)', [])])
 def test_a_decoder_that_reads_the_text_in_the_targets_is_not_deaf(given, ids, tmp_path):
     assert said(TOLD_LATE.replace('GIVEN', given), tmp_path) == ids
+
+
+ANEW = """
+from torch.utils.checkpoint import checkpoint
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.reader,self.guess = nn.Embedding(12, 16),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 12)
+    def piece(self, seq): return self.guess(self.reader(self.table(seq))[0])
+    def forward(self, seq):
+        LINE
+        return scores
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam)
+"""
+
+
+@pytest.mark.parametrize('option', ['use_reentrant=True', 'use_reentrant=None'])
+@pytest.mark.filterwarnings('ignore')
+def test_a_checkpoint_of_ids_keeps_the_gradients_of_its_weights(option, tmp_path):
+    line = f'scores = checkpoint(self.piece, seq, {option})'
+    f = first(ANEW.replace('LINE', line), tmp_path)
+    assert f.id == 'L7' and f.place.source == line, f
+    assert not said(ANEW.replace('LINE', f.fix.partition('   #')[0]), tmp_path), f

@@ -61,7 +61,7 @@ def _explained(e, subject):
     if told: return kept_graph(subject, told.place) if told.id == 'R2' else told
     if 'modified by an inplace operation' in str(e) and check_graph(subject): return kept_graph(subject, place_of(e))
     if 'modified by an inplace operation' in str(e): return _in_place(e, subject)
-    if 'does not require grad and does not have a grad_fn' in str(e): return _cut_off(e)
+    if 'does not require grad and does not have a grad_fn' in str(e): return _cut_off(e, subject)
 
 # %% ../../nbs/46f_doctor.errors.ipynb #a942d865
 _in_place_signs = {ast.Mult:'*', ast.Add:'+', ast.Sub:'-', ast.Div:'/'}
@@ -111,7 +111,28 @@ def _look_at(e, place):
     return f'breakpoint()   # before the call that ends in {last.filename}:{last.lineno}' if last else ''
 
 # %% ../../nbs/46f_doctor.errors.ipynb #21c0b8c0
-def _cut_off(e):
+def _computed_anew(*objects):
+    "A source, its line with a `checkpoint` of the old form, and the call in the new one; None if there is none"
+    for source in sources(*objects):
+        lines = [o for o in ast.walk(source.tree) if isinstance(o, ast.stmt) and not hasattr(o, 'body')]
+        for line in lines:
+            mended = ast.parse(ast.unparse(line)).body[0]
+            calls = [o for o in ast.walk(mended) if isinstance(o, ast.Call)]
+            old = [o for o in calls if getattr(o.func, 'attr', getattr(o.func, 'id', '')) == 'checkpoint'
+                   and 'use_reentrant=False' not in ast.unparse(o)]
+            for call in old:
+                kept = [o for o in call.keywords if o.arg != 'use_reentrant']
+                call.keywords = [*kept, ast.keyword('use_reentrant', ast.Constant(False))]
+            if old: return source,line,ast.unparse(mended)
+
+# %% ../../nbs/46f_doctor.errors.ipynb #4e15b7fc
+def _cut_off(e, subject):
+    if anew := _computed_anew(*subject.model.modules()):
+        source,line,mended = anew
+        return Finding('L7', 'exact',
+            "No gradient can be computed: the old form of checkpoint() has gradients of weights only if something that "
+            "goes in has some, and ids have none.",
+            OwnWords(f'{mended}   # the new form'), dict(error=str(e)[:100]), source.place(line))
     return Finding('L7', 'exact',
         "No gradient can be computed: the loss is not connected to any parameter. .data, detach(), item(), "
         "argmax or no_grad() on the way cuts it off.",
