@@ -86,6 +86,45 @@ def test_a_line_that_throws_detach_away_gets_one_that_keeps_it(carrier, line, tm
     assert not said(source.replace('LINE', f.fix), tmp_path), f.fix
 
 
+CELLS = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.out = nn.Embedding(12, 16),nn.Linear(16, 12)
+        self.low,self.high = nn.GRUCell(16, 16),nn.GRUCell(16, 16)
+    def forward(self, x, a, b):
+        res = []
+        for e in self.emb(x).unbind(1):
+            a = self.low(e, a)
+            b = self.high(a, b)
+            res.append(self.out(b))
+        return torch.stack(res, 1), a, b
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+HELD
+def learn(x, y):
+    SAYS
+    LINE
+    scores, A, B = net(x, A, B)
+    loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+
+
+@pytest.mark.parametrize('held,says,a,b', [
+    ('a, b = torch.zeros(2, 8, 16)', 'global a, b', 'a', 'b'),
+    ('mem = dict(zip("ab", torch.zeros(2, 8, 16)))', 'pass', "mem['a']", "mem['b']"),
+])
+def test_of_two_states_of_which_one_comes_of_the_other_both_are_cut_off(held, says, a, b, tmp_path):
+    source = CELLS.replace('HELD', held).replace('SAYS', says).replace('A, B', f'{a}, {b}')
+    f = first(source.replace('LINE', 'pass'), tmp_path)
+    assert f.id == 'R2', f
+    assert not said(source.replace('LINE', f.fix.replace('\n', '\n    ')), tmp_path), f.fix
+
+
 READER = """
 class Net(nn.Module):
     def __init__(self):
@@ -698,3 +737,180 @@ def test_an_error_that_a_fit_has_put_into_words_is_explained_too():
     assert found and found.id == 'S1' and found.message.rstrip('.') == e.value.what, found
     assert (found.fix, found.place.file) == (e.value.remedy, __file__)
     assert explain(ValueError('of something else'), learn) is None
+
+
+RATED = reader() + """
+from fastai.basics import Callback, DataLoaders, Learner
+class Rate(Callback):
+    order = 55
+    def __init__(self, line): self.line = line
+    def before_batch(self): exec(self.line, dict(learn=self.learn, lr=1e-2, i=self.train_iter+1, n_warmup=100))
+def given():
+    learn = Learner(DataLoaders(streams[:14], streams[14:]), net, loss_func=over_all, lr=RATE, cbs=Rate(LINE))
+    AFTER
+    return dict(learn=learn)
+"""
+
+
+def rated(rate=1e-2, line='pass', after='pass'):
+    return RATED.replace('RATE', str(rate)).replace('LINE', repr(line)).replace('AFTER', after)
+
+
+def test_a_callback_that_sets_the_rate_of_a_learner_to_0_is_what_is_to_be_mended(tmp_path):
+    f = first(rated(line="learn.opt.set_hyper('lr', 4e-3*(i//10000))"), tmp_path)
+    assert f.id == 'O10' and '0.01' in f.message and '//' in f.fix, f
+    assert not said(rated(line=f.fix), tmp_path), f
+
+
+def test_a_learner_of_rate_0_gets_another(tmp_path):
+    f = first(rated(0.), tmp_path)
+    assert f.id == 'O10', f
+    assert not said(rated(0., after=f.fix), tmp_path), f
+
+
+VIEWED = reader() + """
+def learn(seq, t):
+    guesses = net(seq)
+    LINE
+    loss = F.cross_entropy(VIEWED, t)
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+
+
+def test_scores_that_are_cut_anew_for_the_loss_are_turned_by_their_own_name(tmp_path):
+    f = first(VIEWED.replace('LINE', 'pass').replace('VIEWED', 'guesses.view(8, 12, 15)'), tmp_path)
+    assert (f.id, f.fix.split('   #')[0]) == ('S4', 'guesses = guesses.transpose(1, 2)'), f
+    assert not said(VIEWED.replace('LINE', f.fix).replace('VIEWED', 'guesses'), tmp_path), f
+
+
+BY_HAND = """
+Wxh, Whh, Why = [(.3*torch.randn(s, generator=gen)).requires_grad_() for s in ((12, 16), (16, 16), (16, 12))]
+weights = [Wxh, Whh, Why]
+def learn(x, y):
+    h, loss = torch.zeros(8, 16), 0
+    for t in range(x.shape[1]):
+        h = torch.tanh(Wxh[x[:,t]] + h@Whh)
+        loss = loss + F.cross_entropy(h@Why, y[:,t])/x.shape[1]
+    loss.backward()
+    with torch.no_grad():
+        for p in weights: p -= .1*p.grad
+    AFTER
+def given(): return dict(step_function=learn, GIVENbatches=streams)
+"""
+
+
+@pytest.mark.parametrize('given', ['', 'model=weights, ', 'model=dict(a=Wxh, b=Whh, c=Why), '])
+def test_weights_that_are_in_no_module_have_the_name_of_their_list(given, tmp_path):
+    source = BY_HAND.replace('GIVEN', given)
+    f = first(source.replace('AFTER', 'pass'), tmp_path)
+    assert f.id == 'O6', f
+    assert not said(source.replace('AFTER', f.fix), tmp_path), f
+
+
+PACKED = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(13, 16),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 13)
+        if AUTO: self.dec = nn.GRU(16, 16, batch_first=True)
+    def forward(self, x, n):
+        p = nn.utils.rnn.pack_padded_sequence(self.emb(x), n, batch_first=True, enforce_sorted=False)
+        o, h = self.rnn(p)
+        if AUTO:
+            told = torch.cat([torch.full_like(x[:, :1], 12), x[:, :-1]], 1)
+            return self.out(self.dec(self.emb(told), h)[0])
+        return self.out(nn.utils.rnn.pad_packed_sequence(o, batch_first=True)[0])
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-2)
+lengths = torch.tensor([16, 12, 9, 14, 11, 16, 8, 13])
+words = [ids[torch.arange(16)[None] + 16*torch.arange(8)[:, None] + 128*k] for k in range(12)]
+words = [(w.masked_fill(torch.arange(16)[None] >= lengths[:, None], 12), lengths) for w in words]
+def learn(w, n):
+    BOTH
+    loss = F.cross_entropy(net(x, n.clamp(max=x.shape[1])).reshape(-1, 13), y.reshape(-1), ignore_index=12)
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=words)
+"""
+
+
+@pytest.mark.parametrize('both,auto,ids', [
+    ('x, y = w[:, :-1], w[:, :-1]', 0, ['D1']), ('x, y = w[:, :-2], w[:, 2:]', 0, ['D2']),
+    ('x, y = w[:, :-1], w[:, 1:]', 0, []), ('x, y = w, w', 1, [])])
+def test_a_step_that_cuts_inputs_and_targets_out_of_padded_words(both, auto, ids, tmp_path):
+    "An autoencoder is to say again what it was told"
+    source = PACKED.replace('AUTO', str(auto))
+    found = diagnose(**made(source.replace('BOTH', both), tmp_path), trials=False).findings
+    assert [o.id for o in found] == ids, found
+    for f in found: assert not said(source.replace('BOTH', f.fix.replace('batch[', 'w[')), tmp_path), f
+
+
+IN_A_ROW = """
+class Reads(nn.GRU):
+    def forward(self, x): return super().forward(x)[0]
+torch.manual_seed(0)
+net = nn.Sequential(nn.Embedding(12, 16), Reads(16, 16, batch_first=True), nn.Sequential(nn.Linear(16, 12), LAST))
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def learn(x, y):
+    loss = F.cross_entropy(net(x).flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+AFTER
+def given(): return dict(step_function=learn, batches=streams)
+"""
+
+
+@pytest.mark.parametrize('last', ['nn.Softmax(-1)', 'nn.Sigmoid()', 'nn.Tanh()'])
+def test_a_layer_that_squeezes_the_scores_is_put_out_of_use(last, tmp_path):
+    source = IN_A_ROW.replace('LAST', last)
+    f = first(source.replace('AFTER', ''), tmp_path)
+    assert f.id == 'L1', f
+    assert not said(source.replace('AFTER', f.fix), tmp_path), f
+
+
+TOLD_LATE = reader() + """
+def learn(x, y):
+    given = GIVEN
+    loss = F.cross_entropy(net(given).flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+
+
+@pytest.mark.parametrize('given,ids', [('torch.cat([x[:, :1], y[:, :-1]], 1)', []), ('torch.full_like(x, 3)', ['Z1']),
+                                       ('torch.cat([torch.zeros_like(y[:, :1]), y[:, :-1]], 1)', [])])
+def test_a_decoder_that_reads_the_text_in_the_targets_is_not_deaf(given, ids, tmp_path):
+    assert said(TOLD_LATE.replace('GIVEN', given), tmp_path) == ids
+
+
+ANEW = """
+from torch.utils.checkpoint import checkpoint
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.reader,self.guess = nn.Embedding(12, 16),nn.GRU(16, 16, batch_first=True),nn.Linear(16, 12)
+    def piece(self, seq): return self.guess(self.reader(self.table(seq))[0])
+    def forward(self, seq):
+        LINE
+        return scores
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam)
+"""
+
+
+@pytest.mark.parametrize('option', ['use_reentrant=True', 'use_reentrant=None'])
+@pytest.mark.filterwarnings('ignore')
+def test_a_checkpoint_of_ids_keeps_the_gradients_of_its_weights(option, tmp_path):
+    line = f'scores = checkpoint(self.piece, seq, {option})'
+    f = first(ANEW.replace('LINE', line), tmp_path)
+    assert f.id == 'L7' and f.place.source == line, f
+    assert not said(ANEW.replace('LINE', f.fix.partition('   #')[0]), tmp_path), f

@@ -55,14 +55,15 @@ def drawn(scores): return torch.multinomial(scores.flatten().softmax(0), 1).item
 
 
 @torch.no_grad()
-def one_by_one(model, prompt, n, first=-1, read=-1, keeps=True, renews=True, symbols=SYMBOLS, feeds_last=False):
+def one_by_one(model, prompt, n, first=-1, read=-1, keeps=True, renews=True, symbols=SYMBOLS, feeds_last=False,
+               goes_on=True):
     "Reads a prompt, and goes on from one of its characters; what is drawn goes in next"
     h,res = None,prompt
     for c in prompt[:read]: _,h = model(torch.tensor([[NUMBER[c]]]), h)
     if not keeps: h = None
     x = torch.tensor([[NUMBER[prompt[first]]]])
     for _ in range(n):
-        y,h = model(x, h)
+        y,h = model(x, h if goes_on else None)
         i = drawn(y[:,-1])
         if renews: x = torch.tensor([[i]])
         res += symbols[i]
@@ -103,6 +104,14 @@ def test_the_prompt_goes_in_each_time(trained):
                                     dict(first=0, keeps=False)])
 def test_the_state_after_the_prompt_is_thrown_away(trained, kwargs):
     assert told(trained, one_by_one, **kwargs) == [('G3', 'exact')]
+
+
+@pytest.mark.parametrize('rows', [4, 16])
+def test_the_prompt_is_read_well_and_what_comes_after_it_is_forgotten(trained, rows):
+    "However few rows there are to ask for what is said after how much"
+    few = {**trained, 'batches':[(x[:rows], y[:rows]) for x,y in trained['batches']]}
+    assert told(few, one_by_one, goes_on=False) == [('G3', 'exact')]
+    assert not told(few, one_by_one)
 
 
 @pytest.mark.parametrize('kwargs', [{}, dict(feeds_last=True), dict(read=None), dict(read=None, first=0, keeps=False)])

@@ -67,20 +67,30 @@ def _cut_line(name, v):
     return f"{name}{'[:]'*isinstance(v, list)} = {detached(name, v)}"
 
 # %% ../../nbs/42a_doctor.carried.ipynb #3a23f2ff
+def _used_by(loss):
+    "The results that a graph is made of, each as a function and the number of what it gives"
+    todo,seen = [(loss.grad_fn, 0)],set()
+    while todo:
+        f,i = todo.pop()
+        if f is None or (f, i) in seen: continue
+        seen.add((f, i))
+        todo += f.next_functions
+    return seen
+
+# %% ../../nbs/42a_doctor.carried.ipynb #085aa285
 def _state_line(subject):
-    "The line that cuts the state off from its graph, with the name that it has"
+    "The lines that cut the state off from its graph, with the names that it has"
     held,found = {},[]
     def _note(): # what a variable holds may be taken out of it again
         if len(subject.steps) == 1: held.update({k:(_cut_line(k, v), ts) for k,(v,ts) in _held(subject).items()})
     def _look(step):
         if step is subject.steps[0] or step.loss is None or not step.loss.requires_grad: return
-        for line,ts in held.values():
-            gs = torch.autograd.grad(step.loss.sum(), ts, retain_graph=True, allow_unused=True)
-            if any(g is not None for g in gs): found.append(line)
+        used = _used_by(step.loss)
+        found.extend(line for line,ts in held.values() if any((t.grad_fn, t.output_nr) in used for t in ts))
     subject.between = _note
     with suppress(OutOfTime): subject.run(subject.batches[:2], update=False, before_backward=_look)
     subject.between = noop
-    if found: return OwnWords(found[0])
+    if found: return OwnWords('\n'.join(found))
     return 'state = state.detach()          # of an LSTM: tuple(o.detach() for o in state)'
 
 # %% ../../nbs/42a_doctor.carried.ipynb #91aaddfe

@@ -9,7 +9,8 @@ __all__ = ['check_deaf']
 import ast
 from fastai.basics import *
 from .report import Finding
-from .layout import Layout, scores_of, with_ids
+from .ids import time_axis
+from .layout import Layout, reads_targets, scores_of, with_ids
 from .place import place_here
 from .subject import Subject
 from .words import OwnWords
@@ -99,6 +100,9 @@ def _first_only(n):
         dict(characters_changed=n))
 
 # %% ../../nbs/41c_doctor.deaf.ipynb #bf3185fc
+def _reads_in_targets(subject): return time_axis(subject.batches) is not None and reads_targets(subject)
+
+# %% ../../nbs/41c_doctor.deaf.ipynb #9ba2d6c1
 def check_deaf(
     subject:Subject, # What is examined
     lay:Layout, # Of its first batch
@@ -106,7 +110,7 @@ def check_deaf(
 )->list: # Of `Finding`s: Z1
     "Whether nothing of the input counts, or nothing after the first step"
     if lay.reads_on and _hears_first_only(subject, lay): return [_first_only(n)]
-    if _is_moved_by_all(subject, lay): return []
+    if _is_moved_by_all(subject, lay) or _reads_in_targets(subject): return []
     evidence = dict(characters_changed=n)
     found = _lost_on_the_way(subject, lay)
     return [_lost_before(found, evidence) if found else Finding('Z1', 'exact', f'{_no_change} The network {_frequencies}', '', evidence)]

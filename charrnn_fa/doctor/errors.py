@@ -72,6 +72,7 @@ def _explained(e, subject):
     "A finding that says what an error comes from, or None"
     told = explain(e, subject=subject)
     if told and told.id == 'R2': return kept_graph(subject, told.place)
+    if 'does not require grad and does not have a grad_fn' in str(e): return _cut_off(e, subject) or told
     if 'modified by an inplace operation' not in str(e): return told
     return kept_graph(subject, place_of(e)) if check_graph(subject) else _in_place(e, subject) or told
 
@@ -121,6 +122,31 @@ def _look_at(e, place):
     if place: return stop_before(place)
     last = (traceback.extract_tb(e.__traceback__) or [None])[-1]
     return f'breakpoint()   # before the call that ends in {last.filename}:{last.lineno}' if last else ''
+
+# %% ../../nbs/46f_doctor.errors.ipynb #21c0b8c0
+def _computed_anew(*objects):
+    "A source, its line with a `checkpoint` of the old form, and the call in the new one; None if there is none"
+    for source in sources(*objects):
+        lines = [o for o in ast.walk(source.tree) if isinstance(o, ast.stmt) and not hasattr(o, 'body')]
+        for line in lines:
+            mended = ast.parse(ast.unparse(line)).body[0]
+            calls = [o for o in ast.walk(mended) if isinstance(o, ast.Call)]
+            old = [o for o in calls if getattr(o.func, 'attr', getattr(o.func, 'id', '')) == 'checkpoint'
+                   and 'use_reentrant=False' not in ast.unparse(o)]
+            for call in old:
+                kept = [o for o in call.keywords if o.arg != 'use_reentrant']
+                call.keywords = [*kept, ast.keyword('use_reentrant', ast.Constant(False))]
+            if old: return source,line,ast.unparse(mended)
+
+# %% ../../nbs/46f_doctor.errors.ipynb #4e15b7fc
+def _cut_off(e, subject):
+    anew = _computed_anew(*subject.model.modules())
+    if not anew: return None
+    source,line,mended = anew
+    return Finding('L7', 'exact',
+        "No gradient can be computed: the old form of checkpoint() has gradients of weights only if something that "
+        "goes in has some, and ids have none.",
+        OwnWords(f'{mended}   # the new form'), dict(error=str(e)[:100]), source.place(line))
 
 # %% ../../nbs/46f_doctor.errors.ipynb #169e41a7
 def _off_by_one(batch, e):

@@ -14,7 +14,7 @@ from .batches import OutOfTime, tensors_of
 from .texts import check_batches, check_classes, check_direction
 from .step import predictions
 from .subject import Subject
-from .fetched import with_batches
+from .fetched import check_cut, with_batches
 from .loss import check_reported, check_scores
 from .weighting import check_smoothing
 from .mean import check_accumulation
@@ -53,7 +53,8 @@ def _of_computation(subject, step):
         if found and (other := check_cut_anew(subject) or _sizes_by_chance(subject, step)): return other
         return found or check_gradients(subject, lay, reaches(subject, lay))
     return {
-        'what the step makes of the targets': lambda: check_own_targets(subject) or check_told_targets(subject),
+        'what the step makes of the targets': lambda: check_own_targets(subject) or check_told_targets(subject)
+            or check_cut(subject),
         'what the loss gets': lambda: check_scores(subject, step),
         'what depends on what, and how far gradients go': depends,
         'which characters train': lambda: check_weights(subject) or check_padding(subject),

@@ -145,6 +145,18 @@ def _marked(subject, batch, x, y, axis, n):
         return (at*steps + steps-1 if axis else (steps-1)*rows + at),False
 
 # %% ../../nbs/41a_doctor.layout.ipynb #c8cd4e81
+def _says_again(subject, batch, x, at):
+    "Whether predictions of the first half of what is read depend on the second, along either axis"
+    if time_axis(subject.batches) is not None: return False
+    for axis in 1,0:
+        a,b = x.tensor_split([x.shape[axis]//2], axis)
+        base,new = (scores_of(subject, with_ids(batch, x=o)) for o in (x, torch.cat([a, b.flip(1-axis)], axis)))
+        time = at % x.shape[1] if axis else at // x.shape[1]
+        if base is None or new is None or base.shape != new.shape: continue
+        if ((base-new).abs().amax(1).cpu()[time < a.shape[axis]] > 1e-5).any(): return True
+    return False
+
+# %% ../../nbs/41a_doctor.layout.ipynb #19d246f5
 def check_own_targets(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: D1, D2, D3
@@ -158,6 +170,7 @@ def check_own_targets(
     here = torch.arange(x.numel())
     for s in (0, -1, 2) if len(batch) > 1 else ():
         if (at == here+s)[max(0, -s):at.numel()-max(0, s)].float().mean() < .9: continue
+        if s == 0 and _says_again(subject, batch, x, at): return []
         return looks_back(s, [x]) if s < 0 else check_targets([(here[None], here[None]+s)])
     here,at = here.view(x.shape),at.view(x.shape)
     if torch.equal(at.flatten(), here.flatten().roll(-1)) and not _are_apart(batch, x): return []
@@ -301,6 +314,7 @@ def check_cut_anew(
 class CutAnew(Finding):
     "S4, where it is steps and symbols"
     title = 'view is used where axes should be exchanged'
+    in_step = True
 
 # %% ../../nbs/41a_doctor.layout.ipynb #0795549f
 def _from_one_text(subject, batch, x, n):

@@ -146,14 +146,23 @@ def _check_rate(subject, opts, still):
             "of it.",
             f'scheduler = torch.optim.lr_scheduler.LinearLR(opt, 0.1, total_iters=100)   # in place of the {name}',
             dict(lr=0., made_with=lr))]
-    if made_with := max((getattr(o, 'defaults', {}).get('lr', 0) for o in opts), default=0):
-        return [Finding('O10', 'exact',
-            f"The learning rate is 0 in these steps, so nothing changes. The optimiser was made with {made_with:g}, "
-            "and something sets it to 0.",
-            "g['lr'] = lr*min(1, i/n_warmup)   # if it is a warm-up: / and not //, which gives 0 up to its end",
-            dict(lr=0., made_with=made_with))]
+    learn = next((o for o in subject.roots if isinstance(o, Learner)), None)
+    if made_with := max((getattr(o, 'defaults', {}).get('lr', 0) for o in opts), default=0) or _own_rate(learn):
+        return [_set_to_zero(made_with, learn)]
     return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.",
-                    'opt = torch.optim.Adam(model.parameters(), lr=1e-3)', dict(lr=0.))]
+                    'learn.lr = 1e-3' if learn else 'opt = torch.optim.Adam(model.parameters(), lr=1e-3)', dict(lr=0.))]
+
+def _own_rate(learn):
+    "The rate of a Learner, if it is one number; 0 without one"
+    return learn.lr if learn and isinstance(learn.lr, (int, float)) else 0
+
+def _set_to_zero(made_with, learn):
+    which = "Learner has" if learn else "optimiser was made with"
+    line = "learn.opt.set_hyper('lr', lr*min(1, i/n_warmup))" if learn else "g['lr'] = lr*min(1, i/n_warmup)"
+    return Finding('O10', 'exact',
+        f"The learning rate is 0 in these steps, so nothing changes. The {which} {made_with:g}, and something sets it "
+        "to 0.",
+        f'{line}   # if it is a warm-up: / and not //, which gives 0 up to its end', dict(lr=0., made_with=made_with))
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #72e51b0c
 def _check_low_rate(names, lr):

@@ -214,22 +214,34 @@ def _check_schedule_order(steps):
         'opt.step()\nscheduler.step()', dict(order=' '.join(orders[0])))]
 
 # %% ../../nbs/37b_doctor.order.ipynb #9702c482
+def _around_a_step(subject, most=17):
+    "The first step, the first of which an optimiser uses gradients, and the next, with the same batch; None without them"
+    for n in (2,) if subject.trains_itself else (2, most+1):
+        steps = subject.run([subject.batches[0]]*n, update=False)
+        at = next((i for i,o in enumerate(steps) if o.grads), n)
+        if at+1 < len(steps): return None if steps[at+1].error else (steps[0], *steps[at:at+2])
+
+# %% ../../nbs/37b_doctor.order.ipynb #8ba9c777
 def check_zero(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: O6
     "Whether gradients of the last step are gone"
-    first = subject.batches[0]
-    once,twice = (subject.run([first]*2, update=False) + [None]*2)[:2]
-    if not twice or once.error or twice.error or not once.grads or not twice.grads: return []
-    ks = [k for k,g in once.raw.items() if k in twice.raw and k in once.grads and g.abs().sum() > 0]
+    if not (found := _around_a_step(subject)): return []
+    once,used,after = found
+    ks = [k for k,g in once.raw.items() if k in after.raw and k in used.grads and g.abs().sum() > 0]
     if not ks: return []
-    new,old,left = (torch.cat([g[k].to_dense().float().flatten() for k in ks]) for g in (twice.raw, once.raw, once.grads))
+    new,old,left = (torch.cat([g[k].to_dense().float().flatten() for k in ks]) for g in (after.raw, once.raw, used.grads))
     if not (new-old-left).norm() < .5*(new-old).norm(): return []
-    ratio = [(new.norm()/old.norm()).item()]
-    return [Finding('O6', 'exact',
-        "Gradients are not set to zero, so each step adds its own to those of the steps before. With the same batch "
-        "twice, the second step had the gradient of both.",
-        'opt.zero_grad()   # before loss.backward()', dict(ratio=sorted(ratio)[len(ratio)//2]))]
+    return [_adds_up(once is used, (new.norm()/old.norm()).item())]
+
+def _adds_up(in_each, ratio):
+    "O6, where an optimiser makes a step with each batch, or with some"
+    how = ("With the same batch twice, the second step had the gradient of both." if in_each else
+           f"With the same batch each time, the gradient after the optimiser's step was {ratio:.0f} times the first.")
+    fix = 'opt.zero_grad()   # before loss.backward()' if in_each else 'opt.zero_grad()   # after opt.step()'
+    return Finding('O6', 'exact',
+        f"Gradients are not set to zero, so each step adds its own to those of the steps before. {how}",
+        fix, dict(ratio=ratio))
 
 # %% ../../nbs/37b_doctor.order.ipynb #0dbaf1c2
 def check_left(

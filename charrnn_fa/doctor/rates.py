@@ -53,16 +53,18 @@ def _lower_still(subject, t, by, seconds):
 # %% ../../nbs/43b_doctor.rates.ipynb #a2db24ac
 class Uphill(Finding):
     "O1, by the sign"
-    title = 'Each step goes uphill'
+    title,like = 'Each step goes uphill',''
 
 def _check_uphill(subject, t, by, seconds):
     "O1: whether steps the other way lower the loss"
     back = trial(subject, len(t.nats), seconds, rate=-1.)
     if back.bad is not None or len(back.nats) < 20 or back.end > back.start - .1*_scale_of(back): return []
+    is_by_hand = not t.opts # an optimiser goes downhill by itself
+    fix = 'p -= lr*p.grad   # minus: downhill' if is_by_hand else 'loss = -loss   # it is to become small'
     return [Uphill('O1', 'strong',
         f"With {by:g} of the learning rate the loss goes from {t.start:.2f} to {t.end:.2f}, and with whole steps "
         f"the other way to {back.end:.2f}. So weights are moved along the gradient, and not against it.",
-        'p -= lr*p.grad   # minus: downhill', dict(nats=t.end, nats_turned_round=back.end))]
+        fix, dict(nats=t.end, nats_turned_round=back.end))]
 
 # %% ../../nbs/43b_doctor.rates.ipynb #7af82c06
 def _catches_up(subject, base, t, by, seconds):

@@ -82,6 +82,8 @@ class Finding:
         "The kind of line to look for in somebody's code; a kind of its own may have another, or none"
         return self.id
 
+    in_step = False # is it mended in the training step, where others of its id are in the model?
+
 # %% ../../nbs/34_doctor.report.ipynb #a813644b
 def _plain(v):
     "A value as JSON can hold it"
@@ -103,7 +105,7 @@ def as_dict(self:Finding)->dict:
 _consequences = dict(
     D1='D2 D3 L2 Z1 Z2 G3', D3='D4 I6', D7='I1 G4 O1', D2='D3 Z1 Z2', D5='D4', D4='R6 Z2 T5', S2='Z1 Z2',
     S9='S4 S10 R4 O7 L8 Z1 O2',
-    S3='R5 R1 R7 S4 S5 S10 Z1 Z2 T5 I6 O1 O2', S4='R4 R5 R1 S10 Z1 Z2 T5', S5='S4 R4 R5 R1 R7 S10 Z1 Z2 T5 I6', S10='D2 T4 G3',
+    S3='R5 R1 R7 S4 S5 S10 R4 Z1 Z2 T5 I6 O1 O2', S4='R4 R5 R1 S10 Z1 Z2 T5', S5='S4 R4 R5 R1 R7 S10 Z1 Z2 T5 I6', S10='D2 T4 G3',
     R1='R7 Z2 T5', R2='O4', R3='R2', R4='S4 Z2', R5='R1 R7 R9 Z1 Z2 T5 I6', R8='R7 O3 O4 Z2', R9='L6 O7',
     L1='Z1 Z2 T5 I6 O2 L2', L2='L8 O4 O3 L4 Z1 T5 I6 O2', L3='O1 O3 I1',
     L4='Z1 Z2 L8 T5 I6', L5='L6 I6', L6='R9 T5', L7='O7 O8 R1 R9 I6 L4 L6 Z1',

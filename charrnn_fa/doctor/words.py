@@ -30,7 +30,8 @@ def _of_self(f):
     "What a method knows by `self.`, or whatever that is called there"
     names = getattr(getattr(f, '__code__', None), 'co_varnames', ())
     owner = getattr(f, '__self__', None)
-    return {f'{names[0]}.{k}':v for k,v in vars(owner).items()} if names and hasattr(owner, '__dict__') else {}
+    if not names or not hasattr(owner, '__dict__'): return {}
+    return {names[0]:owner, **{f'{names[0]}.{k}':v for k,v in vars(owner).items()}}
 
 def scopes_of(
     f, # A function or a method
@@ -82,6 +83,15 @@ def _object_names(given, scopes, around=()):
         for k in ('model', 'opt', 'loss_func', 'dls'): found[k] = found.get(k) or f'{learn}.{k}'
     return {k:v for k,v in found.items() if v}
 
+# %% ../../nbs/36c_doctor.words.ipynb #88e2bb22
+def _own_weights(model, scopes):
+    "What stands for the parameters of a network that nobody calls anything: their list, or each of them"
+    ps = [*model.parameters()]
+    def _are_all(v): return isinstance(v, (list, tuple)) and len(v) == len(ps) and {*map(id, v)} == {*map(id, ps)}
+    names = [_name_of(lambda v, p=p: v is p, scopes, '') for p in ps]
+    name = _name_of(_are_all, scopes, 'params') or all(names) and f"[{', '.join(names)}]"
+    return {'model.parameters()':name} if ps and name else {}
+
 # %% ../../nbs/36c_doctor.words.ipynb #d8034693
 def _root(node):
     "The variable that an expression begins with, such as `out` of `out.view(-1, 9)`; None if there is none"
@@ -112,13 +122,35 @@ def _assigned(tree, name):
         if is_it: return node.value
 
 # %% ../../nbs/36c_doctor.words.ipynb #1edfb3ce
+_owners = 'torch','F','nn','np'
+
+def _named(node):
+    "What a value is called, such as `out` for `out.view(-1, 9)`, or `batch['y']`; None if it has no name"
+    if isinstance(node, ast.Name): return node.id if node.id not in _owners else None
+    if isinstance(node, ast.BinOp): return _named(node.left) or _named(node.right)
+    method = getattr(getattr(node, 'func', node), 'attr', None)
+    if isinstance(node, ast.Call) and not (method and hasattr(Tensor, method)): return None
+    inner = getattr(node.func if isinstance(node, ast.Call) else node, 'value', None)
+    name = inner and _named(inner)
+    is_part = isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+    is_part |= isinstance(node, ast.Attribute) and not hasattr(Tensor, method)
+    return name and (f'{name}{ast.unparse(node)[len(ast.unparse(inner)):]}' if is_part else name)
+
+# %% ../../nbs/36c_doctor.words.ipynb #367fdfae
+def _loss_of(call):
+    "What the loss of a call of `backward` is called"
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    scaled = owner.args if isinstance(owner, ast.Call) else []
+    return next(filter(None, map(_named, [*call.args[:1], *filter(None, [owner]), *scaled[:1]])), None)
+
 def _step_words(source):
     "Names of the loss, of scores and of targets in a training step"
-    losses = [_root(c.func.value) for c,_ in _calls(source.tree, 'backward') if isinstance(c.func, ast.Attribute)]
-    if not losses or not losses[0]: return {}
-    call = _assigned(source.tree, losses[0])
-    parts = [_root(o) for o in call.args[:2]] if call and len(call.args) > 1 else []
-    return {k:v for k,v in zip(('loss', 'scores', 'y'), (losses[0], *parts)) if v}
+    loss = next(filter(None, (_loss_of(c) for c,_ in _calls(source.tree, 'backward'))), None)
+    if not loss: return {}
+    call = _assigned(source.tree, loss)
+    given = {o.arg for o in ast.walk(source.tree) if isinstance(o, ast.arg)}
+    parts = [_named(o) for o in call.args[:2]] if call and len(call.args) > 1 else [None]
+    return {k:v for k,v in zip(('loss', 'scores', 'y'), (loss, *parts) if parts[0] not in given else (loss,)) if v}
 
 # %% ../../nbs/36c_doctor.words.ipynb #51f430e9
 _recurrent = nn.RNNBase,nn.RNNCellBase
@@ -139,7 +171,8 @@ def _sizes(model):
             break
     return {k:str(v) for k,v in res.items()}
 
-_options = dict(num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0., bidirectional=False)
+_options = dict(num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0., bidirectional=False,
+                proj_size=0)
 
 def _made(model, name, other='', owner=''):
     "How a recurrent layer is made, up to the option that will be another"
@@ -168,8 +201,10 @@ def _forward_words(model, rnn=None):
 # %% ../../nbs/36c_doctor.words.ipynb #c88c92ce
 def _exchanged(code, words, behind=r'(?!\w|=(?!=))'):
     if not words: return code
-    some = '|'.join(map(re.escape, words))
-    return re.sub(rf"'\w[^']*'|(?<![\w.'\"])({some}){behind}", lambda m: words[m[1]] if m[1] else m[0], code)
+    def _word(m): return m[1] if '[' in words[m[1]] and re.match(r'\s*=(?!=)', code[m.end():]) else words[m[1]]
+    longest_first = sorted(map(re.escape, words), key=len, reverse=True)
+    pattern = rf"'\w[^']*'|(?<![\w.'\"])({'|'.join(longest_first)}){behind}"
+    return re.sub(pattern, lambda m: _word(m) if m[1] else m[0], code)
 
 def _in_words(fix, words):
     "A fix with other words in place of its own"
@@ -205,13 +240,14 @@ class Words:
         name = objects.get('model', 'model')
         outside = {k:code_of(model, v, name) for k,v in layers.items()}
         steps = [_step_words(o) for o in sources(*map(plain, functions))]
-        self.step = {**_sizes(model), **outside, **objects, **next(filter(None, steps), {})}
+        weights = {} if 'model' in objects else _own_weights(model, scopes)
+        self.step = {**_sizes(model), **outside, **objects, **weights, **next(filter(None, steps), {})}
         owner = '' if code_of(model, '') == 'self' else name # a class of PyTorch's has no `self` for anybody to write
         within = {k:code_of(model, v, owner) for k,v in layers.items()}
         within |= {f'self.{a}':within[k] for a,k in dict(out='last_layer', emb='emb').items() if k in layers}
         self.model = {**_sizes(model), **within, **_forward_words(model, layers.get('rnn'))}
         if owner: self.model['model'] = owner
-        self.parts = _parts_of(model)
+        self.network,self.parts = model,_parts_of(model)
         self.rnn = partial(_made, model, layers['rnn'], owner=owner) if 'rnn' in layers else None
 
     def __call__(self,
@@ -220,7 +256,7 @@ class Words:
         "The fix in somebody's own words"
         fix = _fix_of(finding, self.parts)
         if self.rnn: fix = _made_of_dots.sub(lambda m: self.rnn(m[1]), fix)
-        return _in_words(fix, self.model if finding.id in _in_model else self.step)
+        return _in_words(fix, self.model if finding.id in _in_model and not finding.in_step else self.step)
 
 # %% ../../nbs/36c_doctor.words.ipynb #aef4eed6
 _passing = {*'Variable tensor as_tensor from_numpy FloatTensor Tensor Parameter array float detach item numpy '
@@ -285,6 +321,17 @@ def name_training_mode(
         finding.fix = OwnWords(f'{mended}   # in place of this line, which would undo it')
 
 # %% ../../nbs/36c_doctor.words.ipynb #a92ce5fb
+_squeezing = dict(softmax=nn.Softmax, sigmoid=nn.Sigmoid, tanh=nn.Tanh)
+
+def _without_layer(finding, words):
+    "A line that puts the one layer of the kind that squeezes the scores out of use; None if it is none or several"
+    kind = _squeezing.get(finding.evidence.get('applied'))
+    names = [k for k,m in words.network.named_modules() if kind and k and isinstance(m, kind)]
+    if finding.id != 'L1' or len(names) != 1: return None
+    path = re.sub(r'\.(\d+)', r'[\1]', f'{words.step.get("model", "model")}.{names[0]}')
+    return f'{path} = nn.Identity()   # in place of {kind.__name__}'
+
+# %% ../../nbs/36c_doctor.words.ipynb #57b4e367
 def _target(line):
     "What an optimiser is called where it is made"
     is_one = isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
@@ -303,6 +350,7 @@ def in_own_words(
         finding.place,finding.fix = source.place(line),_not_anew(line, made_of)
     if finding.place: return
     found = lines_of(like, *objects) or lines_around(like, *objects)
+    if not found: finding.fix = _without_layer(finding, words) or finding.fix
     if len(found) == 1:
         (source,line), = found
         finding.place,finding.fix = source.place(line),without_call(like, line) or finding.fix

@@ -55,6 +55,18 @@ def _other_rows(ids, n_steps, n_rows, at):
     return whole,alone
 
 # %% ../../nbs/46c_doctor.written_state.ipynb #5a4061b4
+def _to_ask(at, n_rows, start):
+    "Of some places those to ask for, as many as there are rows: half of them from `start` on, or more"
+    within,after = [o for o in at if o < start],[o for o in at if o >= start]
+    after = after[:max(n_rows-len(within), n_rows//2)]
+    return within[:n_rows-len(after)]+after
+
+def _far_off(full, said, last):
+    "How far what is said is from what is said in training, and what the past makes; None if that is near"
+    off,memory = _kl(full, said).mean().item(),_kl(full, last).mean().item()
+    return (off, memory, _kl(last, said).mean().item() < .2*off) if off > max(.3*memory, 1e-4) else None
+
+# %% ../../nbs/46c_doctor.written_state.ipynb #61653cb8
 def check_written_state(
     subject:Subject, # What is examined
     w:Written, # What was written, and how
@@ -67,20 +79,20 @@ def check_written_state(
     lay = layout(subject)
     if lay is None or (lay.places < 0).any(): return []
     n_rows,n_steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
-    ks = [k for k,i in enumerate(at) if 2 <= i < n_steps and w.scores[k] is not None][:n_rows]
-    if len(ks) < 2: return []
-    places = [at[k] for k in ks]
+    call = {i:k for k,i in enumerate(at) if 2 <= i < n_steps and w.scores[k] is not None}
+    places = _to_ask([*call], n_rows, len(prompt)-1)
+    if len(places) < 2: return []
     whole,alone = _other_rows(ids, n_steps, n_rows, places)
     as_trained,without = _read_scores(subject, lay, whole),_read_scores(subject, lay, alone)
     if as_trained is None or without is None: return []
-    if any(len(w.scores[k]) != as_trained.shape[-1] for k in ks): return []
-    said = log_probs(torch.stack([w.scores[k] for k in ks]))
-    full,last = log_probs(as_trained[0,places]),log_probs(without[torch.arange(len(ks)),0])
-    if anew := _begins_anew(subject, lay, ids, torch.tensor(places), full, said, len(prompt)): return [anew]
-    off,memory = _kl(full, said).mean().item(),_kl(full, last).mean().item()
-    if not off > max(.3*memory, 1e-4): return []
-    is_alone = _kl(last, said).mean().item() < .2*off
-    return [_state_lost(off, memory, is_alone)]
+    if any(len(w.scores[call[i]]) != as_trained.shape[-1] for i in places): return []
+    said,places = log_probs(torch.stack([w.scores[call[i]] for i in places])),torch.tensor(places)
+    full,last = log_probs(as_trained[0,places]),log_probs(without[torch.arange(len(places)),0])
+    if anew := _begins_anew(subject, lay, ids, places, full, said, len(prompt)): return [anew]
+    written = places >= len(prompt)-1
+    parts = [o for o in (torch.ones_like(written), written) if o.any()]
+    found = next(filter(None, (_far_off(full[o], said[o], last[o]) for o in parts)), None)
+    return [_state_lost(*found)] if found else []
 
 # %% ../../nbs/46c_doctor.written_state.ipynb #664d1fd4
 def _begins_anew(subject, lay, ids, places, full, said, n_prompt):
