@@ -1,4 +1,4 @@
-"What programs of the kind that is found in public showed: files called model.py, steps that fetch, and states"
+"""Programs as they are found in public: files called model.py, steps that fetch, and states"""
 import importlib.util
 import sys
 

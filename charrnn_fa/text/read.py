@@ -98,7 +98,8 @@ def _not_in(
     "The `CorpusError` for a text of another encoding"
     if damaged := _damaged_utf8(e.object, name): return damaged
     guess = guess_encoding(e.object, e.start) if _utf8_counts(e.object)[1] else 'utf-8'
-    what = f"{name} is not {encoding} at byte {e.start:,} (0x{e.object[e.start]:02x})"
+    byte = e.object[e.start:e.start+1] # none where the end is missing
+    what = f"{name} is not {encoding}" + (f" at byte {e.start:,} (0x{byte.hex()})" if byte else '')
     if _is_same_encoding(guess, encoding): return CorpusError(what, "ask who wrote it for its encoding.")
     return CorpusError(what, f"it looks like {guess}, so read it with encoding='{guess}' (--encoding {guess}).")
 

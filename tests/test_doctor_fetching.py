@@ -1,5 +1,4 @@
-"""The doctor on steps that fetch their own batches, and on what a sixth stranger's programs have shown; beside
-each fault the program without it"""
+"""The doctor on steps that fetch their own batches; beside each fault the program without it"""
 import itertools
 
 import pytest

@@ -9,7 +9,7 @@ from charrnn_fa import doctor
 from charrnn_fa.doctor.watch import Doctor
 from charrnn_fa.learner import char_learner
 from charrnn_fa.text.data import CharDataLoaders
-from test_doctor_ninth import V, text, windows
+from test_doctor_reading import V, text, windows
 
 
 def report(**kwargs): return doctor.diagnose(**{'trials':False, 'seconds':600, **kwargs})

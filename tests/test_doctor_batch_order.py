@@ -1,4 +1,4 @@
-"""What a seventh set of somebody's programs showed: batches in another order, texts without rows, and a few faults more"""
+"""Batches in another order, texts without rows, and a few faults more"""
 import random
 
 import pytest

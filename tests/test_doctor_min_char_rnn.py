@@ -1,4 +1,4 @@
-"""What an eleventh set of somebody's programs showed: min-char-rnn in bare tensors, validation of fewer rows, torch.func"""
+"""min-char-rnn in bare tensors, validation of fewer rows, torch.func"""
 import pytest
 import torch
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner

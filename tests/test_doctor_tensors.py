@@ -1,4 +1,4 @@
-"""What an eighth set of somebody's programs showed: networks of bare tensors, steps that fetch what they are not given, cells by hand"""
+"""Networks of bare tensors, steps that fetch what they are not given, cells by hand"""
 import math
 
 import pytest
