@@ -1814,6 +1814,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'charrnn_fa/doctor/initial.py'),
                                            'charrnn_fa.doctor.initial._smaller': ( 'doctor.initial.html#_smaller',
                                                                                    'charrnn_fa/doctor/initial.py'),
+                                           'charrnn_fa.doctor.initial._std_of': ( 'doctor.initial.html#_std_of',
+                                                                                  'charrnn_fa/doctor/initial.py'),
                                            'charrnn_fa.doctor.initial._weights_as_made': ( 'doctor.initial.html#_weights_as_made',
                                                                                            'charrnn_fa/doctor/initial.py'),
                                            'charrnn_fa.doctor.initial.check_alike': ( 'doctor.initial.html#check_alike',

@@ -43,6 +43,11 @@ def _is_large(p):
     "Whether a matrix makes what it is given much larger"
     return p.ndim == 2 and min(p.shape) > 1 and p.detach().std() > 2.5/p.shape[1]**.5
 
+def _std_of(last, tables):
+    "Of small first weights for the last layer: a matrix that is the embedding's too is to make vectors as well"
+    is_tied = last is not None and id(last.weight) in tables
+    return f'{last.in_features**-.5:.2g}' if is_tied else '.02'
+
 def _smaller(model):
     "What makes the first scores smaller: other weights for the last layer, or for all, as fields of a finding"
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -50,8 +55,9 @@ def _smaller(model):
     if len(large) > 1: return dict(fix='for p in model.parameters(): nn.init.uniform_(p, -.08, .08)   # all weights are large')
     last = next((m for m in reversed([*model.modules()]) if isinstance(m, nn.Linear)), None)
     zeros = '' if last is not None and last.bias is None else '; nn.init.zeros_(last_layer.bias)'
-    return dict(fix='nn.init.normal_(last_layer.weight, std=.02)'+zeros, parts=('last_layer',),
-                in_words='# smaller first weights for what gives the scores, such as nn.init.normal_(..., std=.02)')
+    std = _std_of(last, tables)
+    return dict(fix=f'nn.init.normal_(last_layer.weight, std={std})'+zeros, parts=('last_layer',),
+                in_words=f'# smaller first weights for what gives the scores, such as nn.init.normal_(..., std={std})')
 
 def _is_among_rows(scores, targets):
     "Whether each row is to be told from the others of its batch, so that no symbol is guessed"
