@@ -4405,6 +4405,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'charrnn_fa.text.corpus._pattern': ('text.corpus.html#_pattern', 'charrnn_fa/text/corpus.py'),
                                         'charrnn_fa.text.corpus._shown': ('text.corpus.html#_shown', 'charrnn_fa/text/corpus.py'),
                                         'charrnn_fa.text.corpus._tell': ('text.corpus.html#_tell', 'charrnn_fa/text/corpus.py'),
+                                        'charrnn_fa.text.corpus._tell_drawings': ( 'text.corpus.html#_tell_drawings',
+                                                                                   'charrnn_fa/text/corpus.py'),
                                         'charrnn_fa.text.corpus._texts_in': ('text.corpus.html#_texts_in', 'charrnn_fa/text/corpus.py'),
                                         'charrnn_fa.text.corpus.corpus_documents': ( 'text.corpus.html#corpus_documents',
                                                                                      'charrnn_fa/text/corpus.py'),

@@ -530,3 +530,13 @@ def test_a_list_from_a_to_z_is_told(tmp_path):
     names = sorted(f'{a}{b}{c}' for a in 'ABCDE' for b in 'aeiou' for c in 'lmnrst')
     (tmp_path/'names.txt').write_text('\n'.join(names))
     with pytest.warns(TextWarning, match='alphabetical order.*sort -R'): load_corpus(tmp_path/'names.txt')
+
+
+def test_drawings_that_are_read_as_text_are_said_to_be_drawings(tmp_path):
+    for i in range(3): (tmp_path/f'{i}.svg').write_text('<svg><path d="M0 0L9 9"/></svg>')
+    with pytest.warns(TextWarning, match='0.svg is a drawing, .* charrnn draw') as told: load_corpus(tmp_path)
+    assert len(told) == 1
+    (tmp_path/'a.txt').write_text('Three drawings.')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        load_corpus(tmp_path)

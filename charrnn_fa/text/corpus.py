@@ -276,6 +276,12 @@ def _of_link(what, encoding, progress):
     try: return read_text(file, encoding)
     except CorpusError as e: raise CorpusError(e.what.replace(str(file), _shown(what)), e.remedy) from None
 
+def _tell_drawings(files):
+    "Say of SVG files alone that it is their source that is read"
+    if any(o.suffix.lower() != '.svg' for o in files): return
+    what = f"{visible(files[0], lines=False)} is a drawing, and its source is read as a text"
+    warnings.warn(f"{what}; load_drawings, or charrnn draw, is for drawing.", TextWarning, stacklevel=4)
+
 def corpus_documents(
     what='pydocs', # See `load_corpus`
     encoding:str='utf-8', # Of files and downloads
@@ -285,7 +291,9 @@ def corpus_documents(
     if isinstance(what, str):
         if is_corpus_name(what): return _built_in(what, encoding, progress)
         if _is_link(what): return [_of_link(what, encoding, progress)]
-    return [read_text(o, encoding) for o in corpus_files(what, encoding)]
+    files = corpus_files(what, encoding)
+    _tell_drawings(files)
+    return [read_text(o, encoding) for o in files]
 
 # %% ../../nbs/03_text.corpus.ipynb #a8ac5ef6
 def load_corpus(
