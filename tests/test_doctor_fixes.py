@@ -786,7 +786,7 @@ def test_scores_that_are_cut_anew_for_the_loss_are_turned_by_their_own_name(tmp_
     assert not said(VIEWED.replace('LINE', f.fix).replace('VIEWED', 'guesses'), tmp_path), f
 
 
-BY_HAND = """
+WEIGHTS_BY_HAND = """
 Wxh, Whh, Why = [(.3*torch.randn(s, generator=gen)).requires_grad_() for s in ((12, 16), (16, 16), (16, 12))]
 weights = [Wxh, Whh, Why]
 def learn(x, y):
@@ -804,7 +804,7 @@ def given(): return dict(step_function=learn, GIVENbatches=streams)
 
 @pytest.mark.parametrize('given', ['', 'model=weights, ', 'model=dict(a=Wxh, b=Whh, c=Why), '])
 def test_weights_that_are_in_no_module_have_the_name_of_their_list(given, tmp_path):
-    source = BY_HAND.replace('GIVEN', given)
+    source = WEIGHTS_BY_HAND.replace('GIVEN', given)
     f = first(source.replace('AFTER', 'pass'), tmp_path)
     assert f.id == 'O6', f
     assert not said(source.replace('AFTER', f.fix), tmp_path), f
@@ -890,7 +890,7 @@ def test_a_decoder_that_reads_the_text_in_the_targets_is_not_deaf(given, ids, tm
     assert said(TOLD_LATE.replace('GIVEN', given), tmp_path) == ids
 
 
-ANEW = """
+CHECKPOINTED = """
 from torch.utils.checkpoint import checkpoint
 class Net(nn.Module):
     def __init__(self):
@@ -911,6 +911,6 @@ def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam)
 @pytest.mark.filterwarnings('ignore')
 def test_a_checkpoint_of_ids_keeps_the_gradients_of_its_weights(option, tmp_path):
     line = f'scores = checkpoint(self.piece, seq, {option})'
-    f = first(ANEW.replace('LINE', line), tmp_path)
+    f = first(CHECKPOINTED.replace('LINE', line), tmp_path)
     assert f.id == 'L7' and f.place.source == line, f
-    assert not said(ANEW.replace('LINE', f.fix.partition('   #')[0]), tmp_path), f
+    assert not said(CHECKPOINTED.replace('LINE', f.fix.partition('   #')[0]), tmp_path), f

@@ -175,7 +175,7 @@ def one_batch(self:CharDL):
 # %% ../../nbs/05_text.streams.ipynb #41d2c025
 @patch
 def __iter__(self:CharDL):
-    _check_readable(self)
+    if self.shuffle or self.is_gathered: _check_readable(self) # a validation part may be empty
     self.before_iter()
     epoch,start = self.epoch,self._start
     self._start = 0
