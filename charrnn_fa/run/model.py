@@ -155,7 +155,7 @@ class Run(RunFolder):
         s = self.settings
         with damage(self.path/'run.json'):
             if s['kind'] != 'char':
-                raise RunError(f'{path} is a run of a Learner that charrnn_fa did not make',
+                raise RunError(f'{path} is a run of a Learner or a network that charrnn_fa did not make',
                                f"make that Learner again and fit it with Checkpoint('{path}').")
             check(s, char_schema)
             self.vocab = CharVocab.from_json(json.dumps(s['vocab']))
