@@ -2552,6 +2552,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'charrnn_fa/doctor/shapes.py'),
                                           'charrnn_fa.doctor.shapes._input_size': ( 'doctor.shapes.html#_input_size',
                                                                                     'charrnn_fa/doctor/shapes.py'),
+                                          'charrnn_fa.doctor.shapes._is_pair': ( 'doctor.shapes.html#_is_pair',
+                                                                                 'charrnn_fa/doctor/shapes.py'),
                                           'charrnn_fa.doctor.shapes._loss_fix': ( 'doctor.shapes.html#_loss_fix',
                                                                                   'charrnn_fa/doctor/shapes.py'),
                                           'charrnn_fa.doctor.shapes._normed': ('doctor.shapes.html#_normed', 'charrnn_fa/doctor/shapes.py'),

@@ -249,7 +249,7 @@ def empty_state(self:CharRNN,
     device=None, # Default: that of the model
 )->tuple: # Of (n_layers, bs, n_hid)
     "A memory of nothing"
-    like = self.decoder.weight
+    like = next(self.parameters())
     shape = self.n_layers,bs,self.n_hid
     return tuple(like.new_zeros(shape, device=device or like.device) for _ in range(self.n_states))
 

@@ -34,3 +34,9 @@ def test_other_words_for_sizes_that_do_not_meet(id, said, fix, f):
 def test_another_index_is_no_state():
     rnns = torch.zeros(1, 4)
     assert told(lambda: rnns[1]).id == 'D12'
+
+
+@pytest.mark.parametrize('state,id', [(torch.zeros(2, 3, 8), 'S7'), ((torch.zeros(2, 8), torch.zeros(2, 8)), 'S6')])
+def test_a_state_of_one_tensor_is_told_from_one_without_rows(state, id):
+    "PyTorch has the same words for both"
+    assert told(lambda: nn.LSTM(4, 8, 2, batch_first=True)(torch.zeros(3, 5, 4), state)).id == id

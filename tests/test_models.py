@@ -213,3 +213,11 @@ def test_double_precision(arch, emb_sz):
     double,state = m.double()(x)
     assert {double.dtype, *(o.dtype for o in state)} == {torch.float64}
     assert torch.equal(m(x, state)[0], m(x, m(x)[1])[0]) and torch.allclose(double.float(), single, atol=1e-5)
+
+
+def test_a_decoder_may_be_exchanged():
+    "The memory was made like its weights"
+    model = CharRNN(9, n_hid=8)
+    model.decoder = torch.nn.Sequential(model.decoder, torch.nn.Tanh())
+    scores,state = model(torch.zeros(2, 3, dtype=torch.long))
+    assert scores.shape == (2, 3, 9) and state[0].dtype == torch.float32

@@ -150,6 +150,11 @@ def _given_to_loss(e):
         is_it = lambda o: isinstance(o, tuple) and o and isinstance(o[0], Tensor)
         return next(filter(is_it, loss.f_locals.values()), None)
 
+def _is_pair(e):
+    "Whether an LSTM that stumbles over its state got two tensors, as it should"
+    *_,(frame,_) = traceback.walk_tb(e.__traceback__)
+    return not isinstance(frame.f_locals.get('hx'), Tensor)
+
 def _several_outputs(n):
     return ('S7',
         f"The model returns {n} things, and the loss gets them all where it wants the scores alone.",
@@ -231,7 +236,7 @@ _patterns = {
     r'index out of range in self|device-side assert': _id_range,
     r'Target \d+ is out of bounds': _few_outputs,
     r"'tuple' object has no attribute|must be Tensor, not tuple|but got tuple": _tuple_state,
-    r'must be tuple of Tensors, not Tensor': _tuple_state,
+    r'must be tuple of Tensors, not Tensor|hx and cx should also be': _tuple_state,
     r'index 1 is out of bounds for dimension 0 with size 1$': _indexed_state,
     r'(too many|not enough) values to unpack': _unpacked_state,
     r'backward through the graph a second time': _second_time,
@@ -269,7 +274,7 @@ def explain(
     if e.__cause__ is not None and is_of_shapes(e.__cause__): return _of_cause(e, learn, subject)
     message = str(e)
     told = next((f for k,f in _patterns.items() if re.search(k, message)), None)
-    if not told: return _in_a_sentence(e)
+    if not told or 'hx and cx' in message and _is_pair(e): return _in_a_sentence(e)
     if learn is not None and subject is None:
         with untouched(learn, learn.dls, *learn.dls.loaders, learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics):
             return explain(e, subject=learner_subject(learn))
