@@ -107,6 +107,24 @@ def check_rung(
     return [Finding('T5', 'strong', f"The loss is {nats:.2f} nats: the network {ladder.says(nats)}. {counted}",
                     fix, dict(nats=nats, bigram=ladder['bigram']))]
 
+# %% ../../nbs/56_run.health.ipynb #e2535832
+def _without_copies(found, again):
+    "Findings that text is there twice, with what to do about it: the command has divided it already"
+    what = 'no drawing' if _draws(again) else 'nothing'
+    for o in found: o.fix = f'{again}   # of a file in which {what} stands twice'
+    return found
+
+def _of_writing(model, run, train, seed):
+    text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
+    corpus = None if train is None else run.vocab.textify(train[:2_000_000])
+    found = check_text(Written(text=text), corpus, f'{another(run)} {_against_heart(run.preset, run.strokes)}')
+    for o in found: o.fix = _warmer(run) if o.id == 'G7' else o.fix
+    return found
+
+def _warmer(run):
+    "A line that lets a run write what is less likely, too"
+    return f"charrnn {'draw --run' if run.strokes else 'sample'} {shlex.quote(str(run.path))} --temperature 1"
+
 # %% ../../nbs/56_run.health.ipynb #95dc2071
 def examine_run(
     path, # Folder of a run, or a `Run`
@@ -133,23 +151,6 @@ def examine_run(
     if can_write: checked.append('what it writes')
     else: skipped.append('what it writes (it has only one symbol)')
     return Report(found, checked, skipped, time.perf_counter()-began, 'the run', course=_unfinished(goes_on))
-
-def _without_copies(found, again):
-    "Findings that text is there twice, with what to do about it: the command has divided it already"
-    what = 'no drawing' if _draws(again) else 'nothing'
-    for o in found: o.fix = f'{again}   # of a file in which {what} stands twice'
-    return found
-
-def _of_writing(model, run, train, seed):
-    text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
-    corpus = None if train is None else run.vocab.textify(train[:2_000_000])
-    found = check_text(Written(text=text), corpus, f'{another(run)} {_against_heart(run.preset, run.strokes)}')
-    for o in found: o.fix = _warmer(run) if o.id == 'G7' else o.fix
-    return found
-
-def _warmer(run):
-    "A line that lets a run write what is less likely, too"
-    return f"charrnn {'draw --run' if run.strokes else 'sample'} {shlex.quote(str(run.path))} --temperature 1"
 
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
 def _going_on(run, newest):
