@@ -180,10 +180,11 @@ def test_what_is_measured_for_long_can_be_kept():
     assert twin.course.valid == cb.course.valid
 
 
-@pytest.mark.parametrize('dropout,fix', [(0., 'dropout=0.5'), (.5, 'SaveModelCallback')])
-def test_nobody_is_told_to_do_what_the_network_has_already(dropout, fix):
-    learn,cb = learner(2),doctor()
-    learn.model.drop = nn.Dropout(dropout)
+@pytest.mark.parametrize('is_ours,dropout,fix', [(True, 0., 'dropout=0.5'), (True, .5, 'fewer epochs'),
+                                                 (False, 0., 'more dropout'), (False, .5, 'SaveModelCallback')])
+def test_nobody_is_told_to_do_what_the_network_has_already(is_ours, dropout, fix):
+    learn,cb = text_learner(dropout=dropout) if is_ours else learner(2),doctor()
+    if not is_ours: learn.model.drop = nn.Dropout(dropout)
     assert fit(learn, cb) == []
     cb.learn = learn
     cb.where,cb.course.step = 'the validation part',50

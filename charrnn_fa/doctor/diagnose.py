@@ -17,7 +17,9 @@ from .untouched import untouched
 from .batches import AllInTime, InTime, LoaderEnds, OutOfTime, take_batches
 from .arranged import arrange
 from .given import fetches, function_subject, learner_subject, parts_subject
-from .words import Words, called, in_own_words, name_training_mode, plain, scopes_of
+from .mend import in_own_words, name_training_mode
+from .scopes import called, plain, scopes_of
+from .words import Words
 from .corpus import check_amount, check_same_text, check_tables
 from .overlap import check_overlap
 from .sampling import sampling_findings

@@ -11,7 +11,8 @@ from fastai.basics import *
 from .report import Finding
 from .followed import hypers_of
 from .subject import Subject
-from .words import OwnWords, called
+from .scopes import called
+from .words import OwnWords
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #49bc424d
 def trainable(

@@ -22,6 +22,9 @@ def _explained(e, learn):
     try: return explain(e, learn)
     except Exception: return explain(e)
 
+# %% ../../nbs/44d_doctor.reworded.ipynb #a8ad2378
+def _lacks_memory(e): return re.search(r'out of memory|allocate memory|not enough memory', str(e)) is not None
+
 # %% ../../nbs/44d_doctor.reworded.ipynb #08a3edc5
 def _one_batch(learn, doctor):
     try:
@@ -30,6 +33,7 @@ def _one_batch(learn, doctor):
     except CharRNNError: raise
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as e:
         explain_no_more(learn)
+        if _lacks_memory(e): raise
         if found := _explained(e, learn): raise ShapeError(found.message.rstrip('.'), found.fix) from e
         raise
     except BaseException:

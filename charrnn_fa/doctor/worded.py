@@ -221,7 +221,7 @@ _types = {
     r'same device|not on the expected device': ('E1',
         "What meets here is on different devices, such as a GPU and the CPU.",
         'x,y = x.to(device),y.to(device)   # and once model = model.to(device); a state is made there as well'),
-    r'out of memory': ('E1', "The memory of the device is full.",
+    r'out of memory|allocate memory|not enough memory': ('E1', "The memory of the device is full.",
         'bs = bs//2   # fewer rows a batch, or a shorter seq_len; and add up loss.item(), not the loss'),
 }
 
