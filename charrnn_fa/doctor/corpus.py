@@ -76,6 +76,7 @@ def _lost(share):
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #f28fb4c0
 _byte_order = 'a byte order mark'
+_returns = 'carriage returns'
 
 def _marks_of_damage(symbols):
     "What no text should have"
@@ -83,16 +84,16 @@ def _marks_of_damage(symbols):
     bad = [v for k,v in marks.items() if k in symbols]
     is_latin = 'Ã' in symbols and any(o in symbols for o in '©¤¶¼¨ª\xa0')
     is_utf8_as_latin = is_latin or 'â' in symbols and '€' in symbols
-    if '\r' in symbols: bad.append('carriage returns')
+    if '\r' in symbols: bad.append(_returns)
     is_control = lambda o: len(o) == 1 and '\x80' <= o <= '\x9f' and o != '\x85'
     if any(map(is_control, symbols)): bad.append('control characters that no text has')
     return bad + ['letters such as Ã©, which are UTF-8 read as Latin-1']*is_utf8_as_latin
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #7af33c81
 def _damaged(bad):
-    return Finding('D9', 'strong',
-        f"Among the symbols is {' and '.join(bad)}: the file was read with another encoding than it was written "
-        "with.",
+    reason = 'the ends of its lines were left as they are' if bad == [_returns] else \
+             'the file was read with another encoding than it was written with'
+    return Finding('D9', 'strong', f"The text has {' and '.join(bad)} in it: {reason}.",
         "text = open(path, encoding='utf-8-sig').read()   # or 'cp1252', 'utf-16'", dict(marks=bad))
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #c3b08909

@@ -82,7 +82,8 @@ def _hidden_size(axes, place):
     (layers,rows,_,*given),_ = zip(*axes)
     is_turned = given[:2] == [rows, layers]
     turned = " batch_first=True exchanges axes of what goes in and comes out, not of the state."*is_turned
-    wanted,given = (f"({', '.join(f'{n} {k}' for (n,_),k in zip(o, names))})" for o in (axes[:3], axes[3:]))
+    def shape(sizes): return f"({', '.join(f'{n} {k[:-1] if n == 1 else k}' for (n,_),k in zip(sizes, names))})"
+    wanted,given = shape(axes[:3]),shape(axes[3:])
     return 'S6', (
         f"The state that goes in is {given}, and for this batch it has to be {wanted}: (layers, rows, hidden "
         "units). A state belongs to the rows that it was made with."+turned
