@@ -12,9 +12,8 @@ import re
 _look = 'print(a.shape, b.shape)   # of what meets in this line, just before it'
 _products = {
     r'of batch2 tensor to be: \[(\d+), (\d+)\] but got: \[(\d+), (\d+)\]': ('S8',
-        "Two stacks of matrices are multiplied. The second has to be {0} matrices of {1} rows, and is {2} of "
-        "{3}: the last "
-        "axis of the first meets the middle axis of the second.",
+        "Two stacks of matrices are multiplied. The second has to be {0} matrices of {1} rows, and is {2} of {3}: "
+        "the last axis of the first meets the middle axis of the second.",
         'scores = q @ k.transpose(1, 2)   # (rows, steps, units) with (rows, units, steps)'),
     r'batch[12] must be a 3D tensor': ('S8',
         "bmm multiplies stacks of matrices, with three axes each, and gets a tensor with more or fewer.",
@@ -30,12 +29,11 @@ _products = {
 # %% ../../nbs/40c_doctor.worded.ipynb #d81f948a
 _einsums = {
     r'subscript (\w) has size (\d+) for operand (\d+) which .* previously seen size (\d+)': ('S8',
-        "In einsum the letter {0} stands for one size, and the tensor number {2}, counted from 0, has {1} "
-        "there where "
-        "others have {3}.", _look),
+        "In einsum the letter {0} stands for one size, and the tensor number {2}, counted from 0, has {1} there "
+        "where others have {3}.", _look),
     r'number of subscripts in the equation \((\d+)\) .* dimensions \((\d+)\) for operand (\d+)': ('S8',
-        "einsum has {0} letters for the tensor number {2}, counted from 0, which has {1} axes: each axis "
-        "needs a letter.",
+        "einsum has {0} letters for the tensor number {2}, counted from 0, which has {1} axes: each axis needs a "
+        "letter.",
         "y = torch.einsum('bti,ij->btj', x, w)   # x with three axes, w with two"),
     r'einsum\(\): (fewer|more) operands': ('S8',
         "einsum gets {0} tensors than there are groups of letters before ->.",
@@ -48,9 +46,8 @@ _einsums = {
 # %% ../../nbs/40c_doctor.worded.ipynb #e24358cc
 _recurrent = {
     r'(LSTM|GRU|RNN): Expected input to be 2D or 3D, got [4-9]D': ('S8',
-        "{0} takes vectors of (rows, steps, numbers), three axes, and gets more. Ids that are still to be "
-        "embedded have "
-        "two, (rows, steps); one-hot vectors need no embedding.",
+        "{0} takes vectors of (rows, steps, numbers), three axes, and gets more. Ids that are still to be embedded "
+        "have two, (rows, steps); one-hot vectors need no embedding.",
         'x = x.squeeze(-1)   # if the ids have an axis of size 1 at the end: before the embedding'),
     r'(LSTM|GRU|RNN): Expected input to be 2D or 3D, got [01]D': ('S8',
         "{0} takes vectors of (rows, steps, numbers), three axes, and gets a single vector.",
@@ -62,9 +59,8 @@ _recurrent = {
         "The state of {0} is (rows, units), and gets {1} axes: an axis of layers is for nn.LSTM and the like.",
         'h = torch.zeros(len(x), n_hid)'),
     r'For (?:un)?batched (\d)-D input, hx (?:and cx )?should also be \d-D but got \(?(\d)-D': ('S6',
-        "The input has {0} axes and the state {1}, and they should have as many: a state is (layers, rows, "
-        "units) for an "
-        "input of rows, also with batch_first=True.",
+        "The input has {0} axes and the state {1}, and they should have as many: a state is (layers, rows, units) "
+        "for an input of rows, also with batch_first=True.",
         'h = torch.zeros(n_layers, len(x), n_hid)   # of an LSTM two of them, (h, c)'),
     r'primitive descriptor for the (\w+) forward': ('E1',
         "{0} cannot compute with these types of numbers here: the state has another type than the weights, or the "
@@ -75,9 +71,8 @@ _recurrent = {
 # %% ../../nbs/40c_doctor.worded.ipynb #75fbb516
 _others = {
     r'running_mean should contain (\d+) elements not (\d+)': ('S8',
-        "BatchNorm1d was made for {1} units and looks for them on axis 1, where it finds {0}: of (rows, "
-        "steps, units) they "
-        "are last. Over steps it would also see what is to be predicted.",
+        "BatchNorm1d was made for {1} units and looks for them on axis 1, where it finds {0}: of (rows, steps, "
+        "units) they are last. Over steps it would also see what is to be predicted.",
         'nn.LayerNorm({1})   # in place of BatchNorm1d: for each step by itself'),
     r'expected 2D or 3D input \(got (\d)D': ('S8', "BatchNorm1d takes (rows, units) and gets {0} axes.",
         'nn.LayerNorm(n_hid)   # in place of BatchNorm1d: it takes any number of axes'),
@@ -102,40 +97,35 @@ _others = {
 # %% ../../nbs/40c_doctor.worded.ipynb #00efc9da
 _loss = {
     r'target with class probabilities, got (?:Long|Int|Bool)': ('S1',
-        "The targets have the shape of the scores, so the loss takes them for probabilities, and they are "
-        "whole numbers. "
-        "Either they are one-hot, or argmax was taken of the scores before the loss.",
+        "The targets have the shape of the scores, so the loss takes them for probabilities, and they are whole "
+        "numbers. Either they are one-hot, or argmax was taken of the scores before the loss.",
         'loss = F.cross_entropy(scores, y)   # scores without argmax; y ids, which of one-hot vectors are '
         'y.argmax(-1)'),
     r'target dtype to be Long or Byte, but got (\w+)': ('D12',
         "The targets are ids, whole numbers, and come as {0}.", 'y = y.long()'),
     r'Target (-\d+) is out of bounds': ('D12',
-        "A target is {0}, and ids begin with 0: it is a mark for padding or for a symbol that the table does "
-        "not have.",
+        "A target is {0}, and ids begin with 0: it is a mark for padding or for a symbol that the table does not "
+        "have.",
         'F.cross_entropy(scores, y, ignore_index={0})   # if it marks padding'),
     r'"log_softmax.*not implemented for .(?:Long|Int)': ('S1',
-        "The loss gets whole numbers for scores: targets come first in the call, or argmax was taken of the "
-        "scores.",
+        "The loss gets whole numbers for scores: targets come first in the call, or argmax was taken of the scores.",
         'loss = F.cross_entropy(scores, y)   # the scores first, as the network gives them'),
     r'"softmax.*not implemented for .(?:Long|Int)': ('S2', "softmax is for scores, and gets whole numbers.",
         'p = scores.softmax(-1)   # of what the last layer gives, not of ids'),
     r'[Tt]arget size \(torch.Size\(\[(.*)\]\)\).*(?:different to|same as) (?:the )?input size \(torch.Size\(\[(.*?)\]': ('L4',
-        "This loss compares number with number, targets of ({0}) with scores of ({1}). Characters are "
-        "classes, of which the "
-        "targets are the ids.", 'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())'),
+        "This loss compares number with number, targets of ({0}) with scores of ({1}). Characters are classes, of "
+        "which the targets are the ids.", 'loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())'),
     r'Boolean value of Tensor with more than one value': ('E1',
-        "Python asks a tensor for a yes or no, and it has several. In an if it needs any() or all(); a loss "
-        "that is a class "
-        "is made first and then called.",
+        "Python asks a tensor for a yes or no, and it has several. In an if it needs any() or all(); a loss that is "
+        "a class is made first and then called.",
         'loss = nn.CrossEntropyLoss()(scores, y)   # not nn.CrossEntropyLoss(scores, y)'),
 }
 
 # %% ../../nbs/40c_doctor.worded.ipynb #9fe16b2c
 _gradients = {
     r'modified by an inplace operation': ('E1',
-        "A tensor was changed after it was used, and backward() needs it as it was: by +=, by a method whose "
-        "name ends in _, "
-        "by writing into a part of it, or by a step of the optimiser before backward().",
+        "A tensor was changed after it was used, and backward() needs it as it was: by +=, by a method whose name "
+        "ends in _, by writing into a part of it, or by a step of the optimiser before backward().",
         'h = h + e   # a new tensor, not h += e; and backward() before opt.step()'),
     r'leaf Variable that requires grad is being used in an in-place': ('E1',
         "A weight is changed while gradients are recorded.", 'with torch.no_grad(): w -= lr*w.grad'),
@@ -146,8 +136,8 @@ _gradients = {
         "backward() begins at one number, and the loss has several.",
         "loss = loss.mean()   # one number; or leave reduction='none' out"),
     r'does not require grad and does not have a grad_fn': ('L7',
-        "The loss is not connected to any weight: detach(), .data, item(), argmax or no_grad() on the way "
-        "cuts it off.",
+        "The loss is not connected to any weight: detach(), .data, item(), argmax or no_grad() on the way cuts it "
+        "off.",
         'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them'),
     r"'(float|int)' object has no attribute 'backward'": ('L7',
         "The loss is a plain {0}: item() has taken it out of the graph.",
@@ -170,8 +160,8 @@ _numbers = {
         'x = torch.tensor([stoi[c] for c in text])'),
     r'expected sequence of length (\d+) at dim \d+ \(got (\d+)\)': ('S8',
         "The rows of a tensor have one length, and these have {0} and {1}.",
-        'x = nn.utils.rnn.pad_sequence([torch.tensor(o) for o in rows], batch_first=True)   # or cut them to '
-        'one length'),
+        'x = nn.utils.rnn.pad_sequence([torch.tensor(o) for o in rows], batch_first=True)   # or cut them to one '
+        'length'),
     r'Could not infer dtype of NoneType': ('D12',
         "There is a None among the numbers, as get() gives for what a table does not have.",
         'stoi[c]   # in place of stoi.get(c): names the symbol that is not there'),
@@ -183,14 +173,12 @@ _numbers = {
     r"must be Tensor, not str": ('D12', "A tensor of ids is needed, and text is given.",
         'x = torch.tensor([stoi[c] for c in text])'),
     r"not NoneType|'NoneType' object has no attribute '(?:dim|detach|size|shape|backward|view|zero_|data)'": ('E1',
-        "There is None where a tensor should be: a function or forward ends without return, a state was never"
-        " made, or a "
-        "gradient is asked for before backward().",
+        "There is None where a tensor should be: a function or forward ends without return, a state was never made, "
+        "or a gradient is asked for before backward().",
         'return out   # at the end of forward, if that is where None comes from'),
     r'index (\d+) is out of bounds for (?:dimension|axis) (\d+) with size (\d+)': ('D12',
-        "Number {0} is asked for on axis {1}, where there are {2}, counted from 0. An id may be of another "
-        "table, or a loop a "
-        "step too long.",
+        "Number {0} is asked for on axis {1}, where there are {2}, counted from 0. An id may be of another table, or "
+        "a loop a step too long.",
         'print(x.max(), table.shape)   # ids and what they are looked up in, just before this line'),
     r'tensors used as indices must be long|Expected dtype int.* for index|index tensor of type LongTensor': ('D12',
         "Ids are whole numbers, and these have a point.", 'x = x.long()'),
@@ -209,8 +197,8 @@ _numbers = {
 _kind = '(Double|Float|Half|BFloat16)'
 _types = {
     rf'must have the same dtype, but got {_kind} and {_kind}': ('E1',
-        "Numbers of two types meet, {0} and {1}: arrays of NumPy are Double, a network is Float unless it was"
-        " told otherwise.",
+        "Numbers of two types meet, {0} and {1}: arrays of NumPy are Double, a network is Float unless it was told "
+        "otherwise.",
         'x = x.float()   # before it goes in'),
     rf'expected (?:scalar type|m1 and m2 to have the same dtype, but got:) {_kind} \S+ (?:found )?{_kind}':
         ('E1', "Numbers of two types meet, {0} and {1}.", 'x = x.float()   # before it goes in'),
@@ -228,8 +216,8 @@ _types = {
 # %% ../../nbs/40c_doctor.worded.ipynb #6a8baaa5
 _axes = {
     r'view size is not compatible': ('E1',
-        "view wants numbers that lie in memory one after the other, and these do not: axes were exchanged "
-        "before, or they are a part of another tensor. reshape copies them where it has to.",
+        "view wants numbers that lie in memory one after the other, and these do not: axes were exchanged before, or "
+        "they are a part of another tensor. reshape copies them where it has to.",
         'x.reshape(...)   # with the same sizes, in place of view'),
     r'Dimension out of range \(expected .* \[(-?\d+), (-?\d+)\], but got (-?\d+)\)': ('S8',
         "Axis {2} is asked for, and there are those from {0} to {1}.", 'dim=-1   # the last axis, of however many'),
@@ -266,8 +254,8 @@ _axes = {
 # %% ../../nbs/40c_doctor.worded.ipynb #a48e199e
 _sampling = {
     r'probability tensor contains either': ('E1',
-        "There are probabilities below 0, or they are no numbers: scores without softmax, or weights that "
-        "training has lost.",
+        "There are probabilities below 0, or they are no numbers: scores without softmax, or weights that training "
+        "has lost.",
         'p = scores.softmax(-1)   # before torch.multinomial; print(scores) tells whether they are nan'),
     r'invalid multinomial distribution': ('E1', "All probabilities are 0.", 'p = (scores/temperature).softmax(-1)'),
     r'prob_dist must be 1 or 2 dim': ('S8',
@@ -296,8 +284,8 @@ _programs = {
         'def forward(self, x, h=None): ...   # a state that is not given is made there'),
     r'(\w+)\.forward\(\) takes .* positional arguments? but \d+ were given': ('E1',
         "forward of {0} is given more than it takes.",
-        'print(*map(type, args))   # of what is given: a batch with more than two parts, or a state that '
-        'forward does not take'),
+        'print(*map(type, args))   # of what is given: a batch with more than two parts, or a state that forward '
+        'does not take'),
     r"'(?:method|builtin_function_or_method)' object is not iterable": ('E1', "A method is named and not called.",
         'model.parameters()   # with brackets'),
     r'size mismatch for (\S+): copying a param with shape torch.Size\(\[(.*?)\]\).*torch.Size\(\[(.*?)\]\)': ('G5',
