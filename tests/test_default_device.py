@@ -2,7 +2,10 @@
 and a seed means the same weights"""
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
+from charrnn_fa import doctor
 from charrnn_fa.learner import char_learner
 from charrnn_fa.run.model import load_run, save_run
 from charrnn_fa.text.corpus import load_corpus
@@ -36,3 +39,46 @@ def test_all_that_is_made_is_where_it_should_be(tmp_path, elsewhere):
     want = used(tmp_path/'a')
     elsewhere()
     assert used(tmp_path/'b') == want
+
+
+class Net(nn.Module):
+    "Embedding, GRU, scores"
+    def __init__(self, n):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(n, 8),nn.GRU(8, 16, batch_first=True),nn.Linear(16, n)
+    def forward(self, x, h=None):
+        out,h = self.rnn(self.emb(x), h)
+        return self.out(out),h
+
+
+def examined(ahead):
+    "What the doctor finds, and what it could not look at"
+    text = load_corpus('pydocs')[:4000]
+    symbols = sorted({*text})
+    ids = torch.tensor([symbols.index(c) for c in text], device='cpu')
+    torch.manual_seed(0)
+    with torch.device('cpu'): model = Net(len(symbols))
+    opt = torch.optim.SGD(model.parameters(), 1.)
+    def step(x, y):
+        loss = F.cross_entropy(model(x)[0].flatten(0, 1), y.flatten())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    def sample(model, prompt, n):
+        x,h,res = torch.tensor([[symbols.index(c) for c in prompt]], device='cpu'),None,prompt
+        for _ in range(n):
+            scores,h = model(x, h)
+            x = torch.multinomial(scores[:,-1].softmax(-1), 1)
+            res += symbols[x.item()]
+        return res
+    x,y = (ids[i:i+3840].view(-1, 4, 16) for i in (0, ahead))
+    report = doctor.diagnose(model=model, step_function=step, batches=[*zip(x, y)], sample=sample, text=text,
+                             trials=False)
+    return [(o.id, o.message, o.fix) for o in report.findings],report.skipped
+
+
+@pytest.mark.parametrize('ahead', [1, 2])
+def test_the_doctor_sees_the_same(ahead, elsewhere):
+    want = examined(ahead)
+    elsewhere()
+    assert examined(ahead) == want
