@@ -699,6 +699,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'charrnn_fa/checkpoint/restore.py'),
                                                'charrnn_fa.checkpoint.restore._to': ( 'checkpoint.restore.html#_to',
                                                                                       'charrnn_fa/checkpoint/restore.py'),
+                                               'charrnn_fa.checkpoint.restore.can_take': ( 'checkpoint.restore.html#can_take',
+                                                                                           'charrnn_fa/checkpoint/restore.py'),
                                                'charrnn_fa.checkpoint.restore.set_attr': ( 'checkpoint.restore.html#set_attr',
                                                                                            'charrnn_fa/checkpoint/restore.py')},
             'charrnn_fa.checkpoint.resume': { 'charrnn_fa.checkpoint.resume.FoundRun': ( 'checkpoint.resume.html#foundrun',
