@@ -4589,6 +4589,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'charrnn_fa/text/quickdraw.py')},
             'charrnn_fa.text.read': { 'charrnn_fa.text.read.CorpusError': ('text.read.html#corpuserror', 'charrnn_fa/text/read.py'),
                                       'charrnn_fa.text.read.TextWarning': ('text.read.html#textwarning', 'charrnn_fa/text/read.py'),
+                                      'charrnn_fa.text.read._as_string': ('text.read.html#_as_string', 'charrnn_fa/text/read.py'),
                                       'charrnn_fa.text.read._begins_as_utf8': ('text.read.html#_begins_as_utf8', 'charrnn_fa/text/read.py'),
                                       'charrnn_fa.text.read._control_share': ('text.read.html#_control_share', 'charrnn_fa/text/read.py'),
                                       'charrnn_fa.text.read._damaged_utf8': ('text.read.html#_damaged_utf8', 'charrnn_fa/text/read.py'),

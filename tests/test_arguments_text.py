@@ -176,3 +176,12 @@ def test_documents_of_one_part():
 
 def test_presets_stay():
     assert all(Preset(**{**vars(o)}) == o for o in presets.values()) and get_preset(None) == presets['cpu-minute']
+
+
+def test_what_is_said_of_no_string_makes_one(tmp_path):
+    "A path, a dict and a list in place of a text: the expression that is named, written in its place, works"
+    (tmp_path/'a.txt').write_text(TEXT)
+    for text in tmp_path/'a.txt', dict(a=TEXT, b=TEXT), [TEXT, TEXT]:
+        with pytest.raises(CharRNNError) as e: CharDataLoaders.from_text(text)
+        way = str(e.value).split('such as ')[1].rstrip('.')
+        CharDataLoaders.from_text(eval(way, dict(text=text, load_corpus=load_corpus)))
