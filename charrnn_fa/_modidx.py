@@ -1441,6 +1441,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._model_of': ( 'doctor.diagnose.html#_model_of',
                                                                                       'charrnn_fa/doctor/diagnose.py'),
+                                            'charrnn_fa.doctor.diagnose._n_items': ( 'doctor.diagnose.html#_n_items',
+                                                                                     'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._of_learner': ( 'doctor.diagnose.html#_of_learner',
                                                                                         'charrnn_fa/doctor/diagnose.py'),
                                             'charrnn_fa.doctor.diagnose._of_two': ( 'doctor.diagnose.html#_of_two',

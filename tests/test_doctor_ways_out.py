@@ -63,6 +63,15 @@ def test_a_rate_below_zero_is_no_schedule():
     assert not any(o.id == 'O10' for o in report(learn=learn).findings)
 
 
+def test_a_batch_that_is_larger_than_what_there_is_gets_a_size_that_fits():
+    rows = windows(1, 30, 8)[0]
+    made = lambda bs: DataLoaders.from_dsets([*zip(*rows)], [*zip(*rows)], bs=bs)
+    f, = report(learn=Learner(made(64), Net(), over_all)).findings
+    assert (f.id, f.evidence['items']) == ('D10', 30) and '30 items' in f.message
+    exec(f.fix, given := {})
+    assert 'D10' not in [o.id for o in report(learn=Learner(made(given['bs']), Net(), over_all)).findings]
+
+
 def with_another_model(learn, made=False):
     learn.fit(1, 1e-3)
     learn.model = Net()
