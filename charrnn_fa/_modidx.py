@@ -4811,6 +4811,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'charrnn_fa/text/vocab.py'),
                                        'charrnn_fa.text.vocab.CharVocab._treat_unknown': ( 'text.vocab.html#charvocab._treat_unknown',
                                                                                            'charrnn_fa/text/vocab.py'),
+                                       'charrnn_fa.text.vocab.CharVocab.as_known': ( 'text.vocab.html#charvocab.as_known',
+                                                                                     'charrnn_fa/text/vocab.py'),
                                        'charrnn_fa.text.vocab.CharVocab.encode': ( 'text.vocab.html#charvocab.encode',
                                                                                    'charrnn_fa/text/vocab.py'),
                                        'charrnn_fa.text.vocab.CharVocab.from_json': ( 'text.vocab.html#charvocab.from_json',
