@@ -101,7 +101,7 @@ def _add_preset_options(p):
         if f.name in ('minutes', 'measured'): continue
         name = '--' + f.name.replace('_', '-')
         g.add_argument(name, type=_field_types[f.type], metavar=_metavar(f.name),
-                       help=helps.get(f.name)+_usual(preset, f.name))
+                       help=helps[f.name].replace('`', '')+_usual(preset, f.name))
 
 # %% ../nbs/90_options.ipynb #5f7bdfb3
 def _add_task(p):
