@@ -86,7 +86,7 @@ class Preset:
     n_hid:int = 256         # Size of the state
     n_layers:int = 1        # Recurrent layers
     emb_sz:int = 64         # Size of the embedding; 0 for a one-hot input
-    dropout:float = None    # Share left out at random after every recurrent layer; by default what suits the length of the text
+    dropout:float = None    # Share left out after every recurrent layer; by default what suits the length of the text
     emb_drop:float = 0.     # The same after the embedding
     head_sz:int = 384       # Size of a hidden layer before the decoder; 0 for none
     tie:bool = False        # One matrix for embedding and decoder
