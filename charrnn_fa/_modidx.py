@@ -392,6 +392,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'charrnn_fa/checkpoint/capture.py'),
                                                'charrnn_fa.checkpoint.capture._is_memory': ( 'checkpoint.capture.html#_is_memory',
                                                                                              'charrnn_fa/checkpoint/capture.py'),
+                                               'charrnn_fa.checkpoint.capture._may_be_lost': ( 'checkpoint.capture.html#_may_be_lost',
+                                                                                               'charrnn_fa/checkpoint/capture.py'),
                                                'charrnn_fa.checkpoint.capture._model_state': ( 'checkpoint.capture.html#_model_state',
                                                                                                'charrnn_fa/checkpoint/capture.py'),
                                                'charrnn_fa.checkpoint.capture._named': ( 'checkpoint.capture.html#_named',
