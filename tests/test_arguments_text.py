@@ -185,3 +185,10 @@ def test_what_is_said_of_no_string_makes_one(tmp_path):
         with pytest.raises(CharRNNError) as e: CharDataLoaders.from_text(text)
         way = str(e.value).split('such as ')[1].rstrip('.')
         CharDataLoaders.from_text(eval(way, dict(text=text, load_corpus=load_corpus)))
+
+
+@pytest.mark.parametrize('vocab', ['abcdefghij', [*'abcdefghij']])
+def test_what_is_said_of_characters_in_place_of_a_vocabulary_makes_one(vocab):
+    with pytest.raises(CharRNNError) as e: CharDataLoaders.from_text(TEXT, vocab=vocab)
+    made = eval(str(e.value).split('such as ')[1].rstrip('.'), dict(vocab=vocab, CharVocab=CharVocab))
+    assert len(CharDataLoaders.from_text(TEXT, vocab=made).vocab) == 10
