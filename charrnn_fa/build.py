@@ -24,7 +24,7 @@ from .callback.schedule import Budget, check_length
 from .callback.meanwhile import replacing
 from .callback.steps import Steps
 from .loop.learner import CharLearner
-from .loop.fit import check_rate
+from .loop.fit import check_callbacks, check_rate
 from .loop import look, summary
 
 # %% ../nbs/48_build.ipynb #a0a89bb3
@@ -250,8 +250,9 @@ def char_learner(
     from charrnn_fa.doctor.watch import Doctor # here, as an import of all of its wing takes as long as one of all else
     cbs = L(cbs) + L(GradientClip(p.clip) if p.clip else None)
     if not any(isinstance(o, Doctor) or o is Doctor for o in cbs): cbs += Doctor(quiet=True)
-    usual = _opt_func(p)
-    res = CharLearner(dls, _seeded_model(dls, p, seed), opt_func=opt_func or usual, lr=p.lr, wd=p.wd,
+    usual,model = _opt_func(p),_seeded_model(dls, p, seed)
+    check_callbacks(cbs, model)
+    res = CharLearner(dls, model, opt_func=opt_func or usual, lr=p.lr, wd=p.wd,
                       seed=seed, seed_given=seed_given, precision=precision, reset_pct=p.reset_pct, preset=p, cbs=cbs,
                       **kwargs)
     res.usual_opt_func = usual # what a run folder makes again

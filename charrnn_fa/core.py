@@ -60,7 +60,7 @@ def check_drive(
 _mount_gone = errno.ENOTCONN, errno.ESTALE, errno.ECONNABORTED
 
 _remedies = {
-    errno.ENOENT:   'make it, or give another place',
+    errno.ENOENT:   'make its folder, or give another place',
     errno.ENOSPC:   'free some space',
     errno.EDQUOT:   'free some space',
     errno.EROFS:    'it is read-only, so mount it for writing or give another place',

@@ -14,6 +14,7 @@ from .presets import Preset, arch_names, opt_names, precision_names, presets
 
 # %% ../nbs/90_options.ipynb #1592a1b0
 class _Parser(argparse.ArgumentParser):
+    one,instead = 'run','give each a line of its own.'
     def __init__(self,
         *args, # For `ArgumentParser`
         **kwargs # For `ArgumentParser`
@@ -24,12 +25,15 @@ class _Parser(argparse.ArgumentParser):
         namespace=None # To be filled
     ):
         res,rest = super().parse_known_args(args, namespace)
-        if rest: self.error(f"unrecognized arguments: {' '.join(rest)}")
+        if any(o.startswith('-') for o in rest): self.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest: self.error(f'only one {self.one} can be given, and {rest[0]!r} is another', self.instead)
         return res,rest
     def error(self,
         message:str, # argparse's own
+        remedy:str=None, # Default: where to look
     ):
-        self.exit(2, f"{self.prog}: {visible(message, lines=False)}; '{self.prog} --help' has an example.\n")
+        remedy = remedy or f"'{self.prog} --help' has an example."
+        self.exit(2, f'{self.prog}: {visible(message, lines=False)}; {remedy}\n')
 
 # %% ../nbs/90_options.ipynb #321740a5
 def _command(
@@ -97,7 +101,7 @@ def _add_preset_options(p):
         if f.name in ('minutes', 'measured'): continue
         name = '--' + f.name.replace('_', '-')
         g.add_argument(name, type=_field_types[f.type], metavar=_metavar(f.name),
-                       help=helps.get(f.name)+_usual(preset, f.name))
+                       help=helps[f.name].replace('`', '')+_usual(preset, f.name))
 
 # %% ../nbs/90_options.ipynb #5f7bdfb3
 def _add_task(p):
@@ -142,6 +146,7 @@ def _add_train(sub):
     _add_manner(p)
     _add_keeping(p)
     _add_preset_options(p)
+    p.one,p.instead = 'text',"name the folder, or put a pattern in quotes, as in 'books/*.txt'."
     p.set_defaults(draws=False, times=None)
 
 # %% ../nbs/90_options.ipynb #a8035018
@@ -149,6 +154,7 @@ def _add_sample(sub):
     "`charrnn sample`"
     p = _command(sub, 'sample', 'let a run write', 'Let a run write.',
                  'sample runs/docs --prompt "The statement" -n 200 --temperature 0.7')
+    p.instead = 'put a prompt of several words in quotes.'
     _add_folder(p, 'run')
     p.add_argument('--prompt', default='', help='text to go on from; part of what is printed')
     p.add_argument('-n', type=int, default=300, help='new characters (default: 300)')
@@ -199,6 +205,7 @@ def _add_draw(sub):
                  'draw faces --run runs/faces', 'draw quickdraw:cat --run runs/cats --minutes 5 -n 100')
     p.add_argument('corpus', nargs='?', metavar='WHAT',
                    help='faces, letters, quickdraw:NAME, an .ndjson or .svg file, or a folder of .svg files')
+    p.one,p.instead = 'source of drawings','put several files into a folder.'
     _add_folder(p, '--run', required=True, help='folder for the run; new, empty, or with a run on drawings')
     p.add_argument('-n', '--n', type=int, default=60, help='new drawings (default: 60)')
     p.add_argument('--temperature', type=float, default=0.6, help='0 draws what is likeliest always (default: 0.6)')
@@ -216,6 +223,7 @@ def _add_draw(sub):
 def _add_demo(sub):
     "`charrnn demo`"
     p = _command(sub, 'demo', 'a first look', "Train for a minute on Python's own documentation, then write.", 'demo')
+    p.instead = 'name it with --run.'
     _add_folder(p, '--run', default='runs/demo', help='folder for the run (default: runs/demo)')
 
 # %% ../nbs/90_options.ipynb #ba3fc7b9

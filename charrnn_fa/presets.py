@@ -82,17 +82,17 @@ precision_names = 'fp32','bf16','fp16' # beside the preset a run has one of thes
 class Preset:
     "Model, loader, optimiser, schedule and duration"
     minutes:float = 1.      # Wall time of training
-    arch:str = 'lstm'       # `'rnn'`, `'gru'` or `'lstm'`
+    arch:str = 'lstm'       # Kind of network: `'rnn'`, `'gru'` or `'lstm'`
     n_hid:int = 256         # Size of the state
     n_layers:int = 1        # Recurrent layers
     emb_sz:int = 64         # Size of the embedding; 0 for a one-hot input
-    dropout:float = None    # After every recurrent layer; by default what suits the length of the text
-    emb_drop:float = 0.     # After the embedding
+    dropout:float = None    # Share left out after every recurrent layer; by default what suits the length of the text
+    emb_drop:float = 0.     # The same after the embedding
     head_sz:int = 384       # Size of a hidden layer before the decoder; 0 for none
     tie:bool = False        # One matrix for embedding and decoder
-    bs:int = 32             # Streams
-    seq_len:int = 64        # Steps in a batch
-    opt:str = 'muon'        # `'muon'` or `'adamw'`
+    bs:int = 32             # Streams: places in the text that are read side by side
+    seq_len:int = 64        # Characters read at each of them in a step
+    opt:str = 'muon'        # Optimiser: `'muon'` or `'adamw'`
     lr:float = 8e-3         # Highest learning rate, of AdamW; by default 4e-3 at most for another `arch` than the preset's
     muon_ratio:float = 10.  # Muon's, as a multiple of `lr`
     ns_steps:int = 4        # Newton-Schulz steps of Muon

@@ -128,6 +128,11 @@ def test_what_is_given_in_the_place_of_another_is_named(learn, tmp_path):
         assert 'except Exception as e' in refused(doctor.explain, *given)
 
 
+@pytest.mark.parametrize('bad', ['Live', dict(live=1), 3])
+def test_what_is_no_callback_is_refused_when_it_is_given(dls, bad):
+    assert 'is no callback' in refused(char_learner, dls, n_hid=8, cbs=bad)
+
+
 def test_unknown_characters_have_a_way_out_wherever_they_are(learn):
     "A remedy that works where it is said: `generate` has no `unknown`"
     for f in learn.generate, learn.vocab.encode, lambda o: learn.evaluate(text=o):

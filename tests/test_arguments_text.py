@@ -176,3 +176,19 @@ def test_documents_of_one_part():
 
 def test_presets_stay():
     assert all(Preset(**{**vars(o)}) == o for o in presets.values()) and get_preset(None) == presets['cpu-minute']
+
+
+def test_what_is_said_of_no_string_makes_one(tmp_path):
+    "A path, a dict and a list in place of a text: the expression that is named, written in its place, works"
+    (tmp_path/'a.txt').write_text(TEXT)
+    for text in tmp_path/'a.txt', dict(a=TEXT, b=TEXT), [TEXT, TEXT]:
+        with pytest.raises(CharRNNError) as e: CharDataLoaders.from_text(text)
+        way = str(e.value).split('such as ')[1].rstrip('.')
+        CharDataLoaders.from_text(eval(way, dict(text=text, load_corpus=load_corpus)))
+
+
+@pytest.mark.parametrize('vocab', ['abcdefghij', [*'abcdefghij']])
+def test_what_is_said_of_characters_in_place_of_a_vocabulary_makes_one(vocab):
+    with pytest.raises(CharRNNError) as e: CharDataLoaders.from_text(TEXT, vocab=vocab)
+    made = eval(str(e.value).split('such as ')[1].rstrip('.'), dict(vocab=vocab, CharVocab=CharVocab))
+    assert len(CharDataLoaders.from_text(TEXT, vocab=made).vocab) == 10

@@ -176,7 +176,7 @@ def test_what_a_run_cannot_be_is_said(learn, short, tmp_path, monkeypatch):
     run = save_run(learn, tmp_path/'r')
     with pytest.raises(RunError, match='holds a run already; give another name'): save_run(learn, tmp_path/'r')
     with pytest.raises(RunError, match='weights, and nothing to go on from'):
-        small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(run.path, quiet=True, allow_changes=True))
+        learn.fit(1, 1e-2, cbs=Checkpoint(run.path, quiet=True))
     monkeypatch.setenv('HOME', str(tmp_path))
     assert load_run('~/r', 'cpu').steps_done == 0 and Run('~/r').path == run.path
     with pytest.raises(RunError, match='memory://x/r is a URL; give a path'): save_run(learn, 'memory://x/r')

@@ -569,3 +569,11 @@ def test_another_name_of_the_run_that_weights_are_from(call, run, tmp_path, monk
     monkeypatch.chdir(run.parent)
     line = 'train', 'count', '--run', tmp_path/'r', '--steps', 2, '--quiet', '--from'
     assert [call(*line, o)[0] for o in (run.name, f'./{run.name}', f'{run.name}/', run)] == [0]*4
+
+
+def test_an_accent_of_the_prompt_may_have_the_other_form(call, tmp_path):
+    "As a text from a Mac has it and a keyboard does not; so does the string that a text ends with"
+    (tmp_path/'t.txt').write_text('cafe\u0301 au lait. '*60)
+    assert call('train', tmp_path/'t.txt', '--run', tmp_path/'r', '--steps', '5', '--seed', '1', '--quiet', *TINY)[0] == 0
+    status,out,_ = call('sample', tmp_path/'r', '--prompt', 'caf\xe9', '--stop', '\xe9', '-n', '5')
+    assert status == 0 and out.startswith('cafe\u0301')

@@ -54,6 +54,24 @@ class Rises(Callback):
 def test_a_schedule_that_comes_down_at_its_end(fit, want): assert watched(fit) == want
 
 
+def test_a_rate_below_zero_is_no_schedule():
+    "fastai takes it, and the loss goes up; the line that is given mends it"
+    learn = Learner(DataLoaders(windows(70, 4, 8), windows(2, 4, 8)), Net(), over_all, lr=-1e-2)
+    f, = (o for o in report(learn=learn, trials=True).findings if o.id == 'O10')
+    assert f.certainty == 'exact' and f.message.startswith('The learning rate is -0.01, below 0'), f
+    exec(f.fix)
+    assert not any(o.id == 'O10' for o in report(learn=learn).findings)
+
+
+def test_a_batch_that_is_larger_than_what_there_is_gets_a_size_that_fits():
+    rows = windows(1, 30, 8)[0]
+    made = lambda bs: DataLoaders.from_dsets([*zip(*rows)], [*zip(*rows)], bs=bs)
+    f, = report(learn=Learner(made(64), Net(), over_all)).findings
+    assert (f.id, f.evidence['items']) == ('D10', 30) and '30 items' in f.message
+    exec(f.fix, given := {})
+    assert 'D10' not in [o.id for o in report(learn=Learner(made(given['bs']), Net(), over_all)).findings]
+
+
 def with_another_model(learn, made=False):
     learn.fit(1, 1e-3)
     learn.model = Net()

@@ -2,6 +2,7 @@
 import random
 import re
 from functools import partial
+from shutil import copytree
 
 import numpy as np
 import pandas as pd
@@ -93,10 +94,14 @@ def test_a_change_is_refused_by_name(tmp_path, what):
     "After an error in the second epoch; as it was begun, it goes on"
     then,now,words = BASE[what]
     with pytest.raises(RuntimeError): run(tmp_path, then, At('before_batch', 9, 'error'))
-    with pytest.raises(RunError, match=f'other settings: .*{words}.*allow_changes=True'): run(tmp_path, now)
+    with pytest.raises(RunError, match=f'other settings: .*{words}') as refused: run(tmp_path, now)
     assert not Lock.held
+    copytree(tmp_path/'r', tmp_path/'copy'/'r')
     run(tmp_path, then)
     assert RunFolder(tmp_path/'r').finished and RunFolder(tmp_path/'r').resumes() == [6]
+    allowed = partial(run, tmp_path/'copy', now, ckpt=dict(allow_changes=True))
+    if 'allow_changes=True' in str(refused.value): return allowed() # what is offered works
+    with pytest.raises(RunError, match='other settings'): allowed()
 
 
 def test_a_change_of_the_data_of_a_finished_run(tmp_path):

@@ -88,6 +88,15 @@ def test_a_run_of_its_own_under_the_next_name(short, tmp_path, make):
     assert weights() == before
 
 
+def test_a_further_fit_with_more_groups_of_parameters(short, tmp_path):
+    "What the optimiser remembers has no place there, as with another optimiser; the file is not damaged"
+    other(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
+    learn = other(tmp_path, short)
+    learn.splitter = lambda m: [[o] for o in m.parameters()]
+    learn.fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
+    assert RunFolder(tmp_path/'r/2').finished
+
+
 @pytest.mark.parametrize('given', [{1: 2.}, {'a': 'b'}, {'a': float('inf')}, None, 3, [1.]])
 def test_wrong_results(short, tmp_path, given):
     "One sentence, all steps are stored, and right results need no further step"

@@ -11,15 +11,18 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.interpret import Interpretation
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
+from fastai.text.models.awdlstm import WeightDropout
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 import kills
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.loop import OneRowPerChar
 from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.text.data import CharDataLoaders
 from kills import CKPT, Case, differences
+from test_checkpoint import At
 
 X = torch.randn(56, 3, generator=torch.Generator().manual_seed(0))
 ITEMS = list(zip(X, X.sum(1, keepdim=True) + 1))
@@ -169,3 +172,22 @@ def test_a_learner_that_was_loaded_says_that_it_has_no_text(tmp_path):
     with pytest.warns(UserWarning): learn = load_learner(tmp_path/'x.pkl')
     with learn.no_bar(), learn.no_logging():
         with pytest.raises(CharRNNError, match='no two characters'): learn.fit(1)
+
+
+class Dropped(nn.Module):
+    "A layer of fastai's AWD_LSTM: the weights that are used are made of others in each step"
+    def __init__(self):
+        super().__init__()
+        self.rnn,self.out = WeightDropout(nn.LSTM(3, 8, batch_first=True), .3),nn.Linear(8, 1)
+    def forward(self, x): return self.out(self.rnn(x[:, None])[0][:, -1])
+
+def test_weights_that_are_made_anew_in_each_step_are_not_called_lost(tmp_path, capsys):
+    def fitted(d, *cbs):
+        torch.manual_seed(1)
+        learn = learner(tmp_path, TfmdDL(ITEMS, bs=4), Dropped())
+        with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2, cbs=[Checkpoint(tmp_path/d), *cbs])
+        return learn.model.state_dict()
+    whole = fitted('whole')
+    with pytest.raises(RuntimeError): fitted('r', At('before_batch', 20, 'error'))
+    again = fitted('r')
+    assert all(torch.equal(v, again[k]) for k,v in whole.items()) and 'Not kept' not in capsys.readouterr().out

@@ -14,6 +14,7 @@ from charrnn_fa.show.neurons import Found
 from charrnn_fa.show.page import script_json
 from charrnn_fa.show.share import measured, page_model, share
 from charrnn_fa.text.data import CharDataLoaders
+from charrnn_fa.text.vocab import VocabError
 
 
 @pytest.fixture
@@ -169,6 +170,17 @@ def test_unknown_characters(learn, visit):
     write(page, 'a\u200d\u0301', length=9)                            # what is not seen by itself has a number
     assert all(o in page.text_content('#unknown') for o in ('U+200D', 'U+0301'))
     write(page, 'ab', length=9)
+    assert page.text_content('#unknown') == ''
+
+
+def test_an_accent_may_be_typed_in_either_form(text, visit, make, tmp_path):
+    "Beside its letter or with it, as the text does not have it; what is told in Python does the same"
+    dls = CharDataLoaders.from_text(text+'cafe\u0301\n'*9, bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu')
+    learn = make(dls)
+    page = visit(learn)
+    with pytest.raises(VocabError, match='vocab.as_known'): learn.generate('caf\xe9')
+    prompt = learn.vocab.as_known('caf\xe9')
+    assert write(page, 'caf\xe9', length=40, seed=2) == prompt + in_python(page_model(learn), learn, prompt, 40, 2, .8)
     assert page.text_content('#unknown') == ''
 
 

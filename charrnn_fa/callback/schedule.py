@@ -36,8 +36,8 @@ def check_length(
     is_steps = isinstance(n_steps, numbers.Integral) and not isinstance(n_steps, bool) and n_steps in steps
     is_minutes = isinstance(minutes, numbers.Real) and not isinstance(minutes, bool) and 0 < minutes <= 10**6
     if is_steps or is_minutes: return
-    what = f"n_steps is {n_steps!r}" if minutes is None else f"minutes is {minutes!r}"
-    raise CharRNNError(what, "training needs at least one step, or more than 0 minutes and at most a million.")
+    if minutes is None: raise CharRNNError(f"n_steps is {n_steps!r}, but it must be a whole number, 1 or more.")
+    raise CharRNNError(f"minutes is {minutes!r}, but it must be a number above 0 and at most a million.")
 
 # %% ../../nbs/21_callback.schedule.ipynb #4a1808a5
 class Budget(Callback):

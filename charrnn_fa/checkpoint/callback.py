@@ -187,13 +187,14 @@ def _open(self:Checkpoint, k):
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #54adfbda
 @patch
-def _accept(self:Checkpoint, place, changes):
+def _accept(self:Checkpoint, place, changes, can_be):
     if not changes: return
     listed = '; '.join(dict.fromkeys(changes))
-    if self.allow_changes:
+    if self.allow_changes and can_be:
         return self.log.say(f'{place} was begun with other settings, and goes on with these: {listed}.')
+    ways = 'restore them, give another name, or go on anyway with allow_changes=True.'
     raise RunError(f'{place} was begun with other settings: {listed}',
-                   'restore them, give another name, or go on anyway with allow_changes=True.')
+                   ways if can_be else 'restore them or give another name.')
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #1edec5c3
 @patch

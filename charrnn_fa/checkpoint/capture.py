@@ -260,6 +260,12 @@ def _has_place(o, k, v, was):
     return isinstance(o, _holders) or may_be_new(o, v)
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #e8da3ab6
+def _may_be_lost(o, k, was):
+    "Whether a person has to hear that `k` is not kept"
+    is_made_anew = isinstance(o, nn.RNNBase) and k in o._flat_weights_names
+    return (not is_known(o) or k in was) and not is_made_anew
+
+# %% ../../nbs/71_checkpoint.capture.ipynb #512a9193
 def kept_of(
     o, # As for `is_state`
     name:str, # By which `begun` has it
@@ -273,7 +279,7 @@ def kept_of(
         if is_setting(o, k) and not isinstance(v, moving) and digest_of(v) == was.get(k, ...): continue
         entry = _has_place(o, k, v, was) and may_be(o, k, v) and keeper.entry(k, v, key)
         if entry: res += entry
-        elif not is_known(o) or k in was: keeper.lose(name, k.rpartition('.')[2])
+        elif _may_be_lost(o, k, was): keeper.lose(name, k.rpartition('.')[2])
     return Kept(dict=res)
 
 # %% ../../nbs/71_checkpoint.capture.ipynb #79b018b8

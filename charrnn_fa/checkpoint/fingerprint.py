@@ -110,7 +110,8 @@ def same_optimiser(
     b:dict, # Of another
 ):
     "Whether two fits have the same kind of optimiser, so that one can take over the other's state"
-    return all(a.get(k) == b[k] for k in ('opt', 'steppers'))
+    n_groups = [{*map(len, o.get('hypers', {}).values())} for o in (a, b)]
+    return all(a.get(k) == b[k] for k in ('opt', 'steppers')) and len(set.union(*n_groups)) < 2
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #bf0e00e6
 def is_char(

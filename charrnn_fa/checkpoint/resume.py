@@ -14,6 +14,7 @@ from fastcore.basics import patch, store_attr
 from ..core import every
 from ..run.files import RunError
 from .fingerprint import differences, fit_differences, is_char
+from .restore import can_take
 
 # %% ../../nbs/78_checkpoint.resume.ipynb #365a99dd
 def run_name(
@@ -92,7 +93,7 @@ def find(
     mine, # `learner_settings`
     fit, # `fit_settings`
     done, # Ids of the fits under this name that the Learner has done
-    accept, # Called with a place and with differences; raises if they are not allowed
+    accept, # Called with a place, differences, and whether they can be allowed at all; may raise
 ):
     "`FoundRun`: the run that this call of `fit` is about"
     line,after,again = list(done[:-1]),None,None
@@ -108,7 +109,8 @@ def find(
         by_preset = differences(*(dict(preset=o.get('preset')) for o in (settings, mine)))
         changes = [o for o in fit_differences(begun, found.fit) if not (by_preset and o.startswith('model.'))] # once
         is_over = is_own or found.finished and changes
-        accept(found.place, changed + other_seed(learn, settings) + ([] if is_over else changes))
+        asked = changed + other_seed(learn, settings) + ([] if is_over else changes)
+        accept(found.place, asked, not asked or is_own or can_take(learn, *found.state, not is_over))
         if not is_over: return found
         after = None if is_own else found
         again = found.place if is_own and not changes else None

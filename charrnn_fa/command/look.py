@@ -41,6 +41,7 @@ def sample(
     from charrnn_fa.run.model import Run
     run = Run(args.run)
     cuts = args.top_k, args.top_p, args.min_p
+    args.prompt,args.stop = run.vocab.as_known(args.prompt),[*map(run.vocab.as_known, args.stop or ())] or None
     try: run.vocab.encode(args.prompt)
     except CharRNNError as e: raise _unknown(e, args.prompt, run, 'of --prompt') from None
     for o in args.stop or (): _check_stop(o, run)

@@ -9,9 +9,10 @@ __all__ = ['Weights', 'diagnose']
 import inspect, time
 from contextlib import suppress
 from fastai.basics import *
-from ..core import CharRNNError, check_number
+from ..core import CharRNNError, check_number, number_of
 from ..callback.neighbours import sharing_processors
 from ..text.read import check_type
+from ..text.streams import CharDL
 from .report import Finding, Report, no_way
 from .untouched import untouched
 from .batches import AllInTime, InTime, LoaderEnds, OutOfTime, take_batches
@@ -123,9 +124,21 @@ def _of_learner(learn, batches):
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #fc6e54a4
 def _without_batches(dl):
+    n,bs = _n_items(dl),getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) or 0
+    if 0 < n < bs: return Finding('D10', 'exact',
+        f"The loader has no batches: it has {number_of(n, 'item')}, a batch needs {bs}, and what does not fill one is "
+        "left out.",
+        f'bs = {max(1, n//10)}   # at most {n}, where the loader is made', dict(batches=0, items=n, bs=bs))
     return Finding('D10', 'exact',
         "The loader has no batches: the text is shorter than one of them.",
         'dls = CharDataLoaders.from_text(text, bs=4, seq_len=16)', dict(batches=0))
+
+# %% ../../nbs/47_doctor.diagnose.ipynb #cd2f06b2
+def _n_items(dl):
+    "Items of a loader of somebody's own; 0 if they are not known, or it is one of ours, over one text"
+    if isinstance(dl, CharDL): return 0
+    try: return len(dl.dataset)
+    except Exception: return 0
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #8a1bb09b
 def _is_empty(dl):

@@ -61,11 +61,12 @@ def check_optimiser(
             "Each step is made by another optimiser, so what it has learned about the gradients is lost every time.",
             f'# before the loop, once:\nopt = {_made(firsts[0])}',
             dict(optimisers=len(firsts), steps=len(steps)))]
+    rates = [g for o in steps if o.stepped is not None for g in o.rates] # as they were then
+    if min(rates, default=0) < 0: return [_uphill(subject, min(rates))]
     tiny = {k for o in steps for k,g in o.grads.items() if g.abs().max() < 1e-9}
     still = with_grad & trainable(subject.model) - changed - tiny
     if rounded := _lost_in_rounding(subject, firsts, still): return [_too_small_a_step(subject, rounded)]
     if resting := _with_rate_zero(subject, firsts, still): return [_resting(resting, still)]
-    rates = [g for o in steps if o.stepped is not None for g in o.rates] # as they were then
     if not still or not any(rates): return _check_rate(subject, firsts, still)
     if waiting := _waiting(subject, firsts, still): return [_never_makes_a_step(subject, waiting, firsts, still)]
     if had := _had(subject, firsts, still): return _check_low_rate(had, max(rates))
@@ -150,8 +151,16 @@ def _check_rate(subject, opts, still):
     learn = next((o for o in subject.roots if isinstance(o, Learner)), None)
     if made_with := max((getattr(o, 'defaults', {}).get('lr', 0) for o in opts), default=0) or _own_rate(learn):
         return [_set_to_zero(made_with, learn)]
-    return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.",
-                    'learn.lr = 1e-3' if learn else 'opt = torch.optim.Adam(model.parameters(), lr=1e-3)', dict(lr=0.))]
+    return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.", _usual_rate(learn), dict(lr=0.))]
+
+def _usual_rate(learn):
+    return 'learn.lr = 1e-3' if learn else 'opt = torch.optim.Adam(model.parameters(), lr=1e-3)'
+
+def _uphill(subject, lr):
+    "What is said of a negative rate, which PyTorch refuses and fastai takes"
+    learn = next((o for o in subject.roots if isinstance(o, Learner)), None)
+    return Finding('O10', 'exact', f"The learning rate is {lr:g}, below 0: each step makes the loss larger.",
+                   _usual_rate(learn), dict(lr=lr))
 
 def _own_rate(learn):
     "The rate of a Learner, if it is one number; 0 without one"

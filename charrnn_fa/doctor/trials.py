@@ -28,7 +28,7 @@ def check_course(
     "What a short training shows by itself"
     res = []
     if 1 < len(base.opts) < len(base.rates) and _never_returns(subject): res.append(_made_anew(base))
-    if len(base.rates) > 20 and max(base.rates[-5:]) < .01*max(base.rates): res.append(_rate_gone(base))
+    if len(base.rates) > 20 and max(base.rates[-5:]) < .01*max(*base.rates, 0): res.append(_rate_gone(base))
     return res
 
 # %% ../../nbs/44_doctor.trials.ipynb #226720b9

@@ -91,7 +91,7 @@ def check_callbacks(
 ):
     "Refuse callbacks of fastai's that cannot serve a `CharLearner`, and what is none"
     for cls in (o if isinstance(o, type) else type(o) for o in cbs):
-        if not issubclass(cls, Callback): raise CharRNNError(f'A {cls.__name__} is no callback', 'give a list of those.')
+        if not issubclass(cls, Callback): raise CharRNNError(f'A {cls.__name__} is no callback', 'give one, or a list of some.')
         for kinds,why,remedy in _cannot_serve:
             may = kinds is ModelResetter and hasattr(model, 'reset')
             if issubclass(cls, kinds) and not may: raise CharRNNError(f'{cls.__name__} {why}', remedy)

@@ -18,9 +18,12 @@ const percent = p => p < .005 ? '' : `${Math.round(100 * p)}\u00a0%`;
 const listed = (items, most) =>
     items.slice(0, most).join(', ') + (items.length > most ? ` and ${items.length - most} more` : '');
 
+const asKnown = text => // accents by themselves or with their letters, as the network has read them
+    [text, text.normalize('NFC'), text.normalize('NFD')].find(o => [...o].every(c => ids.has(c))) ?? text;
+
 const encode = text => {
     const known = [], odd = new Set();
-    for (const c of text) {
+    for (const c of asKnown(text)) {
         if (!ids.has(c)) odd.add(c);
         if (ids.has(c)) known.push(ids.get(c));
         else if (spec.unk >= 0) known.push(spec.unk);

@@ -169,6 +169,8 @@ class Live(Callback):
     ):
         check_number('n', n, 1, whole=True, high=10_000)
         check_number('updates', updates, 1, whole=True, high=100)
+        if not (ladder is None or hasattr(ladder, 'says')):
+            raise CharRNNError(f'ladder is {type(ladder).__name__}', 'give what doctor.ladder(dls) gives.')
         store_attr()
 
 # %% ../../nbs/57_show.watch.ipynb #8a6e0642

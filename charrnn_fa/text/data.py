@@ -47,7 +47,7 @@ class CharEncode(Transform):
         encoding:str='utf-8', # Of files
         sep:str='', # What will stand between documents; its characters belong to the vocabulary
     ):
-        check_type('vocab', vocab, CharVocab, 'a CharVocab', optional=True)
+        check_type('vocab', vocab, CharVocab, 'a CharVocab, such as CharVocab(vocab)', optional=True)
         check_number('min_freq', min_freq, 0, whole=True)
         check_number('max_size', max_size, 1, whole=True, optional=True)
         for k,v in dict(encoding=encoding, sep=sep).items(): check_type(k, v, str, 'a string')

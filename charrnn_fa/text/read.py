@@ -19,6 +19,15 @@ class CorpusError(CharRNNError): "A text that could not be had"
 class TextWarning(UserWarning): "Something about a text, or about how it is cut, that is worth knowing"
 
 # %% ../../nbs/01_text.read.ipynb #23ac2fe7
+def _as_string(name, v):
+    "What makes a string of what was given, to be added to a sentence; empty if nothing does"
+    match v:
+        case bytes(): return ", such as its .decode('utf-8')"
+        case os.PathLike(): return f', such as load_corpus({name})'
+        case dict(): return f", such as '\\n'.join({name}.values())"
+        case Iterable(): return f", such as '\\n'.join({name})"
+    return ''
+
 def check_type(
     name:str, # Of the argument
     v, # What was given
@@ -28,8 +37,7 @@ def check_type(
 ):
     "Refuse an argument that is not of `kind`"
     if isinstance(v, kind) or optional and v is None: return
-    if kind is str and isinstance(v, bytes): called += ", such as its .decode('utf-8')"
-    elif kind is str and isinstance(v, Iterable): called += f", such as '\\n'.join({name})"
+    if kind is str: called += _as_string(name, v)
     raise CharRNNError(f"{name} is {reprlib.repr(v)}, but it must be {called}.")
 
 # %% ../../nbs/01_text.read.ipynb #122e8354

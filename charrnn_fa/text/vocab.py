@@ -6,7 +6,7 @@
 __all__ = ['VocabError', 'show_chars', 'leave_out', 'id_dtype', 'CharVocab']
 
 # %% ../../nbs/04_text.vocab.ipynb #35b8a8ba
-import json
+import json, unicodedata
 import numpy as np, torch
 from collections import Counter
 from collections.abc import Iterable
@@ -149,13 +149,24 @@ def _encode_ascii(self:CharVocab, text):
 
 # %% ../../nbs/04_text.vocab.ipynb #78c98305
 @patch
+def as_known(self:CharVocab,
+    text:str, # Whatever somebody has typed
+)->str: # As it is, if no form of it is known
+    "`text` in that form of Unicode, accents by themselves or with their letters, in which all of it is known"
+    forms = text,unicodedata.normalize('NFC', text),unicodedata.normalize('NFD', text)
+    return next((o for o in forms if self.stoi.keys() >= {*o}), text)
+
+# %% ../../nbs/04_text.vocab.ipynb #41043f36
+@patch
 def _treat_unknown(self:CharVocab, ids, codes, unknown):
     "`ids` without negative ones, as `unknown` says"
     unknown = unknown or ('replace' if self.unk else 'error')
     if unknown == 'skip': return ids[ids >= 0]
     if unknown == 'replace' and self.unk: return np.where(ids < 0, self.stoi[self.unk], ids)
-    chars = [*map(chr, np.unique(codes[ids < 0]).tolist())]
+    chars,text = [*map(chr, np.unique(codes[ids < 0]).tolist())],''.join(map(chr, codes.tolist()))
+    has_other = self.as_known(text) != text
     raise VocabError(f"The vocabulary does not have {show_chars(chars)}",
+                     "give vocab.as_known(text), with the accents as it has them." if has_other else
                      f"{leave_out(chars)}, as vocab.encode does with unknown='skip'.")
 
 # %% ../../nbs/04_text.vocab.ipynb #714a9127
