@@ -37,3 +37,26 @@ def test_a_picture_of_the_losses_has_the_rungs_of_the_text(t4, tmp_path):
     learn = made()
     with learn.no_logging(): learn.fit_steps(4)
     assert 'unigram' in show.losses(learn).save(tmp_path/'losses.html').read_text()
+
+
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(n, 8),nn.GRU(8, 16, batch_first=True),nn.Linear(16, n)
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+
+
+@pytest.mark.parametrize('there', [True, False])
+def test_the_doctor_reads_a_loop_whose_batches_are_on_the_card(t4, there):
+    symbols = sorted({*TEXT})
+    ids = torch.tensor([symbols.index(c) for c in TEXT], device='cuda' if there else 'cpu')
+    model = Net(len(symbols)).to('cuda')
+    opt = torch.optim.Adam(model.parameters(), 1e-2)
+    def step(x, y):
+        loss = F.cross_entropy(model(x.to('cuda')).flatten(0, 1), y.to('cuda').flatten())
+        loss.backward()
+        opt.step()
+    rows = ids[:1280].view(4, -1)
+    batches = [(rows[:,i:i+8], rows[:,i+1:i+9]) for i in range(0, 256, 8)]
+    report = doctor.diagnose(step_function=step, model=model, batches=batches, trials=False)
+    assert [o.id for o in report.findings] == ['O6']
