@@ -1,12 +1,16 @@
 """What people do with a card, on one that is pretended: nothing is computed from tensors of two devices,
 and no number is read as if it were on this side"""
+from contextlib import suppress
+
 import pytest
 import torch
 from card import card
+from fastai.callback.core import Callback
 from torch import nn
 from torch.nn import functional as F
 
 from charrnn_fa import doctor, show
+from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.learner import char_learner
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
@@ -19,8 +23,8 @@ def t4():
     with card(): yield
 
 
-def made(**kwargs):
-    dls = CharDataLoaders.from_text(TEXT, bs=4, seq_len=16, seed=1)
+def made(device=None, **kwargs):
+    dls = CharDataLoaders.from_text(TEXT, bs=4, seq_len=16, seed=1, device=device)
     learn = char_learner(dls, **{**dict(n_hid=16, emb_sz=8, head_sz=8, dropout=.2, reset_pct=.1), **kwargs})
     learn.remove_cbs(learn.progress)
     return learn
@@ -60,3 +64,37 @@ def test_the_doctor_reads_a_loop_whose_batches_are_on_the_card(t4, there):
     batches = [(rows[:,i:i+8], rows[:,i+1:i+9]) for i in range(0, 256, 8)]
     report = doctor.diagnose(step_function=step, model=model, batches=batches, trials=False)
     assert [o.id for o in report.findings] == ['O6']
+
+
+class Stop(Callback):
+    def __init__(self, step): self.step = step
+    def before_batch(self):
+        if self.learn.steps_done > self.step: raise KeyboardInterrupt
+
+
+def fitted(folder, until=None, **kwargs):
+    "A fit of one epoch, or until a step of it"
+    learn = made(**kwargs)
+    with suppress(KeyboardInterrupt), learn.no_logging(), learn.no_valid():
+        learn.fit_one_cycle(1, 1e-2, cbs=[Checkpoint(folder, steps=5), *([Stop(until)] if until else [])])
+    return learn
+
+
+def test_a_run_that_has_been_without_its_card_is_in_fp16_again_beside_one(t4, tmp_path, capsys):
+    run = tmp_path/'run'
+    assert fitted(run, until=7).precision == 'fp16'
+    assert fitted(run, until=14, device='cpu', precision='fp32').precision == 'fp32'
+    assert 'fp16 -> fp32' in capsys.readouterr().out
+    learn = fitted(run, until=21)
+    assert learn.precision == 'fp16' and 'fp32 -> fp16' in capsys.readouterr().out
+    learn = fitted(run, precision='fp32')
+    out = capsys.readouterr().out
+    assert learn.precision == 'fp16' and "begun in fp16 and keeps to it: this Learner's fp32" in out and '->' not in out
+
+
+def test_a_run_in_bf16_goes_on_in_it_whatever_the_new_learner_was_made_with(tmp_path):
+    "The gradients of a card have a scale in all 16 bits"
+    with card((8, 0)):
+        fitted(tmp_path/'run', until=7, precision='bf16')
+        learn = fitted(tmp_path/'run', precision='fp32')
+        assert (learn.precision, learn.steps_done) == ('bf16', len(learn.dls.train))
