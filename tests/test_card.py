@@ -98,3 +98,22 @@ def test_a_run_in_bf16_goes_on_in_it_whatever_the_new_learner_was_made_with(tmp_
         fitted(tmp_path/'run', until=7, precision='bf16')
         learn = fitted(tmp_path/'run', precision='fp32')
         assert (learn.precision, learn.steps_done) == ('bf16', len(learn.dls.train))
+
+
+def by_rows(logp, y): return -logp[torch.arange(len(y)),y.cpu()].mean() # a card takes indices of the host
+def by_letters(logp, y): return -sum(o[i] for o,i in zip(logp, y[:,None]))/len(y)
+def by_numbers(logp, y): return -sum(o[i] for o,i in zip(logp, y.tolist()))/len(y)
+
+
+@pytest.mark.parametrize('loss', [by_rows, by_letters, by_numbers])
+def test_the_doctor_sees_what_a_loss_by_hand_picks_on_the_card(t4, loss):
+    ids = torch.tensor([ord(c) % 32 for c in TEXT], device='cuda')
+    model = Net(32).to('cuda')
+    opt = torch.optim.Adam(model.parameters(), 1e-2)
+    def step(x, y):
+        opt.zero_grad()
+        loss(model(x).log_softmax(-1)[0], y[0]).sum().backward()
+        opt.step()
+    batches = [(ids[None,i:i+5], ids[None,i:i+5]) for i in range(0, 40, 5)]
+    report = doctor.diagnose(step_function=step, model=model, batches=batches, trials=False)
+    assert [o.id for o in report.findings] == ['D1']
