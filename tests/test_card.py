@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from charrnn_fa import doctor, show
 from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.doctor.given import function_subject
+from charrnn_fa.doctor.sampling import sampling_findings
 from charrnn_fa.learner import char_learner
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
@@ -117,3 +119,39 @@ def test_the_doctor_sees_what_a_loss_by_hand_picks_on_the_card(t4, loss):
     batches = [(ids[None,i:i+5], ids[None,i:i+5]) for i in range(0, 40, 5)]
     report = doctor.diagnose(step_function=step, model=model, batches=batches, trials=False)
     assert [o.id for o in report.findings] == ['D1']
+
+
+@pytest.mark.parametrize('remembers,ids', [(True, []), (False, ['G3'])])
+def test_the_doctor_reads_what_is_written_on_the_card(remembers, ids):
+    symbols = sorted({*TEXT})
+    stoi = {c:i for i,c in enumerate(symbols)}
+    def encoded(text): return torch.tensor([stoi[c] for c in text])
+    class Stateful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.emb,self.rnn,self.out = nn.Embedding(len(symbols), 8),nn.GRU(8, 64, batch_first=True),nn.Linear(64, len(symbols))
+        def forward(self, x, state=None):
+            h,state = self.rnn(self.emb(x), state)
+            return self.out(h),state
+    model,rows = Stateful(),encoded(TEXT[:2561])
+    opt = torch.optim.Adam(model.parameters(), 1e-2)
+    def step(x, y):
+        opt.zero_grad()
+        F.cross_entropy(model(x)[0].flatten(0, 1), y.flatten()).backward()
+        opt.step()
+    torch.manual_seed(0)
+    for _ in range(150): step(rows[:-1].view(80, 32), rows[1:].view(80, 32))
+    with card():
+        model,rows = model.to('cuda'),rows.to('cuda')
+        opt = torch.optim.Adam(model.parameters(), 1e-2)
+        batches = [(rows[i:i+128].view(4, 32), rows[i+1:i+129].view(4, 32)) for i in range(0, 640, 128)]
+        def write(model, prompt, n):
+            x,state = encoded(prompt)[None].to('cuda'),None
+            for _ in range(n):
+                scores,new = model(x, state)
+                if remembers: state = new
+                x = torch.multinomial(scores[0,-1:].softmax(-1), 1)
+                prompt += symbols[x.item()]
+            return prompt
+        subject = function_subject(step, model, opt, batches)
+        assert [o.id for o in sampling_findings(write, subject, TEXT)] == ids
