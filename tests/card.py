@@ -32,7 +32,7 @@ class OnCard(Tensor):
     @classmethod
     def __torch_dispatch__(cls, f, types, args=(), kwargs=None): return act(f, args, kwargs or {})
     def __repr__(self, **_): return f'OnCard({self.there})'
-    def __reduce_ex__(self, _): return Tensor.cpu,(self.there.detach(),)
+    def __reduce_ex__(self, protocol): return self.there.detach().__reduce_ex__(protocol)
     def tolist(self): return self.cpu().tolist()
     def numpy(self, **_): raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
 
@@ -136,7 +136,7 @@ def apply(self, f, recurse=True):
 @contextlib.contextmanager
 def card(capability=(7, 5)):
     "A T4 is here for a while"
-    to,rng = Tensor.to,torch.Generator('cpu').get_state()
+    to,cast,load,rng = Tensor.to,Tensor.as_subclass,torch.load,torch.Generator('cpu').get_state()
     said = dict(is_available=True, _lazy_init=None, is_initialized=True, device_count=1, current_device='cuda:0',
                 synchronize=None, get_device_capability=capability, get_device_name='Tesla T4', get_rng_state=rng,
                 get_rng_state_all=[rng], is_bf16_supported=capability >= (8, 0),
@@ -146,7 +146,9 @@ def card(capability=(7, 5)):
         for k,v in said.items(): put(torch.cuda, k, lambda *_, v=v, **__: v)
         put(torch.backends.cudnn, 'is_acceptable', lambda _: False)
         put(Tensor, 'to', lambda o, *args, **kw: o if stays(o, *args, **kw) else numbered(to)(o, *args, **kw))
+        put(Tensor, 'as_subclass', lambda o, cls: o if cls is OnCard else cast(o, cls)) # fastai keeps types
         put(Tensor, 'pin_memory', lambda o: o)
+        put(torch, 'load', lambda *args, **kw: load(*args, **{**kw, 'map_location':'cpu'}))
         put(nn.Module, '_apply', apply)
         for k in 'tensor','as_tensor': put(torch, k, numbered(getattr(torch, k)))
         stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())

@@ -1,11 +1,13 @@
 """What people do with a card, on one that is pretended: nothing is computed from tensors of two devices,
 and no number is read as if it were on this side"""
 from contextlib import suppress
+from statistics import median
 
 import pytest
 import torch
-from card import card
+from card import card, waited
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,6 +16,7 @@ from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.doctor.given import function_subject
 from charrnn_fa.doctor.sampling import sampling_findings
 from charrnn_fa.learner import char_learner
+from charrnn_fa.run.model import load_run, save_run
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 
@@ -74,11 +77,11 @@ class Stop(Callback):
         if self.learn.steps_done > self.step: raise KeyboardInterrupt
 
 
-def fitted(folder, until=None, **kwargs):
+def fitted(folder, until=None, cbs=(), **kwargs):
     "A fit of one epoch, or until a step of it"
     learn = made(**kwargs)
     with suppress(KeyboardInterrupt), learn.no_logging(), learn.no_valid():
-        learn.fit_one_cycle(1, 1e-2, cbs=[Checkpoint(folder, steps=5), *([Stop(until)] if until else [])])
+        learn.fit_one_cycle(1, 1e-2, cbs=[Checkpoint(folder, steps=5), *cbs, *([Stop(until)] if until else [])])
     return learn
 
 
@@ -129,7 +132,8 @@ def test_the_doctor_reads_what_is_written_on_the_card(remembers, ids):
     class Stateful(nn.Module):
         def __init__(self):
             super().__init__()
-            self.emb,self.rnn,self.out = nn.Embedding(len(symbols), 8),nn.GRU(8, 64, batch_first=True),nn.Linear(64, len(symbols))
+            self.emb,self.rnn = nn.Embedding(len(symbols), 8),nn.GRU(8, 64, batch_first=True)
+            self.out = nn.Linear(64, len(symbols))
         def forward(self, x, state=None):
             h,state = self.rnn(self.emb(x), state)
             return self.out(h),state
@@ -155,3 +159,52 @@ def test_the_doctor_reads_what_is_written_on_the_card(remembers, ids):
             return prompt
         subject = function_subject(step, model, opt, batches)
         assert [o.id for o in sampling_findings(write, subject, TEXT)] == ids
+
+
+class Overflow(Callback):
+    order = MixedPrecision.order-1
+    def before_step(self):
+        if self.learn.steps_done in (3, 12): self.model.decoder.bias.grad[0] = float('inf')
+
+
+def test_a_run_with_overflows_is_the_same_after_kills(t4, tmp_path):
+    "Steps that are left out count, and the scale comes back"
+    alone = fitted(tmp_path/'alone', cbs=[Overflow()])
+    for until in 7,21: fitted(tmp_path/'killed', until, [Overflow()])
+    again = fitted(tmp_path/'killed', cbs=[Overflow()])
+    assert alone.scaler.get_scale() == 65536/4 and again.scaler.state_dict() == alone.scaler.state_dict()
+    pairs = zip(alone.model.parameters(), again.model.parameters())
+    assert all(torch.isfinite(a).all() and torch.equal(a, b) for a,b in pairs)
+    assert [*map(float, again.recorder.losses)] == [*map(float, alone.recorder.losses)]
+
+
+class Waits(Callback):
+    def before_fit(self): self.seen = [0]
+    def after_batch(self): self.seen.append(sum(waited.values()))
+
+
+def test_most_steps_ask_the_card_for_nothing(t4, tmp_path):
+    learn,cb = made(),Waits()
+    with learn.no_logging(), learn.no_valid(): learn.fit(1, cbs=[cb, Checkpoint(tmp_path/'run', steps=20)])
+    assert median(b-a for a,b in zip(cb.seen, cb.seen[1:])) == 0 < cb.seen[-1]
+
+
+@pytest.mark.parametrize('arch', ['lstm', 'gru', 'rnn'])
+def test_what_a_network_on_the_card_says_is_what_it_says_on_the_cpu(t4, tmp_path, arch):
+    learn = made(arch=arch, n_layers=2)
+    with learn.no_logging(), learn.no_valid(): learn.fit_steps(5)
+    save_run(learn, tmp_path/'run')
+    here = load_run(tmp_path/'run', device='cpu')
+    for context in 'carry',32:
+        a,b = (o.evaluate(context) for o in (learn, here))
+        assert a['nats'] == pytest.approx(b['nats'], abs=1e-5) and a['accuracy'] == b['accuracy']
+    for kwargs in dict(), dict(bs=3, top_k=9), dict(bs=2, top_p=.9, stop='.'):
+        assert learn.generate('The', n=20, seed=1, **kwargs) == here.generate('The', n=20, seed=1, **kwargs)
+    assert learn.predict('The')[0] == here.predict('The')[0]
+    assert [o.device.type for o in learn.get_preds()] == ['cpu']*2 and learn.model.emb.weight.is_cuda
+    learn.show_results()
+    learn.summary()
+    learn.lr_find(num_it=8, show_plot=False)
+    pictures = show.surprise(learn, TEXT[:80]),show.neurons(learn, TEXT[:80], unit=3)
+    assert all(o.save(tmp_path/'o.html').exists() for o in pictures)
+    assert learn.share(tmp_path/'page.html', unit=3).exists()
