@@ -2,7 +2,10 @@
 and a seed means the same weights"""
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
+from charrnn_fa import doctor
 from charrnn_fa.learner import char_learner
 from charrnn_fa.run.model import load_run, save_run
 from charrnn_fa.text.corpus import load_corpus
@@ -36,3 +39,40 @@ def test_all_that_is_made_is_where_it_should_be(tmp_path, elsewhere):
     want = used(tmp_path/'a')
     elsewhere()
     assert used(tmp_path/'b') == want
+
+
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.emb,self.rnn = nn.Embedding(n, 8, device='cpu'),nn.GRU(8, 48, batch_first=True, device='cpu')
+        self.out = nn.Linear(48, n, device='cpu')
+    def forward(self, x, state=None):
+        h,state = self.rnn(self.emb(x), state)
+        return self.out(h),state
+
+
+@pytest.mark.parametrize('remembers', [True, False])
+def test_a_doctor_looks_where_the_network_is(elsewhere, remembers):
+    text = load_corpus('pydocs')[:2561]
+    symbols = sorted({*text})
+    rows = torch.tensor([symbols.index(c) for c in text])
+    model = Net(len(symbols))
+    opt = torch.optim.Adam(model.parameters(), 1e-2)
+    def step(x, y):
+        opt.zero_grad()
+        F.cross_entropy(model(x)[0].flatten(0, 1), y.flatten()).backward()
+        opt.step()
+    torch.manual_seed(0)
+    for _ in range(100): step(rows[:-1].view(80, 32), rows[1:].view(80, 32))
+    def write(model, prompt, n):
+        x,state = torch.tensor([[symbols.index(c) for c in prompt]], device='cpu'),None
+        for _ in range(n):
+            scores,new = model(x, state)
+            if remembers: state = new
+            x = torch.multinomial(scores[0,-1:].softmax(-1), 1)
+            prompt += symbols[x.item()]
+        return prompt
+    batches = [(rows[i:i+128].view(4, 32), rows[i+1:i+129].view(4, 32)) for i in range(0, 1920, 128)]
+    elsewhere()
+    report = doctor.diagnose(step_function=step, model=model, batches=batches, sample=write, text=text, trials=False)
+    assert [o.id for o in report.findings] == ([] if remembers else ['G3'])

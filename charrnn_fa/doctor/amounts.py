@@ -143,7 +143,7 @@ def redrawn(
     "Random numbers for all weights of a model"
     def _draw(model):
         gen = torch.Generator().manual_seed(seed)
-        for p in model.parameters(): p.copy_((size*torch.randn(p.shape, generator=gen)).to(p))
+        for p in model.parameters(): p.copy_((size*torch.randn(p.shape, generator=gen, device='cpu')).to(p))
     return _draw
 
 def _end(values, furthest):

@@ -113,7 +113,7 @@ def _as_tensor(o):
     if kind in ('i', 'u'): return torch.from_numpy(o.astype(np.int64))
     if kind in ('b', 'f'): return torch.from_numpy(np.array(o, dtype=_native(o.dtype)))
     if type(o) is not list or not o: return o
-    try: return torch.tensor(o)
+    try: return torch.tensor(o, device='cpu')
     except (TypeError, ValueError, RuntimeError): return o
 
 def _native(dtype):

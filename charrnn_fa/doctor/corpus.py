@@ -23,7 +23,7 @@ _unknown = 'xxunk', '<unk>', '[UNK]', '<UNK>', 'UNK'
 def _ids_of(batches, symbols, wanted):
     "How often symbols occur in batches, by symbol"
     ids = [o.flatten() for b in batches for t in b[:1] if (o := as_ids(t)) is not None]
-    ids = torch.cat(ids) if ids else torch.zeros(0)
+    ids = torch.cat(ids) if ids else torch.zeros(0, device='cpu')
     return {s:(ids == i).float().mean().item() for i,s in enumerate(symbols) if s in wanted and len(ids)}
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #0a0b9e0b
@@ -107,7 +107,7 @@ def divergence(
 def _apart(a, b):
     "What it costs to expect the characters of `b` in `a`, in nats"
     n = int(max(a.max(), b.max()))+1
-    return divergence(*(torch.tensor(np.bincount(o, minlength=n)/len(o)) for o in (a, b)))
+    return divergence(*(torch.tensor(np.bincount(o, minlength=n)/len(o), device='cpu') for o in (a, b)))
 
 def _drift(ids, n, most=20):
     "How far the least like of some parts of `n` ids is from the rest"

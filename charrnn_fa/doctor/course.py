@@ -68,7 +68,7 @@ def note_batch(self:Course,
     n = int(max(x.max(), y.max()))+1 if len(x) else 0
     if not 0 < n <= 1000: return
     if self.pairs is None or len(self.pairs) < n:
-        old,self.pairs = self.pairs,torch.zeros(n, n)
+        old,self.pairs = self.pairs,torch.zeros(n, n, device='cpu')
         if old is not None: self.pairs[:len(old),:len(old)] = old
     at = (x*len(self.pairs)+y).cpu()
     self.pairs += torch.bincount(at, minlength=len(self.pairs)**2).view_as(self.pairs)

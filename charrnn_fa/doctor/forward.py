@@ -193,7 +193,7 @@ def check_inputs(
 def _are_ids_as_numbers(entries, ids):
     "Whether all that enters the network is the ids themselves, one number each, or these times a number"
     steps = entries if len(entries) > 1 and all(e.numel() == ids.shape[0] for e in entries) else entries[:1]
-    seen = torch.cat([e.detach().flatten() for e in steps]).cpu().float() if steps else torch.zeros(0)
+    seen = torch.cat([e.detach().flatten() for e in steps]).cpu().float() if steps else torch.zeros(0, device='cpu')
     if seen.numel() != ids.numel() or not seen.max() > 0: return False
     seen,own = (o.sort()[0]/o.max() for o in (seen, ids.flatten().float().cpu()))
     return torch.allclose(seen, own, atol=1e-3)

@@ -26,7 +26,8 @@ def parts_subject(
 )->Subject:
     "What a model does with a loss and an optimiser in the usual loop"
     _must_be_parts(model, batches, loss_func, opt)
-    given,opt = opt,opt or torch.optim.SGD([p for p in model.parameters() if p.requires_grad] or [torch.zeros(1)], lr=1e-3)
+    ps = [p for p in model.parameters() if p.requires_grad] or [torch.zeros(1, device='cpu')]
+    given,opt = opt,opt or torch.optim.SGD(ps, lr=1e-3)
     def _take(batches):
         model.train()
         for b in batches:

@@ -41,7 +41,7 @@ def one_hot_entries(
 # %% ../../nbs/42g_doctor.gradients.ipynb #743bc5cd
 def _weighted(scores):
     "A sum with weights of its own for each symbol; the plain sum of probabilities is 1 and has no gradient"
-    return (scores*torch.linspace(1, 2, scores.shape[-1]).to(scores)).sum()
+    return (scores*torch.linspace(1, 2, scores.shape[-1], device='cpu').to(scores)).sum()
 
 def gradient_reach(
     subject:Subject, # What is examined
@@ -111,7 +111,7 @@ def _last_of(lay, row):
 def _shifted(subject, by):
     "The predictions with what enters the network moved by random numbers, of its own size, times `by`"
     gen = torch.Generator().manual_seed(0)
-    def _alter(e): return e + by*(torch.randn(e.shape, generator=gen).to(e)*(3*e.detach().std() + .1))
+    def _alter(e): return e + by*(torch.randn(e.shape, generator=gen, device='cpu').to(e)*(3*e.detach().std() + .1))
     with one_hot_entries(subject): step, = subject.run(subject.batches[:1], update=False, alter=_alter)
     found = None if step.error or not step.entries else predictions(step)
     return found and found[0].detach().double() - found[0].detach().double().mean(1, keepdim=True)

@@ -62,7 +62,7 @@ def _smaller(model):
 def _is_among_rows(scores, targets):
     "Whether each row is to be told from the others of its batch, so that no symbol is guessed"
     n = len(targets)
-    return n > 2 and scores.shape[1] == n and torch.equal(targets.cpu(), torch.arange(n))
+    return n > 2 and scores.shape[1] == n and torch.equal(targets.cpu(), torch.arange(n, device='cpu'))
 
 # %% ../../nbs/39_doctor.initial.ipynb #4e5465e3
 def check_first_loss(

@@ -19,7 +19,7 @@ from .subject import Subject
 # %% ../../nbs/41a_doctor.layout.ipynb #86163882
 def _digits(shape, base):
     "The positions in a tensor of this shape, written with `base` digits: one tensor for each digit"
-    at = torch.arange(math.prod(shape)).view(shape)
+    at = torch.arange(math.prod(shape), device='cpu').view(shape)
     n = max(1, math.ceil(math.log(max(2, at.numel()), base) - 1e-9))
     return [at//base**k % base for k in range(n)]
 
@@ -167,7 +167,7 @@ def check_own_targets(
     if not found or x is None or x.ndim != 2 or found[0].shape[1] < 2: return []
     at = _decoded(subject, x.shape, lambda d: with_ids(batch, x=d), found[0].shape[1])
     if at is None or at.numel() != x.numel(): return []
-    here = torch.arange(x.numel())
+    here = torch.arange(x.numel(), device='cpu')
     for s in (0, -1, 2) if len(batch) > 1 else ():
         if (at == here+s)[max(0, -s):at.numel()-max(0, s)].float().mean() < .9: continue
         if s == 0 and _says_again(subject, batch, x, at): return []

@@ -81,7 +81,7 @@ def _shifted(subject, id, message, cuts, evidence):
 # %% ../../nbs/42_doctor.probes.ipynb #a53e0f69
 def _rolled(lay, rs):
     "By how many steps all targets have moved in their row, round its end; 0 if they have not"
-    in_order = torch.arange(lay.x.numel())
+    in_order = torch.arange(lay.x.numel(), device='cpu')
     if len(lay.places) != len(in_order) or not is_right(lay, rs, in_order): return 0
     (rows,times),(own_rows,own_times) = map(lay.row_and_time, (lay.places, in_order))
     n = lay.x.shape[lay.axis]
@@ -153,7 +153,7 @@ def _late_or_forgetful(subject, lay, rs, evidence):
 def _stirred(model):
     "Weights a little other than they are"
     gen = torch.Generator().manual_seed(0)
-    for p in model.parameters(): p.add_((.05*torch.randn(p.shape, generator=gen)).to(p))
+    for p in model.parameters(): p.add_((.05*torch.randn(p.shape, generator=gen, device='cpu')).to(p))
 
 def _changes(subject, lay):
     "What characters change, with weights that let them"

@@ -32,7 +32,8 @@ def varied(
 )->Tensor:
     "Inputs with something else of their own at each place"
     gen = torch.Generator().manual_seed(seed)
-    def _some(o): return o[torch.randint(len(o), x.shape[:2] if x.ndim > 2 else x.shape, generator=gen).to(o.device)]
+    shape = x.shape[:2] if x.ndim > 2 else x.shape
+    def _some(o): return o[torch.randint(len(o), shape, generator=gen, device='cpu').to(o.device)]
     if x.ndim > 2: return _some(x.flatten(0, 1)) # steps as they are
     pad = torch.zeros_like(x, dtype=torch.bool) if x.is_floating_point() else _is_padding(x)
     return x if pad.all() else torch.where(pad, x, _some(x[~pad]))

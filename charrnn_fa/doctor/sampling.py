@@ -43,7 +43,8 @@ def knows_text(
     if len(seen) < 10: return 0.
     follow,alike = _likeness((pairs[seen]/pairs[seen].sum(1, keepdim=True)).sqrt()),_likeness(rows[seen])
     gen = torch.Generator().manual_seed(0)
-    chance = [_related(follow, alike[o][:,o]) for o in (torch.randperm(len(seen), generator=gen) for _ in range(50))]
+    orders = [torch.randperm(len(seen), generator=gen, device='cpu') for _ in range(50)]
+    chance = [_related(follow, alike[o][:,o]) for o in orders]
     return (_related(follow, alike)-np.mean(chance))/max(np.std(chance), 1e-9)
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #517735b9
@@ -67,7 +68,7 @@ def check_loaded(
     "Whether some weights know the text, and the outputs know nothing"
     known = _nats(subject) if table and text else None
     if known is None or known[0] < math.log(known[1])-.1: return []
-    ids = torch.tensor([table[c] for c in text[:100_000] if c in table])
+    ids = torch.tensor([table[c] for c in text[:100_000] if c in table], device='cpu')
     if not len(ids) or ids.max() >= known[1]: return []
     scores = {k:knows_text(o, ids) for k,o in _tables(subject.model, known[1]).items()}
     if not scores or not max(scores.values()) >= 6: return []

@@ -77,7 +77,7 @@ def _moved(subject, s, row, time, prepare=noop):
     given = (*batch[:s.part], new, *batch[s.part+1:])
     base,again,other = (_outputs(subject, s, o, prepare) for o in (batch, batch, given))
     if not base or not len(base) == len(again) == len(other): return None
-    moved = torch.zeros(s.x.shape[:2], dtype=torch.bool)
+    moved = torch.zeros(s.x.shape[:2], dtype=torch.bool, device='cpu')
     for a,b,c in zip(base, again, other):
         change = (c-a).abs().reshape(*moved.shape, -1).amax(-1)
         moved |= change > 4*(b-a).abs().max() + 1e-6*a.abs().max()
@@ -95,10 +95,10 @@ def _check_rows(subject, s):
     row,time = rows//2,steps//2
     moved = _moved(subject, s, row, time, _in_eval_mode)
     if moved is None: return []
-    others = moved[torch.arange(rows) != row]
+    others = moved[torch.arange(rows, device='cpu') != row]
     evidence = dict(changed_in_other_rows=int(others.any(1).sum()))
     if not others.any(): return []
-    is_at_one_step = not others[:,torch.arange(steps) != time].any()
+    is_at_one_step = not others[:,torch.arange(steps, device='cpu') != time].any()
     is_down = is_at_one_step and not moved[row,time+1:].any() and not moved[:row].any()
     told = 'what is told at the same step of the rows below it, and not later in its own row'
     res = of_recurrence(told, evidence, s.axis) if is_down else by_line(subject, evidence)

@@ -84,8 +84,9 @@ def follows_on(
     pairs = [(x, y) if axis else (x.T, y.T) for x,y in pairs]
     n = 1+max(int(max(x.max(), y.max())) for x,y in pairs)
     if n > 1000 or min(int(min(x.min(), y.min())) for x,y in pairs) < 0: return False
-    counts = torch.zeros(n, n)
-    for x,y in pairs: counts.index_put_((x.flatten().cpu(), y.flatten().cpu()), torch.ones(x.numel()), accumulate=True)
+    counts = torch.zeros(n, n, device='cpu')
+    one = torch.ones((), device='cpu')
+    for x,y in pairs: counts.index_put_((x.flatten().cpu(), y.flatten().cpu()), one, accumulate=True)
     p = (counts.sum(0)+.1)/(counts.sum()+.1*n)
     given = (counts+2*p)/(counts.sum(1, keepdim=True)+2)
     ends,starts = zip(*[(y[:len(x2),-1], x2[:len(y),0]) for (_,y),(x2,_) in zip(pairs, pairs[1:])])
@@ -146,7 +147,7 @@ def told(
         p = torch.bincount(a*n+b, minlength=n*n).view(n, n).float()/len(a)
         return (p*(p/(p.sum(1, keepdim=True)*p.sum(0)).clamp_min(1e-12)).clamp_min(1e-12).log()).sum().item()
     gen = torch.Generator().manual_seed(0)
-    return _mi(a, b) - _mi(a, b[torch.randperm(len(b), generator=gen)])
+    return _mi(a, b) - _mi(a, b[torch.randperm(len(b), generator=gen, device='cpu')])
 
 # %% ../../nbs/36d_doctor.texts.ipynb #7cdc96cd
 def check_direction(

@@ -30,7 +30,7 @@ def is_right(
 def _is_transposed(lay, rs):
     "Whether all would be right if the predictions came in the other order"
     if len(lay.places) != lay.x.numel(): return False
-    by_row = torch.arange(lay.x.numel())
+    by_row = torch.arange(lay.x.numel(), device='cpu')
     by_step = by_row.view(lay.x.shape).T.reshape(-1)
     orders = (by_row, by_step),(by_step, by_row)
     return any(torch.equal(lay.places, had) and is_right(lay, rs, due) for had,due in orders)

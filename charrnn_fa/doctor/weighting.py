@@ -62,7 +62,7 @@ def moved(
         now = {k:p for k,p in subject.model.named_parameters() if k in subject.before}
         res.extend((p.detach()-subject.before[k]).flatten() for k,p in now.items())
     subject.run((subject.batches*2)[:2], before_backward=_note, after_backward=_multiply)
-    return torch.cat(res) if res else torch.zeros(0)
+    return torch.cat(res) if res else torch.zeros(0, device='cpu')
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #cc4f94d2
 def minds_scale(

@@ -158,8 +158,8 @@ def as_read(
     "All that was fed, as one text"
     if feeds_all(w):
         ids = w.fed[0].tolist() + [o[-1].item() for o in w.fed[1:]]
-        return torch.tensor(ids),[len(w.fed[0])-1+i for i in range(len(w.fed))]
-    ends = torch.tensor([len(o) for o in w.fed]).cumsum(0)-1
+        return torch.tensor(ids, device='cpu'),[len(w.fed[0])-1+i for i in range(len(w.fed))]
+    ends = torch.tensor([len(o) for o in w.fed], device='cpu').cumsum(0)-1
     return torch.cat(w.fed),ends.tolist()
 
 # %% ../../nbs/46_doctor.written.ipynb #16c39137

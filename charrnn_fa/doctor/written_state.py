@@ -27,7 +27,7 @@ def _read_scores(subject, lay, rows):
     "Scores of a model that reads rows of ids from an empty state as in training, but in evaluation mode: (rows, "
     "steps, symbols)"
     n_rows,n_steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
-    x = torch.zeros(n_rows, n_steps, dtype=torch.long)
+    x = torch.zeros(n_rows, n_steps, dtype=torch.long, device='cpu')
     x[:len(rows),:rows.shape[1]] = rows
     batch = list(subject.batches[0])
     given = batch[0]
@@ -38,7 +38,7 @@ def _read_scores(subject, lay, rows):
     finally: hook.remove()
     found = None if step.error else predictions(step)
     if not found: return None
-    res = torch.full((n_rows*n_steps, found[0].shape[1]), math.nan)
+    res = torch.full((n_rows*n_steps, found[0].shape[1]), math.nan, device='cpu')
     at_row,at_time = lay.row_and_time(lay.places)
     res[at_row*n_steps+at_time] = found[0].detach().float().cpu()
     return res.view(n_rows, n_steps, -1)
@@ -50,7 +50,7 @@ def _kl(logp, logq): return (logp.exp()*(logp-logq)).sum(-1)
 def _other_rows(ids, n_steps, n_rows, at):
     "For some places in a text: the last characters up to there, as many as fit; and each of them alone"
     whole = torch.stack([ids[:n_steps]])
-    alone = torch.zeros(min(n_rows, len(at)), n_steps, dtype=torch.long)
+    alone = torch.zeros(min(n_rows, len(at)), n_steps, dtype=torch.long, device='cpu')
     for r,i in enumerate(at[:n_rows]): alone[r,0] = ids[i]
     return whole,alone
 
@@ -86,8 +86,8 @@ def check_written_state(
     as_trained,without = _read_scores(subject, lay, whole),_read_scores(subject, lay, alone)
     if as_trained is None or without is None: return []
     if any(len(w.scores[call[i]]) != as_trained.shape[-1] for i in places): return []
-    said,places = log_probs(torch.stack([w.scores[call[i]] for i in places])),torch.tensor(places)
-    full,last = log_probs(as_trained[0,places]),log_probs(without[torch.arange(len(places)),0])
+    said,places = log_probs(torch.stack([w.scores[call[i]] for i in places])),torch.tensor(places, device='cpu')
+    full,last = log_probs(as_trained[0,places]),log_probs(without[:len(places),0])
     if anew := _begins_anew(subject, lay, ids, places, full, said, len(prompt)): return [anew]
     written = places >= len(prompt)-1
     parts = [o for o in (torch.ones_like(written), written) if o.any()]
@@ -192,7 +192,7 @@ def check_own_text(
     table, # Character -> id, as in training; None if it is not known
 )->list: # Of `Finding`s: G3, G5
     "Whether a network expects what it has written"
-    ids = torch.tensor([table[c] for c in w.text if c in table]) if table else torch.zeros(0)
+    ids = torch.tensor([table[c] for c in w.text if table and c in table], device='cpu')
     lay = layout(subject) if len(ids) > 60 else None
     if lay is None or (lay.places < 0).any(): return []
     n_rows,n_steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
