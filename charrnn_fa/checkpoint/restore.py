@@ -269,7 +269,8 @@ def _take_threads(n, here, say):
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #1ff5f453
 def _has(learn, precision):
-    try: return bool(precision and check_precision(precision, learn.device))
+    if precision in (None, learn.precision): return precision is not None
+    try: return bool(check_precision(precision, learn.device))
     except CharRNNError: return False
 
 def _take_precision(learn, kept, say, begun=None):
