@@ -55,15 +55,13 @@ class Net(nn.Module):
     def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
 
 
-@pytest.mark.parametrize('there', [True, False])
-def test_the_doctor_reads_a_loop_whose_batches_are_on_the_card(t4, there):
+def test_the_doctor_reads_a_loop_whose_batches_are_on_the_card(t4):
     symbols = sorted({*TEXT})
-    ids = torch.tensor([symbols.index(c) for c in TEXT], device='cuda' if there else 'cpu')
+    ids = torch.tensor([symbols.index(c) for c in TEXT], device='cuda')
     model = Net(len(symbols)).to('cuda')
     opt = torch.optim.Adam(model.parameters(), 1e-2)
     def step(x, y):
-        loss = F.cross_entropy(model(x.to('cuda')).flatten(0, 1), y.to('cuda').flatten())
-        loss.backward()
+        F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
         opt.step()
     rows = ids[:1280].view(4, -1)
     batches = [(rows[:,i:i+8], rows[:,i+1:i+9]) for i in range(0, 256, 8)]
@@ -107,10 +105,9 @@ def test_a_run_in_bf16_goes_on_in_it_whatever_the_new_learner_was_made_with(tmp_
 
 def by_rows(logp, y): return -logp[torch.arange(len(y)),y.cpu()].mean() # a card takes indices of the host
 def by_letters(logp, y): return -sum(o[i] for o,i in zip(logp, y[:,None]))/len(y)
-def by_numbers(logp, y): return -sum(o[i] for o,i in zip(logp, y.tolist()))/len(y)
 
 
-@pytest.mark.parametrize('loss', [by_rows, by_letters, by_numbers])
+@pytest.mark.parametrize('loss', [by_rows, by_letters])
 def test_the_doctor_sees_what_a_loss_by_hand_picks_on_the_card(t4, loss):
     ids = torch.tensor([ord(c) % 32 for c in TEXT], device='cuda')
     model = Net(32).to('cuda')
