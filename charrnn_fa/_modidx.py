@@ -665,6 +665,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'charrnn_fa/checkpoint/restore.py'),
                                                'charrnn_fa.checkpoint.restore._grads': ( 'checkpoint.restore.html#_grads',
                                                                                          'charrnn_fa/checkpoint/restore.py'),
+                                               'charrnn_fa.checkpoint.restore._has': ( 'checkpoint.restore.html#_has',
+                                                                                       'charrnn_fa/checkpoint/restore.py'),
                                                'charrnn_fa.checkpoint.restore._is_environment': ( 'checkpoint.restore.html#_is_environment',
                                                                                                   'charrnn_fa/checkpoint/restore.py'),
                                                'charrnn_fa.checkpoint.restore._is_of_adamw': ( 'checkpoint.restore.html#_is_of_adamw',

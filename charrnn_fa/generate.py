@@ -113,11 +113,12 @@ class Uniforms:
 # %% ../nbs/12_generate.ipynb #db8f2fcc
 @contextmanager
 def _without_tf32(device):
-    was = torch.backends.cudnn.allow_tf32
-    if device == 'cuda': torch.backends.cudnn.allow_tf32 = False
+    rnn = torch.backends.cudnn.rnn
+    was = rnn.fp32_precision
+    if device == 'cuda': rnn.fp32_precision = 'ieee'
     try: yield
     finally:
-        if device == 'cuda': torch.backends.cudnn.allow_tf32 = was
+        if device == 'cuda': rnn.fp32_precision = was
 
 @contextmanager
 def evaluating(

@@ -257,7 +257,8 @@ def _load(self:Checkpoint):
     with damage(file): self.elapsed,self.base = meta['elapsed'],meta['base']
     self.best = self.state.best
     self.guard.claim(self.state.logs, found.finished)
-    changes = self.state.take_environment(self.log.say, trains=not found.finished)
+    begun_in = self.folder.settings.get('precision')
+    changes = self.state.take_environment(self.log.say, not found.finished, begun_in)
     if changes and not found.finished: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")
     tidy(self.folder.store)
 

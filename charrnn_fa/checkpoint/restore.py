@@ -14,7 +14,7 @@ from fastai.callback.tracker import SaveModelCallback
 from ..core import CharRNNError, is_number, number_of
 from ..text.streams import CharDL
 from ..optim import AdamW
-from ..callback.precision import check_precision
+from ..callback.precision import check_precision, needs_scale
 from ..loop.learner import CharLearner
 from ..run.files import RunError, damage, same_tensors
 from ..run.model import weights
@@ -264,13 +264,15 @@ def logs(self:State):
 def take_environment(self:State,
     say=noop, # Told of threads and a precision that are not those of now
     trains=True, # Further, for which threads matter
+    begun=None, # Precision that the run began in, if it is known
 ): # What is no longer exact, a list of texts
     "Train on with the threads and in the precision of the run, where this machine has them"
     now = environment(self.learn)
     if trains: now['threads'] = _take_threads(self.env.get('threads'), now['threads'], say)
     res = inexact(self.env, now)
     if not isinstance(self.learn, CharLearner): return res
-    return res + _take_precision(self.learn, self.parts['learn']['precision'], say)
+    is_elsewhere = any(self.env.get(k) != now.get(k) for k in ('device', 'gpu'))
+    return res + _take_precision(self.learn, self.parts['learn']['precision'], say, begun if is_elsewhere else None)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #668cd0b6
 def _take_threads(n, here, say):
@@ -282,14 +284,18 @@ def _take_threads(n, here, say):
     return n
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #1ff5f453
-def _take_precision(learn, precision, say):
-    if precision == learn.precision: return []
-    try: check_precision(precision, learn.device)
-    except CharRNNError: return [f'{precision} -> {learn.precision}']
-    say(f"The run was begun in {precision} and keeps to it: this Learner's {learn.precision} is not used.")
-    learn.set_precision(precision)
-    if precision == 'fp16': learn.grad_scale.before_fit()
-    return []
+def _has(learn, precision):
+    if precision in (None, learn.precision): return precision is not None
+    try: return bool(check_precision(precision, learn.device))
+    except CharRNNError: return False
+
+def _take_precision(learn, kept, say, begun=None):
+    wanted = next((o for o in (begun, kept) if _has(learn, o)), learn.precision)
+    if wanted != learn.precision:
+        say(f"The run was begun in {wanted} and keeps to it: this Learner's {learn.precision} is not used.")
+        learn.set_precision(wanted)
+        if needs_scale(wanted, learn.device): learn.grad_scale.before_fit()
+    return [] if wanted == kept else [f'{kept} -> {wanted}']
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #9b73a647
 @patch

@@ -13,7 +13,7 @@ from .step import predictions
 from .subject import Subject
 
 # %% ../../nbs/37e_doctor.arranged.ipynb #2d3362ec
-def _counts(t, n): return torch.bincount(t.flatten().clamp(min=0), minlength=n)
+def _counts(t, n): return torch.bincount(t.flatten().cpu().clamp(min=0), minlength=n)
 
 def _holds(part, targets):
     "How surely a part has the targets: 2 for the same ids, 1 for more than them, 0 for others"

@@ -125,7 +125,7 @@ def _is_burn_in(used, batch):
     if len(shape) != 2 or used.numel() != math.prod(shape): return False
     for u in (used.view(*shape), used.view(*shape[::-1]).T):
         n = int((~u[0]).sum())
-        if (u == (torch.arange(u.shape[1], device='cpu') >= n)).all(): return n < .75*u.shape[1]
+        if (u == (torch.arange(u.shape[1], device=u.device) >= n)).all(): return n < .75*u.shape[1]
     return False
 
 # %% ../../nbs/38j_doctor.counted.ipynb #92d27c2d

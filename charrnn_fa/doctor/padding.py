@@ -26,7 +26,7 @@ def _filled(y):
     res = ends & (y == pad)
     lengths = res.sum(1)
     is_told = pad >= 0 and lengths.unique().numel() > 2 and bool((res == (y == pad)).all())
-    res[torch.arange(len(y), device='cpu'),y.shape[1]-lengths.clamp(min=1)] = False
+    res[torch.arange(len(y), device=y.device),y.shape[1]-lengths.clamp(min=1)] = False
     return res if is_told else None
 
 # %% ../../nbs/38g_doctor.padding.ipynb #18fceb8a

@@ -91,7 +91,7 @@ def _picked(func, args, out):
     if func is Tensor.__getitem__: at = at[-1] if isinstance(at, tuple) and len(at) == t.ndim else None
     elif func not in (Tensor.gather, torch.gather): return None
     if not _is_ids(at) or at.numel()*t.shape[-1] != t.numel() or out.numel() != at.numel(): return None
-    return t,at.flatten().long()
+    return t,at.flatten().long().to(t.device)
 
 # %% ../../nbs/36f_doctor.step.ipynb #0c95fffb
 def _vector_picked(func, args, out):
@@ -99,7 +99,7 @@ def _vector_picked(func, args, out):
     if func is not Tensor.__getitem__ or not isinstance(args[0], Tensor) or out.numel() != 1: return None
     t,at = args
     if not t.requires_grad or t.numel() < 3 or t.numel() != max(t.shape): return None
-    return t,at,torch.arange(t.numel(), device='cpu').view(t.shape)[at].view(1)
+    return t,at,torch.arange(t.numel(), device=t.device).view(t.shape)[at].view(1)
 
 # %% ../../nbs/36f_doctor.step.ipynb #91deb616
 _products = Tensor.mul, Tensor.__mul__, torch.mul

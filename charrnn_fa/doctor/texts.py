@@ -85,9 +85,8 @@ def follows_on(
     n = 1+max(int(max(x.max(), y.max())) for x,y in pairs)
     if n > 1000 or min(int(min(x.min(), y.min())) for x,y in pairs) < 0: return False
     counts = torch.zeros(n, n, device='cpu')
-    for x,y in pairs:
-        ones = torch.ones(x.numel(), device='cpu')
-        counts.index_put_((x.flatten().cpu(), y.flatten().cpu()), ones, accumulate=True)
+    one = torch.ones((), device='cpu')
+    for x,y in pairs: counts.index_put_((x.flatten().cpu(), y.flatten().cpu()), one, accumulate=True)
     p = (counts.sum(0)+.1)/(counts.sum()+.1*n)
     given = (counts+2*p)/(counts.sum(1, keepdim=True)+2)
     ends,starts = zip(*[(y[:len(x2),-1], x2[:len(y),0]) for (_,y),(x2,_) in zip(pairs, pairs[1:])])

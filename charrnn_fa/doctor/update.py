@@ -106,7 +106,8 @@ def _check_frozen(subject, frozen):
 # %% ../../nbs/38a_doctor.update.ipynb #e39e566c
 def _stir(model):
     gen = torch.Generator().manual_seed(0)
-    for p in model.parameters(): p.add_((.05*torch.randn(p.shape, generator=gen, device='cpu')).to(p)) # some begin at zero
+    for p in model.parameters(): # some begin at zero
+        p.add_((.05*torch.randn(p.shape, generator=gen, device='cpu')).to(p))
 
 # %% ../../nbs/38a_doctor.update.ipynb #04025d7a
 def check_entries(

@@ -38,7 +38,7 @@ def _last_scores(out, i=-1, n=0):
     out = out[0] if isinstance(out, (tuple, list)) else out
     if not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 1: return None
     if out.ndim == 3 and out.shape[1] != n == out.shape[0]*out.shape[2]: out = out.transpose(1, 2)
-    return out.detach().float().reshape(-1, out.shape[-1])[i]
+    return out.detach().float().reshape(-1, out.shape[-1])[i].cpu()
 
 # %% ../../nbs/46_doctor.written.ipynb #9e8c60bf
 @contextmanager
@@ -48,7 +48,7 @@ def _listening(model, res):
         given = [o for o in (*args, *kwargs.values()) if isinstance(o, Tensor)]
         ids = as_ids(given[0]) if given else None
         res.is_one &= sum(not o.is_floating_point() and o.ndim > 0 for o in given) < 2
-        res.fed.append(None if ids is None else ids.flatten())
+        res.fed.append(None if ids is None else ids.flatten().cpu())
         n = 0 if ids is None else ids.numel()
         res.scores.append(_last_scores(out, -1, n))
         res.firsts.append(_last_scores(out, 0, n))

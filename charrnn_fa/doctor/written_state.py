@@ -87,7 +87,7 @@ def check_written_state(
     if as_trained is None or without is None: return []
     if any(len(w.scores[call[i]]) != as_trained.shape[-1] for i in places): return []
     said,places = log_probs(torch.stack([w.scores[call[i]] for i in places])),torch.tensor(places, device='cpu')
-    full,last = log_probs(as_trained[0,places]),log_probs(without[torch.arange(len(places), device='cpu'),0])
+    full,last = log_probs(as_trained[0,places]),log_probs(without[:len(places),0])
     if anew := _begins_anew(subject, lay, ids, places, full, said, len(prompt)): return [anew]
     written = places >= len(prompt)-1
     parts = [o for o in (torch.ones_like(written), written) if o.any()]
@@ -192,7 +192,7 @@ def check_own_text(
     table, # Character -> id, as in training; None if it is not known
 )->list: # Of `Finding`s: G3, G5
     "Whether a network expects what it has written"
-    ids = torch.tensor([table[c] for c in w.text if c in table], device='cpu') if table else torch.zeros(0, device='cpu')
+    ids = torch.tensor([table[c] for c in w.text if table and c in table], device='cpu')
     lay = layout(subject) if len(ids) > 60 else None
     if lay is None or (lay.places < 0).any(): return []
     n_rows,n_steps = lay.x.shape if lay.axis else lay.x.shape[::-1]

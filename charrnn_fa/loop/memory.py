@@ -35,7 +35,9 @@ def _partly_emptied(self:CharLearner, state):
 @patch
 def _forward(self:CharLearner):
     state = self._state_for(len(self.xb[0]))
-    with torch.autocast(self.device.type, precisions[self.precision], enabled=self.precision != 'fp32'):
+    kind = self.device.type
+    is_mixed = self.precision != 'fp32' and (self.precision, kind) != ('fp16', 'cpu')
+    with torch.autocast(kind, precisions[self.precision], enabled=is_mixed):
         self.pred,state = self.model(*self.xb, state)
     self.carried = tuple(o.detach() for o in checked_state(state))
 

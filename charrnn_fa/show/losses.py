@@ -49,7 +49,7 @@ def _valid_losses(names, values, iters):
 def _ladder_of(dls):
     "Of the text of some loaders, if they know it"
     parts = [getattr(getattr(dls, o, None), 'ids', None) for o in ('train', 'valid')]
-    if all(o is not None for o in parts): return ids_ladder(*parts, len(dls.vocab))
+    if all(o is not None for o in parts): return ids_ladder(*(o.cpu() for o in parts), len(dls.vocab))
 
 # %% ../../nbs/54_show.losses.ipynb #9c38744f
 def is_plain(

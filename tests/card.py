@@ -1,0 +1,158 @@
+"""A card that is pretended: its tensors say `cuda:0` and have their numbers on the CPU. It refuses what a GPU would,
+such as tensors of two devices in one operation, and counts how often the host waits for a number"""
+import collections
+import contextlib
+import sys
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+HERE = torch.device('cuda', 0)
+waited = collections.Counter() # by the line of the library that asked
+
+
+class OnCard(Tensor):
+    "A tensor on the card; PyTorch itself takes it for one of the device meta"
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    device,is_cuda,is_cpu,is_meta = (property(lambda _, v=v: v) for v in (HERE, True, False, False))
+
+    @staticmethod
+    def __new__(cls, there):
+        shape = torch.empty_strided(there.shape, there.stride(), dtype=there.dtype, device='meta')
+        res = Tensor._make_subclass(cls, shape, there.requires_grad, device_for_backend_keys=torch.device('cpu'))
+        res.there = there # the numbers
+        return res
+
+    @classmethod
+    def __torch_dispatch__(cls, f, types, args=(), kwargs=None): return act(f, args, kwargs or {})
+    def __repr__(self, **_): return f'OnCard({self.there})'
+    def __reduce_ex__(self, protocol): return self.there.detach().__reduce_ex__(protocol)
+    def tolist(self): return self.cpu().tolist()
+    def numpy(self, **_): raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+
+
+class Acting(TorchDispatchMode):
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None): return act(f, args, kwargs or {})
+
+
+def is_card(o): return isinstance(o, (str, torch.device)) and torch.device(o).type in ('cuda', 'meta')
+
+
+MOVES = 'copy_', '_to_copy'
+PLACES = 'index', 'index_put', 'index_put_', '_index_put_impl_' # a tensor on the card takes indices of the host
+WAITS = '_local_scalar_dense', 'nonzero', 'equal', 'is_nonzero', '_unique2', 'unique_dim', 'masked_select'
+
+
+def check(name, args, ts):
+    apart = [o for o in ts if type(o) is not OnCard and (o.ndim or name in ('cat', 'stack'))]
+    if not apart or name in MOVES or name in PLACES and type(args[0]) is OnCard: return
+    raise RuntimeError('Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! '
+                       f'({name})')
+
+
+def act(f, args, kwargs):
+    "An operation of PyTorch's, computed by the CPU"
+    name = f.__name__.split('.')[0]
+    ts = [o for o in tree_leaves((args, kwargs)) if isinstance(o, Tensor)]
+    cards = [o for o in ts if type(o) is OnCard]
+    to = kwargs.get('device')
+    is_here = bool(cards) if to is None else is_card(to)
+    if cards: check(name, args, ts)
+    if is_here and kwargs.get('generator'):
+        raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+    if cards and (name in WAITS or not is_here or name == 'copy_' and type(args[0]) is not OnCard): note()
+    if is_here and to is not None: kwargs = {**kwargs, 'device':'cpu'}
+    known = {id(o.there):o for o in cards}
+    args,kwargs,given = *tree_map_only(OnCard, lambda o: o.there, (args, kwargs)),(args, kwargs)
+    out = f(*args, **kwargs)
+    if name.endswith('_') and cards and cards[0].there.shape != cards[0].shape: # such as `transpose_`
+        with no_dispatch(): f(*given[0], **given[1])
+    def back(o): return known[id(o)] if id(o) in known else OnCard(o) if is_here and type(o) is Tensor else o
+    return tree_map_only(Tensor, back, out)
+
+
+def note():
+    frame = sys._getframe()
+    while frame and '/charrnn_fa/' not in frame.f_code.co_filename: frame = frame.f_back
+    if frame: waited[f"{frame.f_code.co_filename.rpartition('/charrnn_fa/')[2]}:{frame.f_lineno}"] += 1
+
+
+# What does not come by there
+
+IN_16_BITS = F.linear,torch.matmul,torch.bmm,torch.mm,torch.lstm,torch.gru,Tensor.matmul,Tensor.__matmul__
+
+
+class Autocast(TorchFunctionMode):
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        def low(o): return o.to(torch.get_autocast_dtype('cuda')) if o.dtype == torch.float32 else o
+        if f in IN_16_BITS and torch.is_autocast_enabled('cuda') and any(type(o) is OnCard for o in tree_leaves(args)):
+            args = tree_map_only(Tensor, low, args)
+        return f(*args, **(kwargs or {}))
+
+
+def numbered(f):
+    "PyTorch would ask a driver which card 'cuda' is"
+    def g(*args, **kwargs):
+        args,kwargs = [HERE if is_card(o) else o for o in args],{k:HERE if is_card(o) else o for k,o in kwargs.items()}
+        return f(*args, **kwargs)
+    return g
+
+
+def stays(o, *args, **kwargs):
+    "Whether `o.to(…)` is `o`"
+    asked = [*args, *kwargs.values()]
+    others = [v for v in asked if not is_card(v)]
+    return type(o) is OnCard and len(others) < len(asked) and all(v in (None, False, o.dtype) for v in others)
+
+
+def moved(p, new):
+    "The parameter that `p.data = new` makes of `p`; on the way to the card it is the same one"
+    if type(new) is OnCard:
+        p.data,p.__class__ = new,OnCard
+        p.there,p._is_param = new.there,True
+    elif type(p) is OnCard: return nn.Parameter(new, p.requires_grad)
+    else: p.data = new
+    return p
+
+
+def apply(self, f, recurse=True):
+    "`nn.Module._apply`"
+    with torch.no_grad(): new = {p:moved(p, f(p.data)) for p in [*self.parameters()]}
+    for p,q in new.items():
+        if p.grad is not None: q.grad = f(p.grad)
+    for m in self.modules():
+        m._parameters.update({k:new.get(p, p) for k,p in m._parameters.items()})
+        m._buffers.update({k:b if b is None else f(b) for k,b in m._buffers.items()})
+        if isinstance(m, nn.RNNBase): m._init_flat_weights()
+    return self
+
+
+@contextlib.contextmanager
+def card(capability=(7, 5)):
+    "A T4 is here for a while"
+    to,cast,load,rng = Tensor.to,Tensor.as_subclass,torch.load,torch.Generator('cpu').get_state()
+    said = dict(is_available=True, _lazy_init=None, is_initialized=True, device_count=1, current_device='cuda:0',
+                synchronize=None, get_device_capability=capability, get_device_name='Tesla T4', get_rng_state=rng,
+                get_rng_state_all=[rng], is_bf16_supported=capability >= (8, 0),
+                **dict.fromkeys('set_rng_state set_rng_state_all manual_seed manual_seed_all'.split()))
+    with contextlib.ExitStack() as stack:
+        def put(o, k, v): stack.enter_context(mock.patch.object(o, k, v))
+        for k,v in said.items(): put(torch.cuda, k, lambda *_, v=v, **__: v)
+        put(torch.backends.cudnn, 'is_acceptable', lambda _: False)
+        put(Tensor, 'to', lambda o, *args, **kw: o if stays(o, *args, **kw) else numbered(to)(o, *args, **kw))
+        put(Tensor, 'as_subclass', lambda o, cls: o if cls is OnCard else cast(o, cls)) # fastai keeps types
+        put(Tensor, 'pin_memory', lambda o: o)
+        put(torch, 'load', lambda *args, **kw: load(*args, **{**kw, 'map_location':'cpu'}))
+        put(nn.Module, '_apply', apply)
+        for k in 'tensor','as_tensor': put(torch, k, numbered(getattr(torch, k)))
+        stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
+        torch._C._set_only_lift_cpu_tensors(True) # else `torch.tensor` puts numbers on a card by a way of its own
+        for o in Acting(), Autocast(): stack.enter_context(o)
+        waited.clear()
+        yield

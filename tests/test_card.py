@@ -1,0 +1,207 @@
+"""What people do with a card, on one that is pretended: nothing is computed from tensors of two devices,
+and no number is read as if it were on this side"""
+from contextlib import suppress
+from statistics import median
+
+import pytest
+import torch
+from card import card, waited
+from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
+from torch import nn
+from torch.nn import functional as F
+
+from charrnn_fa import doctor, show
+from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.doctor.given import function_subject
+from charrnn_fa.doctor.sampling import sampling_findings
+from charrnn_fa.learner import char_learner
+from charrnn_fa.run.model import load_run, save_run
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
+
+TEXT = load_corpus('pydocs')[:3000]
+
+
+@pytest.fixture
+def t4():
+    with card(): yield
+
+
+def made(device=None, **kwargs):
+    dls = CharDataLoaders.from_text(TEXT, bs=4, seq_len=16, seed=1, device=device)
+    learn = char_learner(dls, **{**dict(n_hid=16, emb_sz=8, head_sz=8, dropout=.2, reset_pct=.1), **kwargs})
+    learn.remove_cbs(learn.progress)
+    return learn
+
+
+def test_it_notices_what_a_card_refuses(t4):
+    x = torch.ones(2, device='cuda')
+    for f in lambda: x+torch.ones(2), lambda: torch.ones(2)[x.long()], lambda: nn.Linear(2, 2)(x), lambda: x.numpy():
+        with pytest.raises((RuntimeError, TypeError)): f()
+    assert (x+torch.ones(2).to('cuda')).tolist() == [2, 2] and x.device.type == 'cuda'
+
+
+def test_a_picture_of_the_losses_has_the_rungs_of_the_text(t4, tmp_path):
+    learn = made()
+    with learn.no_logging(): learn.fit_steps(4)
+    assert 'unigram' in show.losses(learn).save(tmp_path/'losses.html').read_text()
+
+
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(n, 8),nn.GRU(8, 16, batch_first=True),nn.Linear(16, n)
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+
+
+def test_the_doctor_reads_a_loop_whose_batches_are_on_the_card(t4):
+    symbols = sorted({*TEXT})
+    ids = torch.tensor([symbols.index(c) for c in TEXT], device='cuda')
+    model = Net(len(symbols)).to('cuda')
+    opt = torch.optim.Adam(model.parameters(), 1e-2)
+    def step(x, y):
+        F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
+        opt.step()
+    rows = ids[:1280].view(4, -1)
+    batches = [(rows[:,i:i+8], rows[:,i+1:i+9]) for i in range(0, 256, 8)]
+    report = doctor.diagnose(step_function=step, model=model, batches=batches, trials=False)
+    assert [o.id for o in report.findings] == ['O6']
+
+
+class Stop(Callback):
+    def __init__(self, step): self.step = step
+    def before_batch(self):
+        if self.learn.steps_done > self.step: raise KeyboardInterrupt
+
+
+def fitted(folder, until=None, cbs=(), **kwargs):
+    "A fit of one epoch, or until a step of it"
+    learn = made(**kwargs)
+    with suppress(KeyboardInterrupt), learn.no_logging(), learn.no_valid():
+        learn.fit_one_cycle(1, 1e-2, cbs=[Checkpoint(folder, steps=5), *cbs, *([Stop(until)] if until else [])])
+    return learn
+
+
+def test_a_run_that_has_been_without_its_card_is_in_fp16_again_beside_one(t4, tmp_path, capsys):
+    run = tmp_path/'run'
+    assert fitted(run, until=7).precision == 'fp16'
+    assert fitted(run, until=14, device='cpu', precision='fp32').precision == 'fp32'
+    assert 'fp16 -> fp32' in capsys.readouterr().out
+    learn = fitted(run, until=21)
+    assert learn.precision == 'fp16' and 'fp32 -> fp16' in capsys.readouterr().out
+    learn = fitted(run, precision='fp32')
+    out = capsys.readouterr().out
+    assert learn.precision == 'fp16' and "begun in fp16 and keeps to it: this Learner's fp32" in out and '->' not in out
+
+
+def test_a_run_in_bf16_goes_on_in_it_whatever_the_new_learner_was_made_with(tmp_path):
+    "The gradients of a card have a scale in all 16 bits"
+    with card((8, 0)):
+        fitted(tmp_path/'run', until=7, precision='bf16')
+        learn = fitted(tmp_path/'run', precision='fp32')
+        assert (learn.precision, learn.steps_done) == ('bf16', len(learn.dls.train))
+
+
+def by_rows(logp, y): return -logp[torch.arange(len(y)),y.cpu()].mean() # a card takes indices of the host
+def by_letters(logp, y): return -sum(o[i] for o,i in zip(logp, y[:,None]))/len(y)
+
+
+@pytest.mark.parametrize('loss', [by_rows, by_letters])
+def test_the_doctor_sees_what_a_loss_by_hand_picks_on_the_card(t4, loss):
+    ids = torch.tensor([ord(c) % 32 for c in TEXT], device='cuda')
+    model = Net(32).to('cuda')
+    opt = torch.optim.Adam(model.parameters(), 1e-2)
+    def step(x, y):
+        opt.zero_grad()
+        loss(model(x).log_softmax(-1)[0], y[0]).sum().backward()
+        opt.step()
+    batches = [(ids[None,i:i+5], ids[None,i:i+5]) for i in range(0, 40, 5)]
+    report = doctor.diagnose(step_function=step, model=model, batches=batches, trials=False)
+    assert [o.id for o in report.findings] == ['D1']
+
+
+@pytest.mark.parametrize('remembers,ids', [(True, []), (False, ['G3'])])
+def test_the_doctor_reads_what_is_written_on_the_card(remembers, ids):
+    symbols = sorted({*TEXT})
+    stoi = {c:i for i,c in enumerate(symbols)}
+    def encoded(text): return torch.tensor([stoi[c] for c in text])
+    class Stateful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.emb,self.rnn = nn.Embedding(len(symbols), 8),nn.GRU(8, 64, batch_first=True)
+            self.out = nn.Linear(64, len(symbols))
+        def forward(self, x, state=None):
+            h,state = self.rnn(self.emb(x), state)
+            return self.out(h),state
+    model,rows = Stateful(),encoded(TEXT[:2561])
+    opt = torch.optim.Adam(model.parameters(), 1e-2)
+    def step(x, y):
+        opt.zero_grad()
+        F.cross_entropy(model(x)[0].flatten(0, 1), y.flatten()).backward()
+        opt.step()
+    torch.manual_seed(0)
+    for _ in range(150): step(rows[:-1].view(80, 32), rows[1:].view(80, 32))
+    with card():
+        model,rows = model.to('cuda'),rows.to('cuda')
+        opt = torch.optim.Adam(model.parameters(), 1e-2)
+        batches = [(rows[i:i+128].view(4, 32), rows[i+1:i+129].view(4, 32)) for i in range(0, 640, 128)]
+        def write(model, prompt, n):
+            x,state = encoded(prompt)[None].to('cuda'),None
+            for _ in range(n):
+                scores,new = model(x, state)
+                if remembers: state = new
+                x = torch.multinomial(scores[0,-1:].softmax(-1), 1)
+                prompt += symbols[x.item()]
+            return prompt
+        subject = function_subject(step, model, opt, batches)
+        assert [o.id for o in sampling_findings(write, subject, TEXT)] == ids
+
+
+class Overflow(Callback):
+    order = MixedPrecision.order-1
+    def before_step(self):
+        if self.learn.steps_done in (3, 12): self.model.decoder.bias.grad[0] = float('inf')
+
+
+def test_a_run_with_overflows_is_the_same_after_kills(t4, tmp_path):
+    "Steps that are left out count, and the scale comes back"
+    alone = fitted(tmp_path/'alone', cbs=[Overflow()])
+    for until in 7,21: fitted(tmp_path/'killed', until, [Overflow()])
+    again = fitted(tmp_path/'killed', cbs=[Overflow()])
+    assert alone.scaler.get_scale() == 65536/4 and again.scaler.state_dict() == alone.scaler.state_dict()
+    pairs = zip(alone.model.parameters(), again.model.parameters())
+    assert all(torch.isfinite(a).all() and torch.equal(a, b) for a,b in pairs)
+    assert [*map(float, again.recorder.losses)] == [*map(float, alone.recorder.losses)]
+
+
+class Waits(Callback):
+    def before_fit(self): self.seen = [0]
+    def after_batch(self): self.seen.append(sum(waited.values()))
+
+
+def test_most_steps_ask_the_card_for_nothing(t4, tmp_path):
+    learn,cb = made(),Waits()
+    with learn.no_logging(), learn.no_valid(): learn.fit(1, cbs=[cb, Checkpoint(tmp_path/'run', steps=20)])
+    assert median(b-a for a,b in zip(cb.seen, cb.seen[1:])) == 0 < cb.seen[-1]
+
+
+@pytest.mark.parametrize('arch', ['lstm', 'gru', 'rnn'])
+def test_what_a_network_on_the_card_says_is_what_it_says_on_the_cpu(t4, tmp_path, arch):
+    learn = made(arch=arch, n_layers=2)
+    with learn.no_logging(), learn.no_valid(): learn.fit_steps(5)
+    save_run(learn, tmp_path/'run')
+    here = load_run(tmp_path/'run', device='cpu')
+    for context in 'carry',32:
+        a,b = (o.evaluate(context) for o in (learn, here))
+        assert a['nats'] == pytest.approx(b['nats'], abs=1e-5) and a['accuracy'] == b['accuracy']
+    for kwargs in dict(), dict(bs=3, top_k=9), dict(bs=2, top_p=.9, stop='.'):
+        assert learn.generate('The', n=20, seed=1, **kwargs) == here.generate('The', n=20, seed=1, **kwargs)
+    assert learn.predict('The')[0] == here.predict('The')[0]
+    assert [o.device.type for o in learn.get_preds()] == ['cpu']*2 and learn.model.emb.weight.is_cuda
+    learn.show_results()
+    learn.summary()
+    learn.lr_find(num_it=8, show_plot=False)
+    pictures = show.surprise(learn, TEXT[:80]),show.neurons(learn, TEXT[:80], unit=3)
+    assert all(o.save(tmp_path/'o.html').exists() for o in pictures)
+    assert learn.share(tmp_path/'page.html', unit=3).exists()
