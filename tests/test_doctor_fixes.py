@@ -739,6 +739,51 @@ def test_an_error_that_a_fit_has_put_into_words_is_explained_too():
     assert explain(ValueError('of something else'), learn) is None
 
 
+# Errors of plain Python, in somebody's own lines
+
+def looks_up(stoi, text): return [stoi[c] for c in text]
+def names(itos, ids): return ''.join(itos[i] for i in ids)
+def loses(batch): return batch['labels']
+def ends(text, n):
+    for i in range(n): text[i+1]
+def expects_a_state(net, x):
+    out, state = net(x)
+def expects_pairs(dl):
+    for x, y in dl: pass
+def counts_pairs(dl):
+    for i, (x, y) in enumerate(dl): pass
+def expects_a_pair(batch):
+    x, y = batch
+
+
+@pytest.mark.parametrize('f,args,id,says,mends', [
+    (looks_up, ({'a':0}, 'aé'), 'D12', "'é' has no number", 'sorted(set(text))'),
+    (names, ({0:'a'}, [0, 7]), 'D12', 'number 7', 'for c,i in stoi.items()'),
+    (names, ({0:'a'}, [torch.tensor(0)]), 'D12', 'a tensor is no key', 'itos[i.item()]'),
+    (loses, ({'ids':1, 'y':2},), 'E1', "'labels'", 'print(batch.keys())'),
+    (ends, ('abc', 3), 'D12', 'counted from 0', 'print(len(text), i + 1)'),
+    (ends, ([1, 2, 3], 3), 'D12', 'counted from 0', 'print(len(text), i + 1)'),
+    (expects_a_state, (torch.nn.Identity(), torch.zeros(3, 4)), 'E1', 'net gives', 'out = net(x)'),
+    (expects_a_state, (torch.nn.Identity(), torch.zeros(1, 4)), 'E1', 'net gives', 'out = net(x)'),
+    (expects_pairs, (torch.zeros(3, 8, 5),), 'E1', 'dl gives', 'x, y = batch[:, :-1], batch[:, 1:]'),
+    (expects_pairs, ([[torch.zeros(3, 8)]],), 'E1', 'dl gives', 'x, y = batch[:, :-1], batch[:, 1:]'),
+    (counts_pairs, ([torch.zeros(3, 8)],), 'E1', 'dl gives', 'x, y = batch[:, :-1], batch[:, 1:]'),
+    (expects_a_pair, (torch.zeros(3, 8),), 'E1', 'batch', 'x, y = batch[:, :-1], batch[:, 1:]'),
+])
+def test_an_error_of_plain_python_is_explained(f, args, id, says, mends):
+    with pytest.raises((KeyError, IndexError, ValueError)) as e: f(*args)
+    found = explain(e.value)
+    assert found.id == id and says in found.message and mends in found.fix and found.place.file == __file__, found
+    ast.parse(found.fix)
+
+
+def test_an_error_of_plain_python_within_a_library_is_not_put_into_words():
+    with pytest.raises(KeyError) as e: torch.nn.ModuleDict()['a']
+    assert explain(e.value) is None
+    with pytest.raises(KeyError) as e: raise KeyError('a')
+    assert explain(e.value) is None
+
+
 RATED = reader() + """
 from fastai.basics import Callback, DataLoaders, Learner
 class Rate(Callback):

@@ -18,6 +18,7 @@ from .place import place_of
 from .axes import axes_of, numbers_in, template_of
 from .outputs import with_more_outputs
 from .worded import in_a_sentence
+from .plain import in_their_line
 
 # %% ../../nbs/41_doctor.shapes.ipynb #f18bf6ce
 _all_ = ['axes_of']
@@ -252,7 +253,7 @@ def _error(e): return dict(error=(str(e).splitlines() or [''])[0][:200].rstrip('
 
 def _in_a_sentence(e):
     "An error that needs no batch to be explained, or None"
-    found = in_a_sentence(str(e))
+    found = in_their_line(e) or in_a_sentence(str(e))
     if not found: return None
     (id,text,fix),place = found,place_of(e)
     if place and 'reshape' in fix and '.view(' in place.source: fix = place.source.replace('.view(', '.reshape(')
