@@ -959,3 +959,34 @@ def test_a_checkpoint_of_ids_keeps_the_gradients_of_its_weights(option, tmp_path
     f = first(CHECKPOINTED.replace('LINE', line), tmp_path)
     assert f.id == 'L7' and f.place.source == line, f
     assert not said(CHECKPOINTED.replace('LINE', f.fix.partition('   #')[0]), tmp_path), f
+
+
+# Steps that go the wrong way, with a rate that is too small for a trial to tell
+
+UPHILL = reader() + """
+gone = torch.optim.SGD(net.parameters(), lr=1e-6)
+def learn(x, y):
+    loss = F.cross_entropy(net(x).transpose(1, 2), y)
+    net.zero_grad()
+    loss.backward()
+    gone.step()
+def given(): return dict(step_function=learn, model=net, batches=streams)
+"""
+BY_HAND = """with torch.no_grad():
+        for p in net.parameters(): p -= 1e-6*p.grad"""
+
+
+@pytest.mark.parametrize('right,wrong', [
+    ('loss.backward()', '(-loss).backward()'), ('lr=1e-6', 'lr=1e-6, maximize=True'), ('SGD(net.parameters(), ', 'Adam(net.parameters(), maximize=True, '),
+    ('p -= ', 'p += ')])
+def test_a_step_that_goes_uphill(right, wrong, tmp_path):
+    source = UPHILL.replace('gone.step()', BY_HAND) if 'p -=' in right else UPHILL
+    assert 'O1' not in said(source, tmp_path)
+    f = first(source.replace(right, wrong), tmp_path)
+    assert (f.id, f.title) == ('O1', 'Each step goes uphill') and f.place and wrong.split(',')[-1].strip() in f.place.source, f
+    ast.parse(f.fix)
+
+
+def test_who_negates_twice_goes_downhill(tmp_path):
+    twice = UPHILL.replace('loss.backward()', '(-loss).backward()').replace('lr=1e-6', 'lr=1e-6, maximize=True')
+    assert 'O1' not in said(twice, tmp_path)

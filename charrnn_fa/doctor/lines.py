@@ -43,6 +43,7 @@ _signs = {
     'T2': r'\.eval\(',
     'sigmoid': r'sigmoid', # of findings that are like another kind, see `in_own_words`
     'relu': r'relu\(',
+    'uphill': r'\(-[a-z]|=\s*-\s*[a-zA-Z]|\+= .*grad|\badd_\(.*grad',
     'shift': r'(?<![\w:]):-1\b|(?<![\w-])1:(?=[\],\w])',
     'over time': r'(?<!log_)softmax\(|\.(?:sum|mean|norm|amax|max|flip)\(|\b(?:\w*_)?att\w*\(|bmm\(|batch_norm\(',
 }
@@ -77,6 +78,7 @@ _around = {
     'O14': r'clip_grad|GradientClip',
     'I7': r'Dropout\w*\(|\.dropout\(|\bdropout\w*\s*=',
     'D4': r'\bshuffle\s*=\s*True',
+    'uphill': r'\bmaximize\s*=\s*True',
     'D6': r'random_split|train_test_split',
 }
 
@@ -111,6 +113,7 @@ def lines_around(
 
 # %% ../../nbs/36b_doctor.lines.ipynb #7d3b4c13
 _left_out = dict(L1='softmax', L7='detach', sigmoid='sigmoid')
+_options = dict(L5='ignore_index', uphill='maximize')
 
 class _LeftOut(ast.NodeTransformer):
     "Source without some calls"
@@ -135,8 +138,8 @@ def without_call(
     line:ast.stmt, # Where it stands
 )->str: # Or None, if that does not mend it
     "A line of somebody's code without the call, or the argument, that is at fault"
-    if id not in _left_out and id != 'L5': return None
-    change = _WithoutOption('ignore_index') if id == 'L5' else _LeftOut(_left_out[id])
+    if id not in {*_left_out, *_options}: return None
+    change = _WithoutOption(_options[id]) if id in _options else _LeftOut(_left_out[id])
     was,mended = ast.unparse(line),ast.unparse(change.visit(ast.parse(ast.unparse(line))))
     if _is_idle(mended): return f'# leave this line out: {was}'
     return mended if mended != was else None
