@@ -86,10 +86,10 @@ def test_a_state_that_is_not_handed_on_from_call_to_call(before, call, tmp_path)
     assert not said(source.replace(call, lines), tmp_path), f.fix
 
 
-@pytest.mark.parametrize('gru', [False, True])
-def test_a_state_that_a_cell_gets_anew_within_the_call(gru, tmp_path):
-    call = 'mem = self.cell(letter, torch.zeros(8, 16))' if gru else 'mem, c = self.cell(letter, (torch.zeros(8, 16), torch.zeros(8, 16)))'
-    parts = GRU if gru else LSTM
+@pytest.mark.parametrize('parts,call', [
+    (GRU, 'mem = self.cell(letter, torch.zeros(8, 16))'),
+    (LSTM, 'mem, c = self.cell(letter, (torch.zeros(8, 16), torch.zeros(8, 16)))')])
+def test_a_state_that_a_cell_gets_anew_within_the_call(parts, call, tmp_path):
     source = IN_LOOP.format(**{**parts, 'call':call}, makes='pass')
     f = first(source.replace('BEFORE', 'pass'), tmp_path)
     assert f.id == 'R5' and f.place.source == call, f

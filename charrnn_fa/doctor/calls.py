@@ -198,13 +198,14 @@ def _call_of(line, name, is_cell):
 
 def _is_anew(state, loop): return not isinstance(state, ast.Name) or state.id not in _set_by([loop])
 
+# %% ../../nbs/42c_doctor.calls.ipynb #26524e71
 def _handed_on(line, loop, is_cell):
     "A line with the state that it was given in the call before, and what comes before the loop"
     line = ast.parse(ast.unparse(line)).body[0]
     call,target = line.value,line.targets[0]
     last,state = target if is_cell else target.elts[-1],call.args[1]
     if isinstance(state, ast.Name) and ast.unparse(last) != '_':
-        return f'{ast.unparse(line)}\n{state.id} = {ast.unparse(last)}   # so the next letter has the state that came back'
+        return f'{ast.unparse(line)}\n{state.id} = {ast.unparse(last)}   # so the next letter has this state'
     name = state if isinstance(state, ast.Name) else ast.Name('state') if ast.unparse(last) == '_' else last
     if not is_cell: target.elts[-1] = name
     call.args[1] = ast.parse(ast.unparse(name)).body[0].value # which is read there
@@ -221,7 +222,8 @@ def begun_anew(
     "The line in a loop that calls something with a state of its own each time"
     for source in sources(*objects):
         for loop in ast.walk(source.tree):
-            lines = [o for o in loop.body if isinstance(o, ast.Assign)] if isinstance(loop, (ast.For, ast.While)) else []
+            body = loop.body if isinstance(loop, (ast.For, ast.While)) else []
+            lines = [o for o in body if isinstance(o, ast.Assign)]
             found = [o for o in lines if (c := _call_of(o, name, is_cell)) and _is_anew(c.args[1], loop)]
             if found: return source.place(found[0]),OwnWords(_handed_on(found[0], loop, is_cell))
 
@@ -235,16 +237,18 @@ def _remembers_nothing(subject, batch, module, calls):
     if isinstance(module, _of_torch): return all((calls[0].given[i] == 0).all() for i,_ in pairs)
     return len(calls[0].gave) > 1 and any(is_unused(subject, batch, module, j) for _,j in pairs)
 
+# %% ../../nbs/42c_doctor.calls.ipynb #ef221001
 def _restarted(subject, module, calls):
     n,name = len(calls),next(k for k,m in subject.model.named_modules() if m is module)
     own = *subject.model.modules(),*subject.roots
     found = restart_of(*own) or begun_anew(name.rpartition('.')[2], isinstance(module, nn.RNNCellBase), *own)
     place,fix = found or (None, _going_on(module, calls))
     return Finding('R5', 'exact',
-        f"{name or type(module).__name__} is called for {n} letters one after the other, with the same state each time, and the state that "
-        "comes back is not given to the next call. So nothing of one letter is known at the next.",
+        f"{name or type(module).__name__} is called for {n} letters one after the other, with the same state each "
+        "time, and the state that comes back is not given to the next call. So nothing of one letter is known at the next.",
         fix, dict(calls=n), place)
 
+# %% ../../nbs/42c_doctor.calls.ipynb #22fb750e
 def _going_on(module, calls):
     "A loop that hands the state on, for a cell of PyTorch or for a network"
     if isinstance(module, nn.LSTMCell): call = 'h, c = rnn(letter, (h, c))'

@@ -51,6 +51,7 @@ class Uphill(Finding):
     "O1, by the sign"
     title,like = 'Each step goes uphill','uphill'
 
+# %% ../../nbs/38i_doctor.mean.ipynb #d76b753e
 def _goes_up(subject, grads, k, least=.3):
     "Whether a step moves weights along the gradient of a mean, of which the loss's own, `grads`, is `k` times"
     ps = {k:p for k,p in subject.model.named_parameters() if k in subject.before}
@@ -60,17 +61,20 @@ def _goes_up(subject, grads, k, least=.3):
     along = (step*g).sum()/(step.norm()*g.norm())
     return bool((along if k > 0 else -along) > least)
 
-# %% ../../nbs/38i_doctor.mean.ipynb #d76b753e
+# %% ../../nbs/38i_doctor.mean.ipynb #63739cd1
 _no_minus = 'loss.backward()   # of the loss as it is, without a minus sign'
 _no_maximum = 'maximize=False   # where the optimiser is made, or nothing'
 _with_minus = 'p -= lr*p.grad   # a step goes against the gradient'
 
+# %% ../../nbs/38i_doctor.mean.ipynb #dc884c7c
 def _uphill(subject, k):
     opts = [o for o in subject.noted.seen.values() if isinstance(o, torch.optim.Optimizer)]
     is_asked = any(g.get('maximize') for o in opts for g in o.param_groups)
-    why = "the loss has a minus sign" if k < 0 else "the optimiser has maximize=True" if is_asked else "it has the wrong sign"
-    return [Uphill('O1', 'exact', f"A step moves the weights where cross-entropy grows: {why}. The network gets worse.",
-                   _no_minus if k < 0 else _no_maximum if is_asked else _with_minus, dict(times_the_mean=k))]
+    if k < 0: why,fix = "the loss has a minus sign",_no_minus
+    elif is_asked: why,fix = "the optimiser has maximize=True",_no_maximum
+    else: why,fix = "it has the wrong sign",_with_minus
+    said = f"A step moves the weights where cross-entropy grows: {why}. The network gets worse."
+    return [Uphill('O1', 'exact', said, fix, dict(times_the_mean=k))]
 
 # %% ../../nbs/38i_doctor.mean.ipynb #506e70c4
 def _summed(k):

@@ -17,6 +17,7 @@ def _statement(source):
     try: return ast.parse(f'{source} pass' if source.endswith(':') else source).body[0]
     except (SyntaxError, IndexError): return None
 
+# %% ../../nbs/40d_doctor.plain.ipynb #17b12dcc
 def _look_ups(line):
     "What a line looks into and for what, as code; slices ask for nothing"
     nodes = ast.walk(line) if line else ()
@@ -54,6 +55,7 @@ def _apart(line):
     names = [o.elts for o in ast.walk(target) if isinstance(o, ast.Tuple)]
     return ([ast.unparse(o) for o in names[-1]], value) if names else None
 
+# %% ../../nbs/40d_doctor.plain.ipynb #a00642c6
 def _cut_apart(names, piece):
     return f'{", ".join(names)} = {piece}[:, :-1], {piece}[:, 1:]   # if {piece} is one tensor, of pieces of text'
 
