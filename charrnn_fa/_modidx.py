@@ -1673,6 +1673,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'charrnn_fa/doctor/forward.py'),
                                            'charrnn_fa.doctor.forward._drops': ( 'doctor.forward.html#_drops',
                                                                                  'charrnn_fa/doctor/forward.py'),
+                                           'charrnn_fa.doctor.forward._embedded': ( 'doctor.forward.html#_embedded',
+                                                                                    'charrnn_fa/doctor/forward.py'),
                                            'charrnn_fa.doctor.forward._goes_in_as_numbers': ( 'doctor.forward.html#_goes_in_as_numbers',
                                                                                               'charrnn_fa/doctor/forward.py'),
                                            'charrnn_fa.doctor.forward._ids_as_numbers': ( 'doctor.forward.html#_ids_as_numbers',

@@ -977,16 +977,87 @@ BY_HAND = """with torch.no_grad():
 
 
 @pytest.mark.parametrize('right,wrong', [
-    ('loss.backward()', '(-loss).backward()'), ('lr=1e-6', 'lr=1e-6, maximize=True'), ('SGD(net.parameters(), ', 'Adam(net.parameters(), maximize=True, '),
-    ('p -= ', 'p += ')])
+    ('loss.backward()', '(-loss).backward()'), ('lr=1e-6', 'lr=1e-6, maximize=True'), ('p -= ', 'p += '),
+    ('SGD(net.parameters(), lr=1e-6', 'Adam(net.parameters(), lr=1e-6, maximize=True')])
 def test_a_step_that_goes_uphill(right, wrong, tmp_path):
     source = UPHILL.replace('gone.step()', BY_HAND) if 'p -=' in right else UPHILL
     assert 'O1' not in said(source, tmp_path)
     f = first(source.replace(right, wrong), tmp_path)
-    assert (f.id, f.title) == ('O1', 'Each step goes uphill') and f.place and wrong.split(',')[-1].strip() in f.place.source, f
+    assert (f.id, f.title) == ('O1', 'Each step goes uphill'), f
+    assert wrong.split(', ')[-1] in f.place.source, f
     ast.parse(f.fix)
 
 
 def test_who_negates_twice_goes_downhill(tmp_path):
     twice = UPHILL.replace('loss.backward()', '(-loss).backward()').replace('lr=1e-6', 'lr=1e-6, maximize=True')
     assert 'O1' not in said(twice, tmp_path)
+
+
+# Ids that are used as numbers, where there is no table yet
+
+NO_TABLE = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn,self.out = nn.LSTM(1, 16, batch_first=True),nn.Linear(16, 12)
+    def forward(self, x):
+        return self.out(self.rnn(READ)[0])
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam)
+"""
+LOOSE = """
+rnn,out = nn.GRU(1, 16, batch_first=True),nn.Linear(16, 12)
+adam = torch.optim.Adam([*rnn.parameters(), *out.parameters()], lr=1e-3)
+def learn(x, y):
+    loss = F.cross_entropy(out(rnn(READ)[0]).flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, batches=streams)
+"""
+IN_A_ROW = """
+net = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 12))
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def learn(x, y):
+    loss = F.cross_entropy(net(READ).flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+AMOUNTS = 'x.unsqueeze(-1).float()'
+
+
+def s2(source, tmp_path):
+    f = next(o for o in diagnose(**made(source, tmp_path), trials=False).findings if o.id == 'S2')
+    return [o.split('   #')[0] for o in f.fix.splitlines()]
+
+
+def test_a_table_for_ids_that_are_used_as_numbers(tmp_path):
+    table,layer,use = s2(NO_TABLE.replace('READ', AMOUNTS), tmp_path)
+    mended = NO_TABLE.replace('self.rnn,self.out =', f'{table}\n        {layer}\n        _,self.out =').replace('READ', 'x')
+    assert not said(mended.replace('return self.out(', f'{use}\n        return self.out('), tmp_path), (table, layer, use)
+
+
+def test_a_table_for_layers_that_belong_to_no_network(tmp_path):
+    table,layer,use = s2(LOOSE.replace('READ', AMOUNTS), tmp_path)
+    assert 'self' not in table+layer+use
+    mended = LOOSE.replace('adam =', f'{table}\n{layer}\nadam =', 1).replace('[*rnn', '[*emb.parameters(), *rnn').replace('READ', 'x')
+    assert not said(mended.replace('loss = F', f'{use}\n    loss = F'), tmp_path), (table, layer, use)
+
+
+def test_a_table_for_layers_in_a_row(tmp_path):
+    table,_ = s2(IN_A_ROW.replace('READ', AMOUNTS), tmp_path)
+    mended = IN_A_ROW.replace('adam =', f'{table}\nadam =', 1).replace('READ', 'x')
+    assert 'S2' not in said(mended, tmp_path), table
+
+
+def test_a_table_for_a_layer_that_ends_in_an_error(tmp_path):
+    source = NO_TABLE.replace('nn.LSTM(1,', 'nn.LSTM(8,').replace('READ', 'x')
+    f = first(source, tmp_path)
+    table,use = f.fix.splitlines()
+    assert f.id == 'S2' and 'nn.Embedding(n_symbols, 8)' in table, f
+    mended = source.replace('self.rnn,', f'{table.replace("n_symbols", "12")}\n        self.rnn,', 1)
+    assert not said(mended.replace('return self.out(', f'{use}\n        return self.out('), tmp_path), f

@@ -127,12 +127,14 @@ def _apart(subject, evidence):
 
 # %% ../../nbs/42_doctor.probes.ipynb #661211bd
 def _goes_on(model):
-    "A line in which a state goes on, of a cell if there is one first"
+    "A line in which a state goes on, of a cell if there is one first, and what it begins with"
     kinds = (m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase)))
-    kind = next(kinds, None)
-    if isinstance(kind, nn.LSTMCell): return 'h,c = rnn(x_t, (h, c))   # and the same h and c go into the next step'
-    if isinstance(kind, nn.RNNCellBase): return 'h = rnn(x_t, h)   # and the same h goes into the next step'
-    return 'out, state = rnn(x, state)   # and the same state goes into the next step'
+    kind,once,goes = next(kinds, None),'state = None   # once, before all steps','goes into the next step'
+    if isinstance(kind, nn.LSTMCell): return f'{once}\nh,c = state = rnn(x_t, state)   # and the same state {goes}'
+    if isinstance(kind, nn.RNNCellBase): return f'{once}\nstate = rnn(x_t, state)   # and the same state {goes}'
+    if kind: return f'{once}\nout, state = rnn(x, state)   # and the same state {goes}'
+    n = next((m.in_features for m in [*model.modules()][::-1] if isinstance(m, nn.Linear)), 'n_hid')
+    return f'layer = nn.GRU({n}, {n}, batch_first=True)   # before the last layer, and the optimiser has it\nh, _ = layer(h)'
 
 # %% ../../nbs/42_doctor.probes.ipynb #426586ca
 def _no_memory(model, evidence):

@@ -171,6 +171,8 @@ def _not_embedded(axes, place):
         "Ids are whole numbers, and this layer works with vectors. An embedding has a vector for each id.",
         'x = self.emb(x)   # self.emb = nn.Embedding(n_symbols, emb_sz)')
 
+_with_table = 'self.emb = nn.Embedding(n_symbols, emb_sz)   # in __init__\nx = self.emb(x)'
+
 # %% ../../nbs/41_doctor.shapes.ipynb #fc49fb0f
 def _float_ids(axes, place):
     return 'D12', "Here ids are expected, whole numbers, and they come as something else.", 'x = x.long()'
@@ -288,6 +290,7 @@ def explain(
     try: id,text,fix = told(axes, place)
     except (ValueError, IndexError): return _in_a_sentence(e)
     res = Finding(id, 'exact', text, fix, _error(e), place)
+    if told is _not_embedded: res.parts,res.in_words = ('emb',),_with_table
     return with_more_outputs(subject, res) if told is _few_outputs and i is not None else res
 
 # %% ../../nbs/41_doctor.shapes.ipynb #aa94d336
