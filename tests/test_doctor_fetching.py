@@ -363,3 +363,41 @@ def test_a_cell_that_hands_back_what_it_was_given(old):
     fs = found(model=net, dls=[*zip(x[:-1].view(6, 8, 12), x[1:].view(6, 8, 12))], loss_func=F.cross_entropy,
                opt=torch.optim.Adam(net.parameters(), 3e-3))
     assert [f.title for f in fs] == ['A part of the state never changes']*old
+
+
+# ---- Losses for each step of what a network gives at once; and one row alone
+
+class OfLayer(nn.Module):
+    def __init__(self, n=24, **kwargs):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(V, n),nn.GRU(n, n, **kwargs),nn.Linear(n, V)
+
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+
+
+def fetching_windows(rows, steps, shift=1, axis=1, **kwargs):
+    "A step that fetches windows anywhere in a text, and adds up a loss for each step"
+    seeded()
+    net,ids,gen = OfLayer(**kwargs),text(2000),seeded()
+    adam = torch.optim.Adam(net.parameters(), 3e-3)
+    def windows():
+        at = torch.randint(len(ids)-steps-4, (rows, 1), generator=gen) + torch.arange(steps)
+        return (ids[at], ids[at+shift]) if axis else (ids[at].T, ids[at+shift].T)
+    def train():
+        x,y = windows()
+        scores = net(x)
+        loss = sum(F.cross_entropy(scores.select(axis, t), y.select(axis, t)) for t in range(steps))/steps
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        return loss.item()
+    return dict(step_function=train, model=net)
+
+
+@pytest.mark.parametrize('rows,steps', [(8, 8), (6, 12), (1, 12)])
+@pytest.mark.parametrize('axis', [0, 1])
+def test_a_recurrence_over_the_batch_where_each_step_has_a_loss(rows, steps, axis):
+    assert ids_of(**fetching_windows(rows, steps, axis=axis, batch_first=bool(axis))) == []
+    assert ids_of(**fetching_windows(rows, steps, axis=axis, batch_first=not axis)) == ['S5']
+    found = ids_of(**fetching_windows(rows, steps, shift=0, axis=axis, batch_first=bool(axis)))
+    assert found == (['D1'] if axis and rows < steps else []) # where it can be told which way the text runs

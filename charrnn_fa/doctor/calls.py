@@ -245,7 +245,8 @@ def _restarted(subject, module, calls):
     place,fix = found or (None, _going_on(module, calls))
     return Finding('R5', 'exact',
         f"{name or type(module).__name__} is called for {n} letters one after the other, with the same state each "
-        "time, and the state that comes back is not given to the next call. So nothing of one letter is known at the next.",
+        "time, and the state that comes back is not given to the next call. So nothing of one letter is known at the "
+        "next.",
         fix, dict(calls=n), place)
 
 # %% ../../nbs/42c_doctor.calls.ipynb #22fb750e

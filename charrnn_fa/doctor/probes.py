@@ -13,7 +13,7 @@ from .lines import code_of
 from .targets import check_targets
 from .layout import Layout, layout, reads_targets
 from .deaf import check_deaf
-from .mixed import check_mixed
+from .mixed import check_mixed, of_recurrence
 from .reach import reaches
 from .subject import Subject
 from .turned import check_turned, is_right
@@ -134,7 +134,7 @@ def _goes_on(model):
     if isinstance(kind, nn.RNNCellBase): return f'{once}\nstate = rnn(x_t, state)   # and the same state {goes}'
     if kind: return f'{once}\nout, state = rnn(x, state)   # and the same state {goes}'
     n = next((m.in_features for m in [*model.modules()][::-1] if isinstance(m, nn.Linear)), 'n_hid')
-    return f'layer = nn.GRU({n}, {n}, batch_first=True)   # before the last layer, and the optimiser has it\nh, _ = layer(h)'
+    return f'layer = nn.GRU({n}, {n}, batch_first=True)   # before the last layer, and for the optimiser\nh, _ = layer(h)'
 
 # %% ../../nbs/42_doctor.probes.ipynb #426586ca
 def _no_memory(model, evidence):
@@ -144,9 +144,26 @@ def _no_memory(model, evidence):
         _goes_on(model), evidence)
 
 # %% ../../nbs/42_doctor.probes.ipynb #49ab6468
+def _takes_steps_for_rows(subject, lay):
+    "Whether there is one row, and a recurrent layer takes its steps for as many rows of one step"
+    sizes = []
+    def _note(m, args): sizes.append(args[0].shape[:2] if m.batch_first else args[0].shape[:2][::-1])
+    layers = [m for m in subject.model.modules() if isinstance(m, nn.RNNBase)]
+    hooks = [m.register_forward_pre_hook(_note) for m in layers]
+    try: subject.run(subject.batches[:1], update=False)
+    finally: [h.remove() for h in hooks]
+    n = lay.x.shape[lay.axis]
+    return lay.x.shape[1-lay.axis] == 1 and n > 1 and (n, 1) in map(tuple, sizes)
+
+def _over_one_row(lay, evidence):
+    n = lay.x.shape[lay.axis]
+    return of_recurrence(f"no later prediction of its row: the layer takes the {n} steps for {n} rows", evidence, lay.axis)
+
+# %% ../../nbs/42_doctor.probes.ipynb #17082bad
 def _late_or_forgetful(subject, lay, rs, evidence):
     "What is said of characters that do not change the prediction of the next one, or of no later one"
     reaches_later = any(r.later for r in rs if r.time < lay.x.shape[lay.axis]-1)
+    if not reaches_later and _takes_steps_for_rows(subject, lay): return [_over_one_row(lay, evidence)]
     if not reaches_later: return [_no_memory(subject.model, evidence)]
     skips_the_next = any(r.is_predicted for r in rs) and not any(r.here for r in rs)
     return [_apart(subject, evidence)] if lay.reads_on and skips_the_next else []
