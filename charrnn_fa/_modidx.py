@@ -2831,6 +2831,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'charrnn_fa.doctor.texts.follows_on': ( 'doctor.texts.html#follows_on',
                                                                                  'charrnn_fa/doctor/texts.py'),
                                          'charrnn_fa.doctor.texts.n_between': ('doctor.texts.html#n_between', 'charrnn_fa/doctor/texts.py'),
+                                         'charrnn_fa.doctor.texts.other_piece': ( 'doctor.texts.html#other_piece',
+                                                                                  'charrnn_fa/doctor/texts.py'),
                                          'charrnn_fa.doctor.texts.read_ids': ('doctor.texts.html#read_ids', 'charrnn_fa/doctor/texts.py'),
                                          'charrnn_fa.doctor.texts.table_of': ('doctor.texts.html#table_of', 'charrnn_fa/doctor/texts.py'),
                                          'charrnn_fa.doctor.texts.told': ('doctor.texts.html#told', 'charrnn_fa/doctor/texts.py'),

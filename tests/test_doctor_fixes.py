@@ -1061,3 +1061,30 @@ def test_a_table_for_a_layer_that_ends_in_an_error(tmp_path):
     assert f.id == 'S2' and 'nn.Embedding(n_symbols, 8)' in table, f
     mended = source.replace('self.rnn,', f'{table.replace("n_symbols", "12")}\n        self.rnn,', 1)
     assert not said(mended.replace('return self.out(', f'{use}\n        return self.out('), tmp_path), f
+
+
+# All of the text as one batch
+
+ALL_AT_ONCE = reader() + """
+rows,goals = ids[:2400].view(8, 300),ids[1:].view(8, 300)
+def learn(x, y):
+    pass
+    loss = F.cross_entropy(net(x).transpose(1, 2), y)
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def alone():
+    x,y = rows,goals
+    learn(x, y)
+"""
+
+
+@pytest.mark.parametrize('given', ['step_function=alone', 'step_function=learn, batches=[(rows, goals)]*4'])
+def test_all_of_the_text_in_each_step(given, tmp_path):
+    source = ALL_AT_ONCE + f"def given(): return dict({given}, model=net)\n"
+    f = first(source, tmp_path)
+    assert f.id == 'T7', f
+    where = 'x,y = rows,goals\n' if 'alone' in given else 'pass\n'
+    mended = source.replace(where, where+textwrap.indent(f.fix, '    ')+'\n')
+    assert 'alone' not in given or 'T7' not in said(mended, tmp_path), f.fix
+    ast.parse(f.fix)

@@ -14,6 +14,7 @@ from .batches import tensors_of
 from .lines import code_of
 from .loss import of_classes
 from .step import predictions
+from .texts import other_piece
 from .subject import Subject
 
 # %% ../../nbs/38b_doctor.forward.ipynb #686d22ec
@@ -186,7 +187,7 @@ def check_inputs(
     return [Finding('T7', 'exact',
         f"In {len(steps)} steps the network gets the same batch each time, so it learns one piece of the text by "
         "heart.",
-        'it = iter(dl)   # once, and next(it) in each step; no seed in the function that cuts batches',
+        other_piece(given[0][0], 'it = iter(dl)   # once, and next(it) in each step; no seed where batches are cut'),
         dict(steps=len(steps)))]
 
 # %% ../../nbs/38b_doctor.forward.ipynb #66b3540f

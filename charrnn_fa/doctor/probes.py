@@ -157,7 +157,8 @@ def _takes_steps_for_rows(subject, lay):
 
 def _over_one_row(lay, evidence):
     n = lay.x.shape[lay.axis]
-    return of_recurrence(f"no later prediction of its row: the layer takes the {n} steps for {n} rows", evidence, lay.axis)
+    said = f"no later prediction of its row: the layer takes the {n} steps for {n} rows"
+    return of_recurrence(said, evidence, lay.axis)
 
 # %% ../../nbs/42_doctor.probes.ipynb #17082bad
 def _late_or_forgetful(subject, lay, rs, evidence):
