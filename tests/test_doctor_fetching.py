@@ -401,3 +401,33 @@ def test_a_recurrence_over_the_batch_where_each_step_has_a_loss(rows, steps, axi
     assert ids_of(**fetching_windows(rows, steps, axis=axis, batch_first=not axis)) == ['S5']
     found = ids_of(**fetching_windows(rows, steps, shift=0, axis=axis, batch_first=bool(axis)))
     assert found == (['D1'] if axis and rows < steps else []) # where it can be told which way the text runs
+
+
+# ---- Lines that begin with one and the same letter
+
+@pytest.mark.parametrize('same,one_length', [(True, True), (False, True), (False, False)])
+def test_lines_that_begin_alike_are_not_the_same(same, one_length):
+    seeded()
+    cell,out,ids,gen = nn.Linear(V+24, 24),nn.Linear(24, V),text(999),seeded()
+    class Read(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell,self.out = cell,out
+
+        def forward(self, letter, h):
+            h = torch.tanh(self.cell(torch.cat([letter, h], 1)))
+            return self.out(h),h
+    net = Read()
+    sgd = torch.optim.SGD(net.parameters(), .1)
+    def train():
+        i,n = (7, 12) if same else (torch.randint(900, (), generator=gen), 12 if one_length else 6+torch.randint(8, (), generator=gen))
+        line = torch.cat([torch.zeros(1).long(), ids[i:i+n]])
+        x,h,loss = F.one_hot(line[:-1], V).float()[:,None],torch.zeros(1, 24),0
+        for letter,y in zip(x, line[1:,None]):
+            scores,h = net(letter, h)
+            loss = loss + F.cross_entropy(scores, y)/len(x)
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        return loss.item()
+    assert ids_of(step_function=train, model=net) == ['T7']*same
