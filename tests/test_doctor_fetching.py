@@ -403,31 +403,44 @@ def test_a_recurrence_over_the_batch_where_each_step_has_a_loss(rows, steps, axi
     assert found == (['D1'] if axis and rows < steps else []) # where it can be told which way the text runs
 
 
-# ---- Lines that begin with one and the same letter
+# ---- Lines of one-hot letters, of which neither inputs nor targets can be told
 
-@pytest.mark.parametrize('same,one_length', [(True, True), (False, True), (False, False)])
-def test_lines_that_begin_alike_are_not_the_same(same, one_length):
+class ByHand(nn.Module):
+    "The output is made of the state before, as the hidden one is"
+    def __init__(self, n=24):
+        super().__init__()
+        self.n,self.h,self.o = n,nn.Linear(V+n, n),nn.Linear(V+n, V)
+
+    def forward(self, letter, h):
+        both = torch.cat([letter, h], 1)
+        return self.o(both).log_softmax(1),torch.tanh(self.h(both))
+
+
+def by_letter(given='h', sign=-1, same=False, lengths=(6, 12)):
+    "A step as those who name things by letters write it, with the mark of a begin"
     seeded()
-    cell,out,ids,gen = nn.Linear(V+24, 24),nn.Linear(24, V),text(999),seeded()
-    class Read(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell,self.out = cell,out
-
-        def forward(self, letter, h):
-            h = torch.tanh(self.cell(torch.cat([letter, h], 1)))
-            return self.out(h),h
-    net = Read()
-    sgd = torch.optim.SGD(net.parameters(), .1)
+    net,ids,gen = ByHand(),text(999),seeded()
+    def line():
+        i,n = (7, 9) if same else [int(torch.randint(a, b, (), generator=gen)) for a,b in ((0, 900), lengths)]
+        x = torch.cat([torch.zeros(1).long(), ids[i:i+n]])
+        return F.one_hot(x[:-1], V).float()[:,None],x[1:,None]
     def train():
-        i,n = (7, 12) if same else (torch.randint(900, (), generator=gen), 12 if one_length else 6+torch.randint(8, (), generator=gen))
-        line = torch.cat([torch.zeros(1).long(), ids[i:i+n]])
-        x,h,loss = F.one_hot(line[:-1], V).float()[:,None],torch.zeros(1, 24),0
-        for letter,y in zip(x, line[1:,None]):
-            scores,h = net(letter, h)
-            loss = loss + F.cross_entropy(scores, y)/len(x)
-        sgd.zero_grad()
+        x,y = line()
+        h = first = torch.zeros(1, net.n)
+        loss = 0
+        for letter,target in zip(x, y):
+            output,h = net(letter, dict(h=h, cut=h.detach(), first=first)[given])
+            loss = loss + F.nll_loss(output, target)
+        net.zero_grad()
         loss.backward()
-        sgd.step()
-        return loss.item()
-    assert ids_of(step_function=train, model=net) == ['T7']*same
+        with torch.no_grad():
+            for p in net.parameters(): p.add_(0 if p.grad is None else p.grad, alpha=sign*1e-5)
+        return output,loss.item()/len(x)
+    return dict(step_function=train, model=net)
+
+
+@pytest.mark.parametrize('fault,want', [
+    (dict(), []), (dict(given='cut'), ['R1']), (dict(given='first'), ['R5']), (dict(sign=1), ['O1']),
+    (dict(same=True), ['T7']), (dict(lengths=(9, 10)), [])])
+def test_lines_of_one_hot_letters(fault, want):
+    assert ids_of(**by_letter(**fault)) == want # lines that only begin alike are not the same

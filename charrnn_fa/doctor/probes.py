@@ -134,7 +134,8 @@ def _goes_on(model):
     if isinstance(kind, nn.RNNCellBase): return f'{once}\nstate = rnn(x_t, state)   # and the same state {goes}'
     if kind: return f'{once}\nout, state = rnn(x, state)   # and the same state {goes}'
     n = next((m.in_features for m in [*model.modules()][::-1] if isinstance(m, nn.Linear)), 'n_hid')
-    return f'layer = nn.GRU({n}, {n}, batch_first=True)   # before the last layer, and for the optimiser\nh, _ = layer(h)'
+    made = f'layer = nn.GRU({n}, {n}, batch_first=True)   # before the last layer, and for the optimiser'
+    return f'{made}\nh, _ = layer(h)'
 
 # %% ../../nbs/42_doctor.probes.ipynb #426586ca
 def _no_memory(model, evidence):

@@ -123,9 +123,14 @@ def _cut_comes_first(*both):
     "Whether the loss has no gradient for any parameter, and not only for those of a part"
     return any(o.id == 'L7' and o.evidence.get('parameters_with_gradient') == 0 for o in both)
 
+def _is_cut_state(*both):
+    "Whether it is known from calls that a state loses its graph from one to the next"
+    return any(o.id == 'R1' and 'calls' in o.evidence for o in both)
+
 def _may_cause(cause, o):
     "Whether a finding follows from another: what is weak explains nothing that is exact"
-    if {cause.id, o.id} == {'L7', 'Z1'}: return (cause.id == 'L7') == _cut_comes_first(cause, o)
+    is_either = {cause.id, o.id} == {'L7', 'Z1'} or {cause.id, o.id} == {'L7', 'R1'} and _is_cut_state(cause, o)
+    if is_either: return (cause.id == 'L7') == _cut_comes_first(cause, o)
     if (cause.id, o.id) == ('R5', 'Z1') and cause.certainty != o.certainty: return False # a state lost between batches
     return o.id in _consequences.get(cause.id, '').split() and (cause.certainty, o.certainty) != ('weak', 'exact')
 
