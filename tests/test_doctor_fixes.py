@@ -322,7 +322,17 @@ def given(): return dict(model=net, dls=streams, loss_func=over_all)
 @pytest.mark.parametrize('line', ['mem.data', 'mem.detach()'])
 def test_a_state_is_called_as_it_was_before_it_was_detached(line, tmp_path):
     f = first(CALLED.replace('LINE', line), tmp_path)
-    assert f.id == 'R1' and f.fix.startswith('mem = mem.detach()'), f
+    mended,before = f.fix.splitlines()
+    assert f.id == 'R1' and before.startswith('# mem = mem.detach()'), f
+    assert not said(CALLED.replace('mem = self.step(self.table(seq[:, t]), LINE)', mended), tmp_path), f
+
+
+@pytest.mark.parametrize('line', ['mem = mem.detach()', 'mem = mem.data'])
+def test_a_line_in_a_loop_that_detaches_a_state_is_left_out(line, tmp_path):
+    source = CALLED.replace(', LINE)', ', mem)').replace('            out.append', '            WHERE\n            out.append')
+    f = first(source.replace('WHERE', line), tmp_path)
+    assert f.id == 'R1' and f.place.source == line and f.fix.splitlines()[0] == f'# leave this line out: {line}', f
+    assert not said(source.replace('WHERE', 'pass'), tmp_path)
 
 
 ALIKE = """
@@ -972,7 +982,7 @@ def learn(x, y):
     gone.step()
 def given(): return dict(step_function=learn, model=net, batches=streams)
 """
-BY_HAND = """with torch.no_grad():
+STEP_BY_HAND = """with torch.no_grad():
         for p in net.parameters(): p -= 1e-6*p.grad"""
 
 
@@ -980,7 +990,7 @@ BY_HAND = """with torch.no_grad():
     ('loss.backward()', '(-loss).backward()'), ('lr=1e-6', 'lr=1e-6, maximize=True'), ('p -= ', 'p += '),
     ('SGD(net.parameters(), lr=1e-6', 'Adam(net.parameters(), lr=1e-6, maximize=True')])
 def test_a_step_that_goes_uphill(right, wrong, tmp_path):
-    source = UPHILL.replace('gone.step()', BY_HAND) if 'p -=' in right else UPHILL
+    source = UPHILL.replace('gone.step()', STEP_BY_HAND) if 'p -=' in right else UPHILL
     assert 'O1' not in said(source, tmp_path)
     f = first(source.replace(right, wrong), tmp_path)
     assert (f.id, f.title) == ('O1', 'Each step goes uphill'), f
@@ -1017,7 +1027,7 @@ def learn(x, y):
     adam.step()
 def given(): return dict(step_function=learn, batches=streams)
 """
-IN_A_ROW = """
+LAYERS_IN_A_ROW = """
 net = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 12))
 adam = torch.optim.Adam(net.parameters(), lr=1e-3)
 def learn(x, y):
@@ -1049,8 +1059,8 @@ def test_a_table_for_layers_that_belong_to_no_network(tmp_path):
 
 
 def test_a_table_for_layers_in_a_row(tmp_path):
-    table,_ = s2(IN_A_ROW.replace('READ', AMOUNTS), tmp_path)
-    mended = IN_A_ROW.replace('adam =', f'{table}\nadam =', 1).replace('READ', 'x')
+    table,_ = s2(LAYERS_IN_A_ROW.replace('READ', AMOUNTS), tmp_path)
+    mended = LAYERS_IN_A_ROW.replace('adam =', f'{table}\nadam =', 1).replace('READ', 'x')
     assert 'S2' not in said(mended, tmp_path), table
 
 
