@@ -335,6 +335,14 @@ def test_a_line_in_a_loop_that_detaches_a_state_is_left_out(line, tmp_path):
     assert not said(source.replace('WHERE', 'pass'), tmp_path)
 
 
+def test_the_last_row_in_place_of_the_last_steps(tmp_path):
+    source = READER.replace('return self.guess(hs)', 'return self.guess(hs[-1])').replace('MADE', 'pass').replace('HERE', 'pass')
+    source = source.replace('F.cross_entropy(p.flatten(0, 1), t.flatten())', 'F.cross_entropy(p, t[:, -1])')
+    f = first(source, tmp_path)
+    assert f.id == 'S4' and 'out = out[:, -1]' in f.fix, f
+    assert said(source.replace('hs[-1]', 'hs[:, -1]'), tmp_path) == ['L6'] # the loader has targets for all steps
+
+
 ALIKE = """
 def given():
     HERE

@@ -55,7 +55,15 @@ def _target_size(axes, place):
                   "The scores are (rows, steps, vocabulary): the classes are last."), _loss_fix(place)
 
 # %% ../../nbs/41_doctor.shapes.ipynb #c7f9a7d7
+def _last_row(steps, rows):
+    return ('S4',
+        f"The loss gets scores for {_axis(steps)} and targets for {_axis(rows)}: the last row is taken with all of its "
+        "steps, and not the last step of each row.",
+        'out = out[:, -1]   # of a layer with batch_first=True; out[-1] is the last row')
+
+# %% ../../nbs/41_doctor.shapes.ipynb #8d4ec2ed
 def _batch_sizes(axes, place):
+    if [name for _,name in axes] == ['steps', 'rows']: return _last_row(*axes)
     return 'S1', (
         f"The loss gets scores for {_axis(axes[0])} and targets for {_axis(axes[1])}. It wants one target for each "
         "prediction, so both have to be flattened in the same way."
