@@ -363,3 +363,84 @@ def test_a_cell_that_hands_back_what_it_was_given(old):
     fs = found(model=net, dls=[*zip(x[:-1].view(6, 8, 12), x[1:].view(6, 8, 12))], loss_func=F.cross_entropy,
                opt=torch.optim.Adam(net.parameters(), 3e-3))
     assert [f.title for f in fs] == ['A part of the state never changes']*old
+
+
+# ---- Losses for each step of what a network gives at once; and one row alone
+
+class OfLayer(nn.Module):
+    def __init__(self, n=24, **kwargs):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(V, n),nn.GRU(n, n, **kwargs),nn.Linear(n, V)
+
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+
+
+def fetching_windows(rows, steps, shift=1, axis=1, **kwargs):
+    "A step that fetches windows anywhere in a text, and adds up a loss for each step"
+    seeded()
+    net,ids,gen = OfLayer(**kwargs),text(2000),seeded()
+    adam = torch.optim.Adam(net.parameters(), 3e-3)
+    def windows():
+        at = torch.randint(len(ids)-steps-4, (rows, 1), generator=gen) + torch.arange(steps)
+        return (ids[at], ids[at+shift]) if axis else (ids[at].T, ids[at+shift].T)
+    def train():
+        x,y = windows()
+        scores = net(x)
+        loss = sum(F.cross_entropy(scores.select(axis, t), y.select(axis, t)) for t in range(steps))/steps
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        return loss.item()
+    return dict(step_function=train, model=net)
+
+
+@pytest.mark.parametrize('rows,steps', [(8, 8), (6, 12), (1, 12)])
+@pytest.mark.parametrize('axis', [0, 1])
+def test_a_recurrence_over_the_batch_where_each_step_has_a_loss(rows, steps, axis):
+    assert ids_of(**fetching_windows(rows, steps, axis=axis, batch_first=bool(axis))) == []
+    assert ids_of(**fetching_windows(rows, steps, axis=axis, batch_first=not axis)) == ['S5']
+    found = ids_of(**fetching_windows(rows, steps, shift=0, axis=axis, batch_first=bool(axis)))
+    assert found == (['D1'] if axis and rows < steps else []) # where it can be told which way the text runs
+
+
+# ---- Lines of one-hot letters, of which neither inputs nor targets can be told
+
+class ByHand(nn.Module):
+    "The output is made of the state before, as the hidden one is"
+    def __init__(self, n=24):
+        super().__init__()
+        self.n,self.h,self.o = n,nn.Linear(V+n, n),nn.Linear(V+n, V)
+
+    def forward(self, letter, h):
+        both = torch.cat([letter, h], 1)
+        return self.o(both).log_softmax(1),torch.tanh(self.h(both))
+
+
+def by_letter(given='h', sign=-1, same=False, lengths=(6, 12)):
+    "A step as those who name things by letters write it, with the mark of a begin"
+    seeded()
+    net,ids,gen = ByHand(),text(999),seeded()
+    def line():
+        i,n = (7, 9) if same else [int(torch.randint(a, b, (), generator=gen)) for a,b in ((0, 900), lengths)]
+        x = torch.cat([torch.zeros(1).long(), ids[i:i+n]])
+        return F.one_hot(x[:-1], V).float()[:,None],x[1:,None]
+    def train():
+        x,y = line()
+        h = first = torch.zeros(1, net.n)
+        loss = 0
+        for letter,target in zip(x, y):
+            output,h = net(letter, dict(h=h, cut=h.detach(), first=first)[given])
+            loss = loss + F.nll_loss(output, target)
+        net.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for p in net.parameters(): p.add_(0 if p.grad is None else p.grad, alpha=sign*1e-5)
+        return output,loss.item()/len(x)
+    return dict(step_function=train, model=net)
+
+
+@pytest.mark.parametrize('fault,want', [
+    (dict(), []), (dict(given='cut'), ['R1']), (dict(given='first'), ['R5']), (dict(sign=1), ['O1']),
+    (dict(same=True), ['T7']), (dict(lengths=(9, 10)), [])])
+def test_lines_of_one_hot_letters(fault, want):
+    assert ids_of(**by_letter(**fault)) == want # lines that only begin alike are not the same

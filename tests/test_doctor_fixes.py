@@ -322,7 +322,25 @@ def given(): return dict(model=net, dls=streams, loss_func=over_all)
 @pytest.mark.parametrize('line', ['mem.data', 'mem.detach()'])
 def test_a_state_is_called_as_it_was_before_it_was_detached(line, tmp_path):
     f = first(CALLED.replace('LINE', line), tmp_path)
-    assert f.id == 'R1' and f.fix.startswith('mem = mem.detach()'), f
+    mended,before = f.fix.splitlines()
+    assert f.id == 'R1' and before.startswith('# mem = mem.detach()'), f
+    assert not said(CALLED.replace('mem = self.step(self.table(seq[:, t]), LINE)', mended), tmp_path), f
+
+
+@pytest.mark.parametrize('line', ['mem = mem.detach()', 'mem = mem.data'])
+def test_a_line_in_a_loop_that_detaches_a_state_is_left_out(line, tmp_path):
+    source = CALLED.replace(', LINE)', ', mem)').replace('            out.append', '            WHERE\n            out.append')
+    f = first(source.replace('WHERE', line), tmp_path)
+    assert f.id == 'R1' and f.place.source == line and f.fix.splitlines()[0] == f'# leave this line out: {line}', f
+    assert not said(source.replace('WHERE', 'pass'), tmp_path)
+
+
+def test_the_last_row_in_place_of_the_last_steps(tmp_path):
+    source = READER.replace('return self.guess(hs)', 'return self.guess(hs[-1])').replace('MADE', 'pass').replace('HERE', 'pass')
+    source = source.replace('F.cross_entropy(p.flatten(0, 1), t.flatten())', 'F.cross_entropy(p, t[:, -1])')
+    f = first(source, tmp_path)
+    assert f.id == 'S4' and 'out = out[:, -1]' in f.fix, f
+    assert said(source.replace('hs[-1]', 'hs[:, -1]'), tmp_path) == ['L6'] # the loader has targets for all steps
 
 
 ALIKE = """
@@ -739,6 +757,51 @@ def test_an_error_that_a_fit_has_put_into_words_is_explained_too():
     assert explain(ValueError('of something else'), learn) is None
 
 
+# Errors of plain Python, in somebody's own lines
+
+def looks_up(stoi, text): return [stoi[c] for c in text]
+def names(itos, ids): return ''.join(itos[i] for i in ids)
+def loses(batch): return batch['labels']
+def ends(text, n):
+    for i in range(n): text[i+1]
+def expects_a_state(net, x):
+    out, state = net(x)
+def expects_pairs(dl):
+    for x, y in dl: pass
+def counts_pairs(dl):
+    for i, (x, y) in enumerate(dl): pass
+def expects_a_pair(batch):
+    x, y = batch
+
+
+@pytest.mark.parametrize('f,args,id,says,mends', [
+    (looks_up, ({'a':0}, 'aé'), 'D12', "'é' has no number", 'sorted(set(text))'),
+    (names, ({0:'a'}, [0, 7]), 'D12', 'number 7', 'for c,i in stoi.items()'),
+    (names, ({0:'a'}, [torch.tensor(0)]), 'D12', 'a tensor is no key', 'itos[i.item()]'),
+    (loses, ({'ids':1, 'y':2},), 'E1', "'labels'", 'print(batch.keys())'),
+    (ends, ('abc', 3), 'D12', 'counted from 0', 'print(len(text), i + 1)'),
+    (ends, ([1, 2, 3], 3), 'D12', 'counted from 0', 'print(len(text), i + 1)'),
+    (expects_a_state, (torch.nn.Identity(), torch.zeros(3, 4)), 'E1', 'net gives', 'out = net(x)'),
+    (expects_a_state, (torch.nn.Identity(), torch.zeros(1, 4)), 'E1', 'net gives', 'out = net(x)'),
+    (expects_pairs, (torch.zeros(3, 8, 5),), 'E1', 'dl gives', 'x, y = batch[:, :-1], batch[:, 1:]'),
+    (expects_pairs, ([[torch.zeros(3, 8)]],), 'E1', 'dl gives', 'x, y = batch[:, :-1], batch[:, 1:]'),
+    (counts_pairs, ([torch.zeros(3, 8)],), 'E1', 'dl gives', 'x, y = batch[:, :-1], batch[:, 1:]'),
+    (expects_a_pair, (torch.zeros(3, 8),), 'E1', 'batch', 'x, y = batch[:, :-1], batch[:, 1:]'),
+])
+def test_an_error_of_plain_python_is_explained(f, args, id, says, mends):
+    with pytest.raises((KeyError, IndexError, ValueError)) as e: f(*args)
+    found = explain(e.value)
+    assert found.id == id and says in found.message and mends in found.fix and found.place.file == __file__, found
+    ast.parse(found.fix)
+
+
+def test_an_error_of_plain_python_within_a_library_is_not_put_into_words():
+    with pytest.raises(KeyError) as e: torch.nn.ModuleDict()['a']
+    assert explain(e.value) is None
+    with pytest.raises(KeyError) as e: raise KeyError('a')
+    assert explain(e.value) is None
+
+
 RATED = reader() + """
 from fastai.basics import Callback, DataLoaders, Learner
 class Rate(Callback):
@@ -914,3 +977,132 @@ def test_a_checkpoint_of_ids_keeps_the_gradients_of_its_weights(option, tmp_path
     f = first(CHECKPOINTED.replace('LINE', line), tmp_path)
     assert f.id == 'L7' and f.place.source == line, f
     assert not said(CHECKPOINTED.replace('LINE', f.fix.partition('   #')[0]), tmp_path), f
+
+
+# Steps that go the wrong way, with a rate that is too small for a trial to tell
+
+UPHILL = reader() + """
+gone = torch.optim.SGD(net.parameters(), lr=1e-6)
+def learn(x, y):
+    loss = F.cross_entropy(net(x).transpose(1, 2), y)
+    net.zero_grad()
+    loss.backward()
+    gone.step()
+def given(): return dict(step_function=learn, model=net, batches=streams)
+"""
+STEP_BY_HAND = """with torch.no_grad():
+        for p in net.parameters(): p -= 1e-6*p.grad"""
+
+
+@pytest.mark.parametrize('right,wrong', [
+    ('loss.backward()', '(-loss).backward()'), ('lr=1e-6', 'lr=1e-6, maximize=True'), ('p -= ', 'p += '),
+    ('SGD(net.parameters(), lr=1e-6', 'Adam(net.parameters(), lr=1e-6, maximize=True')])
+def test_a_step_that_goes_uphill(right, wrong, tmp_path):
+    source = UPHILL.replace('gone.step()', STEP_BY_HAND) if 'p -=' in right else UPHILL
+    assert 'O1' not in said(source, tmp_path)
+    f = first(source.replace(right, wrong), tmp_path)
+    assert (f.id, f.title) == ('O1', 'Each step goes uphill'), f
+    assert wrong.split(', ')[-1] in f.place.source, f
+    ast.parse(f.fix)
+
+
+def test_who_negates_twice_goes_downhill(tmp_path):
+    twice = UPHILL.replace('loss.backward()', '(-loss).backward()').replace('lr=1e-6', 'lr=1e-6, maximize=True')
+    assert 'O1' not in said(twice, tmp_path)
+
+
+# Ids that are used as numbers, where there is no table yet
+
+NO_TABLE = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn,self.out = nn.LSTM(1, 16, batch_first=True),nn.Linear(16, 12)
+    def forward(self, x):
+        return self.out(self.rnn(READ)[0])
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def over_all(p, t): return F.cross_entropy(p.flatten(0, 1), t.flatten())
+def given(): return dict(model=net, dls=streams, loss_func=over_all, opt=adam)
+"""
+LOOSE = """
+rnn,out = nn.GRU(1, 16, batch_first=True),nn.Linear(16, 12)
+adam = torch.optim.Adam([*rnn.parameters(), *out.parameters()], lr=1e-3)
+def learn(x, y):
+    loss = F.cross_entropy(out(rnn(READ)[0]).flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, batches=streams)
+"""
+LAYERS_IN_A_ROW = """
+net = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 12))
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def learn(x, y):
+    loss = F.cross_entropy(net(READ).flatten(0, 1), y.flatten())
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+AMOUNTS = 'x.unsqueeze(-1).float()'
+
+
+def s2(source, tmp_path):
+    f = next(o for o in diagnose(**made(source, tmp_path), trials=False).findings if o.id == 'S2')
+    return [o.split('   #')[0] for o in f.fix.splitlines()]
+
+
+def test_a_table_for_ids_that_are_used_as_numbers(tmp_path):
+    table,layer,use = s2(NO_TABLE.replace('READ', AMOUNTS), tmp_path)
+    mended = NO_TABLE.replace('self.rnn,self.out =', f'{table}\n        {layer}\n        _,self.out =').replace('READ', 'x')
+    assert not said(mended.replace('return self.out(', f'{use}\n        return self.out('), tmp_path), (table, layer, use)
+
+
+def test_a_table_for_layers_that_belong_to_no_network(tmp_path):
+    table,layer,use = s2(LOOSE.replace('READ', AMOUNTS), tmp_path)
+    assert 'self' not in table+layer+use
+    mended = LOOSE.replace('adam =', f'{table}\n{layer}\nadam =', 1).replace('[*rnn', '[*emb.parameters(), *rnn').replace('READ', 'x')
+    assert not said(mended.replace('loss = F', f'{use}\n    loss = F'), tmp_path), (table, layer, use)
+
+
+def test_a_table_for_layers_in_a_row(tmp_path):
+    table,_ = s2(LAYERS_IN_A_ROW.replace('READ', AMOUNTS), tmp_path)
+    mended = LAYERS_IN_A_ROW.replace('adam =', f'{table}\nadam =', 1).replace('READ', 'x')
+    assert 'S2' not in said(mended, tmp_path), table
+
+
+def test_a_table_for_a_layer_that_ends_in_an_error(tmp_path):
+    source = NO_TABLE.replace('nn.LSTM(1,', 'nn.LSTM(8,').replace('READ', 'x')
+    f = first(source, tmp_path)
+    table,use = f.fix.splitlines()
+    assert f.id == 'S2' and 'nn.Embedding(n_symbols, 8)' in table, f
+    mended = source.replace('self.rnn,', f'{table.replace("n_symbols", "12")}\n        self.rnn,', 1)
+    assert not said(mended.replace('return self.out(', f'{use}\n        return self.out('), tmp_path), f
+
+
+# All of the text as one batch
+
+ALL_AT_ONCE = reader() + """
+rows,goals = ids[:2400].view(8, 300),ids[1:].view(8, 300)
+def learn(x, y):
+    pass
+    loss = F.cross_entropy(net(x).transpose(1, 2), y)
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def alone():
+    x,y = rows,goals
+    learn(x, y)
+"""
+
+
+@pytest.mark.parametrize('given', ['step_function=alone', 'step_function=learn, batches=[(rows, goals)]*4'])
+def test_all_of_the_text_in_each_step(given, tmp_path):
+    source = ALL_AT_ONCE + f"def given(): return dict({given}, model=net)\n"
+    f = first(source, tmp_path)
+    assert f.id == 'T7', f
+    where = 'x,y = rows,goals\n' if 'alone' in given else 'pass\n'
+    mended = source.replace(where, where+textwrap.indent(f.fix, '    ')+'\n')
+    assert 'alone' not in given or 'T7' not in said(mended, tmp_path), f.fix
+    ast.parse(f.fix)

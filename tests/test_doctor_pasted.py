@@ -44,6 +44,59 @@ def test_a_state_made_anew_at_each_letter_is_made_once(parts, makes, tmp_path):
     assert not [o for o in found if o.certainty == 'exact'], (f.fix, found)
 
 
+# A state that is made within the call, or has another name when it comes back
+
+BY_LETTER = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table,self.cell,self.guess = nn.Embedding(12, 16),nn.GRUCell(16, 16),nn.Linear(16, 12)
+    def first(self, n): return torch.zeros(n, 16)
+    def forward(self, letter, state):
+        state = self.cell(self.table(letter), state)
+        return self.guess(state), state
+net = Net()
+adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+def learn(x, y):
+    {before}
+    loss = 0
+    {loop}
+        {call}
+        loss = loss + F.cross_entropy(out, goal)/15
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+def given(): return dict(step_function=learn, model=net, opt=adam, batches=streams)
+"""
+ZIPPED = 'for letter, goal in zip(x.T, y.T):'
+
+
+@pytest.mark.parametrize('before,call', [
+    ('pass', 'out, _ = net(letter, net.first(8))'), ('pass', 'out, mem = net(letter, torch.zeros(len(letter), 16))'),
+    ('mem = net.first(8)', 'out, _ = net(letter, mem)'), ('mem = net.first(8)', 'out, new = net(letter, mem)')])
+def test_a_state_that_is_not_handed_on_from_call_to_call(before, call, tmp_path):
+    source = BY_LETTER.format(before=before, loop=ZIPPED, call=call)
+    f = first(source, tmp_path)
+    assert f.id == 'R5' and f.place.source == call, f
+    lines = f.fix.replace('\n', '\n        ')
+    if '# once, before the loop' in lines: # of which the next line, and its head, if that is told, take the place
+        once,_,lines = lines.partition('\n        ')
+        source = source.replace('loss = 0', f'{once}\n    loss = 0')
+        lines = lines.replace(f'{ZIPPED}\n', '').strip()
+    assert not said(source.replace(call, lines), tmp_path), f.fix
+
+
+@pytest.mark.parametrize('parts,call', [
+    (GRU, 'mem = self.cell(letter, torch.zeros(8, 16))'),
+    (LSTM, 'mem, c = self.cell(letter, (torch.zeros(8, 16), torch.zeros(8, 16)))')])
+def test_a_state_that_a_cell_gets_anew_within_the_call(parts, call, tmp_path):
+    source = IN_LOOP.format(**{**parts, 'call':call}, makes='pass')
+    f = first(source.replace('BEFORE', 'pass'), tmp_path)
+    assert f.id == 'R5' and f.place.source == call, f
+    before,_,inside = f.fix.splitlines()
+    assert not said(source.replace('BEFORE', before).replace(call, inside.strip()), tmp_path), f.fix
+
+
 # A layer with a path that is no name
 
 OUT_OF = """

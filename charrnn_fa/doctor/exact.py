@@ -17,7 +17,7 @@ from .subject import Subject
 from .fetched import check_cut, with_batches
 from .loss import check_reported, check_scores
 from .weighting import check_smoothing
-from .mean import check_accumulation
+from .mean import check_accumulation, check_uphill
 from .counted import check_weights
 from .padding import check_padding
 from .kept import check_clipped_by_hand, check_kept
@@ -58,6 +58,7 @@ def _of_computation(subject, step):
         'what the loss gets': lambda: check_scores(subject, step),
         'what depends on what, and how far gradients go': depends,
         'which characters train': lambda: check_weights(subject) or check_padding(subject),
+        'which way a step goes': lambda: check_uphill(subject),
         'gradients that are added up': lambda: check_accumulation(subject),
         'the first loss': lambda: [*check_first_loss(subject, step), *check_reported(step), *check_smoothing(subject, step)],
     }
@@ -131,7 +132,7 @@ _without_a_batch = {
     'the batches', 'what the loss gets', 'the first loss', 'gradients that are added up', 'parameters and the optimiser',
     'the mode', 'layers that are no part of the model', 'units and gates', 'units that are all alike',
     'what stays of a step',
-    'the graph from batch to batch',
+    'the graph from batch to batch', 'the state from letter to letter', 'which way a step goes',
 }
 
 # %% ../../nbs/46g_doctor.exact.ipynb #f3f90e7d

@@ -67,6 +67,19 @@ def _given(subject, x, y):
         subject.watch.target = None
         hook.remove()
 
+# %% ../../nbs/37d_doctor.fetched.ipynb #d9408af1
+def _by_steps(step):
+    "What a network is given whole and what is to come, in the same order, and the axis of the losses; else None"
+    n = len(step.losses)
+    if step.error or step.picks or len(step.calls) != 1 or n < 3 or not step.calls[0][0]: return None
+    x,ys = step.calls[0][0][0],[o.target.detach() for o in step.losses]
+    is_whole = isinstance(x, Tensor) and x.ndim == 2 and all(t.numel()*n == x.numel() for t in ys)
+    if not is_whole or any(t.is_floating_point() for t in ys): return None
+    y = torch.stack([t.flatten() for t in ys])
+    found = [(x.detach(), z, axis) for axis,z in ((1, y.T), (0, y)) if z.shape == x.shape]
+    sure = [o for o in found if time_axis([o[:2]]) == o[2]]
+    return sure[0] if sure else found[0] if len(found) == 1 and found[0][2] == 1 else None
+
 # %% ../../nbs/37d_doctor.fetched.ipynb #f6c4899e
 def _letters(step):
     "What a network is given letter by letter, and what is to come, both (rows, steps); else None"
@@ -99,6 +112,8 @@ def with_batches(
     steps = subject.run([()]*n, update=False)
     letters = [_letters(o) for o in steps]
     if all(letters) and len({x.shape for x,_ in letters}) == 1: return _of_pairs(subject, letters, _given_letters, noop)
+    whole = [_by_steps(o) for o in steps]
+    if all(whole): return _of_pairs(subject, [o[:2] for o in whole], _given, lambda z: [*z.unbind(whole[0][2])])
     pairs = [_met(o) for o in steps]
     found = [p and _beside(*p) for p in pairs]
     if not all(found): return None

@@ -14,6 +14,7 @@ from .batches import tensors_of
 from .lines import code_of
 from .loss import of_classes
 from .step import predictions
+from .texts import other_piece
 from .subject import Subject
 
 # %% ../../nbs/38b_doctor.forward.ipynb #686d22ec
@@ -178,15 +179,15 @@ def check_inputs(
     "Whether the network gets another batch in each step"
     steps = subject.run((subject.batches*4)[:4], update=False)
     if any(o.error or not o.calls for o in steps) or len(steps) < 3: return []
-    given = [tensors_of([*o.calls[0][0]]) for o in steps]
-    if not all(given) or not _is_given_the_same(given, tensors_of([steps[0].calls[0][2]])): return []
+    given = [tensors_of([args for args,_,_ in o.calls]) for o in steps] # of all calls: lines may begin alike
+    if not all(given) or len({*map(len, given)}) > 1 or not _is_given_the_same(given, tensors_of([steps[0].calls[0][2]])): return []
     pairs = [(a, b) for o in subject.batches[1:] for a,b in zip(o, subject.batches[0]) if isinstance(a, Tensor)]
     if subject.batches[0] and all(a.shape == b.shape and torch.equal(a, b) for a,b in pairs): return []
     if given[0][0].unique().numel() < 2: return []
     return [Finding('T7', 'exact',
         f"In {len(steps)} steps the network gets the same batch each time, so it learns one piece of the text by "
         "heart.",
-        'it = iter(dl)   # once, and next(it) in each step; no seed in the function that cuts batches',
+        other_piece(given[0][0], 'it = iter(dl)   # once, and next(it) in each step; no seed where batches are cut'),
         dict(steps=len(steps)))]
 
 # %% ../../nbs/38b_doctor.forward.ipynb #66b3540f
@@ -281,13 +282,25 @@ def _of_vectors(model, n=64):
     options = ''.join(f', {k}={getattr(m, k)}' for k,v in usual.items() if getattr(m, k, v) != v)
     return f'{code_of(model, name)} = nn.{type(m).__name__}({n}, {m.hidden_size}{options})   # in place of 1 input\n'
 
-def _ids_as_numbers(model, largest):
+# %% ../../nbs/38b_doctor.forward.ipynb #191ef75e
+def _embedded(model, n_symbols):
+    "What makes vectors of ids, in a network of somebody's own, in layers in a row, or before any other"
+    as_ids = 'of ids that are whole numbers: neither float() nor divided nor unsqueezed'
+    if type(model) is nn.Sequential and isinstance(model[0], nn.Linear):
+        layers = f'nn.Embedding({n_symbols}, 64), nn.Linear(64, {model[0].out_features})'
+        return f'model[0] = nn.Sequential({layers})   # and then the optimiser\nscores = model(x)   # {as_ids}'
+    is_own = code_of(model, '') == 'self'
+    emb,where = ('self.emb', 'in forward') if is_own else ('emb', 'in the step')
+    to_opt = '' if is_own else '   # and its parameters go to the optimiser as well'
+    return f'{emb} = nn.Embedding({n_symbols}, 64){to_opt}\n{_of_vectors(model)}x = {emb}(x)   # {where}, {as_ids}'
+
+# %% ../../nbs/38b_doctor.forward.ipynb #260030ab
+def _ids_as_numbers(model, largest, n_outputs):
+    "S2, with as many vectors as there are outputs, if these may be the symbols"
     return Finding('S2', 'exact',
         "The ids of the characters go into the network as numbers, as if z were twenty-five times b. A network "
         "can make something of a character only if it has a vector for it.",
-        f'self.emb = nn.Embedding(n_symbols, 64)\n{_of_vectors(model)}'
-        'x = self.emb(x)   # in forward, of ids that are whole numbers: neither float() nor divided nor unsqueezed',
-        dict(largest_id=largest))
+        _embedded(model, n_outputs if n_outputs > largest else 'n_symbols'), dict(largest_id=largest))
 
 # %% ../../nbs/38b_doctor.forward.ipynb #0616d5bd
 def check_ids(
@@ -302,4 +315,4 @@ def check_ids(
         if not _goes_in_as_numbers(step, ids): return res
     elif found and _are_ids_divided(subject.more): ids = found[1]
     else: return res
-    return [*res, _ids_as_numbers(subject.model, int(ids.max()))]
+    return [*res, _ids_as_numbers(subject.model, int(ids.max()), found[0].shape[1] if found else 0)]

@@ -9,7 +9,7 @@ __all__ = ['name_training_mode', 'in_own_words']
 import ast, re
 from fastai.basics import *
 from .place import sources
-from .lines import lines_around, lines_of, without_call
+from .lines import is_repeated, lines_around, lines_of, without_call
 from .named import calls, root
 from .scopes import plain
 from .words import OwnWords, Words, in_words
@@ -83,6 +83,12 @@ def _target(line):
     is_one = isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
     return dict(opt=line.targets[0].id) if is_one else {}
 
+def _without(finding, source, line):
+    "A line without the call that is at fault; a state may still be detached, but in no loop"
+    if finding.like != 'R1': return without_call(finding.like, line)
+    mended = without_call('R1', line) if is_repeated(source, line) else None
+    return mended and f'{mended}\n# {finding.fix}'
+
 def in_own_words(
     finding, # Is changed
     words:Words, # Of their program
@@ -99,7 +105,7 @@ def in_own_words(
     if not found: finding.fix = _without_layer(finding, words) or finding.fix
     if len(found) == 1:
         (source,line), = found
-        finding.place,finding.fix = source.place(line),without_call(like, line) or finding.fix
+        finding.place,finding.fix = source.place(line),_without(finding, source, line) or finding.fix
         if like == 'O5': finding.fix = in_words(finding.fix, _target(line))
     elif 1 < len(found) <= 3:
         finding.fix += '\n# look at these lines:'+''.join(f'\n#   {o.place(n)}' for o,n in found)

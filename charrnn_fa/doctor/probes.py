@@ -13,7 +13,7 @@ from .lines import code_of
 from .targets import check_targets
 from .layout import Layout, layout, reads_targets
 from .deaf import check_deaf
-from .mixed import check_mixed
+from .mixed import check_mixed, of_recurrence
 from .reach import reaches
 from .subject import Subject
 from .turned import check_turned, is_right
@@ -127,12 +127,15 @@ def _apart(subject, evidence):
 
 # %% ../../nbs/42_doctor.probes.ipynb #661211bd
 def _goes_on(model):
-    "A line in which a state goes on, of a cell if there is one first"
+    "A line in which a state goes on, of a cell if there is one first, and what it begins with"
     kinds = (m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase)))
-    kind = next(kinds, None)
-    if isinstance(kind, nn.LSTMCell): return 'h,c = rnn(x_t, (h, c))   # and the same h and c go into the next step'
-    if isinstance(kind, nn.RNNCellBase): return 'h = rnn(x_t, h)   # and the same h goes into the next step'
-    return 'out, state = rnn(x, state)   # and the same state goes into the next step'
+    kind,once,goes = next(kinds, None),'state = None   # once, before all steps','goes into the next step'
+    if isinstance(kind, nn.LSTMCell): return f'{once}\nh,c = state = rnn(x_t, state)   # and the same state {goes}'
+    if isinstance(kind, nn.RNNCellBase): return f'{once}\nstate = rnn(x_t, state)   # and the same state {goes}'
+    if kind: return f'{once}\nout, state = rnn(x, state)   # and the same state {goes}'
+    n = next((m.in_features for m in [*model.modules()][::-1] if isinstance(m, nn.Linear)), 'n_hid')
+    made = f'layer = nn.GRU({n}, {n}, batch_first=True)   # before the last layer, and for the optimiser'
+    return f'{made}\nh, _ = layer(h)'
 
 # %% ../../nbs/42_doctor.probes.ipynb #426586ca
 def _no_memory(model, evidence):
@@ -142,9 +145,27 @@ def _no_memory(model, evidence):
         _goes_on(model), evidence)
 
 # %% ../../nbs/42_doctor.probes.ipynb #49ab6468
+def _takes_steps_for_rows(subject, lay):
+    "Whether there is one row, and a recurrent layer takes its steps for as many rows of one step"
+    sizes = []
+    def _note(m, args): sizes.append(args[0].shape[:2] if m.batch_first else args[0].shape[:2][::-1])
+    layers = [m for m in subject.model.modules() if isinstance(m, nn.RNNBase)]
+    hooks = [m.register_forward_pre_hook(_note) for m in layers]
+    try: subject.run(subject.batches[:1], update=False)
+    finally: [h.remove() for h in hooks]
+    n = lay.x.shape[lay.axis]
+    return lay.x.shape[1-lay.axis] == 1 and n > 1 and (n, 1) in map(tuple, sizes)
+
+def _over_one_row(lay, evidence):
+    n = lay.x.shape[lay.axis]
+    said = f"no later prediction of its row: the layer takes the {n} steps for {n} rows"
+    return of_recurrence(said, evidence, lay.axis)
+
+# %% ../../nbs/42_doctor.probes.ipynb #17082bad
 def _late_or_forgetful(subject, lay, rs, evidence):
     "What is said of characters that do not change the prediction of the next one, or of no later one"
     reaches_later = any(r.later for r in rs if r.time < lay.x.shape[lay.axis]-1)
+    if not reaches_later and _takes_steps_for_rows(subject, lay): return [_over_one_row(lay, evidence)]
     if not reaches_later: return [_no_memory(subject.model, evidence)]
     skips_the_next = any(r.is_predicted for r in rs) and not any(r.here for r in rs)
     return [_apart(subject, evidence)] if lay.reads_on and skips_the_next else []

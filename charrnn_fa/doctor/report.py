@@ -105,7 +105,7 @@ def as_dict(self:Finding)->dict:
 _consequences = dict(
     D1='D2 D3 L2 Z1 Z2 G3', D3='D4 I6', D7='I1 G4 O1', D2='D3 Z1 Z2', D5='D4', D4='R6 Z2 T5', S2='Z1 Z2',
     S9='S4 S10 R4 O7 L8 Z1 O2',
-    S3='R5 R1 R7 S4 S5 S10 R4 Z1 Z2 T5 I6 O1 O2', S4='R4 R5 R1 S10 Z1 Z2 T5', S5='S4 R4 R5 R1 R7 S10 Z1 Z2 T5 I6', S10='D2 T4 G3',
+    S3='R5 R1 R7 S4 S5 S10 R4 Z1 Z2 T5 I6 O1 O2', S4='R4 R5 R1 S10 Z1 Z2 T5', S5='S4 R4 R5 R1 R7 R9 S10 Z1 Z2 T5 I6', S10='D2 T4 G3',
     R1='R7 Z2 T5', R2='O4', R3='R2', R4='S4 Z2', R5='R1 R7 R9 Z1 Z2 T5 I6', R8='R7 O3 O4 Z2', R9='L6 O7',
     L1='Z1 Z2 T5 I6 O2 L2', L2='L8 O4 O3 L4 Z1 T5 I6 O2', L3='O1 O3 I1',
     L4='Z1 Z2 L8 T5 I6', L5='L6 I6', L6='R9 T5', L7='O7 O8 R1 R9 I6 L4 L6 Z1',
@@ -123,9 +123,14 @@ def _cut_comes_first(*both):
     "Whether the loss has no gradient for any parameter, and not only for those of a part"
     return any(o.id == 'L7' and o.evidence.get('parameters_with_gradient') == 0 for o in both)
 
+def _is_cut_state(*both):
+    "Whether it is known from calls that a state loses its graph from one to the next"
+    return any(o.id == 'R1' and 'calls' in o.evidence for o in both)
+
 def _may_cause(cause, o):
     "Whether a finding follows from another: what is weak explains nothing that is exact"
-    if {cause.id, o.id} == {'L7', 'Z1'}: return (cause.id == 'L7') == _cut_comes_first(cause, o)
+    is_either = {cause.id, o.id} == {'L7', 'Z1'} or {cause.id, o.id} == {'L7', 'R1'} and _is_cut_state(cause, o)
+    if is_either: return (cause.id == 'L7') == _cut_comes_first(cause, o)
     if (cause.id, o.id) == ('R5', 'Z1') and cause.certainty != o.certainty: return False # a state lost between batches
     return o.id in _consequences.get(cause.id, '').split() and (cause.certainty, o.certainty) != ('weak', 'exact')
 

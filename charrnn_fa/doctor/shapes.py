@@ -18,6 +18,7 @@ from .place import place_of
 from .axes import axes_of, numbers_in, template_of
 from .outputs import with_more_outputs
 from .worded import in_a_sentence
+from .plain import in_their_line
 
 # %% ../../nbs/41_doctor.shapes.ipynb #f18bf6ce
 _all_ = ['axes_of']
@@ -54,7 +55,15 @@ def _target_size(axes, place):
                   "The scores are (rows, steps, vocabulary): the classes are last."), _loss_fix(place)
 
 # %% ../../nbs/41_doctor.shapes.ipynb #c7f9a7d7
+def _last_row(steps, rows):
+    return ('S4',
+        f"The loss gets scores for {_axis(steps)} and targets for {_axis(rows)}: the last row is taken with all of its "
+        "steps, and not the last step of each row.",
+        'out = out[:, -1]   # of a layer with batch_first=True; out[-1] is the last row')
+
+# %% ../../nbs/41_doctor.shapes.ipynb #8d4ec2ed
 def _batch_sizes(axes, place):
+    if [name for _,name in axes] == ['steps', 'rows']: return _last_row(*axes)
     return 'S1', (
         f"The loss gets scores for {_axis(axes[0])} and targets for {_axis(axes[1])}. It wants one target for each "
         "prediction, so both have to be flattened in the same way."
@@ -171,6 +180,8 @@ def _not_embedded(axes, place):
         "Ids are whole numbers, and this layer works with vectors. An embedding has a vector for each id.",
         'x = self.emb(x)   # self.emb = nn.Embedding(n_symbols, emb_sz)')
 
+_with_table = 'self.emb = nn.Embedding(n_symbols, emb_sz)   # in __init__\nx = self.emb(x)'
+
 # %% ../../nbs/41_doctor.shapes.ipynb #fc49fb0f
 def _float_ids(axes, place):
     return 'D12', "Here ids are expected, whole numbers, and they come as something else.", 'x = x.long()'
@@ -253,7 +264,7 @@ def _error(e): return dict(error=(str(e).splitlines() or [''])[0][:200].rstrip('
 
 def _in_a_sentence(e):
     "An error that needs no batch to be explained, or None"
-    found = in_a_sentence(str(e))
+    found = in_their_line(e) or in_a_sentence(str(e))
     if not found: return None
     (id,text,fix),place = found,place_of(e)
     if place and 'reshape' in fix and '.view(' in place.source: fix = place.source.replace('.view(', '.reshape(')
@@ -288,6 +299,7 @@ def explain(
     try: id,text,fix = told(axes, place)
     except (ValueError, IndexError): return _in_a_sentence(e)
     res = Finding(id, 'exact', text, fix, _error(e), place)
+    if told is _not_embedded: res.parts,res.in_words = ('emb',),_with_table
     return with_more_outputs(subject, res) if told is _few_outputs and i is not None else res
 
 # %% ../../nbs/41_doctor.shapes.ipynb #aa94d336
