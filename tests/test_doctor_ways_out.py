@@ -286,8 +286,8 @@ class Cells(Net):
 
 @pytest.mark.parametrize('axis,goes_on,kind,want', [
     (0, True, nn.GRUCell, 'for x_t in x.unbind(1)'),
-    (1, False, nn.LSTMCell, 'h,c = self.rnn(x_t, (h, c))'),
-    (1, False, nn.GRUCell, 'h = self.rnn(x_t, h)'),
+    (1, False, nn.LSTMCell, 'state = None   # once, before all steps\nh,c = state = self.rnn(x_t, state)'),
+    (1, False, nn.GRUCell, 'state = None   # once, before all steps\nstate = self.rnn(x_t, state)'),
 ])
 def test_what_mends_a_cell(axis, goes_on, kind, want):
     assert fix(**made(Cells(kind, axis, goes_on))).startswith(want)
