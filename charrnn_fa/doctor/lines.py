@@ -128,6 +128,7 @@ class _LeftOut(ast.NodeTransformer):
         self.generic_visit(node)
         return node.value if self.name == 'detach' and node.attr == 'data' else node
 
+# %% ../../nbs/36b_doctor.lines.ipynb #88fd068a
 class _WithoutOption(ast.NodeTransformer):
     "Source without an argument of calls"
     def __init__(self, name): self.name = name
@@ -152,6 +153,7 @@ def _is_idle(source):
     line, = ast.parse(source).body
     return isinstance(line, ast.Assign) and [ast.unparse(line.value)] == [*map(ast.unparse, line.targets)]
 
+# %% ../../nbs/36b_doctor.lines.ipynb #7a28c7d4
 def is_repeated(
     source:Source, # Of a function
     line:ast.stmt, # In its tree

@@ -131,6 +131,16 @@ def _never_makes_a_step(subject, opt, others, still):
         OwnWords(f'{name}.step()   # after loss.backward(), beside that of {other}'), dict(unchanged=len(still)))
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #11cbcd07
+def _usual_rate(learn):
+    return 'learn.lr = 1e-3' if learn else 'opt = torch.optim.Adam(model.parameters(), lr=1e-3)'
+
+def _uphill(subject, lr):
+    "What is said of a negative rate, which PyTorch refuses and fastai takes"
+    learn = next((o for o in subject.roots if isinstance(o, Learner)), None)
+    return Finding('O10', 'exact', f"The learning rate is {lr:g}, below 0: each step makes the loss larger.",
+                   _usual_rate(learn), dict(lr=lr))
+
+# %% ../../nbs/37c_doctor.optimiser.ipynb #8e1767d7
 def _rates(opt): return [g.get('lr', 0) for g in hypers_of(opt)]
 
 def _schedule_of(subject, opts):
@@ -152,15 +162,6 @@ def _check_rate(subject, opts, still):
     if made_with := max((getattr(o, 'defaults', {}).get('lr', 0) for o in opts), default=0) or _own_rate(learn):
         return [_set_to_zero(made_with, learn)]
     return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.", _usual_rate(learn), dict(lr=0.))]
-
-def _usual_rate(learn):
-    return 'learn.lr = 1e-3' if learn else 'opt = torch.optim.Adam(model.parameters(), lr=1e-3)'
-
-def _uphill(subject, lr):
-    "What is said of a negative rate, which PyTorch refuses and fastai takes"
-    learn = next((o for o in subject.roots if isinstance(o, Learner)), None)
-    return Finding('O10', 'exact', f"The learning rate is {lr:g}, below 0: each step makes the loss larger.",
-                   _usual_rate(learn), dict(lr=lr))
 
 def _own_rate(learn):
     "The rate of a Learner, if it is one number; 0 without one"

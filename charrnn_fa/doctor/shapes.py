@@ -276,6 +276,7 @@ def is_of_shapes(
     "Whether `explain` may have words for an error"
     return any(re.search(k, str(e)) for k in _patterns) or in_a_sentence(str(e)) is not None
 
+# %% ../../nbs/41_doctor.shapes.ipynb #1e3d529f
 def explain(
     e:Exception, # With its traceback
     learn:Learner=None, # In which it happened
