@@ -39,7 +39,7 @@ from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.run.model import Run, load_run, weights_sha256
 from charrnn_fa.checkpoint.restore import State
 from charrnn_fa.checkpoint.serialize import Keeper, from_json
-from charrnn_fa.checkpoint.capture import named_callbacks
+from charrnn_fa.checkpoint.state import named_callbacks
 
 SECONDS,MEMORY = 120,2**30           # of a trial; what a child may take beyond what it starts with
 TEXT = ''.join(random.Random(0).choices('the rain in Spain, stays mainly; ', k=1500))

@@ -20,7 +20,7 @@ from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
 from charrnn_fa.run.model import Run, load_run, weights_sha256
-from charrnn_fa.checkpoint.capture import environment
+from charrnn_fa.checkpoint.state import environment
 
 shapes = dict(finished=dict(arch='gru', n_hid=12, emb_sz=12, head_sz=0, tie=True),
               unfinished=dict(arch='lstm', n_hid=12, emb_sz=6, head_sz=8, dropout=0.2))

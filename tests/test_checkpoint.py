@@ -35,6 +35,8 @@ import charrnn_fa.checkpoint.writer
 import charrnn_fa.run.folder
 import charrnn_fa.callback.schedule
 import charrnn_fa.checkpoint.capture
+import charrnn_fa.checkpoint.save
+import charrnn_fa.checkpoint.state
 import inject
 import kills
 from machine import until
@@ -497,7 +499,8 @@ def test_half_precision_of_fastai(tmp_path, text):
 def test_saves_are_due_by_the_clock_in_epochs_of_any_length(short, tmp_path, monkeypatch, settled):
     "A step takes a second, an epoch fourteen: a save every twenty seconds comes every twenty steps"
     learn,saved = small(tmp_path, short, 5),[]
-    monkeypatch.setattr(charrnn_fa.checkpoint.callback, 'time', SimpleNamespace(perf_counter=lambda: learn.steps_done))
+    for o in charrnn_fa.checkpoint.callback,charrnn_fa.checkpoint.save:
+        monkeypatch.setattr(o, 'time', SimpleNamespace(perf_counter=lambda: learn.steps_done))
     class Note(Callback):
         order = 1001
         def after_batch(self):
@@ -803,7 +806,7 @@ def test_precision_is_that_of_the_run(short, tmp_path, same, capsys):
                                            ('_cpu', lambda: 'Abacus', 'processor .* -> Abacus')])
 def test_what_is_no_longer_exact_is_listed(begun, monkeypatch, capsys, name, now, said):
     "Other versions, another processor: the run goes on all the same"
-    monkeypatch.setattr(charrnn_fa.checkpoint.capture, name, now)
+    monkeypatch.setattr(charrnn_fa.checkpoint.state, name, now)
     assert begun().steps_done == 28
     assert re.search(f'No longer exact to the bit: .*{said}', capsys.readouterr().out)
 
@@ -902,13 +905,13 @@ def test_the_same_seed_may_be_given_again(begun): assert begun(seed=5).seed == b
 
 def test_from_a_gpu_to_a_cpu(short, tmp_path, monkeypatch, capsys):
     "The states of a GPU's generators and fp16's scaler are left; what is no longer exact is said"
-    real,rng = charrnn_fa.checkpoint.callback.capture,charrnn_fa.checkpoint.capture.rng_state
+    real,rng = charrnn_fa.checkpoint.save.capture,charrnn_fa.checkpoint.capture.rng_state
     def capture(*args):
         ts,m = real(*args)
         m['env'].update(device='cuda', gpu='Tesla T4', deterministic=True, torch='2.11.0+cu128')
         return ts,m
     with monkeypatch.context() as patch:
-        patch.setattr(charrnn_fa.checkpoint.callback, 'capture', capture)
+        patch.setattr(charrnn_fa.checkpoint.save, 'capture', capture)
         patch.setattr(charrnn_fa.checkpoint.capture, 'rng_state',
                       lambda: dict(rng(), cuda=[torch.ones(16, dtype=torch.uint8)]*2))
         learn = small(tmp_path, short, 5)
@@ -1158,12 +1161,12 @@ def test_how_long_a_run_has_trained(short, tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_taken_does_not_stop_training(short, tmp_path, monkeypatch):
-    learn,real,n = small(tmp_path, short, 5),charrnn_fa.checkpoint.callback.capture,[]
+    learn,real,n = small(tmp_path, short, 5),charrnn_fa.checkpoint.save.capture,[]
     def capture(*args):
         n.append(0)
         if len(n) in (2, 3, 4): raise ValueError('nothing doing')
         return real(*args)
-    monkeypatch.setattr(charrnn_fa.checkpoint.callback, 'capture', capture)
+    monkeypatch.setattr(charrnn_fa.checkpoint.save, 'capture', capture)
     with pytest.warns(RunWarning, match='nothing doing.*training goes on') as w:
         learn.fit(2, 1e-2, cbs=Checkpoint(tmp_path/'r', steps=10, quiet=True))
     assert (len(learn.recorder.losses) == 28 and RunFolder(tmp_path/'r').finished

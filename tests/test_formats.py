@@ -11,7 +11,7 @@ from make_golden import fit, learner, values
 
 from charrnn_fa.run.records import format_version
 from charrnn_fa.run.model import Run, load_run
-from charrnn_fa.checkpoint.capture import environment, inexact
+from charrnn_fa.checkpoint.state import environment, inexact
 
 data = Path(__file__).parent/'data'
 kept = sorted(o for o in data.glob('v*'))

@@ -7,9 +7,8 @@ __all__ = ['Checkpoint']
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #0dfa9052
 import inspect, os, secrets, time
-from contextlib import suppress
 from fastai.basics import *
-from ..core import CharRNNError, check_number, in_fit, is_number, reason, without_secrets
+from ..core import CharRNNError, check_number, in_fit, reason, without_secrets
 from ..callback.progress import begin_bars
 from ..run.files import RunError, damage
 from ..run.records import owner_record
@@ -18,12 +17,10 @@ from ..run.model import Run, check_described, kept_text
 from ..store.mount import follow
 from ..store.url import is_url, local_path
 from ..store.retain import tidy
-from ..store.copies import mirrored
 from ..store.locate import Place
 from .serialize import Keeper
-from charrnn_fa.checkpoint.capture import (
-    begun, capture, is_known, is_own, kind_of_state, newly_lost, plain_attrs, saved_best, state_of,
-)
+from .state import begun, is_known, state_of
+from .capture import kind_of_state, newly_lost, plain_attrs
 from .fingerprint import fit_differences, fit_settings, is_char, learner_settings, same_optimiser
 from .restore import State
 from .mark import Underway, stages
@@ -336,208 +333,3 @@ def _open_saver(self:Checkpoint):
     self.folder.take(record)
     self.saver = Saver(self.folder, self.place.store, record, self.found.manifest, self.log,
                        self.keep, self.max_bytes, self.place.trouble)
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #3d824519
-@patch
-def best_saved(self:Checkpoint,
-    name, # Of a `SaveModelCallback`
-    cb, # The callback
-):
-    "When a best model has been saved"
-    if cb.every_epoch or not self.saver: return
-    try: self.best[name] = saved_best(self.learn, cb)
-    except Exception as e: self.saver.complain(f'The best model could not be copied ({reason(e)})', e)
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #5be6ebcc
-@patch
-def _steps(self:Checkpoint): return self.steps_done-self.base if self.exact_start else self.train_iter
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #c135b36d
-@patch
-def _capture(self:Checkpoint, at):
-    ts,meta = capture(self.learn, at, self.keeper, Checkpoint, self.best)
-    is_exchanged = self.learn.loss_func is not self.loss_before and is_own(self.learn.loss_func)
-    if is_exchanged: self.keeper.lost.append('learn.loss_func')
-    return ts,dict(meta, base=self.base, elapsed=self.seconds(), **self.changed)
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #ec9119c1
-@patch
-def seconds(self:Checkpoint):
-    "How many seconds the run has trained, in all processes"
-    return self.elapsed + (time.perf_counter()-self.began if self.began else 0.)
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #dc239314
-@patch
-def _due(self:Checkpoint):
-    if self.steps: return self._steps()//self.steps > self.saved_step//self.steps
-    return time.perf_counter()-self.saved >= 60*self.minutes
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #6e978766
-@patch
-def _snapshot(self:Checkpoint, at, **fields):
-    try: ts,meta = self._capture(at)
-    except Exception as e: return self.saver.complain(f'A checkpoint could not be taken ({reason(e)})', e)
-    self._tell_lost()
-    step = self._steps()
-    return ts,meta,dict(step=step, epoch=step//max(1, len(self.dls.train)),
-                        generation=self.generation, resumes=self.resumes, **fields)
-
-@patch
-def _save(self:Checkpoint, at, **fields):
-    self.saved = time.perf_counter()
-    self.saved_step = self._steps()
-    if job := self._snapshot(at, **fields): self.saver.give(job)
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #271acf07
-@patch
-def after_batch(self:Checkpoint):
-    if not self.signals: return
-    self.saver.tell()
-    if self.training: self.log.batch(self.learn)
-    at = self._after_this()
-    if self.signals.got:
-        self._leave('Stopped', at, 3)
-        raise KeyboardInterrupt # the old handler came back
-    if at:
-        is_last = self.iter+1 == self.n_iter
-        self._keep(at, is_last)
-        self.batch.over(None if is_last else at)
-
-@patch
-def _after_this(self:Checkpoint):
-    "(epoch, batch) that come next, if the run can be saved after this batch"
-    if self.training and self.exact_start: return self.epoch,self.iter+1
-
-@patch
-def _keep(self:Checkpoint, at, is_end):
-    "Save what is due; what is not due is held at the end of an epoch"
-    self.held = None
-    if self._due(): self._save(at)
-    elif is_end: self.held = self._snapshot(at)
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #6314e0f6
-@patch
-def epoch_over(self:Checkpoint):
-    "When all callbacks have done what they do at the end of an epoch"
-    self.log.epoch(self.learn)
-    self.ended = self.epoch+1 >= self.n_epoch
-    if not (self.ended or self.exact_start): self._keep((self.epoch+1, 0), True)
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #d0e5f1d4
-@patch
-def _save_last(self:Checkpoint, how, at):
-    self.saver.then = 'the steps since the last one are lost.'
-    if job := self._snapshot(at) if at else self._before_this() or self.held:
-        self.saver.give(job)
-        self.saved_step = job[2]['step']
-    self.saver.finish()
-    if self.saver.trouble: return
-    late = self.batch and self.batch.unheard
-    but = f', without what {late} had still to do there,' if late else ''
-    way = (f'the run in {self.place} goes on after step {self.saved_step:,}{but} '
-           'when it is started again in the same way.')
-    lost = (f'the weights in {self.place} are no finite numbers any more, '
-            'so begin another run with a lower learning rate.')
-    self.log.say(f'{how}; {way if self.saver.finite else lost}')
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #7ae8385b
-@patch
-def _leave(self:Checkpoint, how, at, seconds=10):
-    if self.signals and not self.signals.gone: self._save_last(how, at)
-    if self.learn:
-        self.learn.loss_func = self.loss_before
-        self._note_left()
-    self._clean_up(seconds)
-
-@patch
-def _note_left(self:Checkpoint):
-    with suppress(Exception): # an error may be on its way, and is not to be replaced
-        now = fit_settings(self.learn)
-        past_of(self.learn).left = {k:now[k] for k in ('modules', 'frozen')}
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #b89673bf
-@patch
-def _done(self:Checkpoint):
-    "(epoch, batch) that come next, if an error on its way out came after a step"
-    if self.ended: return self.n_epoch,0
-    is_only = sum(isinstance(o, Checkpoint) for o in self.learn.cbs) == 1
-    if is_only and self.batch.finish(): return self._after_this()
-
-@patch
-def _before_this(self:Checkpoint):
-    "A snapshot of what was so before the batch that an error has ended, if it can be had"
-    with suppress(Exception): # the error that is on its way counts
-        if mark := self.batch.before():
-            with mark.taken_back(): return self._snapshot(mark.at)
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #7c135ee8
-@patch
-def after_error(self:Checkpoint):
-    "When an error is on its way out of the fit"
-    if not self.active: return
-    at = None
-    with suppress(Exception): at = self._done()
-    self._leave('Stopped by an error', at)
-
-@patch
-def taken_out(self:Checkpoint):
-    "When another callback has taken it out of the Learner within the fit, which goes on without it"
-    self.log.say(f'The checkpoint was taken out of this fit, and the run in {self.place} is not saved any more.')
-    self._clean_up()
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #57263159
-@patch
-def after_cancel_fit(self:Checkpoint):
-    self.ended = True
-
-@patch
-def after_fit(self:Checkpoint):
-    if not in_fit(self.learn): return
-    if self.end_epoch is not None: self.learn.epoch = self.end_epoch
-    if self.ended and self.signals: self._save_end()
-    self._note_left()
-    self._clean_up()
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #a5b22e33
-@patch
-def _save_end(self:Checkpoint):
-    self.saver.then = 'the end of the run is not stored; once that is mended, the same call trains on to it.'
-    res = _as_numbers(self.results(self.learn) if self.results else {})
-    self._save((self.n_epoch, 0), finished=True, results=res)
-    self.saver.finish(self.wait, lambda: self.signals.got)
-    if self.saver.trouble: return
-    if not self.signals.got: self._count() # who has interrupted it calls it again for its result
-    m = self.folder.newest()
-    safe = self.saver.where_safe(m, self.place)
-    self.log.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {safe}.")
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #390e7ef0
-def _as_numbers(res):
-    plain = res
-    if isinstance(res, dict):
-        plain = {k:v.item() if isinstance(v, (np.generic, Tensor)) and not v.ndim else v for k,v in res.items()}
-        if all(type(k) is str and is_number(v) for k,v in plain.items()): return plain
-    raise CharRNNError(f'results gave {truncstr(repr(plain), 200)}, but what is kept with a run are numbers by name',
-                       'let it give a dict of those.')
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #2209665b
-@patch
-def _clean_up(self:Checkpoint, seconds=10):
-    self.elapsed = self.seconds()
-    vars(self).update(active=False, began=None, state=None, restored=None, found=None, held=None, batch=None)
-    if self.signals: self.signals.restore()
-    if self.guard: self.guard.remove()
-    try:
-        if self.saver: self.saver.close(seconds)
-    finally:
-        if self.place: self.place.close()
-        self.log.close()
-    if self.signals: self.signals.deliver()
-
-# %% ../../nbs/79_checkpoint.callback.ipynb #eff1c9b6
-@patch
-def states(self:Checkpoint)->dict:
-    "Checkpoints and where they are safe: 'local', 'mounted' or 'uploaded'"
-    if not self.folder: return {} # there was no fit yet
-    done = mirrored(self.folder.path)
-    return {m['file']:done.get(m['file'], 'local') for m in self.folder.checkpoints()}

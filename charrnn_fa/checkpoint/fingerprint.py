@@ -18,7 +18,7 @@ from ..loop.learner import CharLearner
 from ..run.files import sha256_pieces
 from ..models import CharRNN
 from ..run.model import char_settings, versions
-from .capture import changes, ctor_args, rng_state, set_rng_state
+from .state import changes, ctor_args, rng_state, set_rng_state
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #5c8e947e
 _shown = {'progress', 'core', 'fp16'} # modules of fastai's callbacks that change nothing, or that precision stands for

@@ -14,7 +14,7 @@ from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
 from ..core import in_fit
 from ..run.files import RunError, Folder, read_all, write_whole
-from .capture import named_callbacks
+from .state import named_callbacks
 
 # %% ../../nbs/77_checkpoint.hooks.ipynb #c2a00092
 class Guard:

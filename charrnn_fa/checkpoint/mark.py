@@ -10,7 +10,7 @@ import math, sys, traceback
 from contextlib import contextmanager, suppress
 from fastai.basics import *
 from .serialize import is_json, is_plain
-from charrnn_fa.checkpoint.capture import (
+from charrnn_fa.checkpoint.state import (
     attrs_of, generators, has_own_state, is_known, rng_state, set_rng_state, state_of, watched,
 )
 from .restore import set_attr

@@ -22,9 +22,9 @@ from ..run.records import check, counts, need
 from charrnn_fa.checkpoint.serialize import (
     check_rng, copies_of_plain, default_rngs, form, from_json, set_rng,
 )
-from charrnn_fa.checkpoint.capture import (
-    attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact, is_known,
-    kinds_of, loss_state, named_callbacks, order_of, scaler_of, set_rng_state, settable, watched,
+from charrnn_fa.checkpoint.state import (
+    attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact, is_known, kinds_of, loss_state,
+    named_callbacks, order_of, scaler_of, set_rng_state, settable, watched,
 )
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #d2a2fd60
