@@ -12,7 +12,7 @@ from fastai.basics import (AvgMetric, Callback, CancelFitException, DataLoaders,
 from fastai.callback.tracker import SaveModelCallback
 
 from charrnn_fa.callback.precision import GradScale
-from charrnn_fa.doctor import watch
+from charrnn_fa.doctor import every_step
 from charrnn_fa.doctor.watch import Doctor
 from charrnn_fa.learner import char_learner
 from charrnn_fa.optim import AdamW
@@ -92,7 +92,7 @@ def test_a_step_that_the_scaler_leaves_out_is_no_explosion(opt_func):
 @pytest.mark.parametrize('is_near', [True, False])
 def test_all_losses_are_noted_though_reading_waits(is_near, monkeypatch):
     "As on a GPU, where losses are read ten at once"
-    monkeypatch.setattr(watch, '_is_near', lambda loss: is_near)
+    monkeypatch.setattr(every_step, '_is_near', lambda loss: is_near)
     cb = doctor()
     assert fit(learner(43), cb) == [] and cb.course.step == 43 and not cb.unread
     assert [s for s,_ in cb.course.losses] == [10, 20, 30, 40]

@@ -3,7 +3,6 @@ page's weights, and nothing in it runs but the network"""
 import json
 import math
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +11,9 @@ import torch
 from charrnn_fa.generate import draw, generate
 from charrnn_fa.show.neurons import Found
 from charrnn_fa.show.page import script_json
-from charrnn_fa.show.share import measured, page_model, share
+from charrnn_fa.show import rounded
+from charrnn_fa.show.rounded import measured
+from charrnn_fa.show.share import page_model, share
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.text.vocab import VocabError
 
@@ -93,7 +94,7 @@ def test_writes_what_python_writes(bold, visit, shape):
 
 @pytest.mark.parametrize('shape', [dict(head_sz=20), dict(arch='rnn', emb_sz=0, n_layers=2)], ids=['head', 'one_hot'])
 def test_int8(bold, visit, shape, monkeypatch):
-    monkeypatch.setattr(sys.modules['charrnn_fa.show.share'], 'most_half', 0)
+    monkeypatch.setattr(rounded, 'most_half', 0)
     learn = bold(**shape)
     page = visit(learn)
     same_as_python(page, learn)

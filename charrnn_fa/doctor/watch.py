@@ -7,25 +7,15 @@ __all__ = ['Doctor', 'ShapeError']
 
 # %% ../../nbs/45_doctor.watch.ipynb #1b0cfe63
 import math, sys
-from contextlib import contextmanager
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
-from fastai.callback.tracker import SaveModelCallback
 from ..core import check_number, in_fit, say
 from ..loop.events import inner_events
 from .report import Finding, Report, catalogue, certainties
-from .anew import forgotten, have_moved, kind_of, knows, left_out, made_anew, number_of, sums_of
+from .anew import kind_of, knows, number_of
 from .ids import as_ids
-from .texts import valid_of
-from charrnn_fa.doctor.course import (
-    Course, deaf, decayed, dropout_of, explosion, jump, mean_loss, odd_rates, overfitting, pause, plateau, rebound, spike, unlearned
-)
-from .looked import Looked, Looks
-from .mode import keeps_graph, kept_state, leaked, marks_of, wrong_mode
-from .units import units
-from .validation import batch_now, check_average, nats_of_pieces, pieces_of
+from .course import Course, deaf, odd_rates, plateau, rebound, unlearned
 from .reworded import ShapeError, explain_errors, explain_no_more
-from .not_finite import lost_numbers
 
 # %% ../../nbs/45_doctor.watch.ipynb #a898ca6d
 _all_ = ['ShapeError']
@@ -96,14 +86,6 @@ def report(self:Doctor)->Report:
     "All that was found"
     return Report(self.findings, ['the course of the loss', 'gradients', 'validation'], subject=type(self.learn.model).__name__)
 
-# %% ../../nbs/45_doctor.watch.ipynb #14c30e2d
-@patch
-def _learns_nothing(self:Doctor):
-    "Whether the optimiser is that of another model; then it is said"
-    found = left_out(self.opt, self.model)
-    self.tell(found)
-    return found is not None
-
 # %% ../../nbs/45_doctor.watch.ipynb #c2eaea07
 @patch
 def before_fit(self:Doctor):
@@ -120,236 +102,6 @@ def before_train(self:Doctor): self.rests = not self.is_on
 
 @patch
 def before_validate(self:Doctor): self.rests = not self.is_on
-
-# %% ../../nbs/45_doctor.watch.ipynb #43262104
-@patch
-def _note_subject(self:Doctor):
-    was,now = self.__dict__.get('subject'),(id(self.learn.loss_func), id(self.learn.dls), id(self.learn.model))
-    self.subject = now
-    if was in (None, now): return
-    if was[2] != now[2]: self.opt_numbers,self.last_that_knew = [],(None, None)
-    for o in self.course.losses, self.course.last, self.course.valid: o.clear()
-    self.course.recent,self.course.pairs,self.counts = [],None,True
-
-# %% ../../nbs/45_doctor.watch.ipynb #dccb9e15
-@patch
-def _note_optimiser(self:Doctor):
-    "O5, if each of several fits has an optimiser of its own"
-    seen = self.__dict__.setdefault('opt_numbers', [])
-    if not seen or seen[-1] != number_of(self.opt): seen.append(number_of(self.opt))
-    if len(seen) == 4: self.tell(made_anew(4))
-
-@patch
-def _forgotten(self:Doctor):
-    return forgotten(self.opt, self.__dict__.get('last_that_knew', (None, None)), self.course.step)
-
-# %% ../../nbs/45_doctor.watch.ipynb #2693dde9
-@patch
-def _n_steps(self:Doctor):
-    "Steps whose loss was seen, those with a loss that is still to be read too"
-    return self.course.step + len(self.unread)
-
-# %% ../../nbs/45_doctor.watch.ipynb #7dc154e1
-@patch
-def before_batch(self:Doctor):
-    if not self.is_on: return
-    if self.marks is None: return
-    is_other = self.marks[0] != (self.training, self.learn.epoch)
-    seen = self.__dict__.setdefault('seen_marks', [])
-    if not seen or seen[-1] != self.marks[1]: self.seen_marks = [*seen[-1:], self.marks[1]]
-    self.tell(leaked(self.marks[1], kept_state(self.model), is_other, len(self.seen_marks) > 1))
-    self.marks = None
-
-# %% ../../nbs/45_doctor.watch.ipynb #bb273a8a
-@patch
-def after_pred(self:Doctor):
-    if not self.is_on: return
-    state = kept_state(self.model)
-    self.marks = ((self.training, self.learn.epoch), marks_of(state)) if state else None
-    if self.model.training != self.training: self.tell(wrong_mode(self.model, self.training))
-    if not self.training: self.tell(keeps_graph(self.training))
-
-# %% ../../nbs/45_doctor.watch.ipynb #3bf31cff
-def _is_near(loss): return loss.device.type == 'cpu' # to read it does not wait
-
-def _number(loss): return loss.item() if loss.numel() == 1 else loss.detach().float().mean().item()
-
-# %% ../../nbs/45_doctor.watch.ipynb #9f103279
-@patch
-def after_loss(self:Doctor):
-    if not (self.is_on and self.learn.training): return
-    loss = self.learn.loss
-    if not self.rests: self.is_near = _is_near(loss)
-    if self.is_near: return self._note(_number(loss))
-    self.unread.append(loss.detach().float().mean())
-    if not self.rests or self._n_steps() % self.every == 0: self._read()
-
-# %% ../../nbs/45_doctor.watch.ipynb #d8dfb5c4
-@patch
-def _read(self:Doctor):
-    "Note losses that are on a GPU"
-    losses,self.unread = torch.stack(self.unread).tolist() if self.unread else [],[]
-    for o in losses: self._note(o)
-
-# %% ../../nbs/45_doctor.watch.ipynb #614ee841
-@patch
-def _note_left(self:Doctor):
-    restores_best = any(isinstance(o, SaveModelCallback) for o in self.learn.cbs)
-    self.left = None if restores_best else sums_of(self.model)
-
-@patch
-def _note_first(self:Doctor, loss):
-    "The loss of the first step of a fit"
-    is_moved = have_moved(self.model, self.__dict__.get('left'))
-    self.tell((jump(self.course, loss, self._n_symbols()) if is_moved else None) or self._forgotten())
-
-# %% ../../nbs/45_doctor.watch.ipynb #1d398fd0
-@patch
-def _note(self:Doctor, loss):
-    "A loss, as a number"
-    c = self.course
-    if not math.isfinite(loss):
-        if not any(o.id in ('O4', 'O12') for o in self.findings): self.tell(lost_numbers(self.model, self.learn.xb, c))
-        return
-    if self.is_first: self._note_first(loss)
-    self.is_first = False
-    c.note_loss(loss)
-    if loss >= min(c.last)+1: self.tell(spike(c)) # the least that is a jump
-    if c.step >= self.check_at:
-        self.check_at = c.step + pause(c.step, 10*c.every, 10)
-        for f in plateau(c), rebound(c), decayed(c, self._wd()): self.tell(f)
-
-# %% ../../nbs/45_doctor.watch.ipynb #32abcb5b
-def _is_left_out(opt):
-    "Whether an optimiser leaves this step out, since fp16 overflowed"
-    found = getattr(opt, 'found_inf', None)
-    return found is not None and bool(found > 0)
-
-@patch
-def before_step(self:Doctor):
-    if not (self.is_on and self.looks): return
-    grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-    if not grads or any(g.is_sparse for g in grads) or _is_left_out(self.opt): return
-    self.course.norms.append((self._n_steps(), nn.utils.get_total_norm(grads).item()))
-    self.tell(explosion(self.course))
-
-# %% ../../nbs/45_doctor.watch.ipynb #7d1f28a7
-@patch
-def after_batch(self:Doctor):
-    learn,n = self.learn,self._n_steps()
-    if self.is_on and learn.training:
-        if self.counts and (not self.rests or n <= 1000 and self.is_near): self._count_pairs()
-        if not self.rests: self._look_up(n)
-        if learn.train_iter >= self.measure_at: self._at_a_tenth()
-        self.looks = n >= self.look_at
-    elif self.is_on and not self.rests: self._keep_ends()
-    is_time = learn.training and (self.looks or n >= self.whole_at)
-    self.rests = not self.is_on or not is_time and learn.iter < learn.n_iter-2
-
-# %% ../../nbs/45_doctor.watch.ipynb #05d71406
-@patch
-def _look_up(self:Doctor, n):
-    "What is noted now and then, and when that is to be again"
-    c = self.course
-    self.counts = not c.has_counted()
-    if n > self.whole_at: self.whole_at = n-1 + pause(n-1, 200, 10)
-    if not self.looks: return
-    self.look_at = n-1 + pause(n-1-self.begun, self.every, 50)
-    self.measure_at = min(self.measure_at, self._next_tenth())
-    c.rates.append(max(h.get('lr', 0) for h in self.opt.hypers))
-    if len(c.rates) % 3 == 1 and self._wd() >= .3:
-        c.weights.append(math.sqrt(sum(p.detach().square().sum().item() for p in self.model.parameters())))
-
-# %% ../../nbs/45_doctor.watch.ipynb #f8589a26
-@patch
-def _wd(self:Doctor): return max(h.get('wd', 0) or 0 for h in self.opt.hypers)
-
-@patch
-def _n_symbols(self:Doctor):
-    pred = self.pred[0] if isinstance(self.pred, (tuple, list)) else self.pred
-    return pred.shape[-1] if isinstance(pred, Tensor) and pred.ndim else 0
-
-# %% ../../nbs/45_doctor.watch.ipynb #5dac1180
-@patch
-def _count_pairs(self:Doctor):
-    "Keep what was read until the next look, where all of it is counted at once"
-    x,y = as_ids(self.xb[0]),as_ids(self.yb[0]) if self.yb else None
-    are_pairs = x is not None and y is not None and x.numel() == y.numel() > 0
-    if are_pairs: self.uncounted.append((x.flatten().clone(), y.flatten().clone()))
-    if self.rests or not self.uncounted: return
-    self.course.note_batch(*map(torch.cat, zip(*self.uncounted)))
-    self.uncounted = []
-
-# %% ../../nbs/45_doctor.watch.ipynb #ad007d29
-@patch
-def _at_a_tenth(self:Doctor):
-    "Another tenth of the run is over"
-    is_first,valid = self.measure_at == 0,self.course.valid
-    self.measure_at = self._next_tenth()
-    if not is_first and (len(valid) < 10 or self.course.step-valid[-1][0] >= 100): self._measure()
-
-@patch
-def _next_tenth(self:Doctor):
-    "The step after which another tenth is over; how many there are in all may be settled on the way"
-    n = self.n_iter*self.n_epoch
-    return math.ceil((int(10*self.learn.train_iter/max(1, n))+1)*n/10)
-
-# %% ../../nbs/45_doctor.watch.ipynb #e52c5235
-@patch
-def _train_loss(self:Doctor): return mean_loss([*self.course.losses][-5:]) if self.course.losses else None
-
-@patch
-def _was_read(self:Doctor):
-    "Whether a Learner of ours has read all of its text"
-    return getattr(self.learn, 'steps_done', 0) >= len(self.dls.train)
-
-# %% ../../nbs/45_doctor.watch.ipynb #4e60ce31
-@patch
-def _note_valid(self:Doctor, loss, where='the validation part'):
-    "A validation loss on the way, if it is a number: a checkpoint keeps no others"
-    if not math.isfinite(loss): return
-    if self.__dict__.get('where', where) != where: self.course.valid.clear() # two kinds cannot be compared
-    self.where = where
-    self.course.valid.append((self.course.step, loss, self._train_loss()))
-    model = self.learn.model
-    self.tell(overfitting(self.course, where, dropout_of(model), type(model).__module__.startswith('charrnn_fa')))
-
-# %% ../../nbs/45_doctor.watch.ipynb #f001eae7
-@patch
-def _has_epochs(self:Doctor):
-    "Whether the validation after each epoch says enough; Learners of others have nothing else"
-    if not hasattr(self.learn, 'chars_seen'): return True
-    return self.n_epoch >= 4 and self.learn.validates and hasattr(self.learn, 'recorder')
-
-# %% ../../nbs/45_doctor.watch.ipynb #27801520
-@patch
-def _measure(self:Doctor):
-    "Validation loss on some characters, if the model is a function of text and state"
-    if self._has_epochs() or not self._was_read() or not self.course.losses: return
-    ids = getattr(valid_of(self.dls), 'ids', None)
-    if ids is None or len(ids) < 100: return
-    nats,n = nats_of_pieces(self.model, pieces_of(ids).to(self.dls.device))
-    self._note_valid(nats, f'{n:,} characters of the validation part')
-
-# %% ../../nbs/45_doctor.watch.ipynb #278cc0e6
-@patch
-def _keep_ends(self:Doctor):
-    if self.ends is not None and self.learn.yb: self.ends = [*self.ends[:1], batch_now(self.learn)]
-
-@patch
-def after_validate(self:Doctor):
-    ends,self.ends = self.__dict__.get('ends'),None
-    if not self.is_on or not ends or len(ends) < 2: return
-    for m in self.learn.metrics: self.tell(check_average(m, self.learn, *ends))
-
-# %% ../../nbs/45_doctor.watch.ipynb #3b1c65d4
-@patch
-def after_epoch(self:Doctor):
-    if self.is_on: self._read()
-    rec = getattr(self.learn, 'recorder', None)
-    if not self.is_on or rec is None or not self._has_epochs(): return
-    valid = [v for k,v in zip([*rec.metric_names][1:], [*rec.log][1:]) if k == 'valid_loss']
-    if valid and isinstance(valid[0], float) and self.course.losses: self._note_valid(valid[0])
 
 # %% ../../nbs/45_doctor.watch.ipynb #a236ed36
 @patch
@@ -383,20 +135,6 @@ def after_fit(self:Doctor):
     self.tell(self._deaf())
     if not self.quiet and not self.findings: self.tell(unlearned(c))
     if not self.quiet and not self.findings: say("doctor: nothing was wrong, as far as a run shows.", self.file or sys.stderr)
-
-# %% ../../nbs/45_doctor.watch.ipynb #1f02afab
-def _is_compiled(model): return any(type(m).__name__ == 'OptimizedModule' for m in model.modules())
-
-@patch
-@contextmanager
-def looking(self:Doctor):
-    "A `with` in which a step is looked at, if it is time for that"
-    if not (self.is_on and self.training and self._n_steps() >= self.whole_at) or _is_compiled(self.model):
-        yield
-        return
-    seen = Looked(looks_into_layers=False)
-    with Looks(seen): yield
-    for f in units(seen, .85): self.tell(f)
 
 # %% ../../nbs/45_doctor.watch.ipynb #7e1eb0f1
 @patch

@@ -7,92 +7,7 @@ __all__ = ['in_a_sentence']
 
 # %% ../../nbs/40c_doctor.worded.ipynb #156d56f2
 import re
-
-# %% ../../nbs/40c_doctor.worded.ipynb #6f68b659
-_look = 'print(a.shape, b.shape)   # of what meets in this line, just before it'
-_products = {
-    r'of batch2 tensor to be: \[(\d+), (\d+)\] but got: \[(\d+), (\d+)\]': ('S8',
-        "Two stacks of matrices are multiplied. The second has to be {0} matrices of {1} rows, and is {2} of {3}: "
-        "the last axis of the first meets the middle axis of the second.",
-        'scores = q @ k.transpose(1, 2)   # (rows, steps, units) with (rows, units, steps)'),
-    r'batch[12] must be a 3D tensor': ('S8',
-        "bmm multiplies stacks of matrices, with three axes each, and gets a tensor with more or fewer.",
-        'a @ b   # in place of bmm: it takes any number of axes'),
-    r'(?:self|mat2) must be a matrix': ('S8',
-        "mm multiplies two matrices, and gets a tensor with more or fewer axes.",
-        'a @ b   # in place of mm: it takes any number of axes'),
-    r'expected tensor \[(\d+)\] and src \[(\d+)\]': ('S8',
-        "Two vectors are multiplied, one of {0} numbers and one of {1}: they have to be of one length.", _look),
-    r'at least 1D, but they are': ('S8', "A layer gets a single number, and wants a vector.", 'x = x[None]'),
-}
-
-# %% ../../nbs/40c_doctor.worded.ipynb #d81f948a
-_einsums = {
-    r'subscript (\w) has size (\d+) for operand (\d+) which .* previously seen size (\d+)': ('S8',
-        "In einsum the letter {0} stands for one size, and the tensor number {2}, counted from 0, has {1} there "
-        "where others have {3}.", _look),
-    r'number of subscripts in the equation \((\d+)\) .* dimensions \((\d+)\) for operand (\d+)': ('S8',
-        "einsum has {0} letters for the tensor number {2}, counted from 0, which has {1} axes: each axis needs a "
-        "letter.",
-        "y = torch.einsum('bti,ij->btj', x, w)   # x with three axes, w with two"),
-    r'einsum\(\): (fewer|more) operands': ('S8',
-        "einsum gets {0} tensors than there are groups of letters before ->.",
-        "y = torch.einsum('bti,ij->btj', x, w)   # two groups, two tensors"),
-    r'output subscript (\w) does not appear': ('S8',
-        "The letter {0} behind -> in einsum is of no tensor before it.",
-        "y = torch.einsum('bti,ij->btj', x, w)   # b, t and j come from before ->"),
-}
-
-# %% ../../nbs/40c_doctor.worded.ipynb #e24358cc
-_recurrent = {
-    r'(LSTM|GRU|RNN): Expected input to be 2D or 3D, got [4-9]D': ('S8',
-        "{0} takes vectors of (rows, steps, numbers), three axes, and gets more. Ids that are still to be embedded "
-        "have two, (rows, steps); one-hot vectors need no embedding.",
-        'x = x.squeeze(-1)   # if the ids have an axis of size 1 at the end: before the embedding'),
-    r'(LSTM|GRU|RNN): Expected input to be 2D or 3D, got [01]D': ('S8',
-        "{0} takes vectors of (rows, steps, numbers), three axes, and gets a single vector.",
-        'x = x[None, None]   # one row of one step'),
-    r'(\w+Cell): Expected input to be 1D or 2D, got (\d)D': ('S8',
-        "{0} takes the vectors of one step, (rows, numbers), and gets {1} axes: it is called once for each step.",
-        'for x_t in x.unbind(1): h = self.cell(x_t, h)   # x is (rows, steps, numbers)'),
-    r'(\w+Cell): Expected hidden to be 1D or 2D, got (\d)D': ('S6',
-        "The state of {0} is (rows, units), and gets {1} axes: an axis of layers is for nn.LSTM and the like.",
-        'h = torch.zeros(len(x), n_hid)'),
-    r'For (?:un)?batched (\d)-D input, hx (?:and cx )?should also be \d-D but got \(?(\d)-D': ('S6',
-        "The input has {0} axes and the state {1}, and they should have as many: a state is (layers, rows, units) "
-        "for an input of rows, also with batch_first=True.",
-        'h = torch.zeros(n_layers, len(x), n_hid)   # of an LSTM two of them, (h, c)'),
-    r'primitive descriptor for the (\w+) forward': ('E1',
-        "{0} cannot compute with these types of numbers here: the state has another type than the weights, or the "
-        "processor has no such type.",
-        'model = model.float()   # all of it in single precision, and the state as well: h = h.float()'),
-}
-
-# %% ../../nbs/40c_doctor.worded.ipynb #75fbb516
-_others = {
-    r'running_mean should contain (\d+) elements not (\d+)': ('S8',
-        "BatchNorm1d was made for {1} units and looks for them on axis 1, where it finds {0}: of (rows, steps, "
-        "units) they are last. Over steps it would also see what is to be predicted.",
-        'nn.LayerNorm({1})   # in place of BatchNorm1d: for each step by itself'),
-    r'expected 2D or 3D input \(got (\d)D': ('S8', "BatchNorm1d takes (rows, units) and gets {0} axes.",
-        'nn.LayerNorm(n_hid)   # in place of BatchNorm1d: it takes any number of axes'),
-    r'more than 1 value per channel when training': ('D10',
-        "BatchNorm takes a mean over rows, and there is only one.",
-        'drop_last=True   # of the loader, if the last batch has one row; or nn.LayerNorm in place of BatchNorm'),
-    r'expected input\[.*\] to have (\d+) channels, but got (\d+)': ('S8',
-        "A convolution looks for its {0} numbers on axis 1, and finds {1}: of (rows, steps, units) they are last.",
-        'h = self.conv(h.transpose(1, 2)).transpose(1, 2)   # (rows, units, steps) goes in and comes out'),
-    r'input to conv1d, but got input of size: \[(.*)\]': ('S8',
-        "A convolution takes (rows, units, steps), three axes, and gets a tensor of size ({0}).",
-        'h = h.transpose(1, 2)   # of (rows, steps, units), before it'),
-    r"Kernel size can't be greater than": ('D10', "A convolution spans more steps than there are in a row.",
-        'h = F.pad(h, (kernel_size-1, 0))   # zeros before the first step; h is (rows, units, steps)'),
-    r'embedding dimension of (\d+), but got (\d+)': ('S8', "Attention was made for vectors of {0} and gets {1}.",
-        'nn.MultiheadAttention({1}, n_heads, batch_first=True)'),
-    r'embed_dim must be divisible by num_heads': ('S8',
-        "The size of the vectors is divided among the heads, without a rest.",
-        'nn.MultiheadAttention(n_heads*size_of_one, n_heads, batch_first=True)'),
-}
+from .unfitting import axes, einsums, other_layers, products, recurrent
 
 # %% ../../nbs/40c_doctor.worded.ipynb #00efc9da
 _loss = {
@@ -213,44 +128,6 @@ _types = {
         'bs = bs//2   # fewer rows a batch, or a shorter seq_len; and add up loss.item(), not the loss'),
 }
 
-# %% ../../nbs/40c_doctor.worded.ipynb #6a8baaa5
-_axes = {
-    r'view size is not compatible': ('E1',
-        "view wants numbers that lie in memory one after the other, and these do not: axes were exchanged before, or "
-        "they are a part of another tensor. reshape copies them where it has to.",
-        'x.reshape(...)   # with the same sizes, in place of view'),
-    r'Dimension out of range \(expected .* \[(-?\d+), (-?\d+)\], but got (-?\d+)\)': ('S8',
-        "Axis {2} is asked for, and there are those from {0} to {1}.", 'dim=-1   # the last axis, of however many'),
-    r'same number of dimensions: got (\d+) and (\d+)': ('S8', "Tensors of {0} and {1} axes are to be joined.",
-        'x[:, None]   # with an axis more'),
-    r'expect(?:s|ed) a non-empty': ('S8', "There is nothing to be joined: the list is empty.",
-        'outs.append(out)   # in the loop, before torch.stack(outs, 1)'),
-    r'zero-dimensional tensor .*concatenated': ('S8', "Single numbers have no axis along which to be joined.",
-        'torch.stack(losses)   # in place of torch.cat'),
-    r'input.dim\(\) = (\d+) is not equal to len\(dims\) = (\d+)': ('S8',
-        "permute names {1} axes, and there are {0}.",
-        'x.transpose(0, 1)   # exchanges two of any number'),
-    r't\(\) expects a tensor with <= 2': ('S8',
-        "t() is for matrices, and the tensor has more axes.", 'x.transpose(0, 1)'),
-    r'too many indices for tensor of dimension (\d+)': ('S8', "More axes are asked for than there are: {0}.",
-        'print(x.shape)   # just before this line'),
-    r'a Tensor with (\d+) elements cannot be converted to Scalar': ('S8',
-        "item() is for one number, and there are {0}.",
-        'loss.mean().item()   # or tolist() of all'),
-    r'(?:len\(\) of|iteration over) a 0-d tensor': ('S8',
-        "A single number has no rows.", 'x[None]   # as a row of one'),
-    r'of repeat dims can not be smaller': ('S8',
-        "repeat needs a number for each axis.", 'x.repeat(n, 1, 1)   # of three axes'),
-    r"unflatten: Provided sizes (\[.*\]) don't multiply up to the size of dim \d+ \((\d+)\)": ('S8',
-        "An axis of {1} cannot be cut into {0}: the sizes have to multiply to it.", 'x.unflatten(1, (-1, n))'),
-    r'shape of the mask \[(.*)\] .* indexed tensor \[(.*)\]': ('S8',
-        "A mask of ({0}) is laid on a tensor of ({1}).", _look),
-    r'only supports boolean masks': ('D12', "A mask is of yes and no.", 'scores.masked_fill(mask.bool(), -1e9)'),
-    r'Index tensor must have the same number of dim': ('S8',
-        "gather wants as many axes for the ids as for what they are looked up in.",
-        'scores.gather(-1, y[..., None])[..., 0]'),
-}
-
 # %% ../../nbs/40c_doctor.worded.ipynb #a48e199e
 _sampling = {
     r'probability tensor contains either': ('E1',
@@ -297,7 +174,7 @@ _programs = {
 }
 
 # %% ../../nbs/40c_doctor.worded.ipynb #5e875710
-_tables = _products,_einsums,_recurrent,_others,_loss,_gradients,_numbers,_types,_axes,_sampling,_programs
+_tables = products,einsums,recurrent,other_layers,_loss,_gradients,_numbers,_types,axes,_sampling,_programs
 
 def in_a_sentence(
     message:str, # Of an error

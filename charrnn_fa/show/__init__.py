@@ -6,7 +6,8 @@ from .losses import losses
 from .memory import memory
 from .neurons import Found, find_units, neurons, properties
 from .page import Picture
-from .share import page_model, share
+from .rounded import page_model
+from .share import share
 from .surprise import surprise
 from .temperature import temperature
 from .watch import Live, Watch
