@@ -1,13 +1,17 @@
 """Training beside busy processes: they are noticed, the spinning ends, no bit changes, and nothing is left behind
 
 In processes of their own, with as many threads as processors: the rest of the suite runs with one thread each,
-and there would be nothing to see.
+and there would be nothing to see. One is a program as a person runs it, to the end of its interpreter; the others
+are forks of a process that has imported the library and run no torch operation.
 """
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
+import kills
 import pytest
+import torch
 
 N = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
 pytestmark = pytest.mark.skipif(N < 2 or not os.path.exists('/proc/self/schedstat'),
@@ -21,26 +25,52 @@ from charrnn_fa.callback.neighbours import Neighbours, hold_spares, sharing_proc
 """
 
 
-def run(code):
+THREADS = {'OMP_NUM_THREADS': str(N)}
+
+
+def from_the_start(code):
     "A fresh process with a thread for each processor; what it printed"
-    env = {**os.environ, 'OMP_NUM_THREADS': str(N)}
-    p = subprocess.run([sys.executable, '-c', BEGIN + code], env=env, capture_output=True, text=True, timeout=300)
+    p = subprocess.run([sys.executable, '-c', BEGIN + code], env={**os.environ, **THREADS}, capture_output=True,
+                       text=True, timeout=300)
     assert p.returncode == 0, p.stderr
     return p.stdout.split()
 
 
-def test_a_spare_team_ends_the_spinning():
+def program(out, code):
+    "What a fork does; what it prints goes to a file, and what it complains of to its log"
+    torch.set_num_threads(N)
+    with open(out, 'w') as f, redirect_stdout(f): exec(BEGIN + code, {'__name__': '__main__'})
+
+
+@pytest.fixture(scope='module')
+def clean():
+    c = kills.Clean(**THREADS)
+    yield c
+    c.close()
+
+
+@pytest.fixture
+def run(clean, tmp_path):
+    "A fork with a thread for each processor; what it printed"
+    def _run(code):
+        out,log = tmp_path/'out',tmp_path/'log'
+        assert clean.start(log, program, out, code).wait(300) == 0, log.read_text()
+        return out.read_text().split()
+    return _run
+
+
+def test_a_spare_team_ends_the_spinning(run):
     "Small operations with pauses: a thread that spins between them takes processor time, one that sleeps does not"
     spinning,sleeping,again = map(float, run("""
-def worked():
+def worked(n=400):
     x = torch.zeros(1<<16)
     began = time.process_time()
-    for _ in range(400):
+    for _ in range(n):
         x.add_(1)
         time.sleep(.001)
     return time.process_time()-began
 
-worked()
+worked(20)
 print(worked())
 spares = hold_spares()
 print(worked())
@@ -52,7 +82,7 @@ print(worked())
 
 def test_busy_processes_are_noticed_in_a_fit():
     "A fit beside them makes the same weights as one alone, and its threads end with it"
-    same,noticed,left = run("""
+    same,noticed,left = from_the_start("""
 from charrnn_fa.learner import char_learner
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
@@ -90,7 +120,7 @@ print(all(map(torch.equal, alone, beside)), bool(seen) and min(seen) > 0, \
     assert (same, noticed, left) == ('True', 'True', 'False')
 
 
-def test_a_run_by_the_clock_goes_on_in_one_thread(tmp_path):
+def test_a_run_by_the_clock_goes_on_in_one_thread(run, tmp_path):
     "As long as they are there; its checkpoints have the number of threads that it began with, and how many steps were made in one"
     at_work,threads,kept,in_one = map(int, run(f"""
 from charrnn_fa.checkpoint import Checkpoint
@@ -136,7 +166,7 @@ print(torch.get_num_threads(), meta['env']['threads'], kept[kept.index('in_one_t
     assert (at_work, threads, kept) == (1, 2, 2) and in_one > 0
 
 
-def test_an_error_leaves_no_thread():
+def test_an_error_leaves_no_thread(run):
     left, = run("""
 try:
     with sharing_processors():
@@ -148,7 +178,7 @@ print([o.name for o in threading.enumerate() if o.name in ('neighbours', 'spare'
     assert left == 'False'
 
 
-def test_what_takes_longer_is_watched_outside_of_a_fit_too():
+def test_what_takes_longer_is_watched_outside_of_a_fit_too(run):
     "In each of these somebody watches whenever the model computes a batch, and nobody does afterwards"
     lines = run("""
 from charrnn_fa import show
@@ -185,7 +215,7 @@ for k,f in ways.items():
     assert lines == [f'{o},1,0' for o in names]
 
 
-def test_a_forked_process_has_no_watcher():
+def test_a_forked_process_has_no_watcher(run):
     "Neither the lock of a watcher that just decides, nor threads that rest, come along: their thread stays with the parent"
     status, = run("""
 import signal
@@ -215,7 +245,7 @@ print(os.waitstatus_to_exitcode(status))
     assert status == '11'
 
 
-def test_a_save_leaves_no_team_behind():
+def test_a_save_leaves_no_team_behind(run):
     "A team of OpenMP's that the thread that saves held would end the spinning for the rest of the fit"
     before,after = map(int, run("""
 import tempfile
