@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fastai.basics import *
 from ..core import CharRNNError, check_number
+from ..callback.meanwhile import replacing
 from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
 from .neurons import activations, check_units
@@ -68,7 +69,7 @@ def _inputs_of(model):
 @contextmanager
 def _differentiable(model):
     "Evaluation mode with gradients"
-    with evaluating(model), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False): yield
+    with evaluating(model), torch.enable_grad(), replacing(torch.backends.cudnn, enabled=False): yield
 
 # %% ../../nbs/53_show.memory.ipynb #3c7a721d
 def _traced(model, x, y, state):
