@@ -3468,6 +3468,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'charrnn_fa/loop/learner.py'),
                                          'charrnn_fa.loop.learner.CharLearner.device': ( 'loop.learner.html#charlearner.device',
                                                                                          'charrnn_fa/loop/learner.py'),
+                                         'charrnn_fa.loop.learner.CharLearner.go_along': ( 'loop.learner.html#charlearner.go_along',
+                                                                                           'charrnn_fa/loop/learner.py'),
                                          'charrnn_fa.loop.learner.CharLearner.set_precision': ( 'loop.learner.html#charlearner.set_precision',
                                                                                                 'charrnn_fa/loop/learner.py'),
                                          'charrnn_fa.loop.learner.CharLearner.start_at': ( 'loop.learner.html#charlearner.start_at',

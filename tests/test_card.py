@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from charrnn_fa import doctor, show
+from charrnn_fa.callback.precision import bf16_on_cpu
 from charrnn_fa.checkpoint import Checkpoint
 from charrnn_fa.doctor.given import function_subject
 from charrnn_fa.doctor.sampling import sampling_findings
@@ -205,3 +206,31 @@ def test_what_a_network_on_the_card_says_is_what_it_says_on_the_cpu(t4, tmp_path
     pictures = show.surprise(learn, TEXT[:80]),show.neurons(learn, TEXT[:80], unit=3)
     assert all(o.save(tmp_path/'o.html').exists() for o in pictures)
     assert learn.share(tmp_path/'page.html', unit=3).exists()
+
+
+def test_a_learner_goes_where_its_loaders_go(t4):
+    "With what its optimiser remembers; the precision stays behind where there is none such"
+    learn = made()
+    def on(): return {o.device.type for s in learn.opt.state.values() for o in s.values() if isinstance(o, torch.Tensor)}
+    with learn.no_logging(), learn.no_valid():
+        learn.fit_steps(4)
+        learn.dls.cpu()
+        with pytest.warns(UserWarning, match='fp16 needs a GPU; fp32 is used'): learn.fit_steps(8, start=4)
+        assert (learn.precision, learn.opt.ns_dtype, on(), learn.model.emb.weight.is_cuda) == ('fp32', None, {'cpu'}, False)
+        assert not hasattr(learn, 'grad_scale')
+        learn.dls.cuda()
+        learn.fit_steps(12, start=8)
+        assert (learn.precision, on(), learn.model.emb.weight.is_cuda) == ('fp32', {'cuda'}, True)
+
+
+@pytest.mark.skipif(not bf16_on_cpu(), reason='this processor has no bf16')
+def test_what_has_bf16_on_its_processor_is_in_fp32_on_a_card_without(t4):
+    learn = made('cpu', precision='bf16')
+    learn.dls.cuda()
+    with pytest.warns(UserWarning, match='capability 8 or later; fp32 is used'): learn.validate()
+
+
+def test_pictures_of_the_memory_and_the_lens_are_drawn_on_the_card(t4, tmp_path):
+    learn = made()
+    assert show.memory(learn).save(tmp_path/'memory.html').exists()
+    assert show.lens(learn, TEXT[:40]).save(tmp_path/'lens.html').exists()
