@@ -4,6 +4,7 @@ import collections
 import contextlib
 import sys
 from functools import cache
+from types import SimpleNamespace
 from unittest import mock
 
 import torch
@@ -151,6 +152,12 @@ def stays(o, *args, **kwargs):
     return isinstance(o, OnCard) and len(others) < len(asked) and all(v in (None, False, o.dtype) for v in others)
 
 
+def load(f, map_location=None, there=torch.load, **kwargs):
+    "`torch.load`; what is no tree of tensors, such as a Learner, stays on the CPU"
+    res = there(f, map_location='cpu', **kwargs)
+    return tree_map_only(Tensor, lambda o: o.to(HERE), res) if is_card(map_location) else res
+
+
 def move(p, f):
     "`p.data = f(p.data)`, which leaves `p` the same parameter"
     new,grad = f(p.data),None if p.grad is None else f(p.grad)
@@ -170,13 +177,16 @@ def apply(self, f, recurse=True):
     return self
 
 
+of_t4 = SimpleNamespace(name='Tesla T4', total_memory=15*2**30, major=7, minor=5, multi_processor_count=40)
+
+
 @contextlib.contextmanager
 def card(capability=(7, 5)):
     "A T4 is here for a while"
-    to,load,rng = Tensor.to,torch.load,torch.Generator('cpu').get_state()
+    to,rng = Tensor.to,torch.Generator('cpu').get_state()
     said = dict(is_available=True, _lazy_init=None, is_initialized=True, device_count=1, current_device='cuda:0',
                 synchronize=None, get_device_capability=capability, get_device_name='Tesla T4', get_rng_state=rng,
-                get_rng_state_all=[rng], is_bf16_supported=capability >= (8, 0),
+                get_rng_state_all=[rng], get_device_properties=of_t4, is_bf16_supported=capability >= (8, 0),
                 **dict.fromkeys('set_rng_state set_rng_state_all manual_seed manual_seed_all'.split()))
     with contextlib.ExitStack() as stack:
         def put(o, k, v): stack.enter_context(mock.patch.object(o, k, v))
@@ -186,7 +196,7 @@ def card(capability=(7, 5)):
         put(Tensor, 'cuda', lambda o, *_, **__: o.to('cuda'))
         put(Tensor, 'as_subclass', as_subclass)
         put(Tensor, 'pin_memory', lambda o: o)
-        put(torch, 'load', lambda *args, **kw: load(*args, **{**kw, 'map_location':'cpu'}))
+        put(torch, 'load', load)
         put(nn.Module, '_apply', apply)
         for k in 'tensor','as_tensor': put(torch, k, numbered(getattr(torch, k)))
         stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
