@@ -1,5 +1,6 @@
 """A card that is pretended: its tensors say `cuda:0` and have their numbers on the CPU. It refuses what a GPU would,
-such as tensors of two devices in one operation, and counts how often the host waits for a number"""
+such as tensors of two devices in one operation, and counts how often the host waits for a number. Or it is the
+GPU of an Apple, `mps:0`, which has no double precision"""
 import collections
 import contextlib
 import sys
@@ -15,7 +16,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-HERE = torch.device('cuda', 0)
+HERE = torch.device('cuda', 0) # `card` sets it
 waited = collections.Counter() # by the line of the library that asked
 
 
@@ -23,7 +24,8 @@ class OnCard(Tensor):
     "A tensor on the card; PyTorch itself takes it for one of the device meta"
     __torch_function__ = torch._C._disabled_torch_function_impl
     kind = Tensor # what it is anywhere
-    device,is_cuda,is_cpu,is_meta = (property(lambda _, v=v: v) for v in (HERE, True, False, False))
+    device = property(lambda _: HERE)
+    is_cuda,is_mps,is_cpu,is_meta = (property(lambda _, k=k: HERE.type == k) for k in ('cuda', 'mps', 'cpu', 'meta'))
 
     @staticmethod
     def __new__(cls, there):
@@ -41,7 +43,7 @@ class OnCard(Tensor):
         return o.__reduce_ex__(protocol)
     def set_meta(self, o, as_copy=False): vars(self).update({k:v for k,v in vars(o).items() if k != 'there'})
     def tolist(self): return self.cpu().tolist()
-    def numpy(self, **_): raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+    def numpy(self, **_): raise TypeError(f"can't convert {HERE} device type tensor to numpy. Use Tensor.cpu() first")
 
 
 class Back(nn.Parameter):
@@ -82,7 +84,7 @@ class Acting(TorchDispatchMode):
     def __torch_dispatch__(self, f, types, args=(), kwargs=None): return act(f, args, kwargs or {})
 
 
-def is_card(o): return isinstance(o, (str, torch.device)) and torch.device(o).type in ('cuda', 'meta')
+def is_card(o): return isinstance(o, (str, torch.device)) and torch.device(o).type in (HERE.type, 'meta')
 
 
 MOVES = 'copy_', '_to_copy'
@@ -93,7 +95,7 @@ WAITS = '_local_scalar_dense', 'nonzero', 'equal', 'is_nonzero', '_unique2', 'un
 def check(name, args, ts):
     apart = [o for o in ts if not isinstance(o, OnCard) and (o.ndim or name in ('cat', 'stack'))]
     if not apart or name in MOVES or name in PLACES and isinstance(args[0], OnCard): return
-    raise RuntimeError('Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! '
+    raise RuntimeError(f'Expected all tensors to be on the same device, but found at least two devices, {HERE} and cpu! '
                        f'({name})')
 
 
@@ -106,12 +108,14 @@ def act(f, args, kwargs):
     is_here = bool(cards) if to is None else is_card(to)
     if cards: check(name, args, ts)
     if is_here and kwargs.get('generator'):
-        raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+        raise RuntimeError(f"Expected a '{HERE.type}' device type for generator but found 'cpu'")
     if cards and (name in WAITS or not is_here or name == 'copy_' and not isinstance(args[0], OnCard)): note()
     if is_here and to is not None: kwargs = {**kwargs, 'device':'cpu'}
     known = {id(o.there):o for o in ts if isinstance(o, (OnCard, Back))}
     args,kwargs,given = *tree_map_only((OnCard, Back), lambda o: o.there, (args, kwargs)),(args, kwargs)
     out = f(*args, **kwargs)
+    if is_here and HERE.type == 'mps' and any(getattr(o, 'dtype', None) == torch.float64 for o in tree_leaves(out)):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
     if name.endswith('_') and cards and cards[0].there.shape != cards[0].shape: # such as `transpose_`
         with no_dispatch(): f(*given[0], **given[1])
     def back(o): return known[id(o)] if id(o) in known else OnCard(o) if is_here and type(o) is Tensor else o
@@ -131,8 +135,8 @@ IN_16_BITS = F.linear,torch.matmul,torch.bmm,torch.mm,torch.lstm,torch.gru,Tenso
 
 class Autocast(TorchFunctionMode):
     def __torch_function__(self, f, types, args=(), kwargs=None):
-        def low(o): return o.to(torch.get_autocast_dtype('cuda')) if o.dtype == torch.float32 else o
-        if f in IN_16_BITS and torch.is_autocast_enabled('cuda') and any(isinstance(o, OnCard) for o in tree_leaves(args)):
+        def low(o): return o.to(torch.get_autocast_dtype(HERE.type)) if o.dtype == torch.float32 else o
+        if f in IN_16_BITS and torch.is_autocast_enabled(HERE.type) and any(isinstance(o, OnCard) for o in tree_leaves(args)):
             args = tree_map_only(Tensor, low, args)
         return f(*args, **(kwargs or {}))
 
@@ -180,17 +184,24 @@ def apply(self, f, recurse=True):
 of_t4 = SimpleNamespace(name='Tesla T4', total_memory=15*2**30, major=7, minor=5, multi_processor_count=40)
 
 
-@contextlib.contextmanager
-def card(capability=(7, 5)):
-    "A T4 is here for a while"
-    to,rng = Tensor.to,torch.Generator('cpu').get_state()
-    said = dict(is_available=True, _lazy_init=None, is_initialized=True, device_count=1, current_device='cuda:0',
+def said_of_cuda(capability, rng):
+    return dict(is_available=True, _lazy_init=None, is_initialized=True, device_count=1, current_device='cuda:0',
                 synchronize=None, get_device_capability=capability, get_device_name='Tesla T4', get_rng_state=rng,
                 get_rng_state_all=[rng], get_device_properties=of_t4, is_bf16_supported=capability >= (8, 0),
                 **dict.fromkeys('set_rng_state set_rng_state_all manual_seed manual_seed_all'.split()))
+
+
+@contextlib.contextmanager
+def card(capability=(7, 5), kind='cuda'):
+    "A T4 is here for a while, or with another `kind` the GPU of an Apple"
+    to = Tensor.to
+    said = {torch.cuda:said_of_cuda(capability, torch.Generator('cpu').get_state())} if kind == 'cuda' else {
+        torch.backends.mps:dict(is_available=True)}
     with contextlib.ExitStack() as stack:
         def put(o, k, v): stack.enter_context(mock.patch.object(o, k, v))
-        for k,v in said.items(): put(torch.cuda, k, lambda *_, v=v, **__: v)
+        for o,vs in said.items():
+            for k,v in vs.items(): put(o, k, lambda *_, v=v, **__: v)
+        put(sys.modules[__name__], 'HERE', torch.device(kind, 0))
         put(torch.backends.cudnn, 'is_acceptable', lambda _: False)
         put(Tensor, 'to', lambda o, *args, **kw: o if stays(o, *args, **kw) else numbered(to)(o, *args, **kw))
         put(Tensor, 'cuda', lambda o, *_, **__: o.to('cuda'))

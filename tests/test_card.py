@@ -222,7 +222,7 @@ def test_a_learner_goes_where_its_loaders_go(t4):
     with learn.no_logging(), learn.no_valid():
         learn.fit_steps(4)
         learn.dls.cpu()
-        with pytest.warns(UserWarning, match='fp16 needs a GPU; fp32 is used'): learn.fit_steps(8, start=4)
+        with pytest.warns(UserWarning, match='fp16 needs a GPU with CUDA; fp32 is used'): learn.fit_steps(8, start=4)
         assert (learn.precision, learn.opt.ns_dtype, on(), learn.model.emb.weight.is_cuda) == ('fp32', None, {'cpu'}, False)
         assert not hasattr(learn, 'grad_scale')
         learn.dls.cuda()
@@ -327,3 +327,15 @@ def test_a_preset_for_the_card_ends_with_its_epochs(t4, name):
     learn = char_learner(dls, preset=preset, n_hid=16, n_layers=2, emb_sz=8, head_sz=8)
     with learn.no_bar(), learn.no_logging(), learn.no_valid(): assert learn.fit_steps() == round(.05*len(dls.train))
     assert (learn.precision, learn.device.type) == ('fp16', 'cuda')
+
+
+def test_a_gpu_of_apple_needs_no_double_precision(tmp_path, capsys):
+    with card(kind='mps'):
+        learn = fitted(tmp_path/'run', until=6)
+        assert (learn.device.type, learn.precision) == ('mps', 'fp32')
+        fitted(tmp_path/'run', until=7)
+        said = capsys.readouterr().out
+        assert 'the random numbers of an Apple GPU, which are not kept' in said and 'doctor:' not in said
+        assert learn.vocab.textify(torch.zeros(2, device='mps')) == learn.vocab[0]*2
+        assert show.surprise(learn, TEXT[:40]).save(tmp_path/'surprise.html').exists()
+        assert show.memory(learn).save(tmp_path/'memory.html').exists()

@@ -28,7 +28,7 @@ def _last_nats(model, x, y):
     "Loss (rows,) of the characters `y` (rows,) behind the contexts `x` (rows, k), in nats"
     device = next(model.parameters()).device
     with evaluating(model): logits = model(x.to(device))[0][:,-1]
-    return F.cross_entropy(logits.double(), y.to(device), reduction='none').cpu().numpy()
+    return F.cross_entropy(logits.cpu().double(), y.cpu(), reduction='none').numpy() # not all devices have double precision
 
 # %% ../../nbs/53_show.memory.ipynb #6b17a559
 def context_losses(
@@ -78,7 +78,7 @@ def _traced(model, x, y, state):
         logits,_ = model(x, state)
         cost = F.cross_entropy(logits[:,-1].float(), y, reduction='sum')
         grads, = torch.autograd.grad(cost, seen[0])
-    return grads.norm(dim=-1).cpu().numpy()
+    return torch.linalg.vector_norm(grads, dim=-1).cpu().numpy()
 
 # %% ../../nbs/53_show.memory.ipynb #0e1798dc
 def _from_start(model, ids, i):
