@@ -91,6 +91,8 @@ def _product_of_steps(A, steps):
     return Q
 
 # %% ../nbs/11_optim.ipynb #3b9d0d3c
+def _lengths(X): return torch.linalg.vector_norm(X, dim=(-2,-1), keepdim=True) + 1e-7 # X.norm warns on an Apple GPU
+
 _at_once = {2:2, 4:5, 8:5} # steps from one product of X with itself, by the bytes of a number
 
 def newton_schulz(
@@ -100,7 +102,7 @@ def newton_schulz(
 )->Tensor: # Shape and type of `X`; singular values about 1
     "The matrices `X` made about orthogonal"
     shape,given,is_tall = X.shape,X.dtype,X.shape[-2] > X.shape[-1]
-    X = (X/(X.norm(dim=(-2,-1), keepdim=True) + 1e-7)).to(dtype or given).squeeze(0)
+    X = (X/_lengths(X)).to(dtype or given).squeeze(0)
     at_once = _at_once[X.element_size()]
     for done in range(0, steps, at_once):
         n = min(at_once, steps-done)
@@ -164,7 +166,7 @@ def _direction(self:Muon, p, h):
     if 'grad_avg' not in s: s['grad_avg'] = torch.zeros_like(p)
     avg = s['grad_avg'].lerp_(grad, (1-h['muon_mom'])*self._share)
     gates = grad.lerp(avg, h['muon_mom']).unflatten(0, (self.n_gates[p], -1))
-    return gates.div_(gates.norm(dim=(-2,-1), keepdim=True) + 1e-7).flatten(0, 1)
+    return gates.div_(_lengths(gates)).flatten(0, 1)
 
 @patch
 def _muon(self:Muon, ps, h):

@@ -1,24 +1,32 @@
 """What people do with a card, on one that is pretended: nothing is computed from tensors of two devices,
 and no number is read as if it were on this side"""
 from contextlib import suppress
+from dataclasses import replace
 from statistics import median
 
 import pytest
 import torch
 from card import card, waited
+from fastai.basics import Transform
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
+from fastai.data.block import DataBlock
+from fastai.learner import load_learner
+from fastai.torch_core import TensorCategory
 from torch import nn
 from torch.nn import functional as F
 
 from charrnn_fa import doctor, show
+from charrnn_fa.callback.precision import bf16_on_cpu
 from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.cli import main
 from charrnn_fa.doctor.given import function_subject
 from charrnn_fa.doctor.sampling import sampling_findings
 from charrnn_fa.learner import char_learner
+from charrnn_fa.presets import presets
 from charrnn_fa.run.model import load_run, save_run
 from charrnn_fa.text.corpus import load_corpus
-from charrnn_fa.text.data import CharDataLoaders
+from charrnn_fa.text.data import CharBlock, CharDataLoaders, TensorChars
 
 TEXT = load_corpus('pydocs')[:3000]
 
@@ -205,3 +213,129 @@ def test_what_a_network_on_the_card_says_is_what_it_says_on_the_cpu(t4, tmp_path
     pictures = show.surprise(learn, TEXT[:80]),show.neurons(learn, TEXT[:80], unit=3)
     assert all(o.save(tmp_path/'o.html').exists() for o in pictures)
     assert learn.share(tmp_path/'page.html', unit=3).exists()
+
+
+def test_a_learner_goes_where_its_loaders_go(t4):
+    "With what its optimiser remembers; the precision stays behind where there is none such"
+    learn = made()
+    def on(): return {o.device.type for s in learn.opt.state.values() for o in s.values() if isinstance(o, torch.Tensor)}
+    with learn.no_logging(), learn.no_valid():
+        learn.fit_steps(4)
+        learn.dls.cpu()
+        with pytest.warns(UserWarning, match='fp16 needs a GPU with CUDA; fp32 is used'): learn.fit_steps(8, start=4)
+        assert (learn.precision, learn.opt.ns_dtype, on(), learn.model.emb.weight.is_cuda) == ('fp32', None, {'cpu'}, False)
+        assert not hasattr(learn, 'grad_scale')
+        learn.dls.cuda()
+        learn.fit_steps(12, start=8)
+        assert (learn.precision, on(), learn.model.emb.weight.is_cuda) == ('fp32', {'cuda'}, True)
+
+
+@pytest.mark.skipif(not bf16_on_cpu(), reason='this processor has no bf16')
+def test_what_has_bf16_on_its_processor_is_in_fp32_on_a_card_without(t4):
+    learn = made('cpu', precision='bf16')
+    learn.dls.cuda()
+    with pytest.warns(UserWarning, match='capability 8 or later; fp32 is used'): learn.validate()
+
+
+def test_pictures_of_the_memory_and_the_lens_are_drawn_on_the_card(t4, tmp_path):
+    learn = made()
+    assert show.memory(learn).save(tmp_path/'memory.html').exists()
+    assert show.lens(learn, TEXT[:40]).save(tmp_path/'lens.html').exists()
+
+
+def test_the_card_follows_the_classes_of_fastai(t4):
+    t = TensorCategory(torch.ones(2)).cuda()
+    t.tag = 1
+    assert isinstance(t+1, TensorCategory) and (t+1).is_cuda and (t+1).tag == 1
+    assert type(t.cpu()) is TensorCategory and not t.cpu().is_cuda
+    with pytest.raises(RuntimeError, match='same device'): t+torch.ones(2)
+
+
+class Copied(Transform):
+    def encodes(self, o:TensorChars): return o.clone()
+
+
+class Typed(Transform):
+    def encodes(self, o:torch.Tensor): return TensorCategory(o) if o.is_cuda else o
+
+
+def test_a_data_block_with_transforms_feeds_the_card(t4, tmp_path):
+    "A network with one matrix for two layers, too; and what fastai exports goes on anywhere"
+    block = DataBlock(blocks=CharBlock(seq_len=16, seed=1), get_items=lambda o: o, splitter=lambda o: ([0], [1]),
+                      item_tfms=[Copied()], batch_tfms=[Typed()])
+    dls = block.dataloaders([TEXT[:1000], TEXT[1000:1300]], bs=4, path=tmp_path)
+    assert all(isinstance(o, TensorCategory) and o.is_cuda for o in dls.one_batch())
+    dls.show_batch()
+    learn = char_learner(dls, n_hid=16, emb_sz=8, head_sz=8, tie=True)
+    with learn.no_bar(), learn.no_logging(), learn.no_valid():
+        learn.fit_steps(4)
+        assert learn.model.emb.weight is learn.model.decoder.weight and learn.model.emb.weight.is_cuda
+        learn.validate()
+        learn.show_results()
+        learn.export('export.pkl')
+        with pytest.warns(UserWarning, match='pickle'): here = load_learner(tmp_path/'export.pkl')
+        assert not here.model.emb.weight.is_cuda
+        assert here.generate('The', n=9, seed=1) == learn.generate('The', n=9, seed=1)
+
+
+def test_a_run_goes_to_a_machine_without_a_card_and_back(tmp_path, capsys):
+    run = tmp_path/'run'
+    with card(): fitted(run, until=6)
+    learn = fitted(run, until=12, device='cpu', precision='fp32')
+    assert 'cuda -> cpu, gpu Tesla T4 -> None, fp16 -> fp32' in capsys.readouterr().out
+    save_run(learn, tmp_path/'kept')
+    with card():
+        assert fitted(run, until=18).precision == 'fp16'
+        assert 'cpu -> cuda' in capsys.readouterr().out
+        learn = load_run(tmp_path/'kept')
+        assert learn.model.emb.weight.is_cuda and learn.generate('The', n=9, seed=1).startswith('The')
+
+
+def full(*_): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.')
+def dead(*_): raise torch.AcceleratorError('CUDA error: unspecified launch failure')
+
+
+@pytest.mark.parametrize('fails,step', [(full, 7), (dead, 5)])
+def test_a_run_comes_back_after_its_card_is_full_or_fails(t4, tmp_path, monkeypatch, capsys, fails, step):
+    "A card that is full can still be read, one that has failed cannot"
+    class Fails(Callback):
+        def after_pred(self):
+            if self.learn.steps_done != 8: return
+            if fails is dead: monkeypatch.setattr('card.check', dead)
+            fails()
+    with pytest.raises(RuntimeError, match='CUDA'): fitted(tmp_path/'run', cbs=[Fails()])
+    monkeypatch.undo()
+    assert f'goes on after step {step} when' in capsys.readouterr().out
+    assert fitted(tmp_path/'run', until=9).steps_done == 10 and f'goes on after step {step}.' in capsys.readouterr().out
+
+
+def test_the_command_line_works_on_the_card(t4, tmp_path, capsys):
+    (tmp_path/'text.txt').write_text(TEXT[:1000])
+    run = str(tmp_path/'run')
+    sizes = '--preset t4-hour --n-hid 16 --n-layers 1 --emb-sz 8 --head-sz 8 --bs 8 --seq-len 16 --seed 1'.split()
+    assert main(['train', str(tmp_path/'text.txt'), '--run', run, '--epochs', '1', *sizes]) == 0
+    assert 'fp16 on cuda:0' in capsys.readouterr().out
+    for o in ['sample', '-n', '9'], ['eval', '--context', '32'], ['info'], ['doctor']: assert main([o[0], run, *o[1:]]) == 0
+    assert main(['train', str(tmp_path/'text.txt'), '--run', run+'2', '--precision', 'bf16', *sizes]) == 1
+    assert 'take fp16 on this one' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['t4-minute', 't4-ten-minutes', 't4-hour'])
+def test_a_preset_for_the_card_ends_with_its_epochs(t4, name):
+    preset = replace(presets[name], max_epochs=.05)
+    dls = CharDataLoaders.from_text(TEXT, bs=4, seq_len=16, seed=1)
+    learn = char_learner(dls, preset=preset, n_hid=16, n_layers=2, emb_sz=8, head_sz=8)
+    with learn.no_bar(), learn.no_logging(), learn.no_valid(): assert learn.fit_steps() == round(.05*len(dls.train))
+    assert (learn.precision, learn.device.type) == ('fp16', 'cuda')
+
+
+def test_a_gpu_of_apple_needs_no_double_precision(tmp_path, capsys):
+    with card(kind='mps'):
+        learn = fitted(tmp_path/'run', until=6)
+        assert (learn.device.type, learn.precision) == ('mps', 'fp32')
+        fitted(tmp_path/'run', until=7)
+        said = capsys.readouterr().out
+        assert 'the random numbers of an Apple GPU, which are not kept' in said and 'doctor:' not in said
+        assert learn.vocab.textify(torch.zeros(2, device='mps')) == learn.vocab[0]*2
+        assert show.surprise(learn, TEXT[:40]).save(tmp_path/'surprise.html').exists()
+        assert show.memory(learn).save(tmp_path/'memory.html').exists()

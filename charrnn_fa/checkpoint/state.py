@@ -312,4 +312,5 @@ def inexact(
     res = [f'{k} {a} -> {b}' for (k,),a,b in changes(then, now) if k not in passed]
     was_asked = then.get('deterministic') and now.get('deterministic')
     if now.get('gpu') and not was_asked: res.append('a GPU without torch.use_deterministic_algorithms(True)')
+    if now.get('device') == 'mps': res.append('the random numbers of an Apple GPU, which are not kept')
     return res

@@ -114,7 +114,9 @@ def _shifted(subject, by):
     def _alter(e): return e + by*(torch.randn(e.shape, generator=gen, device='cpu').to(e)*(3*e.detach().std() + .1))
     with one_hot_entries(subject): step, = subject.run(subject.batches[:1], update=False, alter=_alter)
     found = None if step.error or not step.entries else predictions(step)
-    return found and found[0].detach().double() - found[0].detach().double().mean(1, keepdim=True)
+    if found is None: return None
+    scores = found[0].detach().cpu().double()
+    return scores - scores.mean(1, keepdim=True)
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #0c9d5507
 def check_linear(

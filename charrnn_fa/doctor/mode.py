@@ -31,7 +31,7 @@ def marks_of(
     state:list, # Of tensors
 )->list:
     "A number for each tensor, by which it is known again"
-    return [o.double().sum().item() for o in state]
+    return [o.cpu().double().sum().item() for o in state]
 
 # %% ../../nbs/44c_doctor.mode.ipynb #fc15a979
 def leaked(

@@ -23,7 +23,8 @@ from .written_text import against_heart, check_text, copied_share, usual_shares
 # %% ../../nbs/46e_doctor.sampling.ipynb #796345d3
 def _likeness(rows):
     "How alike rows are, for each pair of them: (pairs,)"
-    rows = F.normalize(rows.detach().double().cpu()-rows.detach().double().cpu().mean(0), dim=1)
+    rows = rows.detach().cpu().double()
+    rows = F.normalize(rows-rows.mean(0), dim=1)
     return rows@rows.T
 
 def _related(a, b):

@@ -73,7 +73,7 @@ class _Axes(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         name = getattr(func, '__name__', '')
         if name not in ('softmax', 'log_softmax') or self.res.in_model or not out.ndim: return out
-        p = out.detach().double()
+        p = out.detach().float()
         sums = (p.exp() if name == 'log_softmax' else p).sum(-1)
         if not (sums-1).abs().max() < .01: self.res.across.setdefault(out.shape, place_here())
         return out

@@ -119,5 +119,7 @@ def _weigh(metrics): metrics.items[:] = metrics.map(mk_metric).map(per_character
 @patch
 def _with_events(self:CharLearner, f, event_type, ex, final=noop):
     if event_type == 'fit': f = partial(self._closing, f)
-    if event_type in ('fit', 'validate'): _weigh(self.metrics)
+    if event_type in ('fit', 'validate'):
+        self.go_along()
+        _weigh(self.metrics)
     super(CharLearner, self)._with_events(f, event_type, ex, final)

@@ -59,6 +59,7 @@ class CharLearner(Learner):
         super().__init__(dls, model, loss_func or CharLoss(), opt_func=opt_func, splitter=splitter,
                          metrics=ifnone(metrics, [Bits(), Perplexity(), CharAccuracy()]), **kwargs)
         self._use_own_callbacks()
+        self._at = self.device # where optimiser and precision are
         self.set_precision(precision)
 
 # %% ../../nbs/24_loop.learner.ipynb #d53eb94d
@@ -144,6 +145,16 @@ def create_opt(self:CharLearner):
 
 @patch
 def _bn_bias_state(self:CharLearner, with_bias): return L()
+
+# %% ../../nbs/24_loop.learner.ipynb #7812ce27
+@patch
+def go_along(self:CharLearner):
+    "Be where the loaders are, with the optimiser; in fp32 where that device lacks the precision"
+    if self.device == self._at: return
+    self._at = self.device
+    self._set_or_fp32(self.precision)
+    self.model.to(self._at)
+    if self.opt: self.opt.load_state_dict(to_device(self.opt.state_dict(), self._at))
 
 # %% ../../nbs/24_loop.learner.ipynb #80db48b7
 @patch

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fastai.basics import *
 from ..core import CharRNNError, check_number
+from ..callback.meanwhile import replacing
 from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
 from .neurons import activations, check_units
@@ -27,7 +28,7 @@ def _last_nats(model, x, y):
     "Loss (rows,) of the characters `y` (rows,) behind the contexts `x` (rows, k), in nats"
     device = next(model.parameters()).device
     with evaluating(model): logits = model(x.to(device))[0][:,-1]
-    return F.cross_entropy(logits.double(), y.to(device), reduction='none').cpu().numpy()
+    return F.cross_entropy(logits.cpu().double(), y.cpu(), reduction='none').numpy() # not all devices have double precision
 
 # %% ../../nbs/53_show.memory.ipynb #6b17a559
 def context_losses(
@@ -68,7 +69,7 @@ def _inputs_of(model):
 @contextmanager
 def _differentiable(model):
     "Evaluation mode with gradients"
-    with evaluating(model), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False): yield
+    with evaluating(model), torch.enable_grad(), replacing(torch.backends.cudnn, enabled=False): yield
 
 # %% ../../nbs/53_show.memory.ipynb #3c7a721d
 def _traced(model, x, y, state):
@@ -77,7 +78,7 @@ def _traced(model, x, y, state):
         logits,_ = model(x, state)
         cost = F.cross_entropy(logits[:,-1].float(), y, reduction='sum')
         grads, = torch.autograd.grad(cost, seen[0])
-    return grads.norm(dim=-1).cpu().numpy()
+    return torch.linalg.vector_norm(grads, dim=-1).cpu().numpy()
 
 # %% ../../nbs/53_show.memory.ipynb #0e1798dc
 def _from_start(model, ids, i):

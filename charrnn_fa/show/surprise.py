@@ -41,7 +41,7 @@ def _scores(model, ids):
     with sharing_processors(device), evaluating(model):
         for x,y in zip(ids[:-1].split(_piece), ids[1:].split(_piece)):
             logits,state = model(x[None].to(device), state)
-            yield logits[0].double().log_softmax(-1).cpu(),y
+            yield logits[0].cpu().double().log_softmax(-1),y
 
 # %% ../../nbs/51_show.surprise.ipynb #166647ac
 def _judged(logp, y, n_best):

@@ -213,7 +213,8 @@ def encode(self:CharVocab,
 # %% ../../nbs/04_text.vocab.ipynb #0c4304f8
 def _flat_ids(ids):
     "Whole numbers of any shape as a flat array"
-    if isinstance(ids, Tensor): ids = (ids.detach().double() if ids.is_floating_point() else ids.detach()).cpu()
+    if isinstance(ids, Tensor): ids = ids.detach().cpu()
+    if isinstance(ids, Tensor) and ids.is_floating_point(): ids = ids.double() # NumPy has no bfloat16
     try: res = np.asarray(ids).reshape(-1)
     except ValueError: res = np.array([None]) # rows of different lengths
     kind = res.dtype.kind
