@@ -164,7 +164,7 @@ def check_number(
     if optional and v is None: return
     kind = numbers.Integral if whole else numbers.Real
     if isinstance(v, kind) and not isinstance(v, bool) and low <= v <= high: return
-    limits = f', {low} or more' if high == math.inf else f' from {low} to {high}'
+    limits = f', {low} or more' if high == math.inf else f' from {low} to {high:,}'
     raise CharRNNError(f"{name} is {_short(v)}, but it must be a {'whole ' if whole else ''}number{limits}.")
 
 # %% ../nbs/00_core.ipynb #7cf4f623

@@ -13,6 +13,7 @@ from ..generate import evaluating, prime, step_model
 from ..callback.neighbours import sharing_processors
 from ..callback.rows import OneRowPerChar
 from .learner import CharLearner
+from .fit import checking
 
 # %% ../../nbs/24f_loop.look.ipynb #4bee8c32
 @patch
@@ -83,4 +84,4 @@ def lr_find(self:CharLearner,
 ):
     "fastai's mock training; weights, optimiser and loader are as before afterwards"
     self._check_text(0)
-    with self.untouched(): return Learner.lr_find(self, *args, **kwargs)
+    with self.untouched(): return checking(Learner.lr_find)(self, *args, **kwargs)
