@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from fastai.basics import SGD, CrossEntropyLossFlat, Learner, noop
+from fastai.callback.core import Callback
 from fastai.callback.training import GradientClip
 
-from charrnn_fa import doctor
+from charrnn_fa import doctor, show
 from charrnn_fa.callback.precision import check_precision
 from charrnn_fa.callback.progress import Pace, ProgressLines
 from charrnn_fa.callback.schedule import Budget
 from charrnn_fa.checkpoint.callback import Checkpoint
+from charrnn_fa.colab import DriveCheckpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.evaluate import evaluate_ids
 from charrnn_fa.generate import check_sampling, generate, stream
@@ -266,3 +268,29 @@ def test_a_preset_optimiser_is_kept(dls, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error', RunWarning)
         for o in 'muon', 'adamw', 'given': load_run(tmp_path/o)
+
+
+@pytest.mark.parametrize('cls,way', [(Checkpoint, "Checkpoint('runs/my-run')"), (DriveCheckpoint, "DriveCheckpoint('my-run')"),
+                                     (show.Watch, 'Watch(text=')])
+def test_a_class_that_cannot_make_itself(dls, learn, cls, way):
+    "fastai makes callbacks of classes, but one that must be told something it cannot make"
+    asked = lambda: char_learner(dls, n_hid=8, cbs=cls), lambda: char_learner(dls, n_hid=8, cbs=[cls])
+    for f in asked: assert way in refused(f)
+    for f in lambda: learn.fit(1, cbs=cls), lambda: learn.fit_one_cycle(1, cbs=[GradientClip, cls]), lambda: learn.add_cb(cls):
+        assert way in unchanged(learn, f)
+        learn.steps_done = 0
+    assert any(isinstance(o, GradientClip) for o in learn.add_cb(GradientClip(1.)).cbs)
+
+
+@pytest.mark.parametrize('given', [(40,), dict(n_words=40), dict(temperature=.7), dict(with_input=True)])
+def test_predict_says_what_writes_more(learn, given):
+    said = refused(lambda: learn.predict('The ', *given) if isinstance(given, tuple) else learn.predict('The ', **given))
+    assert 'learn.generate(text, n=300' in said
+
+
+def test_inputs_of_text_are_not_augmented(learn):
+    told = []
+    class Told(Callback):
+        def before_fit(self): told.append(1)
+    learn.add_cb(Told())
+    assert 'learn.get_preds()' in refused(learn.tta) and told == []

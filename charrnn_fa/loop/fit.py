@@ -20,6 +20,7 @@ from ..evaluate import per_character
 from ..callback.meanwhile import flushing_denormals, replacing
 from ..callback.neighbours import sharing_processors
 from .learner import CharLearner
+from .events import check_class
 
 # %% ../../nbs/24d_loop.fit.ipynb #f9dd3663
 _many = list,tuple,L,np.ndarray,Tensor,slice
@@ -35,6 +36,7 @@ def check_rate(
     for o in _rates(v) if is_many else [v]: check_number(name, o, 0, high=10**9, optional=optional and not is_many)
     return v if is_many or v is None else float(v)
 
+# %% ../../nbs/24d_loop.fit.ipynb #0cb1d4b0
 def _rates(v):
     if isinstance(v, slice): return [v.stop] if v.start is None else [v.start, v.stop]
     return getattr(v, 'tolist', lambda: v)()
@@ -58,12 +60,13 @@ def _rate(self:CharLearner, name, v, optional=True):
     what = f'{name} has {number_of(n, "rate")} for {number_of(groups, "group")} of parameters'
     raise CharRNNError(what, 'give one number, or a span such as slice(1e-4, 1e-3).')
 
+# %% ../../nbs/24d_loop.fit.ipynb #c1f72ab3
 @patch
 def _own_rates(self:CharLearner):
     "Refuse rates that somebody gave to the Learner itself"
     self.lr,self.wd = self._rate('learn.lr', self.lr, optional=False),self._rate('learn.wd', self.wd)
 
-# %% ../../nbs/24d_loop.fit.ipynb #c1f72ab3
+# %% ../../nbs/24d_loop.fit.ipynb #69bb34e8
 _rate_names = 'lr','lr_max','wd' # may be several
 _whole,_or_none,_above_0 = dict(low=1, whole=True),dict(low=0, whole=True),dict(low=1e-30, high=10**9)
 _numbers = dict(
@@ -72,6 +75,7 @@ _numbers = dict(
     base_lr=dict(low=0, high=10**9), pct_start=dict(low=0, high=1),
 )
 
+# %% ../../nbs/24d_loop.fit.ipynb #447257f1
 @patch
 def _number(self:CharLearner, name, v):
     "An argument of a fit, if it can be one"
@@ -81,7 +85,7 @@ def _number(self:CharLearner, name, v):
     check_number(name, v, **_numbers[name])
     return v
 
-# %% ../../nbs/24d_loop.fit.ipynb #69bb34e8
+# %% ../../nbs/24d_loop.fit.ipynb #53e66adf
 def checking(
     f, # A method of fastai's that ends in `fit`
 ):
@@ -94,6 +98,7 @@ def checking(
         return f(*given.args, **given.kwargs)
     return _f
 
+# %% ../../nbs/24d_loop.fit.ipynb #532d1a17
 for o in 'fit_one_cycle','fit_flat_cos','fit_sgdr','fine_tune':
     setattr(CharLearner, o, checking(getattr(Learner, o)))
 
@@ -147,8 +152,11 @@ def check_callbacks(
     model, # Of the Learner; one that can be reset may be
 ):
     "Refuse callbacks of fastai's that cannot serve a `CharLearner`, and what is none"
-    for cls in (o if isinstance(o, type) else type(o) for o in cbs):
-        if not issubclass(cls, Callback): raise CharRNNError(f'A {cls.__name__} is no callback', 'give one, or a list of some.')
+    for o in cbs:
+        cls = o if isinstance(o, type) else type(o)
+        if not issubclass(cls, Callback):
+            raise CharRNNError(f'A {cls.__name__} is no callback', 'give one, or a list of some.')
+        check_class(o)
         for kinds,why,remedy in _cannot_serve:
             may = kinds is ModelResetter and hasattr(model, 'reset')
             if issubclass(cls, kinds) and not may: raise CharRNNError(f'{cls.__name__} {why}', remedy)

@@ -88,7 +88,7 @@ class CharVocab:
             raise VocabError("A vocabulary is made of single characters", "give a text or a list of characters.")
         self.itos = sorted(symbols)
         self.unk = unk
-        self.stoi = {c:i for i,c in enumerate(self.itos)}
+        self.stoi = self.o2i = {c:i for i,c in enumerate(self.itos)} # fastai's reports look for the latter
         self._points = _codes(''.join(self.itos)).astype(np.uint32)
         self.plain = dict(points=self._points.tolist(), unk=unk) # all of it, as JSON can hold it
         self._table = _id_table(self._points)
