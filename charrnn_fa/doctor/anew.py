@@ -9,6 +9,7 @@ __all__ = ['number_of', 'kind_of', 'knows', 'made_anew', 'forgotten', 'left_out'
 import itertools
 from weakref import WeakKeyDictionary
 from fastai.basics import *
+from ..core import where_double
 from .report import Finding
 
 # %% ../../nbs/44f_doctor.anew.ipynb #615c9d74
@@ -80,7 +81,7 @@ def sums_of(
     model:nn.Module, # Any
 )->Tensor: # Double precision, two numbers for each parameter
     "Sum and norm of all weights"
-    ps = [p.detach() for p in model.parameters() if _can_be_added(p)]
+    ps = [where_double(p.detach()) for p in model.parameters() if _can_be_added(p)]
     sums = [s for p in ps for s in (p.sum(dtype=torch.float64), torch.linalg.vector_norm(p, dtype=torch.float64))]
     return torch.stack(sums).cpu() if sums else torch.zeros(0, device='cpu')
 

@@ -23,7 +23,8 @@ from .written_text import against_heart, check_text, copied_share, usual_shares
 # %% ../../nbs/46e_doctor.sampling.ipynb #796345d3
 def _likeness(rows):
     "How alike rows are, for each pair of them: (pairs,)"
-    rows = F.normalize(rows.detach().double().cpu()-rows.detach().double().cpu().mean(0), dim=1)
+    rows = rows.detach().cpu().double()
+    rows = F.normalize(rows-rows.mean(0), dim=1)
     return rows@rows.T
 
 def _related(a, b):
@@ -38,7 +39,7 @@ def knows_text(
 )->float: # In standard deviations of what chance does
     "How far symbols after which the same comes have numbers that are alike"
     n = len(rows)
-    pairs = torch.bincount(ids[:-1]*n+ids[1:], minlength=n*n).view(n, n).double()
+    pairs = torch.bincount(ids[:-1]*n+ids[1:], minlength=n*n).view(n, n).cpu().double()
     seen = (pairs.sum(1) >= 10).nonzero()[:,0]
     if len(seen) < 10: return 0.
     follow,alike = _likeness((pairs[seen]/pairs[seen].sum(1, keepdim=True)).sqrt()),_likeness(rows[seen])

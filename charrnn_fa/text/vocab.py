@@ -213,7 +213,7 @@ def encode(self:CharVocab,
 # %% ../../nbs/04_text.vocab.ipynb #0c4304f8
 def _flat_ids(ids):
     "Whole numbers of any shape as a flat array"
-    if isinstance(ids, Tensor): ids = (ids.detach().double() if ids.is_floating_point() else ids.detach()).cpu()
+    if isinstance(ids, Tensor): ids = ids.detach().cpu().double() if ids.is_floating_point() else ids.detach().cpu()
     try: res = np.asarray(ids).reshape(-1)
     except ValueError: res = np.array([None]) # rows of different lengths
     kind = res.dtype.kind
