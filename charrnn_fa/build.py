@@ -24,7 +24,7 @@ from .callback.schedule import Budget, check_length
 from .callback.meanwhile import replacing
 from .callback.steps import Steps
 from .loop.learner import CharLearner
-from .loop.fit import check_callbacks, check_rate
+from .loop.fit import check_callbacks
 from .loop import look, summary
 
 # %% ../nbs/48_build.ipynb #a0a89bb3
@@ -166,7 +166,8 @@ def fit_steps(self:CharLearner,
     "Train for a number of steps or minutes: a short rise of the learning rate, then a cosine to nothing"
     if n_steps is None and minutes is None: minutes = self.preset.minutes
     check_length(n_steps, minutes)
-    lr = check_rate('lr', lr)
+    self._own_rates()
+    lr = self._rate('lr', lr)
     check_number('start', start, 0, whole=True)
     if n_steps is not None and start >= n_steps:
         what = f"{start} steps are done already, so there is nothing to do up to {n_steps}"

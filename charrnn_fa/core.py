@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['drives', 'CharRNNError', 'reason', 'drive_away', 'check_drive', 'read_remedy', 'remedy', 'visible', 'without_secrets',
-           'loss_text', 'time_text', 'every', 'number_of', 'is_number', 'check_number', 'wait_until', 'in_fit', 'Later',
-           'put_later', 'charrnn_home', 'sha256_file', 'OutputWarning', 'may_be_lost', 'shown', 'say']
+           'loss_text', 'time_text', 'every', 'number_of', 'is_number', 'check_number', 'where_double', 'wait_until',
+           'in_fit', 'Later', 'put_later', 'charrnn_home', 'sha256_file', 'OutputWarning', 'may_be_lost', 'shown',
+           'say']
 
 # %% ../nbs/00_core.ipynb #da3503bb
 import errno, hashlib, math, numbers, os, re, reprlib, sys, time, warnings
@@ -164,8 +165,15 @@ def check_number(
     if optional and v is None: return
     kind = numbers.Integral if whole else numbers.Real
     if isinstance(v, kind) and not isinstance(v, bool) and low <= v <= high: return
-    limits = f', {low} or more' if high == math.inf else f' from {low} to {high}'
+    limits = f', {low} or more' if high == math.inf else f' from {low} to {high:,}'
     raise CharRNNError(f"{name} is {_short(v)}, but it must be a {'whole ' if whole else ''}number{limits}.")
+
+# %% ../nbs/00_core.ipynb #a28b0844
+def where_double(
+    t, # A tensor
+): # One of the same numbers
+    "`t`, on the CPU if its own device has no double precision"
+    return t.cpu() if t.device.type == 'mps' else t
 
 # %% ../nbs/00_core.ipynb #7cf4f623
 def wait_until(

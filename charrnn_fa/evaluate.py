@@ -11,7 +11,7 @@ import math, numbers
 import fastai.learner, fastai.metrics
 from fastai.basics import *
 from fastprogress.fastprogress import progress_bar
-from .core import CharRNNError
+from .core import CharRNNError, where_double
 from .callback.neighbours import sharing_processors
 from .generate import evaluating
 
@@ -38,17 +38,37 @@ def _window_batches(ids, n, bs=64):
     res = list(zip(x.split(bs), y.split(bs))) if k else []
     return res + ([(ids[None,k*n:-1], ids[None,k*n+1:])] if k*n < len(ids)-1 else [])
 
+# %% ../nbs/13_evaluate.ipynb #dab76c04
+_most_chars,_most_scores = 2**16,2**24 # at once: for what layers give, and for what the decoder does
+
+def _pieces(x, y, n_scores):
+    "A batch in parts along its steps, for a model with `n_scores` for each character"
+    n = max(1, min(_most_chars, _most_scores//n_scores)//len(x))
+    return zip(x.split(n, 1), y.split(n, 1))
+
 # %% ../nbs/13_evaluate.ipynb #edc25661
+def _add(logits, y):
+    "Nats and right guesses, summed over the characters of a piece"
+    logits = where_double(logits)
+    y = y.long().to(logits.device)
+    logp = logits.double().log_softmax(-1)
+    return -logp.gather(-1, y[...,None]).sum().item(),(logits.argmax(-1) == y).sum().item()
+
+def _n_scores(model, device): return model(torch.zeros(1, 1, dtype=torch.long, device=device), None)[0].shape[-1]
+
+# %% ../nbs/13_evaluate.ipynb #e6a7f6d3
 def _totals(model, batches, carry):
     "Nats and right guesses, summed over the characters of `batches`"
     device = next(model.parameters()).device
     nats,hits,state = 0.,0,None
     with sharing_processors(device), evaluating(model):
+        n_scores = _n_scores(model, device)
         for x,y in batches:
-            logits,state = model(x.long().to(device), state if carry else None)
-            logp,y = logits.double().log_softmax(-1),y.long().to(device)
-            nats -= logp.gather(-1, y[...,None]).sum().item()
-            hits += (logits.argmax(-1) == y).sum().item()
+            if not carry: state = None
+            for x,y in _pieces(x, y, n_scores):
+                logits,state = model(x.long().to(device), state)
+                more_nats,more_hits = _add(logits, y)
+                nats,hits = nats+more_nats,hits+more_hits
     return nats,hits
 
 # %% ../nbs/13_evaluate.ipynb #47acf23b

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 from fastai.basics import SGD, CrossEntropyLossFlat, Learner, noop
+from fastai.callback.core import Callback
 from fastai.callback.training import GradientClip
 
-from charrnn_fa import doctor
+from charrnn_fa import doctor, show
 from charrnn_fa.callback.precision import check_precision
 from charrnn_fa.callback.progress import Pace, ProgressLines
 from charrnn_fa.callback.schedule import Budget
 from charrnn_fa.checkpoint.callback import Checkpoint
+from charrnn_fa.colab import DriveCheckpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.evaluate import evaluate_ids
 from charrnn_fa.generate import check_sampling, generate, stream
-from charrnn_fa.learner import char_learner
+from charrnn_fa.learner import CharLearner, char_learner
 from charrnn_fa.models import CharRNN
 from charrnn_fa.optim import AdamW
 from charrnn_fa.presets import Preset
@@ -94,11 +96,54 @@ def test_start_and_rates_of_a_fit(learn, bad): unchanged(learn, lambda: learn.fi
 def test_length_of_fit_steps(learn, bad): unchanged(learn, lambda: learn.fit_steps(**bad))
 
 
+NO_RATE = '3e-3', math.nan, -1, True, [], {}, HUGE, [1e-3, '1e-3'], [1e-3, None], slice(None), slice('1e-3')
+LENGTHS = dict(fit_steps=dict(n_steps=2), fine_tune=dict(epochs=2), lr_find={})
+RATES = dict(fit='lr', fit_one_cycle='lr_max', fit_flat_cos='lr', fit_steps='lr', fine_tune='base_lr', lr_find='end_lr')
+FITS = {k:partial(getattr(CharLearner, k), **LENGTHS.get(k, {'n_epoch':2})) for k in RATES}
+
+
+@pytest.mark.parametrize('bad', NO_RATE)
+@pytest.mark.parametrize('how', RATES)
+def test_rates_of_all_fits(learn, how, bad):
+    assert f'{RATES[how]} ' in unchanged(learn, lambda: FITS[how](learn, **{RATES[how]:bad}))
+
+
+@pytest.mark.parametrize('bad', [*NO_RATE, None])
+@pytest.mark.parametrize('how', [o for o in RATES if o not in ('fine_tune', 'lr_find')])
+def test_own_rate_of_a_learner(learn, how, bad):
+    def _with_bad():
+        learn.lr = bad
+        try: FITS[how](learn)
+        finally: learn.lr = 1e-3
+    assert 'learn.lr ' in unchanged(learn, _with_bad)
+
+
+@pytest.mark.parametrize('how,bad', [
+    ('fit_one_cycle', dict(div='25')), ('fit_one_cycle', dict(div=0)), ('fit_one_cycle', dict(pct_start=2)),
+    ('fit_one_cycle', dict(pct_start='x')), ('fit_one_cycle', dict(wd='x')), ('fit_flat_cos', dict(div_final=None)),
+    ('fine_tune', dict(epochs='2')), ('fine_tune', dict(freeze_epochs=None)), ('fine_tune', dict(lr_mult=0)),
+    ('fine_tune', dict(base_lr=None)), ('fine_tune', dict(base_lr=slice(1e-3))), ('fine_tune', dict(base_lr=[1e-3])),
+    ('lr_find', dict(num_it='100')), ('lr_find', dict(num_it=0)), ('lr_find', dict(start_lr=None)),
+    ('lr_find', dict(start_lr=0))])
+def test_numbers_of_all_fits(learn, how, bad):
+    "A fit that trains in two parts is refused before the first"
+    assert f'{[*bad][0]} is' in unchanged(learn, lambda: FITS[how](learn, **bad))
+
+
+def test_rates_that_do_not_fit_the_groups(learn):
+    said = unchanged(learn, lambda: learn.fit_one_cycle(1, [1e-3]*2))
+    assert 'lr_max has 2 rates for 3 groups of parameters' in said and 'slice(1e-4, 1e-3)' in said
+
+
 def test_numbers_of_numpy_and_rates_of_groups_are_taken(learn):
     with learn.no_logging(), learn.no_valid():
         learn.fit(np.int64(1), 1e-3)
         learn.fit(1, slice(1e-4, 1e-3))
         learn.fit_steps(np.int64(3), lr=[1e-3]*len(learn.opt.hypers))
+        rate = torch.tensor(1e-3)
+        for how in 'fit', 'fit_one_cycle', 'fit_flat_cos', 'fit_steps', 'fine_tune':
+            for o in rate, np.array(1e-3): FITS[how](learn, **{RATES[how]:o})
+        assert rate == 1e-3
 
 
 @pytest.mark.parametrize('bad', [dict(warmup=0), dict(warmup='x'), dict(warmup=math.nan)])
@@ -223,3 +268,29 @@ def test_a_preset_optimiser_is_kept(dls, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error', RunWarning)
         for o in 'muon', 'adamw', 'given': load_run(tmp_path/o)
+
+
+@pytest.mark.parametrize('cls,way', [(Checkpoint, "Checkpoint('runs/my-run')"), (DriveCheckpoint, "DriveCheckpoint('my-run')"),
+                                     (show.Watch, 'Watch(text=')])
+def test_a_class_that_cannot_make_itself(dls, learn, cls, way):
+    "fastai makes callbacks of classes, but one that must be told something it cannot make"
+    asked = lambda: char_learner(dls, n_hid=8, cbs=cls), lambda: char_learner(dls, n_hid=8, cbs=[cls])
+    for f in asked: assert way in refused(f)
+    for f in lambda: learn.fit(1, cbs=cls), lambda: learn.fit_one_cycle(1, cbs=[GradientClip, cls]), lambda: learn.add_cb(cls):
+        assert way in unchanged(learn, f)
+        learn.steps_done = 0
+    assert any(isinstance(o, GradientClip) for o in learn.add_cb(GradientClip(1.)).cbs)
+
+
+@pytest.mark.parametrize('given', [(40,), dict(n_words=40), dict(temperature=.7), dict(with_input=True)])
+def test_predict_says_what_writes_more(learn, given):
+    said = refused(lambda: learn.predict('The ', *given) if isinstance(given, tuple) else learn.predict('The ', **given))
+    assert 'learn.generate(text, n=300' in said
+
+
+def test_inputs_of_text_are_not_augmented(learn):
+    told = []
+    class Told(Callback):
+        def before_fit(self): told.append(1)
+    learn.add_cb(Told())
+    assert 'learn.get_preds()' in refused(learn.tta) and told == []

@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
+from charrnn_fa import evaluate
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.text.vocab import CharVocab
 from charrnn_fa.text.corpus import load_corpus
@@ -178,6 +179,20 @@ def test_loaders_of_another_make(learn):
         with pytest.raises(CharRNNError, match='Only a CharDL can start in the middle'):
             other.fit(2, 1e-3, start_batch=1)
         assert other.fit_steps(5) == 5 and other.steps_done == 11
+
+
+@pytest.mark.parametrize('limit', ['_most_scores', '_most_chars'])
+@pytest.mark.parametrize('context', ['carry', 32, 100, 10**6])
+def test_evaluate_has_few_scores_at_once(learn, monkeypatch, context, limit):
+    "64 windows of 1,024 characters over 8,000 symbols were 10 GB, and a window of a whole text what it liked"
+    whole,sizes,most = learn.evaluate(context),[],{'_most_scores':3000, '_most_chars':50}[limit]
+    unit = len(learn.vocab) if limit == '_most_scores' else 1
+    monkeypatch.setattr(evaluate, limit, most)
+    hook = learn.model.register_forward_hook(lambda m, i, o: sizes.append((o[0][...,0].numel(), len(o[0]))))
+    pieces = learn.evaluate(context)
+    hook.remove()
+    assert all(n*unit <= max(most, rows*unit) for n,rows in sizes) and len(sizes) > 3
+    assert {k:pytest.approx(v, rel=1e-6) if k != 'context' else v for k,v in whole.items()} == pieces
 
 
 def test_a_text_without_a_batch_is_refused():
@@ -1014,7 +1029,7 @@ def test_an_exported_learner_says_that_it_has_no_text(learn, tmp_path):
     learn.export(tmp_path/'e.pkl')
     other = load_learner(tmp_path/'e.pkl')
     for f in other.evaluate, other.summary, other.validate, other.lr_find:
-        with pytest.raises(CharRNNError, match='has no text; give the text'): f()
+        with pytest.raises(CharRNNError, match='has no text; set its loaders'): f()
     assert other.evaluate(text='the text')['n_chars'] == 7
 
 

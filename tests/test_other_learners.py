@@ -8,7 +8,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.interpret import Interpretation
+from fastai.interpret import ClassificationInterpretation, Interpretation
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
 from fastai.text.models.awdlstm import WeightDropout
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 import kills
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.core import CharRNNError
+from charrnn_fa.learner import char_learner
 from charrnn_fa.loop import OneRowPerChar
 from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.text.data import CharDataLoaders
@@ -191,3 +192,25 @@ def test_weights_that_are_made_anew_in_each_step_are_not_called_lost(tmp_path, c
     with pytest.raises(RuntimeError): fitted('r', At('before_batch', 20, 'error'))
     again = fitted('r')
     assert all(torch.equal(v, again[k]) for k,v in whole.items()) and 'Not kept' not in capsys.readouterr().out
+
+
+def test_interpretation_says_where_to_look():
+    "It took the number of a character for that of a document: an `IndexError`, or another text"
+    learn = char_learner(CharDataLoaders.from_text('To be, or not to be. '*40, bs=4, seq_len=8, seed=1), n_hid=8)
+    with learn.no_bar():
+        found = ClassificationInterpretation.from_learner(learn)
+        for f in found.plot_top_losses, found.show_results:
+            with pytest.raises(CharRNNError, match=r'show.CharInterpretation.from_learner\(learn\).worst_lines\(\)'): f(3)
+        assert found.confusion_matrix().sum() == len(learn.dls.valid.ids)-1 and found.most_confused()
+        found.print_classification_report()
+
+
+def test_a_loaded_learner_goes_on_as_it_is_told(tmp_path):
+    text = 'To be, or not to be. '*40
+    dls = CharDataLoaders.from_text(text, bs=4, seq_len=8, seed=1)
+    char_learner(dls, n_hid=8).export(tmp_path/'x.pkl')
+    with pytest.warns(UserWarning): learn = load_learner(tmp_path/'x.pkl')
+    with learn.no_bar(), learn.no_logging():
+        with pytest.raises(CharRNNError) as e: learn.fit(1)
+        exec(e.value.remedy.partition(': ')[2])
+        learn.fit(1)

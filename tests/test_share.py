@@ -274,6 +274,12 @@ def test_keyboard_alone(bold, visit):
     assert page.text_content('#text .on') == 'e' and re.match('‘e’  [0-9.]+ bits', page.text_content('#detail'))
 
 
+def test_what_stands_there_at_first_is_what_the_fields_say(learn, visit):
+    page = visit(learn, prompt='The ')
+    n,temperature = int(page.input_value('#length')),float(page.input_value('#temperature'))
+    assert page.text_content('#text') == 'The ' + in_python(page_model(learn), learn, 'The ', n, 0, temperature)
+
+
 def test_stop(learn, visit):
     "By keyboard, within a text that comes slowly; then it writes anew"
     page = visit(learn)

@@ -9,6 +9,7 @@ __all__ = ['number_of', 'kind_of', 'knows', 'made_anew', 'forgotten', 'left_out'
 import itertools
 from weakref import WeakKeyDictionary
 from fastai.basics import *
+from ..core import where_double
 from .report import Finding
 
 # %% ../../nbs/44f_doctor.anew.ipynb #615c9d74
@@ -74,17 +75,15 @@ def left_out(
         'learn.create_opt()   # after learn.model = ...', dict(parameters=len(own)))
 
 # %% ../../nbs/44f_doctor.anew.ipynb #622be1b0
-def _wide(p): return torch.float32 if p.device.type == 'mps' else torch.float64 # Apple's GPUs have no double precision
-
 def _can_be_added(p): return p.layout == torch.strided and p.is_floating_point() and p.element_size() > 1
 
 def sums_of(
     model:nn.Module, # Any
 )->Tensor: # Double precision, two numbers for each parameter
     "Sum and norm of all weights"
-    ps = [p.detach() for p in model.parameters() if _can_be_added(p)]
-    sums = [s for p in ps for s in (p.sum(dtype=_wide(p)), torch.linalg.vector_norm(p, dtype=_wide(p)))]
-    return torch.stack(sums).cpu().double() if sums else torch.zeros(0, device='cpu')
+    ps = [where_double(p.detach()) for p in model.parameters() if _can_be_added(p)]
+    sums = [s for p in ps for s in (p.sum(dtype=torch.float64), torch.linalg.vector_norm(p, dtype=torch.float64))]
+    return torch.stack(sums).cpu() if sums else torch.zeros(0, device='cpu')
 
 def have_moved(
     model:nn.Module, # Of a fit that begins

@@ -8,6 +8,7 @@ __all__ = ['dropping', 'check_mode', 'DroppedScores', 'functions_called', 'check
 # %% ../../nbs/38b_doctor.forward.ipynb #f473e9d9
 import inspect
 from fastai.basics import *
+from ..core import where_double
 from .report import Finding
 from .ids import as_ids, texts_of
 from .batches import tensors_of
@@ -224,7 +225,7 @@ def _tell_each_other(a, b):
 
 def _are_as_frequent(a, b):
     "Whether two lists of ids have the same ids about as often, up to where they begin"
-    p,q = (torch.bincount(o.flatten()-o.min(), minlength=1000)[:1000].double() for o in (a, b))
+    p,q = (where_double(torch.bincount(o.flatten()-o.min(), minlength=1000)[:1000]).double() for o in (a, b))
     likeness = [torch.corrcoef(torch.stack([p, q.roll(k)]))[0,1].item() for k in range(4)]
     return max(likeness) > .9 and b.unique().numel() > 5
 

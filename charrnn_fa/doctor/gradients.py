@@ -8,6 +8,7 @@ __all__ = ['one_hot_entries', 'gradient_reach', 'check_gradients', 'check_linear
 # %% ../../nbs/42g_doctor.gradients.ipynb #6579a617
 from contextlib import contextmanager
 from fastai.basics import *
+from ..core import where_double
 from .report import Finding
 from .layout import Layout
 from .step import is_one_hot, predictions
@@ -114,8 +115,8 @@ def _shifted(subject, by):
     def _alter(e): return e + by*(torch.randn(e.shape, generator=gen, device='cpu').to(e)*(3*e.detach().std() + .1))
     with one_hot_entries(subject): step, = subject.run(subject.batches[:1], update=False, alter=_alter)
     found = None if step.error or not step.entries else predictions(step)
-    if found is None: return None
-    scores = found[0].detach().cpu().double()
+    if not found: return found
+    scores = where_double(found[0].detach()).double()
     return scores - scores.mean(1, keepdim=True)
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #0c9d5507

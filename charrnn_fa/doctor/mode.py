@@ -7,6 +7,7 @@ __all__ = ['kept_state', 'marks_of', 'leaked', 'wrong_mode', 'keeps_graph']
 
 # %% ../../nbs/44c_doctor.mode.ipynb #638da27c
 from fastai.basics import *
+from ..core import where_double
 from .report import Finding
 
 # %% ../../nbs/44c_doctor.mode.ipynb #074b231a
@@ -31,7 +32,7 @@ def marks_of(
     state:list, # Of tensors
 )->list:
     "A number for each tensor, by which it is known again"
-    return [o.cpu().double().sum().item() for o in state]
+    return [where_double(o).double().sum().item() for o in state]
 
 # %% ../../nbs/44c_doctor.mode.ipynb #fc15a979
 def leaked(

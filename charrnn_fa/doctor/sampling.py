@@ -39,7 +39,7 @@ def knows_text(
 )->float: # In standard deviations of what chance does
     "How far symbols after which the same comes have numbers that are alike"
     n = len(rows)
-    pairs = torch.bincount(ids[:-1]*n+ids[1:], minlength=n*n).view(n, n).double()
+    pairs = torch.bincount(ids[:-1]*n+ids[1:], minlength=n*n).view(n, n).cpu().double()
     seen = (pairs.sum(1) >= 10).nonzero()[:,0]
     if len(seen) < 10: return 0.
     follow,alike = _likeness((pairs[seen]/pairs[seen].sum(1, keepdim=True)).sqrt()),_likeness(rows[seen])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from fastai.basics import *
 from torch.overrides import TorchFunctionMode
+from ..core import where_double
 from .ids import as_ids
 from .place import place_here
 
@@ -73,7 +74,7 @@ class _Axes(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         name = getattr(func, '__name__', '')
         if name not in ('softmax', 'log_softmax') or self.res.in_model or not out.ndim: return out
-        p = out.detach().float()
+        p = where_double(out.detach()).double()
         sums = (p.exp() if name == 'log_softmax' else p).sum(-1)
         if not (sums-1).abs().max() < .01: self.res.across.setdefault(out.shape, place_here())
         return out

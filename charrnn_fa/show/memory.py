@@ -9,7 +9,7 @@ __all__ = ['tolerance', 'context_losses', 'influence', 'Memory', 'reach_of', 'me
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fastai.basics import *
-from ..core import CharRNNError, check_number
+from ..core import CharRNNError, check_number, where_double
 from ..callback.meanwhile import replacing
 from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
@@ -27,8 +27,8 @@ def _contexts(n):
 def _last_nats(model, x, y):
     "Loss (rows,) of the characters `y` (rows,) behind the contexts `x` (rows, k), in nats"
     device = next(model.parameters()).device
-    with evaluating(model): logits = model(x.to(device))[0][:,-1]
-    return F.cross_entropy(logits.cpu().double(), y.cpu(), reduction='none').numpy() # not all devices have double precision
+    with evaluating(model): logits = where_double(model(x.to(device))[0][:,-1])
+    return F.cross_entropy(logits.double(), y.to(logits.device), reduction='none').cpu().numpy()
 
 # %% ../../nbs/53_show.memory.ipynb #6b17a559
 def context_losses(

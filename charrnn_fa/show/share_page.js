@@ -193,10 +193,12 @@ const asked = () => at('prompt').value === begun ? spec.prompt : at('prompt').va
 const aboutEnds = ' The network reads a carriage return and a line feed for each line end, as in its text.';
 if (spec.line_end !== '\n') at('prompt-help').textContent += aboutEnds;
 
+const request = seed => ({prompt: asked(), n: Math.max(1, within(at('length'), 5000)),
+                          temperature: Number(at('temperature').value), seed: at('seed').value || seed});
+
 at('form').addEventListener('submit', e => {
     e.preventDefault();
-    charrnn.start({prompt: asked(), n: Math.max(1, within(at('length'), 5000)),
-                   temperature: Number(at('temperature').value), seed: at('seed').value || anySeed()});
+    charrnn.start(request(anySeed()));
 });
 at('prompt').addEventListener('keydown', e => {
     if (e.key !== 'Enter' || e.shiftKey || e.isComposing) return;
@@ -229,5 +231,5 @@ at('kind').hidden = spec.arch !== 'lstm';
 at('of-layer').hidden = spec.n_layers < 2;
 showTemperature();
 colourAll();
-charrnn.start({prompt: spec.prompt, n: 300, temperature: .8, seed: '0'});
+charrnn.start(request('0'));
 })();

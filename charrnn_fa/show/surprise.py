@@ -10,7 +10,7 @@ __all__ = ['most_bits', 'Reading', 'read_ids', 'read_text', 'story', 'mark', 'sp
 import html, json, math
 from dataclasses import dataclass
 from fastai.basics import *
-from ..core import check_number
+from ..core import check_number, where_double
 from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
 from .page import Picture, as_html, asset, bar, check_learn, columns, glyph, known_ids, padded
@@ -41,7 +41,7 @@ def _scores(model, ids):
     with sharing_processors(device), evaluating(model):
         for x,y in zip(ids[:-1].split(_piece), ids[1:].split(_piece)):
             logits,state = model(x[None].to(device), state)
-            yield logits[0].cpu().double().log_softmax(-1),y
+            yield where_double(logits[0]).double().log_softmax(-1).cpu(),y
 
 # %% ../../nbs/51_show.surprise.ipynb #166647ac
 def _judged(logp, y, n_best):

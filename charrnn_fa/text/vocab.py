@@ -88,7 +88,7 @@ class CharVocab:
             raise VocabError("A vocabulary is made of single characters", "give a text or a list of characters.")
         self.itos = sorted(symbols)
         self.unk = unk
-        self.stoi = {c:i for i,c in enumerate(self.itos)}
+        self.stoi = self.o2i = {c:i for i,c in enumerate(self.itos)} # fastai's reports look for the latter
         self._points = _codes(''.join(self.itos)).astype(np.uint32)
         self.plain = dict(points=self._points.tolist(), unk=unk) # all of it, as JSON can hold it
         self._table = _id_table(self._points)
@@ -213,8 +213,7 @@ def encode(self:CharVocab,
 # %% ../../nbs/04_text.vocab.ipynb #0c4304f8
 def _flat_ids(ids):
     "Whole numbers of any shape as a flat array"
-    if isinstance(ids, Tensor): ids = ids.detach().cpu()
-    if isinstance(ids, Tensor) and ids.is_floating_point(): ids = ids.double() # NumPy has no bfloat16
+    if isinstance(ids, Tensor): ids = ids.detach().cpu().double() if ids.is_floating_point() else ids.detach().cpu()
     try: res = np.asarray(ids).reshape(-1)
     except ValueError: res = np.array([None]) # rows of different lengths
     kind = res.dtype.kind
