@@ -152,3 +152,71 @@ def test_targets_that_have_nothing_to_do_with_the_inputs(target):
 def test_probabilities_that_are_picked_by_hand_and_run_along_another_axis(axis):
     def loss(scores, y): return -scores.log_softmax(axis).gather(2, y[...,None]).mean()
     assert [o.id for o in found(model=Net(), dls=batches(), loss_func=loss)] == ['S9']*(axis < 2)
+
+
+class Cells(nn.Module):
+    "An LSTM's cell in a loop, with the line that is told once that is known"
+    line = 'c, h = self.cell(x, (h, c))'
+    def __init__(self):
+        super().__init__()
+        self.emb,self.cell,self.out = nn.Embedding(V, 24),nn.LSTMCell(24, 24),nn.Linear(24, V)
+    def forward(self, ids):
+        h = c = torch.zeros(len(ids), 24)
+        res = []
+        for x in self.emb(ids).unbind(1):
+            if self.line == 'c, h = self.cell(x, (h, c))':
+                c, h = self.cell(x, (h, c))
+            else:
+                names = dict(self=self, x=x, h=h, c=c)
+                exec(self.line, names)
+                h,c = names['h'],names['c']
+            res.append(self.out(h))
+        return torch.stack(res, 1)
+
+
+def test_states_of_an_lstm_that_change_places():
+    torch.manual_seed(0)
+    net = Cells()
+    f, = found(model=net, dls=batches(), loss_func=nll)
+    assert (f.id, f.certainty, f.fix) == ('S7', 'exact', 'h, c = self.cell(x, (h, c))')
+    net.line = f.fix
+    assert not found(model=net, dls=batches(), loss_func=nll)
+
+
+def scaled(unscales):
+    net = Net()
+    opt,scaler = torch.optim.SGD(net.parameters(), 1.),torch.amp.GradScaler('cpu')
+    def step(x, y):
+        opt.zero_grad()
+        scaler.scale(nll(net(x), y)).backward()
+        if unscales: scaler.unscale_(opt)
+        nn.utils.clip_grad_norm_(net.parameters(), 1.)
+        scaler.step(opt)
+        scaler.update()
+    return dict(step_function=step, model=net, batches=batches())
+
+
+@pytest.mark.parametrize('unscales', [False, True])
+def test_gradients_that_are_clipped_while_they_are_scaled(unscales):
+    torch.manual_seed(0)
+    assert [(o.id, o.fix.partition('   #')[0]) for o in found(**scaled(unscales))] == [('O14', 'scaler.unscale_(opt)')]*(not unscales)
+
+
+def test_a_loss_in_place_of_one_that_smooths_nearly_all_can_be_pasted():
+    def smooth(p, y, eps=.9):
+        logp = p.log_softmax(-1)
+        return ((eps-1)*logp.gather(-1, y[...,None])[...,0] - eps*logp.mean(-1)).mean()
+    torch.manual_seed(0)
+    net = Net()
+    f, = found(model=net, dls=batches(), loss_func=smooth)
+    here = dict(F=F)
+    exec(f.fix, here)
+    assert f.id == 'L8' and not [o for o in found(model=net, dls=batches(), loss_func=here['loss_func']) if o.certainty != 'weak']
+
+
+@pytest.mark.parametrize('power', [1, -1])
+def test_weights_of_classes_are_compared_with_many_batches(power):
+    weight = torch.bincount(ids, minlength=V).float()**power
+    crit = nn.CrossEntropyLoss(weight=weight/weight.mean())
+    said = found(model=Net(), dls=batches(20), loss_func=lambda p,y: crit(p.flatten(0, 1), y.flatten()))
+    assert [o.title for o in said if o.id == 'L5'] == ['The class weights are upside down']*(power > 0)
