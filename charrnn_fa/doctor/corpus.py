@@ -117,6 +117,22 @@ def _drift(ids, n, most=20):
     return max(_apart(ids[i:i+n], np.concatenate([ids[:i], ids[i+n:]])) for i in starts)
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #f0903360
+def _are_numbered_apart(train, valid):
+    "Whether the ids of both parts look as if each had a table of its own"
+    kinds,firsts = zip(*(np.unique(o, return_index=True) for o in (train, valid)))
+    n_missing = max(k[-1]-k[0]+1 - len(k) for k in kinds)
+    if n_missing > .05*len(kinds[1]) or kinds[1][0] != kinds[0][0]: return False
+    return len(kinds[1]) < len(kinds[0]) or bool((np.diff(firsts[1]) > 0).all())
+
+def _numbered_apart(off):
+    return TwoTables('D7', 'strong',
+        f"Training and validation part look as if each had a table of its own: neither leaves ids out, and by their "
+        f"frequencies alone {off:.2f} nats would be lost. Then one id is two characters, and the validation loss says "
+        "nothing.",
+        'itos = sorted(set(text))   # once, of all of the text, before it is cut; both parts are encoded with it',
+        dict(nats_apart=off))
+
+# %% ../../nbs/38c_doctor.corpus.ipynb #1384c2d3
 def check_same_text(
     dls, # Loaders
 )->list: # Of `Finding`s: T9
@@ -126,6 +142,7 @@ def check_same_text(
     if len(train) < 1000 or len(valid) < 500: return []
     off = _apart(valid, train)
     if off < .4 or off < 2*_drift(train, len(valid)): return []
+    if _are_numbered_apart(train, valid): return [_numbered_apart(off)]
     return [Finding('T9', 'strong',
         f"The validation part has other characters than the training part: {off:.2f} nats would be lost by "
         "frequencies alone. Losses of the two cannot be compared, be it that they are two texts, that only one was "

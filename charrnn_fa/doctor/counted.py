@@ -182,13 +182,19 @@ def _real_targets(scores, targets, grads):
     return scores[is_real].float(),targets[is_real],grads[is_real].float()
 
 # %% ../../nbs/38j_doctor.counted.ipynb #61ef1f9d
+def _many_targets(subject, first):
+    "Targets of many batches, if they come as ids, as the `first` do; a few hundred of one say little of rare symbols"
+    last = [as_ids(b[-1]) for b in subject.more if b]
+    is_as_given = last and last[0] is not None and torch.equal(last[0].flatten().cpu(), first.cpu())
+    return torch.cat([o.flatten().cpu() for o in last if o is not None]) if is_as_given else first
+
 def check_weights(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: L3, L5, L6, T8
     "Whether every character trains the network, and as much as the others"
     found = score_gradients(subject)
     if not found or not of_classes(subject.steps[0]): return []
-    if upside_down := check_class_weights(subject.steps[0], found[1]): return upside_down
+    if upside_down := check_class_weights(subject.steps[0], _many_targets(subject, found[1])): return upside_down
     scores,targets,grads = _real_targets(*found)
     used = grads.abs().amax(1) > 0
     if not used.any(): return []

@@ -19,7 +19,7 @@ from .batches import AllInTime, InTime, LoaderEnds, OutOfTime, take_batches
 from .arranged import arrange
 from .given import fetches, function_subject, learner_subject, parts_subject
 from .mend import in_own_words, name_training_mode
-from .scopes import called, plain, scopes_of
+from .scopes import as_method, called, plain, scopes_of
 from .words import Words
 from .corpus import check_amount, check_same_text, check_tables
 from .overlap import check_overlap
@@ -198,7 +198,7 @@ def _in_own_words(findings, subject, given, functions):
     "Let findings speak of somebody's own names and lines"
     for o in findings:
         if o.id == 'G2': name_training_mode(o, functions[-1]) # the function that writes
-    functions = [o for o in functions if inspect.isroutine(o)]
+    functions = [o for o in map(as_method, functions) if inspect.isroutine(o)]
     own = Words(subject.model, functions, **given)
     learn = given['learn']
     written = *subject.model.modules(), *map(plain, functions), *(learn.cbs if learn is not None else ()), *subject.roots

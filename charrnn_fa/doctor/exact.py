@@ -20,7 +20,7 @@ from .weighting import check_smoothing
 from .mean import check_accumulation, check_uphill
 from .counted import check_weights
 from .padding import check_padding
-from .kept import check_clipped_by_hand, check_kept
+from .kept import check_clipped_by_hand, check_clipped_scaled, check_kept
 from .order import check_left, check_zero
 from .update import check_foreign, check_leaf, check_parameters
 from .forward import check_ids, check_inputs, check_mode
@@ -32,6 +32,7 @@ from .probes import check_places, check_reach
 from .reach import reaches
 from .gradients import check_gradients, check_linear
 from .calls import check_calls
+from .crossed import check_crossed
 from .carried import check_graph, check_state
 from .amounts import check_pairs, check_range, check_seen
 from .series import check_series
@@ -93,7 +94,8 @@ def _of_state(subject, step):
         'parameters and the optimiser': lambda: check_parameters(subject),
         'layers that are no part of the model': lambda: check_foreign(subject),
         'gradients from one step to the next': lambda: check_zero(subject) or check_left(subject),
-        'what stays of a step': lambda: check_kept(subject) + check_clipped_by_hand(subject),
+        'what stays of a step': lambda: check_kept(subject) + check_clipped_by_hand(subject)
+            + check_clipped_scaled(subject),
         'the graph from batch to batch': lambda: check_graph(subject),
         'the state from batch to batch': lambda: own_states(subject, check_state(subject)),
         'whether rows belong to those of the batch before': lambda: check_memory(subject),
@@ -139,7 +141,7 @@ _without_a_batch = {
 def _probes(subject, step):
     "All probes of a subject, and those of them that see nothing of it"
     computation = _of_computation(subject, step)
-    by_letter = {'the state from letter to letter': lambda: check_calls(subject)} # first, for it knows the line
+    by_letter = {'the state from letter to letter': lambda: check_calls(subject) or check_crossed(subject)} # first, for it knows the line
     probes = {**by_letter, **computation, **_of_state(subject, step)}
     if not tensors_of(subject.batches[0]): return probes,{k for k in probes if k not in _without_a_batch}
     return probes,set() if predictions(step) else {*computation}

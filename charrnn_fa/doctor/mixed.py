@@ -129,13 +129,30 @@ def _sorted_alone(place, order, evidence):
         "A character changes predictions of other rows: the step sorts the rows, and their targets stay as they were.",
         OwnWords(f'{place.source}\ny = y[{order}]   # the targets as well'), evidence, place)
 
-def _left_sorted(found, evidence):
+def _unpacked(*objects):
+    "What packed rows are called when they are rows of steps again, and whether the rows are the first axis; else None"
+    for source in sources(*objects):
+        for o in ast.walk(source.tree):
+            call = getattr(o, 'value', None)
+            name = getattr(getattr(call, 'func', None), 'attr', getattr(getattr(call, 'func', None), 'id', ''))
+            if not isinstance(o, ast.Assign) or name != 'pad_packed_sequence': continue
+            is_rows = any(k.arg == 'batch_first' and getattr(k.value, 'value', None) is True for k in call.keywords)
+            return ast.unparse(getattr(o.targets[0], 'elts', o.targets)[0]),is_rows
+
+def _put_back(order, unpacked):
+    "The line that brings sorted rows back"
+    if not unpacked: return f'# and h, of (layers, rows, units), after the packed layer:\nh = h[:,{order}.argsort()]'
+    name,is_rows = unpacked
+    at = f'{order}.argsort()' if is_rows else f':,{order}.argsort()'
+    return f'# and after pad_packed_sequence:\n{name} = {name}[{at}]'
+
+# %% ../../nbs/41e_doctor.mixed.ipynb #2f2d2e3d
+def _left_sorted(found, unpacked, evidence):
     place,order = found
     return Finding('S4', 'exact',
         "A character changes predictions of other rows: the rows are sorted, and do not come back in the order of the "
         "targets.",
-        OwnWords(f'{place.source}\n# and h, of (layers, rows, units), after the packed layer:\nh = h[:,{order}.argsort()]'),
-        evidence, place)
+        OwnWords(f'{place.source}\n{_put_back(order, unpacked)}'), evidence, place)
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #1f11f6f9
 def _cutting(node):
@@ -185,7 +202,7 @@ def by_line(
     "S4, with the line that does it, if one can be told"
     layers = [*subject.model.modules()]
     if line := _over_rows(*layers): return _normalised_over_rows(line, evidence)
-    if order := _sorting(*layers): return _left_sorted(order, evidence)
+    if order := _sorting(*layers): return _left_sorted(order, _unpacked(*layers), evidence)
     if order := _sorting(*subject.roots): return _sorted_alone(*order, evidence)
     cut = cut_line(*layers, *subject.roots)
     return _cut_by(*cut, evidence) if cut else _cut_somewhere(evidence)

@@ -122,7 +122,7 @@ def _check_thrown(subject, steps):
     return [Finding('O11', 'exact',
         f"Of {n} batches {min(n-1, len(thrown))} teach the network nothing: their gradients are set to zero before the "
         "optimiser makes its step.",
-        f'if (i+1) % {n} == 0: opt.step(); opt.zero_grad()   # and no zero_grad() at the other batches',
+        'opt.step(); opt.zero_grad()   # one after the other, and no zero_grad() at the other batches',
         dict(batches=n, thrown_away=min(n-1, len(thrown))))]
 
 # %% ../../nbs/37b_doctor.order.ipynb #4c236698

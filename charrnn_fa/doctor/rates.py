@@ -14,6 +14,7 @@ from .ids import as_ids
 from .batches import OutOfTime, take_batches
 from .subject import Subject
 from .mean import Uphill
+from .kept import loss_scale
 from .trial import Trial, still_falls, trial
 
 # %% ../../nbs/43b_doctor.rates.ipynb #8047ea23
@@ -194,23 +195,17 @@ def too_low(
         fix or _rate_fix(lr, by), dict(_told(lr), gain=base.gain, gain_with_more=t.gain, times=by))
 
 # %% ../../nbs/43b_doctor.rates.ipynb #09b11a18
-def _scale(subject):
-    "By what a `GradScaler` multiplies gradients until the optimiser's step; 1 without one"
-    scalers = (o for o in subject.noted.seen.values() if isinstance(o, torch.amp.GradScaler) and o.is_enabled())
-    return max((o.get_scale() for o in scalers), default=1.)
-
-# %% ../../nbs/43b_doctor.rates.ipynb #99936838
 def _clipping(subject, base, seconds):
     "To which norm gradients are clipped, and what they have before, if that keeps the network from learning; else None"
     if len(base.used) < 10 or not 0 < max(base.used) < 1.01*min(base.used): return None
-    to,before = base.used[0],statistics.median(base.norms)/_scale(subject)
+    to,before = base.used[0],statistics.median(base.norms)/loss_scale(subject)
     if before < 10*to: return None
     def _undo(groups):
         for p in subject.model.parameters():
             if p.grad is not None: p.grad.mul_(before/to)
     t = trial(subject, len(base.nats), seconds, hypers=_undo)
     is_better = t.bad is None and len(t.nats) > 10 and max(base.gain, 0) < .3*t.gain
-    return (to, before, _scale(subject)) if is_better else None
+    return (to, before, loss_scale(subject)) if is_better else None
 
 def _clipped_away(base, t, by, to, before, scale):
     is_scaled = scale > 1

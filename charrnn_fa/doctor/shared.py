@@ -14,6 +14,7 @@ from .place import place_here
 from .subject import Subject
 from .layout import layout
 from .words import OwnWords
+from .calls import restart_of
 
 # %% ../../nbs/42f_doctor.shared.ipynb #8b89f7ca
 _over = 'mean','sum','amax','amin','max','min','median','logsumexp','__getitem__'
@@ -94,12 +95,17 @@ def _own_fix(place, name, index):
     if mended: return f'{mended}   # a state for each row'
     return f'# this line should do without {what}: a state for each row'
 
+def _begun_once(subject, finding):
+    found = restart_of(*subject.model.modules())
+    if found: finding.place,finding.fix = found
+
 def own_states(
     subject:Subject, # What is examined
-    findings:list, # Of which R4 is changed, if it is there
+    findings:list, # Of which R4 and R5 are changed, if they are there
 )->list: # The same
-    "Let a finding about rows that share a state name the line that makes one of all"
+    "Let a finding name the line that makes one state of all rows, or one in a loop that makes it anew"
     for o in findings:
+        if o.id == 'R5' and not o.place: _begun_once(subject, o)
         if o.id != 'R4' or o.place: continue
         found = None
         with suppress(OutOfTime): found = line_over_rows(subject)

@@ -208,9 +208,14 @@ def _entry_of(self:StepWatch, t):
     return entry.view(t.shape)
 
 # %% ../../nbs/36f_doctor.step.ipynb #69b2b1ce
+def _kind_elsewhere(scores):
+    "The kind of what are probabilities along another axis than the last, as a softmax along it leaves them"
+    axes = [a for a in range(scores.ndim-1) if scores.shape[a] > 1]
+    return next((k for a in axes if (k := _probability_kind(scores.movedim(a, -1).flatten(0, -2)))), None)
+
 @patch
 def _note_pick(self:StepWatch, scores, target, out):
-    kind = _probability_kind(scores.flatten(0, -2))
+    kind = _probability_kind(scores.flatten(0, -2)) or _kind_elsewhere(scores)
     if kind: self.step.picks.append(LossCall(kind, scores, target.view(scores.shape[:-1]), out, {}))
 
 @patch

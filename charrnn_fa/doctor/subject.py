@@ -109,7 +109,7 @@ def run(self:Subject,
     if self.is_late(): raise OutOfTime
     self.steps,self.hypers,self.watch.alter = [],hypers,alter
     self.watch.before_backward,self.watch.after_backward = before_backward,after_backward or self._note_gradients
-    hooks = [self.model.register_forward_hook(self._note_call, with_kwargs=True), self._note_devices()]
+    hooks = [self._note_calls(), self._note_devices()]
     _seed_all(seed, seed_of_others)
     try: self._take_steps(self.batches if batches is None else batches, update, prepare)
     finally:
@@ -131,6 +131,12 @@ def _note_gradients(self:Subject, step):
     step.raw = {k:p.grad.detach().to_dense().clone() for k,p in self.model.named_parameters() if p.grad is not None}
 
 # %% ../../nbs/37_doctor.subject.ipynb #c2e34931
+@patch
+def _note_calls(self:Subject):
+    "As a function, which `deepcopy` leaves as it is: a method would be copied with all that is examined"
+    def _note(model, *call): return self._note_call(model, *call) if model is self.model else None
+    return self.model.register_forward_hook(_note, with_kwargs=True)
+
 @patch
 def _note_call(self:Subject, model, args, kwargs, out):
     if not self.watch.step: return

@@ -154,6 +154,30 @@ def _meet(pairs, k=4):
     pieces = {r[i:i+k] + r[j:j+k] for r,_ in rows for i,j in places(r)}
     return sum(a[-k:]+b[:k] in pieces or b[-k:]+a[:k] in pieces for a,b in rows)/max(1, len(rows))
 
+def _tell_nothing(pairs, most=.03):
+    "Whether texts say nothing of targets that are texts as well: no step near by, none from the end, no row by its letters"
+    x,y = map(torch.cat, zip(*pairs))
+    if x.numel() < 4000 or n_between([x, y]) > 300: return False
+    n = x.shape[1]
+    lag = lambda a,b,s: told(a[:,max(0, -s):n-max(0, s)].flatten(), b[:,max(0, s):n-max(0, -s)].flatten())
+    if min(lag(x, x, 1), lag(y, y, 1)) < 10*most: return False
+    nearby = max(lag(x, o, s) for o in (y, y.flip(1)) for s in range(-3, 4))
+    letters = [F.one_hot(o-min(x.min(), y.min()), n_between([x, y])).sum(1) for o in (x, y)]
+    shared = lambda a,b: torch.minimum(a, b).sum().item()
+    return nearby < most and shared(*letters) < 1.02*shared(letters[0], letters[1].roll(1, 0))
+
+def _say_nothing(pairs):
+    "The same, if all are of one size"
+    is_of_one_size = len({(*x.shape, *y.shape) for x,y in pairs}) == 1 and pairs[0][0].shape == pairs[0][1].shape
+    return is_of_one_size and _tell_nothing(pairs)
+
+def _drawn_apart():
+    return Unpaired('S4', 'strong',
+        "Inputs and targets are both text, and the targets have nothing to do with the inputs: no character tells "
+        "anything of a target, at the same step, near by or from the end. Perhaps each is taken from a place of its own.",
+        'chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]   # both of one i', {})
+
+# %% ../../nbs/36e_doctor.targets.ipynb #1c0a16c8
 def check_pairing(
     batches, # Many of a subject's
 )->list: # Of `Finding`s: S4
@@ -164,10 +188,11 @@ def check_pairing(
     are_texts = all(len(o) > 11 for o in wanted) and len({*wanted}) > .9*len(wanted)
     own = sum(a == b for a,b in texts)
     elsewhere = len({*wanted} & {*given})-own
-    if not are_texts or own > .02*len(texts) or elsewhere < 4 or _meet(pairs) > .1: return []
+    if not are_texts or own > .02*len(texts) or _meet(pairs) > .1: return []
     if check_targets(batches[:1]): return [] # targets of the same row are there, at another place
     down = _beginnings([(x.T, y.T) for x,y in pairs])
     if sum(a == b for a,b in down) > .5*len(down): return [] # time runs down the batch
+    if elsewhere < 4: return [_drawn_apart()] if _say_nothing(pairs) else []
     return [Unpaired('S4', 'strong',
         f"What continues a row is among the targets, but with another row: so it is {elsewhere} times among the first "
         f"{len(texts)} rows, and {own} times in its place. Perhaps inputs and targets were shuffled apart.",

@@ -140,6 +140,13 @@ def check_leaf(
         dict(parameters_with_gradient=0))]
 
 # %% ../../nbs/38a_doctor.update.ipynb #50ff2ef9
+def _drawn(model, names):
+    "Random first weights for matrices of one value"
+    first = [code_of(model, k, 'model') for k in sorted(names)]
+    if len(first) == 1: return f'nn.init.xavier_uniform_({first[0]})   # in place of one value'
+    return f"for p in {', '.join(first)}: nn.init.xavier_uniform_(p)   # in place of one value"
+
+# %% ../../nbs/38a_doctor.update.ipynb #7df27d74
 def _check_cut(subject, steps, with_grad):
     names = trainable(subject.model)
     unused = names - with_grad
@@ -153,7 +160,7 @@ def _check_cut(subject, steps, with_grad):
     if with_grad and (alike := _all_alike(subject, unused)):
         return [Finding('I2', 'exact',
             f"One value stands everywhere in {listed(alike)} at the start, and without a gradient it stays like that.",
-            'nn.init.xavier_uniform_(p)   # in place of zeros or ones', dict(tensors=len(alike)))]
+            _drawn(subject.model, alike), dict(tensors=len(alike)))]
     if with_grad and _is_left_out(subject, unused):
         if place := _without_graph(subject, unused): return [_no_grad(subject, unused, place[0])]
         if _matters(subject, unused): return [_cut_off(subject, unused)]

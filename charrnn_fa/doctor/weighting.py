@@ -119,7 +119,8 @@ def check_smoothing(
 def _mostly_smoothed(said, share):
     return Finding('L8', 'strong',
         f"{said} A share of 0.1 is usual; perhaps it was exchanged with what is left for the symbol that came.",
-        'loss_func = nn.CrossEntropyLoss(label_smoothing=0.1)', dict(share=share))
+        'def loss_func(scores, y): return F.cross_entropy(scores.flatten(0, -2), y.flatten(), label_smoothing=0.1)',
+        dict(share=share))
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #1780bc34
 class UpsideDown(Finding):
@@ -136,7 +137,7 @@ def _grow_with(weights, counts, ratio=3):
 # %% ../../nbs/38d_doctor.weighting.ipynb #90b6bda9
 def check_class_weights(
     step, # Of the first batch
-    targets:Tensor, # Of it, (n,)
+    targets:Tensor, # Of some batches, (n,)
 )->list: # Of `Finding`s: L5
     "Whether the more frequent class has the larger weight"
     w = step.losses[0].options.get('weight')
