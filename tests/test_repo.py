@@ -253,9 +253,9 @@ def test_what_a_machine_lacks_is_said_in_a_line(tmp_path):
     assert sum(int(n) for n,_ in lines) > 40
 
 
-def printed_by(code):
+def printed_by(code, *args):
     "The lines that a new process prints"
-    p = subprocess.run([sys.executable, '-c', code], cwd=root/'tests', env={**os.environ, 'PYTHONPATH':str(root)},
+    p = subprocess.run([sys.executable, '-c', code, *args], cwd=root/'tests', env={**os.environ, 'PYTHONPATH':str(root)},
                        capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     return p.stdout.splitlines()
@@ -278,13 +278,29 @@ print([o.__module__ for o in asked], 'seed' in args[0], 'prompt' in args[1])"""
     assert found == "['charrnn_fa.text.drawn', 'charrnn_fa.show.share', 'charrnn_fa.run.hub', 'charrnn_fa.run.hub'] True True"
 
 
+# A process that has imported what the library stands on, and nothing of it; a fork for each program
+FORKS = """import json, os, sys, traceback
+import fastai.basics, fastai.callback.all
+assert not [o for o in sys.modules if o.startswith('charrnn_fa')]
+for code in json.loads(sys.argv[1]):
+    pid,status = os.fork(),1
+    if pid: assert os.waitpid(pid, 0)[1] == 0
+    else:
+        try:
+            exec(code, {})
+            sys.stdout.flush()
+            status = 0
+        except BaseException: traceback.print_exc()
+        finally: os._exit(status)"""
+
+
 def test_a_learner_has_its_methods_whatever_was_imported_first():
-    for first in 'show', 'run.hub', 'text.drawn', 'all':
-        code = f"""import charrnn_fa.{first}
-from charrnn_fa import learner
+    code = """from charrnn_fa import learner
 from charrnn_fa.text.data import CharDataLoaders
 print(*(o.__module__ for o in (learner.CharLearner.share, learner.CharLearner.push_to_hub, CharDataLoaders.from_drawings)))"""
-        assert printed_by(code) == ['charrnn_fa.show.share charrnn_fa.run.hub charrnn_fa.text.drawn'], first
+    firsts = 'show', 'run.hub', 'text.drawn', 'all'
+    lines = printed_by(FORKS, json.dumps([f"import charrnn_fa.{o}\nprint('{o}', end=' ')\n{code}" for o in firsts]))
+    assert lines == [f'{o} charrnn_fa.show.share charrnn_fa.run.hub charrnn_fa.text.drawn' for o in firsts]
 
 
 def test_a_resume_crosses_few_rooms():
