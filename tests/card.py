@@ -196,7 +196,7 @@ def card(capability=(7, 5), kind='cuda'):
     "A T4 is here for a while, or with another `kind` the GPU of an Apple"
     to = Tensor.to
     said = {torch.cuda:said_of_cuda(capability, torch.Generator('cpu').get_state())} if kind == 'cuda' else {
-        torch.backends.mps:dict(is_available=True)}
+        torch.backends.mps:dict(is_available=True), torch.mps:dict(synchronize=None)}
     with contextlib.ExitStack() as stack:
         def put(o, k, v): stack.enter_context(mock.patch.object(o, k, v))
         for o,vs in said.items():
