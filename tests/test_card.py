@@ -346,3 +346,18 @@ def test_a_card_that_is_full_is_not_taken_for_none(t4, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(torch, 'empty', full)
         with pytest.raises(torch.OutOfMemoryError): check_device('cuda')
+
+
+@pytest.mark.parametrize('mode,ids', [('train', []), ('eval', ['T2'])])
+def test_the_doctor_says_what_a_card_refuses_in_evaluation_mode(t4, mode, ids):
+    "cuDNN goes no way back there, and a CPU does"
+    model = Net(32).to('cuda')
+    getattr(model, mode)()
+    opt = torch.optim.Adam(model.parameters(), 1e-2)
+    def step(x, y):
+        opt.zero_grad()
+        F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
+        opt.step()
+    x = torch.randint(32, (2, 9)).to('cuda')
+    report = doctor.diagnose(step_function=step, model=model, batches=[(x[:,:-1], x[:,1:])], trials=False, seconds=1)
+    assert [o.id for o in report.findings] == ids
