@@ -133,12 +133,27 @@ def note():
 IN_16_BITS = F.linear,torch.matmul,torch.bmm,torch.mm,torch.lstm,torch.gru,Tensor.matmul,Tensor.__matmul__
 
 
+LAYERS = torch.lstm,torch.gru,torch.rnn_tanh,torch.rnn_relu # of cuDNN
+
+
+def trains(args):
+    "Whether a layer of cuDNN is called in training mode"
+    return args[next(i for i,o in enumerate(args) if isinstance(o, list))+4]
+
+
+def no_way_back(_): raise RuntimeError('cudnn RNN backward can only be called in training mode')
+
+
 class Autocast(TorchFunctionMode):
     def __torch_function__(self, f, types, args=(), kwargs=None):
         def low(o): return o.to(torch.get_autocast_dtype(HERE.type)) if o.dtype == torch.float32 else o
         if f in IN_16_BITS and torch.is_autocast_enabled(HERE.type) and any(isinstance(o, OnCard) for o in tree_leaves(args)):
             args = tree_map_only(Tensor, low, args)
-        return f(*args, **(kwargs or {}))
+        res = f(*args, **(kwargs or {}))
+        if f in LAYERS and isinstance(args[0], OnCard) and torch.backends.cudnn.enabled and not trains(args):
+            for o in tree_leaves(res):
+                if o.requires_grad: o.register_hook(no_way_back)
+        return res
 
 
 def numbered(f):
@@ -187,7 +202,7 @@ of_t4 = SimpleNamespace(name='Tesla T4', total_memory=15*2**30, major=7, minor=5
 def said_of_cuda(capability, rng):
     return dict(is_available=True, _lazy_init=None, is_initialized=True, device_count=1, current_device='cuda:0',
                 synchronize=None, get_device_capability=capability, get_device_name='Tesla T4', get_rng_state=rng,
-                get_rng_state_all=[rng], get_device_properties=of_t4, is_bf16_supported=capability >= (8, 0),
+                get_rng_state_all=[rng], get_device_properties=of_t4, is_bf16_supported=True, # if only emulated
                 **dict.fromkeys('set_rng_state set_rng_state_all manual_seed manual_seed_all'.split()))
 
 
@@ -196,7 +211,7 @@ def card(capability=(7, 5), kind='cuda'):
     "A T4 is here for a while, or with another `kind` the GPU of an Apple"
     to = Tensor.to
     said = {torch.cuda:said_of_cuda(capability, torch.Generator('cpu').get_state())} if kind == 'cuda' else {
-        torch.backends.mps:dict(is_available=True)}
+        torch.backends.mps:dict(is_available=True), torch.mps:dict(synchronize=None)}
     with contextlib.ExitStack() as stack:
         def put(o, k, v): stack.enter_context(mock.patch.object(o, k, v))
         for o,vs in said.items():

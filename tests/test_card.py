@@ -28,6 +28,7 @@ from charrnn_fa.presets import presets
 from charrnn_fa.run.model import load_run, save_run
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharBlock, CharDataLoaders, TensorChars
+from charrnn_fa.text.streams import check_device
 
 TEXT = load_corpus('pydocs')[:3000]
 SHORT = TEXT[:1800] # 25 steps an epoch
@@ -308,7 +309,7 @@ def test_a_run_goes_to_a_machine_without_a_card_and_back(tmp_path, capsys):
         assert learn.model.emb.weight.is_cuda and learn.generate('The', n=9, seed=1).startswith('The')
 
 
-def full(*_): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.')
+def full(*_, **__): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.')
 def dead(*_): raise torch.AcceleratorError('CUDA error: unspecified launch failure')
 
 
@@ -356,3 +357,24 @@ def test_a_gpu_of_apple_needs_no_double_precision(tmp_path, capsys):
         assert learn.vocab.textify(torch.zeros(2, device='mps')) == learn.vocab[0]*2
         assert show.surprise(learn, TEXT[:40]).save(tmp_path/'surprise.html').exists()
         assert show.memory(learn).save(tmp_path/'memory.html').exists()
+
+
+def test_a_card_that_is_full_is_not_taken_for_none(t4, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr(torch, 'empty', full)
+        with pytest.raises(torch.OutOfMemoryError): check_device('cuda')
+
+
+@pytest.mark.parametrize('mode,ids', [('train', []), ('eval', ['T2'])])
+def test_the_doctor_says_what_a_card_refuses_in_evaluation_mode(t4, mode, ids):
+    "cuDNN goes no way back there, and a CPU does"
+    model = Net(32).to('cuda')
+    getattr(model, mode)()
+    opt = torch.optim.Adam(model.parameters(), 1e-2)
+    def step(x, y):
+        opt.zero_grad()
+        F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
+        opt.step()
+    x = torch.randint(32, (2, 9)).to('cuda')
+    report = doctor.diagnose(step_function=step, model=model, batches=[(x[:,:-1], x[:,1:])], trials=False, seconds=1)
+    assert [o.id for o in report.findings] == ids

@@ -153,19 +153,28 @@ def _look(self:Budget, done):
 
 # %% ../../nbs/21_callback.schedule.ipynb #3b34ef51
 @patch
-def _waits_for_gpu(self:Budget):
-    device = getattr(self, 'device', None)
-    if device and device.type == 'cuda': torch.cuda.synchronize(device)
+def _read_clock(self:Budget):
+    now = time.perf_counter()
+    self.seconds += now - ifnone(self._last, now) # a batch may be cancelled before it has begun
+    self._last = now
+
+@patch
+def _wait_for_gpu(self:Budget):
+    kind = getattr(getattr(self, 'device', None), 'type', 'cpu')
+    if kind == 'cuda': torch.cuda.synchronize(self.device)
+    if kind == 'mps': torch.mps.synchronize()
+    self._read_clock()
 
 @patch
 def after_batch(self:Budget):
     if self.minutes is None: return
-    done,now = self.train_iter,time.perf_counter()
-    self.seconds += now - ifnone(self._last, now) # a batch may be cancelled before it has begun
-    self._last = now
-    if done == self.start+1 and not self.plan: self.looked = [(done, self.seconds)]
+    self._read_clock()
+    done = self.train_iter
+    if done == self.start+1 and not self.plan:
+        self._wait_for_gpu()
+        self.looked = [(done, self.seconds)]
     if not self._is_due(done): return
-    self._waits_for_gpu()
+    self._wait_for_gpu()
     self._look(done)
 
 # %% ../../nbs/21_callback.schedule.ipynb #b0bc58a5

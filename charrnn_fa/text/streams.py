@@ -39,7 +39,8 @@ def check_device(
 ): # The same
     "Refuse a device that is not here"
     try: torch.empty(0, device=device)
-    except (AssertionError, RuntimeError, TypeError, ValueError):
+    except (AssertionError, RuntimeError, TypeError, ValueError) as e:
+        if 'out of memory' in str(e): raise # it is here, and somebody else has it
         raise CharRNNError(f"device is {device!r}, which PyTorch does not have here",
                            "leave it out; in Colab, Runtime > Change runtime type gives a GPU.") from None
     return device
