@@ -958,6 +958,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'charrnn_fa/command/terminal.py'),
                                              'charrnn_fa.command.terminal._in_options': ( 'command.terminal.html#_in_options',
                                                                                           'charrnn_fa/command/terminal.py'),
+                                             'charrnn_fa.command.terminal._with_lines': ( 'command.terminal.html#_with_lines',
+                                                                                          'charrnn_fa/command/terminal.py'),
                                              'charrnn_fa.command.terminal.agreed': ( 'command.terminal.html#agreed',
                                                                                      'charrnn_fa/command/terminal.py'),
                                              'charrnn_fa.command.terminal.flushed': ( 'command.terminal.html#flushed',

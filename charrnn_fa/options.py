@@ -121,9 +121,10 @@ def _add_task(p):
 def _add_manner(p):
     "How to train"
     _add(p, ('--seed', int, 'fixes weights, cuts and dropout (default: drawn and shown)'),
-            ('--valid-pct', float, 'share of the end that is kept for validation (default: 0.1)'))
+            ('--valid-pct', float, 'share of the end that is kept for validation (default: 0.1; 0.01 will do for a long text)'))
     _add_folder(p, '--from', dest='source', help='start from the weights of another run; its vocabulary is extended')
-    p.add_argument('--precision', choices=precision_names, help='default: the fastest of the device')
+    p.add_argument('--precision', choices=precision_names,
+                   help='numbers of 32 bits, or of 16 in training (default: the fastest of the device)')
     _add(p, ('--encoding', str, 'of the files (default: utf-8)'))
 
 # %% ../nbs/90_options.ipynb #7f2f05c3
@@ -167,9 +168,13 @@ def _add_sample(sub):
     _add(p, ('--seed', int, 'the same seed gives the same text'))
 
 # %% ../nbs/90_options.ipynb #c107bf53
+_of_eval = ('Measure how well a run predicts its validation part, or another text: by the loss, which is the surprise at '
+            'a character (in nats and in bits; lower is better), by the perplexity, which is among how many characters '
+            'it hesitates, and by how often its first guess is right.')
+
 def _add_eval(sub):
     "`charrnn eval`"
-    p = _command(sub, 'eval', 'measure a run', 'Measure how well a run predicts its validation part, or another text.',
+    p = _command(sub, 'eval', 'measure a run', _of_eval,
                  'eval runs/docs --context 256 --json')
     _add_folder(p, 'run')
     p.add_argument('--corpus', help="another text; its last part, by the run's share, is measured")

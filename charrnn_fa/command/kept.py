@@ -14,7 +14,7 @@ from ..core import CharRNNError, is_number, loss_text, say, without_secrets
 from ..presets import Preset
 from ..text.download import drive_id
 from .asked import is_run, lasting, load_text
-from .terminal import agreed
+from .terminal import agreed, measuring
 
 # %% ../../nbs/90c_command.kept.ipynb #0365e8df
 def _own_text(args, run)->str:
@@ -75,7 +75,7 @@ def tell_finished(
     res = dict(nats=None, bits=None, seconds=None, seconds_total=None, steps=c['step'], chars_per_s=None)
     if 'nats' not in c['results'] and run.settings['text']['n_valid'] > 1:
         from charrnn_fa.evaluate import evaluate_ids
-        r = evaluate_ids(model_to_measure(run), *own_ids(args, run, 'valid'))
+        r = evaluate_ids(model_to_measure(run), *own_ids(args, run, 'valid'), progress=measuring())
         res.update(nats=r['nats'], bits=r['bits'])
     res.update((k, v) for k,v in c['results'].items() if k in res)
     how_well = 'nothing was held back to measure it' if res['nats'] is None else loss_text(res['nats'])

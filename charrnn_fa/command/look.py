@@ -88,7 +88,8 @@ def _eval_text(r)->str:
     how = 'one stream' if r['context'] == 'carry' else f"windows of {r['context']}"
     right = f"{r['accuracy']:.1%} of {r['n_chars']:,} characters right"
     drawn = f"{r['nats_per_drawing']:.1f} nats a drawing, " if 'nats_per_drawing' in r else ''
-    return f"{drawn}{loss_text(r['nats'])} per character, perplexity {r['perplexity']:.2f}, {right}, {how}"
+    unsure = f"perplexity {r['perplexity']:.2f} (as unsure as among that many characters)"
+    return f"{drawn}{loss_text(r['nats'])} per character, {unsure}, {right}, {how}"
 
 def evaluate(
     args, # What the parser made of the line

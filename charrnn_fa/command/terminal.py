@@ -7,8 +7,8 @@ __all__ = ['is_watched', 'progress_bar', 'looking', 'measuring', 'agreed', 'inde
            'flushed']
 
 # %% ../../nbs/90a_command.terminal.ipynb #0713c55e
-import contextlib, os, sys, warnings
-from ..core import reason, visible
+import contextlib, os, sys, time, warnings
+from ..core import reason, time_text, visible
 
 # %% ../../nbs/90a_command.terminal.ipynb #483b04c1
 def is_watched()->bool:
@@ -29,9 +29,20 @@ def looking():
     return progress_bar(total=1, bar_format='looking ...', disable=not is_watched())
 
 # %% ../../nbs/90a_command.terminal.ipynb #e2bbe27e
+def _with_lines(items, seconds=10):
+    "`items`, with a line on standard error now and then"
+    began = told = time.perf_counter()
+    for i,o in enumerate(items, 1):
+        yield o
+        now = time.perf_counter()
+        if now-told < seconds: continue
+        told,left = now,(now-began)*(len(items)-i)/i
+        to_stderr(f'measuring, {i/len(items):.0%} done, {time_text(left)} left')
+
+# %% ../../nbs/90a_command.terminal.ipynb #6d7a6bd3
 def measuring():
-    "What makes a progress bar of a list, where a person watches; else False"
-    return (lambda o: progress_bar(o, desc='measuring')) if is_watched() else False
+    "What goes through a list and tells how far it is: under a bar where a person watches, else by lines"
+    return (lambda o: progress_bar(o, desc='measuring')) if is_watched() else _with_lines
 
 # %% ../../nbs/90a_command.terminal.ipynb #41050cd0
 def agreed(

@@ -103,7 +103,8 @@ def _start_text(learn)->str:
     n_train,n_valid = len(dls.train.ids),len(dls.valid.ids)
     text = f"{n_train:,} characters to train on, {n_valid:,} to validate, {number_of(len(learn.vocab), 'symbol')}"
     model = f"{learn.preset.arch} with {count_params(learn.model):,} parameters"
-    return f"{text}\n{model}, {learn.precision} on {learn.device}, seed {learn.seed}"
+    numbers = f'{learn.precision} ({learn.precision[-2:]}-bit numbers)'
+    return f"{text}\n{model}, {numbers} on {learn.device}, seed {learn.seed}"
 
 # %% ../../nbs/90d_command.train.ipynb #603ef0e6
 def _astray(loss, draws=False): return CharRNNError(f"The loss is {loss}: training has gone astray", steadier(draws))
