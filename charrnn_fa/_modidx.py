@@ -1962,6 +1962,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'charrnn_fa/doctor/lines.py'),
                                          'charrnn_fa.doctor.lines._WithoutOption.visit_Call': ( 'doctor.lines.html#_withoutoption.visit_call',
                                                                                                 'charrnn_fa/doctor/lines.py'),
+                                         'charrnn_fa.doctor.lines._comes_late': ( 'doctor.lines.html#_comes_late',
+                                                                                  'charrnn_fa/doctor/lines.py'),
                                          'charrnn_fa.doctor.lines._is_idle': ('doctor.lines.html#_is_idle', 'charrnn_fa/doctor/lines.py'),
                                          'charrnn_fa.doctor.lines._of_loose': ('doctor.lines.html#_of_loose', 'charrnn_fa/doctor/lines.py'),
                                          'charrnn_fa.doctor.lines._own_parts': ( 'doctor.lines.html#_own_parts',
