@@ -63,6 +63,7 @@ def _comes_late(source, node, id):
     ends = [o.lineno for o in ast.walk(source.tree) if getattr(getattr(o, 'func', None), 'attr', '') == 'backward']
     return id == 'L7' and bool(ends) and node.lineno > max(ends)
 
+# %% ../../nbs/36b_doctor.lines.ipynb #46dd4124
 def lines_of(
     id:str, # Of a fault
     *objects, # Somebody's functions and modules
