@@ -124,6 +124,7 @@ def _are_numbered_apart(train, valid):
     if n_missing > .05*len(kinds[1]) or kinds[1][0] != kinds[0][0]: return False
     return len(kinds[1]) < len(kinds[0]) or bool((np.diff(firsts[1]) > 0).all())
 
+# %% ../../nbs/38c_doctor.corpus.ipynb #23e39c6f
 def _numbered_apart(off):
     return TwoTables('D7', 'strong',
         f"Training and validation part look as if each had a table of its own: neither leaves ids out, and by their "

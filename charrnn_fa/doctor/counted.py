@@ -188,6 +188,7 @@ def _many_targets(subject, first):
     is_as_given = last and last[0] is not None and torch.equal(last[0].flatten().cpu(), first.cpu())
     return torch.cat([o.flatten().cpu() for o in last if o is not None]) if is_as_given else first
 
+# %% ../../nbs/38j_doctor.counted.ipynb #2551aaf7
 def check_weights(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: L3, L5, L6, T8

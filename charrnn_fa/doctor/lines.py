@@ -24,7 +24,7 @@ _signs = {
     'L3': r'reduction\s*=|\.sum\(',
     'L5': r'ignore_index',
     'L6': r'\[:, ?-1|\[-1',
-    'L7': r'detach\(|\.data\b|no_grad|\.item\(|argmax|tensor\(\w*loss',
+    'L7': r'detach\(|\.data\b|no_grad|\.item\(|argmax|tensor\([^)]*loss',
     'O11': r'% ?\w+ ?==|\.step\(',
     'O10': r'lr_scheduler\.\w+\(|sched\w*\.step\(',
     'O12': r'\.half\(|float16',
@@ -58,6 +58,12 @@ def _statements(parts, is_meant):
     return [(o, n) for o,n in nodes if isinstance(n, ast.stmt) and not hasattr(n, 'body') and is_meant(n)]
 
 # %% ../../nbs/36b_doctor.lines.ipynb #59845575
+def _comes_late(source, node, id):
+    "Whether a line comes after `backward`, where nothing is cut off from the loss any more"
+    ends = [o.lineno for o in ast.walk(source.tree) if getattr(getattr(o, 'func', None), 'attr', '') == 'backward']
+    return id == 'L7' and bool(ends) and node.lineno > max(ends)
+
+# %% ../../nbs/36b_doctor.lines.ipynb #46dd4124
 def lines_of(
     id:str, # Of a fault
     *objects, # Somebody's functions and modules
@@ -68,6 +74,7 @@ def lines_of(
     def _may_be(name): return name.endswith('.forward') or id not in _in_forward
     written = [o for o in sources(*objects) if id in _making or _may_be(o.name) and not o.name.endswith('.__init__')]
     found = _statements(written, lambda n: re.search(pattern, ast.unparse(n)))
+    found = [(o, n) for o,n in found if not _comes_late(o, n, id)]
     return [*{str(o.place(n)):(o, n) for o,n in reversed(found)}.values()][::-1] # of a line with several the first
 
 # %% ../../nbs/36b_doctor.lines.ipynb #2b086858

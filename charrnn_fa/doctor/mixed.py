@@ -139,6 +139,7 @@ def _unpacked(*objects):
             is_rows = any(k.arg == 'batch_first' and getattr(k.value, 'value', None) is True for k in call.keywords)
             return ast.unparse(getattr(o.targets[0], 'elts', o.targets)[0]),is_rows
 
+# %% ../../nbs/41e_doctor.mixed.ipynb #a6175f71
 def _put_back(order, unpacked):
     "The line that brings sorted rows back"
     if not unpacked: return f'# and h, of (layers, rows, units), after the packed layer:\nh = h[:,{order}.argsort()]'

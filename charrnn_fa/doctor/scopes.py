@@ -38,6 +38,7 @@ def as_method(
     call = getattr(type(f), '__call__', None)
     return f.__call__ if inspect.isfunction(call) and is_theirs(call.__code__.co_filename) else f
 
+# %% ../../nbs/36ba_doctor.scopes.ipynb #63fde3a2
 def scopes_of(
     f, # A function, a method, or an object that can be called
 )->list: # Of dictionaries

@@ -99,6 +99,7 @@ def _begun_once(subject, finding):
     found = restart_of(*subject.model.modules())
     if found: finding.place,finding.fix = found
 
+# %% ../../nbs/42f_doctor.shared.ipynb #d10bab9e
 def own_states(
     subject:Subject, # What is examined
     findings:list, # Of which R4 and R5 are changed, if they are there

@@ -213,6 +213,7 @@ def _kind_elsewhere(scores):
     axes = [a for a in range(scores.ndim-1) if scores.shape[a] > 1]
     return next((k for a in axes if (k := _probability_kind(scores.movedim(a, -1).flatten(0, -2)))), None)
 
+# %% ../../nbs/36f_doctor.step.ipynb #3c3d7a16
 @patch
 def _note_pick(self:StepWatch, scores, target, out):
     kind = _probability_kind(scores.flatten(0, -2)) or _kind_elsewhere(scores)

@@ -137,6 +137,7 @@ def _note_calls(self:Subject):
     def _note(model, *call): return self._note_call(model, *call) if model is self.model else None
     return self.model.register_forward_hook(_note, with_kwargs=True)
 
+# %% ../../nbs/37_doctor.subject.ipynb #a7b7cfcc
 @patch
 def _note_call(self:Subject, model, args, kwargs, out):
     if not self.watch.step: return

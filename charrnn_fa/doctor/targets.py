@@ -155,7 +155,7 @@ def _meet(pairs, k=4):
     return sum(a[-k:]+b[:k] in pieces or b[-k:]+a[:k] in pieces for a,b in rows)/max(1, len(rows))
 
 def _tell_nothing(pairs, most=.03):
-    "Whether texts say nothing of targets that are texts as well: no step near by, none from the end, no row by its letters"
+    "Whether texts say nothing of targets that are texts: no step near by or from the end, no row by its letters"
     x,y = map(torch.cat, zip(*pairs))
     if x.numel() < 4000 or n_between([x, y]) > 300: return False
     n = x.shape[1]
@@ -171,10 +171,11 @@ def _say_nothing(pairs):
     is_of_one_size = len({(*x.shape, *y.shape) for x,y in pairs}) == 1 and pairs[0][0].shape == pairs[0][1].shape
     return is_of_one_size and _tell_nothing(pairs)
 
+# %% ../../nbs/36e_doctor.targets.ipynb #a2f56e39
 def _drawn_apart():
     return Unpaired('S4', 'strong',
         "Inputs and targets are both text, and the targets have nothing to do with the inputs: no character tells "
-        "anything of a target, at the same step, near by or from the end. Perhaps each is taken from a place of its own.",
+        "anything of a target, at the same step, near by or from the end. Perhaps each comes from a place of its own.",
         'chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]   # both of one i', {})
 
 # %% ../../nbs/36e_doctor.targets.ipynb #1c0a16c8
