@@ -39,7 +39,7 @@ from fastai.metrics import mae
 from fastcore.foundation import L
 from tqdm import tqdm
 
-import charrnn_fa.doctor  # noqa: F401: a Learner imports it when it is made, and a fork would spend half of its time on that
+import charrnn_fa.doctor  # noqa: F401  else each fork would, as its Learner is made, for half of its time
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
@@ -252,8 +252,8 @@ class Child:
 
 
 class Clean:
-    "A process that forks for somebody else, to whom its forks look like a `Child`; with further variables of its environment"
-    def __init__(self, **env):
+    "A process that forks for somebody else, to whom its forks look like a `Child`"
+    def __init__(self, **env): # further variables of its environment
         self.p = subprocess.Popen([sys.executable, __file__, '--serve'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                   env={**os.environ, **env})
     def ask(self, *what):
