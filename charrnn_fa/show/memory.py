@@ -28,7 +28,8 @@ def _last_nats(model, x, y):
     "Loss (rows,) of the characters `y` (rows,) behind the contexts `x` (rows, k), in nats"
     device = next(model.parameters()).device
     with evaluating(model): logits = model(x.to(device))[0][:,-1]
-    return F.cross_entropy(logits.cpu().double(), y.cpu(), reduction='none').numpy() # not all devices have double precision
+    logits = logits.cpu().double() # an Apple GPU has no double precision
+    return F.cross_entropy(logits, y.cpu(), reduction='none').numpy()
 
 # %% ../../nbs/53_show.memory.ipynb #6b17a559
 def context_losses(
