@@ -88,7 +88,8 @@ def _gains_beside_others(trial):
 def _lacks(precision, device):
     "What `device` has not for `precision`, and what to take instead; None if nothing"
     device = torch.device(device)
-    if precision == 'fp16' and device.type != 'cuda': return "fp16 needs a GPU with CUDA", "take bf16 or fp32 on this device."
+    if precision == 'fp16' and device.type != 'cuda':
+        return "fp16 needs a GPU with CUDA", "take bf16 or fp32 on this device."
     if precision == 'bf16' and device.type == 'cpu' and not bf16_on_cpu():
         return "bf16 needs a processor that computes an LSTM in it, such as one with AVX-512", "take fp32 on this one."
     if precision == 'bf16' and device.type == 'cuda' and torch.cuda.get_device_capability(device)[0] < 8:
