@@ -73,7 +73,7 @@ def tta(self:CharLearner,
     **kwargs # Likewise
 ):
     "Refused: a text has no variants"
-    raise CharRNNError('A text cannot be varied without being another one', 'take learn.get_preds() for its predictions.')
+    raise CharRNNError('A text cannot be varied without being another one', 'take learn.get_preds().')
 
 # %% ../../nbs/24f_loop.look.ipynb #1a7241d9
 class Documents(L):
