@@ -334,7 +334,7 @@ def test_the_command_line_works_on_the_card(t4, tmp_path, capsys):
     run = str(tmp_path/'run')
     sizes = '--preset t4-hour --n-hid 16 --n-layers 1 --emb-sz 8 --head-sz 8 --bs 8 --seq-len 16 --seed 1'.split()
     assert main(['train', str(tmp_path/'text.txt'), '--run', run, '--epochs', '1', *sizes]) == 0
-    assert 'fp16 on cuda:0' in capsys.readouterr().out
+    assert 'fp16 (16-bit numbers) on cuda:0' in capsys.readouterr().out
     for o in ['sample', run, '-n', '9'], ['eval', run, '--context', '32'], ['info', run], ['doctor', run]: assert main(o) == 0
     assert main(['train', str(tmp_path/'text.txt'), '--run', run+'2', '--precision', 'bf16', *sizes]) == 1
     assert 'take fp16 on this one' in capsys.readouterr().err
