@@ -145,14 +145,13 @@ def no_way_back(_): raise RuntimeError('cudnn RNN backward can only be called in
 
 
 class Autocast(TorchFunctionMode):
-    is_strict = False # as cuDNN is in evaluation mode
     def __torch_function__(self, f, types, args=(), kwargs=None):
         def low(o): return o.to(torch.get_autocast_dtype(HERE.type)) if o.dtype == torch.float32 else o
         is_low = f in IN_16_BITS and torch.is_autocast_enabled(HERE.type)
         if is_low and any(isinstance(o, OnCard) for o in tree_leaves(args)):
             args = tree_map_only(Tensor, low, args)
         res = f(*args, **(kwargs or {}))
-        if self.is_strict and f in LAYERS and isinstance(args[0], OnCard) and torch.backends.cudnn.enabled and not trains(args):
+        if f in LAYERS and isinstance(args[0], OnCard) and torch.backends.cudnn.enabled and not trains(args):
             for o in tree_leaves(res):
                 if o.requires_grad: o.register_hook(no_way_back)
         return res

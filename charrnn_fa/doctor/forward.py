@@ -16,7 +16,7 @@ from .lines import code_of
 from .loss import of_classes
 from .step import predictions
 from .texts import other_piece
-from .subject import Subject
+from .subject import Subject, in_mode
 
 # %% ../../nbs/38b_doctor.forward.ipynb #686d22ec
 def _without_chance(model, args, kwargs):
@@ -33,11 +33,10 @@ def _without_chance(model, args, kwargs):
 # %% ../../nbs/38b_doctor.forward.ipynb #54eb913e
 def _output(subject, mode, seed, given=lambda model, *call: call):
     "What the model is given and gives in the first step, in some mode"
-    def _change(model, *call):
-        for m in model.modules(): m.training = mode
-        return given(model, *call)
-    hook = subject.model.register_forward_pre_hook(_change, with_kwargs=True)
-    try: step, = subject.run(subject.batches[:1], update=False, seed=seed, seed_of_others=0) # which are no dropout
+    hook = subject.model.register_forward_pre_hook(given, with_kwargs=True)
+    try:
+        with in_mode(subject, mode):
+            step, = subject.run(subject.batches[:1], update=False, seed=seed, seed_of_others=0) # which are no dropout
     finally: hook.remove()
     if step.error or not step.calls: return None
     args,_,out = step.calls[0]

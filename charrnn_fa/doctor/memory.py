@@ -11,9 +11,9 @@ from fastai.basics import *
 from .report import Finding
 from .batches import OutOfTime, parts_of, tensors_of
 from .place import sources
-from .rows import in_eval, varied
+from .rows import varied
 from .step import predictions
-from .subject import Subject
+from .subject import Subject, in_mode
 from .words import OwnWords
 
 # %% ../../nbs/42e_doctor.memory.ipynb #2fde63e4
@@ -21,7 +21,7 @@ def _second(subject, first, between):
     "What is predicted in the second batch, after another `first`; None if that cannot be told"
     was,subject.between = subject.between,between
     try:
-        with in_eval(subject.model): steps = subject.run([first, subject.batches[1]], update=False)
+        with in_mode(subject): steps = subject.run([first, subject.batches[1]], update=False)
     finally: subject.between = was
     found = predictions(steps[-1]) if len(steps) == 2 and not steps[-1].error else None
     return found[0].detach().float() if found else None

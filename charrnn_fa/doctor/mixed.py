@@ -11,7 +11,7 @@ from .report import Finding
 from .layout import Layout
 from .place import sources
 from .reach import reaches
-from .subject import Subject
+from .subject import Subject, in_mode
 from .turned import may_lie_turned
 from .words import OwnWords
 
@@ -71,10 +71,8 @@ def of_recurrence(
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #ca828f0a
 def _reaches_in_eval(subject, lay):
-    "The same in evaluation mode, if the training step leaves the mode as it is"
-    def _eval_mode(model, args):
-        for m in model.modules(): m.training = False
-    return reaches(subject, lay, lambda model: model.register_forward_pre_hook(_eval_mode)) # a run takes it away
+    "The same in evaluation mode"
+    with in_mode(subject): return reaches(subject, lay)
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #02691601
 def _of_norm(evidence):

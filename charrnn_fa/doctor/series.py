@@ -12,7 +12,7 @@ from .report import Finding
 from .batches import tensors_of
 from .mixed import by_line, of_recurrence
 from .probes import OverTime, sees_ahead
-from .subject import Subject
+from .subject import Subject, in_mode
 
 # %% ../../nbs/42h_doctor.series.ipynb #de314d98
 def _is_next(t, x, axis):
@@ -55,7 +55,7 @@ def series_of(
     return Series(x, 1, 0, True) if is_copied else None
 
 # %% ../../nbs/42h_doctor.series.ipynb #e2a56d8f
-def _outputs(subject, s, batch, prepare=noop):
+def _outputs(subject, s, batch):
     "What a network gives for each step, as far as the loss depends on it"
     res = []
     def _look(step):
@@ -64,18 +64,18 @@ def _outputs(subject, s, batch, prepare=noop):
         if not outs or step.loss is None or not step.loss.requires_grad: return
         grads = torch.autograd.grad(step.loss.sum(), outs, retain_graph=True, allow_unused=True)
         res.extend(o.detach().float().cpu() for o,g in zip(outs, grads) if g is not None and bool((g != 0).any()))
-    subject.run([batch], update=False, before_backward=_look, prepare=prepare)
+    subject.run([batch], update=False, before_backward=_look)
     return res
 
 # %% ../../nbs/42h_doctor.series.ipynb #3b16ff1a
-def _moved(subject, s, row, time, prepare=noop):
+def _moved(subject, s, row, time):
     "Which steps of which rows change with one step, (rows, steps); None if it cannot be told"
     batch = subject.batches[0]
     at = (row, time) if s.axis else (time, row)
     new = batch[s.part].clone()
     new[at] += 2*s.x.std() + .1
     given = (*batch[:s.part], new, *batch[s.part+1:])
-    base,again,other = (_outputs(subject, s, o, prepare) for o in (batch, batch, given))
+    base,again,other = (_outputs(subject, s, o) for o in (batch, batch, given))
     if not base or not len(base) == len(again) == len(other): return None
     moved = torch.zeros(s.x.shape[:2], dtype=torch.bool, device='cpu')
     for a,b,c in zip(base, again, other):
@@ -83,9 +83,9 @@ def _moved(subject, s, row, time, prepare=noop):
         moved |= change > 4*(b-a).abs().max() + 1e-6*a.abs().max()
     return moved if s.axis else moved.T
 
-def _changed(subject, s, row, time, prepare=noop):
+def _changed(subject, s, row, time):
     "How many steps of its row change before a step that is changed, and how many after it"
-    moved = _moved(subject, s, row, time, prepare)
+    moved = _moved(subject, s, row, time)
     return (0, 0) if moved is None else (int(moved[row,:time].sum()), int(moved[row,time+1:].sum()))
 
 # %% ../../nbs/42h_doctor.series.ipynb #9d1b21a2
@@ -93,7 +93,7 @@ def _check_rows(subject, s):
     "S4 or S5: whether one step changes other rows, in evaluation mode too"
     rows,steps = s.x.shape[:2] if s.axis else s.x.shape[1::-1]
     row,time = rows//2,steps//2
-    moved = _moved(subject, s, row, time, _in_eval_mode)
+    with in_mode(subject): moved = _moved(subject, s, row, time)
     if moved is None: return []
     others = moved[torch.arange(rows, device='cpu') != row]
     evidence = dict(changed_in_other_rows=int(others.any(1).sum()))
@@ -115,8 +115,6 @@ class Copied(Finding):
     "D1, of amounts"
     like = ''
 
-def _in_eval_mode(model): model.eval()
-
 # %% ../../nbs/42h_doctor.series.ipynb #2e973b00
 def check_series(
     subject:Subject, # What is examined
@@ -129,7 +127,9 @@ def check_series(
     earlier,later = (sum(o) for o in zip(*seen))
     if s.copies: return [] if earlier or not later or _is_narrow(subject.model, s.x) else [_copied()]
     if rows_mixed := _check_rows(subject, s): return rows_mixed
-    if not earlier or not _changed(subject, s, 0, steps//2, _in_eval_mode)[0]: return []
+    if not earlier: return []
+    with in_mode(subject): earlier_in_eval,_ = _changed(subject, s, 0, steps//2)
+    if not earlier_in_eval: return []
     return [sees_ahead(subject.model, dict(changed_earlier=earlier, changed_later=later), OverSteps)]
 
 # %% ../../nbs/42h_doctor.series.ipynb #fb9c30d2

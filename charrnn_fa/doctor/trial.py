@@ -9,8 +9,9 @@ __all__ = ['Trial', 'entropy', 'still_falls', 'cycled', 'trial', 'without_dropou
 import math, statistics, time
 from dataclasses import dataclass, field, replace
 from fastai.basics import *
+from ..callback.meanwhile import replacing
 from .step import predictions, rows_of
-from .subject import Subject
+from .subject import Subject, in_mode
 
 # %% ../../nbs/43a_doctor.trial.ipynb #8fb5aad0
 @dataclass
@@ -88,14 +89,6 @@ def still_falls(
     second,third,last = (statistics.mean(t.nats[k*n:(k+1)*n]) for k in (1, 2, 3))
     return last < third - .1 or last < min(third, second - .3)
 
-# %% ../../nbs/43a_doctor.trial.ipynb #52875103
-def _eval_mode(subject, n):
-    "A hook that lets steps from the n-th on run in evaluation mode"
-    def _to_eval(model, args):
-        if len(subject.steps) < n: return
-        for m in model.modules(): m.training = False
-    return subject.model.register_forward_pre_hook(_to_eval)
-
 # %% ../../nbs/43a_doctor.trial.ipynb #ecf917c9
 def _scaled(hypers, by):
     "Other hyper-parameters, with `by` times the learning rate"
@@ -148,7 +141,7 @@ def trial(
     "Train a little"
     res,until = Trial(),time.perf_counter()+seconds
     if rate != 1 and not subject.trains_itself: hypers = _scaled(hypers, rate)
-    subject.between = _moved(subject.model, rate) if rate != 1 and subject.trains_itself else noop
+    between = _moved(subject.model, rate) if rate != 1 and subject.trains_itself else noop
     batches = cycled(batches or subject.more, n)
     def _before(step):
         nats = _nats(step)
@@ -163,16 +156,15 @@ def trial(
     def _at_step(groups):
         if len(subject.steps) <= n: hypers(groups)
         else: [g.update(lr=0.) for g in groups] # the two steps at the end only measure
-    hook = _eval_mode(subject, n+2)
-    try: steps = subject.run([*batches, batches[-1], batches[-1]], before_backward=_before, after_backward=_after, hypers=_at_step)
-    finally:
-        hook.remove()
-        subject.between = noop
+    measures = in_mode(subject, due=lambda: len(subject.steps) >= n+2)
+    with measures, replacing(subject, between=between):
+        steps = subject.run([*batches, batches[-1], batches[-1]],
+                            before_backward=_before, after_backward=_after, hypers=_at_step)
     return _complete(res, steps, n)
 
 # %% ../../nbs/43a_doctor.trial.ipynb #1c35d719
 def _complete(res, steps, n):
-    e = steps[-1].error if len(steps) <= n else None # steps that measure may fail: cuDNN's, in evaluation mode
+    e = steps[-1].error if len(steps) <= n else None # steps that measure may fail in evaluation mode
     if not isinstance(e, _Enough): res.error = e
     if len(res.nats) == n+2: res.cost = res.nats[-2]-res.nats[-1]
     res.nats = res.nats[:n]
@@ -191,6 +183,4 @@ def without_dropout(
     **kwargs # Likewise
 )->Trial:
     "A trial in evaluation mode"
-    hook = _eval_mode(subject, 0)
-    try: return trial(subject, *args, **kwargs)
-    finally: hook.remove()
+    with in_mode(subject): return trial(subject, *args, **kwargs)

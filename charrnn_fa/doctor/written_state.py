@@ -13,16 +13,12 @@ from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
 from .step import predictions
-from .subject import Subject
+from .subject import Subject, in_mode
 from .layout import layout
 from .trial import entropy
 from .written import Written, log_probs, as_read, write
 
 # %% ../../nbs/46c_doctor.written_state.ipynb #877b4a29
-def _to_eval(model, args):
-    for m in model.modules(): m.training = False
-
-# %% ../../nbs/46c_doctor.written_state.ipynb #862369af
 def _read_scores(subject, lay, rows):
     "Scores of a model that reads rows of ids from an empty state as in training, but in evaluation mode: (rows, "
     "steps, symbols)"
@@ -33,9 +29,7 @@ def _read_scores(subject, lay, rows):
     given = batch[0]
     is_one_hot = given.ndim == 3
     batch[0] = (F.one_hot(x, given.shape[-1]) if is_one_hot else (x if lay.axis else x.T).contiguous()).to(given)
-    hook = subject.model.register_forward_pre_hook(_to_eval)
-    try: step, = subject.run([tuple(batch)], update=False)
-    finally: hook.remove()
+    with in_mode(subject): step, = subject.run([tuple(batch)], update=False)
     found = None if step.error else predictions(step)
     if not found: return None
     res = torch.full((n_rows*n_steps, found[0].shape[1]), math.nan, device='cpu')
