@@ -121,7 +121,7 @@ def _add_task(p):
 def _add_manner(p):
     "How to train"
     _add(p, ('--seed', int, 'fixes weights, cuts and dropout (default: drawn and shown)'),
-            ('--valid-pct', float, 'share of the end that is kept for validation (default: 0.1; of a long text 0.01)'))
+            ('--valid-pct', float, 'share of the end kept for validation (default: 0.1; of a long text 0.01 is enough)'))
     _add_folder(p, '--from', dest='source', help='start from the weights of another run; its vocabulary is extended')
     p.add_argument('--precision', choices=precision_names,
                    help='numbers of 32 bits, or of 16 in training (default: the fastest of the device)')
