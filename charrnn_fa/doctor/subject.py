@@ -37,7 +37,7 @@ class Subject:
         self.after_step = noop # is called when an optimiser has made its step
         self.until,self.pace = math.inf,0. # when no further run may begin, and the shortest time of a step
         self.trains_itself = False # do weights change without an optimiser that is known?
-        self.asked = None # the mode in which the network is asked, and when
+        self.asked = [] # modes in which the network is asked, and when
         self.came = () # devices of the tensors that the model was given last
         self.before = {k:p.detach().clone() for k,p in model.named_parameters()}
         self.noted = Noted(model, *roots)
@@ -213,11 +213,12 @@ def _note_step(self:Subject, opt):
 # %% ../../nbs/37_doctor.subject.ipynb #dbab7383
 @patch
 def _mode_hooks(self:Subject):
-    if self.asked is None: return []
-    (training,due),cudnn,was = self.asked,torch.backends.cudnn,torch.backends.cudnn.enabled
+    if not self.asked: return []
+    cudnn,was = torch.backends.cudnn,torch.backends.cudnn.enabled
     def _before(model, args):
-        if model is not self.model or not due(): return # a copy has the hooks too
-        for m in model.modules(): m.training = training
+        modes = [training for training,due in self.asked if due()]
+        if model is not self.model or not modes: return # a copy has the hooks too
+        for m in model.modules(): m.training = modes[0]
         cudnn.enabled = False
     def _after(model, args, out): cudnn.enabled = was
     return [self.model.register_forward_pre_hook(_before),
@@ -228,5 +229,5 @@ def in_mode(
     training=False, # The mode
     due=lambda: True, # Asked at each call
 ):
-    "A `with` in whose runs the network is always asked in one mode, and without cuDNN"
-    return replacing(subject, asked=(training, due))
+    "A `with` in whose runs the network is always asked in one mode, and without cuDNN; the outermost counts"
+    return replacing(subject, asked=[*subject.asked, (training, due)])
