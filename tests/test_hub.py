@@ -151,7 +151,7 @@ def test_a_model_without_its_text_still_knows_which_it_was(hub, push, load, make
         assert not any(k.startswith('text-') for k in os.listdir(run.path)) and run.info()['step'] == 0
         assert run.settings['info']['valid_pct'] == pytest.approx(.1)
         learner = load_run(run.path, 'cpu')
-        refused(learner.evaluate, 'has no text; give the text that it is about')
+        refused(learner.evaluate, 'has no text; set its loaders')
         refused(lambda: hub_folder(learner, tmp_path/'none', text=True), 'has no text')
         given = load_run(run.path, 'cpu', text=text)
         assert given.evaluate() == learn.evaluate()
@@ -167,7 +167,7 @@ def test_with_its_text_it_can_train(hub, push, load, learn, text):
     bare = load()
     assert bare.generate('The', n=60, seed=1) == learn.generate('The', n=60, seed=1)
     assert bare.evaluate(text=text[-600:]) == learn.evaluate(text=text[-600:])
-    refused(bare.evaluate, 'has no text; give the text that it is about')
+    refused(bare.evaluate, 'has no text; set its loaders')
     refused(lambda: push(learn=bare), 'has no text')
     given = load(text=text)
     assert given.evaluate() == learn.evaluate()
