@@ -1122,7 +1122,7 @@ def test_no_room_for_copies_on_this_machine(short, tmp_path, monkeypatch):
 
 
 def test_the_class_instead_of_a_callback(short, tmp_path):
-    with pytest.raises(TypeError, match="'where'"): small(tmp_path, short, 5).fit(1, cbs=Checkpoint)
+    with pytest.raises(CharRNNError, match='has to be told where'): small(tmp_path, short, 5).fit(1, cbs=Checkpoint)
 
 
 @needs_bf16

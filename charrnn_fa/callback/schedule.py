@@ -161,6 +161,7 @@ def _read_clock(self:Budget):
 @patch
 def _wait_for_gpu(self:Budget):
     kind = getattr(getattr(self, 'device', None), 'type', 'cpu')
+    if kind == 'cpu': return
     if kind == 'cuda': torch.cuda.synchronize(self.device)
     if kind == 'mps': torch.mps.synchronize()
     self._read_clock()
