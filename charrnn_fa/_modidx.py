@@ -838,6 +838,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                               'charrnn_fa.checkpoint.writer.Saver.where_safe': ( 'checkpoint.writer.html#saver.where_safe',
                                                                                                  'charrnn_fa/checkpoint/writer.py')},
             'charrnn_fa.cli': { 'charrnn_fa.cli._by_options': ('cli.html#_by_options', 'charrnn_fa/cli.py'),
+                                'charrnn_fa.cli._has_it': ('cli.html#_has_it', 'charrnn_fa/cli.py'),
                                 'charrnn_fa.cli._lacks_memory': ('cli.html#_lacks_memory', 'charrnn_fa/cli.py'),
                                 'charrnn_fa.cli._run': ('cli.html#_run', 'charrnn_fa/cli.py'),
                                 'charrnn_fa.cli._smaller': ('cli.html#_smaller', 'charrnn_fa/cli.py'),

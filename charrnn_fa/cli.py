@@ -33,6 +33,8 @@ def _lacks_memory(e)->bool:
     "Does an error say that memory has run out?"
     return isinstance(e, MemoryError) or bool(re.search('(out of|not enough|allocate) memory', str(e)))
 
+def _has_it(e)->str: return 'the GPU' if re.match('CUDA|HIP|MPS', str(e)) else 'this machine'
+
 _unnamed = 'command','run','corpus','text','source' # have another name in the line, or none
 
 def _by_options(e, args)->str:
@@ -59,7 +61,7 @@ def _status(args)->int:
     except BrokenPipeError: pass
     except (MemoryError, RuntimeError) as e:
         if not _lacks_memory(e): raise
-        to_stderr(f'The memory of this machine does not suffice; {_smaller(args.command)}.')
+        to_stderr(f'The memory of {_has_it(e)} does not suffice; {_smaller(args.command)}.')
     except OSError as e:
         to_stderr(f"{e.filename or 'A file or the output'}: {e.strerror or e}; {remedy(e)}.")
     return 1
