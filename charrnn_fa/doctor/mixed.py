@@ -214,7 +214,7 @@ def check_mixed(
     evidence:dict, # Of what they say
 )->list: # Of `Finding`s: S4, S5, S10, R4
     "Why other rows change as well"
-    if _is_of_one_row(lay, rs): return [from_one_row(next(r.row for r in rs if r.moved.any()), lay.x.shape[1-lay.axis])]
+    if _is_of_one_row(lay, rs): return [_of_row(lay, rs)]
     if may_lie_turned(subject, lay, rs): return []
     if changed := _along_batch(lay, rs): return [of_recurrence(changed, evidence, lay.axis)]
     is_of_training = not any(r.others for r in _reaches_in_eval(subject, lay))
