@@ -2891,6 +2891,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'charrnn_fa/doctor/subject.py'),
                                            'charrnn_fa.doctor.subject._seed_all': ( 'doctor.subject.html#_seed_all',
                                                                                     'charrnn_fa/doctor/subject.py'),
+                                           'charrnn_fa.doctor.subject._seed_torch': ( 'doctor.subject.html#_seed_torch',
+                                                                                      'charrnn_fa/doctor/subject.py'),
                                            'charrnn_fa.doctor.subject.in_mode': ( 'doctor.subject.html#in_mode',
                                                                                   'charrnn_fa/doctor/subject.py')},
             'charrnn_fa.doctor.targets': { 'charrnn_fa.doctor.targets.Unpaired': ( 'doctor.targets.html#unpaired',

@@ -8,6 +8,7 @@ __all__ = ['Subject', 'OtherDevice', 'in_mode']
 # %% ../../nbs/37_doctor.subject.ipynb #bc989c6e
 import math, random, time
 from fastai.basics import *
+from torch.nn.utils import get_total_norm
 from ..core import CharRNNError
 from ..callback.meanwhile import replacing
 from .untouched import Noted
@@ -69,15 +70,21 @@ def watch_gradients(self:Subject):
     "Note whether gradients have become smaller since the optimiser used them"
     last = self.steps[-1] if self.steps else None
     if last is None or last.stepped is None or last.changed_late: return
-    norm = lambda gs: math.sqrt(sum(g.float().square().sum().item() for g in gs))
+    norm = lambda gs: get_total_norm([g.float() for g in gs]).item()
     now = norm(p.grad.detach().to_dense() for p in self.model.parameters() if p.grad is not None)
     is_simple = last.events.count('step') == last.events.count('backward') == 1
     if is_simple and 'zero_grad' in last.events[last.events.index('step'):]: return # what is left then is of others
     last.changed_late = is_simple and 0 < now < .99*norm(last.grads.values())
 
 # %% ../../nbs/37_doctor.subject.ipynb #f804b683
+def _seed_torch(seed):
+    "`torch.manual_seed`, but that nothing is noted for a GPU that has not been used"
+    is_on_gpu = torch.cuda.is_initialized() or torch.backends.mps.is_available()
+    return torch.manual_seed(seed) if is_on_gpu else torch.default_generator.manual_seed(seed)
+
+# %% ../../nbs/37_doctor.subject.ipynb #9d1e7934
 def _seed_all(seed, seed_of_others):
-    torch.manual_seed(seed)
+    _seed_torch(seed)
     for f in random.seed,np.random.seed: f(ifnone(seed_of_others, seed))
 
 @patch
