@@ -1842,6 +1842,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'charrnn_fa/doctor/gradients.py'),
                                              'charrnn_fa.doctor.gradients._last_of': ( 'doctor.gradients.html#_last_of',
                                                                                        'charrnn_fa/doctor/gradients.py'),
+                                             'charrnn_fa.doctor.gradients._n_read': ( 'doctor.gradients.html#_n_read',
+                                                                                      'charrnn_fa/doctor/gradients.py'),
                                              'charrnn_fa.doctor.gradients._shifted': ( 'doctor.gradients.html#_shifted',
                                                                                        'charrnn_fa/doctor/gradients.py'),
                                              'charrnn_fa.doctor.gradients._vanishing': ( 'doctor.gradients.html#_vanishing',

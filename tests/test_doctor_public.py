@@ -174,3 +174,55 @@ def test_a_network_that_takes_a_state_is_given_with_its_step():
     def loss_func(out, y): return nn.functional.cross_entropy(out[0].flatten(0, 1), y.flatten())
     with pytest.raises(CharRNNError, match='takes hidden as well.*step_function='):
         diagnose(**given, loss_func=loss_func)
+
+
+# A recurrence without a bend, letter by letter, is one whoever fetches the letters; a table of pairs has none
+
+def one_hot(ids): return nn.functional.one_hot(ids, V).float()
+
+
+class Classes(nn.Module):
+    def __init__(self, bend):
+        super().__init__()
+        self.new,self.out,self.bend = nn.Linear(V+16, 16),nn.Linear(V+16, 3),bend
+    def forward(self, letter, h):
+        both = torch.cat([letter, h], 1)
+        return self.out(both).log_softmax(1),self.bend(self.new(both))
+
+
+def of_words(bend=nn.Identity(), fetches=True):
+    torch.manual_seed(0)
+    net = Classes(bend)
+    opt = torch.optim.SGD(net.parameters(), lr=.05)
+    words = [(torch.tensor([k % 3]), IDS[7*k:7*k+5]) for k in range(40)]
+    def train(kind, word):
+        h = torch.zeros(1, 16)
+        opt.zero_grad()
+        for letter in one_hot(word): scores,h = net(letter[None], h)
+        nn.functional.nll_loss(scores, kind).backward()
+        opt.step()
+    def step(): train(*words[torch.randint(len(words), ()).item()])
+    return dict(step_function=step, model=net) if fetches else dict(step_function=train, model=net, batches=words)
+
+
+def pairs_of_letters(fetches):
+    torch.manual_seed(0)
+    net = nn.Linear(V, V)
+    opt = torch.optim.SGD(net.parameters(), lr=1.)
+    def train(x, y):
+        opt.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        opt.step()
+    def batch():
+        at = torch.randint(len(IDS)-1, (48,))
+        return one_hot(IDS[at]),IDS[at+1]
+    if not fetches: return dict(step_function=train, model=net, batches=[batch() for _ in range(6)])
+    return dict(step_function=lambda: train(*batch()), model=net)
+
+
+@pytest.mark.parametrize('given,found', [
+    (of_words(), ['R8']), (of_words(torch.tanh), []), (of_words(fetches=False), ['R8']),
+    (pairs_of_letters(False), []), (pairs_of_letters(True), [])],
+    ids=['fetched', 'bent', 'given', 'pairs', 'fetched pairs'])
+def test_a_linear_recurrence_is_a_recurrence(given, found):
+    assert [o.id for o in diagnose(**given, trials=False).findings] == found
