@@ -226,3 +226,29 @@ def pairs_of_letters(fetches):
     ids=['fetched', 'bent', 'given', 'pairs', 'fetched pairs'])
 def test_a_linear_recurrence_is_a_recurrence(given, found):
     assert [o.id for o in diagnose(**given, trials=False).findings] == found
+
+
+# An error in a step that fetches its batches is told as in any other
+
+def fetching(mend, keep):
+    torch.manual_seed(0)
+    net,opened = Small(),[0, None]
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    streams = IDS[:1600].view(4, 400)
+    def step():
+        i,h = opened
+        x,y = streams[:,i:i+10],streams[:,i+1:i+11]
+        scores,h = net(x, h)
+        loss = nn.functional.cross_entropy(mend(scores), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        opened[:] = i+10,keep(h)
+    return dict(step_function=step, model=net)
+
+
+@pytest.mark.parametrize('mend,keep,found', [
+    (lambda s: s.transpose(1, 2), torch.Tensor.detach, []), (lambda s: s, torch.Tensor.detach, ['S1']),
+    (lambda s: s.transpose(1, 2), lambda h: h, ['R2'])], ids=['sound', 'axes', 'graph'])
+def test_errors_of_a_step_that_fetches(mend, keep, found):
+    assert [o.id for o in diagnose(**fetching(mend, keep), trials=False).findings] == found
