@@ -252,3 +252,39 @@ def fetching(mend, keep):
     (lambda s: s.transpose(1, 2), lambda h: h, ['R2'])], ids=['sound', 'axes', 'graph'])
 def test_errors_of_a_step_that_fetches(mend, keep, found):
     assert [o.id for o in diagnose(**fetching(mend, keep), trials=False).findings] == found
+
+
+# What mends a recurrence without a bend, and scores that are cut off, is told in somebody's own lines
+
+BY_LETTER = '''
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.tab,self.mix,self.out,self.cut = nn.Embedding(n, 12),nn.Linear(24, 12),nn.Linear(12, n),nn.ReLU()
+    def forward(self, letter, memory):
+        hid = BEND(self.mix(torch.cat([self.tab(letter), memory], 1)))
+        return CUT(self.out(hid)),hid
+'''
+
+
+@pytest.mark.parametrize('bend,cut,id,fix', [
+    ('', '', 'R8', 'hid = torch.tanh(self.mix(torch.cat([self.tab(letter), memory], 1)))'),
+    ('torch.tanh', 'self.cut', 'L1', 'net.cut = nn.Identity()   # in place of ReLU'),
+    ('torch.tanh', '', None, None)])
+def test_own_lines(bend, cut, id, fix, tmp_path):
+    torch.manual_seed(0)
+    net = module_of(tmp_path/f'by_letter_{id}.py', BY_LETTER.replace('BEND', bend).replace('CUT', cut)).Net(V)
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step(x, y):
+        memory,loss = torch.zeros(len(x), 12),0
+        for t in range(x.shape[1]):
+            scores,memory = net(x[:,t], memory)
+            loss += nn.functional.cross_entropy(scores, y[:,t])/x.shape[1]
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    x = IDS[:1500].view(-1, 6, 10)
+    found = diagnose(step_function=step, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x], trials=False).findings
+    assert [(o.id, o.fix) for o in found] == ([(id, fix)] if id else [])

@@ -241,4 +241,4 @@ def _cut_off(low, share):
     return Squeezed('L1', 'exact',
         f"Scores are cut off at {low:.3g}: {share:.0%} of them stand there, and get no gradient. The loss takes scores "
         "of any size and applies softmax itself.",
-        'return scores   # without relu', dict(cut_off_at=low, share=share))
+        'return scores   # without relu', dict(cut_off_at=low, share=share, applied='relu'))

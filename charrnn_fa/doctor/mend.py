@@ -67,15 +67,36 @@ def name_training_mode(
         finding.fix = OwnWords(f'{mended}   # in place of this line, which would undo it')
 
 # %% ../../nbs/36ca_doctor.mend.ipynb #c682bb4e
-_squeezing = dict(softmax=nn.Softmax, sigmoid=nn.Sigmoid, tanh=nn.Tanh)
+_squeezing = dict(softmax=nn.Softmax, sigmoid=nn.Sigmoid, tanh=nn.Tanh, relu=nn.ReLU)
 
-def _without_layer(finding, words):
+def _without_layer(finding, words, *objects):
     "A line that puts the one layer of the kind that squeezes the scores out of use; None if it is none or several"
     kind = _squeezing.get(finding.evidence.get('applied'))
     names = [k for k,m in words.network.named_modules() if kind and k and isinstance(m, kind)]
     if finding.id != 'L1' or len(names) != 1: return None
+    used = [o for s in sources(*objects) for o in ast.walk(s.tree) if isinstance(o, ast.Call)]
+    if sum(getattr(o.func, 'attr', '') == names[0].rpartition('.')[2] for o in used) > 1: return None
     path = re.sub(r'\.(\d+)', r'[\1]', f'{words.step.get("model", "model")}.{names[0]}')
     return f'{path} = nn.Identity()   # in place of {kind.__name__}'
+
+# %% ../../nbs/36ca_doctor.mend.ipynb #624b1702
+_is_state = re.compile(r'(?:new_|next_)?(?:[hHs]|h[txy]|hid\w*|state\w*)(?:_?[a-z0-9]+)?').fullmatch
+_products = {'mm', 'matmul', 'addmm', 'linear'}
+
+def _bent(words, *objects):
+    "The one line that makes a state of products alone, and the same with a tanh: `(place, line)`, or None"
+    linear = {k.rpartition('.')[2] for k,m in words.network.named_modules() if isinstance(m, nn.Linear)}
+    def _multiplies(o):
+        is_call = isinstance(o, ast.Call) and getattr(o.func, 'attr', '') in linear|_products
+        return is_call or isinstance(o, ast.BinOp) and isinstance(o.op, ast.MatMult)
+    def _is_meant(o):
+        is_one = isinstance(o, ast.Assign) and isinstance(o.targets[0], (ast.Name, ast.Attribute))
+        name = ast.unparse(o.targets[0]).rpartition('.')[2] if is_one else ''
+        return bool(_is_state(name)) and any(map(_multiplies, ast.walk(o.value)))
+    found = [(source, o) for source in sources(*objects) for o in ast.walk(source.tree) if _is_meant(o)]
+    if len({str(source.place(o)) for source,o in found}) != 1: return None
+    source,line = found[0]
+    return source.place(line),f'{ast.unparse(line.targets[0])} = torch.tanh({ast.unparse(line.value)})'
 
 # %% ../../nbs/36ca_doctor.mend.ipynb #56094ae0
 def _target(line):
@@ -100,9 +121,10 @@ def in_own_words(
     if like == 'L7' and (anew := _made_anew(*objects)):
         source,line,made_of = anew
         finding.place,finding.fix = source.place(line),_not_anew(line, made_of)
+    if like == 'R8' and (bent := _bent(words, *objects)): finding.place,finding.fix = bent
     if finding.place: return
     found = lines_of(like, *objects) or lines_around(like, *objects)
-    if not found: finding.fix = _without_layer(finding, words) or finding.fix
+    if not found: finding.fix = _without_layer(finding, words, *objects) or finding.fix
     if len(found) == 1:
         (source,line), = found
         finding.place,finding.fix = source.place(line),_without(finding, source, line) or finding.fix
