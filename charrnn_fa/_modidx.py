@@ -2346,6 +2346,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'charrnn_fa/doctor/order.py'),
                                          'charrnn_fa.doctor.order._without_targets': ( 'doctor.order.html#_without_targets',
                                                                                        'charrnn_fa/doctor/order.py'),
+                                         'charrnn_fa.doctor.order.above_clipping': ( 'doctor.order.html#above_clipping',
+                                                                                     'charrnn_fa/doctor/order.py'),
                                          'charrnn_fa.doctor.order.check_left': ( 'doctor.order.html#check_left',
                                                                                  'charrnn_fa/doctor/order.py'),
                                          'charrnn_fa.doctor.order.check_order': ( 'doctor.order.html#check_order',

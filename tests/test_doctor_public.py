@@ -92,30 +92,34 @@ class Small(nn.Module):
         return self.out(o),h
 
 
-def clipping(to, softmax=True, early=False):
+def clipping(to, softmax=True, early=False, by_hand=False):
     torch.manual_seed(0)
     net = Small()
     opt = torch.optim.Adam(net.parameters(), lr=1e-3)
+    def update():
+        if not by_hand: return opt.step()
+        for p in net.parameters(): p.data.add_(p.grad, alpha=-.5)
     def loss_of(x, y):
         scores = net(x)[0].flatten(0, 1)
         return nn.functional.cross_entropy(scores.softmax(1) if softmax else scores, y.flatten())
     def clipped(x, y):
-        opt.zero_grad()
+        net.zero_grad()
         loss_of(x, y).backward()
         nn.utils.clip_grad_norm_(net.parameters(), to)
-        opt.step()
+        update()
     def clipped_early(x, y):
-        opt.zero_grad()
+        net.zero_grad()
         nn.utils.clip_grad_norm_(net.parameters(), to)
         loss_of(x, y).backward()
-        opt.step()
+        update()
     x = IDS[:1620].view(-1, 4, 27)
     return dict(step_function=clipped_early if early else clipped, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x])
 
 
 @pytest.mark.parametrize('change,found', [
     (dict(to=1e3), ['L1']), (dict(to=1e3, softmax=False), []), (dict(to=5, early=True), ['L1', 'O9']),
-    (dict(to=5, softmax=False, early=True), ['O9'])])
+    (dict(to=5, softmax=False, early=True), ['O9']), (dict(to=1e3, softmax=False, by_hand=True), []),
+    (dict(to=.01, softmax=False, by_hand=True, early=True), ['O9'])])
 def test_a_clipping_that_has_nothing_to_do(change, found):
     assert [o.id for o in diagnose(**clipping(**change), trials=False).findings] == found
 
