@@ -292,3 +292,24 @@ def test_own_lines(bend, cut, id, fix, tmp_path):
     x = IDS[:1500].view(-1, 6, 10)
     found = diagnose(step_function=step, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x], trials=False).findings
     assert [(o.id, o.fix) for o in found] == ([(id, fix)] if id else [])
+
+
+# Flat targets may lie in the order of the other axis: a fault, if the scores do not
+
+class Upright(nn.Module):
+    def __init__(self, turns):
+        super().__init__()
+        self.emb,self.rnn,self.out,self.turns = nn.Embedding(V, 16),nn.GRU(16, 24),nn.Linear(24, V),turns
+    def forward(self, x):
+        scores = self.out(self.rnn(self.emb(x))[0])
+        return (scores.transpose(0, 1) if self.turns else scores).reshape(-1, V)
+
+
+@pytest.mark.parametrize('scores,targets,found', [(False, False, []), (True, True, []), (False, True, ['S3']), (True, False, ['S3'])])
+def test_flat_targets_of_the_other_order(scores, targets, found):
+    torch.manual_seed(0)
+    streams = IDS[:1501].unfold(0, 301, 300).T # (steps, rows)
+    pieces = [(streams[i:i+12], streams[i+1:i+13]) for i in range(0, 288, 12)]
+    batches = [(x, (y.T if targets else y).flatten()) for x,y in pieces]
+    report = diagnose(model=Upright(scores), dls=batches, loss_func=nn.functional.cross_entropy, trials=False)
+    assert [o.id for o in report.findings] == found
