@@ -313,3 +313,50 @@ def test_flat_targets_of_the_other_order(scores, targets, found):
     batches = [(x, (y.T if targets else y).flatten()) for x,y in pieces]
     report = diagnose(model=Upright(scores), dls=batches, loss_func=nn.functional.cross_entropy, trials=False)
     assert [o.id for o in report.findings] == found
+
+
+# A step that is a line around a function has the names and the lines of that
+
+WRAPPED = '''
+import torch
+from torch import nn
+from torch.nn import functional as F
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.tab,self.cell,self.out = nn.Embedding(n, 12),nn.GRUCell(12, 16),nn.Linear(16, n)
+    def forward(self, letter, memory):
+        memory = self.cell(self.tab(letter), memory)
+        return self.out(memory),memory
+def made(ids, n):
+    torch.manual_seed(0)
+    lm = Net(n)
+    adam = torch.optim.Adam(lm.parameters(), lr=.01)
+    def fit(x, y):
+        memory,nats = torch.zeros(len(x), 16),0
+        ZERO
+        for t in range(x.shape[1]):
+            scores,memory = lm(x[:,t], KEPT)
+            nats SIGN F.cross_entropy(scores, y[:,t])/x.shape[1]
+        nats.backward()
+        adam.step()
+    def piece():
+        at = torch.randint(len(ids)-12, (6,))
+        both = torch.stack([ids[i:i+11] for i in at])
+        return both[:,:-1],both[:,1:]
+    return dict(step_function=lambda: fit(*piece()))
+'''
+
+
+@pytest.mark.parametrize('change,id,fix', [
+    ({}, None, None), ({'adam.zero_grad()':'pass'}, 'O6', 'adam.zero_grad()   # before nats.backward()'),
+    ({'[:,t], memory)':'[:,t], memory.data)'}, 'R1', 'scores, memory = lm(x[:, t], memory)'),
+    ({'+=':'='}, 'L6', 'nats += F.cross_entropy(scores, y[:, t]) / x.shape[1]   # added up in the loop; nats = 0 before it')],
+    ids=['sound', 'zero', 'data', 'last'])
+def test_a_line_around_a_function(change, id, fix, tmp_path):
+    source = WRAPPED.replace('ZERO', 'adam.zero_grad()').replace('KEPT', 'memory').replace('SIGN', '+=')
+    for k,v in change.items():
+        assert k in source
+        source = source.replace(k, v)
+    found = diagnose(**module_of(tmp_path/f'wrapped_{id}.py', source).made(IDS, V), trials=False).findings
+    assert [o.id for o in found] == ([id] if id else []) and all(o.fix.startswith(fix) for o in found), found

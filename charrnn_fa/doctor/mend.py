@@ -48,6 +48,19 @@ def _not_anew(line, made_of):
     if name == made_of: return '# leave this line out: the loss that it makes is connected to no weight'
     return f'{name} = {made_of}   # as it is: one made anew is connected to no weight'
 
+# %% ../../nbs/36ca_doctor.mend.ipynb #78acde73
+def _overwritten(*objects):
+    "The line of a loop that makes the loss anew each time, and what adds it up: `(source, line, fix)`, or None"
+    for source in sources(*objects):
+        for call,_ in calls(source.tree, 'backward'):
+            name = root(call.func.value) if isinstance(call.func, ast.Attribute) else None
+            loops = [o for o in ast.walk(source.tree) if isinstance(o, ast.For) and o.end_lineno < call.lineno]
+            lines = [o for loop in loops for o in ast.walk(loop) if isinstance(o, ast.Assign)]
+            goes_on = lambda o: any(isinstance(k, ast.Name) and k.id == name for k in ast.walk(o.value))
+            lines = [o for o in lines if ast.unparse(o.targets[0]) == name and not goes_on(o)]
+            if len(lines) == 1:
+                return source,lines[0],f'{name} += {ast.unparse(lines[0].value)}   # added up in the loop; {name} = 0 before it'
+
 # %% ../../nbs/36ca_doctor.mend.ipynb #b80e3dc1
 _to_training = re.compile(r'\.train\((?:mode=)?(?:True)?\)')
 
@@ -114,16 +127,20 @@ def in_own_words(
     finding, # Is changed
     words:Words, # Of their program
     *objects, # Somebody's functions and modules
+    beside=(), # Further ones, whose lines are meant if there is none in those
 ):
     "Let a finding speak of somebody's own names and lines"
     if not isinstance(finding.fix, OwnWords): finding.fix = words(finding)
     like = finding.like
-    if like == 'L7' and (anew := _made_anew(*objects)):
+    if like == 'L7' and (anew := _made_anew(*objects) or _made_anew(*beside)):
         source,line,made_of = anew
         finding.place,finding.fix = source.place(line),_not_anew(line, made_of)
-    if like == 'R8' and (bent := _bent(words, *objects)): finding.place,finding.fix = bent
+    if like == 'L6' and (last := _overwritten(*objects) or _overwritten(*beside)):
+        source,line,finding.fix = last
+        finding.place = source.place(line)
+    if like == 'R8' and (bent := _bent(words, *objects) or _bent(words, *beside)): finding.place,finding.fix = bent
     if finding.place: return
-    found = lines_of(like, *objects) or lines_around(like, *objects)
+    found = lines_of(like, *objects) or lines_of(like, *beside) or lines_around(like, *objects)
     if not found: finding.fix = _without_layer(finding, words, *objects) or finding.fix
     if len(found) == 1:
         (source,line), = found
