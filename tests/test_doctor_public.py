@@ -360,3 +360,20 @@ def test_a_line_around_a_function(change, id, fix, tmp_path):
         source = source.replace(k, v)
     found = diagnose(**module_of(tmp_path/f'wrapped_{id}.py', source).made(IDS, V), trials=False).findings
     assert [o.id for o in found] == ([id] if id else []) and all(o.fix.startswith(fix) for o in found), found
+
+
+# What a step looks up tells of its padding, though it fetches its batches
+
+@pytest.mark.parametrize('padding,found', [(None, []), (LETTERS.index('e'), ['R11'])])
+def test_a_letter_as_padding_in_a_step_that_fetches(padding, found):
+    torch.manual_seed(0)
+    net = Small()
+    net.emb = nn.Embedding(V, 16, padding_idx=padding)
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step():
+        at = torch.randint(len(IDS)-12, (6,))
+        x = torch.stack([IDS[i:i+12] for i in at])
+        opt.zero_grad()
+        nn.functional.cross_entropy(net(x[:,:-1])[0].flatten(0, 1), x[:,1:].flatten()).backward()
+        opt.step()
+    assert [o.id for o in diagnose(step_function=step, model=net, trials=False).findings] == found
