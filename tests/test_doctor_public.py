@@ -377,3 +377,23 @@ def test_a_letter_as_padding_in_a_step_that_fetches(padding, found):
         nn.functional.cross_entropy(net(x[:,:-1])[0].flatten(0, 1), x[:,1:].flatten()).backward()
         opt.step()
     assert [o.id for o in diagnose(step_function=step, model=net, trials=False).findings] == found
+
+
+# What a loss gets is asked of a step that fetches its batches, too
+
+@pytest.mark.parametrize('loss_of,found', [
+    (lambda s, y: nn.functional.cross_entropy(s.flatten(0, 1), y.flatten()), []),
+    (lambda s, y: nn.functional.mse_loss(s.softmax(-1), one_hot(y)), ['L4']),
+    (lambda s, y: nn.functional.mse_loss(s[...,0], y.sin()), [])], ids=['sound', 'symbols', 'amounts'])
+def test_a_loss_of_what_is_fetched(loss_of, found, monkeypatch):
+    monkeypatch.setattr('charrnn_fa.doctor.errors.raises_own_errors', True)
+    torch.manual_seed(0)
+    net = Small()
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step():
+        at = torch.randint(len(IDS)-12, (6,))
+        x = torch.stack([IDS[i:i+12] for i in at])
+        opt.zero_grad()
+        loss_of(net(x[:,:-1])[0], x[:,1:]).backward()
+        opt.step()
+    assert [o.id for o in diagnose(step_function=step, model=net, trials=False).findings] == found
