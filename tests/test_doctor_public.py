@@ -92,30 +92,34 @@ class Small(nn.Module):
         return self.out(o),h
 
 
-def clipping(to, softmax=True, early=False):
+def clipping(to, softmax=True, early=False, by_hand=False):
     torch.manual_seed(0)
     net = Small()
     opt = torch.optim.Adam(net.parameters(), lr=1e-3)
+    def update():
+        if not by_hand: return opt.step()
+        for p in net.parameters(): p.data.add_(p.grad, alpha=-.5)
     def loss_of(x, y):
         scores = net(x)[0].flatten(0, 1)
         return nn.functional.cross_entropy(scores.softmax(1) if softmax else scores, y.flatten())
     def clipped(x, y):
-        opt.zero_grad()
+        net.zero_grad()
         loss_of(x, y).backward()
         nn.utils.clip_grad_norm_(net.parameters(), to)
-        opt.step()
+        update()
     def clipped_early(x, y):
-        opt.zero_grad()
+        net.zero_grad()
         nn.utils.clip_grad_norm_(net.parameters(), to)
         loss_of(x, y).backward()
-        opt.step()
+        update()
     x = IDS[:1620].view(-1, 4, 27)
     return dict(step_function=clipped_early if early else clipped, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x])
 
 
 @pytest.mark.parametrize('change,found', [
     (dict(to=1e3), ['L1']), (dict(to=1e3, softmax=False), []), (dict(to=5, early=True), ['L1', 'O9']),
-    (dict(to=5, softmax=False, early=True), ['O9'])])
+    (dict(to=5, softmax=False, early=True), ['O9']), (dict(to=1e3, softmax=False, by_hand=True), []),
+    (dict(to=.01, softmax=False, by_hand=True, early=True), ['O9'])])
 def test_a_clipping_that_has_nothing_to_do(change, found):
     assert [o.id for o in diagnose(**clipping(**change), trials=False).findings] == found
 
@@ -174,3 +178,222 @@ def test_a_network_that_takes_a_state_is_given_with_its_step():
     def loss_func(out, y): return nn.functional.cross_entropy(out[0].flatten(0, 1), y.flatten())
     with pytest.raises(CharRNNError, match='takes hidden as well.*step_function='):
         diagnose(**given, loss_func=loss_func)
+
+
+# A recurrence without a bend, letter by letter, is one whoever fetches the letters; a table of pairs has none
+
+def one_hot(ids): return nn.functional.one_hot(ids, V).float()
+
+
+class Classes(nn.Module):
+    def __init__(self, bend):
+        super().__init__()
+        self.new,self.out,self.bend = nn.Linear(V+16, 16),nn.Linear(V+16, 3),bend
+    def forward(self, letter, h):
+        both = torch.cat([letter, h], 1)
+        return self.out(both).log_softmax(1),self.bend(self.new(both))
+
+
+def of_words(bend=nn.Identity(), fetches=True):
+    torch.manual_seed(0)
+    net = Classes(bend)
+    opt = torch.optim.SGD(net.parameters(), lr=.05)
+    words = [(torch.tensor([k % 3]), IDS[7*k:7*k+5]) for k in range(40)]
+    def train(kind, word):
+        h = torch.zeros(1, 16)
+        opt.zero_grad()
+        for letter in one_hot(word): scores,h = net(letter[None], h)
+        nn.functional.nll_loss(scores, kind).backward()
+        opt.step()
+    def step(): train(*words[torch.randint(len(words), ()).item()])
+    return dict(step_function=step, model=net) if fetches else dict(step_function=train, model=net, batches=words)
+
+
+def pairs_of_letters(fetches):
+    torch.manual_seed(0)
+    net = nn.Linear(V, V)
+    opt = torch.optim.SGD(net.parameters(), lr=1.)
+    def train(x, y):
+        opt.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        opt.step()
+    def batch():
+        at = torch.randint(len(IDS)-1, (48,))
+        return one_hot(IDS[at]),IDS[at+1]
+    if not fetches: return dict(step_function=train, model=net, batches=[batch() for _ in range(6)])
+    return dict(step_function=lambda: train(*batch()), model=net)
+
+
+@pytest.mark.parametrize('given,found', [
+    (of_words(), ['R8']), (of_words(torch.tanh), []), (of_words(fetches=False), ['R8']),
+    (pairs_of_letters(False), []), (pairs_of_letters(True), [])],
+    ids=['fetched', 'bent', 'given', 'pairs', 'fetched pairs'])
+def test_a_linear_recurrence_is_a_recurrence(given, found):
+    assert [o.id for o in diagnose(**given, trials=False).findings] == found
+
+
+# An error in a step that fetches its batches is told as in any other
+
+def fetching(mend, keep):
+    torch.manual_seed(0)
+    net,opened = Small(),[0, None]
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    streams = IDS[:1600].view(4, 400)
+    def step():
+        i,h = opened
+        x,y = streams[:,i:i+10],streams[:,i+1:i+11]
+        scores,h = net(x, h)
+        loss = nn.functional.cross_entropy(mend(scores), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        opened[:] = i+10,keep(h)
+    return dict(step_function=step, model=net)
+
+
+@pytest.mark.parametrize('mend,keep,found', [
+    (lambda s: s.transpose(1, 2), torch.Tensor.detach, []), (lambda s: s, torch.Tensor.detach, ['S1']),
+    (lambda s: s.transpose(1, 2), lambda h: h, ['R2'])], ids=['sound', 'axes', 'graph'])
+def test_errors_of_a_step_that_fetches(mend, keep, found):
+    assert [o.id for o in diagnose(**fetching(mend, keep), trials=False).findings] == found
+
+
+# What mends a recurrence without a bend, and scores that are cut off, is told in somebody's own lines
+
+BY_LETTER = '''
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.tab,self.mix,self.out,self.cut = nn.Embedding(n, 12),nn.Linear(24, 12),nn.Linear(12, n),nn.ReLU()
+    def forward(self, letter, memory):
+        hid = BEND(self.mix(torch.cat([self.tab(letter), memory], 1)))
+        return CUT(self.out(hid)),hid
+'''
+
+
+@pytest.mark.parametrize('bend,cut,id,fix', [
+    ('', '', 'R8', 'hid = torch.tanh(self.mix(torch.cat([self.tab(letter), memory], 1)))'),
+    ('torch.tanh', 'self.cut', 'L1', 'net.cut = nn.Identity()   # in place of ReLU'),
+    ('torch.tanh', '', None, None)])
+def test_own_lines(bend, cut, id, fix, tmp_path):
+    torch.manual_seed(0)
+    net = module_of(tmp_path/f'by_letter_{id}.py', BY_LETTER.replace('BEND', bend).replace('CUT', cut)).Net(V)
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step(x, y):
+        memory,loss = torch.zeros(len(x), 12),0
+        for t in range(x.shape[1]):
+            scores,memory = net(x[:,t], memory)
+            loss += nn.functional.cross_entropy(scores, y[:,t])/x.shape[1]
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    x = IDS[:1500].view(-1, 6, 10)
+    found = diagnose(step_function=step, model=net, batches=[(o[:,:-1], o[:,1:]) for o in x], trials=False).findings
+    assert [(o.id, o.fix) for o in found] == ([(id, fix)] if id else [])
+
+
+# Flat targets may lie in the order of the other axis: a fault, if the scores do not
+
+class Upright(nn.Module):
+    def __init__(self, turns):
+        super().__init__()
+        self.emb,self.rnn,self.out,self.turns = nn.Embedding(V, 16),nn.GRU(16, 24),nn.Linear(24, V),turns
+    def forward(self, x):
+        scores = self.out(self.rnn(self.emb(x))[0])
+        return (scores.transpose(0, 1) if self.turns else scores).reshape(-1, V)
+
+
+@pytest.mark.parametrize('scores,targets,found', [(False, False, []), (True, True, []), (False, True, ['S3']), (True, False, ['S3'])])
+def test_flat_targets_of_the_other_order(scores, targets, found):
+    torch.manual_seed(0)
+    streams = IDS[:1501].unfold(0, 301, 300).T # (steps, rows)
+    pieces = [(streams[i:i+12], streams[i+1:i+13]) for i in range(0, 288, 12)]
+    batches = [(x, (y.T if targets else y).flatten()) for x,y in pieces]
+    report = diagnose(model=Upright(scores), dls=batches, loss_func=nn.functional.cross_entropy, trials=False)
+    assert [o.id for o in report.findings] == found
+
+
+# A step that is a line around a function has the names and the lines of that
+
+WRAPPED = '''
+import torch
+from torch import nn
+from torch.nn import functional as F
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.tab,self.cell,self.out = nn.Embedding(n, 12),nn.GRUCell(12, 16),nn.Linear(16, n)
+    def forward(self, letter, memory):
+        memory = self.cell(self.tab(letter), memory)
+        return self.out(memory),memory
+def made(ids, n):
+    torch.manual_seed(0)
+    lm = Net(n)
+    adam = torch.optim.Adam(lm.parameters(), lr=.01)
+    def fit(x, y):
+        memory,nats = torch.zeros(len(x), 16),0
+        ZERO
+        for t in range(x.shape[1]):
+            scores,memory = lm(x[:,t], KEPT)
+            nats SIGN F.cross_entropy(scores, y[:,t])/x.shape[1]
+        nats.backward()
+        adam.step()
+    def piece():
+        at = torch.randint(len(ids)-12, (6,))
+        both = torch.stack([ids[i:i+11] for i in at])
+        return both[:,:-1],both[:,1:]
+    return dict(step_function=lambda: fit(*piece()))
+'''
+
+
+@pytest.mark.parametrize('change,id,fix', [
+    ({}, None, None), ({'adam.zero_grad()':'pass'}, 'O6', 'adam.zero_grad()   # before nats.backward()'),
+    ({'[:,t], memory)':'[:,t], memory.data)'}, 'R1', 'scores, memory = lm(x[:, t], memory)'),
+    ({'+=':'='}, 'L6', 'nats += F.cross_entropy(scores, y[:, t]) / x.shape[1]   # added up in the loop; nats = 0 before it')],
+    ids=['sound', 'zero', 'data', 'last'])
+def test_a_line_around_a_function(change, id, fix, tmp_path):
+    source = WRAPPED.replace('ZERO', 'adam.zero_grad()').replace('KEPT', 'memory').replace('SIGN', '+=')
+    for k,v in change.items():
+        assert k in source
+        source = source.replace(k, v)
+    found = diagnose(**module_of(tmp_path/f'wrapped_{id}.py', source).made(IDS, V), trials=False).findings
+    assert [o.id for o in found] == ([id] if id else []) and all(o.fix.startswith(fix) for o in found), found
+
+
+# What a step looks up tells of its padding, though it fetches its batches
+
+@pytest.mark.parametrize('padding,found', [(None, []), (LETTERS.index('e'), ['R11'])])
+def test_a_letter_as_padding_in_a_step_that_fetches(padding, found):
+    torch.manual_seed(0)
+    net = Small()
+    net.emb = nn.Embedding(V, 16, padding_idx=padding)
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step():
+        at = torch.randint(len(IDS)-12, (6,))
+        x = torch.stack([IDS[i:i+12] for i in at])
+        opt.zero_grad()
+        nn.functional.cross_entropy(net(x[:,:-1])[0].flatten(0, 1), x[:,1:].flatten()).backward()
+        opt.step()
+    assert [o.id for o in diagnose(step_function=step, model=net, trials=False).findings] == found
+
+
+# What a loss gets is asked of a step that fetches its batches, too
+
+@pytest.mark.parametrize('loss_of,found', [
+    (lambda s, y: nn.functional.cross_entropy(s.flatten(0, 1), y.flatten()), []),
+    (lambda s, y: nn.functional.mse_loss(s.softmax(-1), one_hot(y)), ['L4']),
+    (lambda s, y: nn.functional.mse_loss(s[...,0], y.sin()), [])], ids=['sound', 'symbols', 'amounts'])
+def test_a_loss_of_what_is_fetched(loss_of, found, monkeypatch):
+    monkeypatch.setattr('charrnn_fa.doctor.errors.raises_own_errors', True)
+    torch.manual_seed(0)
+    net = Small()
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step():
+        at = torch.randint(len(IDS)-12, (6,))
+        x = torch.stack([IDS[i:i+12] for i in at])
+        opt.zero_grad()
+        loss_of(net(x[:,:-1])[0], x[:,1:]).backward()
+        opt.step()
+    assert [o.id for o in diagnose(step_function=step, model=net, trials=False).findings] == found

@@ -78,7 +78,7 @@ def axes_of(
 )->list: # Pairs (number, name or None), one for each number in the message
     "What the numbers in an error are"
     ns,batch = numbers_in(message),subject.batches[i]
-    x = as_ids(batch[0])
+    x = as_ids(batch[0]) if batch else None # a step may fetch its batches itself
     known = _named(subject)
     if x is None or x.ndim != 2 or min(x.shape) < 2: return [(n, known.get(n)) for n in ns]
     axis = ifnone(time_axis(subject.batches), 1)

@@ -19,7 +19,7 @@ from .batches import AllInTime, InTime, LoaderEnds, OutOfTime, take_batches
 from .arranged import arrange
 from .given import fetches, function_subject, learner_subject, parts_subject
 from .mend import in_own_words, name_training_mode
-from .scopes import as_method, called, plain, scopes_of
+from .scopes import as_method, called, plain, scopes_of, spoken_of
 from .words import Words
 from .corpus import check_amount, check_same_text, check_tables
 from .overlap import check_overlap
@@ -67,21 +67,23 @@ class Weights(nn.Module):
 
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #a0abf64d
-def _spoken_of(step_function, kind):
-    "Objects of a kind that a training step speaks of, by name, each once"
-    seen = {id(o):(k, o) for s in reversed(scopes_of(step_function)) for k,o in s.items() if isinstance(o, kind)}
-    return dict(seen.values())
+def _objects_of(step_function, kind):
+    "Objects of a kind that a training step speaks of, by name, each once; if there is none, a function that it calls"
+    for f in (step_function, *spoken_of(step_function)):
+        seen = {id(o):(k, o) for s in reversed(scopes_of(f)) for k,o in s.items() if isinstance(o, kind)}
+        if seen: return dict(seen.values())
+    return {}
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #ba307700
 def _optimised(step_function):
     "Numbers of the parameters that the optimisers of a training step have"
-    opts = _spoken_of(step_function, torch.optim.Optimizer).values()
+    opts = _objects_of(step_function, torch.optim.Optimizer).values()
     return {id(p) for o in opts for g in o.param_groups for p in g['params']}
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #c8b94d8a
 def _model_of(step_function):
     "The network that a training step speaks of, or those that its optimisers train, as one; None if there is none"
-    seen = _spoken_of(step_function, nn.Module)
+    seen = _objects_of(step_function, nn.Module)
     networks = {k:o for k,o in seen.items() if next(o.parameters(), None) is not None}
     is_part = lambda o: any(o is not k and any(o is m for m in k.modules()) for k in networks.values())
     whole = {k:o for k,o in networks.items() if not is_part(o)}
@@ -103,9 +105,8 @@ def _trained(o, name='', depth=3):
 # %% ../../nbs/47_doctor.diagnose.ipynb #40f0563b
 def _weights_of(step_function):
     "Tensors that a training step, or a function that it calls, speaks of, as a module; None if there are none"
-    scopes = scopes_of(step_function)
-    functions = [o for s in scopes for o in s.values() if inspect.isfunction(o)]
-    found = [t for s in [*scopes, *(s for f in functions for s in scopes_of(f))] for t in _trained(s).items()]
+    scopes = [s for f in (step_function, *spoken_of(step_function)) for s in scopes_of(f)]
+    found = [t for s in scopes for t in _trained(s).items()]
     once = {id(t):(k, t) for k,t in reversed(found)}
     return Weights(dict(once.values())) if once else None
 
@@ -202,7 +203,7 @@ def _in_own_words(findings, subject, given, functions):
     own = Words(subject.model, functions, **given)
     learn = given['learn']
     written = *subject.model.modules(), *map(plain, functions), *(learn.cbs if learn is not None else ()), *subject.roots
-    for o in findings: in_own_words(o, own, *written)
+    for o in findings: in_own_words(o, own, *written, beside=spoken_of(*functions))
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #8452dd6e
 def diagnose(

@@ -133,7 +133,7 @@ def _other_sizes(subject):
 _without_a_batch = {
     'the batches', 'what the loss gets', 'the first loss', 'gradients that are added up', 'parameters and the optimiser',
     'the mode', 'layers that are no part of the model', 'units and gates', 'units that are all alike',
-    'what stays of a step',
+    'what stays of a step', 'the bend of the recurrence',
     'the graph from batch to batch', 'the state from letter to letter', 'which way a step goes',
 }
 

@@ -10,7 +10,7 @@ import math
 from fastai.basics import *
 from .report import Finding
 from .subject import Subject
-from .order import clips, clipped_early
+from .order import above_clipping, clips, clipped_early
 from .weighting import moved
 
 # %% ../../nbs/38h_doctor.kept.ipynb #23e9326c
@@ -46,11 +46,11 @@ def check_kept(
 # %% ../../nbs/38h_doctor.kept.ipynb #4eb3f862
 def check_clipped_by_hand(
     subject:Subject, # What is examined
-    times:float=1e3, # By which gradients are made larger, and the move may not be by a tenth of that
 )->list: # Of `Finding`s: O9
     "Whether gradients are clipped before there are some, where weights are moved by hand"
-    place = clips(subject)
-    if not place or any('step' in o.events for o in subject.run(subject.batches[:1])): return []
+    place,steps = clips(subject),subject.run(subject.batches[:1])
+    if not place or any('step' in o.events for o in steps): return []
+    times = above_clipping(steps[0].raw)
     usual,large = (moved(subject, k).norm() for k in (1, times))
     return [clipped_early(place, '# and then the weights are moved')] if usual > 0 and large > times/10*usual else []
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
-from .ids import are_next, as_ids, likely_axis, time_axis
+from .ids import are_next, as_ids, likely_axis, time_axis, turned_axis
 from .targets import check_targets, looks_back
 from .step import predictions
 from .subject import Subject
@@ -97,7 +97,7 @@ def layout(
     n = found[0].shape[1]
     if n < 2: return _one_a_row(subject, batch, x) if len(batch) == 2 and x.unique().numel() > 1 else None
     y = as_ids(batch[-1]) if len(batch) > 1 else None
-    axis = time_axis(subject.batches)
+    axis = ifnone(time_axis(subject.batches), turned_axis(subject.batches))
     likely = likely_axis(x, y)
     if axis is None and len(batch) > 2 and not _is_text(x, y, likely): return None # which of the parts is the text?
     axis = ifnone(axis, likely)
@@ -134,9 +134,11 @@ def scores_of(
 # %% ../../nbs/41a_doctor.layout.ipynb #369e5664
 def _marked(subject, batch, x, y, axis, n):
     "The last input that each prediction may know, and whether targets are inputs that come later"
-    of_y = lambda shape: _decoded(subject, shape, lambda d: with_ids(batch, y=d.view(y.shape)), n)
+    is_turned = turned_axis(subject.batches) is not None
+    given = lambda d: (d.T if is_turned and d.ndim > 1 else d).reshape(y.shape)
+    of_y = lambda shape: _decoded(subject, shape, lambda d: with_ids(batch, y=given(d)), n)
     if y is not None and y.numel() == x.numel() and (at := of_y(x.shape)) is not None:
-        y = y.reshape(x.shape)
+        y = y.reshape(x.shape[::-1]).T if is_turned else y.reshape(x.shape)
         behind = _steps_behind(at, x) if torch.equal(x, y) else None
         # where the step itself compares with the next ones, the first are no targets
         return at - (behind or 0),bool(behind) or are_next(x, y, axis) and not reads_targets(subject)

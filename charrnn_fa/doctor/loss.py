@@ -49,8 +49,8 @@ def of_classes(
 # %% ../../nbs/38_doctor.loss.ipynb #00d702a5
 def _are_numbers_of_symbols(step):
     "Whether a loss takes symbols of the text for amounts"
-    pairs = texts_of([step.batch])
-    is_amount = step.batch[0].is_floating_point() and step.batch[0].ndim < 3 # what enters is none of symbols
+    pairs = texts_of([step.batch]) if step.batch else []
+    is_amount = pairs and step.batch[0].is_floating_point() and step.batch[0].ndim < 3 # what enters is none of symbols
     if not pairs or is_amount: return False
     (x,y), = pairs
     if y.max() < 2 and 'binary' in step.losses[0].name: return False # of two symbols it is the same
@@ -58,10 +58,10 @@ def _are_numbers_of_symbols(step):
 
 def _not_of_classes(call, scores, batch):
     name,n = call.name,scores.shape[1]
-    x = as_ids(batch[0])
+    x = as_ids(batch[0]) if batch else None
     if x is not None and x.shape == call.scores.shape: n = 1 # a number for each symbol, and not a score for each class
     has_vectors = call.target.shape == call.scores.shape and n > 1
-    come_so = has_vectors and isinstance(batch[-1], Tensor) and batch[-1].shape == call.target.shape # one-hot, from the loader
+    come_so = has_vectors and batch and isinstance(batch[-1], Tensor) and batch[-1].shape == call.target.shape # one-hot, from the loader
     ids = 'y.argmax(-1).flatten()' if come_so else 'ids.flatten()' if has_vectors else 'y.flatten()'
     of_ids = '   # ids: whole numbers, as they are before they are made one-hot' if ids.startswith('ids') else ''
     is_share = n > 1 and bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < 1e-3).all())
@@ -241,4 +241,4 @@ def _cut_off(low, share):
     return Squeezed('L1', 'exact',
         f"Scores are cut off at {low:.3g}: {share:.0%} of them stand there, and get no gradient. The loss takes scores "
         "of any size and applies softmax itself.",
-        'return scores   # without relu', dict(cut_off_at=low, share=share))
+        'return scores   # without relu', dict(cut_off_at=low, share=share, applied='relu'))

@@ -48,6 +48,19 @@ def _not_anew(line, made_of):
     if name == made_of: return '# leave this line out: the loss that it makes is connected to no weight'
     return f'{name} = {made_of}   # as it is: one made anew is connected to no weight'
 
+# %% ../../nbs/36ca_doctor.mend.ipynb #78acde73
+def _overwritten(*objects):
+    "The line of a loop that makes the loss anew each time, and what adds it up: `(source, line, fix)`, or None"
+    for source in sources(*objects):
+        for call,_ in calls(source.tree, 'backward'):
+            name = root(call.func.value) if isinstance(call.func, ast.Attribute) else None
+            loops = [o for o in ast.walk(source.tree) if isinstance(o, ast.For) and o.end_lineno < call.lineno]
+            lines = [o for loop in loops for o in ast.walk(loop) if isinstance(o, ast.Assign)]
+            goes_on = lambda o: any(isinstance(k, ast.Name) and k.id == name for k in ast.walk(o.value))
+            lines = [o for o in lines if ast.unparse(o.targets[0]) == name and not goes_on(o)]
+            if len(lines) == 1:
+                return source,lines[0],f'{name} += {ast.unparse(lines[0].value)}   # added up in the loop; {name} = 0 before it'
+
 # %% ../../nbs/36ca_doctor.mend.ipynb #b80e3dc1
 _to_training = re.compile(r'\.train\((?:mode=)?(?:True)?\)')
 
@@ -67,15 +80,36 @@ def name_training_mode(
         finding.fix = OwnWords(f'{mended}   # in place of this line, which would undo it')
 
 # %% ../../nbs/36ca_doctor.mend.ipynb #c682bb4e
-_squeezing = dict(softmax=nn.Softmax, sigmoid=nn.Sigmoid, tanh=nn.Tanh)
+_squeezing = dict(softmax=nn.Softmax, sigmoid=nn.Sigmoid, tanh=nn.Tanh, relu=nn.ReLU)
 
-def _without_layer(finding, words):
+def _without_layer(finding, words, *objects):
     "A line that puts the one layer of the kind that squeezes the scores out of use; None if it is none or several"
     kind = _squeezing.get(finding.evidence.get('applied'))
     names = [k for k,m in words.network.named_modules() if kind and k and isinstance(m, kind)]
     if finding.id != 'L1' or len(names) != 1: return None
+    used = [o for s in sources(*objects) for o in ast.walk(s.tree) if isinstance(o, ast.Call)]
+    if sum(getattr(o.func, 'attr', '') == names[0].rpartition('.')[2] for o in used) > 1: return None
     path = re.sub(r'\.(\d+)', r'[\1]', f'{words.step.get("model", "model")}.{names[0]}')
     return f'{path} = nn.Identity()   # in place of {kind.__name__}'
+
+# %% ../../nbs/36ca_doctor.mend.ipynb #624b1702
+_is_state = re.compile(r'(?:new_|next_)?(?:[hHs]|h[txy]|hid\w*|state\w*)(?:_?[a-z0-9]+)?').fullmatch
+_products = {'mm', 'matmul', 'addmm', 'linear'}
+
+def _bent(words, *objects):
+    "The one line that makes a state of products alone, and the same with a tanh: `(place, line)`, or None"
+    linear = {k.rpartition('.')[2] for k,m in words.network.named_modules() if isinstance(m, nn.Linear)}
+    def _multiplies(o):
+        is_call = isinstance(o, ast.Call) and getattr(o.func, 'attr', '') in linear|_products
+        return is_call or isinstance(o, ast.BinOp) and isinstance(o.op, ast.MatMult)
+    def _is_meant(o):
+        is_one = isinstance(o, ast.Assign) and isinstance(o.targets[0], (ast.Name, ast.Attribute))
+        name = ast.unparse(o.targets[0]).rpartition('.')[2] if is_one else ''
+        return bool(_is_state(name)) and any(map(_multiplies, ast.walk(o.value)))
+    found = [(source, o) for source in sources(*objects) for o in ast.walk(source.tree) if _is_meant(o)]
+    if len({str(source.place(o)) for source,o in found}) != 1: return None
+    source,line = found[0]
+    return source.place(line),f'{ast.unparse(line.targets[0])} = torch.tanh({ast.unparse(line.value)})'
 
 # %% ../../nbs/36ca_doctor.mend.ipynb #56094ae0
 def _target(line):
@@ -93,16 +127,21 @@ def in_own_words(
     finding, # Is changed
     words:Words, # Of their program
     *objects, # Somebody's functions and modules
+    beside=(), # Further ones, whose lines are meant if there is none in those
 ):
     "Let a finding speak of somebody's own names and lines"
     if not isinstance(finding.fix, OwnWords): finding.fix = words(finding)
     like = finding.like
-    if like == 'L7' and (anew := _made_anew(*objects)):
+    if like == 'L7' and (anew := _made_anew(*objects) or _made_anew(*beside)):
         source,line,made_of = anew
         finding.place,finding.fix = source.place(line),_not_anew(line, made_of)
+    if like == 'L6' and (last := _overwritten(*objects) or _overwritten(*beside)):
+        source,line,finding.fix = last
+        finding.place = source.place(line)
+    if like == 'R8' and (bent := _bent(words, *objects) or _bent(words, *beside)): finding.place,finding.fix = bent
     if finding.place: return
-    found = lines_of(like, *objects) or lines_around(like, *objects)
-    if not found: finding.fix = _without_layer(finding, words) or finding.fix
+    found = lines_of(like, *objects) or lines_of(like, *beside) or lines_around(like, *objects)
+    if not found: finding.fix = _without_layer(finding, words, *objects) or finding.fix
     if len(found) == 1:
         (source,line), = found
         finding.place,finding.fix = source.place(line),_without(finding, source, line) or finding.fix

@@ -103,7 +103,7 @@ def _differ_in_rows(subject):
     "Whether two tensors that do not meet differ in the number of their rows, and in nothing else"
     func,args = subject.watch.failed or (None, ())
     ts = [o for o in (args[0] if args and isinstance(args[0], (tuple, list)) else args) if isinstance(o, Tensor)]
-    x = as_ids(subject.batches[0][0])
+    x = as_ids(subject.batches[0][0]) if subject.batches[0] else None
     if len(ts) != 2 or ts[0].ndim != ts[1].ndim or x is None: return False
     joined = args[1] % ts[0].ndim if func in (torch.cat, torch.concat) and len(args) > 1 else None
     apart = [i for i,(a,b) in enumerate(zip(*(o.shape for o in ts))) if a != b and i != joined]

@@ -23,7 +23,8 @@ def check_units(
     seen = looked_at(subject)
     res = units(seen, size=_size_of_inputs(subject.batches[0])) + check_all_ids(subject, seen)
     for i,(share,ids) in seen.padding.items():
-        is_padding = at_an_end(subject.batches, i) or ids.ndim == 2 and at_an_end([(ids,)], i) # as they come there
+        known = subject.batches if subject.batches[0] else [(ids,)] # which a step looks up
+        is_padding = at_an_end(known, i) or ids.ndim == 2 and at_an_end([(ids,)], i) # as they come there
         if share > .003 and not is_padding: res.append(_padded(subject, i, share))
     return res + check_gates(subject.model, seen) + check_layers(subject)
 

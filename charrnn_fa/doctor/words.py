@@ -11,7 +11,7 @@ from fastai.basics import *
 from .place import SourceLine, sources
 from .lines import code_of
 from .named import calls, step_words
-from .scopes import caller_scopes, object_names, own_modules, own_weights, plain, scopes_of
+from .scopes import caller_scopes, object_names, own_modules, own_weights, plain, scopes_of, spoken_of
 
 # %% ../../nbs/36c_doctor.words.ipynb #51f430e9
 _recurrent = nn.RNNBase,nn.RNNCellBase
@@ -98,12 +98,13 @@ class Words:
         functions=(), # Training step, loss and the like
         **given # Further objects by the names that the documentation has, such as `opt`
     ):
+        functions = [*functions, *spoken_of(*functions)]
         scopes = [s for f in functions for s in scopes_of(f)]+caller_scopes()
         around = own_modules(type(model), *map(plain, functions))
         objects,layers = object_names(dict(model=model, **given), scopes, around),_layers(model)
         name = objects.get('model', 'model')
         outside = {k:code_of(model, v, name) for k,v in layers.items()}
-        steps = [step_words(o) for o in sources(*map(plain, functions))]
+        steps = [step_words(o) for f in functions for o in sources(plain(f))]
         weights = {} if 'model' in objects else own_weights(model, scopes)
         self.step = {**_sizes(model), **outside, **objects, **weights, **next(filter(None, steps), {})}
         owner = '' if code_of(model, '') == 'self' else name # a class of PyTorch's has no `self` for anybody to write
