@@ -71,7 +71,7 @@ class CharDL(TfmdDL):
         self.sep = sep
         self.seed_given = seed is not None
         self.seed = self.own_seed = int(seed) if self.seed_given else secrets.randbelow(2**31) # as it was made
-        self.ids = _join(dataset, sep, self._of_items(dataset, kwargs.get('after_item')))
+        self.ids = _join(dataset, sep, self._of_items(dataset, kwargs.get('after_item')), tell=shuffle)
         self.n_pairs = max(0, len(self.ids)-1)
         bs,self.seq_len = fit_sizes(self.n_pairs, bs, seq_len)
         if shuffle: _warn_if_smaller(len(self.ids), self.wanted, (bs, self.seq_len))
