@@ -213,7 +213,7 @@ def _stored(self:RunFolder, path):
         raise RunError(f'There is no folder {path}',
                        f'check the name, or make a run with: charrnn train CORPUS --run {path}')
     if not self.path.is_dir(): raise RunError(f'{path} is a file and not a run', 'give the folder of one.')
-    _refuse_lost(path)
+    _refuse_lost(self.path)
     raise RunError(f'{path} is not a run (it has no run.json)',
                    'give the folder that was --run, or in Python that of Checkpoint or save_run.')
 

@@ -137,6 +137,11 @@ class CharDataLoaders(DataLoaders):
     def seed(self)->int:
         "Of the cuts into streams"
         return self.train.seed
+    def new_empty(self):
+        "The same without a text, as `export` keeps them; what was noted of this one stays"
+        res = super().new_empty()
+        vars(res).update({**vars(self), **vars(res)})
+        return res
 
 # %% ../../nbs/06_text.data.ipynb #72b779f1
 def _check_enough(n_train, n_valid):
