@@ -360,3 +360,9 @@ def test_names_that_run_together_are_told():
         warnings.simplefilter('error')
         block(sep='\n', seq_len=8).dataloaders(names, bs=2)
         block(seq_len=8).dataloaders([f'{o}\n' for o in names], bs=2)
+
+
+def test_summary_of_a_block_goes_through(capsys):
+    "It collated documents of different lengths, and advised to pad them"
+    DataBlock(CharBlock(sep='\n', seq_len=4), splitter=FuncSplitter(lambda o: o == 'Cleo')).summary(['Anna', 'Bo', 'Cleo']*8)
+    assert 'rror' not in capsys.readouterr().out

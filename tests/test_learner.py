@@ -1113,3 +1113,15 @@ def test_several_suggested_rates_are_not_one_for_each_group(learn):
     found = learn.lr_find(num_it=20, show_plot=False, suggest_funcs=(valley, steep, minimum))
     with pytest.raises(CharRNNError, match=r'valley, steep, minimum.*found\.valley'): learn.fit_one_cycle(1, found)
     learn.fit_one_cycle(1, learn.lr_find(num_it=20, show_plot=False))
+
+
+def test_figures_of_both_parts_are_watched_in_the_right_direction(learn):
+    learn.recorder.train_metrics = True
+    with pytest.raises(CharRNNError, match="'bits'.*valid_bits"): learn.fit(1, cbs=SaveModelCallback(monitor='bits'))
+    with pytest.raises(CharRNNError, match='comp=np.less'): learn.fit(1, cbs=SaveModelCallback(monitor='valid_bits'))
+    learn.fit(1, cbs=SaveModelCallback(monitor='valid_accuracy'))
+
+
+def test_an_optimiser_of_pytorch_is_told_how_to_be_wrapped(dls):
+    with pytest.raises(CharRNNError, match='partial.OptimWrapper, opt=torch.optim.Adam'):
+        char_learner(dls, opt_func=torch.optim.Adam)

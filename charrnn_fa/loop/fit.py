@@ -175,20 +175,26 @@ def check_monitor(
     kind,name = type(cb).__name__,cb.monitor
     if name not in names:
         raise CharRNNError(f"{kind} watches {name!r}, which is not recorded", f"give one of {', '.join(names)}.")
-    if name in _falling and cb.comp is np.greater:
+    if name.endswith(_falling) and cb.comp is np.greater:
         raise CharRNNError(f"{kind} takes the highest {name} for the best, and the lowest is",
                            f"give {kind}(monitor={name!r}, comp=np.less).")
 
 # %% ../../nbs/24d_loop.fit.ipynb #56302bf5
+def _recorded(rec, metrics):
+    "What the table of a fit has, but for epoch and time"
+    if rec.train_metrics and rec.valid_metrics:
+        return [f'{part}_{o}' for part in ('train', 'valid') for o in ('loss', *metrics)]
+    return ['train_loss', *(['valid_loss'] if rec.valid_metrics else []), *metrics]
+
+# %% ../../nbs/24d_loop.fit.ipynb #a68947fd
 @patch
 def _check_validation(self:CharLearner, cbs):
     "Look at what is recorded of the validation part, and who watches it"
     rec = getattr(self, 'recorder', None)
-    if rec is None or rec.train_metrics or not rec.valid_metrics: return
-    names = ['train_loss', 'valid_loss', *self.metrics.attrgot('name')]
+    names = _recorded(rec, self.metrics.attrgot('name')) if rec else []
     for o in cbs:
-        if isinstance(o, TrackerCallback): check_monitor(o, names)
-    if len(self.dls.train) and not len(self.dls.valid):
+        if names and isinstance(o, TrackerCallback): check_monitor(o, names)
+    if rec and len(self.dls.train) and not len(self.dls.valid):
         warnings.warn('There is no validation part, so nothing is known of a text that is new; look at the splitter.')
 
 # %% ../../nbs/24d_loop.fit.ipynb #48afbd57

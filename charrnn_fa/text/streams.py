@@ -166,6 +166,15 @@ def _check_readable(dl):
     raise CharRNNError("fastai's get_preds cannot join batches of different lengths",
                        "have a row for each character: learn.get_preds(cbs=OneRowPerChar()).")
 
+# %% ../../nbs/05_text.streams.ipynb #0397c1a5
+@patch
+def create_batch(self:CharDL,
+    b, # Items: tuples of ids
+):
+    "Inputs and targets that a few documents make, in one row"
+    ids = torch.cat([torch.as_tensor(o[0]) for o in b]).as_subclass(Tensor).long()[None]
+    return ids[:,:-1],ids[:,1:]
+
 # %% ../../nbs/05_text.streams.ipynb #96c92edb
 @patch
 def one_batch(self:CharDL):
