@@ -1125,3 +1125,9 @@ def test_figures_of_both_parts_are_watched_in_the_right_direction(learn):
 def test_an_optimiser_of_pytorch_is_told_how_to_be_wrapped(dls):
     with pytest.raises(CharRNNError, match='partial.OptimWrapper, opt=torch.optim.Adam'):
         char_learner(dls, opt_func=torch.optim.Adam)
+
+
+def test_results_fit_into_a_notebook(make, text, capsys):
+    "Three columns of 60 characters were broken over two lines each"
+    make(CharDataLoaders.from_text(text, bs=4, seq_len=64, seed=1)).show_results()
+    assert max(map(len, capsys.readouterr().out.split('\n'))) <= 130

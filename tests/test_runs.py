@@ -320,3 +320,7 @@ def test_a_folder_under_home_that_is_no_run(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     (tmp_path/'my folder').mkdir()
     with pytest.raises(RunError, match='~/my folder is not a run'): load_run('~/my folder')
+
+
+def test_a_name_with_a_blank_can_be_pasted(tmp_path):
+    with pytest.raises(RunError, match=f"--run '{tmp_path}/my run'"): load_run(tmp_path/'my run')

@@ -314,7 +314,7 @@ def show_results(self:CharDL,
     b, # Inputs and targets
     out, # Ids of the predictions
     max_n:int=4, # Rows
-    width:int=60, # Characters of a cell
+    width:int=40, # Characters of a cell; three of them fit into a notebook
     **kwargs # Ignored: arguments of other `show_results`
 ):
     "Inputs, targets and the most likely characters of some rows"
