@@ -1055,6 +1055,8 @@ def test_loaders_of_another_vocabulary_are_refused(learn, dls, make, tmp_path):
     other = CharDataLoaders.from_text('Hello, how are you? I am fine. '*20, bs=4, seq_len=16, seed=7)
     with pytest.raises(CharRNNError, match='vocab=learn.vocab'): learn.dls = other
     assert learn.dls is dls
+    for f in learn.validate, learn.get_preds, learn.show_results:
+        with pytest.raises(CharRNNError, match='another vocabulary'): f(dl=other.valid)
     learn.dls = again = CharDataLoaders.from_text(dls.vocab.textify(dls.train.ids), bs=4, seq_len=16, vocab=learn.vocab)
     assert learn.dls is again
     learn.path = tmp_path
