@@ -284,9 +284,10 @@ def _run_folders(
 )->list:
     "The folders that the name of a run stands for"
     parts = str(name).strip().split('/')
-    leads_out = any(o in ('', '.', '..') for o in parts)
+    leads_out = any(o in ('', '.', '..') for o in parts) or parts[0].startswith('~')
     if isinstance(name, str) and not leads_out and ':' not in name: return parts
-    raise ColabError(f"{name!r} cannot be the name of a run", "give one such as 'my-run', which becomes a folder.")
+    raise ColabError(f"{name!r} cannot be the name of a run",
+                     "give one such as 'my-run', which becomes a folder, or take Checkpoint(path).")
 
 # %% ../nbs/80_colab.ipynb #249c1777
 def _drive_folder(

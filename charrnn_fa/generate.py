@@ -156,11 +156,18 @@ def _stepper(model, state):
     return step
 
 # %% ../nbs/12_generate.ipynb #a03d338c
+def _check_scores(logits):
+    "Refuse a network whose weights are no numbers: it would write the same character for ever"
+    if not logits.isnan().any(): return
+    raise CharRNNError("The network has no scores any more but NaN, so it cannot write",
+                       "load weights from before, or train it anew at a lower rate.")
+
 def _drawn(model, prompt, bs=1, seed=None, banned=None, temperature=1., top_k=None, top_p=None, min_p=None):
     "Lists of `bs` ids, without end"
     uniforms = Uniforms(secrets.randbelow(2**48) if seed is None else seed, bs)
     logits,state = step_model(model, prompt[None], None)
     checked_state(state)
+    _check_scores(logits)
     step = None
     scores = logits.expand(bs, -1).numpy()
     shape = (bs, -1) if bs > 1 else -1

@@ -3,6 +3,7 @@ import time
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastai.data.block import DataBlock
@@ -10,6 +11,7 @@ from fastai.data.transforms import FuncSplitter, get_text_files
 
 from charrnn_fa.text import vocab
 from charrnn_fa.core import CharRNNError, charrnn_home
+from charrnn_fa.text.read import TextWarning
 from charrnn_fa.text.vocab import CharVocab, VocabError
 from charrnn_fa.text.streams import CharDL
 from charrnn_fa.text.data import CharBlock, CharDataLoaders, split_files
@@ -316,3 +318,51 @@ def test_c_is_the_number_of_symbols():
     "A last layer of a person's own asks `dls.c`, as of fastai's other loaders"
     dls = CharDataLoaders.from_text('To be, or not to be. '*20, bs=2, seq_len=8, seed=1)
     assert dls.c == len(dls.vocab) == 10
+
+
+NAMES = ['shakespeare', 'https://example.org/a/book/with/a/rather/long/name/that/is/longer/than/needed.txt', '~/mine.txt',
+         '/content/drive/MyDrive/my texts/a name of a file that is not there/because Drive is not mounted.txt', '~']
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_name_of_a_text_is_no_text(name, tmp_path, monkeypatch):
+    "Found in a notebook: a link was given to `from_text`, and its 80 characters were trained on"
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path/'mine.txt').write_text('a text\n'*20)
+    with pytest.raises(CharRNNError, match='from_corpus'): CharDataLoaders.from_text(name)
+    with pytest.raises(CharRNNError, match='load_corpus'): CharDataLoaders.from_documents([name], [[0], []])
+
+
+@pytest.mark.parametrize('line', ['count: one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve',
+                                  'See https://example.org for more, and ~ for the rest, or / for all that there is. ' * 2])
+def test_a_text_of_one_line_is_a_text(line): assert CharDataLoaders.from_text(line, bs=1, seq_len=8).train.n_pairs
+
+
+def test_a_folder_that_gives_no_document_says_so(tmp_path):
+    "fastai would end in: 'NoneType' object is not iterable"
+    with pytest.raises(CharRNNError, match='no documents'):
+        DataBlock(CharBlock(), get_items=get_text_files).dataloaders(tmp_path)
+
+
+@pytest.mark.parametrize('table', [pd.DataFrame(dict(name=['Anna', 'Bo']*8)), pd.Series(['Anna', None]*8)])
+def test_what_is_no_text_in_a_table_is_told_with_the_way_out(table):
+    with pytest.raises(CharRNNError, match=r'(?s)An item .*ColReader.*dropna'):
+        DataBlock(CharBlock(sep='\n'), splitter=FuncSplitter(lambda o: False)).dataloaders(table)
+
+
+def test_names_that_run_together_are_told():
+    "Without `sep`, Anna and Bo are read as AnnaBo"
+    names = ['Anna', 'Bo', 'Cleo', 'Dan']*8
+    block = lambda **kwargs: DataBlock(CharBlock(**kwargs), splitter=FuncSplitter(lambda o: o == 'Bo'))
+    with pytest.warns(TextWarning, match='24 documents .*sep') as told: block().dataloaders(names, bs=2)
+    assert sum('sep=' in str(o.message) for o in told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        block(sep='\n', seq_len=8).dataloaders(names, bs=2)
+        block(seq_len=8).dataloaders([f'{o}\n' for o in names], bs=2)
+
+
+def test_summary_of_a_block_goes_through(capsys):
+    "It collated documents of different lengths, and advised to pad them"
+    DataBlock(CharBlock(sep='\n', seq_len=4), splitter=FuncSplitter(lambda o: o == 'Cleo')).summary(['Anna', 'Bo', 'Cleo']*8)
+    assert 'rror' not in capsys.readouterr().out

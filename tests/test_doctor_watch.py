@@ -273,3 +273,14 @@ def test_pieces_stand_all_over_the_validation_part():
     learn.remove_cbs([learn.progress, learn.doctor])
     with learn.no_logging(): learn.fit_steps(150, cbs=cb)
     assert cb.course.valid[-1][1] == pytest.approx(learn.evaluate()['nats'], abs=.3)
+
+
+def test_a_frozen_network_has_lost_nothing(tmp_path):
+    "`export` makes the optimiser anew, with all that it knew, and `fine_tune` empties whatever it finds"
+    learn = char_learner(CharDataLoaders.from_text(learnt_words(), bs=16, seq_len=16, seed=1, path=tmp_path), n_hid=16)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1, 1e-2)
+        learn.export()
+        learn.fine_tune(1, 1e-3)
+    doctor = next(o for o in learn.cbs if isinstance(o, Doctor))
+    assert 'G9' not in {o.id for o in doctor.findings}

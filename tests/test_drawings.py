@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fastai.learner import load_learner
 
 from charrnn_fa import show
 from charrnn_fa.cli import main
@@ -670,3 +671,15 @@ def test_letters_of_an_svg_that_are_left_out_are_told(tmp_path):
     for i in range(4): (tmp_path/f'{i}.svg').write_text(lines.format('<text y="9">A</text>'*(i > 1)))
     with pytest.warns(TextWarning, match='2.svg and 1 other file.*Object to Path'): load_drawings(tmp_path)
     with pytest.warns(TextWarning, match='^3.svg: letters'): load_drawings(tmp_path/'3.svg')
+
+
+def test_an_exported_network_still_draws(drawer, tmp_path):
+    "`export` keeps loaders without a text; they said no more how drawings are written"
+    path,drawer.path = drawer.path,tmp_path
+    try: drawer.export()
+    finally: drawer.path = path
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        loaded = load_learner(tmp_path/'export.pkl')
+    assert loaded.dls.times == drawer.dls.times
+    assert loaded.draw(2, seed=1, most=200) == drawer.draw(2, seed=1, most=200)

@@ -147,4 +147,4 @@ def test_a_fresh_learner_with_another_rate_is_told_whose_weights_it_begins_with(
 
 def test_a_path_is_no_text(tmp_path):
     (tmp_path/'t.txt').write_text('abc '*100)
-    with pytest.raises(CharRNNError, match='use from_corpus'): CharDataLoaders.from_text(str(tmp_path/'t.txt'))
+    with pytest.raises(CharRNNError, match='from_corpus'): CharDataLoaders.from_text(str(tmp_path/'t.txt'))

@@ -132,3 +132,10 @@ def test_entropy_rises_with_temperature():
 def test_hardly_any_temperature_is_the_best_character():
     logits = torch.randn(4, 50)
     assert torch.equal(next_probs(logits, 1e-320), next_probs(logits, 0))
+
+
+def test_weights_that_are_no_numbers_do_not_write(learn):
+    "After a rate that was too high; the last character of the vocabulary, for ever"
+    with torch.no_grad(): learn.model.decoder.bias.fill_(math.nan)
+    for kwargs in {}, dict(bs=2), dict(temperature=0):
+        with pytest.raises(CharRNNError, match='NaN.*lower rate'): learn.generate('The ', n=5, **kwargs)

@@ -1048,3 +1048,88 @@ def test_a_loss_of_a_persons_own_may_be_in_16_bits():
     learn = char_learner(dls, n_hid=8, loss_func=smooth, precision='bf16', seed=1)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert learn.recorder.values[-1][0] > 0
+
+
+def test_loaders_of_another_vocabulary_are_refused(learn, dls, make, tmp_path):
+    "Their ids mean other characters; found in a notebook, where evaluate gave 8.9 nats and training went on"
+    other = CharDataLoaders.from_text('Hello, how are you? I am fine. '*20, bs=4, seq_len=16, seed=7)
+    with pytest.raises(CharRNNError, match='vocab=learn.vocab'): learn.dls = other
+    assert learn.dls is dls
+    for f in learn.validate, learn.get_preds, learn.show_results:
+        with pytest.raises(CharRNNError, match='another vocabulary'): f(dl=other.valid)
+    learn.dls = again = CharDataLoaders.from_text(dls.vocab.textify(dls.train.ids), bs=4, seq_len=16, vocab=learn.vocab)
+    assert learn.dls is again
+    learn.path = tmp_path
+    learn.export()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        loaded = load_learner(tmp_path/'export.pkl')
+    for o in loaded, deepcopy(learn):
+        with pytest.raises(CharRNNError, match='another vocabulary'): o.dls = other
+        o.dls = dls
+    learn.model = make(other).model
+    learn.dls = other
+    assert learn.evaluate()['nats'] < 4
+
+
+def test_a_tracker_watches_what_is_recorded_and_knows_what_is_better(learn):
+    "fastai takes the highest of all that has no 'loss' in its name for the best: the worst model was kept"
+    for cls in SaveModelCallback, EarlyStoppingCallback:
+        with pytest.raises(CharRNNError, match="'nats'.*valid_loss, bits, perplexity, accuracy"):
+            learn.fit(1, cbs=cls(monitor='nats'))
+        for name in 'bits', 'perplexity':
+            with pytest.raises(CharRNNError, match=f"monitor='{name}', comp=np.less"): learn.fit(1, cbs=cls(monitor=name))
+    assert learn.opt is None
+    learn.fit(2, 1e-2, cbs=SaveModelCallback(monitor='bits', comp=np.less))
+    assert learn.validate()[0] == pytest.approx(min(o[1] for o in learn.recorder.values), abs=1e-4)
+    learn.fit(1, cbs=SaveModelCallback)
+
+
+def test_an_assertion_without_words_in_a_callback_is_seen(learn):
+    "fastai looks for its words and ends in: tuple index out of range"
+    class Asserts(Callback):
+        def before_fit(self): raise AssertionError # as a bare `assert` does
+    class Wrong(Callback):
+        def before_fit(self): [][0]
+    for kind,cb in ((AssertionError, Asserts()), (IndexError, Wrong())):
+        with pytest.raises(kind): learn.fit(1, cbs=cb)
+    learn.add_cb(Asserts())
+    learn.remove_cb(Asserts)
+    learn.fit(1)
+
+
+def test_a_missing_validation_part_is_told(text, tmp_path):
+    "A splitter that found nothing left a column of None"
+    block = DataBlock(CharBlock(seq_len=16, seed=1), splitter=lambda o: ([0, 1], []))
+    learn = char_learner(block.dataloaders([text[:1000], text[1000:2000]], bs=4, path=tmp_path), n_hid=8, precision='fp32')
+    with learn.no_bar(), pytest.warns(UserWarning, match='no validation part.*splitter'): learn.fit(1)
+
+
+def test_what_can_be_no_metric_is_refused(dls):
+    with pytest.raises(CharRNNError, match="'accuracy'.*without quotes"): char_learner(dls, metrics='accuracy')
+    with pytest.raises(CharRNNError, match='metric'): char_learner(dls, metrics=[accuracy, None])
+
+
+def test_several_suggested_rates_are_not_one_for_each_group(learn):
+    from fastai.callback.schedule import minimum, steep, valley
+    found = learn.lr_find(num_it=20, show_plot=False, suggest_funcs=(valley, steep, minimum))
+    with pytest.raises(CharRNNError, match=r'valley, steep, minimum.*found\.valley'): learn.fit_one_cycle(1, found)
+    learn.fit_one_cycle(1, learn.lr_find(num_it=20, show_plot=False))
+
+
+def test_figures_of_both_parts_are_watched_in_the_right_direction(learn):
+    learn.recorder.train_metrics = True
+    with pytest.raises(CharRNNError, match="'bits'.*valid_bits"): learn.fit(1, cbs=SaveModelCallback(monitor='bits'))
+    with pytest.raises(CharRNNError, match='comp=np.less'): learn.fit(1, cbs=SaveModelCallback(monitor='valid_bits'))
+    learn.fit(1, cbs=SaveModelCallback(monitor='valid_accuracy'))
+
+
+def test_an_optimiser_of_pytorch_is_told_how_to_be_wrapped(dls):
+    with pytest.raises(CharRNNError, match='partial.OptimWrapper, opt=torch.optim.Adam'):
+        char_learner(dls, opt_func=torch.optim.Adam)
+
+
+def test_results_fit_into_a_notebook(make, text, capsys):
+    "Three columns of 60 characters were broken over two lines each"
+    make(CharDataLoaders.from_text(text, bs=4, seq_len=64, seed=1)).show_results()
+    assert max(map(len, capsys.readouterr().out.split('\n'))) <= 130

@@ -313,3 +313,14 @@ def test_an_empty_name_is_no_folder(learn, tmp_path, monkeypatch):
         with pytest.raises(CharRNNError, match="''.*; give (the|a) path"): f()
     with pytest.raises(CharRNNError, match='give a dict'): Checkpoint('r', info=['a note'])
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_folder_under_home_that_is_no_run(tmp_path, monkeypatch):
+    "Its ~ was not written out where its files are looked at"
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path/'my folder').mkdir()
+    with pytest.raises(RunError, match='~/my folder is not a run'): load_run('~/my folder')
+
+
+def test_a_name_with_a_blank_can_be_pasted(tmp_path):
+    with pytest.raises(RunError, match=f"--run '{tmp_path}/my run'"): load_run(tmp_path/'my run')

@@ -453,3 +453,11 @@ def test_a_network_of_ones_own(dls, visit):
     assert 'bits. Expected here' in page.text_content('.said') and 'Blue beneath' not in page.content()
     for f in show.neurons, show.memory:
         with pytest.raises(CharRNNError, match='units of this network'): f(learn, 'the value')
+
+
+def test_what_has_no_picture_is_called_what_it_is(dls):
+    "Not the Learner is what a picture cannot be made of, but the model in it; and two runs are no Learner"
+    class Own(torch.nn.Embedding):
+        def forward(self, x, state): return super().forward(x),()
+    with pytest.raises(CharRNNError, match='Own is none'): show.surprise(CharLearner(dls, Own(*[len(dls.vocab)]*2)), 'text')
+    with pytest.raises(CharRNNError, match='This list has no losses'): show.losses(['runs/a', 'runs/b'])

@@ -31,7 +31,10 @@ def check_length(
     minutes, # Likewise
 ):
     "Refuse a length of a fit that is none"
-    if (n_steps is None) == (minutes is None): raise CharRNNError("Give either a number of steps or of minutes.")
+    if n_steps is minutes is None: raise CharRNNError("Give either a number of steps or of minutes.")
+    if n_steps is not None and minutes is not None:
+        raise CharRNNError(f"n_steps is {n_steps!r} and minutes is {minutes!r}, and either is enough",
+                           "leave one out; a learning rate is given by its name, lr=.")
     steps = range(1, 2**62) # more cannot be kept
     is_steps = isinstance(n_steps, numbers.Integral) and not isinstance(n_steps, bool) and n_steps in steps
     is_minutes = isinstance(minutes, numbers.Real) and not isinstance(minutes, bool) and 0 < minutes <= 10**6

@@ -54,6 +54,7 @@ def forgotten(
 ): # A `Finding`, G9, or None
     "Whether an optimiser begins again with a network that does not"
     n,kind = last
+    if getattr(opt, 'frozen_idx', 0): return None # `freeze` empties any optimiser, so this one has lost nothing
     if n is None or n == number_of(opt) or kind != kind_of(opt) or knows(opt): return None
     return Finding('G9', 'weak',
         f"After {steps:,} steps this fit begins with an optimiser that was made anew. It is of the same "

@@ -21,6 +21,7 @@ from .fit import checking
 @patch
 def _check_text(self:CharLearner, ds_idx, dl=None):
     "Refuse loaders that have no text"
+    if dl is not None: self._check_vocab(dl)
     if len(self.dls[ds_idx] if dl is None else dl): return
     raise CharRNNError('The loader of this Learner has no text', give_text)
 

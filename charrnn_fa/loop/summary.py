@@ -50,6 +50,10 @@ def _table(rows):
     pads = str.ljust,str.ljust,str.rjust,lambda s,w: s
     return ['  '.join(pad(o, w) for pad,o,w in zip(pads, r, ws)).rstrip() for r in rows]
 
+def _name(f):
+    f = getattr(f, 'func', f) # what a `partial` is of
+    return getattr(f, '__name__', f)
+
 @patch
 def summary(self:CharLearner):
     "Layers, shapes and parameters of the model, and what trains it"
@@ -61,6 +65,6 @@ def summary(self:CharLearner):
              *_table(_rows(_shapes(self.model, x), bs)), '',
              f'{count_params(self.model):,} parameters, {trained:,} of them trained',
              f'{self.precision} on {self.device}, seed {self.seed}',
-             f'{getattr(self.opt_func, "__name__", self.opt_func)}, {self.loss_func}',
+             f'{_name(self.opt_func)}, {self.loss_func}',
              'Callbacks: ' + ', '.join(map(str, self.cbs.sorted('order')))]
     return PrettyString('\n'.join(lines))

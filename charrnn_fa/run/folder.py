@@ -6,7 +6,7 @@
 __all__ = ['another', 'Lock', 'RunFiles', 'RunFolder', 'clear', 'make_folder']
 
 # %% ../../nbs/32_run.folder.ipynb #b417fc1c
-import errno, os, secrets, threading, warnings
+import errno, os, secrets, shlex, threading, warnings
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import AttrDict, patch
@@ -211,9 +211,9 @@ def _stored(self:RunFolder, path):
     if not os.path.lexists(self.path):
         check_drive(self.path, RunError)
         raise RunError(f'There is no folder {path}',
-                       f'check the name, or make a run with: charrnn train CORPUS --run {path}')
+                       f'check the name, or make a run with: charrnn train CORPUS --run {shlex.quote(str(path))}')
     if not self.path.is_dir(): raise RunError(f'{path} is a file and not a run', 'give the folder of one.')
-    _refuse_lost(path)
+    _refuse_lost(self.path)
     raise RunError(f'{path} is not a run (it has no run.json)',
                    'give the folder that was --run, or in Python that of Checkpoint or save_run.')
 
@@ -360,7 +360,7 @@ def _pass_over(self:RunFolder, cs, found):
         if e := self.damaged.get(m.file): # none, if it was removed meanwhile
             if m.finished:
                 raise RunError(e.what, 'restore it, or train from the checkpoint before with: '
-                                       f'charrnn {command} --run {self.path}')
+                                       f'charrnn {command} --run {shlex.quote(str(self.path))}')
             warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
 
 @patch

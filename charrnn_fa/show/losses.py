@@ -67,7 +67,8 @@ def curves_of_learner(
     "What a Learner remembers of its last fit"
     rec = getattr(learn, 'recorder', None)
     if not len(getattr(rec, 'losses', ())):
-        raise CharRNNError('This Learner has no losses to show', 'fit it first, or give the folder of a run.')
+        raise CharRNNError(f'This {type(learn).__name__} has no losses to show',
+                           'fit it first, or give the folder of one run.')
     train = np.array([float(o) for o in rec.losses])
     valid = _valid_losses(rec.metric_names, rec.values, rec.iters)
     is_nats = is_plain(learn.loss_func)

@@ -231,7 +231,7 @@ def check_learn(
         raise CharRNNError('The network has weights that are not finite', 'train it anew at a lower rate.')
     needs = 'A picture needs a network that reads character by character and says its state'
     remedy = 'make the Learner by char_learner, or load one by load_run.'
-    raise CharRNNError(f'{needs}, and {type(learn).__name__} has none', remedy)
+    raise CharRNNError(f'{needs}, and {type(getattr(learn, "model", learn)).__name__} is none', remedy)
 
 # %% ../../nbs/50_show.page.ipynb #2c94acb0
 def check_text(

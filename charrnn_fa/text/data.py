@@ -11,9 +11,9 @@ from fastai.basics import *
 from collections.abc import Iterable
 from itertools import chain
 from numbers import Real
-from ..core import CharRNNError, check_number, put_later, read_remedy
+from ..core import CharRNNError, check_number, put_later, read_remedy, visible, without_secrets
 from .read import check_type, read_text
-from .corpus import corpus_files, load_corpus
+from .corpus import corpus_files, is_corpus_name, load_corpus
 from .vocab import CharVocab, VocabError, id_dtype
 from .streams import CharDL
 
@@ -24,18 +24,38 @@ _all_ = ['CharVocab', 'VocabError']
 class TensorChars(TensorBase): "The ids of a text"
 
 # %% ../../nbs/06_text.data.ipynb #87a69af9
-def _is_file(text):
-    if len(text) > 4000 or '\n' in text: return False
-    try: return Path(text).is_file()
+def _exists(text):
+    try: return os.path.lexists(os.path.expanduser(text))
     except (OSError, ValueError): return False
 
-def _check_no_names(items):
-    "Refuse strings that are all names of files"
-    texts = [o for o in items if isinstance(o, str)]
-    if texts and all(map(_is_file, texts)):
-        raise CharRNNError(f"{texts[0]} is a file, and a string is taken for a text", "give the names as Path(name).")
+def _is_name(text):
+    "Whether a string is the name of a text: a path, a link, or one that `load_corpus` knows"
+    if len(text) > 4000 or '\n' in text: return False
+    is_link_or_path = re.fullmatch(r'\w+://\S+|[/~].*\.\w{1,5}', text)
+    is_known = not re.search(r'\s', text) and is_corpus_name(text)
+    return bool(is_link_or_path or is_known or _exists(text))
+
+def _check_names(texts, remedy):
+    if not texts or not all(map(_is_name, texts)): return
+    name = visible(without_secrets(texts[0])[:80], lines=False)
+    raise CharRNNError(f"'{name}' is the name of a text, and the text itself was to be given", remedy)
+
+def _check_documents(items):
+    "Refuse no documents at all, and strings that are all names"
+    if not len(items):
+        raise CharRNNError("There are no documents", "check the name of their folder; "
+                           "fastai's get_text_files wants '~' written out, as Path(name).expanduser() does.")
+    _check_names([o for o in items if isinstance(o, str)], "give Path(name) for a file, or load_corpus(name).")
 
 # %% ../../nbs/06_text.data.ipynb #f5cf1b50
+_a_text = "a text or a Path; get_x=ColReader('name') takes one column of a table, and df.dropna() its full rows"
+
+def _text_of(item, encoding):
+    "A document as a string"
+    check_type('An item', item, (str, Path), _a_text)
+    return read_text(item, encoding) if isinstance(item, Path) else item
+
+# %% ../../nbs/06_text.data.ipynb #b281d53d
 class CharEncode(Transform):
     "Documents (a path or a string) to ids; without a `vocab` one is made from all of them, validation included"
     train_setup = False
@@ -52,9 +72,9 @@ class CharEncode(Transform):
         check_number('max_size', max_size, 1, whole=True, optional=True)
         for k,v in dict(encoding=encoding, sep=sep).items(): check_type(k, v, str, 'a string')
         store_attr()
-    def _text(self, o): return read_text(o, self.encoding) if isinstance(o, Path) else o
+    def _text(self, o): return _text_of(o, self.encoding)
     def setups(self, items): # All documents
-        _check_no_names(items)
+        _check_documents(items)
         if self.vocab is not None: return
         texts = (self._text(o) for o in items)
         seps = [self.sep*max(1, self.min_freq)]*(len(items) > 1)
@@ -87,10 +107,6 @@ def check_share(
     raise CharRNNError(f"valid_pct is {valid_pct}, but a share lies between 0 and 1", "0.1 is usual.")
 
 # %% ../../nbs/06_text.data.ipynb #e658e2e9
-def _check_no_path(text):
-    "Refuse the path of a text in place of a text"
-    if _is_file(text): raise CharRNNError(f"{text} is a file, and its text was to be given", "use from_corpus.")
-
 min_chars = 64 # in the whole text
 min_train = 32
 min_valid = 2
@@ -102,7 +118,7 @@ def split_text(
     "Cut `text` in two, in order"
     check_type('text', text, str, 'a string')
     n = len(text)
-    _check_no_path(text)
+    _check_names([text], "use CharDataLoaders.from_corpus.")
     if n < min_chars:
         raise CharRNNError(f"The text has {n} character{'s'*(n!=1)}",
                            f"at least {min_chars} are needed, so give a longer one.")
@@ -121,6 +137,11 @@ class CharDataLoaders(DataLoaders):
     def seed(self)->int:
         "Of the cuts into streams"
         return self.train.seed
+    def new_empty(self):
+        "The same without a text, as `export` keeps them; what was noted of this one stays"
+        res = super().new_empty()
+        vars(res).update({**vars(self), **vars(res)})
+        return res
 
 # %% ../../nbs/06_text.data.ipynb #72b779f1
 def _check_enough(n_train, n_valid):

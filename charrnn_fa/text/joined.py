@@ -7,9 +7,19 @@ __all__ = []
 
 # %% ../../nbs/04a_text.joined.ipynb #d7e81ba6
 from fastai.basics import *
+import warnings
 from ..core import CharRNNError
+from .read import TextWarning
 
 # %% ../../nbs/04a_text.joined.ipynb #735897c5
+def _tell_run_together(docs, dataset, many=10):
+    "Say of `many` documents or more that none of them ends a line"
+    end = dataset.vocab.stoi.get('\n') if hasattr(dataset, 'vocab') else None
+    if len(docs) < many or any((o == end).any() for o in docs if end is not None): return
+    warnings.warn(f"{len(docs):,} documents of one line each follow one another with nothing between; "
+                  r"sep='\n' puts each on a line of its own.", TextWarning)
+
+# %% ../../nbs/04a_text.joined.ipynb #1bee413e
 def _documents(dataset, after_item=noop):
     "The ids of each item, taken out of its tuple"
     items = [after_item(dataset[i]) for i in range(len(dataset))]
@@ -17,10 +27,11 @@ def _documents(dataset, after_item=noop):
         raise CharRNNError("The items of this dataset have more parts than a text", "make them by one CharBlock alone.")
     return [torch.as_tensor(o[0] if isinstance(o, tuple) else o, device='cpu') for o in items]
 
-def _join(dataset, sep='', after_item=noop):
+def _join(dataset, sep='', after_item=noop, tell=False):
     "The documents of `dataset` as one tensor of ids"
     docs = _documents(dataset, after_item)
     if not docs: return torch.zeros(0, dtype=torch.uint8, device='cpu')
+    if tell and not sep: _tell_run_together(docs, dataset)
     if sep and len(docs) > 1:
         s = dataset.vocab.encode(sep)
         docs = [part for o in docs for part in (s.to(o.dtype), o)][1:]

@@ -25,7 +25,7 @@ def _as_string(name, v):
         case bytes(): return ", such as its .decode('utf-8')"
         case os.PathLike(): return f', such as load_corpus({name})'
         case dict(): return f", such as '\\n'.join({name}.values())"
-        case Iterable(): return f", such as '\\n'.join({name})"
+        case Iterable() if isinstance(next(iter(v), ''), str): return f", such as '\\n'.join({name})"
     return ''
 
 def check_type(

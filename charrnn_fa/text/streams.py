@@ -71,7 +71,7 @@ class CharDL(TfmdDL):
         self.sep = sep
         self.seed_given = seed is not None
         self.seed = self.own_seed = int(seed) if self.seed_given else secrets.randbelow(2**31) # as it was made
-        self.ids = _join(dataset, sep, self._of_items(dataset, kwargs.get('after_item')))
+        self.ids = _join(dataset, sep, self._of_items(dataset, kwargs.get('after_item')), tell=shuffle)
         self.n_pairs = max(0, len(self.ids)-1)
         bs,self.seq_len = fit_sizes(self.n_pairs, bs, seq_len)
         if shuffle: _warn_if_smaller(len(self.ids), self.wanted, (bs, self.seq_len))
@@ -165,6 +165,15 @@ def _check_readable(dl):
     if not dl.is_gathered: return
     raise CharRNNError("fastai's get_preds cannot join batches of different lengths",
                        "have a row for each character: learn.get_preds(cbs=OneRowPerChar()).")
+
+# %% ../../nbs/05_text.streams.ipynb #0397c1a5
+@patch
+def create_batch(self:CharDL,
+    b, # Items: tuples of ids
+):
+    "Inputs and targets that a few documents make, in one row"
+    ids = torch.cat([torch.as_tensor(o[0]) for o in b]).as_subclass(Tensor).long()[None]
+    return ids[:,:-1],ids[:,1:]
 
 # %% ../../nbs/05_text.streams.ipynb #96c92edb
 @patch
@@ -305,7 +314,7 @@ def show_results(self:CharDL,
     b, # Inputs and targets
     out, # Ids of the predictions
     max_n:int=4, # Rows
-    width:int=60, # Characters of a cell
+    width:int=40, # Characters of a cell; three of them fit into a notebook
     **kwargs # Ignored: arguments of other `show_results`
 ):
     "Inputs, targets and the most likely characters of some rows"
