@@ -397,3 +397,24 @@ def test_a_loss_of_what_is_fetched(loss_of, found, monkeypatch):
         loss_of(net(x[:,:-1])[0], x[:,1:]).backward()
         opt.step()
     assert [o.id for o in diagnose(step_function=step, model=net, trials=False).findings] == found
+
+
+# One-hot targets that are filled up with zeros: nothing is added to the loss, it is shown too small
+
+@pytest.mark.parametrize('filled,found', [(0, []), (4, [('T8', 'weak')])])
+def test_rows_of_zeros_among_one_hot_targets(filled, found):
+    torch.manual_seed(0)
+    net = Small()
+    net.emb = nn.Linear(V, 16)
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step(x, y, lengths):
+        opt.zero_grad()
+        nn.functional.cross_entropy(net(x)[0].flatten(0, 1), y.flatten(0, 1)).backward()
+        opt.step()
+    batches = []
+    for o in IDS[:1620].view(-1, 4, 27):
+        x,y = one_hot(o[:,:-1]),one_hot(o[:,1:])
+        for k in range(4): x[k,26-filled*k:],y[k,26-filled*k:] = 0,0
+        batches.append((x, y, [26-filled*k for k in range(4)]))
+    report = diagnose(step_function=step, model=net, batches=batches, trials=False)
+    assert [(o.id, o.certainty) for o in report.findings] == found
