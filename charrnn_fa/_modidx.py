@@ -2175,6 +2175,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'charrnn_fa.doctor.mend._not_anew': ('doctor.mend.html#_not_anew', 'charrnn_fa/doctor/mend.py'),
                                         'charrnn_fa.doctor.mend._overwritten': ( 'doctor.mend.html#_overwritten',
                                                                                  'charrnn_fa/doctor/mend.py'),
+                                        'charrnn_fa.doctor.mend._share': ('doctor.mend.html#_share', 'charrnn_fa/doctor/mend.py'),
                                         'charrnn_fa.doctor.mend._target': ('doctor.mend.html#_target', 'charrnn_fa/doctor/mend.py'),
                                         'charrnn_fa.doctor.mend._without': ('doctor.mend.html#_without', 'charrnn_fa/doctor/mend.py'),
                                         'charrnn_fa.doctor.mend._without_layer': ( 'doctor.mend.html#_without_layer',
