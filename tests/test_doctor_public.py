@@ -397,3 +397,61 @@ def test_a_loss_of_what_is_fetched(loss_of, found, monkeypatch):
         loss_of(net(x[:,:-1])[0], x[:,1:]).backward()
         opt.step()
     assert [o.id for o in diagnose(step_function=step, model=net, trials=False).findings] == found
+
+
+# One-hot targets that are filled up with zeros: nothing is added to the loss, it is shown too small
+
+@pytest.mark.parametrize('filled,found', [(0, []), (4, [('T8', 'weak')])])
+def test_rows_of_zeros_among_one_hot_targets(filled, found):
+    torch.manual_seed(0)
+    net = Small()
+    net.emb = nn.Linear(V, 16)
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step(x, y, lengths):
+        opt.zero_grad()
+        nn.functional.cross_entropy(net(x)[0].flatten(0, 1), y.flatten(0, 1)).backward()
+        opt.step()
+    batches = []
+    for o in IDS[:1620].view(-1, 4, 27):
+        x,y = one_hot(o[:,:-1]),one_hot(o[:,1:])
+        for k in range(4): x[k,26-filled*k:],y[k,26-filled*k:] = 0,0
+        batches.append((x, y, [26-filled*k for k in range(4)]))
+    report = diagnose(step_function=step, model=net, batches=batches, trials=False)
+    assert [(o.id, o.certainty) for o in report.findings] == found
+
+
+# Tensors of an object of one's own, without a module
+
+BY_HAND = '''
+import torch
+from torch.nn import functional as F
+class Scratch:
+    def __init__(self, n, n_hid=16):
+        made = lambda *shape: (.1*torch.randn(*shape)).requires_grad_()
+        self.n,self.weights = n,[made(n, n_hid), made(n_hid, n_hid), made(n_hid, n)]
+    def __call__(self, x):
+        into,again,out = self.weights
+        h,scores = torch.zeros(len(x), again.shape[0]),[]
+        for letter in F.one_hot(x.T, self.n).float():
+            h = BEND(letter @ into + h @ again)
+            scores.append(h @ out)
+        return torch.stack(scores, 1)
+def made(n):
+    torch.manual_seed(0)
+    lm = Scratch(n)
+    def fit(x, y):
+        loss = F.cross_entropy(lm(x).flatten(0, 1), y.flatten())
+        loss.backward()
+        with torch.no_grad():
+            for w in lm.weights:
+                w -= .5*w.grad
+                w.grad.zero_()
+    return fit
+'''
+
+
+@pytest.mark.parametrize('bend,found', [('torch.tanh', []), ('', ['R8'])])
+def test_tensors_of_an_object(bend, found, tmp_path):
+    fit = module_of(tmp_path/f'scratch{bend}.py', BY_HAND.replace('BEND', bend)).made(V)
+    batches = [(o[:,:-1], o[:,1:]) for o in IDS[:1500].view(-1, 6, 10)]
+    assert [o.id for o in diagnose(step_function=fit, batches=batches, trials=False).findings] == found

@@ -19,7 +19,7 @@ from .batches import AllInTime, InTime, LoaderEnds, OutOfTime, take_batches
 from .arranged import arrange
 from .given import fetches, function_subject, learner_subject, parts_subject
 from .mend import in_own_words, name_training_mode
-from .scopes import as_method, called, plain, scopes_of, spoken_of
+from .scopes import as_method, called, own_modules, plain, scopes_of, spoken_of
 from .words import Words
 from .corpus import check_amount, check_same_text, check_tables
 from .overlap import check_overlap
@@ -95,11 +95,13 @@ def _model_of(step_function):
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #3bb36c85
 def _trained(o, name='', depth=3):
-    "Tensors that are trained, by name, in what may be one, or a dictionary or a list of some"
+    "Tensors that are trained, by name, in what may be one, or a dictionary, a list or an object of one's own with some"
     if isinstance(o, Tensor): return {name:o} if o.is_leaf and o.requires_grad else {}
-    if not depth or not isinstance(o, (dict, list, tuple)) or len(o) > 1000: return {}
-    items = o.items() if isinstance(o, dict) else enumerate(o)
-    inner = lambda key: f'{name}[{key!r}]' if name else str(key)
+    is_own = not isinstance(o, (nn.Module, type)) and hasattr(o, '__dict__') and bool(own_modules(type(o)))
+    if not depth or not is_own and not isinstance(o, (dict, list, tuple)): return {}
+    items = vars(o).items() if is_own else o.items() if isinstance(o, dict) else enumerate(o)
+    if len(items := [*items]) > 1000: return {}
+    inner = lambda key: f'{name}.{key}' if is_own else f'{name}[{key!r}]' if name else str(key)
     return {k:v for key,part in items for k,v in _trained(part, inner(key), depth-1).items()}
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #40f0563b

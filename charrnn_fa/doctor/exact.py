@@ -178,7 +178,7 @@ def exact_findings(
 # %% ../../nbs/46g_doctor.exact.ipynb #43d62df0
 def _why_blind(subject, step):
     "What keeps some probes from looking"
-    if not subject.batches[0]: return 'the step fetches its batches itself'
+    if not subject.batches[0]: return 'the step fetches its batches itself; def step(x, y) with batches=[...] shows more'
     if not tensors_of(subject.batches[0]): return 'the batches have no numbers; give ids'
     return 'the step has several losses, of unlike outputs' if step.losses else 'no loss function of PyTorch was seen'
 

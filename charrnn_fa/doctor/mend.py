@@ -49,17 +49,26 @@ def _not_anew(line, made_of):
     return f'{name} = {made_of}   # as it is: one made anew is connected to no weight'
 
 # %% ../../nbs/36ca_doctor.mend.ipynb #78acde73
+def _share(line, loop):
+    "By what a loss of a loop is divided so that they make a mean; nothing, if it is divided already"
+    if isinstance(line.value, ast.BinOp): return ''
+    name,args = getattr(getattr(loop.iter, 'func', None), 'id', ''),getattr(loop.iter, 'args', [])
+    if name == 'range' and len(args) == 1: n = ast.unparse(args[0])
+    else: n = f"len({ast.unparse(args[0] if name in ('zip', 'enumerate') and args else loop.iter)})"
+    return f'/({n})' if ' ' in n and not n.endswith(')') else f'/{n}'
+
 def _overwritten(*objects):
     "The line of a loop that makes the loss anew each time, and what adds it up: `(source, line, fix)`, or None"
     for source in sources(*objects):
         for call,_ in calls(source.tree, 'backward'):
             name = root(call.func.value) if isinstance(call.func, ast.Attribute) else None
             loops = [o for o in ast.walk(source.tree) if isinstance(o, ast.For) and o.end_lineno < call.lineno]
-            lines = [o for loop in loops for o in ast.walk(loop) if isinstance(o, ast.Assign)]
             goes_on = lambda o: any(isinstance(k, ast.Name) and k.id == name for k in ast.walk(o.value))
-            lines = [o for o in lines if ast.unparse(o.targets[0]) == name and not goes_on(o)]
-            if len(lines) == 1:
-                return source,lines[0],f'{name} += {ast.unparse(lines[0].value)}   # added up in the loop; {name} = 0 before it'
+            is_it = lambda o: isinstance(o, ast.Assign) and ast.unparse(o.targets[0]) == name and not goes_on(o)
+            lines = [(o, loop) for loop in loops for o in ast.walk(loop) if is_it(o)]
+            if len(lines) != 1: continue
+            fix = f'{name} += {ast.unparse(lines[0][0].value)}{_share(*lines[0])}'
+            return source,lines[0][0],f'{fix}   # added up in the loop; {name} = 0 before it'
 
 # %% ../../nbs/36ca_doctor.mend.ipynb #b80e3dc1
 _to_training = re.compile(r'\.train\((?:mode=)?(?:True)?\)')

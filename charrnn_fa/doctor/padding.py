@@ -10,7 +10,7 @@ from fastai.basics import *
 from .report import Finding
 from .ids import as_ids
 from .subject import Subject
-from .loss import of_classes
+from .loss import empty_rows, of_classes
 from .weighting import score_gradients
 
 # %% ../../nbs/38g_doctor.padding.ipynb #f3bcde0e
@@ -42,6 +42,17 @@ class Counted(Finding):
     title = 'Padding counts as text'
 
 # %% ../../nbs/38g_doctor.padding.ipynb #38457928
+def _check_empty(step):
+    "T8, of one-hot targets: rows of zeros cost nothing, and a mean is over them as well"
+    share = 0. if step.error else empty_rows(step)
+    if share < .05 or step.losses[0].options.get('reduction') in ('sum', 'none'): return []
+    return [Counted('T8', 'weak',
+        f"{share:.0%} of the targets of the first batch are rows of zeros, padding: they cost nothing, and the mean is "
+        f"over them as well. So the loss is shown too small, by as much as a batch is filled up.",
+        'real = target.flatten(0, 1).sum(1) > 0   # of one-hot targets\n'
+        'loss = F.cross_entropy(scores.flatten(0, 1)[real], target.flatten(0, 1)[real])', dict(share=share))]
+
+# %% ../../nbs/38g_doctor.padding.ipynb #cc3aba8f
 def check_padding(
     subject:Subject, # What is examined
     least:float=.25, # Of all targets
@@ -50,7 +61,8 @@ def check_padding(
     batch = subject.batches[0]
     y = as_ids(batch[-1]) if len(batch) > 1 else None
     filled = _filled(y)
-    if filled is None or filled.float().mean() < least or not _says_nothing(batch, filled): return []
+    if filled is None: return _check_empty(*subject.run([batch], update=False))
+    if filled.float().mean() < least or not _says_nothing(batch, filled): return []
     found = score_gradients(subject)
     if not found or not of_classes(subject.steps[0]) or len(found[1]) != y.numel(): return []
     pad = int(y[filled][0])

@@ -236,12 +236,23 @@ def heading(self:Report)->str:
     return f"{number_of(n, 'fault')} in the training{of} ({_took(self.seconds)})." if n else _nothing_found(self, with_it)
 
 # %% ../../nbs/34_doctor.report.ipynb #fdd7fcb3
+def _by_reason(skipped):
+    "What was not looked at, beneath the reason that stands in brackets behind it"
+    reasons = {}
+    for o in skipped: reasons.setdefault(o.partition(' (')[2], []).append(o)
+    few = [o for v in reasons.values() if len(v) == 1 for o in v]
+    told = {f'Not looked at, since {k.removesuffix(")")}':[o.partition(' (')[0] for o in v]
+            for k,v in reasons.items() if k and len(v) > 1}
+    return {**told, 'Not looked at':few + (reasons[''] if len(reasons.get('', '')) > 1 else [])}
+
+# %% ../../nbs/34_doctor.report.ipynb #c48165f2
 @patch
 def _notes(self:Report):
     others = [o for o in self.skipped if o not in self.late]
-    parts = {'Looked at':self.checked, 'No time for':self.late, 'Not looked at':others}
+    parts = {'Looked at':self.checked, 'No time for':self.late, **_by_reason(others)}
     return [self.course]*bool(self.course) + [f'{k}: {", ".join(v)}.' for k,v in parts.items() if v]
 
+# %% ../../nbs/34_doctor.report.ipynb #6ed7b10f
 @patch
 def __str__(self:Report):
     parts = [self.heading(), *map(str, self.findings), *(_wrapped(o, '') for o in self._notes())]
