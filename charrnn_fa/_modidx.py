@@ -631,6 +631,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'charrnn_fa/checkpoint/save.py'),
                                             'charrnn_fa.checkpoint.save.Checkpoint._due': ( 'checkpoint.save.html#checkpoint._due',
                                                                                             'charrnn_fa/checkpoint/save.py'),
+                                            'charrnn_fa.checkpoint.save.Checkpoint._gone': ( 'checkpoint.save.html#checkpoint._gone',
+                                                                                             'charrnn_fa/checkpoint/save.py'),
                                             'charrnn_fa.checkpoint.save.Checkpoint._keep': ( 'checkpoint.save.html#checkpoint._keep',
                                                                                              'charrnn_fa/checkpoint/save.py'),
                                             'charrnn_fa.checkpoint.save.Checkpoint._leave': ( 'checkpoint.save.html#checkpoint._leave',

@@ -591,6 +591,8 @@ def test_a_run_that_ends_in_nan(short, tmp_path, make, terminate, settled):
         learn.fit(6, 1e-2, cbs=[Nan(), *[TerminateOnNaNCallback()]*terminate,
                                 Checkpoint(tmp_path/'r', steps=4 if make is ours else 14, keep=2, quiet=True)])
     assert sum('no finite numbers' in str(o.message) for o in w) == 1
+    end = (tmp_path/'r'/'log.txt').read_text().splitlines()[-1]
+    assert 'begin another run' in end and 'are safe' not in end, end
     run = RunFolder(tmp_path/'r')
     finite = [m['step'] for m in run.checkpoints() if all(t.isfinite().all() for k,t in run.read(m)[0].items()
                                                           if not k.startswith('train/') and t.is_floating_point())]

@@ -105,6 +105,11 @@ def epoch_over(self:Checkpoint):
 
 # %% ../../nbs/79a_checkpoint.save.ipynb #d0e5f1d4
 @patch
+def _gone(self:Checkpoint):
+    "What is said in place of how to go on, where weights have become NaN"
+    return f'the weights in {self.place} are no finite numbers any more, so begin another run with a lower learning rate.'
+
+@patch
 def _save_last(self:Checkpoint, how, at):
     self.saver.then = 'the steps since the last one are lost.'
     if job := self._snapshot(at) if at else self._before_this() or self.held:
@@ -116,9 +121,7 @@ def _save_last(self:Checkpoint, how, at):
     but = f', without what {late} had still to do there,' if late else ''
     way = (f'the run in {self.place} goes on after step {self.saved_step:,}{but} '
            'when it is started again in the same way.')
-    lost = (f'the weights in {self.place} are no finite numbers any more, '
-            'so begin another run with a lower learning rate.')
-    self.log.say(f'{how}; {way if self.saver.finite else lost}')
+    self.log.say(f'{how}; {way if self.saver.finite else self._gone()}')
 
 # %% ../../nbs/79a_checkpoint.save.ipynb #7ae8385b
 @patch
@@ -197,8 +200,8 @@ def _save_end(self:Checkpoint):
     if self.saver.trouble: return
     if not self.signals.got: self._count() # who has interrupted it calls it again for its result
     m = self.folder.newest()
-    safe = self.saver.where_safe(m, self.place)
-    self.log.say(f"{self.place} is finished after {m['step']:,} steps; its weights are safe {safe}.")
+    weights = f'its weights are safe {self.saver.where_safe(m, self.place)}.' if self.saver.finite else self._gone()
+    self.log.say(f"{self.place} is finished after {m['step']:,} steps; {weights}")
 
 # %% ../../nbs/79a_checkpoint.save.ipynb #2209665b
 @patch
