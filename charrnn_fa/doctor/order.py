@@ -8,6 +8,7 @@ __all__ = ['NoTargets', 'check_order', 'clips', 'above_clipping', 'clipped_early
 # %% ../../nbs/37b_doctor.order.ipynb #3f2c51e7
 import ast, itertools, math
 from fastai.basics import *
+from ..callback.meanwhile import replacing
 from .place import sources
 from .report import Finding
 from .subject import Subject
@@ -131,7 +132,8 @@ def _with_large_gradients(subject, factor, n=4):
     def _enlarge(step):
         for p in subject.model.parameters():
             if p.grad is not None: p.grad.mul_(factor)
-    return subject.run((subject.batches*n)[:n], update=False, after_backward=_enlarge)
+    with replacing(subject, watches_gradients=True):
+        return subject.run((subject.batches*n)[:n], update=False, after_backward=_enlarge)
 
 # %% ../../nbs/37b_doctor.order.ipynb #617fb555
 def _check_late(steps):

@@ -37,6 +37,7 @@ class Subject:
         self.arrange = noop # puts the parts of a batch in the order of `batches`
         self.after_step = noop # is called when an optimiser has made its step
         self.until,self.pace = math.inf,0. # when no further run may begin, and the shortest time of a step
+        self.watches_gradients = False # see `watch_gradients`
         self.trains_itself = False # do weights change without an optimiser that is known?
         self.asked = [] # modes in which the network is asked, and when
         self.came = () # devices of the tensors that the model was given last
@@ -69,7 +70,7 @@ def is_late(self:Subject)->bool:
 def watch_gradients(self:Subject):
     "Note whether gradients have become smaller since the optimiser used them"
     last = self.steps[-1] if self.steps else None
-    if last is None or last.stepped is None or last.changed_late: return
+    if not self.watches_gradients or last is None or last.stepped is None or last.changed_late: return
     norm = lambda gs: get_total_norm([g.float() for g in gs]).item()
     now = norm(p.grad.detach().to_dense() for p in self.model.parameters() if p.grad is not None)
     is_simple = last.events.count('step') == last.events.count('backward') == 1
