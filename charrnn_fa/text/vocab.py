@@ -167,7 +167,7 @@ def _treat_unknown(self:CharVocab, ids, codes, unknown):
     has_other = self.as_known(text) != text
     raise VocabError(f"The vocabulary does not have {show_chars(chars)}",
                      "give vocab.as_known(text), with the accents as it has them." if has_other else
-                     f"{leave_out(chars)}, as vocab.encode does with unknown='skip'.")
+                     f"{leave_out(chars)}, as vocab.textify(vocab.encode(text, unknown='skip')) does.")
 
 # %% ../../nbs/04_text.vocab.ipynb #714a9127
 @patch
