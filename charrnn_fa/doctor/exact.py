@@ -141,7 +141,8 @@ _without_a_batch = {
 def _probes(subject, step):
     "All probes of a subject, and those of them that see nothing of it"
     computation = _of_computation(subject, step)
-    by_letter = {'the state from letter to letter': lambda: check_calls(subject) or check_crossed(subject)} # first, for it knows the line
+    # the first of the two knows the line
+    by_letter = {'the state from letter to letter': lambda: check_calls(subject) or check_crossed(subject)}
     probes = {**by_letter, **computation, **_of_state(subject, step)}
     if not tensors_of(subject.batches[0]): return probes,{k for k in probes if k not in _without_a_batch}
     return probes,set() if predictions(step) else {*computation}

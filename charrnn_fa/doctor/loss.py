@@ -61,7 +61,8 @@ def _not_of_classes(call, scores, batch):
     x = as_ids(batch[0]) if batch else None
     if x is not None and x.shape == call.scores.shape: n = 1 # a number for each symbol, and not a score for each class
     has_vectors = call.target.shape == call.scores.shape and n > 1
-    come_so = has_vectors and batch and isinstance(batch[-1], Tensor) and batch[-1].shape == call.target.shape # one-hot, from the loader
+    given = batch[-1] if has_vectors and batch else None # one-hot, from the loader
+    come_so = isinstance(given, Tensor) and given.shape == call.target.shape
     ids = 'y.argmax(-1).flatten()' if come_so else 'ids.flatten()' if has_vectors else 'y.flatten()'
     of_ids = '   # ids: whole numbers, as they are before they are made one-hot' if ids.startswith('ids') else ''
     is_share = n > 1 and bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < 1e-3).all())
