@@ -32,15 +32,19 @@ def _made_of(node):
     return _made_of(passed[0]) if passed else None
 
 # %% ../../nbs/36ca_doctor.mend.ipynb #250c4405
-def _made_anew(*objects):
-    "The line that makes the loss anew just before `backward`, and what it is made of: `(source, line, name)`, or None"
+def _backwards(*objects):
+    "Where `backward` is called, and of what: `(source, call, name)`"
     for source in sources(*objects):
         for call,_ in calls(source.tree, 'backward'):
-            name = root(call.func.value) if isinstance(call.func, ast.Attribute) else None
-            lines = [o for o in ast.walk(source.tree) if isinstance(o, ast.Assign) and o.lineno < call.lineno]
-            lines = sorted((o for o in lines if ast.unparse(o.targets[0]) == name), key=lambda o: o.lineno)
-            made_of = _made_of(lines[-1].value) if lines else None
-            if made_of and _cutting.search(ast.unparse(lines[-1].value)): return source,lines[-1],made_of
+            yield source,call,root(call.func.value) if isinstance(call.func, ast.Attribute) else None
+
+def _made_anew(*objects):
+    "The line that makes the loss anew just before `backward`, and what it is made of: `(source, line, name)`, or None"
+    for source,call,name in _backwards(*objects):
+        lines = [o for o in ast.walk(source.tree) if isinstance(o, ast.Assign) and o.lineno < call.lineno]
+        lines = sorted((o for o in lines if ast.unparse(o.targets[0]) == name), key=lambda o: o.lineno)
+        made_of = _made_of(lines[-1].value) if lines else None
+        if made_of and _cutting.search(ast.unparse(lines[-1].value)): return source,lines[-1],made_of
 
 def _not_anew(line, made_of):
     "What to do with a line that makes the loss anew"
@@ -59,16 +63,14 @@ def _share(line, loop):
 
 def _overwritten(*objects):
     "The line of a loop that makes the loss anew each time, and what adds it up: `(source, line, fix)`, or None"
-    for source in sources(*objects):
-        for call,_ in calls(source.tree, 'backward'):
-            name = root(call.func.value) if isinstance(call.func, ast.Attribute) else None
-            loops = [o for o in ast.walk(source.tree) if isinstance(o, ast.For) and o.end_lineno < call.lineno]
-            goes_on = lambda o: any(isinstance(k, ast.Name) and k.id == name for k in ast.walk(o.value))
-            is_it = lambda o: isinstance(o, ast.Assign) and ast.unparse(o.targets[0]) == name and not goes_on(o)
-            lines = [(o, loop) for loop in loops for o in ast.walk(loop) if is_it(o)]
-            if len(lines) != 1: continue
-            fix = f'{name} += {ast.unparse(lines[0][0].value)}{_share(*lines[0])}'
-            return source,lines[0][0],f'{fix}   # added up in the loop; {name} = 0 before it'
+    for source,call,name in _backwards(*objects):
+        loops = [o for o in ast.walk(source.tree) if isinstance(o, ast.For) and o.end_lineno < call.lineno]
+        goes_on = lambda o: any(isinstance(k, ast.Name) and k.id == name for k in ast.walk(o.value))
+        is_it = lambda o: isinstance(o, ast.Assign) and ast.unparse(o.targets[0]) == name and not goes_on(o)
+        lines = [(o, loop) for loop in loops for o in ast.walk(loop) if is_it(o)]
+        if len(lines) != 1: continue
+        fix = f'{name} += {ast.unparse(lines[0][0].value)}{_share(*lines[0])}'
+        return source,lines[0][0],f'{fix}   # added up in the loop; {name} = 0 before it'
 
 # %% ../../nbs/36ca_doctor.mend.ipynb #b80e3dc1
 _to_training = re.compile(r'\.train\((?:mode=)?(?:True)?\)')
