@@ -3460,6 +3460,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'charrnn_fa.generate._check_parts': ('generate.html#_check_parts', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._check_request': ('generate.html#_check_request', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._check_scores': ('generate.html#_check_scores', 'charrnn_fa/generate.py'),
+                                     'charrnn_fa.generate._check_takes_state': ( 'generate.html#_check_takes_state',
+                                                                                 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._draw_one': ('generate.html#_draw_one', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._drawn': ('generate.html#_drawn', 'charrnn_fa/generate.py'),
                                      'charrnn_fa.generate._is_finite': ('generate.html#_is_finite', 'charrnn_fa/generate.py'),

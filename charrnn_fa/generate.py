@@ -7,7 +7,7 @@ __all__ = ['check_sampling', 'next_probs', 'draw', 'Uniforms', 'evaluating', 'st
            'generate']
 
 # %% ../nbs/12_generate.ipynb #ec358b77
-import math, numbers, secrets, torch
+import inspect, math, numbers, secrets, torch
 import numpy as np
 from contextlib import contextmanager
 from functools import partial
@@ -155,15 +155,25 @@ def _stepper(model, state):
         return logits.numpy()
     return step
 
-# %% ../nbs/12_generate.ipynb #a03d338c
+# %% ../nbs/12_generate.ipynb #dc03bc81
+def _check_takes_state(model):
+    "Refuse a network that is not called with a state"
+    try: inspect.signature(model.forward).bind(None, None)
+    except TypeError:
+        raise CharRNNError(f"{type(model).__name__} takes no state beside the characters, so it forgets each of them",
+                           "give a network that is called as `logits, state = model(x, state)`.") from None
+
+# %% ../nbs/12_generate.ipynb #ffbb20fa
 def _check_scores(logits):
     "Refuse a network whose weights are no numbers: it would write the same character for ever"
     if not logits.isnan().any(): return
     raise CharRNNError("The network has no scores any more but NaN, so it cannot write",
                        "load weights from before, or train it anew at a lower rate.")
 
+# %% ../nbs/12_generate.ipynb #a03d338c
 def _drawn(model, prompt, bs=1, seed=None, banned=None, temperature=1., top_k=None, top_p=None, min_p=None):
     "Lists of `bs` ids, without end"
+    _check_takes_state(model)
     uniforms = Uniforms(secrets.randbelow(2**48) if seed is None else seed, bs)
     logits,state = step_model(model, prompt[None], None)
     checked_state(state)
