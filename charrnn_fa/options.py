@@ -203,6 +203,18 @@ def _add_info(sub):
     _add_folder(p, 'run')
     _add_json(p)
 
+def _add_share(sub):
+    "`charrnn share`"
+    p = _command(sub, 'share', 'a page in which a run writes',
+                 'Write one HTML file in which a run writes, or draws, in any browser, without a connection.',
+                 'share runs/docs docs.html --about "the documentation of Python"')
+    p.one,p.instead = 'page','put words with blanks in quotes.'
+    _add_folder(p, 'run')
+    _add_folder(p, 'page', metavar='PAGE.html', help='the file to write')
+    _add(p, ('--title', str, 'of the page'), ('--about', str, 'what it read, in words'),
+            ('--prompt', str, 'what stands in the box at first'))
+    _add_json(p)
+
 def _add_draw(sub):
     "`charrnn draw`"
     p = _command(sub, 'draw', 'train on drawings',
@@ -238,6 +250,7 @@ def parser()->argparse.ArgumentParser:
                 epilog='example: charrnn train shakespeare --run runs/bard --minutes 1')
     p.add_argument('--version', action='version', version=f'charrnn_fa {__version__}')
     sub = p.add_subparsers(dest='command', required=True, parser_class=_Parser,
-                           metavar='{train,sample,eval,info,doctor,draw,demo}')
-    for add in _add_train, _add_sample, _add_eval, _add_info, _add_doctor, _add_draw, _add_demo: add(sub)
+                           metavar='{train,sample,eval,info,doctor,share,draw,demo}')
+    for add in (_add_train, _add_sample, _add_eval, _add_info, _add_doctor, _add_share, _add_draw, _add_demo):
+        add(sub)
     return p

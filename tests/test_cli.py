@@ -16,6 +16,7 @@ from fastai.callback.core import Callback
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.cli import main
 from charrnn_fa.run.folder import RunFolder
+from charrnn_fa.run.model import load_run
 from machine import command, ended, machine, until
 
 TINY = '--n-hid 16 --emb-sz 8 --head-sz 8 --bs 4 --seq-len 16 --precision fp32'.split()
@@ -79,6 +80,14 @@ def test_sample(call, run):
     assert call('sample', run, '--prompt', '0120', '-n', 8, '--temperature', 0)[1] == '012012012012\n'
     a,b,c = (call('sample', run, '-n', 50, '--seed', s, '--temperature', 3)[1] for s in (1, 1, 2))
     assert a == b != c and len(a) == 51
+
+
+def test_share(call, run, tmp_path):
+    page,by_hand = tmp_path/'page.html',load_run(run, 'cpu').share(tmp_path/'by_hand.html', title='Counts', prompt='012')
+    status,out,_ = call('share', run, page, '--title', 'Counts', '--prompt', '012', '--json')
+    assert status == 0 and json.loads(out) == dict(page=str(page), size=page.stat().st_size)
+    assert page.read_bytes() == by_hand.read_bytes()
+    assert str(page) in call('share', run, page)[1] and b'Counts' not in page.read_bytes()
 
 
 def test_info(call, run):
@@ -392,6 +401,10 @@ def bad_files(d):
     ('eval {run} --context 0', "'carry' or a number"),
     ('eval {run} --corpus {d}/tiny.txt', "'a' (U+0061)"),
     ('eval {d}/tiny.txt', 'not a run'),
+    ('share {run}', 'PAGE.html'),
+    ('share {run} {d}/new', 'end the name in .html'),
+    ('share {run} {d}/new/page.html', 'could not be written'),
+    ('share {d}/other {d}/page.html', 'not a run'),
     ('info {d}/other', 'not a run'),
     ('train {d}/tiny.txt --run {d}/new --tie maybe', '--tie'),
     ('train count --run {d}/new --opt adamw --ns-steps 3', '--ns-steps is for --opt muon'),
@@ -431,13 +444,14 @@ def test_damaged_run(call, tmp_path, run, part):
         assert status == 1 and out == '' and err.count('\n') == 1 and 'restore' in err
 
 
-@pytest.mark.parametrize('args', ['--help', 'train --help', 'sample --help', 'eval --help', 'info --help', 'demo --help'])
+@pytest.mark.parametrize('args', ['--help', 'train --help', 'sample --help', 'eval --help', 'info --help', 'share --help',
+                                  'demo --help'])
 def test_help_has_an_example(call, args):
     status,out,_ = call(*args.split())
     assert status == 0 and 'example' in out and 'charrnn' in out
 
 
-@pytest.mark.parametrize('command', ['train', 'sample', 'eval', 'info', 'doctor', 'draw', 'demo'])
+@pytest.mark.parametrize('command', ['train', 'sample', 'eval', 'info', 'doctor', 'share', 'draw', 'demo'])
 def test_help_fits_a_terminal_and_describes_everything(call, command, monkeypatch):
     monkeypatch.setenv('COLUMNS', '80')
     out = call(command, '--help')[1]
