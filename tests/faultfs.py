@@ -96,9 +96,9 @@ class DriveFS(Operations):
 
     @property
     def faults(self):
-        try: raw = self.control.read_bytes()
-        except OSError: raw = b'{}'
-        with self.mutex:
+        with self.mutex: # what was read before a change is not taken for news after it
+            try: raw = self.control.read_bytes()
+            except OSError: raw = b'{}'
             if raw != self.raw:
                 try: self._faults = json.loads(raw)
                 except ValueError: return self._faults
