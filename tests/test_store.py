@@ -86,7 +86,7 @@ def fit(fresh, alone, home):
         learn = fresh(seed, n_hid=n_hid)
         with warnings.catch_warnings(record=True) as ws:
             warnings.simplefilter('always')
-            learn.ckpt = Checkpoint(where, **{**dict(steps=10, wait=20), **kwargs})
+            learn.ckpt = Checkpoint(where, **{**dict(steps=10, wait=60), **kwargs})
             learn.fit_one_cycle(2, 1e-2, cbs=[learn.ckpt, At(dict(at))])
         learn.told = [str(w.message) for w in ws if issubclass(w.category, RunWarning)]
         if n_hid == 16:
@@ -610,7 +610,7 @@ def test_an_error_in_every_call_of_a_copy(drive, fresh, alone_for_an_epoch, tmp_
             warnings.simplefilter('always')
             learn = fresh(5)
             cbs = [At({18: then(settle, lambda _: inject.gate()), **dict.fromkeys((22, 26), then(copied, tried))}),
-                   Checkpoint(drive.where, steps=4, keep=2, wait=20, quiet=True)]
+                   Checkpoint(drive.where, steps=4, keep=2, wait=120, quiet=True)]
             learn.fit_one_cycle(1, 1e-2, cbs=cbs)
         told = [str(w.message) for w in ws if issubclass(w.category, RunWarning)]
         assert len(told) <= 1 and all(os.strerror(getattr(errno, error)) in o for o in told), told
@@ -886,7 +886,7 @@ def test_killed_within_a_rename_that_is_not_atomic(drive, fresh, alone, tmp_path
         def train(seed=5):
             learn = fresh(seed)
             learn.fit_one_cycle(2, 1e-2, cbs=[At({o: settle for o in range(15, 58, 10)}),
-                                              Checkpoint(drive.where, steps=10, wait=20, quiet=True)])
+                                              Checkpoint(drive.where, steps=10, wait=120, quiet=True)])
             return learn
         pid,runs = machine(disk.mountpoint/'home', train, tmp_path/'log'),disk.backing/'home/runs'
         notes = lambda: [o.name for o in runs.glob('*/.*') if '.mirror' in o.name]
@@ -1192,7 +1192,7 @@ def test_killed_at_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeypat
     def train(home, *cbs):
         os.environ['CHARRNN_HOME'] = str(home)
         learn = fresh(5 if cbs else None)
-        learn.fit_one_cycle(2, 1e-2, cbs=[*cbs, Checkpoint(drive.where, steps=10, keep=2, wait=20, quiet=True)])
+        learn.fit_one_cycle(2, 1e-2, cbs=[*cbs, Checkpoint(drive.where, steps=10, keep=2, wait=120, quiet=True)])
         return learn
     first,kills = 1,0
     while True:
