@@ -661,7 +661,7 @@ def test_nothing_changes(program):
     attributes = {n:{k:v for k,v in vars(m).items() if not k.startswith('_')} for n,m in model.named_modules()}
     rngs = random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist()
     of_learner = learn and dict(vars(learn))
-    diagnose(**kwargs)
+    diagnose(**kwargs, trials=program in ('tutorial', 'a state outside', 'ours'))
     assert rngs == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert modes == [m.training for m in model.modules()]
     for (k,a,g),(_,b,h) in zip(before, all_of(model)): assert torch.equal(a, b) and g == h, k
@@ -779,8 +779,10 @@ def waves():
     return [(s[i:-1][:400].view(16, 25, 1), s[i+1:][:400].view(16, 25, 1)) for i in (0, 400, 800, 1200, 1600)][:4]
 
 
-@pytest.mark.parametrize('seq_len', [24, 150])
-@pytest.mark.parametrize('tag', [lambda x: VOWELS[x].float(), lambda x: x/7.3, lambda x: VOWELS[x].float().cumsum(1)/9])
+def so_far(x): return VOWELS[x].float().cumsum(1)/9
+
+
+@pytest.mark.parametrize('tag,seq_len', [(lambda x: VOWELS[x].float(), 24), (lambda x: x/7.3, 24), (so_far, 24), (so_far, 150)])
 def test_labels_for_each_character_are_no_classes(tag, seq_len):
     batches = [(x, tag(x)) for x,_ in windows(16 if seq_len < 99 else 2, seq_len)]
     loss = F.binary_cross_entropy_with_logits if tag(batches[0][0]).max() == 1 else F.mse_loss

@@ -1084,7 +1084,7 @@ def test_a_table_for_a_layer_that_ends_in_an_error(tmp_path):
 # All of the text as one batch
 
 ALL_AT_ONCE = reader() + """
-rows,goals = ids[:2400].view(8, 300),ids[1:].view(8, 300)
+rows,goals = ids[:800].view(8, 100),ids[1:801].view(8, 100)
 def learn(x, y):
     pass
     loss = F.cross_entropy(net(x).transpose(1, 2), y)

@@ -226,9 +226,11 @@ def another_loss(learn, folder): learn.loss_func = LabelSmoothingCrossEntropyFla
 def more_dropout(learn, folder): learn.model.drops[0].p = .9
 
 
-@pytest.mark.parametrize('change', [saved_and_loaded, another_text, another_loss, more_dropout, None])
-@pytest.mark.parametrize('seq_len,n', [(2, 600), (16, 3000)])
-def test_a_further_fit_begins_as_it_must(change, seq_len, n, tmp_path):
+CHANGES = saved_and_loaded, another_text, another_loss, more_dropout, None
+
+
+@pytest.mark.parametrize('seq_len,n,change', [*((16, 3000, o) for o in CHANGES), (2, 600, saved_and_loaded), (2, 600, None)])
+def test_a_further_fit_begins_as_it_must(seq_len, n, change, tmp_path):
     "Whatever is meant to make its first loss another one is no fault"
     learn,cb = text_learner(seq_len, learnt_words(n)),doctor()
     with learn.no_logging(): learn.fit(4, 1e-2, cbs=cb)

@@ -552,8 +552,11 @@ def test_the_same_cell_after_a_stop_within_mixup(tmp_path, how):
 
 # Output that cannot be written
 
-@pytest.mark.parametrize('out', ['pipe', '/dev/full', 'closed'])
-@pytest.mark.parametrize('last', ["Checkpoint(d/'r', steps=4)", "Checkpoint(d/'r', steps=4), Bad()"])
+SAVING = "Checkpoint(d/'r', steps=4)"
+
+
+@pytest.mark.parametrize('out,last', [('pipe', SAVING), ('/dev/full', SAVING), ('closed', SAVING),
+                                      ('pipe', f'{SAVING}, Bad()')])
 def test_output_that_cannot_be_written(tmp_path, out, last):
     "A pipe that nobody reads, a full disk, a closed file; for messages and for a warning"
     body = f'''
