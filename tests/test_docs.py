@@ -119,6 +119,22 @@ def test_a_link_to_nothing_is_an_error(docs):
         docs.link('no_such.ipynb', docs.nbs/'24_loop.learner.ipynb')
 
 
+def prose(path):
+    "The Markdown of a notebook, without what stands between fences"
+    cells = [''.join(o['source']) for o in json.loads(path.read_text(encoding='utf-8'))['cells'] if o['cell_type'] == 'markdown']
+    return re.sub(r'^```.*?^```', '', '\n\n'.join(cells), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize('path', sorted((root/'nbs').rglob('*.ipynb')), ids=lambda o: o.stem)
+def test_headings_leave_no_level_out_and_are_where_links_say(path):
+    "Else Sphinx refuses the page"
+    heads = re.findall(r'^(#+) (.*)$', text := prose(path), re.M)
+    levels = [len(o) for o,_ in heads]
+    assert all(b <= a+1 for a,b in zip(levels, levels[1:])), heads
+    slugs = {re.sub(r'[^\w -]', '', o).strip().replace(' ', '-').lower() for _,o in heads}
+    assert {*re.findall(r'\]\(#([^)]*)\)', text)} <= slugs
+
+
 # A small site in a real browser
 
 TEXT = 'ROMEO:\nSay "no", or go.\n\n'
