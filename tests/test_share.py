@@ -328,6 +328,16 @@ def test_phone(learn, visit, scheme):
             else (light('backgroundColor') < 200 < 600 < light('color')))
 
 
+def test_blanks_stay_within_the_box(text, visit, make, tmp_path):
+    "However many there are in a row: each is a character that can be asked about"
+    learn = make(CharDataLoaders.from_text(text, bs=4, seq_len=16, path=tmp_path, seed=7, device='cpu'))
+    with torch.no_grad(): learn.model.decoder.bias[learn.vocab.stoi[' ']] = 99.
+    page = visit(learn, dict(viewport=dict(width=390, height=844)))
+    assert write(page, 'a', length=200).count(' ') > 190
+    assert page.evaluate("""Math.max(...[...document.querySelectorAll('#text span')].map(o => o.getBoundingClientRect().right))
+                            <= document.getElementById('text').getBoundingClientRect().right""")
+
+
 def test_the_one_minute_preset_fits(text, visit, make, tmp_path):
     dls = CharDataLoaders.from_text(text, path=tmp_path, seed=7, device='cpu')
     learn = make(dls, preset='cpu-minute', n_hid=256, emb_sz=64, head_sz=384)

@@ -97,6 +97,13 @@ def test_a_picture_fits_a_phone_and_runs_no_text(pictures, visit, name, scheme):
     assert ink == dict(light='rgb(0, 0, 0)', dark='rgb(255, 255, 255)')[scheme]
 
 
+def test_blanks_stay_within_a_picture(trained, visit):
+    page = visit(show.surprise(trained[0], LINE + ' '*200 + LINE), viewport=dict(width=390, height=800))
+    right = """[...document.querySelectorAll('.charrnn .t i')].filter(o => o.textContent == ' ')
+               .map(o => o.getBoundingClientRect().right)"""
+    assert len(ends := page.evaluate(right)) >= 200 and max(ends) <= 380 # within the margin
+
+
 LETTERS = """[...document.querySelectorAll('svg text')].map(
     o => Math.hypot(o.getScreenCTM().a, o.getScreenCTM().b)*parseFloat(getComputedStyle(o).fontSize))"""
 

@@ -51,7 +51,7 @@ def hex_colour(
 _style = f'<style>.charrnn{{--orange:{orange};--blue:{blue}}}' + """
 .charrnn{font:15px/1.5 system-ui,sans-serif;color:inherit;max-width:52em}
 .charrnn h4{font-size:1em;margin:.2em 0 .4em}.charrnn p{margin:.4em 0}.charrnn small{opacity:.8}
-.charrnn .t{font:14px/1.7 ui-monospace,Menlo,Consolas,monospace;white-space:pre-wrap;overflow-wrap:anywhere}
+.charrnn .t{font:14px/1.7 ui-monospace,Menlo,Consolas,monospace;white-space:break-spaces;overflow-wrap:anywhere}
 .charrnn table{border-collapse:collapse;font-size:.93em}
 .charrnn td,.charrnn th{padding:.2em .7em .2em 0;text-align:left;vertical-align:top;border:0;background:none}
 .charrnn svg{max-width:100%;height:auto;display:block}
