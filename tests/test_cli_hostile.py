@@ -377,3 +377,9 @@ def test_no_bar_where_nobody_watches(call, server, home, tmp_path):
     assert call('train', f'{server.url}/t.txt', '--run', tmp_path/'r', '--steps', 10, *TINY)[2] == ''
     shutil.rmtree(home)
     assert call('eval', tmp_path/'r', '--corpus', f'{server.url}/t.txt')[2] == ''
+
+
+def test_no_bar_for_drawings_where_nobody_watches(call, server, home, tmp_path, monkeypatch):
+    monkeypatch.setattr('charrnn_fa.text.quickdraw.quickdraw_url', server.url)
+    server.answers['/cat.ndjson'] = b'{"drawing": [[[0, 9], [0, 9]]]}\n'*1200
+    assert call('draw', 'quickdraw:cat', '--run', tmp_path/'r', '--steps', 2, '-n', 1)[2] == ''

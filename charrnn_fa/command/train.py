@@ -54,7 +54,7 @@ def _new_drawer(args, preset):
     from charrnn_fa.learner import char_learner
     from charrnn_fa.text.data import CharDataLoaders
     dls = CharDataLoaders.from_drawings(args.corpus, valid_pct=args.valid_pct, times=args.times,
-                                        seed=args.seed, **preset.dls)
+                                        seed=args.seed, progress=is_watched() and not args.quiet, **preset.dls)
     return char_learner(dls, preset=preset, precision=args.precision)
 
 def _valid_pct(args)->float:
