@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -280,6 +281,21 @@ def test_all_files_of_a_folder_that_are_no_drawings_are_named_at_once(tmp_path, 
     assert main(['draw', str(tmp_path), '--run', str(tmp_path/'run')]) == 1
     said = capsys.readouterr().err
     assert 'bad.svg is no SVG' in said and 'empty.svg; move them to another folder' in said and 'good' not in said
+
+
+@pytest.mark.parametrize('shut', ['.', 'b'])
+def test_folder_of_drawings_that_may_not_be_looked_into(shut):
+    with tempfile.TemporaryDirectory() as d:
+        for o in 'ab':
+            Path(d, o).mkdir()
+            Path(d, o, 'x.svg').write_text('<svg><path d="M0 0L9 9"/></svg>')
+        Path(d).chmod(0o755)
+        Path(d, shut).chmod(0)
+        code = ("import os\nfrom charrnn_fa.text.drawings import load_drawings\nos.geteuid() or os.setresuid(65534, 65534, 65534)\n"
+                f"try: print(len(load_drawings({d!r})))\nexcept ValueError as e: print(e)")
+        r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+        where = os.path.normpath(os.path.join(d, shut))
+    assert f"'{where}' cannot be read (Permission denied)" in r.stdout, (r.stdout, r.stderr)
 
 
 def test_a_text_is_no_drawings(tmp_path, capsys):
