@@ -360,6 +360,13 @@ def test_other_kinds_in_the_info_of_a_run(call, long_run, tmp_path, bad):
     ('eval {run} --context 2.5', 'carry'),
     ('eval {run} --encoding nonsense --corpus {d}/t.txt', 'nonsense'),
     ('eval {run} --corpus=', 'empty'),
+    ('train count --run= --steps 2', "--run: '' is no folder"),
+    ('train count --run {d}/new --steps 2 --from=', "--from: '' is no folder"),
+    ('train {d}/t.txt --run {d}/new --steps 2 --encoding=', "--encoding: '' is no encoding"),
+    ('eval {run} --encoding= --corpus {d}/t.txt', "--encoding: '' is no encoding"),
+    ('draw faces --run= --steps 2', "--run: '' is no folder"),
+    ('demo --run=', "--run: '' is no folder"),
+    ('sample ', "DIR: '' is no folder"),
 ])
 def test_values_that_cannot_be_get_one_sentence(call, tmp_path, run, args, says):
     (tmp_path/'t.txt').write_text(pseudo_text())
