@@ -1043,6 +1043,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'charrnn_fa.core.in_fit': ('core.html#in_fit', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.is_number': ('core.html#is_number', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.loss_text': ('core.html#loss_text', 'charrnn_fa/core.py'),
+                                 'charrnn_fa.core.lost_here': ('core.html#lost_here', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.may_be_lost': ('core.html#may_be_lost', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.number_of': ('core.html#number_of', 'charrnn_fa/core.py'),
                                  'charrnn_fa.core.put_later': ('core.html#put_later', 'charrnn_fa/core.py'),
