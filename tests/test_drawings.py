@@ -531,6 +531,9 @@ def test_the_command_makes_few_drawings_many(tmp_path, capsys):
     assert main([*line, '20']) == 0 and 'are few' not in capsys.readouterr().err
     assert Run(tmp_path/'run').settings['text']['n_train'] > 1000
     assert main([*line, '21']) == 1 and 'begun with --times 20' in capsys.readouterr().err
+    line = ['draw', 'faces', '--run', str(tmp_path/'usual'), '--steps', '1', '-n', '1', '--quiet']
+    assert [main(o) for o in (line, [*line, '--times', '110'], [*line, '--times', '109'])] == [0, 0, 1]
+    assert 'begun with --times 110; leave --times out' in capsys.readouterr().err
 
 
 # --- Pictures and the page
