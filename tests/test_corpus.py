@@ -416,7 +416,8 @@ def test_folder_that_may_not_be_looked_into(shut, says):
             Path(d, o, 't.txt').write_text('text'*20)
         Path(d).chmod(0o755)
         Path(d, shut).chmod(0)
-        code = ("import os\nfrom charrnn_fa.text.read import *\nfrom charrnn_fa.text.corpus import *\nos.geteuid() or os.setresuid(65534, 65534, 65534)\n"
+        code = ("import os\nfrom charrnn_fa.text.read import *\nfrom charrnn_fa.text.corpus import *\n"
+                "os.geteuid() or os.setresuid(65534, 65534, 65534)\n"
                 f"try: print(len(load_corpus({d!r})))\nexcept CorpusError as e: print(e)")
         r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert says.replace('TOP', d) in r.stdout+r.stderr and ('80' in r.stdout) == (shut == 'b'), (r.stdout, r.stderr)

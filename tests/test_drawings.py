@@ -291,7 +291,8 @@ def test_folder_of_drawings_that_may_not_be_looked_into(shut):
             Path(d, o, 'x.svg').write_text('<svg><path d="M0 0L9 9"/></svg>')
         Path(d).chmod(0o755)
         Path(d, shut).chmod(0)
-        code = ("import os\nfrom charrnn_fa.text.drawings import load_drawings\nos.geteuid() or os.setresuid(65534, 65534, 65534)\n"
+        code = ("import os\nfrom charrnn_fa.text.drawings import load_drawings\n"
+                "os.geteuid() or os.setresuid(65534, 65534, 65534)\n"
                 f"try: print(len(load_drawings({d!r})))\nexcept ValueError as e: print(e)")
         r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
         where = os.path.normpath(os.path.join(d, shut))
