@@ -322,7 +322,8 @@ def test_a_relative_path_where_the_current_directory_is_gone(learn, tmp_path, mo
     for f in (lambda: save_run(learn, 'r'), lambda: load_run('r')):
         with pytest.raises(RunError, match=r"current directory cannot be reached .*os.chdir\('/'\)"): f()
     with pytest.raises(RunError, match='a.html could not be written'): learn.share('a.html')
-    with pytest.raises(RunError, match='a.html could not be written'): show.surprise(learn, learn.vocab[1]).save('a.html')
+    picture = show.surprise(learn, learn.vocab[1])
+    with pytest.raises(RunError, match='a.html could not be written'): picture.save('a.html')
     save_run(learn, tmp_path/'r')
     assert load_run(tmp_path/'r').vocab == learn.vocab
 
