@@ -23,7 +23,7 @@ def _window(context):
     except ValueError: n = 0
     if n > 0: return min(n, 2**40)
     raise CharRNNError(f"The context is '{str(context)[:40]}', but it is either 'carry' or a number of characters such as 256",
-                       "give a text to measure as text= (--corpus)." if isinstance(context, str) else "256 is usual.")
+                       "256 is usual; a text to measure goes into text= (--corpus).")
 
 # %% ../nbs/13_evaluate.ipynb #41d8f64f
 def _carry_batches(ids, step=4096):

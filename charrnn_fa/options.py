@@ -58,9 +58,17 @@ def _add(
     for name,kind,help in rows: p.add_argument(name, type=kind, help=help)
 
 # %% ../nbs/90_options.ipynb #da1066ad
+def _not_empty(s, what):
+    if not s: raise argparse.ArgumentTypeError(f"'' is no {what}")
+    return s
+
+def _folder(s): return os.path.expanduser(_not_empty(s, 'folder'))
+
+def _encoding(s): return _not_empty(s, 'encoding')
+
 def _add_folder(p, name, **kwargs):
     "A folder, also where a shell leaves `~` as it is"
-    p.add_argument(name, type=os.path.expanduser, **{'metavar':'DIR', 'help':'folder of a run', **kwargs})
+    p.add_argument(name, type=_folder, **{'metavar':'DIR', 'help':'folder of a run', **kwargs})
 
 def _add_json(p, help='one JSON object on standard output'): p.add_argument('--json', action='store_true', help=help)
 
@@ -125,7 +133,7 @@ def _add_manner(p):
     _add_folder(p, '--from', dest='source', help='start from the weights of another run; its vocabulary is extended')
     p.add_argument('--precision', choices=precision_names,
                    help='numbers of 32 bits, or of 16 in training (default: the fastest of the device)')
-    _add(p, ('--encoding', str, 'of the files (default: utf-8)'))
+    _add(p, ('--encoding', _encoding, 'of the files (default: utf-8)'))
 
 # %% ../nbs/90_options.ipynb #7f2f05c3
 def _add_keeping(p):
@@ -181,7 +189,7 @@ def _add_eval(sub):
     p.add_argument('--whole', action='store_true', help='measure all of the text')
     p.add_argument('--context', default='carry',
                    help="'carry': one stream; a number: windows of that length (default: carry)")
-    p.add_argument('--encoding', help='of the files of --corpus (default: utf-8)')
+    _add(p, ('--encoding', _encoding, 'of the files of --corpus (default: utf-8)'))
     p.add_argument('--skip-unknown', action='store_true', help='leave out characters that the run does not know')
     _add_json(p)
 

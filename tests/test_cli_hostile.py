@@ -360,6 +360,13 @@ def test_other_kinds_in_the_info_of_a_run(call, long_run, tmp_path, bad):
     ('eval {run} --context 2.5', 'carry'),
     ('eval {run} --encoding nonsense --corpus {d}/t.txt', 'nonsense'),
     ('eval {run} --corpus=', 'empty'),
+    ('train count --run= --steps 2', "--run: '' is no folder"),
+    ('train count --run {d}/new --steps 2 --from=', "--from: '' is no folder"),
+    ('train {d}/t.txt --run {d}/new --steps 2 --encoding=', "--encoding: '' is no encoding"),
+    ('eval {run} --encoding= --corpus {d}/t.txt', "--encoding: '' is no encoding"),
+    ('draw faces --run= --steps 2', "--run: '' is no folder"),
+    ('demo --run=', "--run: '' is no folder"),
+    ('sample ', "DIR: '' is no folder"),
 ])
 def test_values_that_cannot_be_get_one_sentence(call, tmp_path, run, args, says):
     (tmp_path/'t.txt').write_text(pseudo_text())
@@ -377,3 +384,9 @@ def test_no_bar_where_nobody_watches(call, server, home, tmp_path):
     assert call('train', f'{server.url}/t.txt', '--run', tmp_path/'r', '--steps', 10, *TINY)[2] == ''
     shutil.rmtree(home)
     assert call('eval', tmp_path/'r', '--corpus', f'{server.url}/t.txt')[2] == ''
+
+
+def test_no_bar_for_drawings_where_nobody_watches(call, server, home, tmp_path, monkeypatch):
+    monkeypatch.setattr('charrnn_fa.text.quickdraw.quickdraw_url', server.url)
+    server.answers['/cat.ndjson'] = b'{"drawing": [[[0, 9], [0, 9]]]}\n'*1200
+    assert call('draw', 'quickdraw:cat', '--run', tmp_path/'r', '--steps', 2, '-n', 1)[2] == ''

@@ -406,6 +406,23 @@ def test_file_that_may_not_be_read():
     assert 'b.txt cannot be read (Permission denied)' in r.stdout, r.stderr
 
 
+@pytest.mark.parametrize('shut,says', [
+    ('.', 'TOP cannot be read (Permission denied); check its permissions'),
+    ('b', 'Passed over in TOP: TOP/b (Permission denied)')])
+def test_folder_that_may_not_be_looked_into(shut, says):
+    with tempfile.TemporaryDirectory() as d:
+        for o in 'ab':
+            Path(d, o).mkdir()
+            Path(d, o, 't.txt').write_text('text'*20)
+        Path(d).chmod(0o755)
+        Path(d, shut).chmod(0)
+        code = ("import os\nfrom charrnn_fa.text.read import *\nfrom charrnn_fa.text.corpus import *\n"
+                "os.geteuid() or os.setresuid(65534, 65534, 65534)\n"
+                f"try: print(len(load_corpus({d!r})))\nexcept CorpusError as e: print(e)")
+        r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert says.replace('TOP', d) in r.stdout+r.stderr and ('80' in r.stdout) == (shut == 'b'), (r.stdout, r.stderr)
+
+
 def test_folder_without_text(tmp_path):
     with pytest.raises(CorpusError, match='no text file'): load_corpus(tmp_path)
     (tmp_path/'x.bin').write_bytes(bytes(1000))

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -282,6 +283,22 @@ def test_all_files_of_a_folder_that_are_no_drawings_are_named_at_once(tmp_path, 
     assert 'bad.svg is no SVG' in said and 'empty.svg; move them to another folder' in said and 'good' not in said
 
 
+@pytest.mark.parametrize('shut', ['.', 'b'])
+def test_folder_of_drawings_that_may_not_be_looked_into(shut):
+    with tempfile.TemporaryDirectory() as d:
+        for o in 'ab':
+            Path(d, o).mkdir()
+            Path(d, o, 'x.svg').write_text('<svg><path d="M0 0L9 9"/></svg>')
+        Path(d).chmod(0o755)
+        Path(d, shut).chmod(0)
+        code = ("import os\nfrom charrnn_fa.text.drawings import load_drawings\n"
+                "os.geteuid() or os.setresuid(65534, 65534, 65534)\n"
+                f"try: print(len(load_drawings({d!r})))\nexcept ValueError as e: print(e)")
+        r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+        where = os.path.normpath(os.path.join(d, shut))
+    assert f"'{where}' cannot be read (Permission denied)" in r.stdout, (r.stdout, r.stderr)
+
+
 def test_a_text_is_no_drawings(tmp_path, capsys):
     (tmp_path/'hamlet.txt').write_text('To be, or not to be')
     for what in tmp_path/'hamlet.txt', tmp_path, 'pydocs', 'quickdraw:', 'quickdraw:../../x':
@@ -515,6 +532,9 @@ def test_the_command_makes_few_drawings_many(tmp_path, capsys):
     assert main([*line, '20']) == 0 and 'are few' not in capsys.readouterr().err
     assert Run(tmp_path/'run').settings['text']['n_train'] > 1000
     assert main([*line, '21']) == 1 and 'begun with --times 20' in capsys.readouterr().err
+    line = ['draw', 'faces', '--run', str(tmp_path/'usual'), '--steps', '1', '-n', '1', '--quiet']
+    assert [main(o) for o in (line, [*line, '--times', '110'], [*line, '--times', '109'])] == [0, 0, 1]
+    assert 'begun with --times 110; leave --times out' in capsys.readouterr().err
 
 
 # --- Pictures and the page

@@ -14,7 +14,7 @@ import torch
 from fastai.data.all import DataBlock, IndexSplitter
 from safetensors import safe_open
 
-from charrnn_fa import core
+from charrnn_fa import core, show
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.run.files import RunError, write_whole
 from charrnn_fa.checkpoint.callback import Checkpoint
@@ -313,6 +313,19 @@ def test_an_empty_name_is_no_folder(learn, tmp_path, monkeypatch):
         with pytest.raises(CharRNNError, match="''.*; give (the|a) path"): f()
     with pytest.raises(CharRNNError, match='give a dict'): Checkpoint('r', info=['a note'])
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_relative_path_where_the_current_directory_is_gone(learn, tmp_path, monkeypatch):
+    (tmp_path/'gone').mkdir()
+    monkeypatch.chdir(tmp_path/'gone')
+    (tmp_path/'gone').rmdir()
+    for f in (lambda: save_run(learn, 'r'), lambda: load_run('r')):
+        with pytest.raises(RunError, match=r"current directory cannot be reached .*os.chdir\('/'\)"): f()
+    with pytest.raises(RunError, match='a.html could not be written'): learn.share('a.html')
+    picture = show.surprise(learn, learn.vocab[1])
+    with pytest.raises(RunError, match='a.html could not be written'): picture.save('a.html')
+    save_run(learn, tmp_path/'r')
+    assert load_run(tmp_path/'r').vocab == learn.vocab
 
 
 def test_a_folder_under_home_that_is_no_run(tmp_path, monkeypatch):

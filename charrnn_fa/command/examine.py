@@ -6,7 +6,7 @@
 __all__ = ['doctor']
 
 # %% ../../nbs/90g_command.examine.ipynb #639827c4
-import os, sys
+import inspect, os, sys
 from functools import partial
 from ..core import CharRNNError, check_number, reason, say
 from .terminal import looking
@@ -35,7 +35,7 @@ def _from_file(file, name):
     except (Exception, SystemExit) as e:
         raise CharRNNError(_ended(e, file, file), "it must be possible to import it.") from e
     if not callable(made.get(name)):
-        raise CharRNNError(f"{file} has no function {name}", "give the name of one that returns a Learner.")
+        raise CharRNNError(f"{file} has no function {name!r}", "give the name of one that returns a Learner.")
     try: return made[name]()
     except (Exception, SystemExit) as e:
         raise CharRNNError(_ended(e, name, file), "it is called without arguments.") from e
@@ -63,8 +63,16 @@ def _examination(args):
         from charrnn_fa.run.health import examine_run
         return partial(examine_run, args.run)
     made = _from_file(*where)
-    if isinstance(made, dict): return partial(diagnose, **made, seconds=seconds)
+    if isinstance(made, dict): return partial(diagnose, **_arguments(made, where[1], args.seconds))
     if not hasattr(made, 'dls'):
         what = 'None' if made is None else f'something else ({type(made).__name__})'
         raise CharRNNError(f"{where[1]} returns {what}", "it must return a Learner, or a dict of diagnose's arguments.")
     return partial(diagnose, made, seconds=seconds)
+
+def _arguments(made, name, seconds):
+    "The arguments of `diagnose` that a function returns, with the seconds of the line if it has some"
+    from charrnn_fa.doctor.diagnose import diagnose
+    known = [*inspect.signature(diagnose).parameters]
+    if odd := [o for o in made if o not in known]:
+        raise CharRNNError(f"{name} returns a dict with {odd[0]!r}", f"its keys may be {', '.join(known)}.")
+    return made if seconds is None else {**made, 'seconds':seconds}

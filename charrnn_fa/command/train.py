@@ -9,7 +9,7 @@ __all__ = ['train']
 import math, os, shlex, sys, time
 from ..core import CharRNNError, loss_text, number_of, say, time_text
 from ..presets import Preset, check_seed, presets
-from ..text.drawings import usual_share
+from ..text.drawings import usual, usual_share
 from .asked import asked_fields, asked_preset, check_duration, check_idle, check_keeping
 from .asked import is_run, lasting, load_text
 from .kept import budget_of, has_ended, same_settings, steadier, tell_finished, text_asked
@@ -54,7 +54,7 @@ def _new_drawer(args, preset):
     from charrnn_fa.learner import char_learner
     from charrnn_fa.text.data import CharDataLoaders
     dls = CharDataLoaders.from_drawings(args.corpus, valid_pct=args.valid_pct, times=args.times,
-                                        seed=args.seed, **preset.dls)
+                                        seed=args.seed, progress=is_watched() and not args.quiet, **preset.dls)
     return char_learner(dls, preset=preset, precision=args.precision)
 
 def _valid_pct(args)->float:
@@ -76,7 +76,7 @@ def _kept_info(args, budget)->dict:
     info = dict(corpus=corpus, valid_pct=_valid_pct(args), encoding=_encoding(args), preset=preset, **budget)
     if asked := asked_fields(args): info['asked'] = asked
     if args.epochs: info['epochs'] = args.epochs
-    if args.times: info['times'] = args.times
+    if args.draws: info['times'] = usual(args.corpus, args.times)[0]
     if args.source: info['from'] = os.path.abspath(args.source)
     return info
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
-from ..core import CharRNNError, check_drive, without_secrets
+from ..core import CharRNNError, check_drive, lost_here, without_secrets
 from charrnn_fa.run.files import (
     Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, open_plain, pack, pack_json,
     paced, read_all, read_json, unpack, unread,
@@ -180,7 +180,8 @@ class RunFolder(RunFiles):
     ):
         if '://' in str(path):
             raise RunError(f'{without_secrets(path)} is a URL', 'give a path; Checkpoint also keeps runs at URLs.')
-        self.path = Path(os.path.expanduser(path)).absolute() # as `local_path` does for whom it does not know
+        try: self.path = Path(os.path.expanduser(path)).absolute() # as `local_path` does for whom it does not know
+        except OSError as e: raise lost_here(e, RunError) from None
         super().__init__(Folder(self.path))
         self.settings = self._stored(path) if settings is None else self._new(settings)
         self.id = self.settings['id']

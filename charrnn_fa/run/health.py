@@ -39,13 +39,14 @@ def check_kept_weights(
 def check_kept_loss(
     nats:float, # Of the validation part, now
     kept:float, # When the run was kept; None if nothing was
+    path='DIR', # Of the run
 )->list: # Of `Finding`s: G9
     "Whether the weights still predict as well as when they were kept"
     if kept is None or abs(nats-kept) < 2e-3: return []
     return [Finding('G9', 'exact',
         f"The validation loss of these weights is {nats:.3f} nats, and {kept:.3f} was kept with them. Weights, text "
         "or table of symbols are not those of that moment.",
-        'charrnn info DIR   # verifies every file', dict(nats=nats, kept=kept))]
+        f'charrnn info {shlex.quote(str(path))}   # verifies every file', dict(nats=nats, kept=kept))]
 
 # %% ../../nbs/56_run.health.ipynb #d40b2718
 def another(
@@ -142,7 +143,7 @@ def examine_run(
         train,valid = run.ids('train'),run.ids('valid')
         found += _without_copies(check_overlap_of_ids(train, valid), another(run))
         found += _of_losses(model, train, valid, newest, len(run.vocab), another(run), goes_on, run.preset,
-                            bool(run.strokes))
+                            bool(run.strokes), run.path)
         looked,left_out = _looked_at(newest['results'].get('nats'), min(len(train), len(valid)))
         checked,skipped = checked+looked,skipped+left_out
     else: skipped.append('all losses (the run does not keep its text)')
@@ -197,10 +198,10 @@ def _looked_at(kept, n):
     return has,none+[f'{" and ".join(rest)} (one part has only {n} characters)']
 
 # %% ../../nbs/56_run.health.ipynb #c1a74cf8
-def _of_losses(model, train, valid, newest, vocab_sz, again, goes_on, preset=None, draws=False):
+def _of_losses(model, train, valid, newest, vocab_sz, again, goes_on, preset=None, draws=False, path='DIR'):
     if min(len(train), len(valid)) < 2: return [] # nothing is predicted there
     results,nats = newest['results'],evaluate_ids(model, valid)['nats']
-    kept,ladder = check_kept_loss(nats, results.get('nats')),ids_ladder(train, valid, vocab_sz)
+    kept,ladder = check_kept_loss(nats, results.get('nats'), path),ids_ladder(train, valid, vocab_sz)
     if min(len(train), len(valid)) < _least: return kept + check_rung(0., ladder) # one symbol is one in any text
     *both,spread = _heart(model, train, valid)
     heart = check_heart(*both, results.get('best_step'), newest['step'], again, spread, preset, draws)

@@ -89,7 +89,8 @@ def _as_file(self:Picture, kind):
     if self.figure is not None and kind == '.svg': return figure_file(self.figure).encode()
     if self.figure is not None and kind == '.png': return _png(self.figure)
     kinds = '.html, .txt' + (', .svg or .png' if self.figure is not None else '')
-    raise CharRNNError(f"This picture cannot be written as '{kind}'", f'end the name in {kinds}.')
+    what = f"This picture cannot be written as '{kind}'" if kind else 'The name does not say how to write this picture'
+    raise CharRNNError(what, f'end the name in {kinds}.')
 
 # %% ../../nbs/50_show.page.ipynb #c354e082
 @patch

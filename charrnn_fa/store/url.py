@@ -11,7 +11,7 @@ from base64 import b64encode
 from contextlib import contextmanager, suppress
 from urllib.parse import unquote
 from fastcore.basics import patch
-from ..core import CharRNNError, reason, visible, without_secrets
+from ..core import CharRNNError, lost_here, reason, visible, without_secrets
 from ..run.files import piece
 from .mount import MountStore, StoreError, answering, mount_of
 
@@ -180,9 +180,7 @@ def local_path(
     path = os.path.expanduser(re.sub(r'^(file|local)://', '', str(where)))
     if '\0' in path: raise StoreError(f'{path!r} has a null character, which no name can have', 'give another one.')
     try: return os.path.abspath(path)
-    except OSError as e:
-        raise StoreError(f'The current directory cannot be reached ({e.strerror})',
-                         "change to another one with os.chdir('/'), or give an absolute path.") from None
+    except OSError as e: raise lost_here(e, StoreError) from None
 
 # %% ../../nbs/61_store.url.ipynb #386ccd5b
 def is_url(

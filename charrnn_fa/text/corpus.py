@@ -126,7 +126,7 @@ def _once(paths):
     return sorted(first.values())
 
 # %% ../../nbs/03_text.corpus.ipynb #81fe0a97
-def _is_run(folder): return (folder/'run.json').is_file() and any(folder.glob('*.safetensors'))
+def _is_run(folder): return os.path.isfile(folder/'run.json') and any(folder.glob('*.safetensors'))
 
 def _all_in(folder):
     "What is under a folder and not hidden, links to folders not followed, and what could not be listed"
@@ -171,6 +171,7 @@ def _texts_in(folder, encoding):
         goes_on = f"charrnn {'draw' if _draws(folder) else 'train'} --run {shlex.quote(str(folder))}"
         raise CorpusError(f"{folder} is a run, not a text", f"give the text that it is to learn, or go on with it: {goes_on}")
     found,odd = _all_in(folder)
+    if folder in odd: raise CorpusError(f"{folder} cannot be read ({odd[folder]})", "check its permissions.")
     odd.update({o:what for o in found if (what := _oddity(o))})
     files = _once(o for o in found if o.is_file() and not odd.keys() & {o, *o.parents})
     texts = [o for o in files if _is_text(o, encoding)]

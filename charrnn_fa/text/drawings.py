@@ -38,8 +38,12 @@ def is_drawings(
     s = str(what)
     return s in glyph_sets or s.startswith('quickdraw:') or bool(re.search(r'\.(ndjson(\.gz)?|svg)$', s, re.I))
 
+def _raise(e): raise e
+
 def _svg_folder(path):
-    files = sorted(o for o in path.rglob('*') if o.suffix.lower() == '.svg' and not o.name.startswith('.'))
+    "The SVG files under a folder, sorted; an `OSError` if it may not be looked into"
+    under = (Path(top, o) for top,_,names in os.walk(path, onerror=_raise) for o in names)
+    files = sorted(o for o in under if o.suffix.lower() == '.svg' and not o.name.startswith('.'))
     if files: return files
     raise CorpusError(f'The folder {path} holds no SVG file', 'give a folder of .svg files, or a file .ndjson.')
 
@@ -127,7 +131,7 @@ def found(
         try: return _from_path(Path(os.path.expanduser(what)), n)
         except OSError as e:
             mend = read_remedy(e, 'check name and permissions.')
-            raise CorpusError(f"'{_shown(what)}' cannot be read ({reason(e)})", mend) from None
+            raise CorpusError(f"'{_shown(e.filename or what)}' cannot be read ({reason(e)})", mend) from None
     return drawings,[None]*len(drawings)
 
 # %% ../../nbs/08_text.drawings.ipynb #ea13e7b9

@@ -62,6 +62,7 @@ def from_drawings(cls:CharDataLoaders,
     alphabet:str=None, # See `StrokeCode`
     absolute:bool=False, # A letter for each place instead of each step
     seed:int=None, # Of the shuffle, the differences and all that `from_documents` says; drawn if None
+    progress:bool=True, # Show a bar while downloading
     **kwargs # Of `from_documents`: val_bs, path, device
 )->CharDataLoaders: # With the `StrokeCode` as `.strokes`, and `.times`
     "From drawings, divided by drawing"
@@ -69,7 +70,7 @@ def from_drawings(cls:CharDataLoaders,
     check_number('seed', seed, 0, whole=True, optional=True)
     check_number('n', n, 1, whole=True, optional=True)
     own_seed = secrets.randbelow(2**31) if seed is None else int(seed)
-    drawings,parts = found(what, n, True)
+    drawings,parts = found(what, n, progress)
     splits = _by_file(parts) if valid_pct is None else None
     splits = splits or split_drawings(len(drawings), usual_share(what) if valid_pct is None else valid_pct, own_seed)
     train,valid = ([drawings[i] for i in o] for o in splits)
