@@ -147,7 +147,7 @@ def is_carried(
     subject:Subject, # What is examined
 )->bool: # None if it cannot be told
     "Whether what was in a batch has an influence on the next"
-    if len(subject.batches) < 2 or subject.trains_itself: return None
+    if len(subject.batches) < 2: return None
     a,b = subject.batches[:2]
     x = as_ids(a[0])
     if x is None or x.unique().numel() < 2: return None

@@ -45,7 +45,7 @@ def axis_of_memory(
     subject:Subject, # What is examined
 )->int: # None if no row has a memory of its own from the batch before
     "Along which axis of the inputs rows lie, each of which goes on from a row of the batch before"
-    if len(subject.batches) < 2 or subject.trains_itself or any(len(b) < 2 for b in subject.batches[:2]): return None
+    if len(subject.batches) < 2 or any(len(b) < 2 for b in subject.batches[:2]): return None
     (x,*_,y),(x2,*_) = subject.batches[:2]
     if not all(isinstance(o, Tensor) for o in (x, x2, y)) or x.ndim < 2 or x.shape != x2.shape: return None
     for axis in [a for a in (0, 1) if x.shape[a] == y.numel() > 3]:
