@@ -76,6 +76,13 @@ def _not_of_classes(call, scores, batch):
 # %% ../../nbs/38_doctor.loss.ipynb #0b286da2
 def _are_probabilities(scores): return bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < .01).all())
 
+def _gives_logarithms(step, n):
+    "Whether what the network gives are logarithms of probabilities, along its last axis"
+    out = step.calls[-1][2] if step.calls else None
+    out = out[0] if isinstance(out, (tuple, list)) and out else out
+    is_of_symbols = isinstance(out, Tensor) and out.is_floating_point() and out.ndim > 1 and out.shape[-1] == n
+    return is_of_symbols and bool((out.detach().float().logsumexp(-1).abs() < 1e-2).all())
+
 def _of_probabilities():
     return Finding('L2', 'exact',
         "nll_loss expects logarithms of probabilities and gets the probabilities. So the loss is -1 at the best, and "
@@ -97,6 +104,7 @@ def check_scores(
     exact = found[0].dtype in (torch.float32, torch.float64)
     if name == 'nll_loss' and not (scores.logsumexp(1).abs() < (1e-2 if exact else .2)).all():
         if _are_probabilities(scores): return [_of_probabilities()]
+        if _gives_logarithms(step, n): return [] # which are cut anew on the way to the loss
         return [Finding('L2', 'exact',
             "nll_loss expects logarithms of probabilities, as log_softmax makes them, and gets other numbers: scores as "
             "they are, perhaps. So the loss can fall for ever without the network learning anything.",
@@ -127,7 +135,7 @@ def check_reported(
     found = predictions(step)
     options = step.losses[0].options if step.losses else {}
     if not found or step.loss is None or step.losses[0].name not in ('cross_entropy', 'nll_loss'): return []
-    if options.get('label_smoothing') or options.get('weight') is not None or len(step.losses) > 1: return []
+    if options.get('label_smoothing') or options.get('weight') is not None or len(step.losses + step.beside) > 1: return []
     if empty_rows(step): return [] # which have no share in it
     scores,targets = found[0].detach().float(),found[1]
     is_real = (targets >= 0) & (targets < scores.shape[1]) & (targets != options.get('ignore_index', -100))
