@@ -234,7 +234,8 @@ def test_a_recurrence_over_the_batch_in_both_directions():
     def hidden(x):
         at = torch.rand(x.shape) < .3
         return x.masked_fill(at, 0),x.masked_fill(~at, -100)
-    batches = [hidden(x) for x,_ in streams()]
+    rows = torch.utils.data.TensorDataset(*hidden(IDS[:1200].view(-1, 15)))
+    batches = torch.utils.data.DataLoader(rows, batch_size=8)
     def wanted(first):
         net = Net(bidirectional=True)
         net.rnn.batch_first = first

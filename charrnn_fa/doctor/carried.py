@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_graph', 'detached', 'kept_graph', 'is_carried', 'rows_that_move', 'check_shared_state', 'keeps_state',
-           'check_lost_state', 'check_length', 'check_state']
+           'check_lost_state', 'check_length', 'emptied', 'check_state']
 
 # %% ../../nbs/42a_doctor.carried.ipynb #e39ad012
 from contextlib import suppress
@@ -42,14 +42,18 @@ def _names_held(f):
         with suppress(ValueError): res[k] = cell.cell_contents # it may be empty
     return {**{k:f.__globals__[k] for k in code.co_names if k in f.__globals__}, **res}
 
-def _held(subject):
-    "Tensors of a graph, by what holds them, as code has it"
+def _all_held(subject):
+    "Pairs of what holds a value, as code has it, and the value"
     fs = [getattr(o, '__func__', o) for o in subject.roots]
     owners = [*subject.model.modules(), *(o.__self__ for o in subject.roots if hasattr(o, '__self__'))]
     named = [kv for f in fs for kv in _names_held(f).items()]
     named += [(f'self.{k}', v) for o in owners for k,v in getattr(o, '__dict__', {}).items() if k[:1] != '_']
     named += [(f'{k}[{i!r}]', o) for k,v in named if isinstance(v, dict) for i,o in v.items()]
-    return {k:(v, ts) for k,v in named if (ts := [t for t in tensors_of(v) if t.grad_fn is not None])}
+    return named
+
+def _held(subject):
+    "Tensors of a graph, by what holds them"
+    return {k:(v, ts) for k,v in _all_held(subject) if (ts := [t for t in tensors_of(v) if t.grad_fn is not None])}
 
 # %% ../../nbs/42a_doctor.carried.ipynb #3d1ec08d
 def detached(
@@ -275,6 +279,34 @@ def check_length(
         'seq_len = 64   # characters of a batch', dict(steps=steps))]
 
 # %% ../../nbs/42a_doctor.carried.ipynb #28a9f26e
+def _copied(v): return [o.clone() for o in _tensors_in(v)]
+
+def _differ(a, b): return len(a) != len(b) or any(s.shape != t.shape or not torch.equal(s, t) for s,t in zip(a, b))
+
+def emptied(
+    name:str, # Of the state
+    was, # Its value before the first step
+)->str:
+    "Code for a state without anything in it, as it was before"
+    if isinstance(was, Tensor): return f'{name} = torch.zeros_like({name})'
+    is_flat = isinstance(was, (list, tuple)) and len(was) > 0 and all(isinstance(o, Tensor) for o in was)
+    each = f'torch.zeros_like(o) for o in {name}'
+    return f'{name} = '+('None' if not is_flat else f'[{each}]' if isinstance(was, list) else f'tuple({each})')
+
+def _empty_line(subject):
+    "The line that empties the state, with the name that it has; None if it cannot be told"
+    was,now = {},{}
+    def _note():
+        if len(subject.steps) > 1: return
+        named = {k:v for k,v in _all_held(subject) if k.rpartition('.')[2] not in _of_fit}
+        (now if subject.steps else was).update({k:(v, _copied(v)) for k,v in named.items()})
+    subject.between = _note
+    with suppress(OutOfTime): subject.run(subject.batches[:2], update=False)
+    subject.between = noop
+    changed = [k for k,(v,ts) in now.items() if ts and k in was and _differ(ts, was[k][1])]
+    return '; '.join(emptied(k, was[k][0]) for k in changed) if 0 < len(changed) < 3 else None # h and c are two
+
+# %% ../../nbs/42a_doctor.carried.ipynb #a32b7ee2
 def check_state(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: D4, D5
@@ -297,8 +329,13 @@ def check_state(
     return [Finding('D4', 'exact',
         f"The state is carried to the next batch, but only {on:.0%} of the rows go on there. So each row begins "
         "with the memory of another piece of text.",
-        f'{_shuffled(subject.loader)}state = None   # at the start of each batch; or take a loader of parallel streams',
+        _begun_anew(subject),
         evidence)]
+
+def _begun_anew(subject):
+    line = _empty_line(subject)
+    fix = f"{_shuffled(subject.loader)}{line or 'state = None'}   # at the start of each batch; or take a loader of parallel streams"
+    return OwnWords(fix) if line else fix
 
 def _shuffled(loader):
     "A line for a loader that shuffles rows, if this is one"

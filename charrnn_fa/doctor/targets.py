@@ -63,7 +63,7 @@ def _cut_anew():
     return TargetsCutAnew('S4', 'exact',
         "The targets are the next characters in another order than the inputs: view or reshape has cut them anew where the "
         "two axes should be exchanged, as those of the inputs are.",
-        'y = y.t()   # not y.reshape(y.shape[1], y.shape[0]), nor view', {})
+        'y = y.t()   # not y.reshape(y.shape[1], y.shape[0]), nor view', dict(of_targets=True))
 
 class TargetsCutAnew(Finding):
     "S4, of targets"
