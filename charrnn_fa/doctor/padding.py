@@ -86,9 +86,9 @@ def _lengths_of(o):
     return res if res.unique().numel() > 2 else None
 
 def _in_other_order(lengths, told):
-    "How many rows have another length than they are told to have, if it is only their order that is another; else 0"
-    by = [k for k in (-1, 0, 1) if torch.equal(lengths.sort()[0], told.sort()[0]+k)]
-    return int((lengths != told+by[0]).sum()) if by else 0
+    "How many rows have another length than they are told to have, and how far all are off, if it is their order; else 0"
+    by = next((k for k in (0, -1, 1) if torch.equal(lengths.sort()[0], told.sort()[0]+k)), None)
+    return (0, 0) if by is None else (int((lengths != told+by).sum()), by)
 
 class OfOtherRows(Finding):
     "S4, of lengths"
@@ -101,11 +101,14 @@ def check_lengths(
     "Whether lengths in a batch are those of its rows"
     parts = [as_ids(o) for o in batches[0]]
     told = [o for o in parts if o is not None and o.ndim == 1 and o.numel() > 7 and o.min() > 0]
-    for what,o in (('inputs', parts[0]),('targets', parts[-1])) if told else ():
+    for what,name,o in (('inputs', 'x', parts[0]),('targets', 'y', parts[-1])) if told else ():
         lengths = _lengths_of(o)
-        n = max((_in_other_order(lengths, k.cpu()) for k in told if len(k) == len(lengths)), default=0) if lengths is not None else 0
+        known = [k for k in told if lengths is not None and len(k) == len(lengths)]
+        n,by = max((_in_other_order(lengths, k) for k in known), default=(0, 0))
+        off = f'{-by:+}' if by else ''
         if n: return [OfOtherRows('S4', 'exact',
             f"The lengths of a batch are those of its {what}, but in another order: {n} of {len(lengths)} rows have one that "
             "belongs to another row. One part was sorted and the others were not.",
-            'order = lengths.argsort(descending=True)\nx,y,lengths = x[order],y[order],lengths[order]   # all parts by one order', dict(rows=n))]
+            f'lengths = ({name} != {int(o[:,-1].mode().values)}).sum(1){off}   # of rows as they are here',
+            dict(rows=n))]
     return []

@@ -186,6 +186,7 @@ def _without_gradient(subject, unused):
     "What is said of parameters that have no gradient, while others have one"
     if place := _without_graph(subject, unused): return [_no_grad(subject, unused, place[0])]
     if _matters(subject, unused): return [_cut_off(subject, unused)]
+    if cell := _without_state(subject.model, unused): return [_gets_no_state(subject.model, cell)]
     whole = _whole_parts(subject.model, unused)
     fix,place = _used(subject.model, f'{whole[0]}.' if whole else min(unused))
     counts = dict(without_gradient=len(unused), parameters=len(trainable(subject.model)))
@@ -193,6 +194,22 @@ def _without_gradient(subject, unused):
         f"There is no gradient for {listed(unused)}: the loss does not depend on it. Perhaps a layer is left out "
         "in forward, or only a part of what it gives is used.",
         fix, dict(counts, with_inputs=True) if whole else counts, place)]
+
+def _without_state(model, unused):
+    "The name of a cell that makes no use of what belongs to its state, and of all else; None if that is not it"
+    owners = {k.rpartition('.')[0] for k in unused if k.rpartition('.')[2] == 'weight_hh'}
+    is_all = {f'{o}.weight_hh' for o in owners} == {*unused}
+    return min(owners) if is_all and all(isinstance(model.get_submodule(o), nn.RNNCellBase) for o in owners) else None
+
+def _gets_no_state(model, name):
+    fix,place = _used(model, f'{name}.weight_hh')
+    path = code_of(model, name)
+    is_pair = isinstance(model.get_submodule(name), nn.LSTMCell)
+    goes_on = f'h,c = state = {path}(x_t, state)' if is_pair else f'h = {path}(x_t, h)'
+    return Finding('R5', 'exact',
+        f"{path} begins each call with an empty state, so {name}.weight_hh has nothing to work with, and no gradient. The "
+        "network has no memory.",
+        OwnWords(f'{goes_on}   # with the state of the step before'), dict(without_gradient=1), place)
 
 def _whole_parts(model, unused):
     "Names of the largest parts that have layers of their own, none of which is in use"
