@@ -18,7 +18,7 @@ from .subject import OtherDevice, Subject
 from .place import is_theirs, place_of, sources
 from .words import OwnWords, stop_before
 from .optimiser import check_fading
-from .update import check_missing
+from .unused import check_missing
 from .carried import check_graph, kept_graph
 from .shapes import explain
 
@@ -249,7 +249,7 @@ def _may_be_the_end(subject, e, n):
     if isinstance(e, StopIteration): return True
     files = [o.filename for o in traceback.extract_tb(e.__traceback__)]
     is_of_schedule = any(o.endswith('lr_scheduler.py') for o in files)
-    is_read_too_far = isinstance(e, IndexError) and is_theirs(files[-1]) # and no id that a layer or a loss does not know
+    is_read_too_far = isinstance(e, IndexError) and is_theirs(files[-1]) # and no id that a layer does not know
     return not _is_in_epoch(subject, n) and (is_read_too_far or is_of_schedule)
 
 def of_trial(

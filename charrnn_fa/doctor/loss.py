@@ -82,7 +82,7 @@ class UnequalSums(Finding):
 
 def _unequal_sums(sums):
     return UnequalSums('L2', 'exact',
-        f"nll_loss gets logarithms of numbers that are to be probabilities and do not sum to 1: those of a place sum to "
+        "nll_loss gets logarithms of numbers that are to be probabilities and do not sum to 1: those of a place sum to "
         f"{sums.min():.2f} up to {sums.max():.2f}. Perhaps a softmax on the way runs along another axis than the last.",
         '# dim=-1 in each softmax on the way to the loss', dict(least=sums.min().item(), most=sums.max().item()))
 
@@ -146,7 +146,8 @@ def check_reported(
     found = predictions(step)
     options = step.losses[0].options if step.losses else {}
     if not found or step.loss is None or step.losses[0].name not in ('cross_entropy', 'nll_loss'): return []
-    if options.get('label_smoothing') or options.get('weight') is not None or len(step.losses + step.beside) > 1: return []
+    has_more = len(step.losses) > 1 or bool(step.beside)
+    if options.get('label_smoothing') or options.get('weight') is not None or has_more: return []
     if empty_rows(step): return [] # which have no share in it
     scores,targets = found[0].detach().float(),found[1]
     is_real = (targets >= 0) & (targets < scores.shape[1]) & (targets != options.get('ignore_index', -100))

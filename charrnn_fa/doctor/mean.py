@@ -139,7 +139,8 @@ def check_mean(
     k,step = scale_of(scores, targets, grads),subject.steps[0]
     n_updates = step.events.count('step')
     if k is not None and n_updates > 1: k /= n_updates # a mean for each of them
-    if k is not None and 0 < k < .3: return [] if step.beside else _check_divided(subject, step, k) # a weight beside others
+    is_weighted = bool(step.beside) # with the losses of other tasks
+    if k is not None and 0 < k < .3: return [] if is_weighted else _check_divided(subject, step, k)
     if k is None or k < 7.5: return [] # less may be a weight, or two chunks
     grows,minds = _grows_with_rows(subject, k, len(targets)),minds_scale(subject, k)
     if not grows and _tells_mean(step, scores, targets):

@@ -10,7 +10,7 @@ import ast, itertools, math, time
 from fastai.basics import *
 from .report import Finding
 from .batches import OutOfTime, parts_of, tensors_of
-from .carried import emptied
+from .held import emptied
 from .place import sources
 from .rows import varied
 from .step import predictions

@@ -193,6 +193,7 @@ def check_fading(
     rates = [max(o.rates, default=0) for o in steps if o.stepped is not None]
     if len(rates) < 8 or not max(rates[-4:]) < most*rates[0]: return []
     return [Finding('O10', 'strong',
-        f"After {len(rates)} steps the learning rate is {rates[-1]:.2g}, and it began with {rates[0]:.2g}. A schedule goes "
-        "on with each batch, and comes to its end within an epoch.",
-        'scheduler.step()   # once an epoch, after the loop over its batches', dict(first=rates[0], last=rates[-1], steps=len(rates)))]
+        f"After {len(rates)} steps the learning rate is {rates[-1]:.2g}, and it began with {rates[0]:.2g}. A schedule "
+        "goes on with each batch, and comes to its end within an epoch.",
+        'scheduler.step()   # once an epoch, after the loop over its batches',
+        dict(first=rates[0], last=rates[-1], steps=len(rates)))]

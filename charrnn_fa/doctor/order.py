@@ -236,14 +236,15 @@ def _left_within(subject):
     def _look(step):
         e = [o for o in step.events if o in ('backward', 'step', 'zero_grad')][:-1] # but the one that comes now
         since = e[len(e)-e[::-1].index('backward'):] if 'backward' in e else []
-        if 'step' in since: left.append('zero_grad' not in since and _any_in(p.grad for p in subject.model.parameters() if p.grad is not None))
+        grads = [p.grad for p in subject.model.parameters() if p.grad is not None]
+        if 'step' in since: left.append('zero_grad' not in since and _any_in(grads))
     subject.run(subject.batches[:1], before_backward=_look)
     return len(left) > 2 and all(left)
 
 def _kept_within():
     return Finding('O6', 'exact',
-        "Gradients are not set to zero between the steps that the optimiser makes within a batch, so each adds its own to "
-        "those of the steps before.",
+        "Gradients are not set to zero between the steps that the optimiser makes within a batch, so each adds its "
+        "own to those of the steps before.",
         'opt.zero_grad()   # before each loss.backward()', {})
 
 # %% ../../nbs/37b_doctor.order.ipynb #7f0fe371

@@ -86,7 +86,7 @@ def _lengths_of(o):
     return res if res.unique().numel() > 2 else None
 
 def _in_other_order(lengths, told):
-    "How many rows have another length than they are told to have, and how far all are off, if it is their order; else 0"
+    "How many rows are told the length of another, and by how much all are off, if it is their order; else 0"
     by = next((k for k in (0, -1, 1) if torch.equal(lengths.sort()[0], told.sort()[0]+k)), None)
     return (0, 0) if by is None else (int((lengths != told+by).sum()), by)
 
@@ -107,8 +107,8 @@ def check_lengths(
         n,by = max((_in_other_order(lengths, k) for k in known), default=(0, 0))
         off = f'{-by:+}' if by else ''
         if n: return [OfOtherRows('S4', 'exact',
-            f"The lengths of a batch are those of its {what}, but in another order: {n} of {len(lengths)} rows have one that "
-            "belongs to another row. One part was sorted and the others were not.",
+            f"The lengths of a batch are those of its {what}, but in another order: {n} of {len(lengths)} rows have one "
+            "that belongs to another row. One part was sorted and the others were not.",
             f'lengths = ({name} != {int(o[:,-1].mode().values)}).sum(1){off}   # of rows as they are here',
             dict(rows=n))]
     return []

@@ -156,11 +156,14 @@ def _own_loop(subject):
         lines = [n for o in loops for n in ast.walk(o) if _recurs(n) and isinstance(n.value, (ast.Call, ast.BinOp))]
         if lines: return source,lines[0]
 
+def _handed_on(line):
+    name = ast.unparse(line.targets[0])
+    return OwnWords(f'# {name} of this line is what the next step begins with: nothing in the loop may make it anew')
+
 def _no_memory(subject, evidence):
     has_layer = any(isinstance(m, (nn.RNNBase, nn.RNNCellBase)) for m in subject.model.modules())
     own = None if has_layer else _own_loop(subject)
-    fix = _goes_on(subject.model) if own is None else OwnWords(
-        f'# {ast.unparse(own[1].targets[0])} of this line is what the next step begins with: nothing in the loop may make it anew')
+    fix = _handed_on(own[1]) if own else _goes_on(subject.model)
     return Finding('R5', 'exact',
         "A character changes the prediction of the next one, and no later one. So the network has no memory, "
         "and can learn pairs of characters at best.",

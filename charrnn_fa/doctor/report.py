@@ -138,7 +138,8 @@ def _is_left_out(*both):
 def _may_cause(cause, o):
     "Whether a finding follows from another: what is weak explains nothing that is exact"
     if {cause.id, o.id} == {'R5', 'R9'}: return (cause.id == 'R9') == _is_left_out(cause, o)
-    if _is_of_targets(cause) or _is_of_targets(o): return _is_of_targets(cause) and o.id in ('S3', 'S5', 'S10', 'R4', 'R5', 'L3')
+    if _is_of_targets(cause): return o.id in ('S3', 'S5', 'S10', 'R4', 'R5', 'L3')
+    if _is_of_targets(o): return False
     if {cause.id, o.id} == {'S4', 'R4'}: return cause.id == 'S4' # rows that are mixed have mixed states as well
     is_either = {cause.id, o.id} == {'L7', 'Z1'} or {cause.id, o.id} == {'L7', 'R1'} and _is_cut_state(cause, o)
     if is_either: return (cause.id == 'L7') == _cut_comes_first(cause, o)

@@ -179,12 +179,14 @@ def of_letters(
 ): # Two lists
     "The losses of the next letter, and those of what else is learned beside it"
     x = step.batch[0] if step.batch else None
-    calls = [o for o in step.losses if o.name in ('cross_entropy', 'nll_loss') and _is_ids(o.target) and o.scores.ndim > 1]
+    is_of_ids = lambda o: o.name in ('cross_entropy', 'nll_loss') and _is_ids(o.target) and o.scores.ndim > 1
+    calls = [o for o in step.losses if is_of_ids(o)]
     n = max((o.scores.shape[1] for o in calls), default=0)
     main = [o for o in calls if o.scores.shape[1] == n]
     beside = [o for o in step.losses if not any(o is k for k in main)]
     n_targets = lambda losses: sum(o.target.numel() for o in losses)
-    is_clear = _is_ids(x) and bool(main) and x.max() < n and n_targets(main) >= max(map(n_targets, ([o] for o in beside)), default=0)
+    are_letters = _is_ids(x) and x.numel() > 0 and x.max() < n
+    is_clear = are_letters and all(n_targets(main) >= o.target.numel() for o in beside)
     return (main, beside) if is_clear else (step.losses, [])
 
 # %% ../../nbs/36f_doctor.step.ipynb #6b15ff71

@@ -61,8 +61,8 @@ def _cut_otherwise(pairs):
 
 def _cut_anew():
     return TargetsCutAnew('S4', 'exact',
-        "The targets are the next characters in another order than the inputs: view or reshape has cut them anew where the "
-        "two axes should be exchanged, as those of the inputs are.",
+        "The targets are the next characters in another order than the inputs: view or reshape has cut them anew where "
+        "the two axes should be exchanged, as those of the inputs are.",
         'y = y.t()   # not y.reshape(y.shape[1], y.shape[0]), nor view', dict(of_targets=True))
 
 class TargetsCutAnew(Finding):
@@ -86,8 +86,8 @@ def check_hidden(
     pairs = texts_of(batches)
     if not pairs or not all(_hides_the_others(*o) for o in pairs): return []
     return [Finding('D1', 'exact',
-        "Letters are hidden in the inputs, and the targets are those that are not: the mask is the wrong way round. So the "
-        "network learns to copy what it can read.",
+        "Letters are hidden in the inputs, and the targets are those that are not: the mask is the wrong way round. So "
+        "the network learns to copy what it can read.",
         'y = y.masked_fill(~is_hidden, -100)   # targets only where letters are hidden', dict(rows=len(pairs[0][0])))]
 
 # %% ../../nbs/36e_doctor.targets.ipynb #6e11fede
@@ -102,7 +102,8 @@ def check_targets(
         rows = pairs if share(1, 1) == 1 else [(x.T, y.T) for x,y in pairs]
         return _check_wrap(rows) or _check_rolled(rows)
     if share(0, 1) == 1: return [] if all(map(_tells_targets, batches)) else _copies()
-    if all(len(b) > 1 and b[0].shape == b[-1].shape for b in batches) and _cut_otherwise(pairs): return [_cut_anew()]
+    are_alike = all(b[0].shape == b[-1].shape for b in batches) # else the step may turn one of them
+    if are_alike and _cut_otherwise(pairs): return [_cut_anew()]
     n_steps = max(max(x.shape) for x,_ in pairs)
     for s in 2,-1,3,-2,4,-3,*range(5, n_steps//2+1):
         if s > 4 and all(y[:,:-s].unique().numel() < 3 and y[:-s].unique().numel() < 3 for _,y in pairs): break # blanks
