@@ -27,9 +27,10 @@ def ids(**kwargs): return [f.id for f in found(**kwargs)]
 
 # A course: weights in a list of an object, moved by hand, a state from batch to batch
 
-def forward(x, h, ps, detached=False):
-    scores = []
+def forward(x, h, ps, detached=False, forgets=False):
+    scores,first = [],h
     for one in F.one_hot(x.T, V).float():
+        if forgets: h = first
         h = torch.tanh(one @ ps[0] + (h.detach() if detached else h) @ ps[1] + ps[2])
         scores.append(h @ ps[3] + ps[4])
     return torch.cat(scores),h
@@ -85,6 +86,11 @@ def test_a_list_of_weights_by_its_name():
 def test_lines_of_functions_that_an_object_calls():
     f, = found(step_function=course(detached=True), batches=streams())
     assert f.id == 'R1' and '(h.detach() if detached else h)' in str(f.place), f
+
+def test_a_state_that_the_loop_of_a_course_makes_anew():
+    "It has a recurrence, and needs no further layer"
+    f, = found(step_function=course(forgets=True), batches=streams())
+    assert f.id == 'R5' and 'nn.GRU' not in f.fix and 'torch.tanh' in str(f.place), f
 
 def test_targets_are_turned_where_functions_give_flat_scores():
     f, = found(step_function=course(turned=False), batches=streams())
@@ -284,7 +290,28 @@ def test_a_state_that_is_carried_on_without_gradients_is_not_the_fault():
         torch.stack(losses).mean().backward()
         opt.step()
     fs = found(step_function=step, model=net, batches=streams())
-    assert fs and not any('no_grad' in f.message for f in fs), fs
+    assert [f.id for f in fs] == ['R5'] and 'self.cell(x_t, ' in fs[0].fix, fs
+
+
+# A mixture of probabilities
+
+@pytest.mark.parametrize('axis,want', [(-1, []), (0, ['L2'])])
+def test_shares_of_a_mixture_that_do_not_sum_to_1(axis, want):
+    "A softmax over the rows, which is in the middle of a network"
+    torch.manual_seed(0)
+    net = nn.ModuleDict(dict(emb=nn.Embedding(V, 24), rnn=nn.GRU(24, 24, batch_first=True), share=nn.Linear(24, 2),
+                             out=nn.Linear(24, 2*V)))
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    def step(x, y):
+        h,_ = net['rnn'](net['emb'](x))
+        p = net['out'](h).view(*x.shape, 2, V).softmax(-1)
+        mixed = (p*net['share'](h).softmax(axis)[...,None]).sum(2)
+        loss = F.nll_loss(mixed.log().flatten(0, 1), y.flatten())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    fs = found(step_function=step, model=net, batches=streams())
+    assert [f.id for f in fs][:1] == want and (not want or 'do not sum to 1' in fs[0].message), fs
 
 
 # Names in batches of their own

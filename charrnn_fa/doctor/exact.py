@@ -112,7 +112,7 @@ def _of_state(subject, step):
 def _check_batches(subject):
     loader = () if subject.loader is None else subject.loader
     of_loader = check_batches(subject.batches) or check_classes(subject.more, loader)
-    return of_loader or check_lengths(subject.batches) or check_inputs(subject)
+    return of_loader or check_lengths(subject) or check_inputs(subject)
 
 # %% ../../nbs/46g_doctor.exact.ipynb #cf2f2011
 def _units(subject):

@@ -9,6 +9,7 @@ __all__ = ['Counted', 'check_padding', 'OfOtherRows', 'check_lengths']
 from fastai.basics import *
 from .report import Finding
 from .ids import as_ids
+from .step import predictions
 from .subject import Subject
 from .loss import empty_rows, of_classes
 from .weighting import score_gradients
@@ -95,20 +96,31 @@ class OfOtherRows(Finding):
     title,like = 'Lengths are those of other rows',''
     in_step = True
 
+def _matters(subject, k, lengths):
+    "Whether the step says otherwise with other lengths, which are part `k` of its batch"
+    batch = subject.batches[0]
+    runs = [subject.run([(*batch[:k], o, *batch[k+1:])], update=False)[0] for o in (batch[k], lengths.to(batch[k]))]
+    if any(o.error or not predictions(o) for o in runs): return True
+    a,b = (predictions(o)[0] for o in runs)
+    return a.shape != b.shape or not torch.equal(a, b)
+
+def _mixed_up(name, o, n, by):
+    "What is said of `n` rows of a part `o`, whose lengths are off by as much"
+    off = f'{-by:+}' if by else ''
+    return OfOtherRows('S4', 'exact',
+        f"The lengths of a batch are those of its rows, but in another order: {n} of {len(o)} rows have one that belongs "
+        "to another row. One part was sorted and the others were not.",
+        f'lengths = ({name} != {int(o[:,-1].mode().values)}).sum(1){off}   # of rows as they are here', dict(rows=n))
+
 def check_lengths(
-    batches, # Of a subject
+    subject:Subject, # What is examined
 )->list: # Of `Finding`s: S4
     "Whether lengths in a batch are those of its rows"
-    parts = [as_ids(o) for o in batches[0]]
-    told = [o for o in parts if o is not None and o.ndim == 1 and o.numel() > 7 and o.min() > 0]
-    for what,name,o in (('inputs', 'x', parts[0]),('targets', 'y', parts[-1])) if told else ():
+    parts = [as_ids(o) for o in subject.batches[0]]
+    told = {k:o for k,o in enumerate(parts) if o is not None and o.ndim == 1 and o.numel() > 7 and o.min() > 0}
+    for name,o in (('x', parts[0]),('y', parts[-1])) if told else ():
         lengths = _lengths_of(o)
-        known = [k for k in told if lengths is not None and len(k) == len(lengths)]
-        n,by = max((_in_other_order(lengths, k) for k in known), default=(0, 0))
-        off = f'{-by:+}' if by else ''
-        if n: return [OfOtherRows('S4', 'exact',
-            f"The lengths of a batch are those of its {what}, but in another order: {n} of {len(lengths)} rows have one "
-            "that belongs to another row. One part was sorted and the others were not.",
-            f'lengths = ({name} != {int(o[:,-1].mode().values)}).sum(1){off}   # of rows as they are here',
-            dict(rows=n))]
+        for k,given in told.items() if lengths is not None else ():
+            n,by = _in_other_order(lengths, given) if len(given) == len(lengths) else (0, 0)
+            if n and _matters(subject, k, lengths-by): return [_mixed_up(name, o, n, by)]
     return []
