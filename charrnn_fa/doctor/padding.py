@@ -108,8 +108,8 @@ def _mixed_up(name, o, n, by):
     "What is said of `n` rows of a part `o`, whose lengths are off by as much"
     off = f'{-by:+}' if by else ''
     return OfOtherRows('S4', 'exact',
-        f"The lengths of a batch are those of its rows, but in another order: {n} of {len(o)} rows have one that belongs "
-        "to another row. One part was sorted and the others were not.",
+        f"The lengths of a batch are those of its rows, but in another order: {n} of {len(o)} rows have one that "
+        "belongs to another row. One part was sorted and the others were not.",
         f'lengths = ({name} != {int(o[:,-1].mode().values)}).sum(1){off}   # of rows as they are here', dict(rows=n))
 
 def check_lengths(

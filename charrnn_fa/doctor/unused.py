@@ -24,7 +24,8 @@ def _used(model, name):
     if not owner: return OwnWords(f'# go on with what comes of {path} in forward; or remove it'),None
     calls = [(o, n) for o in sources(*model.modules()) for n in ast.walk(o.tree) if isinstance(n, ast.Call)]
     where = [o.place(n) for o,n in calls if ast.unparse(n.func) in (path, 'self.'+owner.rpartition('.')[2])]
-    if len(where) == 1: return OwnWords(f'# go on with what {path} gives, which is not used; or remove the layer'),where[0]
+    on = f'# go on with what {path} gives, which is not used; or remove the layer'
+    if len(where) == 1: return OwnWords(on),where[0]
     h = 'h, _' if isinstance(model.get_submodule(owner), nn.RNNBase) else 'h'
     return OwnWords(f'{h} = {path}(h)   # in forward, and go on with what it gives; or remove the layer'),None
 
