@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
-from .carried import detached
+from .held import detached
 from .letter_loops import begun_anew, restart_of
 from .subject import Subject
 

@@ -15,8 +15,10 @@ from .disk import WritesToDisk
 from .ids import as_ids
 from .batches import LoaderEnds, OutOfTime
 from .subject import OtherDevice, Subject
-from .place import place_of, sources
+from .place import is_theirs, place_of, sources
 from .words import OwnWords, stop_before
+from .optimiser import check_fading
+from .unused import check_missing
 from .carried import check_graph, kept_graph
 from .shapes import explain
 
@@ -73,6 +75,7 @@ def _explained(e, subject):
     told = explain(e, subject=subject)
     if told and told.id == 'R2': return kept_graph(subject, told.place)
     if 'does not require grad and does not have a grad_fn' in str(e): return _cut_off(e, subject) or told
+    if told is None and 'NoneType' in str(e): return next(iter(check_missing(subject)), None)
     if 'modified by an inplace operation' not in str(e): return told
     return kept_graph(subject, place_of(e)) if check_graph(subject) else _in_place(e, subject) or told
 
@@ -233,15 +236,21 @@ def later_findings(
 def _of_later(subject, steps, batches):
     e,n = steps[-1].error,len(steps)
     is_fault = e is not None and not isinstance(e, WritesToDisk) and not _may_be_the_end(subject, e, n)
+    if e is None and _is_in_epoch(subject, n): return check_fading(steps)
     return [of_error(e, subject, batches[:n], n)] if is_fault else []
+
+def _is_in_epoch(subject, n):
+    "Whether a loader is known to have so many batches"
+    try: return n <= len(subject.loader)
+    except TypeError: return False
 
 def _may_be_the_end(subject, e, n):
     "Whether a step may fail only because it was not meant to train for so long"
     if isinstance(e, StopIteration): return True
-    try: is_in_epoch = n <= len(subject.loader)
-    except TypeError: is_in_epoch = False
-    is_of_schedule = any(o.filename.endswith('lr_scheduler.py') for o in traceback.extract_tb(e.__traceback__))
-    return not is_in_epoch and (isinstance(e, IndexError) or is_of_schedule)
+    files = [o.filename for o in traceback.extract_tb(e.__traceback__)]
+    is_of_schedule = any(o.endswith('lr_scheduler.py') for o in files)
+    is_read_too_far = isinstance(e, IndexError) and is_theirs(files[-1]) # and no id that a layer does not know
+    return not _is_in_epoch(subject, n) and (is_read_too_far or is_of_schedule)
 
 def of_trial(
     subject:Subject, # What is examined

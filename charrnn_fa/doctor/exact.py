@@ -19,7 +19,7 @@ from .loss import check_reported, check_scores
 from .weighting import check_smoothing
 from .mean import check_accumulation, check_uphill
 from .counted import check_weights
-from .padding import check_padding
+from .padding import check_lengths, check_padding
 from .kept import check_clipped_by_hand, check_clipped_scaled, check_kept
 from .order import check_left, check_zero
 from .update import check_foreign, check_leaf, check_parameters
@@ -77,7 +77,7 @@ def _sizes_by_chance(subject, step):
 def _uses_all(subject, step):
     "Whether all targets of the loader are compared with, and not some that a step chooses, such as all but the first"
     found,y = predictions(step),as_ids(subject.batches[0][-1])
-    return not found or y is None or len(found[1]) == y.numel()
+    return not found or y is None or len(found[1]) >= y.numel() # more, where some are predicted anew
 
 # %% ../../nbs/46g_doctor.exact.ipynb #871c4fc0
 def _of_state(subject, step):
@@ -111,7 +111,8 @@ def _of_state(subject, step):
 # %% ../../nbs/46g_doctor.exact.ipynb #4c8058d8
 def _check_batches(subject):
     loader = () if subject.loader is None else subject.loader
-    return check_batches(subject.batches) or check_classes(subject.more, loader) or check_inputs(subject)
+    of_loader = check_batches(subject.batches) or check_classes(subject.more, loader)
+    return of_loader or check_lengths(subject) or check_inputs(subject)
 
 # %% ../../nbs/46g_doctor.exact.ipynb #cf2f2011
 def _units(subject):

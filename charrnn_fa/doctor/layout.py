@@ -285,9 +285,14 @@ def _raw_scores(subject, batch):
     res = None if step.error or len(step.losses) != 1 or not predictions(step) else step.losses[0].scores.detach()
     return res if res is not None and res.ndim == 3 and step.losses[0].target.shape == res[:,0].shape else None
 
+def _full_row(x):
+    "A row in the middle, or the first that does not end as most do, if they may be filled up"
+    ends = x[:,-1] != x[:,-1].mode().values
+    return int(ends.nonzero()[0]) if ends.any() and not ends[len(x)//2] else len(x)//2
+
 def _moves_runs(subject, k, x, base):
     "Whether other ids in a part of the batch change such runs of their own row, and nothing else"
-    batch,row = subject.batches[0],len(base)//2
+    batch,row = subject.batches[0],_full_row(x)
     for time in x.shape[1]//2,x.shape[1]-1:
         other = x.clone()
         other[row,time] = next((o for o in x.unique().tolist() if o != x[row,time]), x[row,time])

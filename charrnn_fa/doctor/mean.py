@@ -137,7 +137,10 @@ def check_mean(
 )->list: # Of `Finding`s: L3
     "Whether the gradient is that of a mean"
     k,step = scale_of(scores, targets, grads),subject.steps[0]
-    if k is not None and 0 < k < .3: return _check_divided(subject, step, k)
+    n_updates = step.events.count('step')
+    if k is not None and n_updates > 1: k /= n_updates # a mean for each of them
+    is_weighted = bool(step.beside) # with the losses of other tasks
+    if k is not None and 0 < k < .3: return [] if is_weighted else _check_divided(subject, step, k)
     if k is None or k < 7.5: return [] # less may be a weight, or two chunks
     grows,minds = _grows_with_rows(subject, k, len(targets)),minds_scale(subject, k)
     if not grows and _tells_mean(step, scores, targets):

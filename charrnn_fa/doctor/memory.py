@@ -10,6 +10,7 @@ import ast, itertools, math, time
 from fastai.basics import *
 from .report import Finding
 from .batches import OutOfTime, parts_of, tensors_of
+from .held import emptied
 from .place import sources
 from .rows import varied
 from .step import predictions
@@ -45,7 +46,7 @@ def axis_of_memory(
     subject:Subject, # What is examined
 )->int: # None if no row has a memory of its own from the batch before
     "Along which axis of the inputs rows lie, each of which goes on from a row of the batch before"
-    if len(subject.batches) < 2 or subject.trains_itself or any(len(b) < 2 for b in subject.batches[:2]): return None
+    if len(subject.batches) < 2 or any(len(b) < 2 for b in subject.batches[:2]): return None
     (x,*_,y),(x2,*_) = subject.batches[:2]
     if not all(isinstance(o, Tensor) for o in (x, x2, y)) or x.ndim < 2 or x.shape != x2.shape: return None
     for axis in [a for a in (0, 1) if x.shape[a] == y.numel() > 3]:
@@ -153,12 +154,6 @@ def _own_method(subject, axis, m, names):
         if found is not None and not found.any(): return f'self.{name}()'
 
 # %% ../../nbs/42e_doctor.memory.ipynb #475ff646
-def _emptied(k, was):
-    if isinstance(was, Tensor): return f'self.{k} = torch.zeros_like(self.{k})'
-    is_flat = isinstance(was, (list, tuple)) and len(was) > 0 and all(isinstance(o, Tensor) for o in was)
-    each = f'torch.zeros_like(o) for o in self.{k}'
-    return f'self.{k} = '+('None' if not is_flat else f'[{each}]' if isinstance(was, list) else f'tuple({each})')
-
 def _place(m, k):
     "The last line of `forward` that changes the state"
     for o in sources(m):
@@ -174,7 +169,7 @@ def _mended(subject, axis):
     (m,k),names = next(iter(states)),[k for _,k in states]
     is_one = len({id(m) for m,_ in states}) == 1
     method = _own_method(subject, axis, m, names) if is_one else None
-    lines = [method] if method else [_own_line(m, k) or _emptied(k, was) for (m, k),was in states.items()]
+    lines = [method] if method else [_own_line(m, k) or emptied(f'self.{k}', was) for (m, k),was in states.items()]
     lines[0] += f'   # the first line of {type(m).__name__}.forward'
     return OwnWords('\n'.join(lines)),_place(m, k)
 

@@ -134,6 +134,10 @@ def _without(finding, source, line):
     mended = without_call('R1', line) if is_repeated(source, line) else None
     return mended and f'{mended}\n# {finding.fix}'
 
+def _cut_in_loops(like, *objects):
+    "Lines of loops that take a state from its graph; one before a loop is as it should be"
+    return [(o, line) for o,line in lines_of(like, *objects) if is_repeated(o, line)] if like == 'R1' else []
+
 def in_own_words(
     finding, # Is changed
     words:Words, # Of their program
@@ -151,7 +155,8 @@ def in_own_words(
         finding.place = source.place(line)
     if like == 'R8' and (bent := _bent(words, *objects) or _bent(words, *beside)): finding.place,finding.fix = bent
     if finding.place: return
-    found = lines_of(like, *objects) or lines_of(like, *beside) or lines_around(like, *objects)
+    found = _cut_in_loops(like, *objects, *beside) or lines_of(like, *objects) or lines_of(like, *beside)
+    found = found or lines_around(like, *objects)
     if not found: finding.fix = _without_layer(finding, words, *objects) or finding.fix
     if len(found) == 1:
         (source,line), = found

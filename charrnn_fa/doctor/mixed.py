@@ -7,6 +7,7 @@ __all__ = ['FromOneRow', 'from_one_row', 'of_recurrence', 'cut_line', 'by_line',
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #db250db1
 import ast
+from torch import nn
 from .report import Finding
 from .layout import Layout
 from .place import sources
@@ -40,9 +41,13 @@ def from_one_row(
 def _of_row(lay, rs): return from_one_row(next(r.row for r in rs if r.moved.any()), lay.x.shape[1-lay.axis])
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #60a9c31b
-def _runs_over_batch(r):
-    "Whether what changes stands in rows below, at the same step, and nowhere else"
-    return r.others and r.others_now and r.others_below and not r.later and not r.earlier
+def _runs_over_batch(r, both):
+    "Whether what changes stands in rows below, or in `both` directions, at the same step, and nowhere else"
+    return r.others and r.others_now and (both or r.others_below) and not r.later and not r.earlier
+
+def _has_both(subject):
+    "Whether a layer of two directions takes the first axis for that of the steps"
+    return any(isinstance(o, nn.RNNBase) and o.bidirectional and not o.batch_first for o in subject.model.modules())
 
 def _runs_down(lay, rs):
     "Whether rows of one prediction each change with those just above them, and with none below"
@@ -50,11 +55,12 @@ def _runs_down(lay, rs):
     return len(lay.places) == rows > 2 and all(r.from_own_on for r in rs if r.moved.any()) and any(r.row and r.others for r in rs)
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #ef874ad3
-def _along_batch(lay, rs):
+def _along_batch(lay, rs, both=False):
     "What a recurrence along the batch changes, in words; None if it is none"
-    is_at_one_step = all(map(_runs_over_batch, [r for r in rs if r.others])) and not any(r.later for r in rs)
+    is_at_one_step = all(_runs_over_batch(r, both) for r in rs if r.others) and not any(r.later for r in rs)
     if is_at_one_step:
-        return "predictions at the same step of the rows below it, and not the later ones of its own row"
+        which = 'other rows' if both else 'the rows below it'
+        return f"predictions at the same step of {which}, and not the later ones of its own row"
     if _runs_down(lay, rs): return "the predictions of its own row and of rows below it, and of none above"
 
 def of_recurrence(
@@ -216,7 +222,8 @@ def check_mixed(
     "Why other rows change as well"
     if _is_of_one_row(lay, rs): return [_of_row(lay, rs)]
     if may_lie_turned(subject, lay, rs): return []
-    if changed := _along_batch(lay, rs): return [of_recurrence(changed, evidence, lay.axis)]
+    both = lay.axis == 1 and _has_both(subject)
+    if changed := _along_batch(lay, rs, both): return [of_recurrence(changed, evidence, lay.axis)]
     is_of_training = not any(r.others for r in _reaches_in_eval(subject, lay))
     if is_of_training: return [_of_norm(evidence)] if lay.reads_on else []
     return [_of_state(evidence) if _share_a_state(lay, rs) else by_line(subject, evidence)]

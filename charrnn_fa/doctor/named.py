@@ -77,4 +77,9 @@ def step_words(
     call = _assigned(source.tree, loss)
     given = {o.arg for o in ast.walk(source.tree) if isinstance(o, ast.arg)}
     parts = [_named(o) for o in call.args[:2]] if call and len(call.args) > 1 else [None]
-    return {k:v for k,v in zip(('loss', 'scores', 'y'), (loss, *parts) if parts[0] not in given else (loss,)) if v}
+    is_loss = parts[0] not in given and not _is_of_batches(call)
+    return {k:v for k,v in zip(('loss', 'scores', 'y'), (loss, *parts) if is_loss else (loss,)) if v}
+
+def _is_of_batches(call):
+    "Whether a call makes the loss of a batch, such as `training_step(batch, i)`, and compares nothing itself"
+    return call is not None and ast.unparse(call.func).endswith('step')

@@ -230,10 +230,29 @@ def _around_a_step(subject, most=17):
         if at+1 < len(steps): return None if steps[at+1].error else (steps[0], *steps[at:at+2])
 
 # %% ../../nbs/37b_doctor.order.ipynb #8ba9c777
+def _left_within(subject):
+    "Whether gradients which an optimiser has used are there each time when the next loss of the same batch comes"
+    left = []
+    def _look(step):
+        e = [o for o in step.events if o in ('backward', 'step', 'zero_grad')][:-1] # but the one that comes now
+        since = e[len(e)-e[::-1].index('backward'):] if 'backward' in e else []
+        grads = [p.grad for p in subject.model.parameters() if p.grad is not None]
+        if 'step' in since: left.append('zero_grad' not in since and _any_in(grads))
+    subject.run(subject.batches[:1], before_backward=_look)
+    return len(left) > 2 and all(left)
+
+def _kept_within():
+    return Finding('O6', 'exact',
+        "Gradients are not set to zero between the steps that the optimiser makes within a batch, so each adds its "
+        "own to those of the steps before.",
+        'opt.zero_grad()   # before each loss.backward()', {})
+
+# %% ../../nbs/37b_doctor.order.ipynb #7f0fe371
 def check_zero(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: O6
     "Whether gradients of the last step are gone"
+    if _left_within(subject): return [_kept_within()]
     if not (found := _around_a_step(subject)): return []
     once,used,after = found
     ks = [k for k,g in once.raw.items() if k in after.raw and k in used.grads and g.abs().sum() > 0]

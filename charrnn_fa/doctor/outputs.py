@@ -25,7 +25,7 @@ def _n_outputs(subject):
 
 def _n_ids(subject):
     "How many ids there are, counted from 0"
-    found = [as_ids(o) for b in [*subject.more, *subject.batches] for o in (b[0], b[-1])]
+    found = [as_ids(o) for b in [*subject.more, *subject.batches] if b for o in (b[0], b[-1])]
     return max((int(o.max())+1 for o in found if o is not None and o.numel()), default=0)
 
 def _written_sizes(subject, n):

@@ -6,11 +6,15 @@
 __all__ = ['OverTime', 'Padded', 'sees_ahead', 'ShiftedTwice', 'check_reach', 'check_places']
 
 # %% ../../nbs/42_doctor.probes.ipynb #78eb4ff7
+import ast, inspect
 from fastai.basics import *
 from .report import Finding
 from .ids import time_axis
 from .lines import code_of
-from .targets import check_targets
+from .place import sources
+from .scopes import plain, spoken_of
+from .words import OwnWords
+from .targets import check_hidden, check_targets
 from .layout import Layout, layout, reads_targets
 from .deaf import check_deaf
 from .mixed import check_mixed, of_recurrence
@@ -138,11 +142,32 @@ def _goes_on(model):
     return f'{made}\nh, _ = layer(h)'
 
 # %% ../../nbs/42_doctor.probes.ipynb #426586ca
-def _no_memory(model, evidence):
+def _recurs(node):
+    "Whether a line makes a new value of a variable out of its old one"
+    if not isinstance(node, ast.Assign): return False
+    names = {o.id for t in node.targets for o in ast.walk(t) if isinstance(o, ast.Name)}
+    return any(isinstance(o, ast.Name) and o.id in names for o in ast.walk(node.value))
+
+def _own_loop(subject):
+    "A line of somebody's own loop over steps that makes a new state of the old one, as a source and a node; or None"
+    functions = [o for o in subject.roots if inspect.isroutine(o)]
+    for source in sources(*subject.model.modules(), *map(plain, functions), *spoken_of(*functions)):
+        loops = [o for o in ast.walk(source.tree) if isinstance(o, ast.For) and 'self.' not in ast.unparse(o.iter)]
+        lines = [n for o in loops for n in ast.walk(o) if _recurs(n) and isinstance(n.value, (ast.Call, ast.BinOp))]
+        if lines: return source,lines[0]
+
+def _handed_on(line):
+    name = ast.unparse(line.targets[0])
+    return OwnWords(f'# {name} of this line is what the next step begins with: nothing in the loop may make it anew')
+
+def _no_memory(subject, evidence):
+    has_layer = any(isinstance(m, (nn.RNNBase, nn.RNNCellBase)) for m in subject.model.modules())
+    own = None if has_layer else _own_loop(subject)
+    fix = _handed_on(own[1]) if own else _goes_on(subject.model)
     return Finding('R5', 'exact',
         "A character changes the prediction of the next one, and no later one. So the network has no memory, "
         "and can learn pairs of characters at best.",
-        _goes_on(model), evidence)
+        fix, evidence, own and own[0].place(own[1]))
 
 # %% ../../nbs/42_doctor.probes.ipynb #49ab6468
 def _takes_steps_for_rows(subject, lay):
@@ -166,7 +191,7 @@ def _late_or_forgetful(subject, lay, rs, evidence):
     "What is said of characters that do not change the prediction of the next one, or of no later one"
     reaches_later = any(r.later for r in rs if r.time < lay.x.shape[lay.axis]-1)
     if not reaches_later and _takes_steps_for_rows(subject, lay): return [_over_one_row(lay, evidence)]
-    if not reaches_later: return [_no_memory(subject.model, evidence)]
+    if not reaches_later: return [_no_memory(subject, evidence)]
     skips_the_next = any(r.is_predicted for r in rs) and not any(r.here for r in rs)
     return [_apart(subject, evidence)] if lay.reads_on and skips_the_next else []
 
@@ -208,6 +233,7 @@ def check_places(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: D1, D2, D3
     "Whether each target is the next character, where the input is read on and on"
+    if hidden := check_hidden(subject.batches): return hidden
     found = check_targets(subject.batches)
     if not found or reads_targets(subject): return []
     is_seen = found[0].id == 'D1' or not 0 < found[0].evidence.get('ahead', 1) < 5 # may be right where all is read first

@@ -127,8 +127,20 @@ def _is_cut_state(*both):
     "Whether it is known from calls that a state loses its graph from one to the next"
     return any(o.id == 'R1' and 'calls' in o.evidence for o in both)
 
+def _is_of_targets(o):
+    "Whether it is the targets that the loader has cut anew, so that nothing fits any more"
+    return o.id == 'S4' and bool(o.evidence.get('of_targets'))
+
+def _is_left_out(*both):
+    "Whether a whole part has no use, with the weights of what it reads, and not only those of a state that is lost"
+    return any(o.id == 'R9' and o.evidence.get('with_inputs') for o in both)
+
 def _may_cause(cause, o):
     "Whether a finding follows from another: what is weak explains nothing that is exact"
+    if {cause.id, o.id} == {'R5', 'R9'}: return (cause.id == 'R9') == _is_left_out(cause, o)
+    if _is_of_targets(cause): return o.id in ('S3', 'S5', 'S10', 'R4', 'R5', 'L3')
+    if _is_of_targets(o): return False
+    if {cause.id, o.id} == {'S4', 'R4'}: return cause.id == 'S4' # rows that are mixed have mixed states as well
     is_either = {cause.id, o.id} == {'L7', 'Z1'} or {cause.id, o.id} == {'L7', 'R1'} and _is_cut_state(cause, o)
     if is_either: return (cause.id == 'L7') == _cut_comes_first(cause, o)
     if (cause.id, o.id) == ('R5', 'Z1') and cause.certainty != o.certainty: return False # a state lost between batches

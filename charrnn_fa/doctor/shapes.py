@@ -292,7 +292,8 @@ def explain(
         with untouched(learn, learn.dls, *learn.dls.loaders, learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics):
             return explain(e, subject=learner_subject(learn))
     i = _failing(subject, message) if subject else None
-    axes = axes_of(subject, message, i) if i is not None else [(n, None) for n in numbers_in(message)]
+    axes = axes_of(subject, message, i) if i is not None else []
+    axes = axes or [(n, None) for n in numbers_in(message)] # a step may fetch its batches itself
     place = place_of(e)
     if told is _two_sizes and i is not None and _differ_in_rows(subject): told = _other_rows
     outputs = _given_to_loss(e) if told is _tuple_state else None

@@ -39,6 +39,7 @@ class Subject:
         self.until,self.pace = math.inf,0. # when no further run may begin, and the shortest time of a step
         self.watches_gradients = False # see `watch_gradients`
         self.trains_itself = False # do weights change without an optimiser that is known?
+        self.kept = {} # weights that each step of a run begins with, if it is to make none
         self.asked = [] # modes in which the network is asked, and when
         self.came = () # devices of the tensors that the model was given last
         self.before = {k:p.detach().clone() for k,p in model.named_parameters()}
@@ -50,6 +51,7 @@ class Subject:
         if self.steps and self.is_late(): raise OutOfTime
         self.began = time.perf_counter()
         self.between()
+        if self.steps: self._put_back()
         self.watch_gradients()
         self.watch.step = Step(batch)
         self.steps.append(self.watch.step)
@@ -94,6 +96,7 @@ def _take_steps(self:Subject, batches, update, prepare):
     try:
         self.noted.begin()
         with torch.no_grad(): prepare(self.model)
+        self.kept = {} if update or not self.trains_itself else {p:p.detach().clone() for p in self.model.parameters()}
         told = followed(self.noted.seen.values(), partial(self.act, update))
         with told, self.watch: self.take(batches)
         if self.steps: self._note_pace()
@@ -134,6 +137,12 @@ def run(self:Subject,
 def _has_moved(self:Subject):
     known = [(p, self.before[k]) for k,p in self.model.named_parameters() if k in self.before and not p.is_meta]
     return any(not torch.equal(p, was) for p,was in known)
+
+# %% ../../nbs/37_doctor.subject.ipynb #bde72797
+@patch
+def _put_back(self:Subject):
+    with torch.no_grad():
+        for p,was in self.kept.items(): p.copy_(was)
 
 # %% ../../nbs/37_doctor.subject.ipynb #7c77d422
 @patch

@@ -9,7 +9,7 @@ __all__ = ['is_right', 'transposed', 'check_turned', 'may_lie_turned']
 import ast
 from fastai.basics import *
 from .report import Finding
-from .ids import time_axis
+from .ids import as_ids, time_axis
 from .layout import Layout, with_ids
 from .place import place_here
 from .reach import Reach, other_id
@@ -36,24 +36,30 @@ def _is_transposed(lay, rs):
     return any(torch.equal(lay.places, had) and is_right(lay, rs, due) for had,due in orders)
 
 # %% ../../nbs/41d_doctor.turned.ipynb #075d2907
-def _are_flat(subject):
-    "Whether the network gives one row of scores for each character already"
+def _given(subject):
+    "What the network gives first; None if nobody calls it, as it is made of functions"
     calls = subject.steps[0].calls if subject.steps else []
     out = calls[0][2] if calls else None
-    if isinstance(out, (tuple, list)) and out: out = out[0]
-    return isinstance(out, Tensor) and out.ndim == 2
+    return out[0] if isinstance(out, (tuple, list)) and out else out
+
+def _in_order_of(subject):
+    "What brings scores and targets into one order, as code"
+    out,x = _given(subject),as_ids(subject.batches[0][0])
+    if not isinstance(out, Tensor) or out.ndim == 2:
+        return '# targets in the order of the scores, step by step: y.T.flatten(), of y as it is before it is flattened'
+    is_as_read = x is not None and out.shape[:2] == x.shape and len({*x.shape}) == 2 # then the loss has turned it
+    turned = '' if is_as_read else '.transpose(0, 1)'
+    return f'loss = F.cross_entropy(scores{turned}.flatten(0, 1), y.flatten())'
 
 def transposed(
     subject, # What is examined
     evidence:dict, # Of what says so
 )->Finding: # S3
     "That scores are (steps, rows) and targets (rows, steps)"
-    of_flat = '# targets in the order of the scores, step by step: y.T.flatten(), of y as it is before it is flattened'
-    fix = of_flat if _are_flat(subject) else ''
     return Finding('S3', 'exact',
         "The scores are (steps, rows) and the targets (rows, steps); flattened, each prediction is compared with "
         "the target of another character. Nothing warns of it, since the sizes fit.",
-        fix or 'loss = F.cross_entropy(scores.transpose(0, 1).flatten(0, 1), y.flatten())', evidence)
+        _in_order_of(subject), evidence)
 
 # %% ../../nbs/41d_doctor.turned.ipynb #3d2e6ca8
 def _other_sizes(source):

@@ -6,15 +6,15 @@
 __all__ = ['RoundedAway', 'check_parameters', 'check_entries', 'check_leaf', 'check_foreign']
 
 # %% ../../nbs/38a_doctor.update.ipynb #55b2ed17
-import ast, re
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
+from .lines import code_of
 from .subject import Subject
 from .optimiser import check_optimiser, listed, trainable
 from .order import check_order
-from .place import place_here, sources
-from .lines import code_of
+from .place import place_here
+from .unused import NotConnected, check_unused
 from .words import OwnWords
 
 # %% ../../nbs/38a_doctor.update.ipynb #2e9218eb
@@ -68,13 +68,27 @@ def check_parameters(
     if any(o.error for o in steps): return []
     with_grad = {k for o in steps for k,g in o.grads.items() if not (g == 0).all()}
     res = _check_frozen(subject, frozen)
-    if not any('step' in o.events for o in steps) and changed: return res # it is trained in a way of its own
+    is_by_hand = bool(changed) and not any('step' in o.events for o in steps)
+    if is_by_hand: return res + _check_moved(subject, steps, changed)
     if not any('step' in o.events for o in steps): steps = _until_a_step(subject) or steps
     if order := check_order(subject, steps): return [*res, *order] # what has which gradient says nothing then
     if half := _check_half(subject, steps[0]): return [*res, *half]
     if len(steps) > 5: return res # gradients are accumulated
-    cut = with_grad and check_entries(subject) or _check_cut(subject, steps, with_grad)
+    cut = with_grad and check_entries(subject) or check_unused(subject, steps, with_grad)
     return [*res, *cut, *check_optimiser(subject, steps, changed, with_grad)]
+
+# %% ../../nbs/38a_doctor.update.ipynb #bce711a0
+def _check_moved(subject, steps, changed):
+    "I2, L7, R9, O7: whether all parameters have a gradient and are moved, where that is done by hand"
+    with_grad = {k for o in steps for k,g in o.raw.items() if not (g == 0).all()}
+    if cut := check_unused(subject, steps, with_grad): return cut
+    tiny = {k for o in steps for k,g in o.raw.items() if g.abs().max() < 1e-6}
+    still = with_grad & trainable(subject.model) - changed - tiny
+    if not still: return []
+    return [Finding('O7', 'strong',
+        f"There is a gradient for {listed(still)}, and no change: others are moved, and these are not.",
+        'for p in model.parameters(): p.data -= lr*p.grad   # of all of them',
+        dict(unchanged=len(still), changed=len(changed)))]
 
 # %% ../../nbs/38a_doctor.update.ipynb #1b494193
 def _until_a_step(subject, most=64):
@@ -133,119 +147,11 @@ def check_leaf(
     "Whether the loss comes from a computation at all"
     is_made = step.loss is None or step.loss.grad_fn is not None or step.events.count('backward') != 1
     if is_made or any((g != 0).any() for g in step.raw.values()): return []
-    return [Finding('L7', 'exact',
+    return [NotConnected('L7', 'exact',
         "The loss is not connected to the network, and requires_grad was set by hand, which does not mend it: "
         "no parameter gets a gradient. argmax, item(), .data or detach() on the way cuts it off.",
         'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them',
         dict(parameters_with_gradient=0))]
-
-# %% ../../nbs/38a_doctor.update.ipynb #50ff2ef9
-def _drawn(model, names):
-    "Random first weights for matrices of one value"
-    first = [code_of(model, k, 'model') for k in sorted(names)]
-    if len(first) == 1: return f'nn.init.xavier_uniform_({first[0]})   # in place of one value'
-    return f"for p in {', '.join(first)}: nn.init.xavier_uniform_(p)   # in place of one value"
-
-# %% ../../nbs/38a_doctor.update.ipynb #7df27d74
-def _check_cut(subject, steps, with_grad):
-    names = trainable(subject.model)
-    unused = names - with_grad
-    unused = {k for k in unused if not _in_last_block(k, unused, names)}
-    if not with_grad and any('step' in o.events for o in steps):
-        return [Finding('L7', 'exact',
-            "No parameter gets a gradient, so the loss is not connected to the network. item(), .data, "
-            "detach() or torch.tensor(...) between them cuts it off.",
-            'loss = F.cross_entropy(scores, y)   # of the scores as the model gives them',
-            dict(parameters_with_gradient=0))]
-    if with_grad and (alike := _all_alike(subject, unused)):
-        return [Finding('I2', 'exact',
-            f"One value stands everywhere in {listed(alike)} at the start, and without a gradient it stays like that.",
-            _drawn(subject.model, alike), dict(tensors=len(alike)))]
-    if with_grad and _is_left_out(subject, unused):
-        if place := _without_graph(subject, unused): return [_no_grad(subject, unused, place[0])]
-        if _matters(subject, unused): return [_cut_off(subject, unused)]
-        fix,place = _used(subject.model, min(unused))
-        return [Finding('R9', 'exact',
-            f"There is no gradient for {listed(unused)}: the loss does not depend on it. Perhaps a layer is left out "
-            "in forward, or only a part of what it gives is used.",
-            fix, dict(without_gradient=len(unused), parameters=len(trainable(subject.model))), place)]
-    return []
-
-# %% ../../nbs/38a_doctor.update.ipynb #c187125c
-def _matters(subject, names):
-    "Whether the loss changes with parameters"
-    def _move(model):
-        for k,p in model.named_parameters():
-            if k in names: p.mul_(1.5).add_(.1) # no random numbers, of which a step may take some
-    losses = [subject.run(subject.batches[:1], update=False, prepare=o)[0].loss for o in (noop, _move)]
-    if any(o is None for o in losses): return False
-    as_is,moved = (o.detach().float().sum().item() for o in losses)
-    return abs(moved-as_is) > 1e-4*abs(as_is)
-
-def _cut_off(subject, names):
-    fix,place = _used(subject.model, min(names))
-    name = code_of(subject.model, min(names).rpartition('.')[0] or min(names))
-    return Finding('L7', 'exact',
-        f"There is no gradient for {listed(names)}, though the loss depends on it. What comes of it is cut off on the "
-        "way: by detach(), .data, item(), tolist() or torch.tensor(...).",
-        OwnWords(f'# what {name} gives goes on as it is: not detached, nor made a list and a new tensor'),
-        dict(without_gradient=len(names), parameters=len(trainable(subject.model))), place)
-
-# %% ../../nbs/38a_doctor.update.ipynb #8cf31923
-def _used(model, name):
-    "What makes use of a parameter's layer, as code, and the line where it is called already, or None"
-    owner = name.rpartition('.')[0]
-    path = code_of(model, owner or name)
-    if not owner: return OwnWords(f'# go on with what comes of {path} in forward; or remove it'),None
-    calls = [(o, n) for o in sources(*model.modules()) for n in ast.walk(o.tree) if isinstance(n, ast.Call)]
-    where = [o.place(n) for o,n in calls if ast.unparse(n.func) in (path, 'self.'+owner.rpartition('.')[2])]
-    if len(where) == 1: return OwnWords(f'# go on with what {path} gives, which is not used; or remove the layer'),where[0]
-    h = 'h, _' if isinstance(model.get_submodule(owner), nn.RNNBase) else 'h'
-    return OwnWords(f'{h} = {path}(h)   # in forward, and go on with what it gives; or remove the layer'),None
-
-# %% ../../nbs/38a_doctor.update.ipynb #864974d5
-def _without_graph(subject, names):
-    "Where parameters are used in forward while no gradients are asked for, [place or None]; [] if they are not"
-    ids,places = {id(p) for k,p in subject.model.named_parameters() if k in names},[]
-    def _look(func, args, kwargs, out):
-        is_used = isinstance(out, (Tensor, tuple)) and any(id(t) in ids for t in tensors_of([*args, *kwargs.values()]))
-        if is_used and not torch.is_grad_enabled() and 'backward' not in subject.steps[-1].events: places.append(place_here())
-    subject.watch.look = _look
-    try: subject.run(subject.batches[:1], update=False)
-    finally: subject.watch.look = noop
-    return places[:1]
-
-# %% ../../nbs/38a_doctor.update.ipynb #2c143e1b
-def _no_grad(subject, names, place):
-    return Finding('L7', 'exact',
-        f"torch.no_grad() is around the use of {listed(names)}, so there is no gradient, and only the part after it "
-        "learns.",
-        'h = self.layers(x)   # in forward without torch.no_grad(); that is for validation and for writing',
-        dict(without_gradient=len(names), parameters=len(trainable(subject.model))), place)
-
-# %% ../../nbs/38a_doctor.update.ipynb #0f8620a2
-def _all_alike(subject, names):
-    "Those matrices of one value"
-    ps = dict(subject.model.named_parameters())
-    return {k for k in names if ps[k].ndim > 1 and ps[k].numel() > 1 and (ps[k] == ps[k].flatten()[0]).all()}
-
-# %% ../../nbs/38a_doctor.update.ipynb #207fed19
-def _in_last_block(name, unused, all_names):
-    "Whether a parameter is without a use in the last block only, which has others in use"
-    for m in re.finditer(r'(?<![^.])\d+(?=\.)', name):
-        at = lambda i: name[:m.start()] + str(int(m[0])+i)
-        here,before,after = (at(i)+name[m.end():] for i in (0, -1, 1))
-        is_last = before in all_names-unused and after not in all_names
-        if is_last and any(o.startswith(at(0)+'.') for o in all_names-unused): return True
-    return False
-
-# %% ../../nbs/38a_doctor.update.ipynb #c1ab5aca
-def _is_left_out(subject, unused):
-    "Whether a whole module has no gradient, or much of a model; a first state that is learned may have none"
-    ps = {k:p for k,p in subject.model.named_parameters() if p.requires_grad}
-    owner = lambda k: k.rpartition('.')[0]
-    whole = [k for k in unused if owner(k) and all(o in unused for o in ps if owner(o) == owner(k))]
-    return bool(whole) or sum(ps[k].numel() for k in unused) > .02*sum(p.numel() for p in ps.values())
 
 # %% ../../nbs/38a_doctor.update.ipynb #238ea583
 def _enters_here(subject, t):
