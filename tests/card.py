@@ -213,6 +213,7 @@ def card(capability=(7, 5), kind='cuda'):
     to = Tensor.to
     said = {torch.cuda:said_of_cuda(capability, torch.Generator('cpu').get_state())} if kind == 'cuda' else {
         torch.backends.mps:dict(is_available=True), torch.mps:dict(synchronize=None)}
+    said[torch.accelerator] = dict(current_stream=SimpleNamespace(is_capturing=lambda: False)) # no graph of a card's calls
     with contextlib.ExitStack() as stack:
         def put(o, k, v): stack.enter_context(mock.patch.object(o, k, v))
         for o,vs in said.items():

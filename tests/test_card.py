@@ -1,5 +1,6 @@
 """What people do with a card, on one that is pretended: nothing is computed from tensors of two devices,
 and no number is read as if it were on this side"""
+import re
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -302,7 +303,7 @@ def test_a_run_goes_to_a_machine_without_a_card_and_back(tmp_path, capsys):
     run = tmp_path/'run'
     with card(): fitted(run, until=6)
     learn = fitted(run, until=12, device='cpu', precision='fp32')
-    assert 'cuda -> cpu, gpu Tesla T4 -> None, fp16 -> fp32' in capsys.readouterr().out
+    assert re.search('cuda -> cpu, gpu Tesla T4 -> None,(.* -> None,)? fp16 -> fp32', capsys.readouterr().out) # cuDNN's version
     save_run(learn, tmp_path/'kept')
     with card():
         assert fitted(run, until=18).precision == 'fp16'
