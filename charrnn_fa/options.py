@@ -211,6 +211,7 @@ def _add_info(sub):
     _add_folder(p, 'run')
     _add_json(p)
 
+# %% ../nbs/90_options.ipynb #85f58cf9
 def _add_share(sub):
     "`charrnn share`"
     p = _command(sub, 'share', 'a page in which a run writes',
@@ -223,6 +224,7 @@ def _add_share(sub):
             ('--prompt', str, 'what stands in the box at first'))
     _add_json(p)
 
+# %% ../nbs/90_options.ipynb #bb8826e9
 def _add_draw(sub):
     "`charrnn draw`"
     p = _command(sub, 'draw', 'train on drawings',
@@ -245,6 +247,7 @@ def _add_draw(sub):
     p.add_argument('--quiet', action='store_true', help='no bar and no samples')
     _add_json(p, 'the result as one JSON object on standard output')
 
+# %% ../nbs/90_options.ipynb #dc6e928e
 def _add_demo(sub):
     "`charrnn demo`"
     p = _command(sub, 'demo', 'a first look', "Train for a minute on Python's own documentation, then write.", 'demo')

@@ -302,6 +302,7 @@ def _moves_runs(subject, k, x, base):
         if not _is_cut_anew(moved[row], time) or moved.any(2).any(1).sum() > 1: return False
     return True
 
+# %% ../../nbs/41a_doctor.layout.ipynb #154e9856
 def check_cut_anew(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: S4

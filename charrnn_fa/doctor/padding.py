@@ -91,6 +91,7 @@ def _in_other_order(lengths, told):
     by = next((k for k in (0, -1, 1) if torch.equal(lengths.sort()[0], told.sort()[0]+k)), None)
     return (0, 0) if by is None else (int((lengths != told+by).sum()), by)
 
+# %% ../../nbs/38g_doctor.padding.ipynb #4aaa9d77
 class OfOtherRows(Finding):
     "S4, of lengths"
     title,like = 'Lengths are those of other rows',''
@@ -112,6 +113,7 @@ def _mixed_up(name, o, n, by):
         "belongs to another row. One part was sorted and the others were not.",
         f'lengths = ({name} != {int(o[:,-1].mode().values)}).sum(1){off}   # of rows as they are here', dict(rows=n))
 
+# %% ../../nbs/38g_doctor.padding.ipynb #94b5fcaf
 def check_lengths(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: S4
