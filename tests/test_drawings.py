@@ -523,6 +523,8 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     # ten faces are never trained on
     assert r['nats_per_drawing'] > 10 and r['nats_per_drawing']/r['nats'] == pytest.approx((n-1)/10, rel=.01)
     assert main(['draw', '--run', 'none']) == 1 and 'charrnn draw CORPUS' in capsys.readouterr().err
+    assert main(['share', 'faces', 'page.html', '--prompt', 'x']) == 1 and 'leave prompt out' in capsys.readouterr().err
+    assert main(['share', 'faces', 'page.html']) == 0 and 'that draws' in (tmp_path/'page.html').read_text()
 
 
 def test_the_command_makes_few_drawings_many(tmp_path, capsys):
@@ -642,7 +644,7 @@ def test_the_page_with_a_wrong_seed_and_a_hasty_hand(page):
 def test_what_a_network_that_draws_cannot_use_is_refused(drawer, tmp_path):
     "A prompt and a unit to colour by were left out in silence"
     for asked in dict(prompt='A face'), dict(unit=3):
-        with pytest.raises(CharRNNError, match=f'leave out {next(iter(asked))}='): drawer.share(tmp_path/'p.html', **asked)
+        with pytest.raises(CharRNNError, match=f'leave {next(iter(asked))} out'): drawer.share(tmp_path/'p.html', **asked)
     for f in lambda: model_card(drawer, prompt='A face'), lambda: drawer.fit_steps(2, cbs=show.Live(prompt='A face')):
         with pytest.raises(CharRNNError, match='leave out prompt='): f()
     assert not os.listdir(tmp_path)

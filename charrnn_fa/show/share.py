@@ -194,7 +194,7 @@ def _check_asked(path, **words):
 
 def _check_drawn(**asked):
     for k,v in asked.items():
-        if v not in (None, ''): raise CharRNNError(f'A page that draws has no {k}', f'leave out {k}=.')
+        if v not in (None, ''): raise CharRNNError(f'A page that draws has no {k}', f'leave {k} out.')
 
 # %% ../../nbs/58_show.share.ipynb #790010bf
 def share(
