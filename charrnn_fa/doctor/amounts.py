@@ -55,7 +55,8 @@ def meetings(
         if met := _meeting(func, args, kwargs, out, caller): found.append(met)
     subject.watch.look = _look
     batches = [ifnone(batch, subject.batches[0])]
-    try: step, = subject.run(batches, update=False, before_backward=lambda _: whole(found), **kwargs)
+    try: step, = subject.run(batches, update=False, before_backward=lambda _: whole(found),
+                            for_scores=True, **kwargs)
     finally: subject.watch.look = noop
     return step,[] if step.error else found
 

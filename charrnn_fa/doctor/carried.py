@@ -31,7 +31,7 @@ def check_graph(
         elif first[0] is not step and first[0].entries and step.loss is not None and step.loss.requires_grad:
             grads = torch.autograd.grad(step.loss.sum(), first[0].entries, retain_graph=True, allow_unused=True)
             reached.append(any(g is not None for g in grads))
-    subject.run(subject.batches[:2], update=False, before_backward=_look)
+    subject.run(subject.batches[:2], update=False, before_backward=_look, for_scores=True)
     return [kept_graph(subject)] if any(reached) else []
 
 # %% ../../nbs/42a_doctor.carried.ipynb #3a23f2ff
@@ -111,6 +111,13 @@ def kept_graph(
         _state_line(subject), {}, place)
 
 # %% ../../nbs/42a_doctor.carried.ipynb #f208332b
+def _predicted_last(subject, batches):
+    "The scores of the last of some steps, (n, classes), or None"
+    steps = subject.run(batches, update=False, for_scores=True)
+    found = None if len(steps) < len(batches) or steps[-1].error else predictions(steps[-1])
+    return found and found[0].detach().float()
+
+# %% ../../nbs/42a_doctor.carried.ipynb #e4f95b11
 def is_carried(
     subject:Subject, # What is examined
 )->bool: # None if it cannot be told
@@ -120,12 +127,11 @@ def is_carried(
     x = as_ids(a[0])
     if x is None or x.unique().numel() < 2: return None
     other = with_ids(a, x=x.flip(0, -1) if x.shape == a[0].shape else x.flip(0))
-    runs = [subject.run([o, b], update=False) for o in (a, a, other)]
-    if any(len(r) < 2 or r[-1].error or not predictions(r[-1]) for r in runs): return None
-    base,again,new = (predictions(r[-1])[0].detach().float() for r in runs)
+    base,again,new = (_predicted_last(subject, [o, b]) for o in (a, a, other))
+    if base is None or again is None or new is None: return None
     return bool((new-base).abs().max() > 4*(again-base).abs().max() + 1e-6*base.abs().max())
 
-# %% ../../nbs/42a_doctor.carried.ipynb #e4f95b11
+# %% ../../nbs/42a_doctor.carried.ipynb #39d7e896
 def rows_that_move(
     subject:Subject, # What is examined
     lay:Layout, # Of its first batch
@@ -140,9 +146,8 @@ def rows_that_move(
     new = x.clone()
     at = (r,) if lay.axis else (slice(None), r)
     new[at] = new[at].flip(0) if (new[at] != new[at].flip(0)).any() else (new[at]+1) % lay.n_classes
-    runs = [subject.run([o, b], update=False) for o in (a, a, with_ids(a, x=new))]
-    if any(len(o) < 2 or o[-1].error or not predictions(o[-1]) for o in runs): return None
-    base,again,moved = (predictions(o[-1])[0].detach().float() for o in runs)
+    base,again,moved = (_predicted_last(subject, [o, b]) for o in (a, a, with_ids(a, x=new)))
+    if base is None or again is None or moved is None: return None
     if len(base) != len(lay.places) or base.shape != moved.shape: return None
     is_moved = (moved-base).abs().amax(1) > 4*(again-base).abs().max() + 1e-6*base.abs().max()
     at_row,_ = lay.row_and_time(lay.places)
@@ -183,7 +188,7 @@ def keeps_state(
         named = [(k, v) for o in owners for k,v in vars(o).items()]
         kept = [t for k,v in named if not k.startswith('_') and k not in of_fit for t in floats_in(v)]
         seen.append(any(t.numel() > 1 for t in kept))
-    subject.run(subject.batches[:1], update=False, before_backward=_look)
+    subject.run(subject.batches[:1], update=False, before_backward=_look, for_scores=True)
     return bool(seen and seen[0])
 
 # %% ../../nbs/42a_doctor.carried.ipynb #83309af0
@@ -222,13 +227,13 @@ def check_length(
 )->list: # Of `Finding`s: R7
     "Whether gradients reach further than a character or two"
     steps = subject.batches[0][0].shape[axis]
-    first, = subject.run(subject.batches[:1], update=False)
+    first, = subject.as_it_is()
     n_updates = first.events.count('step')
     if n_updates > max(3, steps/4): return [_many_updates(n_updates, steps)]
     if steps > 3: return []
     if is_carried(subject) is False: return _check_pieces(subject, axis)
     if not is_carried(subject): return []
-    seen = subject.run((subject.batches*2)[:4], update=False)
+    seen = subject.as_it_is(4)
     if any(o.error or 'step' not in o.events for o in seen): return [] # a step for several batches
     return [Finding('R7', 'strong',
         f"The state goes on, but gradients go back over {steps} character{'s'*(steps > 1)} only, since a batch has "

@@ -50,9 +50,10 @@ def _of_computation(subject, step):
     def depends():
         lay = layout(subject)
         if not lay: return check_cut_anew(subject)
-        found = own_states(subject, check_reach(subject, lay))
+        rs = reaches(subject, lay)
+        found = own_states(subject, check_reach(subject, lay, rs))
         if found and (other := check_cut_anew(subject) or _sizes_by_chance(subject, step)): return other
-        return found or check_gradients(subject, lay, reaches(subject, lay))
+        return found or check_gradients(subject, lay, rs)
     return {
         'what the step makes of the targets': lambda: check_own_targets(subject) or check_told_targets(subject)
             or check_cut(subject),
@@ -163,7 +164,7 @@ def exact_findings(
     has_time=lambda: True, # Asked before each probe
 ): # Pairs of what was looked at, in words, and its `Finding`s; None for what there was no time for
     "Look for all faults that show in the computation itself"
-    step, = subject.run(subject.batches[:1], update=False)
+    step, = subject.as_it_is()
     if step.error: return
     yield 'whether all numbers are finite',(lost := check_first_bad(subject, step))
     if lost: return

@@ -36,7 +36,8 @@ def _output(subject, mode, seed, given=lambda model, *call: call):
     hook = subject.model.register_forward_pre_hook(given, with_kwargs=True)
     try:
         with in_mode(subject, mode):
-            step, = subject.run(subject.batches[:1], update=False, seed=seed, seed_of_others=0) # which are no dropout
+            step, = subject.run(subject.batches[:1], update=False, seed=seed, seed_of_others=0, # which are no dropout
+                                for_scores=True)
     finally: hook.remove()
     if step.error or not step.calls: return None
     args,_,out = step.calls[0]
@@ -143,7 +144,7 @@ def _training_modes(step):
 
 def _is_left_off(subject, n=8):
     "Whether a step trains in training mode, and the last of some more in evaluation mode"
-    steps = subject.run((subject.batches*n)[:n], update=False)
+    steps = subject.as_it_is(n)
     modes = [_training_modes(o) for o in steps]
     if len(steps) < 2 or steps[-1].error or not all(modes): return False
     return any(modes[0]) and not any(modes[-1])
@@ -177,7 +178,7 @@ def check_inputs(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: T7
     "Whether the network gets another batch in each step"
-    steps = subject.run((subject.batches*4)[:4], update=False)
+    steps = subject.as_it_is(4)
     if any(o.error or not o.calls for o in steps) or len(steps) < 3: return []
     given = [tensors_of([args for args,_,_ in o.calls]) for o in steps] # of all calls: lines may begin alike
     if not all(given) or len({*map(len, given)}) > 1 or not _is_given_the_same(given, tensors_of([steps[0].calls[0][2]])): return []
@@ -236,7 +237,7 @@ def _table_rows(subject):
         if func is F.embedding: rows.append(len(args[1]))
         if getattr(func, '__name__', '') == 'one_hot': rows.append(out.shape[-1])
     subject.watch.look = _look
-    try: subject.run(subject.batches[:1], update=False)
+    try: subject.run(subject.batches[:1], update=False, for_scores=True)
     finally: subject.watch.look = noop
     return rows[0] if rows else None
 

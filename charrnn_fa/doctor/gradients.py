@@ -61,7 +61,8 @@ def gradient_reach(
             grads = [torch.zeros_like(e) if g is None else g for g,e in zip(grads, step.entries)]
             norms = _by_time([g.detach().float() for g in grads], lay)
             if norms is not None: res[row] = norms[row].cpu()
-    with one_hot_entries(subject): subject.run(subject.batches[:1], update=False, before_backward=_look)
+    with one_hot_entries(subject):
+        subject.run(subject.batches[:1], update=False, before_backward=_look, for_scores=True)
     is_cut = any(norms[-1] == 0 for norms in res.values()) # what is read last has none: the input itself is detached
     return None if is_cut else res or None
 
@@ -112,7 +113,7 @@ def _shifted(subject, by):
     "The predictions with what enters the network moved by random numbers, of its own size, times `by`"
     gen = torch.Generator().manual_seed(0)
     def _alter(e): return e + by*(torch.randn(e.shape, generator=gen, device='cpu').to(e)*(3*e.detach().std() + .1))
-    with one_hot_entries(subject): step, = subject.run(subject.batches[:1], update=False, alter=_alter)
+    with one_hot_entries(subject): step, = subject.run(subject.batches[:1], update=False, alter=_alter, for_scores=True)
     found = None if step.error or not step.entries else predictions(step)
     if not found: return found
     scores = where_double(found[0].detach()).double()
@@ -128,7 +129,8 @@ def _n_read(subject):
         grads = torch.autograd.grad(score, step.entries, retain_graph=True, allow_unused=True)
         moved = [(g.detach().reshape(-1, g.shape[-1]) != 0).any(1) for g in grads if g is not None]
         res[0] = sum(int(o.sum()) for o in moved)
-    with one_hot_entries(subject): subject.run(subject.batches[:1], update=False, before_backward=_look)
+    with one_hot_entries(subject):
+        subject.run(subject.batches[:1], update=False, before_backward=_look, for_scores=True)
     return res[0]
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #014aaaee

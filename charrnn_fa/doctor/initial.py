@@ -104,10 +104,10 @@ def check_table(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: D7
     "Whether the predictions would fit with other numbers for the symbols"
+    if _is_as_made(subject.model): return []
     steps = subject.run(subject.more[:6], update=False)
     found = [predictions(o) for o in steps if not o.error]
     if not found or any(o is None for o in found) or steps[0].losses[0].name != 'cross_entropy': return []
-    if _is_as_made(subject.model): return []
     scores,targets = (torch.cat(o) for o in zip(*found))
     is_real = (targets >= 0) & (targets < scores.shape[1])
     scores,targets = scores[is_real].detach().float(),targets[is_real]
@@ -143,7 +143,7 @@ def check_alike(
     n:int=3, # Steps
 )->list: # Of `Finding`s: I2
     "Whether units that begin alike become different"
-    step, = subject.run(subject.batches[:1], update=False)
+    step, = subject.as_it_is()
     found = predictions(step)
     n_symbols = found[0].shape[1] if found else 0 # symbols that do not occur are alike, and may be
     ps = {k:p for k,p in subject.model.named_parameters() if p.ndim == 2 and len(p) >= 8 and p.shape[1] > 1 and len(p) != n_symbols}

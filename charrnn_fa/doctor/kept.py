@@ -48,9 +48,9 @@ def check_clipped_by_hand(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: O9
     "Whether gradients are clipped before there are some, where weights are moved by hand"
-    place,steps = clips(subject),subject.run(subject.batches[:1])
-    if not place or any('step' in o.events for o in steps): return []
-    times = above_clipping(steps[0].raw)
+    step, = subject.as_it_is()
+    if 'step' in step.events or not (place := clips(subject)): return []
+    times = above_clipping(step.raw)
     usual,large = (moved(subject, k).norm() for k in (1, times))
     return [clipped_early(place, '# and then the weights are moved')] if usual > 0 and large > times/10*usual else []
 

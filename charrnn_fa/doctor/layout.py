@@ -72,7 +72,7 @@ def _decoded(subject, shape, change, base):
     "Which position in `shape` the target of each prediction is; None if the marks do not say"
     at = 0
     for k,digit in enumerate(_digits(shape, base)):
-        step, = subject.run([change(digit)], update=False)
+        step, = subject.run([change(digit)], update=False, for_scores=True)
         if step.error or not (found := predictions(step)): return None
         marks = _marks(step, found).cpu()
         if k and len(marks) != len(at): return None # a step that leaves some of them out by what they are
@@ -90,8 +90,7 @@ def layout(
     subject:Subject, # Whose first batch is looked at
 )->Layout: # None if it cannot be told
     "Where the predictions of a training step come from"
-    batch = subject.batches[0]
-    step, = subject.run([batch], update=False)
+    batch,(step,) = subject.batches[0],subject.as_it_is()
     x = as_ids(batch[0])
     if step.error or x is None or x.ndim != 2 or not (found := predictions(step)): return None
     n = found[0].shape[1]
@@ -126,7 +125,7 @@ def scores_of(
     prepare=noop, # Is given the model, to change it for this run
 ):
     "What is predicted for a batch, or None; 0 where a symbol is forbidden"
-    step, = subject.run([batch], update=False, prepare=prepare)
+    step, = subject.run([batch], update=False, prepare=prepare, for_scores=True)
     if step.error or not (p := predictions(step)): return None
     scores = p[0].detach().float()
     return scores.masked_fill(scores < -1e4, 0.)
@@ -164,7 +163,7 @@ def check_own_targets(
 )->list: # Of `Finding`s: D1, D2, D3
     "Whether a step that makes its targets from the inputs takes the next characters"
     batch,x = subject.batches[0],as_ids(subject.batches[0][0])
-    step, = subject.run([batch], update=False)
+    step, = subject.as_it_is()
     found = None if step.error else predictions(step)
     if not found or x is None or x.ndim != 2 or found[0].shape[1] < 2: return []
     at = _decoded(subject, x.shape, lambda d: with_ids(batch, x=d), found[0].shape[1])
@@ -211,10 +210,9 @@ def _moved_by_targets(subject, batch, y, spot):
     new[spot] = next(o for o in [*y.unique().tolist(), int(y.max())+1] if o != y[spot])
     given = [new.view(o.shape).to(o) if k and isinstance(o, Tensor) and o.shape == y.shape and torch.equal(o, y.to(o)) else o
              for k,o in enumerate(batch)]
-    steps = [subject.run([o], update=False)[0] for o in (batch, with_ids(given, y=new))]
-    if any(o.error or not predictions(o) for o in steps): return None
-    a,b = (predictions(o)[0].detach().float().cpu() for o in steps)
-    return (a-b).abs().amax(1) > 1e-6*a.abs().max() if a.shape == b.shape else None
+    a,b = (scores_of(subject, o) for o in (batch, with_ids(given, y=new)))
+    if a is None or b is None or a.shape != b.shape: return None
+    return ((a-b).abs().amax(1) > 1e-6*a.abs().max()).cpu()
 
 def _is_told(moved, rows, times, row, time):
     "Whether a prediction moves with its own target, and besides it later ones of its row alone"
@@ -251,7 +249,7 @@ def check_told_targets(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: D1, S10
     "Whether a decoder is given the targets as they are, or an encoder"
-    batch,(step,) = subject.batches[0],subject.run(subject.batches[:1], update=False)
+    batch,(step,) = subject.batches[0],subject.as_it_is()
     y,found = as_ids(batch[-1]) if len(batch) > 1 else None,None if step.error else predictions(step)
     if y is None or y.ndim != 2 or min(y.shape) < 3: return []
     if not found or not y.numel()/2 < len(found[0]) <= y.numel() or found[0].shape[1] < 2: return []
@@ -281,7 +279,7 @@ def _is_cut_anew(moved, time):
 # %% ../../nbs/41a_doctor.layout.ipynb #42bc1f40
 def _raw_scores(subject, batch):
     "What a loss gets with an axis of steps after that of the symbols, (rows, symbols, steps), or None"
-    step, = subject.run([batch], update=False)
+    step, = subject.run([batch], update=False, for_scores=True)
     res = None if step.error or len(step.losses) != 1 or not predictions(step) else step.losses[0].scores.detach()
     return res if res is not None and res.ndim == 3 and step.losses[0].target.shape == res[:,0].shape else None
 

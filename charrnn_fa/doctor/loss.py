@@ -205,7 +205,7 @@ def _of_other_weights(subject, seed, size=10.):
     gen = torch.Generator().manual_seed(seed)
     def _draw(model):
         for p in model.parameters(): p.copy_(size*torch.randn(p.shape, generator=gen, device='cpu'))
-    step, = subject.run(subject.batches[:1], update=False, prepare=_draw)
+    step, = subject.run(subject.batches[:1], update=False, prepare=_draw, for_scores=True)
     found = None if step.error else predictions(step)
     return found and found[0].detach().float()
 

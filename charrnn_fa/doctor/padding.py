@@ -62,7 +62,7 @@ def check_padding(
     batch = subject.batches[0]
     y = as_ids(batch[-1]) if len(batch) > 1 else None
     filled = _filled(y)
-    if filled is None: return _check_empty(*subject.run([batch], update=False))
+    if filled is None: return _check_empty(*subject.as_it_is())
     if filled.float().mean() < least or not _says_nothing(batch, filled): return []
     found = score_gradients(subject)
     if not found or not of_classes(subject.steps[0]) or len(found[1]) != y.numel(): return []

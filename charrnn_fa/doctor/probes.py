@@ -201,10 +201,9 @@ def _stirred(model):
     gen = torch.Generator().manual_seed(0)
     for p in model.parameters(): p.add_((.05*torch.randn(p.shape, generator=gen, device='cpu')).to(p))
 
-def _changes(subject, lay):
+def _changes(subject, lay, rs):
     "What characters change, with weights that let them"
     if lay.x.shape[lay.axis] < 3: return []
-    rs = reaches(subject, lay)
     return rs if any(r.later for r in rs) else reaches(subject, lay, _stirred)
 
 def _counted(rs):
@@ -215,9 +214,10 @@ def _counted(rs):
 def check_reach(
     subject:Subject, # What is examined
     lay:Layout, # Of its first batch
+    rs=None, # `Reach`es, if they are known
 )->list: # Of `Finding`s: S3, S4, S5, S10, R4, R5, Z1, D1, D2
     "Whether predictions depend on the characters that they should"
-    rs = _changes(subject, lay)
+    rs = _changes(subject, lay, reaches(subject, lay) if rs is None else rs)
     if not rs: return []
     asked = [r for r in rs if r.time] or rs # what a decoder that guesses is begun with counts for itself
     if not any(r.moved.any() for r in asked): return check_deaf(subject, lay, len(asked))

@@ -42,7 +42,7 @@ def series_of(
     subject:Subject, # Whose first batch is looked at
 )->Series: # None if it is something else
     "What a network reads, if it is amounts of which the next are to be told"
-    batch,(step,) = subject.batches[0],subject.run(subject.batches[:1], update=False)
+    batch,(step,) = subject.batches[0],subject.as_it_is()
     given = [o for o in step.calls[0][0] if isinstance(o, Tensor)] if len(step.calls) == 1 else []
     x = given[0].detach() if given else None
     if step.error or x is None or not x.is_floating_point() or x.ndim not in (2, 3) or min(x.shape[:2]) < 3: return None
@@ -64,7 +64,7 @@ def _outputs(subject, s, batch):
         if not outs or step.loss is None or not step.loss.requires_grad: return
         grads = torch.autograd.grad(step.loss.sum(), outs, retain_graph=True, allow_unused=True)
         res.extend(o.detach().float().cpu() for o,g in zip(outs, grads) if g is not None and bool((g != 0).any()))
-    subject.run([batch], update=False, before_backward=_look)
+    subject.run([batch], update=False, before_backward=_look, for_scores=True)
     return res
 
 # %% ../../nbs/42h_doctor.series.ipynb #3b16ff1a

@@ -38,8 +38,10 @@ class Subject:
         self.after_step = noop # is called when an optimiser has made its step
         self.until,self.pace = math.inf,0. # when no further run may begin, and the shortest time of a step
         self.watches_gradients = False # see `watch_gradients`
+        self.is_scored_first = False # is all that a step predicts there, when its gradients are computed?
         self.trains_itself = False # do weights change without an optimiser that is known?
         self.kept = {} # weights that each step of a run begins with, if it is to make none
+        self.made = {} # see `as_it_is`
         self.asked = [] # modes in which the network is asked, and when
         self.came = () # devices of the tensors that the model was given last
         self.before = {k:p.detach().clone() for k,p in model.named_parameters()}
@@ -86,6 +88,17 @@ def _seed_torch(seed):
     return torch.manual_seed(seed) if is_on_gpu else torch.default_generator.manual_seed(seed)
 
 # %% ../../nbs/37_doctor.subject.ipynb #9d1e7934
+class _Enough(BaseException): "All that a run was made for is known"
+
+@patch
+def _then_enough(self:Subject, look, n):
+    "What looks at each step, and ends the run at the `n`-th"
+    def _look(step):
+        look(step)
+        if len(self.steps) == n: raise _Enough
+    return _look
+
+# %% ../../nbs/37_doctor.subject.ipynb #987303aa
 def _seed_all(seed, seed_of_others):
     _seed_torch(seed)
     for f in random.seed,np.random.seed: f(ifnone(seed_of_others, seed))
@@ -101,11 +114,12 @@ def _take_steps(self:Subject, batches, update, prepare):
         with told, self.watch: self.take(batches)
         if self.steps: self._note_pace()
     except OutOfTime: raise
+    except _Enough: pass
     except (Exception, SystemExit) as e:
         if not self.steps: self.begin(())
         self.steps[-1].error = self._in_words(_own_error(e))
 
-# %% ../../nbs/37_doctor.subject.ipynb #987303aa
+# %% ../../nbs/37_doctor.subject.ipynb #3b23a4a8
 @patch
 def run(self:Subject,
     batches=None, # Instead of the subject's own
@@ -117,19 +131,50 @@ def run(self:Subject,
     prepare=noop, # Is given the model, to change it for this run
     alter=noop, # Is given what enters the network, and gives what enters instead
     hypers=noop, # Is given the groups of an optimiser, to change them for a step
+    for_scores=False, # End the last step before its gradients, if nothing is predicted after them
 )->list: # Of `Step`s; the last has the error, if one ended it
     "Make a training step with each batch; afterwards all is as before"
     if self.is_late(): raise OutOfTime
+    batches = self.batches if batches is None else batches
+    if for_scores and self.is_scored_first: before_backward = self._then_enough(before_backward, len(batches))
     self.steps,self.hypers,self.watch.alter = [],hypers,alter
     self.watch.before_backward,self.watch.after_backward = before_backward,after_backward or self._note_gradients
     hooks = [self._note_calls(), self._note_devices(), *self._mode_hooks()]
     _seed_all(seed, seed_of_others)
-    try: self._take_steps(self.batches if batches is None else batches, update, prepare)
+    try: self._take_steps(batches, update, prepare)
     finally:
         self.watch.step = None
         for o in hooks: o.remove()
         if not update and prepare is noop: self.trains_itself |= self._has_moved()
         self.noted.restore()
+    return self.steps
+
+# %% ../../nbs/37_doctor.subject.ipynb #557f406d
+@patch
+def _is_plain(self:Subject):
+    "Whether nothing is set for a time by which a step would be another, or seen otherwise"
+    is_looked_at = self.watch.look is not noop or self.between is not noop or self.after_step is not noop
+    return not is_looked_at and not self.asked and self.watch.target is None
+
+def _is_scored_first(step):
+    "Whether gradients are computed once, and nothing is predicted after it"
+    if step.error or step.events.count('backward') != 1: return False
+    return not {'forward', 'loss'} & {*step.events[step.events.index('backward'):]}
+
+@patch
+def as_it_is(self:Subject,
+    n:int=1, # Steps, with the subject's own batches, over and over
+)->list: # Of `Step`s, which are others' as well
+    "The first steps, in which optimisers do nothing"
+    batches = (self.batches*n)[:n]
+    if not self._is_plain(): return self.run(batches, update=False)
+    key = self.take,self.watch.marks_entries,*map(id, batches)
+    steps = next((o for k,(o,_) in self.made.items() if k[:len(key)] == key), None)
+    if steps is None:
+        steps = self.run(batches, update=False)
+        self.made[key] = steps,batches # which keep their ids as long as they are held
+        self.is_scored_first = all(map(_is_scored_first, steps))
+    self.steps = steps[:n]
     return self.steps
 
 # %% ../../nbs/37_doctor.subject.ipynb #6083dc62

@@ -105,7 +105,7 @@ def check_layers(
     most:float=1e4, # Times that gradients of one layer may be those of another
 )->list: # Of `Finding`s: I5
     "Whether gradients vanish from layer to layer"
-    step, = subject.run(subject.batches[:1], update=False)
+    step, = subject.as_it_is()
     norms = {k:g.norm().item() for k,g in step.raw.items() if g.ndim > 1 and g.norm() > 0}
     if len(norms) < 3: return []
     low,high = min(norms, key=norms.get),max(norms, key=norms.get)

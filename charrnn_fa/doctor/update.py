@@ -133,7 +133,7 @@ def check_entries(
         if step.loss is None or not step.loss.requires_grad or not step.entries: return
         grads = torch.autograd.grad(step.loss.sum(), step.entries, retain_graph=True, allow_unused=True)
         seen.append(any(g is not None and not (g == 0).all() for g in grads))
-    subject.run(subject.batches[:1], update=False, before_backward=_look, prepare=_stir)
+    subject.run(subject.batches[:1], update=False, before_backward=_look, prepare=_stir, for_scores=True)
     if not seen or any(seen): return []
     return [Finding('L7', 'exact',
         "No gradient comes back to where the text enters: detach(), .data, item() or no_grad() cuts the network in "
@@ -180,7 +180,7 @@ def check_foreign(
             is_foreign = is_foreign and bool((t != t.flatten()[:1]).any()) # a first state of zeros is no weight
             if is_foreign and not _is_copy(subject, t): foreign.setdefault(id(t), (t, place_here()))
     subject.watch.look = _look
-    try: step, = subject.run(subject.batches[:1], update=False)
+    try: step, = subject.run(subject.batches[:1], update=False, for_scores=True)
     finally: subject.watch.look = noop
     if step.error or not foreign: return []
     return [_is_foreign(subject.model, *next(iter(foreign.values())), len(foreign))]

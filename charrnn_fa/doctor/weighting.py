@@ -30,7 +30,8 @@ def score_gradients(
         grads = [torch.zeros_like(s) if g is None else g for s,g in zip(scores, grads)]
         rows = [rows_of(replace(c, scores=g))[0] for c,g in zip(new, grads)]
         if found := predictions(replace(step, losses=new)): res.append((*found, torch.cat(rows)))
-    subject.run(subject.batches[:1] if batches is None else batches, update=False, before_backward=_look)
+    batches = subject.batches[:1] if batches is None else batches
+    subject.run(batches, update=False, before_backward=_look, for_scores=True)
     return tuple(torch.cat(o).detach().cpu() for o in zip(*res)) if res else None
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #783713b2
