@@ -1975,6 +1975,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'charrnn_fa/doctor/layout.py'),
                                           'charrnn_fa.doctor.layout._is_told': ( 'doctor.layout.html#_is_told',
                                                                                  'charrnn_fa/doctor/layout.py'),
+                                          'charrnn_fa.doctor.layout._layout': ('doctor.layout.html#_layout', 'charrnn_fa/doctor/layout.py'),
                                           'charrnn_fa.doctor.layout._marked': ('doctor.layout.html#_marked', 'charrnn_fa/doctor/layout.py'),
                                           'charrnn_fa.doctor.layout._marks': ('doctor.layout.html#_marks', 'charrnn_fa/doctor/layout.py'),
                                           'charrnn_fa.doctor.layout._moved_by_targets': ( 'doctor.layout.html#_moved_by_targets',

@@ -89,8 +89,13 @@ def _is_text(x, y, axis):
 def layout(
     subject:Subject, # Whose first batch is looked at
 )->Layout: # None if it cannot be told
-    "Where the predictions of a training step come from"
-    batch,(step,) = subject.batches[0],subject.as_it_is()
+    "Where the predictions of a training step come from; asked once of each"
+    step, = subject.as_it_is()
+    if not step.layouts: step.layouts.append(_layout(subject, step))
+    return step.layouts[0]
+
+def _layout(subject, step):
+    batch = subject.batches[0]
     x = as_ids(batch[0])
     if step.error or x is None or x.ndim != 2 or not (found := predictions(step)): return None
     n = found[0].shape[1]

@@ -12,12 +12,13 @@ from .report import Finding
 from .texts import read_ids
 
 # %% ../../nbs/38ba_doctor.overlap.ipynb #f9a3e647
-def _pieces(ids, n):
-    "A number for each piece of `n` ids, along the last axis"
-    m = max(0, ids.shape[-1]-n+1)
-    res = np.zeros((*ids.shape[:-1], m), np.uint64)
-    for k in range(n): res = res*np.uint64(1_000_003) + ids[...,k:k+m].astype(np.uint64)
-    return res
+def _pieces(ids, n, base=1_000_003):
+    "A number for each piece of `n` ids, along the last axis, of those of its halves"
+    if ids.shape[-1] < n: return np.zeros((*ids.shape[:-1], 0), np.uint64)
+    if n == 1: return ids.astype(np.uint64)
+    k,halves = n//2,_pieces(ids, n//2, base)
+    res = halves[...,:-k]*np.uint64(pow(base, k, 2**64)) + halves[...,k:]
+    return res[...,:-1]*np.uint64(base) + ids[...,n-1:].astype(np.uint64) if n % 2 else res
 
 # %% ../../nbs/38ba_doctor.overlap.ipynb #d7fff617
 def overlap(

@@ -47,6 +47,7 @@ class Step:
     changed_late: bool = False                  # Was the gradient made smaller after it was used?
     told: float = None                          # The number that a training step returns
     backs: list = field(default_factory=list)   # For each `backward`, its loss and how many `losses` there were
+    layouts: list = field(default_factory=list) # Its `Layout`, or None, once that was asked for
 
 # %% ../../nbs/36f_doctor.step.ipynb #49878c34
 _losses = {o:o.__name__ for o in (F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.kl_div,
