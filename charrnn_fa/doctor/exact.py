@@ -27,7 +27,9 @@ from .forward import check_ids, check_inputs, check_mode
 from .corpus import check_symbols
 from .initial import check_alike, check_first_loss, check_table
 from .units import check_first_bad, check_units
-from .layout import check_cut_anew, check_own_targets, check_told_targets, layout
+from .cut import check_cut_anew
+from .layout import check_own_targets, layout
+from .told import check_told_targets
 from .probes import check_places, check_reach
 from .reach import reaches
 from .gradients import check_gradients, check_linear
