@@ -59,7 +59,7 @@ def calls_in(
         return after(len(found)-1, out)
     hooks = [m.register_forward_pre_hook(_before, with_kwargs=True) for m in modules]
     hooks += [m.register_forward_hook(_after, with_kwargs=True) for m in modules]
-    try: steps = subject.run(batches, update=False, for_scores=True)
+    try: steps = subject.run(batches, update=False)
     finally:
         for o in hooks: o.remove()
     return [res.get(id(o), {}) for o in steps] if not any(o.error for o in steps) else []

@@ -31,7 +31,7 @@ def score_gradients(
         rows = [rows_of(replace(c, scores=g))[0] for c,g in zip(new, grads)]
         if found := predictions(replace(step, losses=new)): res.append((*found, torch.cat(rows)))
     batches = subject.batches[:1] if batches is None else batches
-    subject.run(batches, update=False, before_backward=_look, for_scores=True)
+    subject.run(batches, update=False, before_backward=_look) # all of it: who asks looks at what is left as well
     return tuple(torch.cat(o).detach().cpu() for o in zip(*res)) if res else None
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #783713b2
