@@ -92,10 +92,13 @@ class _Enough(BaseException): "All that a run was made for is known"
 
 @patch
 def _then_enough(self:Subject, look, n):
-    "What looks at each step, and ends the run at the `n`-th"
+    "What looks at each step, and ends the run at the `n`-th; once, for a step may try again whatever happens"
+    ended = []
     def _look(step):
         look(step)
-        if len(self.steps) == n: raise _Enough
+        if len(self.steps) < n or ended: return
+        ended.append(step)
+        raise _Enough
     return _look
 
 # %% ../../nbs/37_doctor.subject.ipynb #987303aa
