@@ -189,8 +189,7 @@ def _has_moved(self:Subject):
 # %% ../../nbs/37_doctor.subject.ipynb #bde72797
 @patch
 def _put_back(self:Subject):
-    with torch.no_grad():
-        for p,was in self.kept.items(): p.copy_(was)
+    for p,was in self.kept.items(): p.data.copy_(was)
 
 # %% ../../nbs/37_doctor.subject.ipynb #7c77d422
 @patch
