@@ -146,7 +146,8 @@ def changes(calls, folder):
     did = [o for o in calls if f'{folder}/' in o[2] and ' = -1 ' not in o[2] and o[0] != 'fsync'
            and (o[0] != 'openat' or 'O_CREAT' in o[2] or 'O_TRUNC' in o[2])]
     where = [(o[0], o[2].partition(',')[0]) for o in did]
-    return [o for i,o in enumerate(did) if o[0] != 'write' or where[i] not in where[i-1:i] or where[i] not in where[i+1:i+2]]
+    between = [where[i] in where[i-1:i] and where[i] in where[i+1:i+2] for i in range(len(did))]
+    return [o for o,b in zip(did, between) if o[0] != 'write' or not b]
 
 
 def at_every_call(cmd, action='signal=SIGKILL', syscalls=CALLS, most=500, **kwargs):

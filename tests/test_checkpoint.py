@@ -1025,7 +1025,8 @@ EVENTS = [o for o in vars(event) if o.startswith(('before_', 'after_')) and o !=
 @pytest.mark.parametrize('order', [900, 2000])
 def test_an_error_in_any_event(short, tmp_path, same, reference, action, order):
     "The Learner is as good as before, lock and handlers are free, and the run goes on"
-    text,handlers,threads = short[:500],[signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],set(threading.enumerate())
+    text,threads = short[:500],set(threading.enumerate())
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     error,bad = dict(error=RuntimeError, interrupt=KeyboardInterrupt)[action],[]
     for o in EVENTS:
         if order == 2000 and not o.endswith(('_fit', '_epoch', '_train', 'after_batch')): continue
