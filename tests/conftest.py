@@ -98,7 +98,7 @@ def same():
     return lambda a, b: all(torch.equal(p, q) for p,q in zip(a.model.parameters(), b.model.parameters(), strict=True))
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def clean():
     "A process that has run no torch operation, and forks for the test"
     c = kills.Clean()

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
@@ -69,17 +70,9 @@ def _traced(pid, tracer):
     return all(f'\nTracerPid:\t{tracer.pid}\n' in o.read_text() for o in Path(f'/proc/{pid}/task').glob('*/status'))
 
 
-def run_with_fault(cmd, syscalls, n, action, env=None, path=None, timeout=600, gate=False):
-    """`(returncode, hit)` of `cmd`, whose `n`-th call ('3', '3+', '3+2') of each of `syscalls` is met by
-    `action`, such as 'signal=SIGKILL' or 'error=ENOSPC'
-
-    `cmd` is an argument list, or a function for a fork of this process, which spares it the imports. `path`:
-    exact path or paths, see above. `gate`: the program or function stops itself where counting starts. The run
-    ends with the child itself; what else is left of its session is killed then. A returncode of -9 means killed
-    by signal 9. After `timeout` seconds all is killed and `TimeoutError` raised."""
-    # ? = where the machine has such a call
-    which = ','.join('?'+o for o in ([syscalls] if isinstance(syscalls, str) else syscalls))
-    paths = [] if path is None else [path] if isinstance(path, (str, os.PathLike)) else path
+def _strace(cmd, options, env, timeout, gate):
+    """Run `cmd` under strace with these options: its status, what was logged before the end of its session, and
+    all that was logged"""
     def f():
         if not callable(cmd): os.execvpe(cmd[0], cmd, os.environ if env is None else env)
         os.environ.update(env or {})
@@ -93,9 +86,7 @@ def run_with_fault(cmd, syscalls, n, action, env=None, path=None, timeout=600, g
             if _until(lambda: os.waitid(os.P_PID, pid, os.WSTOPPED|wait), end,
                       'the way to the gate').si_code != os.CLD_STOPPED:
                 raise RuntimeError('the child ended before its gate')
-            tracer = subprocess.Popen(['strace', '-f', '-qq', '-o', log, '-e', f'trace={which}', '-e',
-                                       f'inject={which}:{action}:when={n}',
-                                       *(o for p in paths for o in ('-P', p)), '-p', str(pid)])
+            tracer = subprocess.Popen(['strace', '-f', '-qq', '-o', log, *options, '-p', str(pid)])
             _until(lambda: _traced(pid, tracer), end, 'strace')
             os.kill(pid, signal.SIGCONT)
             _until(lambda: os.waitid(os.P_PID, pid, wait), end, f'{cmd}')
@@ -106,11 +97,57 @@ def run_with_fault(cmd, syscalls, n, action, env=None, path=None, timeout=600, g
             if tracer:
                 try: tracer.wait(5)
                 except subprocess.TimeoutExpired: tracer.kill()
-        rc,name = os.waitstatus_to_exitcode(status), (re.findall(r'signal=(\w+)', action) or ['SIGKILL'])[0]
-        # of SIGKILL only what came before the one above
-        return rc,bool('SIGKILL' in action and (rc == -9 or 'killed by SIGKILL' in before) or
-                       re.search(rf'\((INJECTED|DELAYED)\)$|--- {name} .*si_code=SI_KERNEL',
-                                 log.read_text(errors='replace'), re.M))
+        return os.waitstatus_to_exitcode(status),before,log.read_text(errors='replace')
+
+
+# ? = where the machine has such a call
+def _names(syscalls): return ','.join('?'+o for o in ([syscalls] if isinstance(syscalls, str) else syscalls))
+
+
+def run_with_fault(cmd, syscalls, n, action, env=None, path=None, timeout=600, gate=False):
+    """`(returncode, hit)` of `cmd`, whose `n`-th call ('3', '3+', '3+2') of each of `syscalls` is met by
+    `action`, such as 'signal=SIGKILL' or 'error=ENOSPC'
+
+    `cmd` is an argument list, or a function for a fork of this process, which spares it the imports. `path`:
+    exact path or paths, see above. `gate`: the program or function stops itself where counting starts. The run
+    ends with the child itself; what else is left of its session is killed then. A returncode of -9 means killed
+    by signal 9. After `timeout` seconds all is killed and `TimeoutError` raised."""
+    which = _names(syscalls)
+    paths = [] if path is None else [path] if isinstance(path, (str, os.PathLike)) else path
+    rc,before,log = _strace(cmd, ['-e', f'trace={which}', '-e', f'inject={which}:{action}:when={n}',
+                                  *(o for p in paths for o in ('-P', p))], env, timeout, gate)
+    name = (re.findall(r'signal=(\w+)', action) or ['SIGKILL'])[0]
+    # of SIGKILL only what came before the one above
+    return rc,bool('SIGKILL' in action and (rc == -9 or 'killed by SIGKILL' in before) or
+                   re.search(rf'\((INJECTED|DELAYED)\)$|--- {name} .*si_code=SI_KERNEL', log, re.M))
+
+
+def calls_of(cmd, syscalls=CALLS, env=None, timeout=600, gate=False):
+    """`(returncode, calls)` of `cmd` with nothing in its way; of each call its name, its number as `run_with_fault`
+    counts, and its line, in which descriptors have their paths"""
+    which = ','.join(_names(o) for o in syscalls)
+    rc,_,log = _strace(cmd, ['-y', '-s', '0', '-e', f'trace={which}'], env, timeout, gate)
+    counts,calls = Counter(),[]
+    for thread,name,line in re.findall(r'^(\d+) +(\w+)(\(.*)', log, re.M):
+        counts[thread,name] += 1
+        calls.append((name, counts[thread,name], line))
+    return rc,calls
+
+
+def first_and_last(calls):
+    "Those of `calls` that differ from others in more than numbers: which checkpoint, which piece"
+    kinds = [(o[0], re.sub(r'[0-9a-f]{8,}|\d+', 'N', o[2])) for o in calls]
+    return [o for i,(o,kind) in enumerate(zip(calls, kinds)) if kind not in kinds[:i] or kind not in kinds[i+1:]]
+
+
+def changes(calls, folder):
+    """Those of `calls` that change the files of a folder, which a kill on entering another call leaves as they
+    were: of pieces of a file that are written one after the other, the first and the last"""
+    did = [o for o in calls if f'{folder}/' in o[2] and ' = -1 ' not in o[2] and o[0] != 'fsync'
+           and (o[0] != 'openat' or 'O_CREAT' in o[2] or 'O_TRUNC' in o[2])]
+    where = [(o[0], o[2].partition(',')[0]) for o in did]
+    between = [where[i] in where[i-1:i] and where[i] in where[i+1:i+2] for i in range(len(did))]
+    return [o for o,b in zip(did, between) if o[0] != 'write' or not b]
 
 
 def at_every_call(cmd, action='signal=SIGKILL', syscalls=CALLS, most=500, **kwargs):

@@ -12,6 +12,7 @@ somebody else, such as pytest. What a process of a run does is a `Case`; what is
 """
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -48,7 +49,7 @@ from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.store import lease
 from charrnn_fa.store.url import UrlStore
 from charrnn_fa.learner import char_learner
-from inject import CALLS, at_every_call, gate, missing
+from inject import CALLS, at_every_call, calls_of, changes, gate, missing, run_with_fault
 
 # what this processor has; asked without an operation of torch
 BF16 = 'bf16' if torch.backends.cpu.get_cpu_capability() == 'AVX512' else 'fp32'
@@ -418,15 +419,22 @@ def brief(d, n, *cbs):
     train(BRIEF, d, CKPT, [*cbs, done(n)])
 
 
-def every_call(kind, n, top, bar):
-    "SIGKILL at every file system call of the save of step `n`"
+def every_call(kind, n, top, bar, brisk=False):
+    "SIGKILL at every file system call of the save of step `n`; `brisk`: at those that change something"
     count,d,alone,begun = Count(f'every call of {kind}'),top/'every',top/'alone',top/'begun'
+    calls = *CALLS,'truncate',('mkdir', 'mkdirat')
     if not alone.exists(): assert Child(lambda: train(BRIEF, alone), f'{alone}.log').wait() == 0
     if n: assert Child(lambda: brief(begun, n-CKPT['steps']), f'{begun}.log').wait() == 0
     def one():
         if n: shutil.copytree(begun, d, dirs_exist_ok=True)
         brief(d, n, about(n))
-    for call,i,rc,hit in at_every_call(one, syscalls=(*CALLS, 'truncate', ('mkdir', 'mkdirat')), gate=True):
+    def trials():
+        if not brisk: return at_every_call(one, syscalls=calls, gate=True)
+        rc,all_calls = calls_of(one, calls, gate=True)
+        found = changes(all_calls, d)
+        def at(call, i): return call,i,*run_with_fault(one, call, i, 'signal=SIGKILL', gate=True)
+        return itertools.chain([('no call', 0, rc, False)], (at(call, i) for call,i,_ in found))
+    for call,i,rc,hit in trials():
         failed = None
         if hit: count.killed(reached(d))
         if rc != (-9 if hit else 0): failed = f'status {rc} at {call} {i}'
@@ -447,7 +455,7 @@ def table(counts):
     return '\n'.join('  '.join(o.ljust(w) if i == 0 else o.rjust(w) for i,(o,w) in enumerate(zip(r, ws))) for r in rows)
 
 
-def main():
+def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--forks', type=int, default=900, help='kills of forks')
     p.add_argument('--fresh', type=int, default=100, help='kills of fresh processes')
@@ -455,20 +463,23 @@ def main():
     p.add_argument('--machines', type=int, default=60,
                    help='kills of forks that share a bucket, with clocks 15 minutes apart')
     p.add_argument('--seed', type=int, default=None, help='of the moments')
+    p.add_argument('--cases', type=int, default=len(SHORT), help='how many of them, drawn at random, the forks run')
+    p.add_argument('--saves', type=int, nargs='*', default=[12, 0], help='the steps whose saves are killed at every call')
+    p.add_argument('--brisk', action='store_true', help='of these calls, only those that change something on the disk')
     p.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if args.serve: return serve()
     seed = random.randrange(10**6) if args.seed is None else args.seed
     print(f'seed {seed}', flush=True)
     began,rng,counts = time.monotonic(),random.Random(seed),[]
     top = Path(tempfile.mkdtemp())
-    kinds = [('forks', args.forks, SHORT), ('fresh', args.fresh, ['best']), ('long texts', args.long, ['long']),
+    kinds = [('forks', args.forks, rng.sample(SHORT, args.cases)), ('fresh', args.fresh, ['best']), ('long texts', args.long, ['long']),
              ('machines', args.machines, ['lstm', 'steps'])]
     with tqdm(total=sum(n for _,n,_ in kinds), unit='kill', disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
         for kind,n,names in kinds:
             if n: counts.append(random_kills(n, kind, names, top, rng, bar))
         if missing(): print(f'calls of a save are left out: {missing()}')
-        else: counts += [every_call(*o, top, bar) for o in (('a save', 12), ('the first save', 0))]
+        else: counts += [every_call('a save' if n else 'the first save', n, top, bar, args.brisk) for n in args.saves]
     print(table(counts), f'{time.monotonic()-began:.0f} s', sep='\n')
     bad = [o for c in counts for o in c.bad]
     for o in bad: print(o)

@@ -37,7 +37,8 @@ class Gate(nn.Module):
 
 def learner(d, x=X, y=Y, act=nn.ReLU, p=0.1, gate=torch.tanh, scale=1., opt=SGD, loss=None, moms=None, **kwargs):
     rows = [(a,b) for a,b in zip(x, y)]
-    dls = DataLoaders(TfmdDL(rows[:300], bs=50, shuffle=True), TfmdDL(rows[300:], bs=50), path=d)
+    loader = partial(TfmdDL, bs=50, num_workers=0)
+    dls = DataLoaders(loader(rows[:300], shuffle=True), loader(rows[300:]), path=d)
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 8), act(), nn.Dropout(p), Gate(gate, scale), nn.LSTM(8, 8, batch_first=True),
                           type('Last', (nn.Module,), dict(forward=lambda self, o: o[0]))(), nn.Linear(8, 3))

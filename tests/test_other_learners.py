@@ -30,7 +30,7 @@ ITEMS = list(zip(X, X.sum(1, keepdim=True) + 1))
 
 
 def learner(d, train, model=None, **kwargs):
-    dls = DataLoaders(train, TfmdDL(ITEMS[:9], bs=4), path=d)
+    dls = DataLoaders(train, TfmdDL(ITEMS[:9], bs=4, num_workers=0), path=d)
     return Learner(dls, model or nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1)),
                    loss_func=MSELossFlat(), path=d, **kwargs)
 

@@ -599,23 +599,24 @@ CALLS = ('openat', 23), ('write', 5), ('fsync', 3), ('close', 37), ('read', 61),
 @pytest.mark.usefixtures('strace')
 # the last two are one to the library
 @pytest.mark.parametrize('error,calls', [('EIO', CALLS), ('ENOSPC', CALLS[1:3]), ('EDQUOT', CALLS[1:2])])
-def test_an_error_in_every_call_of_a_copy(drive, fresh, alone_for_an_epoch, tmp_path, monkeypatch, error, calls):
+def test_an_error_in_every_call_of_a_copy(drive, fresh, tmp_path, monkeypatch, error, calls):
     "A call that the copy of one checkpoint makes on Drive fails, once or from then on; the same calls on the local disk work"
     # names that can be given to strace
     monkeypatch.setattr('charrnn_fa.run.folder.secrets', SimpleNamespace(token_hex=lambda n: '0'*2*n))
-    files = [f'step-00000020-{"0"*8}{o}' for o in ('.safetensors', '.json')]
+    files = [f'step-00000008-{"0"*8}{o}' for o in ('.safetensors', '.json')]
+    alone = fresh(n=1200)
+    alone.fit_one_cycle(1, 1e-2)
     def train():
         os.environ['CHARRNN_HOME'] = str(tmp_path/'home')
         with warnings.catch_warnings(record=True) as ws:
             warnings.simplefilter('always')
-            learn = fresh(5)
-            cbs = [At({18: then(settle, lambda _: inject.gate()), **dict.fromkeys((22, 26), then(copied, tried))}),
+            learn = fresh(n=1200)
+            cbs = [At({6: then(settle, lambda _: inject.gate()), **dict.fromkeys((10, 14), then(copied, tried))}),
                    Checkpoint(drive.where, steps=4, keep=2, wait=120, quiet=True)]
             learn.fit_one_cycle(1, 1e-2, cbs=cbs)
         told = [str(w.message) for w in ws if issubclass(w.category, RunWarning)]
         assert len(told) <= 1 and all(os.strerror(getattr(errno, error)) in o for o in told), told
-        assert all(torch.equal(p, q) for p,q in zip(alone_for_an_epoch.model.parameters(),
-                                                    learn.model.parameters(), strict=True))
+        assert all(torch.equal(p, q) for p,q in zip(alone.model.parameters(), learn.model.parameters(), strict=True))
     def trial(call, i, more):
         "Whether the call was hit"
         for o in tmp_path/'home',drive.there: shutil.rmtree(o, ignore_errors=True)
@@ -1180,19 +1181,19 @@ def test_killed_between_data_and_manifest(drive, fit, lost, monkeypatch):
 @needs_fuse
 @pytest.mark.usefixtures('strace')
 @pytest.mark.parametrize('call,every', [('fsync', 5), ('write', 17), ('unlinkat', 3), ('openat', 97)])
-def test_killed_at_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeypatch, call, every):
+def test_killed_at_every_call_of_a_copy(drive, fresh, alone_for_an_epoch, tmp_path, monkeypatch, call, every):
     "SIGKILL in the thread that copies, while two saves and a rotation arrive in Drive; another machine goes on from what is there"
     class Copied(Callback):
         order = 1001
         def after_batch(self):
-            if not self.training or self.train_iter%10: return
+            if not self.training or self.train_iter%5: return
             settle(self.checkpoint)
-            if self.train_iter == 20: inject.gate()
-            if self.train_iter == 40: os._exit(0)
+            if self.train_iter == 10: inject.gate()
+            if self.train_iter == 20: os._exit(0)
     def train(home, *cbs):
         os.environ['CHARRNN_HOME'] = str(home)
         learn = fresh(5 if cbs else None)
-        learn.fit_one_cycle(2, 1e-2, cbs=[*cbs, Checkpoint(drive.where, steps=10, keep=2, wait=120, quiet=True)])
+        learn.fit_one_cycle(1, 1e-2, cbs=[*cbs, Checkpoint(drive.where, steps=5, keep=2, wait=120, quiet=True)])
         return learn
     first,kills = 1,0
     while True:
@@ -1206,7 +1207,7 @@ def test_killed_at_every_call_of_a_copy(drive, fresh, alone, tmp_path, monkeypat
             m.setattr(lease, 'silence', lambda beat: 0.1)                              # that it is dead is known
             warnings.simplefilter('error', RunWarning)
             learn = train(tmp_path/'found')
-        assert all(torch.equal(p, q) for p,q in zip(alone.model.parameters(), learn.model.parameters(),
+        assert all(torch.equal(p, q) for p,q in zip(alone_for_an_epoch.model.parameters(), learn.model.parameters(),
                                                     strict=True)), (call, first)
         tidy(drive.there, keep=2)
     assert kills > 1

@@ -128,7 +128,7 @@ def memory():
 @pytest.fixture
 def fresh(text, tmp_path):
     "Learners as a new process would make them, but for the seed"
-    def _fresh(seed=5, n=4000, **kwargs):
+    def _fresh(seed=5, n=2800, **kwargs):
         dls = CharDataLoaders.from_text(text[:n], bs=4, seq_len=16, seed=seed, path=tmp_path, device='cpu')
         learn = char_learner(dls, **{**dict(n_hid=16, emb_sz=8, head_sz=0, dropout=0.2, precision='fp32'), **kwargs})
         learn.logger = lambda log: None
@@ -155,7 +155,7 @@ def killed(learn):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fit(learn, where, cbs=(), n_epoch=3, **kwargs):
+def fit(learn, where, cbs=(), n_epoch=2, **kwargs):
     learn.ckpt = Checkpoint(where, **{**dict(steps=10, quiet=True), **kwargs})
     learn.fit_one_cycle(n_epoch, 1e-2, cbs=[learn.ckpt, *cbs])
     return learn
@@ -167,7 +167,7 @@ def steps_at(store): return [m['step'] for m in Remote(store).checkpoints()]
 @forks
 def test_the_machine_is_lost_and_the_bucket_brings_the_run_back(s3, url, fresh, same, tmp_path, monkeypatch, capfd):
     alone = fresh()
-    alone.fit_one_cycle(3, 1e-2)
+    alone.fit_one_cycle(2, 1e-2)
     where,store = url,UrlStore(url, **s3.options)
     assert ended(machine(tmp_path/'a', lambda: fit(fresh(), where, [At(settle, *range(5, 75, 10)), At(killed, 75)],
                                                    **s3.options))) == -signal.SIGKILL
@@ -219,7 +219,7 @@ def test_the_server_goes_away_and_comes_back(how, s3, url, fresh, same, home, mo
     monkeypatch.setattr('s3fs.core.S3FileSystem.retries', 1)                          # it would try for half a minute
     options = {**s3.options, 'config_kwargs': {**s3.options['config_kwargs'], 'read_timeout': 2 if how == 'hangs' else 60}}
     alone = fresh()
-    alone.fit_one_cycle(3, 1e-2)
+    alone.fit_one_cycle(2, 1e-2)
     store,seen = UrlStore(url, **s3.options),{}
     def gone(learn):
         settle(learn)
@@ -343,7 +343,7 @@ def test_no_keys_and_no_server(s3, url, fresh, home, capfd, monkeypatch, tmp_pat
 def test_two_machines(s3, url, fresh, same, tmp_path, monkeypatch):
     "The second is refused while the first is alive; one that is silent is overridden, and keeps its copies to itself"
     alone = fresh()
-    alone.fit_one_cycle(3, 1e-2)
+    alone.fit_one_cycle(2, 1e-2)
     # two signs end the wait, however slow they are
     monkeypatch.setattr(lease, 'silent', 60); monkeypatch.setattr(UrlStore, 'beat', 0.3)
     where,store,log = url,UrlStore(url, **s3.options),tmp_path/'log'

@@ -141,13 +141,20 @@ def same_history(a, b):
     return ([float(o) for o in a.recorder.losses] == [float(o) for o in b.recorder.losses]
             and a.recorder.lrs == b.recorder.lrs)
 
-@pytest.mark.parametrize('n,order', [(19, -20), (19, 4), (19, 55), (19, 900), (1, 55), (15, 55), (28, 55)])
-@pytest.mark.parametrize('event', IN_A_BATCH)
-def test_an_error_in_a_batch(short, tmp_path, same, alone_with, event, n, order, capfd):
-    "Before its step the batch before is saved, after it this one, whichever callbacks have heard of it; epochs have 14"
-    alone = alone_with()
-    with pytest.raises(RuntimeError, match='thrown'): of(tmp_path, short, At(event, n, 'error', order))
-    assert (newest_step(tmp_path/'r'), Lock.held) == (n-1+IN_A_BATCH[event], {}) and capfd.readouterr() == ('', '')
+# an error at each event of a later batch; and of the first and the last, as far as the step and then behind it
+ERRORS = [*((order, [(o, 3) for o in IN_A_BATCH]) for order in (-20, 4, 55, 900)),
+          *((55, [('before_batch', n), *((o, 1) for o in ON_THE_WAY[1:]), ('after_step', 1)]) for n in (1, 15, 28)),
+          *((55, [('after_batch', n)]) for n in (1, 15, 28))]
+
+@pytest.mark.parametrize('order,errors', ERRORS)
+def test_errors_in_batches(short, tmp_path, same, alone_with, order, errors, capfd):
+    """Before its step the batch before is saved, after it this one, whichever callbacks have heard of it; epochs
+    have 14. One error after the other stops the same run, each at the n-th event of its process"""
+    alone,step = alone_with(),0
+    for event,n in errors:
+        with pytest.raises(RuntimeError, match='thrown'): of(tmp_path, short, At(event, n, 'error', order))
+        step += n-1+IN_A_BATCH[event]
+        assert (newest_step(tmp_path/'r'), Lock.held) == (step, {}) and capfd.readouterr() == ('', ''), event
     again = of(tmp_path, short)
     assert same(alone, again) and same_history(alone, again)
 
@@ -189,15 +196,23 @@ class Freezes(Callback):
     def before_batch(self):
         if self.training: self.opt.freeze_to(0 if self.opt.frozen_idx else -1)
 
-@pytest.mark.parametrize('n,cb', [(15, Anneals), (19, Anneals), (20, Freezes)])
-@pytest.mark.parametrize('event', ON_THE_WAY)
-def test_an_error_beside_a_callback_that_sets_what_modules_do(short, tmp_path, same, alone_with, event, n, cb):
-    alone = alone_with(cb)
-    with pytest.raises(RuntimeError): of(tmp_path, short, cb(), At(event, n, 'error', 900))
-    lost = cb is Freezes and event in ('after_backward', 'before_step')
-    assert newest_step(tmp_path/'r') == (0 if lost else n-1)
-    again = of(tmp_path, short, cb())
+@pytest.mark.parametrize('ns', [[15]+[1]*5, [3]*6])
+def test_errors_beside_a_callback_that_sets_what_modules_do(short, tmp_path, same, alone_with, ns):
+    alone,step = alone_with(Anneals),0
+    for event,n in zip(ON_THE_WAY, ns, strict=True):
+        with pytest.raises(RuntimeError): of(tmp_path, short, Anneals(), At(event, n, 'error', 900))
+        step += n-1
+        assert newest_step(tmp_path/'r') == step, event
+    again = of(tmp_path, short, Anneals())
     assert same(alone, again) and [m.p for m in alone.model.drops] == [m.p for m in again.model.drops]
+
+
+@pytest.mark.parametrize('event', ON_THE_WAY)
+def test_an_error_beside_a_callback_that_freezes(short, tmp_path, same, alone_with, event):
+    alone = alone_with(Freezes)
+    with pytest.raises(RuntimeError): of(tmp_path, short, Freezes(), At(event, 20, 'error', 900))
+    assert newest_step(tmp_path/'r') == (0 if event in ('after_backward', 'before_step') else 19)
+    assert same(alone, of(tmp_path, short, Freezes()))
 
 
 def stopped_and_again(d, short, same, step, *cbs, event='before_step', n=19, order=900, valid=False, exact=True, extra=()):
@@ -474,7 +489,7 @@ def test_an_error_after_the_last_epoch(short, tmp_path, same, alone_with):
 
 
 @pytest.mark.parametrize('event', ['before_batch', 'after_loss', 'before_step', 'after_batch'])
-@pytest.mark.parametrize('n', range(17, 22))
+@pytest.mark.parametrize('n', range(17, 20))
 def test_an_error_while_gradients_are_summed_up(short, tmp_path, same, alone_with, event, n):
     "Twelve rows are three batches; those that are summed up are saved too, unless some of this batch are among them"
     alone = alone_with(accumulate=12)

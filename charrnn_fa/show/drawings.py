@@ -23,9 +23,11 @@ def _dense(stroke, step):
     "Points along a stroke, at most `step` apart"
     p = np.array(stroke, dtype=np.float64)
     if len(p) == 1: return p
-    n = np.maximum(1, np.ceil(np.abs(np.diff(p, axis=0)).max(1)/step)).astype(int)
-    parts = [np.linspace(a, b, k, endpoint=False) for a,b,k in zip(p, p[1:], n)]
-    return np.concatenate([*parts, p[-1:]])
+    way = np.diff(p, axis=0)
+    n = np.maximum(1, np.ceil(np.abs(way).max(1)/step)).astype(int)
+    i = np.arange(n.sum()) - np.repeat(n.cumsum()-n, n) # the place of each point within its part of the way
+    parts = np.repeat(p[:-1], n, 0) + i[:,None]*np.repeat(way/n[:,None], n, 0)
+    return np.concatenate([parts, p[-1:]])
 
 def braille(
     drawing, # A list of strokes in the box
