@@ -330,6 +330,38 @@ def test_other_kinds_in_the_info_of_a_run(call, long_run, tmp_path, bad):
         if status: one_sentence(err)
 
 
+# Ctrl-C
+
+INTERRUPTING = """import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler) # ignored by what runs in the background
+class Finder:
+    def find_spec(self, name, *args):
+        if name == os.environ['STOP_AT']: signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize('module', ['importlib.metadata', 'numpy', 'charrnn_fa.options', 'charrnn_fa.command.train',
+                                    'torch'])
+def test_ctrl_c_while_modules_are_imported(tmp_path, module):
+    "From the first module of the command to those that a command imports later"
+    (tmp_path/'sitecustomize.py').write_text(INTERRUPTING)
+    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+    p = subprocess.run([*COMMAND, 'train', 'count', '--run', tmp_path/'r', '--steps', '2', *TINY], text=True,
+                       capture_output=True, env={**os.environ, 'PYTHONPATH':path, 'STOP_AT':module})
+    assert (p.returncode, p.stdout, p.stderr) == (130, '', 'charrnn: stopped.\n')
+
+
+def test_the_command_starts_where_ctrl_c_is_heard():
+    "`charrnn` is the same as `python -m charrnn_fa`"
+    import configparser
+    from charrnn_fa import __main__
+    settings = configparser.ConfigParser()
+    settings.read(os.path.join(os.path.dirname(__file__), '../settings.ini'))
+    assert settings['DEFAULT']['console_script'] == 'charrnn=charrnn_fa.__main__:main'
+    assert callable(__main__.main)
+
+
 # Values that cannot be
 
 @pytest.mark.parametrize('args,says', [
