@@ -197,7 +197,6 @@ def _settled(dls, preset, **given):
     _check_names(given.get('arch'), preset)
     p = (preset if isinstance(preset, Preset) else get_preset(preset)).with_given(**given)
     p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))
-    if given.get('tie') and given.get('emb_sz') is None: p = replace(p, emb_sz=p.head_sz or p.n_hid)
     return p.for_text(len(getattr(dls.train, 'ids', ()))).for_copies(getattr(dls, 'times', 1))
 
 # %% ../nbs/48_build.ipynb #f1876b1e

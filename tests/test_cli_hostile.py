@@ -399,12 +399,37 @@ def test_the_command_starts_where_ctrl_c_is_heard():
     ('draw faces --run= --steps 2', "--run: '' is no folder"),
     ('demo --run=', "--run: '' is no folder"),
     ('sample ', "DIR: '' is no folder"),
+    ('train count --run {d}/new --n-hid nan', "--n-hid: 'nan' is no whole number"),
+    ('train count --run {d}/new --lr high', "--lr: 'high' is no number"),
+    ('train count --run {d}/new --minutes=--', "--minutes: '--' is no number"),
+    ('train count --run {d}/new --tie true', "--tie: 'true' is neither 'yes' nor 'no'"),
+    ('train count --run {d}/new --valid-pct 1e-320', 'another --valid-pct.'),
+    ('train count --run {d}/new --tie yes --emb-sz 8', '--tie yes needs an --emb-sz equal to --head-sz'),
+    ('train {d}/t.txt --run {d}/new --steps 2 --seed -1', '--seed is -1'),
+    ('draw faces --run {d}/new -n=--', "--n: '--' is no whole number"),
+    ('sample {run} -n 1e400', "-n: '1e400' is no whole number"),
+    ('sample {run} --temperature -inf', '--temperature needs a value'),
+    ('sample {run} --temperature=-inf', '--temperature is -inf'),
+    ('sample {run} --prompt -x', '--prompt=-x'),
+    ('eval {run} --context 0', 'goes into --corpus.'),
+    ('doctor {run} --seconds soon', "--seconds: 'soon' is no number"),
 ])
 def test_values_that_cannot_be_get_one_sentence(call, tmp_path, run, args, says):
     (tmp_path/'t.txt').write_text(pseudo_text())
     status,out,err = call(*args.format(d=tmp_path, run=run).split(' '))
     assert (status not in (0, None) and out.count('\n') <= 2 and says in one_sentence(err) and 'unknown=' not in err
             and not (tmp_path/'new').exists())
+
+
+def test_a_number_of_thousands_of_digits_is_told_in_one_line_of_them(call, run):
+    assert len(one_sentence(call('sample', run, '-n', '9'*5000)[2])) < 200
+
+
+def test_a_tied_matrix_needs_no_width(call, tmp_path):
+    "As in Python, where tie=True alone makes the embedding as wide as what it is tied to"
+    line = 'train count --steps 2 --quiet --n-hid 16 --head-sz 12 --bs 4 --seq-len 16 --precision fp32 --tie yes'
+    assert call(*line.split(), '--run', tmp_path/'r')[0] == 0
+    assert runs.Run(tmp_path/'r').preset.emb_sz == 12
 
 
 def test_a_number_of_many_windows_is_one_window(call, run):
