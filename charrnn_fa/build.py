@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 import secrets
 from .core import CharRNNError, check_number
 from .text.read import check_type
-from .text.strokes import Drawings, per_drawing, strokes_to_text, text_to_strokes
+from .text.strokes import Drawings, is_drawn, per_drawing, strokes_to_text, text_to_strokes
 from .text.vocab import CharVocab
 from .models import CharRNN, archs
 from .optim import AdamW, Muon
@@ -61,6 +61,9 @@ def evaluate(self:CharLearner,
 )->dict: # nats, bits, perplexity, accuracy, n_chars, context; of drawings nats_per_drawing and nats_per_point too
     "How well the model predicts every character of a text but the first"
     if text is None: self._check_text(1)
+    elif hasattr(self.dls, 'strokes') and isinstance(text, str) and not is_drawn(text, self.dls.strokes):
+        raise CharRNNError('This network was trained on drawings, and the text is none as it draws them',
+                           'give strokes_to_text(drawings), with size, alphabet and absolute of learn.dls.strokes.')
     ids = self.dls.valid.ids if text is None else self.vocab.encode(text)
     res = evaluate_ids(self.model, ids, context, progress)
     return {**res, **per_drawing(res, self.vocab.textify(ids))} if hasattr(self.dls, 'strokes') else res

@@ -49,7 +49,7 @@ def _by_options(e, args)->str:
         name,sign = m.groups()
         is_setting = name in named and ('_' in name or '=' in sign or sign and m.start() == 0)
         return _option(name)+_signs[sign] if is_setting else m[0]
-    said = re.sub(r'\w+=\S* \((--[^)]*)\)', r'\1', str(e)) # where both are told, as in "encoding='cp1252' (--encoding cp1252)"
+    said = re.sub(r'\w+=\S* \((--[^)]*)\)', r'\1', str(e)) # of text= (--corpus) the latter
     return re.sub(r"(?<![\w./'-])([a-z_]+)\b(=True\b|=| is |(?!\w|[./]\w))", option, said)
 
 def _smaller(command):

@@ -50,7 +50,8 @@ class _Parser(argparse.ArgumentParser):
         option,_,said = message.removeprefix('argument ').partition(': ')
         message,usual = (f'{option}: {said}' if said else option),f"'{self.prog} --help' has an example."
         if said == 'expected one argument':
-            message,usual = f'{option} needs a value',f"give one, by {option.split('/')[-1]}=-x if it begins with a dash."
+            message = f'{option} needs a value'
+            usual = f"give one, by {option.split('/')[-1]}=-x if it begins with a dash."
         self.exit(2, f'{self.prog}: {visible(message, lines=False)}; {remedy or usual}\n')
 
 # %% ../nbs/90_options.ipynb #321740a5

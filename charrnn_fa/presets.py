@@ -172,7 +172,7 @@ _gentle = 4e-3 # highest rate for another kind of network than the preset's
 def with_given(self:Preset,
     **given # Fields that beat the preset's, where they are not None
 )->Preset:
-    "The preset with what is given in place of its own, a rate for the kind of the network, and a width that can be tied"
+    "The preset with what is given in place of its own, and the rate and the width that go with it"
     given = {k:v for k,v in given.items() if v is not None}
     arch = given.get('arch')
     if isinstance(arch, str) and arch != self.arch: given.setdefault('lr', min(self.lr, _gentle))
