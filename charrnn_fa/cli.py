@@ -47,7 +47,8 @@ def _by_options(e, args)->str:
     named = {*vars(args)} - {*_unnamed, *words}
     def option(m):
         name,sign = m.groups()
-        is_setting = name in named and ('_' in name or '=' in sign or sign and m.start() == 0)
+        left_out = m.string[:m.start()].endswith('leave ')
+        is_setting = name in named and ('_' in name or '=' in sign or sign and m.start() == 0 or left_out)
         return _option(name)+_signs[sign] if is_setting else m[0]
     said = re.sub(r'\w+=\S* \((--[^)]*)\)', r'\1', str(e)) # of text= (--corpus) the latter
     return re.sub(r"(?<![\w./'-])([a-z_]+)\b(=True\b|=| is |(?!\w|[./]\w))", option, said)

@@ -534,7 +534,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().err
     assert 'learned to draw' in said and 'leave --corpus out' in said and 'skip' not in said
     assert main(['draw', '--run', 'none']) == 1 and 'charrnn draw CORPUS' in capsys.readouterr().err
-    assert main(['share', 'faces', 'page.html', '--prompt', 'x']) == 1 and 'leave prompt out' in capsys.readouterr().err
+    assert main(['share', 'faces', 'page.html', '--prompt', 'x']) == 1 and 'leave --prompt out' in capsys.readouterr().err
     assert main(['share', 'faces', 'page.html']) == 0 and 'that draws' in (tmp_path/'page.html').read_text()
 
 
@@ -656,8 +656,12 @@ def test_what_a_network_that_draws_cannot_use_is_refused(drawer, tmp_path):
     "A prompt and a unit to colour by were left out in silence"
     for asked in dict(prompt='A face'), dict(unit=3):
         with pytest.raises(CharRNNError, match=f'leave {next(iter(asked))} out'): drawer.share(tmp_path/'p.html', **asked)
-    for f in lambda: model_card(drawer, prompt='A face'), lambda: drawer.fit_steps(2, cbs=show.Live(prompt='A face')):
-        with pytest.raises(CharRNNError, match='leave out prompt='): f()
+    with pytest.raises(CharRNNError, match='leave the prompt out'): model_card(drawer, prompt='A face')
+    for live in show.Live('A face'), show.Live(prompt='A face', n=9):
+        with pytest.raises(CharRNNError, match='leave the prompt out, as in show.Live()'): drawer.fit_steps(2, cbs=live)
+    for prompt in 5, None, ['A'], b'A':
+        for f in lambda: model_card(drawer, prompt=prompt), lambda: show.Live(prompt):
+            with pytest.raises(CharRNNError, match='^prompt is .* must be a string'): f()
     assert not os.listdir(tmp_path)
 
 
