@@ -1067,6 +1067,7 @@ def test_loaders_of_another_vocabulary_are_refused(learn, dls, make, tmp_path):
     for o in loaded, deepcopy(learn):
         with pytest.raises(CharRNNError, match='another vocabulary'): o.dls = other
         o.dls = dls
+    with pytest.raises(CharRNNError, match='set learn.model first if that changes too'): learn.dls = other
     learn.model = make(other).model
     learn.dls = other
     assert learn.evaluate()['nats'] < 4

@@ -123,8 +123,8 @@ def _check_vocab(self:CharLearner, dls):
     if vocab is None or other is None or other == vocab or vars(self).get('model') is not model: return
     sizes = f'{number_of(len(other), "symbol")} instead of {len(vocab)}'
     raise CharRNNError(f"These loaders have another vocabulary than the network, {sizes}",
-                       "make them with vocab=learn.vocab, or a new Learner, which takes over what this one knows by "
-                       "start_from(learn.model, learn.vocab).")
+                       "make them with vocab=learn.vocab, or set learn.model first if that changes too, or make a new "
+                       "Learner, which takes over what this one knows by start_from(learn.model, learn.vocab).")
 
 def _dls(self):
     if 'dls' in vars(self): return vars(self)['dls']
