@@ -25,7 +25,6 @@ from .callback.meanwhile import replacing
 from .callback.steps import Steps
 from .loop.learner import CharLearner
 from .loop.fit import check_callbacks
-from .loop import look, summary
 
 # %% ../nbs/48_build.ipynb #a0a89bb3
 _all_ = ['CharLearner']
