@@ -284,6 +284,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'charrnn_fa/checkpoint/callback.py'),
                                                 'charrnn_fa.checkpoint.callback.Checkpoint._begin': ( 'checkpoint.callback.html#checkpoint._begin',
                                                                                                       'charrnn_fa/checkpoint/callback.py'),
+                                                'charrnn_fa.checkpoint.callback.Checkpoint._check_finite': ( 'checkpoint.callback.html#checkpoint._check_finite',
+                                                                                                             'charrnn_fa/checkpoint/callback.py'),
                                                 'charrnn_fa.checkpoint.callback.Checkpoint._check_others': ( 'checkpoint.callback.html#checkpoint._check_others',
                                                                                                              'charrnn_fa/checkpoint/callback.py'),
                                                 'charrnn_fa.checkpoint.callback.Checkpoint._check_same': ( 'checkpoint.callback.html#checkpoint._check_same',
