@@ -6,7 +6,7 @@
 __all__ = ['parser']
 
 # %% ../nbs/90_options.ipynb #4854f263
-import argparse, os, reprlib, textwrap
+import argparse, os, re, reprlib, textwrap
 from dataclasses import fields
 from . import __version__
 from .core import visible
@@ -47,7 +47,9 @@ class _Parser(argparse.ArgumentParser):
         message:str, # argparse's own
         remedy:str=None, # Default: where to look
     ):
+        message = re.sub(r"invalid choice: ('.*') \(choose from (.*)\)", r'\1 is none of \2', message)
         option,_,said = message.removeprefix('argument ').partition(': ')
+        if option.startswith('{'): option,said = said,'' # the list of commands, which are told
         message,usual = (f'{option}: {said}' if said else option),f"'{self.prog} --help' has an example."
         if said == 'expected one argument':
             message = f'{option} needs a value'

@@ -1,9 +1,11 @@
 "The command where something is odd: output that cannot be written, texts that moved, strangers' runs, values that cannot be"
 import glob
+import gzip
 import hashlib
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -430,6 +432,23 @@ def test_a_tied_matrix_needs_no_width(call, tmp_path):
     line = 'train count --steps 2 --quiet --n-hid 16 --head-sz 12 --bs 4 --seq-len 16 --precision fp32 --tie yes'
     assert call(*line.split(), '--run', tmp_path/'r')[0] == 0
     assert runs.Run(tmp_path/'r').preset.emb_sz == 12
+
+
+@pytest.mark.parametrize('content', [b'one\r\ntwo\r\n'*99, b'a text\n'*99 + b'\0', gzip.compress(b'a text\n'*99)],
+                         ids=['crlf', 'nul', 'gzip'])
+def test_the_remedy_for_an_odd_text_can_be_pasted(call, tmp_path, monkeypatch, content):
+    "It names the file, whatever that is called, and gives one that has nothing odd"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'my text.txt').write_bytes(content)
+    err = one_sentence(call('train', 'my text.txt', '--run', 'r', '--steps', 1, '--quiet', *TINY)[2])
+    subprocess.run(re.search('(?:tr|gunzip) .*> NEW.txt', err)[0], shell=True, check=True)
+    assert call('train', 'NEW.txt', '--run', 's', '--steps', 1, '--quiet', *TINY)[2] == '' and ' 1 NUL characters' not in err
+
+
+@pytest.mark.parametrize('args,says', [(['help'], "'help' is none of 'train', 'sample'"),
+                                       (['train', '--run', 'r', '--precision', 'fp8'], "'fp8' is none of 'fp32'")])
+def test_a_word_that_is_none_of_a_few(call, args, says):
+    assert says in one_sentence(call(*args)[2]).replace('of train, sample', "of 'train', 'sample'").replace('of fp32', "of 'fp32'")
 
 
 def test_a_number_of_many_windows_is_one_window(call, run):
