@@ -3815,6 +3815,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'charrnn_fa.options._folder': ('options.html#_folder', 'charrnn_fa/options.py'),
                                     'charrnn_fa.options._metavar': ('options.html#_metavar', 'charrnn_fa/options.py'),
                                     'charrnn_fa.options._not_empty': ('options.html#_not_empty', 'charrnn_fa/options.py'),
+                                    'charrnn_fa.options._plainly': ('options.html#_plainly', 'charrnn_fa/options.py'),
                                     'charrnn_fa.options._usual': ('options.html#_usual', 'charrnn_fa/options.py'),
                                     'charrnn_fa.options._value': ('options.html#_value', 'charrnn_fa/options.py'),
                                     'charrnn_fa.options.parser': ('options.html#parser', 'charrnn_fa/options.py')},

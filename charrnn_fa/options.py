@@ -23,6 +23,16 @@ def _value(kind, what):
 _read = {int:_value(int, 'no whole number'), float:_value(float, 'no number'),
          bool:_value(dict(yes=True, no=False).__getitem__, "neither 'yes' nor 'no'")}
 
+# %% ../nbs/90_options.ipynb #2508a24a
+def _plainly(message):
+    "(what is wrong, a remedy or None), from what argparse says"
+    option,_,said = message.removeprefix('argument ').partition(': ')
+    if said == 'expected one argument':
+        return f'{option} needs a value',f"give one, by {option.split('/')[-1]}=-x if it begins with a dash."
+    said = re.sub(r"invalid choice: ('.*') \(choose from (.*)\)", r'\1 is none of \2', said)
+    is_command = option.startswith('{') # the list of them, which is told
+    return ': '.join([option]*(not is_command) + [said]*bool(said)),None
+
 # %% ../nbs/90_options.ipynb #ea14ef37
 class _Parser(argparse.ArgumentParser):
     one,instead = 'run','give each a line of its own.'
@@ -47,14 +57,9 @@ class _Parser(argparse.ArgumentParser):
         message:str, # argparse's own
         remedy:str=None, # Default: where to look
     ):
-        message = re.sub(r"invalid choice: ('.*') \(choose from (.*)\)", r'\1 is none of \2', message)
-        option,_,said = message.removeprefix('argument ').partition(': ')
-        if option.startswith('{'): option,said = said,'' # the list of commands, which are told
-        message,usual = (f'{option}: {said}' if said else option),f"'{self.prog} --help' has an example."
-        if said == 'expected one argument':
-            message = f'{option} needs a value'
-            usual = f"give one, by {option.split('/')[-1]}=-x if it begins with a dash."
-        self.exit(2, f'{self.prog}: {visible(message, lines=False)}; {remedy or usual}\n')
+        what,how = _plainly(message)
+        remedy = remedy or how or f"'{self.prog} --help' has an example."
+        self.exit(2, f'{self.prog}: {visible(what, lines=False)}; {remedy}\n')
 
 # %% ../nbs/90_options.ipynb #321740a5
 def _command(

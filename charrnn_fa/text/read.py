@@ -158,7 +158,8 @@ def decode_text(
     if is_utf8 and (kind := _document(b)):
         raise CorpusError(f"{name} is {kind}, not a plain text", "save it as plain text (.txt), and give that.")
     if is_utf8 and (packed := _packed_by(b)):
-        raise CorpusError(f"{name} is packed by {packed[0]}", f"unpack it first: {packed[1].format(shlex.quote(str(name)))}")
+        how = packed[1].format(shlex.quote(str(name)))
+        raise CorpusError(f"{name} is packed by {packed[0]}", f"unpack it first: {how}")
     if is_utf8 and (is_binary(b) or _is_pickle(b)):
         raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
     try: return b.decode(encoding)
