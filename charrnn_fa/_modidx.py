@@ -884,6 +884,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'charrnn_fa/command/asked.py'),
                                           'charrnn_fa.command.asked.check_duration': ( 'command.asked.html#check_duration',
                                                                                        'charrnn_fa/command/asked.py'),
+                                          'charrnn_fa.command.asked.check_here': ( 'command.asked.html#check_here',
+                                                                                   'charrnn_fa/command/asked.py'),
                                           'charrnn_fa.command.asked.check_idle': ( 'command.asked.html#check_idle',
                                                                                    'charrnn_fa/command/asked.py'),
                                           'charrnn_fa.command.asked.check_keeping': ( 'command.asked.html#check_keeping',

@@ -9,7 +9,7 @@ __all__ = ['main']
 import contextlib, json, re, sys
 from .core import CharRNNError, remedy
 from .options import parser
-from .command.asked import check_mount, check_place
+from .command.asked import check_here, check_mount, check_place
 from .command.demo import demo, draw
 from .command.examine import doctor
 from .command.look import evaluate, info, sample, share
@@ -22,6 +22,7 @@ _commands = dict(train=train, sample=sample, eval=evaluate, info=info, doctor=do
 def _run(args):
     "Run the command of the line"
     as_json = getattr(args, 'json', False)
+    check_here()
     for o in args.run, getattr(args, 'source', None): check_place(o or '')
     check_mount(args.run)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():

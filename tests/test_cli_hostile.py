@@ -364,6 +364,20 @@ def test_the_command_starts_where_ctrl_c_is_heard():
     assert callable(__main__.main)
 
 
+# A folder that is gone
+
+def test_a_current_directory_that_is_gone(tmp_path, run):
+    "PyTorch cannot compute there, and ends the process with words of its own"
+    gone = tmp_path/'gone'
+    line = f'mkdir {gone} && cd {gone} && rmdir {gone} && exec {sys.executable} -m charrnn_fa'
+    env = {**os.environ, 'PYTHONPATH':os.getcwd()}
+    for args in f'sample {run}', f'info {run}', 'train pydocs --run r', 'demo', f'train count --run {tmp_path}/r --steps 1':
+        p = subprocess.run(['bash', '-c', f'{line} {args}'], capture_output=True, text=True, env=env)
+        assert p.returncode == 1 and p.stdout == '' and 'change to another one: cd' in one_sentence(p.stderr)
+    p = subprocess.run(['bash', '-c', f'{line} train --help'], capture_output=True, text=True, env=env)
+    assert p.returncode == 0 and 'example' in p.stdout
+
+
 # Values that cannot be
 
 @pytest.mark.parametrize('args,says', [
@@ -414,6 +428,8 @@ def test_the_command_starts_where_ctrl_c_is_heard():
     ('sample {run} --temperature=-inf', '--temperature is -inf'),
     ('sample {run} --prompt -x', '--prompt=-x'),
     ('eval {run} --context 0', 'goes into --corpus.'),
+    ('train - --run {d}/new', 'standard input is /dev/stdin.'),
+    ('train ' + 'To-be-or-not-to-be-'*20 + ' --run {d}/new', 'or a file that holds it.'),
     ('doctor {run} --seconds soon', "--seconds: 'soon' is no number"),
 ])
 def test_values_that_cannot_be_get_one_sentence(call, tmp_path, run, args, says):
