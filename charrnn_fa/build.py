@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 import secrets
 from .core import CharRNNError, check_number
 from .text.read import check_type
-from .text.strokes import Drawings, per_drawing, strokes_to_text, text_to_strokes
+from .text.strokes import Drawings, is_drawn, per_drawing, strokes_to_text, text_to_strokes
 from .text.vocab import CharVocab
 from .models import CharRNN, archs
 from .optim import AdamW, Muon
@@ -25,7 +25,6 @@ from .callback.meanwhile import replacing
 from .callback.steps import Steps
 from .loop.learner import CharLearner
 from .loop.fit import check_callbacks
-from .loop import look, summary
 
 # %% ../nbs/48_build.ipynb #a0a89bb3
 _all_ = ['CharLearner']
@@ -61,6 +60,9 @@ def evaluate(self:CharLearner,
 )->dict: # nats, bits, perplexity, accuracy, n_chars, context; of drawings nats_per_drawing and nats_per_point too
     "How well the model predicts every character of a text but the first"
     if text is None: self._check_text(1)
+    elif hasattr(self.dls, 'strokes') and isinstance(text, str) and not is_drawn(text, self.dls.strokes):
+        raise CharRNNError('This network was trained on drawings, and the text is none as it draws them',
+                           'give strokes_to_text(drawings), with size, alphabet and absolute of learn.dls.strokes.')
     ids = self.dls.valid.ids if text is None else self.vocab.encode(text)
     res = evaluate_ids(self.model, ids, context, progress)
     return {**res, **per_drawing(res, self.vocab.textify(ids))} if hasattr(self.dls, 'strokes') else res
@@ -197,7 +199,6 @@ def _settled(dls, preset, **given):
     _check_names(given.get('arch'), preset)
     p = (preset if isinstance(preset, Preset) else get_preset(preset)).with_given(**given)
     p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))
-    if given.get('tie') and given.get('emb_sz') is None: p = replace(p, emb_sz=p.head_sz or p.n_hid)
     return p.for_text(len(getattr(dls.train, 'ids', ()))).for_copies(getattr(dls, 'times', 1))
 
 # %% ../nbs/48_build.ipynb #f1876b1e

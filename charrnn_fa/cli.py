@@ -9,7 +9,7 @@ __all__ = ['main']
 import contextlib, json, re, sys
 from .core import CharRNNError, remedy
 from .options import parser
-from .command.asked import check_mount, check_place
+from .command.asked import check_here, check_mount, check_place
 from .command.demo import demo, draw
 from .command.examine import doctor
 from .command.look import evaluate, info, sample, share
@@ -22,6 +22,7 @@ _commands = dict(train=train, sample=sample, eval=evaluate, info=info, doctor=do
 def _run(args):
     "Run the command of the line"
     as_json = getattr(args, 'json', False)
+    check_here()
     for o in args.run, getattr(args, 'source', None): check_place(o or '')
     check_mount(args.run)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
@@ -37,11 +38,21 @@ def _has_it(e)->str: return 'the GPU' if re.match('CUDA|HIP|MPS', str(e)) else '
 
 _unnamed = 'command','run','corpus','text','source' # have another name in the line, or none
 
+def _option(name): return f"{'-' if len(name) == 1 else '--'}{name.replace('_', '-')}"
+
+_signs = {'=True':' yes', '=':' ', ' is ':' is ', '':''}
+
 def _by_options(e, args)->str:
-    "An error; what it says of a setting of the line it says of the option"
-    name,_,rest = str(e).partition(' is ')
-    if name in (*_unnamed, args.run) or not name.isidentifier() or getattr(args, name, None) is None: return str(e)
-    return f"{'-' if len(name) == 1 else '--'}{name.replace('_', '-')} is {rest}"
+    "An error; what it says of settings of the line it says of their options"
+    words = [o for o in vars(args).values() if isinstance(o, str)] # a run may be called seed
+    named = {*vars(args)} - {*_unnamed, *words}
+    def option(m):
+        name,sign = m.groups()
+        left_out = m.string[:m.start()].endswith('leave ')
+        is_setting = name in named and ('_' in name or '=' in sign or sign and m.start() == 0 or left_out)
+        return _option(name)+_signs[sign] if is_setting else m[0]
+    said = re.sub(r'\w+=\S* \((--[^)]*)\)', r'\1', str(e)) # of text= (--corpus) the latter
+    return re.sub(r"(?<![\w./'-])([a-z_]+)\b(=True\b|=| is |(?!\w|[./]\w))", option, said)
 
 def _smaller(command):
     "What of a line needs less memory"

@@ -35,7 +35,7 @@ def check_sampling(
 ):
     "Refuse values that mean nothing"
     if not (_within(temperature, 0, math.inf) and _is_finite(temperature)):
-        raise CharRNNError(f"The temperature is {temperature!r}, but it is a number and cannot be below 0",
+        raise CharRNNError(f"temperature is {temperature!r}, but it is a number and cannot be below 0",
                            "0 always takes the best character, 0.8 is usual.")
     if top_k is not None and not _within(top_k, 1, math.inf, numbers.Integral):
         raise CharRNNError(f"top_k is {top_k!r}, but at least 1 character must be left", "10 is usual.")

@@ -6,11 +6,8 @@
 __all__ = ['char_learner', 'CharLearner', 'from_hub']
 
 # %% ../nbs/59_learner.ipynb #f6f6e767
-from .core import put_later
 from .build import char_learner
 from .loop.learner import CharLearner
-
-put_later(CharLearner, share='charrnn_fa.show.share', push_to_hub='charrnn_fa.run.hub')
 
 def __getattr__(name):
     if name != 'from_hub': raise AttributeError(name)

@@ -6,13 +6,34 @@
 __all__ = ['parser']
 
 # %% ../nbs/90_options.ipynb #4854f263
-import argparse, os, textwrap
+import argparse, os, re, reprlib, textwrap
 from dataclasses import fields
 from . import __version__
 from .core import visible
 from .presets import Preset, arch_names, opt_names, precision_names, presets
 
 # %% ../nbs/90_options.ipynb #1592a1b0
+def _value(kind, what):
+    "A type for `argparse` that says what does not fit"
+    def read(s):
+        try: return kind(s)
+        except (KeyError, ValueError): raise argparse.ArgumentTypeError(f'{reprlib.repr(s)} is {what}') from None
+    return read
+
+_read = {int:_value(int, 'no whole number'), float:_value(float, 'no number'),
+         bool:_value(dict(yes=True, no=False).__getitem__, "neither 'yes' nor 'no'")}
+
+# %% ../nbs/90_options.ipynb #2508a24a
+def _plainly(message):
+    "(what is wrong, a remedy or None), from what argparse says"
+    option,_,said = message.removeprefix('argument ').partition(': ')
+    if said == 'expected one argument':
+        return f'{option} needs a value',f"give one, by {option.split('/')[-1]}=-x if it begins with a dash."
+    said = re.sub(r"invalid choice: ('.*') \(choose from (.*)\)", r'\1 is none of \2', said)
+    is_command = option.startswith('{') # the list of them, which is told
+    return ': '.join([option]*(not is_command) + [said]*bool(said)),None
+
+# %% ../nbs/90_options.ipynb #ea14ef37
 class _Parser(argparse.ArgumentParser):
     one,instead = 'run','give each a line of its own.'
     def __init__(self,
@@ -20,6 +41,7 @@ class _Parser(argparse.ArgumentParser):
         **kwargs # For `ArgumentParser`
     ):
         super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        for kind,read in _read.items(): self.register('type', kind, read)
     def parse_known_args(self,
         args=None, # Words; default: the command line
         namespace=None # To be filled
@@ -28,12 +50,16 @@ class _Parser(argparse.ArgumentParser):
         if any(o.startswith('-') for o in rest): self.error(f"unrecognized arguments: {' '.join(rest)}")
         if rest: self.error(f'only one {self.one} can be given, and {rest[0]!r} is another', self.instead)
         return res,rest
+    def _get_values(self, action, words):
+        if action.option_strings and words == ['--']: return self._get_value(action, '--')
+        return super()._get_values(action, words)
     def error(self,
         message:str, # argparse's own
         remedy:str=None, # Default: where to look
     ):
-        remedy = remedy or f"'{self.prog} --help' has an example."
-        self.exit(2, f'{self.prog}: {visible(message, lines=False)}; {remedy}\n')
+        what,how = _plainly(message)
+        remedy = remedy or how or f"'{self.prog} --help' has an example."
+        self.exit(2, f'{self.prog}: {visible(what, lines=False)}; {remedy}\n')
 
 # %% ../nbs/90_options.ipynb #321740a5
 def _command(
@@ -72,14 +98,6 @@ def _add_folder(p, name, **kwargs):
 
 def _add_json(p, help='one JSON object on standard output'): p.add_argument('--json', action='store_true', help=help)
 
-# %% ../nbs/90_options.ipynb #86dd715e
-def _flag(s):
-    if s not in ('yes', 'no'): raise ValueError
-    return s == 'yes'
-
-_flag.__name__ = "'yes' or 'no'"
-_field_types = {int:int, float:float, str:str, bool:_flag}
-
 # %% ../nbs/90_options.ipynb #fa6d69c1
 def _field_comments()->dict:
     "What each field of `Preset` is for, from the comments beside them"
@@ -108,7 +126,7 @@ def _add_preset_options(p):
     for f in fields(Preset):
         if f.name in ('minutes', 'measured'): continue
         name = '--' + f.name.replace('_', '-')
-        g.add_argument(name, type=_field_types[f.type], metavar=_metavar(f.name),
+        g.add_argument(name, type=f.type, metavar=_metavar(f.name),
                        help=helps[f.name].replace('`', '')+_usual(preset, f.name))
 
 # %% ../nbs/90_options.ipynb #5f7bdfb3

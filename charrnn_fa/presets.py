@@ -172,11 +172,12 @@ _gentle = 4e-3 # highest rate for another kind of network than the preset's
 def with_given(self:Preset,
     **given # Fields that beat the preset's, where they are not None
 )->Preset:
-    "The preset with what is given in place of its own, and a rate that suits the kind of the network"
+    "The preset with what is given in place of its own, and the rate and the width that go with it"
     given = {k:v for k,v in given.items() if v is not None}
     arch = given.get('arch')
     if isinstance(arch, str) and arch != self.arch: given.setdefault('lr', min(self.lr, _gentle))
-    return replace(self, **({'measured':'unmeasured', **given} if given else {}))
+    res = replace(self, **({'measured':'unmeasured', **given} if given else {}))
+    return replace(res, emb_sz=res.head_sz or res.n_hid) if given.get('tie') and 'emb_sz' not in given else res
 
 # %% ../nbs/14_presets.ipynb #421d6a7b
 def get_preset(

@@ -369,7 +369,7 @@ def bad_files(d):
     ('train {d}/no.txt --run {d}/new', 'check the spelling'),
     ('train {d}/folder --run {d}/new', 'no text file'),
     ('train {d}/binary.txt --run {d}/new', 'binary'),
-    ('train {d}/latin.txt --run {d}/new', "encoding='cp1252'"),
+    ('train {d}/latin.txt --run {d}/new', 'read it with --encoding cp1252.'),
     ('train {d}/empty.txt --run {d}/new', '64 characters'),
     ('train {d}/short.txt --run {d}/new', '63 characters'),
     ('train {d}/tiny.txt --run {d}/new --valid-pct 0.9', '10 to train on and 90'),

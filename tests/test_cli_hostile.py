@@ -1,9 +1,11 @@
 "The command where something is odd: output that cannot be written, texts that moved, strangers' runs, values that cannot be"
 import glob
+import gzip
 import hashlib
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -330,6 +332,52 @@ def test_other_kinds_in_the_info_of_a_run(call, long_run, tmp_path, bad):
         if status: one_sentence(err)
 
 
+# Ctrl-C
+
+INTERRUPTING = """import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler) # ignored by what runs in the background
+class Finder:
+    def find_spec(self, name, *args):
+        if name == os.environ['STOP_AT']: signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize('module', ['importlib.metadata', 'numpy', 'charrnn_fa.options', 'charrnn_fa.command.train',
+                                    'torch'])
+def test_ctrl_c_while_modules_are_imported(tmp_path, module):
+    "From the first module of the command to those that a command imports later"
+    (tmp_path/'sitecustomize.py').write_text(INTERRUPTING)
+    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+    p = subprocess.run([*COMMAND, 'train', 'count', '--run', tmp_path/'r', '--steps', '2', *TINY], text=True,
+                       capture_output=True, env={**os.environ, 'PYTHONPATH':path, 'STOP_AT':module})
+    assert (p.returncode, p.stdout, p.stderr) == (130, '', 'charrnn: stopped.\n')
+
+
+def test_the_command_starts_where_ctrl_c_is_heard():
+    "`charrnn` is the same as `python -m charrnn_fa`"
+    import configparser
+    from charrnn_fa import __main__
+    settings = configparser.ConfigParser()
+    settings.read(os.path.join(os.path.dirname(__file__), '../settings.ini'))
+    assert settings['DEFAULT']['console_script'] == 'charrnn=charrnn_fa.__main__:main'
+    assert callable(__main__.main)
+
+
+# A folder that is gone
+
+def test_a_current_directory_that_is_gone(tmp_path, run):
+    "PyTorch cannot compute there, and ends the process with words of its own"
+    gone = tmp_path/'gone'
+    line = f'mkdir {gone} && cd {gone} && rmdir {gone} && exec {sys.executable} -m charrnn_fa'
+    env = {**os.environ, 'PYTHONPATH':os.getcwd()}
+    for args in f'sample {run}', f'info {run}', 'train pydocs --run r', 'demo', f'train count --run {tmp_path}/r --steps 1':
+        p = subprocess.run(['bash', '-c', f'{line} {args}'], capture_output=True, text=True, env=env)
+        assert p.returncode == 1 and p.stdout == '' and 'change to another one: cd' in one_sentence(p.stderr)
+    p = subprocess.run(['bash', '-c', f'{line} train --help'], capture_output=True, text=True, env=env)
+    assert p.returncode == 0 and 'example' in p.stdout
+
+
 # Values that cannot be
 
 @pytest.mark.parametrize('args,says', [
@@ -367,12 +415,56 @@ def test_other_kinds_in_the_info_of_a_run(call, long_run, tmp_path, bad):
     ('draw faces --run= --steps 2', "--run: '' is no folder"),
     ('demo --run=', "--run: '' is no folder"),
     ('sample ', "DIR: '' is no folder"),
+    ('train count --run {d}/new --n-hid nan', "--n-hid: 'nan' is no whole number"),
+    ('train count --run {d}/new --lr high', "--lr: 'high' is no number"),
+    ('train count --run {d}/new --minutes=--', "--minutes: '--' is no number"),
+    ('train count --run {d}/new --tie true', "--tie: 'true' is neither 'yes' nor 'no'"),
+    ('train count --run {d}/new --valid-pct 1e-320', 'another --valid-pct.'),
+    ('train count --run {d}/new --tie yes --emb-sz 8', '--tie yes needs an --emb-sz equal to --head-sz'),
+    ('train {d}/t.txt --run {d}/new --steps 2 --seed -1', '--seed is -1'),
+    ('draw faces --run {d}/new -n=--', "--n: '--' is no whole number"),
+    ('sample {run} -n 1e400', "-n: '1e400' is no whole number"),
+    ('sample {run} --temperature -inf', '--temperature needs a value'),
+    ('sample {run} --temperature=-inf', '--temperature is -inf'),
+    ('sample {run} --prompt -x', '--prompt=-x'),
+    ('eval {run} --context 0', 'goes into --corpus.'),
+    ('train - --run {d}/new', 'standard input is /dev/stdin.'),
+    ('train ' + 'To-be-or-not-to-be-'*20 + ' --run {d}/new', 'or a file that holds it.'),
+    ('doctor {run} --seconds soon', "--seconds: 'soon' is no number"),
 ])
 def test_values_that_cannot_be_get_one_sentence(call, tmp_path, run, args, says):
     (tmp_path/'t.txt').write_text(pseudo_text())
     status,out,err = call(*args.format(d=tmp_path, run=run).split(' '))
     assert (status not in (0, None) and out.count('\n') <= 2 and says in one_sentence(err) and 'unknown=' not in err
             and not (tmp_path/'new').exists())
+
+
+def test_a_number_of_thousands_of_digits_is_told_in_one_line_of_them(call, run):
+    assert len(one_sentence(call('sample', run, '-n', '9'*5000)[2])) < 200
+
+
+def test_a_tied_matrix_needs_no_width(call, tmp_path):
+    "As in Python, where tie=True alone makes the embedding as wide as what it is tied to"
+    line = 'train count --steps 2 --quiet --n-hid 16 --head-sz 12 --bs 4 --seq-len 16 --precision fp32 --tie yes'
+    assert call(*line.split(), '--run', tmp_path/'r')[0] == 0
+    assert runs.Run(tmp_path/'r').preset.emb_sz == 12
+
+
+@pytest.mark.parametrize('content', [b'one\r\ntwo\r\n'*99, b'a text\n'*99 + b'\0', gzip.compress(b'a text\n'*99)],
+                         ids=['crlf', 'nul', 'gzip'])
+def test_the_remedy_for_an_odd_text_can_be_pasted(call, tmp_path, monkeypatch, content):
+    "It names the file, whatever that is called, and gives one that has nothing odd"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'my text.txt').write_bytes(content)
+    err = one_sentence(call('train', 'my text.txt', '--run', 'r', '--steps', 1, '--quiet', *TINY)[2])
+    subprocess.run(re.search('(?:tr|gunzip) .*> NEW.txt', err)[0], shell=True, check=True)
+    assert call('train', 'NEW.txt', '--run', 's', '--steps', 1, '--quiet', *TINY)[2] == '' and ' 1 NUL characters' not in err
+
+
+@pytest.mark.parametrize('args,says', [(['help'], "'help' is none of 'train', 'sample'"),
+                                       (['train', '--run', 'r', '--precision', 'fp8'], "'fp8' is none of 'fp32'")])
+def test_a_word_that_is_none_of_a_few(call, args, says):
+    assert says in one_sentence(call(*args)[2]).replace('of train, sample', "of 'train', 'sample'").replace('of fp32', "of 'fp32'")
 
 
 def test_a_number_of_many_windows_is_one_window(call, run):

@@ -456,6 +456,13 @@ def test_losses_per_drawing_and_point(drawer):
     assert 'nats_per_drawing' in drawer.evaluate(text='\n0. 0.\n')
 
 
+@pytest.mark.parametrize('text', ['hello to the\nworld of words', 'ABBA '*20, 'I.\n' + 'aa bb\n'*30, 'Ab\nAb\n', '\n'*9])
+def test_a_text_that_is_no_drawings_is_not_measured(drawer, text):
+    "Though its letters are those of drawings; what the network itself writes is measured, well-formed or not"
+    with pytest.raises(CharRNNError, match='strokes_to_text'): drawer.evaluate(text=text)
+    assert 'nats_per_drawing' in drawer.evaluate(text=drawer.generate('\n', 200, temperature=1, seed=1))
+
+
 def test_draws_and_finishes(drawer):
     ds = drawer.draw(12, temperature=.3, seed=1)
     assert len(ds) >= 11 and np.mean([len(d) for d in ds]) == pytest.approx(2, abs=.5)
@@ -522,8 +529,12 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     n = Run('faces').settings['text']['n_valid']
     # ten faces are never trained on
     assert r['nats_per_drawing'] > 10 and r['nats_per_drawing']/r['nats'] == pytest.approx((n-1)/10, rel=.01)
+    (tmp_path/'words.txt').write_text('some words\n'*100)
+    assert main(['eval', 'faces', '--corpus', 'words.txt']) == 1
+    said = capsys.readouterr().err
+    assert 'learned to draw' in said and 'leave --corpus out' in said and 'skip' not in said
     assert main(['draw', '--run', 'none']) == 1 and 'charrnn draw CORPUS' in capsys.readouterr().err
-    assert main(['share', 'faces', 'page.html', '--prompt', 'x']) == 1 and 'leave prompt out' in capsys.readouterr().err
+    assert main(['share', 'faces', 'page.html', '--prompt', 'x']) == 1 and 'leave --prompt out' in capsys.readouterr().err
     assert main(['share', 'faces', 'page.html']) == 0 and 'that draws' in (tmp_path/'page.html').read_text()
 
 
@@ -645,8 +656,12 @@ def test_what_a_network_that_draws_cannot_use_is_refused(drawer, tmp_path):
     "A prompt and a unit to colour by were left out in silence"
     for asked in dict(prompt='A face'), dict(unit=3):
         with pytest.raises(CharRNNError, match=f'leave {next(iter(asked))} out'): drawer.share(tmp_path/'p.html', **asked)
-    for f in lambda: model_card(drawer, prompt='A face'), lambda: drawer.fit_steps(2, cbs=show.Live(prompt='A face')):
-        with pytest.raises(CharRNNError, match='leave out prompt='): f()
+    with pytest.raises(CharRNNError, match='leave the prompt out'): model_card(drawer, prompt='A face')
+    for live in show.Live('A face'), show.Live(prompt='A face', n=9):
+        with pytest.raises(CharRNNError, match='leave the prompt out, as in show.Live()'): drawer.fit_steps(2, cbs=live)
+    for prompt in 5, None, ['A'], b'A':
+        for f in lambda: model_card(drawer, prompt=prompt), lambda: show.Live(prompt):
+            with pytest.raises(CharRNNError, match='^prompt is .* must be a string'): f()
     assert not os.listdir(tmp_path)
 
 

@@ -1050,6 +1050,16 @@ def test_a_loss_of_a_persons_own_may_be_in_16_bits():
     assert learn.recorder.values[-1][0] > 0
 
 
+def test_a_learner_from_a_pickle_writes_in_a_process_that_imported_nothing(learn, tmp_path):
+    "`load_learner` imports the class alone"
+    learn.path = tmp_path
+    learn.export()
+    code = (f"from fastai.learner import load_learner; learn = load_learner({str(tmp_path/'export.pkl')!r}); "
+            "print(len(learn.generate('', n=7)), callable(learn.share), type(learn).validate.__module__)")
+    p = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert (p.stdout, p.returncode) == ('7 True charrnn_fa.loop.look\n', 0), p.stderr
+
+
 def test_loaders_of_another_vocabulary_are_refused(learn, dls, make, tmp_path):
     "Their ids mean other characters; found in a notebook, where evaluate gave 8.9 nats and training went on"
     other = CharDataLoaders.from_text('Hello, how are you? I am fine. '*20, bs=4, seq_len=16, seed=7)
@@ -1067,6 +1077,7 @@ def test_loaders_of_another_vocabulary_are_refused(learn, dls, make, tmp_path):
     for o in loaded, deepcopy(learn):
         with pytest.raises(CharRNNError, match='another vocabulary'): o.dls = other
         o.dls = dls
+    with pytest.raises(CharRNNError, match='set learn.model first if that changes too'): learn.dls = other
     learn.model = make(other).model
     learn.dls = other
     assert learn.evaluate()['nats'] < 4

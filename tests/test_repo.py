@@ -303,6 +303,20 @@ print(*(o.__module__ for o in (learner.CharLearner.share, learner.CharLearner.pu
     assert lines == [f'{o} charrnn_fa.show.share charrnn_fa.run.hub charrnn_fa.text.drawn' for o in firsts]
 
 
+def test_a_learner_has_its_methods_wherever_it_comes_from():
+    "From a run folder, from a pickle of fastai's, or from a callback: its class is there without the room that builds it"
+    code = """import {first}
+from charrnn_fa.loop.learner import CharLearner
+from fastai.learner import Learner
+here = 'validate', 'predict', 'lr_find', 'show_results', 'summary', 'no_bar', 'no_valid'
+asked = [vars(CharLearner)[o].__module__.startswith('charrnn_fa') for o in here]
+later = 'generate', 'stream', 'evaluate', 'draw', 'fit_steps', 'start_from', 'share', 'push_to_hub'
+print(*{{getattr(CharLearner, o).__module__ for o in later}} - {{'charrnn_fa.build'}}, all(asked))"""
+    firsts = 'loop.learner', 'loop.events', 'build', 'run.model', 'doctor', 'checkpoint'
+    lines = printed_by(FORKS, json.dumps([code.format(first=f'charrnn_fa.{o}') for o in firsts]))
+    assert [{*o.split()} for o in lines] == [{'charrnn_fa.show.share', 'charrnn_fa.run.hub', 'True'}]*len(firsts)
+
+
 def test_a_resume_crosses_few_rooms():
     "`python tests/rooms.py -v` shows them"
     code = "import json,rooms; calls = rooms.crossings(); print(json.dumps([len(rooms.rooms(calls)), sum(calls.values())]))"

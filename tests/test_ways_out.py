@@ -626,6 +626,50 @@ def test_a_run_that_begins_with_nan(short, tmp_path):
     assert [m['step'] for m in RunFolder(tmp_path/'r').checkpoints()][-1] == 0
 
 
+@pytest.mark.parametrize('make', [ours, other])
+def test_what_is_said_at_the_next_fit_of_a_run_that_ended_in_nan(short, tmp_path, make, capsys):
+    "The same fit again has nothing to go on from; another one under that name would begin with NaN, and is refused"
+    class Nan(Callback):
+        order = -20
+        def after_pred(self):
+            if self.training and self.train_iter == 3: self.learn.pred = self.pred*float('nan')
+    def fit(learn, lr, *cbs, name='r'):
+        learn.logger = noop
+        learn.fit(2, lr, cbs=[*cbs, TerminateOnNaNCallback(), Checkpoint(tmp_path/name)])
+        return learn
+    with pytest.warns(UserWarning, match='no finite numbers'): first = fit(make(tmp_path, short), 1e-2, Nan())
+    assert 'begin another run under another name with a lower learning rate' in capsys.readouterr().out
+    again = fit(make(tmp_path, short), 1e-2)
+    said = capsys.readouterr().out
+    assert 'is finished' in said and 'no finite numbers any more' in said and 'under another name' in said
+    assert 'call fit again' not in said
+    for learn,lr in (first, 1e-2), (again, 1e-2), (make(tmp_path, short), 1e-3):
+        with pytest.raises(RunError, match='no finite numbers any more; make the Learner anew.*under another name'):
+            fit(learn, lr)
+    assert not (tmp_path/'r/2').exists()
+    assert all(p.isfinite().all() for p in fit(make(tmp_path, short), 1e-3, name='r2').model.parameters())
+
+
+def test_an_unfinished_run_whose_weights_are_no_numbers_says_so_as_it_goes_on(short, tmp_path, capsys):
+    class Nan(Callback):
+        order = -20
+        def after_pred(self):
+            if self.training and self.train_iter >= 3: self.learn.pred = self.pred*float('nan')
+    class Dies(Callback):
+        order = 2000
+        def after_batch(self):
+            if self.train_iter == 9: raise KeyboardInterrupt
+    def fit(*cbs):
+        learn = ours(tmp_path, short)
+        learn.logger = noop
+        learn.fit(1, 1e-2, cbs=[*cbs, Checkpoint(tmp_path/'r', steps=3)])
+    with pytest.warns(UserWarning, match='no finite numbers'), pytest.raises(KeyboardInterrupt): fit(Nan(), Dies())
+    capsys.readouterr()
+    fit(Nan())
+    goes_on = next(o for o in capsys.readouterr().out.splitlines() if 'goes on after step' in o)
+    assert 'no finite numbers any more' in goes_on and 'under another name' in goes_on
+
+
 @pytest.mark.parametrize('stays', [True, False])
 @pytest.mark.parametrize('ours', [True, False])
 def test_an_error_of_shapes_in_mid_run_is_told_and_costs_no_step(tmp_path, ours, stays):

@@ -10,8 +10,8 @@ import inspect, os, secrets, time
 from fastai.basics import *
 from ..core import CharRNNError, check_number, in_fit, reason, without_secrets
 from ..callback.progress import begin_bars
-from ..run.files import RunError, damage
-from ..run.records import owner_record
+from ..run.files import RunError, all_finite, damage
+from ..run.records import is_finite, owner_record
 from ..run.folder import RunFolder
 from ..run.model import Run, check_described, kept_text
 from ..store.mount import follow
@@ -150,10 +150,20 @@ def _begin(self:Checkpoint):
     self.guard = Guard(self)
     if found.folder: self._load()
     self._check_others()
+    if found.line and not found.folder: self._check_finite()
     if found.finished: return self._finished()
     if found.folder: self._resume()
     else: self._start(mine)
     self._work()
+
+# %% ../../nbs/79_checkpoint.callback.ipynb #5503ace1
+@patch
+def _check_finite(self:Checkpoint):
+    "Refuse a further fit where the weights that it would begin with are no numbers"
+    after = self.found.after
+    if is_finite(after.manifest) if after else all_finite(p.detach() for p in self.learn.model.parameters()): return
+    raise RunError(f"The weights of {after.place if after else 'this Learner'} are no finite numbers any more",
+                   'make the Learner anew, and fit it under another name with a lower learning rate.')
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #483f836c
 @patch
@@ -284,7 +294,7 @@ def _resume(self:Checkpoint):
     else:
         self.learn.epoch = self.first-1
         if self.first: begin_bars(self.learn)
-    self.log.say(resume_text(self.place, m['step'], self.first, self.n_epoch, self.exact_start))
+    self.log.say(resume_text(self.place, m['step'], self.first, self.n_epoch, self.exact_start, is_finite(m)))
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #f9aecb8e
 @patch
@@ -300,7 +310,7 @@ def _finished(self:Checkpoint):
     self.first = self.n_epoch
     self._restore()
     self._count()
-    self.log.say(finished_text(self.place, m['step'], short_name(self.safe_name, self.found.k+1)))
+    self.log.say(finished_text(self.place, m['step'], short_name(self.safe_name, self.found.k+1), is_finite(m)))
     if not self.place.has(m):
         self._take_up(m)
         self._open_saver()

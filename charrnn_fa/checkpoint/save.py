@@ -14,7 +14,7 @@ from ..store.copies import mirrored
 from .callback import Checkpoint
 from .capture import capture, saved_best
 from .fingerprint import fit_settings
-from .resume import past_of
+from .resume import gone_text, past_of
 from .state import is_own
 
 # %% ../../nbs/79a_checkpoint.save.ipynb #3d824519
@@ -107,7 +107,7 @@ def epoch_over(self:Checkpoint):
 @patch
 def _gone(self:Checkpoint):
     "What is said in place of how to go on, where weights have become NaN"
-    return f'the weights in {self.place} are no finite numbers any more, so begin another run with a lower learning rate.'
+    return f'the weights in {self.place} are {gone_text}'
 
 @patch
 def _save_last(self:Checkpoint, how, at):

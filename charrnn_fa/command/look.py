@@ -7,7 +7,7 @@ __all__ = ['sample', 'share', 'evaluate', 'info']
 
 # %% ../../nbs/90e_command.look.ipynb #1c8aaa34
 import contextlib, shlex
-from ..core import CharRNNError, loss_text, number_of, say, shown
+from ..core import CharRNNError, loss_text, number_of, say, shown, without_secrets
 from ..presets import check_seed
 from .asked import load_text
 from .kept import finite_model, model_to_measure, own_ids
@@ -75,6 +75,16 @@ def _check_held_back(args, run):
     raise CharRNNError(f'{run.path} has held nothing back of its text', 'measure all of a text with --whole.')
 
 # %% ../../nbs/90e_command.look.ipynb #1fecff89
+def _text_asked(args, run)->str:
+    "The text of --corpus; words for a run that draws are refused"
+    text = load_text(args.corpus, args.encoding or 'utf-8')
+    if run.strokes is None: return text
+    from charrnn_fa.text.strokes import is_drawn
+    if is_drawn(text, run.strokes): return text
+    raise CharRNNError(f'{run.path} has learned to draw, and {without_secrets(args.corpus)} is no text of drawings',
+                       'leave --corpus out to measure it on its own.')
+
+# %% ../../nbs/90e_command.look.ipynb #ce4a07ec
 def _ids_asked(args, run):
     "The text to be measured, as ids"
     _check_held_back(args, run)
@@ -85,7 +95,7 @@ def _ids_asked(args, run):
             raise CharRNNError(f"{what} is for a text of its own", "give it by --corpus.")
         return torch.cat(own_ids(args, run, *(['train'] if args.whole else []), 'valid'))
     from charrnn_fa.text.data import split_text
-    text = load_text(args.corpus, args.encoding or 'utf-8')
+    text = _text_asked(args, run)
     if not args.whole:
         try: text = split_text(text, run.settings['info'].get('valid_pct', 0.1))[1]
         except CharRNNError as e: raise CharRNNError(e.what, 'measure all of it with --whole.') from None

@@ -7,7 +7,7 @@ __all__ = ['is_watched', 'progress_bar', 'looking', 'measuring', 'agreed', 'inde
            'flushed']
 
 # %% ../../nbs/90a_command.terminal.ipynb #0713c55e
-import contextlib, os, sys, time, warnings
+import contextlib, os, shlex, sys, time, warnings
 from ..core import reason, time_text, visible
 
 # %% ../../nbs/90a_command.terminal.ipynb #483b04c1
@@ -73,12 +73,14 @@ _here = {
     "drop it with encoding='utf-8-sig' or text[1:]": 'drop it with --encoding utf-8-sig',
     '; times=': '; --times ',
     r"text.replace('\r\n', '\n') makes them one character": r"tr -d '\r' < FILE > NEW.txt makes them one character",
+    r"text.replace('\0', '') leaves them out": r"tr -d '\0' < FILE > NEW.txt leaves them out",
 }
 
 def _in_options(message):
     "A remedy in Python as it is for a command line"
     for python,option in _here.items(): message = message.replace(python, option)
-    return message
+    name = message.partition(' has ')[0]
+    return message.replace('FILE > NEW.txt', f'{shlex.quote(name)} > NEW.txt') if os.path.isfile(name) else message
 
 @contextlib.contextmanager
 def notes():

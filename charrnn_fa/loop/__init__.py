@@ -5,7 +5,7 @@ from .events import inner_events, listens
 from . import memory
 from .batches import is_away
 from .fit import check_callbacks, check_rate, closes_itself
-from . import quiet
+from . import look, quiet, summary
 
 __all__ = ['CharLearner', 'OneRowPerChar', 'check_callbacks', 'check_rate', 'closes_itself', 'inner_events', 'is_away',
            'listens']

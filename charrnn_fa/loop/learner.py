@@ -9,7 +9,7 @@ __all__ = ['check_metrics', 'check_opt_func', 'CharLearner']
 from fastai.basics import *
 import inspect, warnings
 from dataclasses import replace
-from ..core import CharRNNError, check_number, number_of, say
+from ..core import CharRNNError, check_number, number_of, put_later, say
 from ..optim import AdamW, Muon, mark_gates
 from ..evaluate import AvgCharLoss, Bits, CharAccuracy, CharLoss, Perplexity, left_there
 from ..presets import Preset, check_seed
@@ -85,6 +85,12 @@ class CharLearner(Learner):
         self._read_by = model,getattr(dls, 'vocab', None) # what the model's ids mean
         self.set_precision(precision)
 
+# %% ../../nbs/24_loop.learner.ipynb #b5c51ad2
+_in_build = 'generate', 'stream', 'evaluate', 'draw', 'fit_steps', 'start_from'
+
+put_later(CharLearner, share='charrnn_fa.show.share', push_to_hub='charrnn_fa.run.hub',
+          **dict.fromkeys(_in_build, 'charrnn_fa.build'))
+
 # %% ../../nbs/24_loop.learner.ipynb #d53eb94d
 @patch
 def _start_counts(self:CharLearner):
@@ -123,8 +129,8 @@ def _check_vocab(self:CharLearner, dls):
     if vocab is None or other is None or other == vocab or vars(self).get('model') is not model: return
     sizes = f'{number_of(len(other), "symbol")} instead of {len(vocab)}'
     raise CharRNNError(f"These loaders have another vocabulary than the network, {sizes}",
-                       "make them with vocab=learn.vocab, or a new Learner, which takes over what this one knows by "
-                       "start_from(learn.model, learn.vocab).")
+                       "make them with vocab=learn.vocab, or set learn.model first if that changes too, or make a new "
+                       "Learner, which takes over what this one knows by start_from(learn.model, learn.vocab).")
 
 def _dls(self):
     if 'dls' in vars(self): return vars(self)['dls']

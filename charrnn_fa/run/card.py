@@ -138,7 +138,7 @@ def _fenced(text, lang=''):
 def _about_sample(learn, prompt, n):
     "What the model writes"
     if prompt and _draws(learn):
-        raise CharRNNError('A network that draws has no text to go on from', 'leave out prompt=.')
+        raise CharRNNError('A network that draws has no text to go on from', 'leave the prompt out.')
     if not n or _draws(learn): return ''
     begin = f'after `{visible(prompt, lines=False)}`' if prompt else 'after nothing'
     block = _fenced(learn.generate(prompt, n=n, seed=0))
@@ -191,6 +191,7 @@ def model_card(
 )->str: # Markdown, with YAML in front
     "The card of a model, written from what is measured now"
     _check_told(license, data=data, data_license=data_license)
+    check_type('prompt', prompt, str, 'a string')
     check_number('sample', sample, 0, whole=True, high=10_000)
     facts = _facts(learn)
     parts = [_front_matter(learn, facts, repo_id, license, data), _title(learn, facts, repo_id, license),

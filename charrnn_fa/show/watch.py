@@ -11,6 +11,7 @@ from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
 from ..callback.progress import steps_in_all
 from ..core import CharRNNError, check_number, in_fit, loss_text, may_be_lost, say
+from ..text.read import check_type
 from ..generate import check_sampling, generate
 from .drawings import drawings
 from .page import Picture, as_html, check_learn, known_ids, shown_part
@@ -167,6 +168,7 @@ class Live(Callback):
         updates:int=12, # In a whole fit
         ladder=None, # Of the text, as `doctor.ladder` gives it: says what a loss means
     ):
+        check_type('prompt', prompt, str, 'a string')
         check_number('n', n, 1, whole=True, high=10_000)
         check_number('updates', updates, 1, whole=True, high=100)
         if not (ladder is None or hasattr(ladder, 'says')):
@@ -192,7 +194,7 @@ def before_fit(self:Live):
     check_learn(self.learn)
     check_sampling(self.temperature)
     if self.prompt and hasattr(self.learn.dls, 'strokes'):
-        raise CharRNNError('A network that draws has no text to go on from', 'leave out prompt=.')
+        raise CharRNNError('A network that draws has no text to go on from', 'leave the prompt out, as in show.Live().')
     self.learn.vocab.encode(self.prompt) # refused now, and not at the first sample
     self.part,self.output = 0,_Shown()
 

@@ -106,7 +106,7 @@ def _as_path(what):
         raise CorpusError(f"'{_shown(what)}' cannot be read ({why})", how) from None
     return p
 
-_itself = "give a text itself to CharDataLoaders.from_text."
+_itself = "give a text itself to CharDataLoaders.from_text, or a file that holds it."
 
 def _is_text_itself(what): return len(str(what)) > 255 or '\n' in str(what)
 
@@ -214,6 +214,7 @@ def _matches(pattern):
 def _meant(what):
     "What to do about a name that stands for no text"
     if _is_text_itself(what): return _itself
+    if what == '-': return "standard input is /dev/stdin."
     if re.match('(faces|letters)$|quickdraw:', what): return "CharDataLoaders.from_drawings (charrnn draw) has drawings of that name."
     if re.match(r'(www|drive\.google)\.', what): return "a link begins with https://, so write that before it."
     if drive_id(f'drive:{what}'): return f"write drive:{what} if it is an id of Drive."

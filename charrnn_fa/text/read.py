@@ -113,10 +113,10 @@ def _not_in(
 
 # %% ../../nbs/01_text.read.ipynb #1a24f880
 def _packed_by(b):
-    "(what has packed a file, the beginning of a command that unpacks it); nothing if it is not packed"
-    if b[:2] == b'\x1f\x8b': return 'gzip','gunzip <'
-    if b[:4] == b'PK\3\4': return 'zip','unzip'
-    if b[257:262] == b'ustar': return 'tar','tar -xf'
+    "(what has packed a file, a command that unpacks it); nothing if it is not packed"
+    if b[:2] == b'\x1f\x8b': return 'gzip','gunzip < {} > NEW.txt'
+    if b[:4] == b'PK\3\4': return 'zip','unzip {}'
+    if b[257:262] == b'ustar': return 'tar','tar -xf {}'
 
 # %% ../../nbs/01_text.read.ipynb #c1a5285f
 def _in_file(
@@ -158,7 +158,8 @@ def decode_text(
     if is_utf8 and (kind := _document(b)):
         raise CorpusError(f"{name} is {kind}, not a plain text", "save it as plain text (.txt), and give that.")
     if is_utf8 and (packed := _packed_by(b)):
-        raise CorpusError(f"{name} is packed by {packed[0]}", f"unpack it first: {packed[1]} {shlex.quote(str(name))}")
+        how = packed[1].format(shlex.quote(str(name)))
+        raise CorpusError(f"{name} is packed by {packed[0]}", f"unpack it first: {how}")
     if is_utf8 and (is_binary(b) or _is_pickle(b)):
         raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
     try: return b.decode(encoding)
@@ -166,10 +167,10 @@ def decode_text(
 
 # %% ../../nbs/01_text.read.ipynb #fb110d14
 _oddities = {
-    '\r\n':   "{name} has {n:,} Windows line ends (CR LF); text.replace('\\r\\n', '\\n') makes them one character.",
-    '\ufffd': "{name} has {n:,} replacement characters (U+FFFD), left by an earlier wrong decoding; "
+    '\r\n':   "{name} has {n:,} Windows line end{s} (CR LF); text.replace('\\r\\n', '\\n') makes them one character.",
+    '\ufffd': "{name} has {n:,} replacement character{s} (U+FFFD), left by an earlier wrong decoding; "
               "get the text anew if they matter.",
-    '\0':     "{name} has {n:,} NUL characters; is it a text?",
+    '\0':     "{name} has {n:,} NUL character{s}, which a text has not; text.replace('\\0', '') leaves them out.",
 }
 
 _sorted = ("{name} has its lines in alphabetical order, so its end, which is held back, is unlike the rest; "
@@ -189,7 +190,7 @@ def text_notes(
     if text.startswith('\ufeff'):
         res.append(f"{name} starts with a byte-order mark (U+FEFF); drop it with encoding='utf-8-sig' or text[1:].")
     found = {o: text.count(o) for o in _oddities}
-    res += [_oddities[o].format(name=name, n=n) for o,n in found.items() if n]
+    res += [_oddities[o].format(name=name, n=n, s='s'*(n != 1)) for o,n in found.items() if n]
     return res + [_sorted.format(name=name)]*_is_sorted(text)
 
 # %% ../../nbs/01_text.read.ipynb #c0839343
