@@ -13,10 +13,10 @@ META := settings.ini pyproject.toml setup.py
 demo: .venv/.package
 	@$(BIN)/charrnn demo --run runs/demo
 
-# One thread each, for models are small here. Three tests at a time: many of them wait, for a disk that is slow or a process that is killed.
+# One thread each, for models are small here. Four tests at a time: many of them wait, for a disk that is slow or a process that is killed.
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist worksteal
 
 test-colab:
 	@PYTHON313="$(PYTHON313)" PIP_FLAGS="$(PIP_FLAGS)" OMP_NUM_THREADS=1 $(PYTHON) tests/colab/run.py
