@@ -155,6 +155,7 @@ def learner_subject(
     roots = [learn, learn.cbs, learn.opt, learn.loss_func, *learn.metrics]
     batches = take_batches(learn.dls.train) if batches is None else batches
     self = Subject(learn.model, batches, _take, roots, getattr(learn.dls, 'vocab', None))
+    self.enough = CancelFitException # after which callbacks put away what they have begun
     return self
 
 # %% ../../nbs/37a_doctor.given.ipynb #8de7b541

@@ -17,6 +17,8 @@ from .step import Step, StepWatch
 from .followed import followed, hypers_of, other_hypers
 
 # %% ../../nbs/37_doctor.subject.ipynb #3040dfd9
+class _Enough(BaseException): "All that a run was made for is known"
+
 class Subject:
     "What is examined: a model, batches, and a way to make training steps with them"
     def __init__(self,
@@ -39,6 +41,7 @@ class Subject:
         self.until,self.pace = math.inf,0. # when no further run may begin, and the shortest time of a step
         self.watches_gradients = False # see `watch_gradients`
         self.is_scored_first = False # is all that a step predicts there, when its gradients are computed?
+        self.enough,self.is_short = _Enough,False # is raised where a run ends before them; has one done so?
         self.trains_itself = False # do weights change without an optimiser that is known?
         self.kept = {} # weights that each step of a run begins with, if it is to make none
         self.made = {} # see `as_it_is`
@@ -88,17 +91,14 @@ def _seed_torch(seed):
     return torch.manual_seed(seed) if is_on_gpu else torch.default_generator.manual_seed(seed)
 
 # %% ../../nbs/37_doctor.subject.ipynb #9d1e7934
-class _Enough(BaseException): "All that a run was made for is known"
-
 @patch
 def _then_enough(self:Subject, look, n):
     "What looks at each step, and ends the run at the `n`-th; once, for a step may try again whatever happens"
-    ended = []
     def _look(step):
         look(step)
-        if len(self.steps) < n or ended: return
-        ended.append(step)
-        raise _Enough
+        if len(self.steps) < n or self.is_short: return
+        self.is_short = True
+        raise self.enough
     return _look
 
 # %% ../../nbs/37_doctor.subject.ipynb #987303aa
@@ -115,7 +115,7 @@ def _take_steps(self:Subject, batches, update, prepare):
         self.kept = {} if update or not self.trains_itself else {p:p.detach().clone() for p in self.model.parameters()}
         told = followed(self.noted.seen.values(), partial(self.act, update))
         with told, self.watch: self.take(batches)
-        if self.steps: self._note_pace()
+        if self.steps and not self.is_short: self._note_pace()
     except OutOfTime: raise
     except _Enough: pass
     except (Exception, SystemExit) as e:
@@ -140,7 +140,7 @@ def run(self:Subject,
     if self.is_late(): raise OutOfTime
     batches = self.batches if batches is None else batches
     if for_scores and self.is_scored_first: before_backward = self._then_enough(before_backward, len(batches))
-    self.steps,self.hypers,self.watch.alter = [],hypers,alter
+    self.steps,self.is_short,self.hypers,self.watch.alter = [],False,hypers,alter
     self.watch.before_backward,self.watch.after_backward = before_backward,after_backward or self._note_gradients
     hooks = [self._note_calls(), self._note_devices(), *self._mode_hooks()]
     _seed_all(seed, seed_of_others)
