@@ -50,16 +50,20 @@ class Subject:
         self.before = {k:p.detach().clone() for k,p in model.named_parameters()}
         self.noted = Noted(model, *roots)
 
-    def begin(self, batch):
-        "A step begins, if there is time for it"
-        if self.steps: self._note_pace()
-        if self.steps and self.is_late(): raise OutOfTime
-        self.began = time.perf_counter()
-        self.between()
-        if self.steps: self._put_back()
-        self.watch_gradients()
-        self.watch.step = Step(batch)
-        self.steps.append(self.watch.step)
+# %% ../../nbs/37_doctor.subject.ipynb #70025e5b
+@patch
+def begin(self:Subject,
+    batch, # With which it is made
+):
+    "A step begins, if there is time for it"
+    if self.steps: self._note_pace()
+    if self.steps and self.is_late(): raise OutOfTime
+    self.began = time.perf_counter()
+    self.between()
+    if self.steps: self._put_back()
+    self.watch_gradients()
+    self.watch.step = Step(batch)
+    self.steps.append(self.watch.step)
 
 # %% ../../nbs/37_doctor.subject.ipynb #f4dddf96
 @patch
