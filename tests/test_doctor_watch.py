@@ -99,6 +99,21 @@ def test_all_losses_are_noted_though_reading_waits(is_near, monkeypatch):
     assert fit(learner(20, cbs=[NaNs()]), doctor()) == ['O4']
 
 
+def test_each_fit_that_begins_with_lost_weights_is_told():
+    "The next cell is a fit at a lower rate, which cannot bring them back"
+    cb,learn = doctor(),learner(20, cbs=[NaNs()])
+    assert fit(learn, cb) == ['O4'] and 'step 16' in cb.findings[0].message
+    for _ in range(2):
+        told = len(cb.file.getvalue())
+        assert fit(learn, cb) == ['O4'] and 'before this fit' in cb.findings[0].message, cb.findings
+        assert 'the model anew' in cb.file.getvalue()[told:]
+    told = cb.file.getvalue()
+    learn.model = learner().model
+    learn.create_opt()
+    learn.remove_cbs(NaNs)
+    assert fit(learn, cb) == ['O4'] and cb.file.getvalue() == told
+
+
 def test_looks_get_rarer():
     cb = doctor(every=1)
     fit(learner(450), cb)

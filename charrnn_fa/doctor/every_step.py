@@ -15,6 +15,7 @@ from .looked import Looked, Looks
 from .mode import keeps_graph, kept_state, leaked, marks_of, wrong_mode
 from .units import units
 from .not_finite import lost_numbers
+from .units import lost_before, lost_parameters
 from .watch import Doctor
 
 # %% ../../nbs/45b_doctor.every_step.ipynb #2693dde9
@@ -67,12 +68,20 @@ def _read(self:Doctor):
 
 # %% ../../nbs/45b_doctor.every_step.ipynb #1d398fd0
 @patch
+def _note_lost(self:Doctor, is_new):
+    "A loss that is no number; at the first of a fit, weights may have come so"
+    bad = lost_parameters(self.model) if is_new else []
+    if bad: return self.tell_anew(lost_before(bad, 'this fit'))
+    if not any(o.id in ('O4', 'O12') for o in self.findings):
+        self.tell(lost_numbers(self.model, self.learn.xb, self.course))
+
+# %% ../../nbs/45b_doctor.every_step.ipynb #70d328c9
+@patch
 def _note(self:Doctor, loss):
     "A loss, as a number"
     c = self.course
-    if not math.isfinite(loss):
-        if not any(o.id in ('O4', 'O12') for o in self.findings): self.tell(lost_numbers(self.model, self.learn.xb, c))
-        return
+    is_new,self.is_new = self.is_new,False
+    if not math.isfinite(loss): return self._note_lost(is_new)
     if self.is_first: self._note_first(loss)
     self.is_first = False
     c.note_loss(loss)

@@ -11,7 +11,7 @@ from fastai.basics import *
 from .report import Finding
 from .course import Course
 from .looked import Looked, Looks
-from .units import overflow
+from .units import lost_parameters, new_model, overflow
 from .untouched import Noted, same_rng
 
 # %% ../../nbs/44e_doctor.not_finite.ipynb #0e9ee985
@@ -34,12 +34,12 @@ def lost_numbers(
     course:Course, # Of the run so far
 )->Finding: # O4, or O12 if half precision is too small for them
     "What was not finite first: weights, or what a layer gives"
-    bad = [k for k,p in model.named_parameters() if not p.detach().isfinite().all()]
+    bad = lost_parameters(model)
     seen = Looked() if bad else _first_bad(model, xb)
     if seen.bad_dtype is torch.float16: return overflow(seen)
     norms = [o for _,o in course.norms]
     grew = f" The gradient's norm was {norms[-1]:,.1f} shortly before." if norms else ''
     step = course.step+1
     return Finding('O4', 'exact', f"The loss is not a number in step {step:,}. {_where(bad, seen)}.{grew}",
-                   'learn.fit_one_cycle(3, lr/10)   # and GradientClip(1.)',
+                   f'{new_model}\nlearn.fit_one_cycle(3, lr/10)   # and GradientClip(1.)',
                    dict(step=step, parameters_lost=len(bad)), seen.bad_place)

@@ -46,7 +46,8 @@ class Doctor(Callback):
 # %% ../../nbs/45_doctor.watch.ipynb #d6e287f1
 @patch
 def _start_fit(self:Doctor):
-    self.is_first = True # no loss of this fit was seen
+    self.is_new = True # no loss of this fit was seen
+    self.is_first = True # none that is a number
     self.looks = True # at the gradients of this step
     self.begun = self.look_at = self.course.step
     self.measure_at = 0 # the step at which validation on the way is due
@@ -79,6 +80,14 @@ def tell(self:Doctor,
     f.fix = self.fixes.get(f.id, f.fix)
     self.findings.append(f)
     say(f'\n{f}\n', self.file or sys.stderr)
+
+@patch
+def tell_anew(self:Doctor,
+    f:Finding, # In place of one of its kind
+):
+    "Say what is so in each fit, until somebody mends it"
+    self.findings[:] = [o for o in self.findings if o.id != f.id]
+    self.tell(f)
 
 # %% ../../nbs/45_doctor.watch.ipynb #b820e411
 @patch(as_prop=True)
