@@ -63,7 +63,7 @@ def sees_ahead(
     is_both = any(getattr(m, 'bidirectional', False) for m in model.modules())
     fix = ('nn.LSTM(..., bidirectional=False)   # and nothing that is averaged or normalised over time'
            + _of_one_direction(model) if is_both else
-           "# leave out what goes over all steps of a row: a sum, mean, norm, softmax or attention over the time axis;\n"
+           "# leave out what goes over all steps of a row: a pass from its end, a sum, mean, norm, softmax or attention;\n"
            "# attention may stay with a mask: w.masked_fill(torch.ones_like(w).triu(1).bool(), -math.inf).softmax(-1)")
     return (Finding if is_both else over_time)('S10', 'exact',
         "A prediction changes with what comes after it, so the network sees what it is to predict. The loss will look "
