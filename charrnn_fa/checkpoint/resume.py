@@ -125,13 +125,13 @@ def _as_left(fit, left, begun):
 def begin_text(
     place, # Where the run is kept
     steps, # Between saves, or None
-    minutes, # Between saves, if `steps` is None
+    minutes, # Between saves, if `steps` is None; 0 for each step
     exact, # Can it start within an epoch?
     log=None, # Path of the log, if there is a store
     after=None, # The finished run whose last weights it begins with, unless the Learner has them already
 ):
     "What is said when a run begins"
-    often = every(steps, 'step') if steps else every(minutes, 'minute')
+    often = every(minutes, 'minute') if minutes and not steps else every(steps or 1, 'step')
     ends = '' if exact else ', at epoch ends'
     where = f'; a log is in {log}' if log else ''
     begun = f'A new run from the last weights of {after}, which is finished (under another name it would begin anew)'
