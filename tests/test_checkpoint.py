@@ -51,6 +51,7 @@ from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.run.model import load_run
 from charrnn_fa.learner import char_learner
 from charrnn_fa.loop import CharLearner
+from charrnn_fa.checkpoint.hooks import Guard
 from charrnn_fa.checkpoint.log import Log
 from charrnn_fa.callback.progress import CharProgress
 from charrnn_fa.optim import AdamW, Muon
@@ -949,6 +950,16 @@ def test_ctrl_c(run, at, step):
     run('lstm', at, f=interrupted, step=step, ckpt=dict(steps=16))
     assert 'interrupted' in run.text
     run.same()
+
+
+def test_ctrl_c_while_a_fit_puts_away_what_it_used(short, tmp_path, handle, monkeypatch):
+    "It comes through when all is put away: the folder is free, and no thread is left"
+    remove = Guard.remove
+    monkeypatch.setattr(Guard, 'remove', lambda self: (send(signal.SIGINT), remove(self)))
+    handle(signal.SIGINT, signal.default_int_handler)
+    n = threading.active_count()
+    with pytest.raises(KeyboardInterrupt): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
+    assert RunFolder(tmp_path/'r').finished and not charrnn_fa.run.folder.Lock.held and threading.active_count() == n
 
 
 def test_ctrl_c_in_another_learner(run):

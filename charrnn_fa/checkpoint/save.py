@@ -208,8 +208,8 @@ def _save_end(self:Checkpoint):
 def _clean_up(self:Checkpoint, seconds=10):
     self.elapsed = self.seconds()
     vars(self).update(active=False, began=None, state=None, restored=None, found=None, held=None, batch=None)
-    if self.signals: self.signals.restore()
     if self.guard: self.guard.remove()
+    if self.signals: self.signals.restore() # who waits for the store can end that
     try:
         if self.saver: self.saver.close(seconds)
     finally:
