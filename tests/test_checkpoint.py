@@ -834,6 +834,19 @@ def begun(short, tmp_path):
     return _try
 
 
+@pytest.mark.parametrize('how', ['missing', 'truncated', 'flipped'])
+def test_a_kept_text_that_is_damaged_is_written_anew(begun, short, how):
+    "The Learner that goes on has it; another text, which is allowed, does not take its place"
+    text, = begun.d.glob('text-*')
+    whole = text.read_bytes()
+    if how == 'missing': text.unlink()
+    else: text.write_bytes(whole[:99] if how == 'truncated' else whole[:-1] + bytes([whole[-1]^1]))
+    begun(short[:500] + ('e' if short[500] != 'e' else 'a') + short[501:], ckpt=dict(allow_changes=True))
+    assert not text.exists() or text.read_bytes() != whole
+    begun()
+    assert text.read_bytes() == whole
+
+
 class Other(CharLoss): pass
 
 CHANGES = {

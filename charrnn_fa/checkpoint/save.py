@@ -136,7 +136,7 @@ def _leave(self:Checkpoint, how, at, seconds=10):
 def _note_left(self:Checkpoint):
     with suppress(Exception): # an error may be on its way, and is not to be replaced
         now = fit_settings(self.learn)
-        past_of(self.learn).left = {k:now[k] for k in ('modules', 'frozen')}
+        past_of(self.learn).left = {k:now[k] for k in ('modules', 'frozen', 'untrained')}
 
 # %% ../../nbs/79a_checkpoint.save.ipynb #b89673bf
 @patch
