@@ -992,8 +992,8 @@ def test_sigterm(run, at, step):
 def own_handler(name, d, *at):
     got = []
     signal.signal(signal.SIGTERM, lambda s, frame: got.append(s))
-    try: go(name, d, *at)
-    except KeyboardInterrupt: assert got == [signal.SIGTERM]
+    with pytest.raises(KeyboardInterrupt): go(name, d, *at)
+    assert got == [signal.SIGTERM]
 
 
 def test_a_handler_of_ones_own_gets_the_signal(run):
