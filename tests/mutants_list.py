@@ -95,6 +95,7 @@ MUTANTS = [
     ('store/mirror', "        if not is_full(e): raise\n", "        raise\n"),
     ('store/mirror', "            self._fence()\n            self.lease.beat()", "            self.lease.beat()"),
     ('store/url', "    except FileNotFoundError: return []", "    except Exception: return []"),
+    ('store/url', "        self.fs.invalidate_cache()\n", ""),
     # store.locate: here or there
     ('store/locate', "    if not o or o.released or mine and mine.token == o.token: return\n", "    return\n"),
     ('store/locate', "        if self.made and os.listdir(self.path) == ['.lock']:", "        if self.made:"),

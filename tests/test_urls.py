@@ -429,6 +429,15 @@ def test_the_checksum_of_a_bucket_proves_a_copy(s3, url, fresh, home, monkeypatc
     assert is_whole(other, 'b', 5, sha) and 'b' in read
 
 
+def test_what_others_write_to_a_bucket_is_seen(s3, url):
+    "Although s3fs keeps what it has listed"
+    store = UrlStore(url, **s3.options)
+    store.write('a', [b'x'])
+    assert store.names() == ['a'] and store.size('b') is None
+    s3.client().put_object(Bucket='bucket', Key=f"{url.removeprefix('s3://bucket/')}/b", Body=b'yz')
+    assert store.names() == ['a', 'b'] and store.size('b') == 2
+
+
 def test_a_file_that_cannot_be_looked_at_is_not_missing(tmp_path):
     "Whatever a back end raises; a store that is away as a whole is an error"
     class Odd(UrlStore):
