@@ -129,6 +129,7 @@ MUTANTS = [
     ('checkpoint/save', "    self.held = None\n    if self._due()", "    if self._due()"),
     ('checkpoint/save', "    if is_only and self.batch", "    if self.batch"),
     ('checkpoint/save', "        raise KeyboardInterrupt # the old handler came back\n", ""),
+    ('checkpoint/save', "self.saver.finish(self.wait, lambda: self.signals.got)", "self.saver.finish(self.wait)"),
     ('checkpoint/save', "for k in ('modules', 'frozen', 'untrained')}", "for k in ('modules', 'frozen')}"),
     ('checkpoint/save', "        with mark.taken_back(): return", "        return"),
     ('checkpoint/hooks', "        self.me.batch.mark = None\n", ""),

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import urllib.request
@@ -265,6 +266,29 @@ def test_a_slow_store_gets_whole_copies(memory, fresh, home, tmp_path):
     cs = Remote(UrlStore(url)).checkpoints()
     assert cs[0]['finished'] and len(cs) == 2
     assert len(RunFolder(learn.ckpt.place.path).checkpoints()) <= 4
+
+
+def test_ctrl_c_ends_the_wait_for_a_store(memory, fresh, home, tmp_path, monkeypatch):
+    "At the end of a fit, where the last checkpoint is still on its way"
+    import fsspec.implementations.memory
+    go = threading.Event()
+    class Stuck(fsspec.implementations.memory.MemoryFileSystem):
+        protocol = 'stuckmem'
+        def open(self, path, mode='rb', **kwargs):
+            if 'w' in mode and 'probe' not in path: go.wait(120)
+            return super().open(path, mode, **kwargs)
+    fsspec.register_implementation('stuckmem', Stuck, clobber=True)
+    class Press(Callback):
+        order = 999
+        def after_fit(self): threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    old,t = signal.signal(signal.SIGINT, signal.default_int_handler),time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(fresh(), f'stuckmem://{tmp_path.name}/run', [Press()], n_epoch=1, wait=90)
+    finally:
+        signal.signal(signal.SIGINT, old)
+        go.set()
+    assert time.monotonic()-t < 60
 
 
 def test_a_server_that_is_away_at_the_end_does_not_hold_up_fit(s3, url, fresh, home):
