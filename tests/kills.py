@@ -366,6 +366,7 @@ def random_kills(n, kind, names, top, rng, bar):
             if rc is None:
                 p.kill(); p.wait(10)
                 count.killed(reached(d))
+                failed = failed or torn(d/'run')
                 bar.update()
             else:
                 if rc: failed = f"status {rc}: {Path(f'{d}.log').read_text().strip().splitlines()[-1:]}"
@@ -385,6 +386,11 @@ def newest_step(run):
     try: folder = RunFolder(run) if RunFolder.is_run(run) else None
     except RunError: return None # a kill has cut them; the next process has to manage
     return folder and folder.newest()['step']
+
+
+def torn(run):
+    "What whoever looks into a run folder between two processes is told of damage; a kill leaves none"
+    return RunFolder(run).info()['damaged'] if RunFolder.is_run(run) else None
 
 
 def reached(d):
@@ -436,7 +442,9 @@ def every_call(kind, n, top, bar, brisk=False):
         return itertools.chain([('no call', 0, rc, False)], (at(call, i) for call,i,_ in found))
     for call,i,rc,hit in trials():
         failed = None
-        if hit: count.killed(reached(d))
+        if hit:
+            count.killed(reached(d))
+            if o := torn(d/'run'): failed = f'{o} after {call} {i}'
         if rc != (-9 if hit else 0): failed = f'status {rc} at {call} {i}'
         elif rc := Child(lambda: train(BRIEF, d, CKPT), f'{d}.log').wait():
             failed = f"status {rc} after {call} {i}: {Path(f'{d}.log').read_text().strip().splitlines()[-1:]}"

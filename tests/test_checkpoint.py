@@ -51,6 +51,7 @@ from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.run.model import load_run
 from charrnn_fa.learner import char_learner
 from charrnn_fa.loop import CharLearner
+from charrnn_fa.checkpoint.hooks import Guard
 from charrnn_fa.checkpoint.log import Log
 from charrnn_fa.callback.progress import CharProgress
 from charrnn_fa.optim import AdamW, Muon
@@ -833,6 +834,19 @@ def begun(short, tmp_path):
     return _try
 
 
+@pytest.mark.parametrize('how', ['missing', 'truncated', 'flipped'])
+def test_a_kept_text_that_is_damaged_is_written_anew(begun, short, how):
+    "The Learner that goes on has it; another text, which is allowed, does not take its place"
+    text, = begun.d.glob('text-*')
+    whole = text.read_bytes()
+    if how == 'missing': text.unlink()
+    else: text.write_bytes(whole[:99] if how == 'truncated' else whole[:-1] + bytes([whole[-1]^1]))
+    begun(short[:500] + ('e' if short[500] != 'e' else 'a') + short[501:], ckpt=dict(allow_changes=True))
+    assert not text.exists() or text.read_bytes() != whole
+    begun()
+    assert text.read_bytes() == whole
+
+
 class Other(CharLoss): pass
 
 CHANGES = {
@@ -951,6 +965,16 @@ def test_ctrl_c(run, at, step):
     run.same()
 
 
+def test_ctrl_c_while_a_fit_puts_away_what_it_used(short, tmp_path, handle, monkeypatch):
+    "It comes through when all is put away: the folder is free, and no thread is left"
+    remove = Guard.remove
+    monkeypatch.setattr(Guard, 'remove', lambda self: (send(signal.SIGINT), remove(self)))
+    handle(signal.SIGINT, signal.default_int_handler)
+    n = threading.active_count()
+    with pytest.raises(KeyboardInterrupt): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
+    assert RunFolder(tmp_path/'r').finished and not charrnn_fa.run.folder.Lock.held and threading.active_count() == n
+
+
 def test_ctrl_c_in_another_learner(run):
     run('plain_best', ('before_batch', 33, 'int'), f=interrupted, step=28)
     run.same()
@@ -968,8 +992,8 @@ def test_sigterm(run, at, step):
 def own_handler(name, d, *at):
     got = []
     signal.signal(signal.SIGTERM, lambda s, frame: got.append(s))
-    try: go(name, d, *at)
-    except KeyboardInterrupt: assert got == [signal.SIGTERM]
+    with pytest.raises(KeyboardInterrupt): go(name, d, *at)
+    assert got == [signal.SIGTERM]
 
 
 def test_a_handler_of_ones_own_gets_the_signal(run):

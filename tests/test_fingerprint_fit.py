@@ -209,3 +209,23 @@ def test_a_large_set_is_sampled():
     z[1] = 1
     digest = lambda y: data_digest(DataLoader(TensorDataset(y)))
     assert digest(y) == digest(z) != digest(y+1)
+
+
+def test_a_parameter_that_is_held_by_hand_is_told(tmp_path):
+    with pytest.raises(RuntimeError): fit(tmp_path, At('before_batch', 9, 'error'))
+    learn = learner(tmp_path)
+    learn.model[0].bias.requires_grad_(False)
+    with pytest.raises(RunError, match=r"untrained none -> \['0.bias'\]"): learn.fit(3, 1e-2, cbs=Checkpoint(tmp_path/'r'))
+    fit(tmp_path)
+    assert RunFolder(tmp_path/'r').finished
+
+
+def test_a_parameter_that_a_callback_holds_is_no_change(tmp_path):
+    "The same Learner goes on after an error in an epoch in which it was held"
+    class Hold(Callback):
+        def before_train(self): self.model[0].bias.requires_grad_(self.epoch < 1)
+    learn = learner(tmp_path)
+    def go(*cbs): learn.fit(3, 1e-2, cbs=[Hold(), *cbs, Checkpoint(tmp_path/'r', quiet=True, steps=6)])
+    with pytest.raises(RuntimeError): go(At('before_batch', 15, 'error'))
+    go()
+    assert RunFolder(tmp_path/'r').finished

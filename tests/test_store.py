@@ -31,6 +31,7 @@ from charrnn_fa.core import CharRNNError, wait_until
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.run.files import RunError, RunWarning, pack_json
 from charrnn_fa.run.folder import RunFolder
+from charrnn_fa.run.model import Run
 from charrnn_fa.learner import char_learner
 from charrnn_fa.run.records import owner_name, owner_record
 from charrnn_fa.store.mirror import Mirror
@@ -1351,6 +1352,14 @@ def test_a_file_that_cannot_be_read_for_a_while_is_not_lost(drive, fit):
     learn = fit(drive.where, {15: settle, 25: hurt, 35: heal})
     assert not learn.told, learn.told
     tidy(drive.there)
+
+
+def test_a_text_that_was_cut_short_is_brought_anew(drive, fit, lost_before):
+    "By another machine, whose Learner has it"
+    lost_before()
+    text, = drive.there.glob('text-*')
+    spoil(text, 'truncated')
+    assert not fit(drive.where, seed=None).told and Run(drive.there).info()['resumes'] == [30]
 
 
 def test_settings_under_another_name_on_another_machine(drive, fit, lost_before):

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import urllib.request
@@ -267,6 +268,29 @@ def test_a_slow_store_gets_whole_copies(memory, fresh, home, tmp_path):
     assert len(RunFolder(learn.ckpt.place.path).checkpoints()) <= 4
 
 
+def test_ctrl_c_ends_the_wait_for_a_store(memory, fresh, home, tmp_path, monkeypatch):
+    "At the end of a fit, where the last checkpoint is still on its way"
+    import fsspec.implementations.memory
+    go = threading.Event()
+    class Stuck(fsspec.implementations.memory.MemoryFileSystem):
+        protocol = 'stuckmem'
+        def open(self, path, mode='rb', **kwargs):
+            if 'w' in mode and 'probe' not in path: go.wait(120)
+            return super().open(path, mode, **kwargs)
+    fsspec.register_implementation('stuckmem', Stuck, clobber=True)
+    class Press(Callback):
+        order = 999
+        def after_fit(self): threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    old,t = signal.signal(signal.SIGINT, signal.default_int_handler),time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(fresh(), f'stuckmem://{tmp_path.name}/run', [Press()], n_epoch=1, wait=90)
+    finally:
+        signal.signal(signal.SIGINT, old)
+        go.set()
+    assert time.monotonic()-t < 60
+
+
 def test_a_server_that_is_away_at_the_end_does_not_hold_up_fit(s3, url, fresh, home):
     def gone(learn):
         settle(learn)
@@ -427,6 +451,15 @@ def test_the_checksum_of_a_bucket_proves_a_copy(s3, url, fresh, home, monkeypatc
     other = UrlStore(url, **s3.options)                                              # did not write it: reads it
     store.write('b', [b'abcde'])
     assert is_whole(other, 'b', 5, sha) and 'b' in read
+
+
+def test_what_others_write_to_a_bucket_is_seen(s3, url):
+    "Although s3fs keeps what it has listed"
+    store = UrlStore(url, **s3.options)
+    store.write('a', [b'x'])
+    assert store.names() == ['a'] and store.size('b') is None
+    s3.client().put_object(Bucket='bucket', Key=f"{url.removeprefix('s3://bucket/')}/b", Body=b'yz')
+    assert store.names() == ['a', 'b'] and store.size('b') == 2
 
 
 def test_a_file_that_cannot_be_looked_at_is_not_missing(tmp_path):

@@ -89,6 +89,13 @@ def _hypers(opt, but):
     numbers = lambda n: all(isinstance(h.get(n), (int, float, np.number, list, tuple)) for h in opt.hypers)
     return {n:[_plain(h[n]) for h in opt.hypers] for n in opt.hypers[0] if n not in but and numbers(n)}
 
+# %% ../../nbs/72_checkpoint.fingerprint.ipynb #73cb010e
+def _untrained(learn):
+    "Names of the parameters that are held by hand; None if there are none"
+    opt = learn.opt
+    frozen = {p for ps in getattr(opt, 'param_lists', [])[:getattr(opt, 'frozen_idx', 0)] for p in ps}
+    return [k for k,p in learn.model.named_parameters() if not (p.requires_grad or p in frozen)] or None
+
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #ea1a19ae
 def fit_settings(
     learn, # In a fit
@@ -99,7 +106,7 @@ def fit_settings(
         n_epoch=learn.n_epoch, schedule=schedule, modules=described(learn.model),
         callbacks={type(o).__name__:described(_made_of(o)) for o in learn.cbs.sorted('order') if steers_training(o)},
         opt=type(opt).__name__, hypers=_hypers(opt, {*schedule, 'mom'}), frozen=getattr(opt, 'frozen_idx', 0),
-        steppers=[_name(o) for o in getattr(opt, 'cbs', [])], loss=_name(learn.loss_func),
+        untrained=_untrained(learn), steppers=[_name(o) for o in getattr(opt, 'cbs', [])], loss=_name(learn.loss_func),
         loss_settings=described(learn.loss_func), opt_settings=described(learn.opt_func),
         wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn,
     )

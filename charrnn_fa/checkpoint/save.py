@@ -136,7 +136,7 @@ def _leave(self:Checkpoint, how, at, seconds=10):
 def _note_left(self:Checkpoint):
     with suppress(Exception): # an error may be on its way, and is not to be replaced
         now = fit_settings(self.learn)
-        past_of(self.learn).left = {k:now[k] for k in ('modules', 'frozen')}
+        past_of(self.learn).left = {k:now[k] for k in ('modules', 'frozen', 'untrained')}
 
 # %% ../../nbs/79a_checkpoint.save.ipynb #b89673bf
 @patch
@@ -208,8 +208,8 @@ def _save_end(self:Checkpoint):
 def _clean_up(self:Checkpoint, seconds=10):
     self.elapsed = self.seconds()
     vars(self).update(active=False, began=None, state=None, restored=None, found=None, held=None, batch=None)
-    if self.signals: self.signals.restore()
     if self.guard: self.guard.remove()
+    if self.signals: self.signals.restore() # who waits for the store can end that
     try:
         if self.saver: self.saver.close(seconds)
     finally:

@@ -76,11 +76,12 @@ def _check_held_back(args, run):
 
 # %% ../../nbs/90e_command.look.ipynb #1fecff89
 def _text_asked(args, run)->str:
-    "The text of --corpus; words for a run that draws are refused"
-    text = load_text(args.corpus, args.encoding or 'utf-8')
-    if run.strokes is None: return text
+    "The text of --corpus; for a run that draws, one of drawings"
+    load = lambda: load_text(args.corpus, args.encoding or 'utf-8')
+    if run.strokes is None: return load()
+    from charrnn_fa.text.drawings import is_drawings
     from charrnn_fa.text.strokes import is_drawn
-    if is_drawn(text, run.strokes): return text
+    if not is_drawings(args.corpus) and is_drawn(text := load(), run.strokes): return text
     raise CharRNNError(f'{run.path} has learned to draw, and {without_secrets(args.corpus)} is no text of drawings',
                        'leave --corpus out to measure it on its own.')
 

@@ -73,6 +73,7 @@ _here = {
     "drop it with encoding='utf-8-sig' or text[1:]": 'drop it with --encoding utf-8-sig',
     '; times=': '; --times ',
     r"text.replace('\r\n', '\n') makes them one character": r"tr -d '\r' < FILE > NEW.txt makes them one character",
+    r"text.replace('\r', '\n') makes them LF": r"tr '\r' '\n' < FILE > NEW.txt makes them LF",
     r"text.replace('\0', '') leaves them out": r"tr -d '\0' < FILE > NEW.txt leaves them out",
 }
 

@@ -213,6 +213,7 @@ def _stored(self:RunFolder, path):
         check_drive(self.path, RunError)
         raise RunError(f'There is no folder {path}',
                        f'check the name, or make a run with: charrnn train CORPUS --run {shlex.quote(str(path))}')
+    if not self.path.exists(): raise RunError(f'{path} is a link to nothing', 'give the folder of a run.')
     if not self.path.is_dir(): raise RunError(f'{path} is a file and not a run', 'give the folder of one.')
     _refuse_lost(self.path)
     raise RunError(f'{path} is not a run (it has no run.json)',

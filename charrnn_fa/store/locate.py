@@ -75,12 +75,14 @@ def _lock(self:Place):
 def close(self:Place):
     "Free the folder; remove it if nothing came of it"
     if not self.lock: return
-    with suppress(OSError): # somebody may have removed it
+    try:
         if self.made and os.listdir(self.path) == ['.lock']:
             os.unlink(self.lock.file)
             os.rmdir(self.path)
-    self.lock.free()
-    self.lock = None
+    except OSError: pass # somebody may have removed it
+    finally:
+        self.lock.free()
+        self.lock = None
 
 # %% ../../nbs/67_store.locate.ipynb #fbaef650
 @patch

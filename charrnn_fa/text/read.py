@@ -168,6 +168,7 @@ def decode_text(
 # %% ../../nbs/01_text.read.ipynb #fb110d14
 _oddities = {
     '\r\n':   "{name} has {n:,} Windows line end{s} (CR LF); text.replace('\\r\\n', '\\n') makes them one character.",
+    '\r':     "{name} has {n:,} line end{s} of a CR alone; text.replace('\\r', '\\n') makes them LF.",
     '\ufffd': "{name} has {n:,} replacement character{s} (U+FFFD), left by an earlier wrong decoding; "
               "get the text anew if they matter.",
     '\0':     "{name} has {n:,} NUL character{s}, which a text has not; text.replace('\\0', '') leaves them out.",
@@ -185,11 +186,12 @@ def text_notes(
     text:str, # Of a whole file
     name='The text', # What to call it
 )->list: # Of `str`; empty if there is nothing to say
-    "What in `text` is likely to surprise: a byte-order mark, CR LF, U+FFFD, NUL, a list from A to Z; one sentence each"
+    "What in `text` is likely to surprise: a byte-order mark, CR, U+FFFD, NUL, a list from A to Z; one sentence each"
     res = []
     if text.startswith('\ufeff'):
         res.append(f"{name} starts with a byte-order mark (U+FEFF); drop it with encoding='utf-8-sig' or text[1:].")
     found = {o: text.count(o) for o in _oddities}
+    found['\r'] -= found['\r\n']
     res += [_oddities[o].format(name=name, n=n, s='s'*(n != 1)) for o,n in found.items() if n]
     return res + [_sorted.format(name=name)]*_is_sorted(text)
 
