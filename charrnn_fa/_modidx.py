@@ -4148,6 +4148,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'charrnn_fa/show/losses.py'),
                                         'charrnn_fa.show.losses._labels': ('show.losses.html#_labels', 'charrnn_fa/show/losses.py'),
                                         'charrnn_fa.show.losses._ladder_of': ('show.losses.html#_ladder_of', 'charrnn_fa/show/losses.py'),
+                                        'charrnn_fa.show.losses._named': ('show.losses.html#_named', 'charrnn_fa/show/losses.py'),
                                         'charrnn_fa.show.losses._recorded': ('show.losses.html#_recorded', 'charrnn_fa/show/losses.py'),
                                         'charrnn_fa.show.losses._rungs': ('show.losses.html#_rungs', 'charrnn_fa/show/losses.py'),
                                         'charrnn_fa.show.losses._terminal': ('show.losses.html#_terminal', 'charrnn_fa/show/losses.py'),
