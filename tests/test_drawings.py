@@ -149,6 +149,8 @@ SVGS = {
                                      [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 127.5), (255, 255)]]),
     'in a group that is not seen': ('<g opacity="0"><path opacity="1" d="M0 0L9 9"/></g><path d="M0 0L5 0"/>'
                                     '<path fill="transparent" fill-opacity="1" d="M0 0L9 9"/>', [[(0, 0), (255, 0)]]),
+    'turned around a point': ('<path d="M0 0H100V100"/><path d="M40 40H60" transform="rotate(90)" transform-origin="50 40"/>',
+                              [[(0, 0), (255, 0), (255, 255)], [(127.5, 76.5), (127.5, 127.5)]]),
     'millimetres': ('<line x1="0mm" y1="0mm" x2="10mm" y2="5mm"/>', [[(0, 0), (255, 127.5)]]),
 }
 
@@ -234,6 +236,7 @@ BAD = {
     + '<path id="u12" d="M0 0L1 1"/></svg>',
     'self.svg': '<svg><g id="a"><use href="#a"/></g></svg>',
     'outside.svg': '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
+    'turned in words.svg': '<svg><path d="M0 0L9 0L9 9" transform="rotate(40)" transform-origin="center"/></svg>',
     'broken path.svg': '<svg><path d="M 0 0 L 9 q"/></svg>',
     'too few numbers.svg': '<svg><path d="M0 0L50 50C90 10 20 30L30 90"/></svg>',
     'half an arc.svg': '<svg><path d="M0 0L9 9A10 10 0 0 1 5"/></svg>',
