@@ -237,6 +237,7 @@ BAD = {
     'self.svg': '<svg><g id="a"><use href="#a"/></g></svg>',
     'outside.svg': '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
     'turned in words.svg': '<svg><path d="M0 0L9 0L9 9" transform="rotate(40)" transform-origin="center"/></svg>',
+    'hidden from afar.svg': '<svg><style>#a path{display:none}</style><g id="a"><path d="M0 0L9 0"/></g></svg>',
     'broken path.svg': '<svg><path d="M 0 0 L 9 q"/></svg>',
     'too few numbers.svg': '<svg><path d="M0 0L50 50C90 10 20 30L30 90"/></svg>',
     'half an arc.svg': '<svg><path d="M0 0L9 9A10 10 0 0 1 5"/></svg>',
@@ -711,6 +712,17 @@ def test_letters_of_an_svg_that_are_left_out_are_told(tmp_path):
     for i in range(4): (tmp_path/f'{i}.svg').write_text(lines.format('<text y="9">A</text>'*(i > 1)))
     with pytest.warns(TextWarning, match='2.svg and 1 other file.*Object to Path'): load_drawings(tmp_path)
     with pytest.warns(TextWarning, match='^3.svg: letters'): load_drawings(tmp_path/'3.svg')
+
+
+def test_what_an_svg_hides_and_a_pen_draws_is_told(tmp_path):
+    "A clipping path was not heeded, and nothing said so; the one of the whole paper hides nothing"
+    file = '<svg xmlns="http://www.w3.org/2000/svg"><clipPath id="c">{}</clipPath><path clip-path="url(#c)" d="M0 0L9 9"/></svg>'
+    for name,o in ('paper', '<rect width="24" height="24"/>'),('round', '<circle r="4"/>'):
+        (tmp_path/f'{name}.svg').write_text(file.format(o))
+    with pytest.warns(TextWarning, match='^round.svg: what is hidden by a clipping path'): load_drawings(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        load_drawings(tmp_path/'paper.svg')
 
 
 def test_an_exported_network_still_draws(drawer, tmp_path):
