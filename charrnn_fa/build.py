@@ -105,7 +105,7 @@ def draw(self:CharLearner,
     temperature:float=.6, # Below 1 the likely becomes likelier
     seed:int=None, # None draws one; the same seed gives the same drawings
     begin=None, # A drawing to be finished, a list of strokes; it shrinks with the rest where that leaves the paper
-    most:int=None, # Letters at the most; default twice the longest drawing of the corpus
+    most:int=None, # Letters at the most; default twice the longest drawing of the corpus, or 1,000 where that is not here
     min_p:float=.02, # Letters with less than this share of the likeliest one's probability are not drawn
     top_k:int=None, # Keep the k best
     top_p:float=None, # Keep the smallest set with this probability
