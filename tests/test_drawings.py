@@ -608,6 +608,15 @@ def test_the_page_draws_what_python_draws(page, drawer):
     assert page.evaluate('s => charrnn.toText(s)', HOUSE) == strokes_to_text([HOUSE], 24).rstrip('\n')
 
 
+def test_the_page_makes_a_drawing_smaller_as_python_does(page):
+    "Halves were rounded up there, and to the even number here"
+    xs,ys = (dict(zip(range(-23, 24), o)) for o in StrokeCode(24).letters)
+    line = ''.join(xs[o]+ys[o] for o in (0, 23, 23, -21)) # to 0, 23, 46 and 25, of which the paper has half
+    (want,), = text_to_strokes(line, 24)
+    assert want[-1] == (133, 133)
+    assert page.evaluate('s => charrnn.toStrokes(s)', line) == [[list(p) for p in want]]
+
+
 def test_the_page_finishes_what_a_hand_begins(page):
     assert page.locator('#sheet svg').count() == 12 and page.text_content('#finish') == 'Draw'
     r = page.locator('#pad').bounding_box()
