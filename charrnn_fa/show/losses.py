@@ -115,6 +115,7 @@ def _rungs(ladder, low, high):
 # %% ../../nbs/54_show.losses.ipynb #af845416
 def _named(names): return f'{names[0]} to {names[-1]}' if len(names) > 2 else ', '.join(names)
 
+# %% ../../nbs/54_show.losses.ipynb #19513817
 def _labels(rungs, least):
     "Rungs that are nearer to each other than `least` share a label, which stands at the lowest"
     res = []

@@ -281,6 +281,7 @@ _signs = {' ':'␣', '\n':'⏎', '\t':'⇥', '\r':'␍'}
 
 def _is_unseen(c): return unicodedata.category(c) in ('Cf', 'Zs') or '\ufe00' <= c <= '\ufe0f'
 
+# %% ../../nbs/50_show.page.ipynb #904d6dcd
 def glyph(
     c:str, # A character
 )->str:

@@ -16,7 +16,8 @@ from .page import Picture, as_html, check_learn
 
 # %% ../../nbs/55_show.temperature.ipynb #e1b9d0d1
 _word = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-_south,_east = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff','\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff'
+_south = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff' # Thai, Lao, Burmese, Khmer
+_east = '\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff' # kana, Chinese characters
 _unparted = re.compile(f'[{_south}{_east}]')
 
 def word_spans(

@@ -71,6 +71,7 @@ _text = re.compile(rb'<(\w+:)?text[\s>]')
 _rectangle = re.compile(rb'<(\w+:)?clipPath[^>]*>\s*<(\w+:)?rect[^>]*(/>|>\s*</(\w+:)?rect>)\s*</(\w+:)?clipPath>')
 _clip = re.compile(rb'<(\w+:)?(clipPath|mask)[\s>]')
 
+# %% ../../nbs/08_text.drawings.ipynb #de0b52f9
 def _tell(files, has, what, how):
     "Say what is not drawn, or drawn though it is hidden, in the files of which `has` is true"
     some = [o.name for o in files if has(o.read_bytes())]
@@ -78,6 +79,7 @@ def _tell(files, has, what, how):
     others = f" and {number_of(len(some)-1, 'other file')}"*(len(some) > 1)
     warnings.warn(f'{visible(some[0], lines=False)}{others}: {what}; {how}', TextWarning, stacklevel=5)
 
+# %% ../../nbs/08_text.drawings.ipynb #b5321afb
 def _tell_odd(files):
     "Say of SVG files what is drawn otherwise than they show it"
     how = 'turn them into paths first, in Inkscape by Path > Object to Path.'

@@ -37,6 +37,7 @@ _simple = re.compile(r'\s*[.#]?[\w-]+\s*(,\s*[.#]?[\w-]+\s*)*')
 
 def _styles(root): return [''.join(e.itertext()) for e in root.iter() if tag_of(e) == 'style']
 
+# %% ../../nbs/07ab_text.svg.ipynb #5ddcd6f9
 def _is_known(root, rule):
     "Whether rules of a kind are plain ones that stand before all shapes"
     tags = [tag_of(e) for e in root.iter()]
@@ -44,11 +45,13 @@ def _is_known(root, rule):
     is_late = any(t in tags[:max(at)] for t in ('path', 'rect', 'circle', 'ellipse', 'line', 'polyline', 'polygon'))
     return not is_late and all('@' not in s and all(_simple.fullmatch(o) for o in rule.findall(s)) for s in _styles(root))
 
+# %% ../../nbs/07ab_text.svg.ipynb #65b19635
 def _knows_rules(root):
     "Whether colours stand at shapes, or in plain rules before them"
     has_rules = any(map(_rule.search, _styles(root)))
     return _is_known(root, _rule) if has_rules else 'background' not in root.get('style', '')
 
+# %% ../../nbs/07ab_text.svg.ipynb #64ab3fa3
 def _seen(shapes, root):
     "Those that can be seen"
     shown,res,is_coloured = [o for o in shapes if not _is_hidden(o)],[],False

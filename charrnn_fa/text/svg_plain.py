@@ -172,6 +172,7 @@ _two_numbers = re.compile(rf'\s*({number})(?:px)?[\s,]+({number})(?:px)?(?:[\s,]
 
 def _is_turned(transform): return bool(re.search(r'matrix|scale|rotate|skew', transform))
 
+# %% ../../nbs/07aa_text.svg_plain.ipynb #e52accde
 def _turned_there(transform, origin):
     "A transformation around (0, 0) that is one around `origin`"
     m = _two_numbers.fullmatch(origin)
@@ -179,6 +180,7 @@ def _turned_there(transform, origin):
     x,y = float(m[1]),float(m[4])
     return f'translate({x:.12g} {y:.12g}) {transform} translate({-x:.12g} {-y:.12g})'
 
+# %% ../../nbs/07aa_text.svg_plain.ipynb #86a42f7d
 def _without_origins(root):
     "Write all transformations as such around (0, 0)"
     turned = [e for e in root.iter() if _is_turned(_said(e, 'transform'))]
