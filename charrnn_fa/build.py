@@ -105,9 +105,10 @@ def draw(self:CharLearner,
     temperature:float=.6, # Below 1 the likely becomes likelier
     seed:int=None, # None draws one; the same seed gives the same drawings
     begin=None, # A drawing to be finished, a list of strokes; it shrinks with the rest where that leaves the paper
-    most:int=None, # Letters at the most; default twice the longest drawing of the corpus
+    most:int=None, # Letters at the most; default twice the longest drawing of the corpus, or 1,000 where that is not here
     min_p:float=.02, # Letters with less than this share of the likeliest one's probability are not drawn
-    **kwargs # Of `generate`: top_k, top_p
+    top_k:int=None, # Keep the k best
+    top_p:float=None, # Keep the smallest set with this probability
 )->Drawings: # With `.repaired` and `.skipped`; fewer than `n` if some are skipped
     "New drawings, by a network that was trained on drawings"
     code = self._stroke_code()
@@ -115,8 +116,8 @@ def draw(self:CharLearner,
     check_number('most', most, 1, whole=True, optional=True)
     most = most or 2*self._longest_line()
     before = '\n' + _begun(begin, code)
-    lines = [o[1:] for o in self.generate(before, most, temperature=temperature, seed=seed, bs=n, stop='\n',
-                                           min_p=min_p, **kwargs)]
+    how = dict(temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p)
+    lines = [o[1:] for o in self.generate(before, most, bs=n, stop='\n', **how)]
     return _drawn(lines, len(before)+most-1, code)
 
 # %% ../nbs/48_build.ipynb #7e068032

@@ -38,7 +38,7 @@ def check_sampling(
         raise CharRNNError(f"temperature is {temperature!r}, but it is a number and cannot be below 0",
                            "0 always takes the best character, 0.8 is usual.")
     if top_k is not None and not _within(top_k, 1, math.inf, numbers.Integral):
-        raise CharRNNError(f"top_k is {top_k!r}, but at least 1 character must be left", "10 is usual.")
+        raise CharRNNError(f"top_k is {top_k!r}, but it is a whole number, 1 or more", "10 is usual.")
     if top_p is not None and not (_within(top_p, 0, 1) and top_p):
         raise CharRNNError(f"top_p is {top_p!r}, but it is a probability above 0 and at most 1", "0.9 is usual.")
     if min_p is not None and not _within(min_p, 0, 1):
@@ -219,7 +219,7 @@ def _check_parts(model, vocab):
 
 def _check_request(vocab, n, bs, seed=None):
     check_number('n', n, 0, whole=True, high=2**62)
-    check_number('bs', bs, 1, whole=True, high=2**31)
+    check_number('bs', bs, 1, whole=True, high=100_000)
     check_number('seed', seed, 0, whole=True, optional=True, high=2**62-1)
     if set(vocab) == {vocab.unk}:
         raise CharRNNError("The vocabulary has nothing but the unknown symbol",

@@ -149,6 +149,8 @@ SVGS = {
                                      [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 127.5), (255, 255)]]),
     'in a group that is not seen': ('<g opacity="0"><path opacity="1" d="M0 0L9 9"/></g><path d="M0 0L5 0"/>'
                                     '<path fill="transparent" fill-opacity="1" d="M0 0L9 9"/>', [[(0, 0), (255, 0)]]),
+    'turned around a point': ('<path d="M0 0H100V100"/><path d="M40 40H60" transform="rotate(90)" transform-origin="50 40"/>',
+                              [[(0, 0), (255, 0), (255, 255)], [(127.5, 76.5), (127.5, 127.5)]]),
     'millimetres': ('<line x1="0mm" y1="0mm" x2="10mm" y2="5mm"/>', [[(0, 0), (255, 127.5)]]),
 }
 
@@ -234,6 +236,8 @@ BAD = {
     + '<path id="u12" d="M0 0L1 1"/></svg>',
     'self.svg': '<svg><g id="a"><use href="#a"/></g></svg>',
     'outside.svg': '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
+    'turned in words.svg': '<svg><path d="M0 0L9 0L9 9" transform="rotate(40)" transform-origin="center"/></svg>',
+    'hidden from afar.svg': '<svg><style>#a path{display:none}</style><g id="a"><path d="M0 0L9 0"/></g></svg>',
     'broken path.svg': '<svg><path d="M 0 0 L 9 q"/></svg>',
     'too few numbers.svg': '<svg><path d="M0 0L50 50C90 10 20 30L30 90"/></svg>',
     'half an arc.svg': '<svg><path d="M0 0L9 9A10 10 0 0 1 5"/></svg>',
@@ -604,6 +608,15 @@ def test_the_page_draws_what_python_draws(page, drawer):
     assert page.evaluate('s => charrnn.toText(s)', HOUSE) == strokes_to_text([HOUSE], 24).rstrip('\n')
 
 
+def test_the_page_makes_a_drawing_smaller_as_python_does(page):
+    "Halves were rounded up there, and to the even number here"
+    xs,ys = (dict(zip(range(-23, 24), o)) for o in StrokeCode(24).letters)
+    line = ''.join(xs[o]+ys[o] for o in (0, 23, 23, -21)) # to 0, 23, 46 and 25, of which the paper has half
+    (want,), = text_to_strokes(line, 24)
+    assert want[-1] == (133, 133)
+    assert page.evaluate('s => charrnn.toStrokes(s)', line) == [[list(p) for p in want]]
+
+
 def test_the_page_finishes_what_a_hand_begins(page):
     assert page.locator('#sheet svg').count() == 12 and page.text_content('#finish') == 'Draw'
     r = page.locator('#pad').bounding_box()
@@ -708,6 +721,17 @@ def test_letters_of_an_svg_that_are_left_out_are_told(tmp_path):
     for i in range(4): (tmp_path/f'{i}.svg').write_text(lines.format('<text y="9">A</text>'*(i > 1)))
     with pytest.warns(TextWarning, match='2.svg and 1 other file.*Object to Path'): load_drawings(tmp_path)
     with pytest.warns(TextWarning, match='^3.svg: letters'): load_drawings(tmp_path/'3.svg')
+
+
+def test_what_an_svg_hides_and_a_pen_draws_is_told(tmp_path):
+    "A clipping path was not heeded, and nothing said so; the one of the whole paper hides nothing"
+    file = '<svg xmlns="http://www.w3.org/2000/svg"><clipPath id="c">{}</clipPath><path clip-path="url(#c)" d="M0 0L9 9"/></svg>'
+    for name,o in ('paper', '<rect width="24" height="24"/>'),('round', '<circle r="4"/>'):
+        (tmp_path/f'{name}.svg').write_text(file.format(o))
+    with pytest.warns(TextWarning, match='^round.svg: what is hidden by a clipping path'): load_drawings(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        load_drawings(tmp_path/'paper.svg')
 
 
 def test_an_exported_network_still_draws(drawer, tmp_path):

@@ -203,6 +203,7 @@ def test_private(hub, push, load):
     assert cdn and set(cdn) == {None}        # the token goes to the Hub alone
     push('me/open')
     refused(lambda: push('me/open', private=True), 'already, and public')
+    with pytest.raises(CharRNNError, match='private is .*True or False'): push('me/other', private='yes')
 
 
 def test_names_and_links(hub, push, load):

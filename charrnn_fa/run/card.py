@@ -134,15 +134,24 @@ def _fenced(text, lang=''):
     ticks = '`'*max(3, 1+max(map(len, re.findall('`+', text)), default=0))
     return f'{ticks}{lang}\n{visible(text)}\n{ticks}\n'
 
+# %% ../../nbs/57b_run.card.ipynb #d82c94d9
+def _inline(text):
+    "`text` within a line of Markdown, as code that nothing in it ends"
+    ticks = '`'*(1+max(map(len, re.findall('`+', text)), default=0))
+    pad = ' '*(text[:1] in '` ' or text[-1:] in '` ') # of which Markdown takes one away at each end
+    return f'{ticks}{pad}{visible(text, lines=False)}{pad}{ticks}'
+
 # %% ../../nbs/57b_run.card.ipynb #780c2038
 def _about_sample(learn, prompt, n):
     "What the model writes"
     if prompt and _draws(learn):
         raise CharRNNError('A network that draws has no text to go on from', 'leave the prompt out.')
     if not n or _draws(learn): return ''
-    begin = f'after `{visible(prompt, lines=False)}`' if prompt else 'after nothing'
-    block = _fenced(learn.generate(prompt, n=n, seed=0))
-    return f'## A sample\n\n{n:,} characters {begin}, at temperature 1 and with seed 0:\n\n{block}'
+    begin = f'after {_inline(prompt)}' if prompt else 'after nothing'
+    how = dict(temperature=.8, seed=0)
+    block = _fenced(learn.generate(prompt, n=n, **how))
+    said = 'at temperature {temperature} and with seed {seed}'.format(**how)
+    return f'## A sample\n\n{n:,} characters {begin}, {said}:\n\n{block}'
 
 # %% ../../nbs/57b_run.card.ipynb #6953322b
 def _home():
@@ -191,6 +200,8 @@ def model_card(
 )->str: # Markdown, with YAML in front
     "The card of a model, written from what is measured now"
     _check_told(license, data=data, data_license=data_license)
+    check_type('repo_id', repo_id, str, 'owner and name')
+    check_type('text', text, bool, 'True or False')
     check_type('prompt', prompt, str, 'a string')
     check_number('sample', sample, 0, whole=True, high=10_000)
     facts = _facts(learn)

@@ -184,6 +184,7 @@ def push_to_hub(
 )->str: # The address of its page
     "Put a model on the Hub: weights, settings and a card; its text only if that is asked for"
     repo_id = _repo_id(repo_id, endpoint)
+    check_type('private', private, bool, 'True or False', optional=True)
     _check_login(token)
     api = _api(token, endpoint)
     with _in_words(repo_id, token): old = _in_use(api, repo_id, private)

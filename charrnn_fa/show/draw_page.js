@@ -13,8 +13,9 @@ let begun = [], job = null, sheetJob = null;
 
 // ---- Strokes are text: two letters a step, a blank for a lifted pen, a line end after a drawing
 
-const toCell = v => Math.round(v * (size - 1) / box);
-const toBox = v => Math.round(v * box / (size - 1));
+const rounded = v => Math.abs(v % 1) === .5 ? 2 * Math.round(v / 2) : Math.round(v); // half to even
+const toCell = v => rounded(v * (size - 1) / box);
+const toBox = v => rounded(v * box / (size - 1));
 
 charrnn.toText = strokes => {
     let pen = [0, 0];
@@ -54,7 +55,7 @@ const ontoPaper = strokes => {
     const lows = [0, 1].map(k => Math.min(...cells.map(p => p[k]))), highs = [0, 1].map(k => Math.max(...cells.map(p => p[k])));
     const factor = Math.max(1, ...[0, 1].map(k => (highs[k] - lows[k]) / last));
     const moves = factor > 1 ? lows : [0, 1].map(k => Math.min(lows[k], 0) + Math.max(highs[k] - last, 0));
-    return strokes.map(s => s.map(p => p.map((v, k) => Math.round((v - moves[k]) / factor))));
+    return strokes.map(s => s.map(p => p.map((v, k) => rounded((v - moves[k]) / factor))));
 };
 
 charrnn.toStrokes = (text, move = true) =>

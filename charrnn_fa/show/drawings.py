@@ -107,13 +107,17 @@ def _path(stroke, timing=''):
     d = f'M{x} {y}' + ('L' + ' '.join(f'{a} {b}' for a,b in rest) if rest else 'h0')
     return f'<path pathLength="1"{timing} d="{d}"/>'
 
+_seconds = 10 # that a drawing takes at the most
+
 def _svg(drawing, name='', animate=False, label='a drawing'):
     "A drawing as a small SVG"
+    rate = min(1, _seconds/(.05*sum(map(len, drawing)) + .15*len(drawing)))
     seconds,paths = 0.,[]
     for s in drawing:
-        timing = f' style="animation-delay:{seconds:.2f}s;animation-duration:{len(s)*.05:.2f}s"' if animate else ''
+        long = .05*len(s)*rate
+        timing = f' style="animation-delay:{seconds:.2f}s;animation-duration:{long:.2f}s"' if animate else ''
         paths.append(_path(s, timing))
-        seconds += len(s)*.05 + .15
+        seconds += long + .15*rate
     classes = ' '.join([name, *(['moving'] if animate else [])])
     about = f'role="img" aria-label="{label}" class="{classes}" viewBox="-8 -8 {box+16} {box+16}"'
     return f'<svg {about}>{"".join(paths)}</svg>'
@@ -172,6 +176,7 @@ def _corpus(corpus):
 def _note(drawings, shown):
     "What is to be known about a sheet"
     res = [f'The first {shown} of {len(drawings):,} drawings.'] if len(drawings) > shown else []
+    if not shown: res = ['There is no drawing.']
     mended,lost = getattr(drawings, 'repaired', 0),getattr(drawings, 'skipped', 0)
     if mended or lost: res.append(f'{mended} repaired, {lost} could not be read.')
     return ' '.join(res)

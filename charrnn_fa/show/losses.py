@@ -113,13 +113,17 @@ def _rungs(ladder, low, high):
     return [(k, ladder[k]) for k in names if low-.3 <= ladder[k] <= high+.1]
 
 # %% ../../nbs/54_show.losses.ipynb #af845416
+def _named(names): return f'{names[0]} to {names[-1]}' if len(names) > 2 else ', '.join(names)
+
+# %% ../../nbs/54_show.losses.ipynb #19513817
 def _labels(rungs, least):
     "Rungs that are nearer to each other than `least` share a label, which stands at the lowest"
     res = []
-    for k,v in rungs:
+    for k,v in sorted(rungs, key=lambda o: -o[1]):
         near = res and res[-1][1]-v < least
-        res.append((f'{res.pop()[0]}, {k}', v) if near else (k, v))
-    return res
+        names = [*res.pop()[0], k] if near else [k]
+        res.append((names, v))
+    return [(_named(names), v) for names,v in res]
 
 # %% ../../nbs/54_show.losses.ipynb #6cb66010
 _grey = '#888888'
@@ -127,11 +131,11 @@ _grey = '#888888'
 def _draw_ladder(ax, c):
     known = c.train[np.isfinite(c.train)]
     if not len(known): return
-    low,high = float(known.min()),float(known.max())
-    rungs = _rungs(c.ladder, low, high)
+    rungs = _rungs(c.ladder, float(known.min()), float(known.max()))
     for _,v in rungs: ax.axhline(v, color=_grey, lw=.8, ls=':')
+    height = np.ptp([*known, *(v for _,v in rungs)])
     right = dict(xycoords=('axes fraction', 'data'), xytext=(4, 0), textcoords='offset points', va='center')
-    for k,v in _labels(rungs, .05*(high-low)): ax.annotate(k, (1, v), **right)
+    for k,v in _labels(rungs, .05*height): ax.annotate(k, (1, v), **right)
 
 # %% ../../nbs/54_show.losses.ipynb #41af150f
 def _draw_losses(ax, c):

@@ -9,7 +9,7 @@ __all__ = ['tolerance', 'context_losses', 'influence', 'Memory', 'reach_of', 'me
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fastai.basics import *
-from ..core import CharRNNError, check_number, where_double
+from ..core import CharRNNError, check_number, number_of, where_double
 from ..callback.meanwhile import replacing
 from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
@@ -189,7 +189,7 @@ def _marks(m):
 _ask = 'The outlined character is the last one; the others are as strong as they matter for it.'
 
 def _body(m, figure, name):
-    label = f'Loss by context: it falls up to {reach_of(m.nats)} characters'
+    label = f"Loss by context: it falls up to {number_of(reach_of(m.nats), 'character')}"
     key = legend('does not matter', 'matters most')
     text = marked_text(f'{name}-t', rows_html(m.text, _marks(m), []), key, _ask)
     return figure_html(figure, name, label) + text
@@ -203,8 +203,7 @@ def _end_of(text, learn, reach):
 
 # %% ../../nbs/53_show.memory.ipynb #58186e1e
 def _title(m):
-    k = reach_of(m.nats)
-    return f'After {k} character{"s"*(k > 1)} of context, more gains less than {tolerance} nats'
+    return f"After {number_of(reach_of(m.nats), 'character')} of context, more gains less than {tolerance} nats"
 
 # %% ../../nbs/53_show.memory.ipynb #3b39fb5e
 def memory(

@@ -277,11 +277,17 @@ def with_skipped(
     return f'{note} {what} skipped.'.strip()
 
 # %% ../../nbs/50_show.page.ipynb #982b4645
+_signs = {' ':'␣', '\n':'⏎', '\t':'⇥', '\r':'␍'}
+
+def _is_unseen(c): return unicodedata.category(c) in ('Cf', 'Zs') or '\ufe00' <= c <= '\ufe0f'
+
+# %% ../../nbs/50_show.page.ipynb #904d6dcd
 def glyph(
     c:str, # A character
 )->str:
     "A character as one can see it"
-    return {' ':'␣', '\n':'⏎', '\t':'⇥', '\r':'␍'}.get(c) or visible(c, lines=False)
+    if c in _signs: return _signs[c]
+    return c.encode('unicode_escape').decode() if _is_unseen(c) else visible(c, lines=False)
 
 # %% ../../nbs/50_show.page.ipynb #45942703
 def as_html(

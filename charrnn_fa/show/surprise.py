@@ -10,7 +10,7 @@ __all__ = ['most_bits', 'Reading', 'read_ids', 'read_text', 'story', 'mark', 'sp
 import html, json, math
 from dataclasses import dataclass
 from fastai.basics import *
-from ..core import check_number, where_double
+from ..core import check_number, visible, where_double
 from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
 from .page import Picture, as_html, asset, bar, check_learn, columns, glyph, known_ids, padded
@@ -192,13 +192,17 @@ def marked_text(
 # %% ../../nbs/51_show.surprise.ipynb #625b571f
 _ask = 'Point at a character, tap it, or move with the arrow keys, to see what was expected in its place.'
 
+def _bits_text(bits): return '1 bit' if round(bits) == 1 else f'{bits:.0f} bits'
+
 def _body(r, vocab, note, name):
-    rows = rows_html(r.text, marks(r, vocab), [f'{o:.0f} bits' for o in line_bits(r)])
+    rows = rows_html(r.text, marks(r, vocab), [*map(_bits_text, line_bits(r))])
     key = legend('expected', f'a surprise of {most_bits:.0f} bits and more')
     return marked_text(name, rows, key, _ask, note)
 
 # %% ../../nbs/51_show.surprise.ipynb #23ab7150
-def _letters(text): return ''.join(' ' if c in ' \n' else glyph(c)[0] for c in text)
+def _letter(c): return ' ' if c in ' \n' else glyph(c) if c in '\t\r' else visible(c, lines=False)[0]
+
+def _letters(text): return ''.join(map(_letter, text))
 
 # %% ../../nbs/51_show.surprise.ipynb #0138a73a
 def _cells(line, heights):

@@ -16,6 +16,9 @@ from .page import Picture, as_html, check_learn
 
 # %% ../../nbs/55_show.temperature.ipynb #e1b9d0d1
 _word = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_south = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff' # Thai, Lao, Burmese, Khmer
+_east = '\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff' # kana, Chinese characters
+_unparted = re.compile(f'[{_south}{_east}]')
 
 def word_spans(
     text:str, # Any
@@ -23,7 +26,8 @@ def word_spans(
 )->list: # Of (start, stop) in both together
     "Where the words of a text are; without one that its end may cut"
     whole = before+text
-    return [o.span() for o in _word.finditer(whole) if len(before) < o.end() < len(whole)]
+    words = (o for o in _word.finditer(whole) if not _unparted.search(o[0]))
+    return [o.span() for o in words if len(before) < o.end() < len(whole)]
 
 # %% ../../nbs/55_show.temperature.ipynb #efe56d5d
 def known_share(

@@ -67,14 +67,26 @@ def _read_svgs(files):
     return drawings
 
 # %% ../../nbs/08_text.drawings.ipynb #7fabdaf7
-def _tell_letters(files):
-    "Say of SVG files with text that it is not drawn"
-    some = [o.name for o in files if re.search(rb'<(\w+:)?text[\s>]', o.read_bytes())]
+_text = re.compile(rb'<(\w+:)?text[\s>]')
+_rectangle = re.compile(rb'<(\w+:)?clipPath[^>]*>\s*<(\w+:)?rect[^>]*(/>|>\s*</(\w+:)?rect>)\s*</(\w+:)?clipPath>')
+_clip = re.compile(rb'<(\w+:)?(clipPath|mask)[\s>]')
+
+# %% ../../nbs/08_text.drawings.ipynb #de0b52f9
+def _tell(files, has, what, how):
+    "Say what is not drawn, or drawn though it is hidden, in the files of which `has` is true"
+    some = [o.name for o in files if has(o.read_bytes())]
     if not some: return
     others = f" and {number_of(len(some)-1, 'other file')}"*(len(some) > 1)
-    what = f"{visible(some[0], lines=False)}{others}: letters that are set as text are left out"
-    how = "turn them into paths first, in Inkscape by Path > Object to Path."
-    warnings.warn(f"{what}; {how}", TextWarning, stacklevel=4)
+    warnings.warn(f'{visible(some[0], lines=False)}{others}: {what}; {how}', TextWarning, stacklevel=5)
+
+# %% ../../nbs/08_text.drawings.ipynb #b5321afb
+def _tell_odd(files):
+    "Say of SVG files what is drawn otherwise than they show it"
+    how = 'turn them into paths first, in Inkscape by Path > Object to Path.'
+    _tell(files, _text.search, 'letters that are set as text are left out', how)
+    is_clipped = lambda b: _clip.search(_rectangle.sub(b'', b))
+    how = 'take the clipping path or mask away, and cut the lines themselves, if they shall end there.'
+    _tell(files, is_clipped, 'what is hidden by a clipping path or a mask is drawn all the same', how)
 
 # %% ../../nbs/08_text.drawings.ipynb #046ea5fe
 _which = f"give {', '.join(glyph_sets)}, quickdraw:NAME, a file .ndjson or .svg, or a folder of .svg files."
@@ -93,10 +105,10 @@ def _from_path(path, n):
     if len(path.name) < 256 and path.is_dir():
         files = _svg_folder(path)[:n]
         drawings = _read_svgs(files)
-        _tell_letters(files)
+        _tell_odd(files)
     elif path.suffix.lower() == '.svg':
         drawings = [read_svg(path)]
-        _tell_letters([path])
+        _tell_odd([path])
     elif is_drawings(path): return read_ndjson(path, n)
     else:
         what = f"'{_shown(path)}' is no name, file or folder of drawings"

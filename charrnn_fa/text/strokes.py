@@ -50,10 +50,12 @@ class StrokeCode:
         n,given = self.n_values,self.alphabet or ''
         if any('\ud800' <= c <= '\udfff' for c in given):
             raise CharRNNError('An alphabet has half a character (a surrogate)', 'give other letters.')
-        if len(given) == len({*given}) and len(given) in (0, n, 2*n) and not {*given} & {*' \n\r'}: return
-        wrong = 'has some of them twice' if len({*given}) < len(given) else f'does not fit a grid of {self.size}'
-        what = f"An alphabet of {len(given)} letters {wrong}"
-        raise CharRNNError(what, f"give {n} or {2*n} different ones, without blank and line end.")
+        wrong = {'has some of them twice': len(given) > len({*given}),
+                 'has a blank or a line end': {*given} & {*' \n\r'},
+                 f'does not fit a grid of {self.size}': len(given) not in (0, n, 2*n)}
+        for why in filter(wrong.get, wrong):
+            remedy = f"give {n} or {2*n} different ones, without blank and line end."
+            raise CharRNNError(f"An alphabet of {len(given)} letters {why}", remedy)
 
     @property
     def n_values(self)->int: return self.size if self.absolute else 2*self.size-1
@@ -249,7 +251,9 @@ def simplify(
     "A drawing without the points that lie nearly on a line between others"
     import shapely
     check_number('epsilon', epsilon, 0)
-    lines = [shapely.LineString(s) if len(s) > 1 else shapely.Point(s[0]) for s in drawing if len(s)]
+    try: lines = [shapely.LineString(s) if len(s) > 1 else shapely.Point(s[0]) for s in drawing if len(s)]
+    except (TypeError, ValueError, shapely.errors.ShapelyError):
+        raise CharRNNError('This is no list of strokes', 'give lists of (x, y).') from None
     kept = shapely.simplify(lines, epsilon, preserve_topology=False)
     return [[tuple(p) for p in shapely.get_coordinates(o).tolist()] for o in kept]
 

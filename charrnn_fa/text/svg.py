@@ -35,15 +35,23 @@ def _ink(shape):
 _rule = re.compile(r'([^{}]*)\{[^{}]*(?<![-\w])(?:stroke|fill)\s*:')
 _simple = re.compile(r'\s*[.#]?[\w-]+\s*(,\s*[.#]?[\w-]+\s*)*')
 
-def _knows_rules(root):
-    "Whether colours stand at shapes, or in plain rules before them"
+def _styles(root): return [''.join(e.itertext()) for e in root.iter() if tag_of(e) == 'style']
+
+# %% ../../nbs/07ab_text.svg.ipynb #5ddcd6f9
+def _is_known(root, rule):
+    "Whether rules of a kind are plain ones that stand before all shapes"
     tags = [tag_of(e) for e in root.iter()]
     at = [i for i,t in enumerate(tags) if t == 'style']
-    styles = [''.join(e.itertext()) for e in root.iter() if tag_of(e) == 'style']
-    if not any(map(_rule.search, styles)): return 'background' not in root.get('style', '')
     is_late = any(t in tags[:max(at)] for t in ('path', 'rect', 'circle', 'ellipse', 'line', 'polyline', 'polygon'))
-    return not is_late and all('@' not in s and all(_simple.fullmatch(o) for o in _rule.findall(s)) for s in styles)
+    return not is_late and all('@' not in s and all(_simple.fullmatch(o) for o in rule.findall(s)) for s in _styles(root))
 
+# %% ../../nbs/07ab_text.svg.ipynb #65b19635
+def _knows_rules(root):
+    "Whether colours stand at shapes, or in plain rules before them"
+    has_rules = any(map(_rule.search, _styles(root)))
+    return _is_known(root, _rule) if has_rules else 'background' not in root.get('style', '')
+
+# %% ../../nbs/07ab_text.svg.ipynb #64ab3fa3
 def _seen(shapes, root):
     "Those that can be seen"
     shown,res,is_coloured = [o for o in shapes if not _is_hidden(o)],[],False
@@ -53,6 +61,14 @@ def _seen(shapes, root):
         is_coloured |= ink == 'colour'
         if ink == 'colour' or ink and is_coloured: res.append(o)
     return res or shown
+
+# %% ../../nbs/07ab_text.svg.ipynb #0896a249
+_hiding = re.compile(r'([^{}]*)\{[^{}]*(?<![-\w])(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))')
+
+def _check_hiding(root):
+    "Refuse what hides shapes by a rule that svgelements does not know"
+    if any(map(_hiding.search, _styles(root))) and not _is_known(root, _hiding):
+        raise Odd('hides shapes by a rule of several parts, or one that stands behind them')
 
 # %% ../../nbs/07ab_text.svg.ipynb #b40b0ead
 def _points(part):
@@ -78,6 +94,7 @@ def _strokes(root):
     "All lines of a file, as they stand there"
     from xml.etree.ElementTree import tostring
     from svgelements import SVG, Shape
+    _check_hiding(root)
     shapes = [o for o in SVG.parse(io.BytesIO(tostring(root)), reify=False).elements() if isinstance(o, Shape)]
     parts = (_points(part) for o in _seen(shapes, root) for part in _outline(o).as_subpaths())
     return [s for s in parts if len({*s}) > 1]

@@ -167,10 +167,38 @@ def _without_remarks(root):
         if tag_of(e) == 'style': e.text = re.sub(r'/\*.*?\*/|!\s*important', '', e.text or '', flags=re.S)
     return root
 
+# %% ../../nbs/07aa_text.svg_plain.ipynb #325090d5
+_two_numbers = re.compile(rf'\s*({number})(?:px)?[\s,]+({number})(?:px)?(?:[\s,]+0(?:px)?)?\s*')
+
+def _is_turned(transform): return bool(re.search(r'matrix|scale|rotate|skew', transform))
+
+# %% ../../nbs/07aa_text.svg_plain.ipynb #e52accde
+def _turned_there(transform, origin):
+    "A transformation around (0, 0) that is one around `origin`"
+    m = _two_numbers.fullmatch(origin)
+    if not m: raise Odd('says in words or shares around which point it turns')
+    x,y = float(m[1]),float(m[4])
+    return f'translate({x:.12g} {y:.12g}) {transform} translate({-x:.12g} {-y:.12g})'
+
+# %% ../../nbs/07aa_text.svg_plain.ipynb #86a42f7d
+def _without_origins(root):
+    "Write all transformations as such around (0, 0)"
+    turned = [e for e in root.iter() if _is_turned(_said(e, 'transform'))]
+    rules = ''.join(e.text or '' for e in root.iter() if tag_of(e) == 'style')
+    if 'transform-origin' in rules and (turned or re.search(r'[^-]transform\s*:', rules)):
+        raise Odd('says in a rule around which point it turns')
+    for e in turned:
+        origin,transform = _said(e, 'transform-origin'),_said(e, 'transform')
+        if not origin: continue
+        e.set('transform', _turned_there(transform, origin))
+        if 'style' in e.attrib: e.set('style', re.sub(r'(^|;)\s*transform\s*:[^;]*', r'\1', e.get('style')))
+    return root
+
 # %% ../../nbs/07aa_text.svg_plain.ipynb #f2f98129
 def plain(
     root, # The outermost element of an SVG file, which is changed
 ): # Likewise
     "A file in words that svgelements draws as a browser does"
-    root = _bent_as_drawn(_all_in_px(_without_clear(_without_remarks(root))))
+    root = _without_origins(_without_clear(_without_remarks(root)))
+    root = _bent_as_drawn(_all_in_px(root))
     return _put_away(_all_in_lengths(_placed(_open_symbols(_switched(root)))))
