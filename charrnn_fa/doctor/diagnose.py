@@ -116,7 +116,8 @@ def _trained_model(model, step_function):
     "The network of a training step: a module, or one made of the tensors that were given or are found"
     if isinstance(model, nn.Module) or step_function is None: return model
     if given := _trained(model, called(model, [step_function], 'model')): return Weights(given)
-    return _model_of(step_function) or _weights_of(step_function)
+    its = _model_of(step_function)
+    return _weights_of(step_function) if its is None else its
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #0b5ca718
 def _of_learner(learn, batches):

@@ -180,7 +180,7 @@ def _check_axis(step, n):
         if not isinstance(t, Tensor) or t.ndim < 2 or not t.is_floating_point(): continue
         t = t.detach().float()
         classes = [a for a in range(t.ndim) if t.shape[a] == n]
-        if any(_is_normed(t, a) for a in classes): continue
+        if not classes or any(_is_normed(t, a) for a in classes): continue
         if wrong := [a for a in range(t.ndim) if a not in classes and _is_normed(t, a)]: return [_wrong_axis(wrong[0], t)]
     return []
 

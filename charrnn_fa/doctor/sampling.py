@@ -10,7 +10,7 @@ from fastai.basics import *
 from .report import Finding
 from .course import dropout_of
 from .texts import table_of
-from .step import predictions
+from .step import before_call, predictions
 from .subject import Subject
 from .place import place_of
 from .words import stop_before
@@ -151,7 +151,7 @@ def check_unknown(
 def _in_eval(sample):
     "The same function with a model whose dropout is off"
     def _f(model, prompt, n):
-        hooks = [m.register_forward_pre_hook(lambda m,a: setattr(m, 'training', False)) for m in model.modules()]
+        hooks = [before_call(m, lambda m,a: setattr(m, 'training', False)) for m in model.modules()]
         try: return sample(model, prompt, n)
         finally: [h.remove() for h in hooks]
     return _f

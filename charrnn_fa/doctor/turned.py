@@ -13,6 +13,7 @@ from .ids import as_ids, time_axis
 from .layout import Layout, with_ids
 from .place import place_here
 from .reach import Reach, other_id
+from .step import after_call
 from .subject import Subject
 from .words import OwnWords
 
@@ -80,7 +81,7 @@ def _given_scores(subject, lay, x):
     def _look(func, args, kwargs, out):
         if given or getattr(func, '__name__', '') not in ('view', 'reshape') or not is_it(out): return
         if (place := place_here()) and (mended := _other_sizes(place.source)): views[str(place)] = place,mended
-    hook,subject.watch.look = subject.model.register_forward_hook(_note),_look
+    hook,subject.watch.look = after_call(subject.model, _note),_look
     try: subject.run([with_ids(subject.batches[0], x=x)], update=False)
     finally:
         hook.remove()
