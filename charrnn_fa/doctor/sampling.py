@@ -16,7 +16,7 @@ from .place import place_of
 from .words import stop_before
 from .written import write
 from .temperature import check_axis, check_temperature
-from .fed_back import check_fed_back, check_one_table, check_symbols_written
+from .fed_back import check_fed_back, check_one_table, check_same_fed, check_symbols_written
 from .written_state import check_cells, check_own_text, check_written_state
 from .written_text import against_heart, check_text, copied_share, usual_shares
 
@@ -110,7 +110,8 @@ def sampling_findings(
 # %% ../../nbs/46e_doctor.sampling.ipynb #4a039f00
 def _of_reading(subject, w, prompt, table):
     "How a function reads what it feeds back"
-    return check_one_table(w, prompt, table) or check_symbols_written(w, subject.vocab) or check_written_state(subject, w, prompt)
+    if found := check_same_fed(w, prompt) or check_one_table(w, prompt, table): return found
+    return check_symbols_written(w, subject.vocab) or check_written_state(subject, w, prompt)
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #f7ac1b2b
 def _check_twice(sample, subject, prompt, w, text):
