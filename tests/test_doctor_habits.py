@@ -394,3 +394,48 @@ def test_a_state_that_is_carried_over_batches_of_one_text(order, want, time_firs
         return loss.item()
     batches = [b.T.contiguous() if time_first else b for b in pieces_of(order)]
     assert [o.id for o in found(step_function=step, batches=batches)] == want
+
+
+@pytest.mark.parametrize('zeroed,want', [((0, 1), None), ((1,), 'of_body.zero_grad()'), ((0,), 'of_head.zero_grad()')])
+def test_gradients_of_one_of_two_optimisers_that_add_up(zeroed, want):
+    torch.manual_seed(0)
+    net = Net()
+    of_body = torch.optim.Adam([*net.emb.parameters(), *net.rnn.parameters()], 3e-3)
+    of_head = torch.optim.Adam(net.out.parameters(), 3e-3)
+    def step(x, y):
+        for k in zeroed: (of_body, of_head)[k].zero_grad()
+        nll(net(x), y).backward()
+        of_body.step()
+        of_head.step()
+    said = found(step_function=step, batches=batches(4))
+    assert [o.id for o in said] == ['O6']*bool(want) and all(o.fix.startswith(want) for o in said), said
+
+
+def test_weights_that_a_step_loads_anew_are_no_bounds_of_scores():
+    torch.manual_seed(0)
+    net = Net()
+    opt,first = torch.optim.Adam(net.parameters(), 3e-3),deepcopy(net.state_dict())
+    def step(x, y):
+        net.load_state_dict(first)
+        loss = nll(net(x), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss.item()
+    assert [o.id for o in found(step_function=step, batches=batches(4))] == ['O8']
+
+
+def test_scores_of_one_text_that_are_flattened_step_by_step():
+    torch.manual_seed(0)
+    net = WithState()
+    net.rnn.batch_first = False
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    def by_step(b):
+        o = net.out(net.rnn(net.emb(b[:,:-1].T))[0])
+        loss = F.cross_entropy(o.reshape(-1, V), b[:,1:].reshape(-1))
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        return loss.item()
+    said = found(step_function=by_step, model=net, batches=list(ids.unfold(0, 41, 40).split(16)[:5]))
+    assert [o.id for o in said] == ['S3']

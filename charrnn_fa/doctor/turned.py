@@ -30,9 +30,11 @@ def is_right(
 
 def _is_transposed(lay, rs):
     "Whether all would be right if the predictions came in the other order"
-    if len(lay.places) != lay.x.numel(): return False
-    by_row = torch.arange(lay.x.numel(), device='cpu')
-    by_step = by_row.view(lay.x.shape).T.reshape(-1)
+    all_of = torch.arange(lay.x.numel(), device='cpu').view(lay.x.shape)
+    is_cut = len(lay.places) < lay.x.numel() # inputs and targets out of one text
+    read = all_of.narrow(lay.axis, 0, lay.x.shape[lay.axis]-is_cut)
+    if len(lay.places) != read.numel(): return False
+    by_row,by_step = read.reshape(-1),read.T.reshape(-1)
     orders = (by_row, by_step),(by_step, by_row)
     return any(torch.equal(lay.places, had) and is_right(lay, rs, due) for had,due in orders)
 
