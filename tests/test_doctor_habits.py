@@ -220,3 +220,222 @@ def test_weights_of_classes_are_compared_with_many_batches(power):
     crit = nn.CrossEntropyLoss(weight=weight/weight.mean())
     said = found(model=Net(), dls=batches(20), loss_func=lambda p,y: crit(p.flatten(0, 1), y.flatten()))
     assert [o.title for o in said if o.id == 'L5'] == ['The class weights are upside down']*(power > 0)
+
+
+def writer(choose=lambda p, i: i, encode=symbols.index, decode=symbols.__getitem__):
+    "What writes with a network, and lets a choice of its own go in"
+    @torch.no_grad()
+    def sample(model, prompt, n):
+        h,out,x = None,prompt,torch.tensor([[encode(c) for c in prompt]])
+        for _ in range(n):
+            o,h = model(x, h)
+            p = o[0,-1].softmax(-1)
+            i = torch.multinomial(p, 1).item()
+            x,out = torch.tensor([[choose(p, i)]]),out+decode(i)
+        return out
+    return sample
+
+
+class WithState(Net):
+    def forward(self, x, h=None):
+        o,h = self.rnn(self.emb(x), h)
+        return self.out(o),h
+
+
+def of_one_text(net, opt, loss=nll):
+    "A training step that cuts inputs and targets from one text"
+    def step(b):
+        value = loss(net(b[:,:-1])[0], b[:,1:])
+        opt.zero_grad()
+        value.backward()
+        opt.step()
+        return value.item()
+    return step
+
+
+other_table = dict(encode=lambda c: (symbols.index(c)+5) % V, decode=lambda i: symbols[(i-5) % V])
+
+
+@pytest.mark.parametrize('how,want', [({}, []), (dict(choose=lambda p, i: p.argmax().item()), ['G3']), (other_table, ['G4'])])
+def test_what_is_written_with_a_network_that_learns_from_one_text(how, want):
+    "Its loader gives no targets, but the text says which numbers it gave to characters"
+    torch.manual_seed(0)
+    net = WithState()
+    opt = torch.optim.Adam(net.parameters(), 5e-3)
+    rows,step = ids.unfold(0, 41, 40),of_one_text(net, opt)
+    for b in rows.split(16): step(b)
+    given = dict(step_function=step, batches=list(rows.split(16)[:5]), text=TEXT)
+    assert [o.id for o in found(**given, sample=writer(**how))] == want
+
+
+def test_a_mask_by_hand_that_gives_padding_the_id_of_a_rare_letter():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(V+1, 32, padding_idx=V), nn.Linear(32, V))
+    rnn = nn.GRU(32, 32, batch_first=True)
+    def scores(x): return net[1](rnn(net[0](x))[0])
+    opt = torch.optim.Adam([*net.parameters(), *rnn.parameters()], 3e-3)
+    def step(b):
+        y,is_real = b[:,1:].clamp(max=V-1),(b[:,1:] != V).float()
+        each = F.cross_entropy(scores(b[:,:-1]).transpose(1, 2), y, reduction='none')
+        loss = (each*is_real).sum()/is_real.sum()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss.item()
+    lines = [ids[i:i+n].clamp(max=V-2) for i,n in enumerate((12, 20, 30)*16)]
+    for i,o in enumerate(lines[15:]): o[i % 7 + 2] = V-1
+    rows = pad_sequence(lines, batch_first=True, padding_value=V)
+    assert found(step_function=step, batches=list(rows.split(12))) == []
+
+
+@pytest.mark.parametrize('adds_up,want', [(True, []), (False, ['L6'])])
+def test_a_loss_that_is_made_anew_in_a_loop_over_one_text(adds_up, want):
+    torch.manual_seed(0)
+    net = WithState()
+    def over_letters(o, y):
+        total = 0.
+        for t in range(y.shape[1]):
+            loss = F.cross_entropy(o[:,t], y[:,t])
+            total = total + loss/y.shape[1]
+        return total if adds_up else loss
+    step = of_one_text(net, torch.optim.Adam(net.parameters(), 3e-3), over_letters)
+    assert [o.id for o in found(step_function=step, batches=list(ids.unfold(0, 17, 16).split(16)[:5]))] == want
+
+
+def test_a_state_that_explodes_is_no_shift():
+    "Scores of the last steps are so large that what the first characters change is as nothing beside them"
+    torch.manual_seed(0)
+    net = WithState()
+    net.rnn = nn.RNN(24, 48, nonlinearity='relu', batch_first=True)
+    nn.init.normal_(net.rnn.weight_hh_l0, std=.4)
+    said = found(step_function=of_one_text(net, torch.optim.SGD(net.parameters(), .1)), batches=list(ids.unfold(0, 41, 40).split(16)[:5]))
+    assert said and 'D2' not in [o.id for o in said]
+
+
+class Keeps(Net):
+    "Its state is an attribute"
+    h = None
+    def forward(self, x):
+        o,h = self.rnn(self.emb(x), self.h)
+        self.h = h.detach()
+        return self.out(o)
+
+
+def test_a_state_that_validation_takes_over_in_the_step():
+    torch.manual_seed(0)
+    net,streams = Keeps(),ids[:16_000].view(16, -1)
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    def step(x, y):
+        loss = nll(net(x), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        with torch.no_grad(): net(streams[:,-400:])
+        return loss.item()
+    pieces = [(streams[:,i:i+25], streams[:,i+1:i+26]) for i in range(0, 250, 25)]
+    assert [o.id for o in found(step_function=step, batches=pieces)] == ['R6']
+
+
+def test_a_closure_for_an_optimiser_that_asks_more_than_once():
+    "What a function within the step speaks of is spoken of by the step"
+    assert found(step_function=step_with_closure, batches=batches(4)) == []
+
+
+of_closure = Net()
+lbfgs = torch.optim.LBFGS(of_closure.parameters(), lr=.5, max_iter=3)
+
+
+def step_with_closure(x, y):
+    def closure():
+        lbfgs.zero_grad()
+        loss = nll(of_closure(x), y)
+        loss.backward()
+        return loss
+    return lbfgs.step(closure).item()
+
+
+def test_an_averaged_network_is_not_what_is_trained():
+    torch.manual_seed(0)
+    net = Net()
+    mean,opt = torch.optim.swa_utils.AveragedModel(net),torch.optim.Adam(net.parameters(), 3e-3)
+    def step(x, y):
+        loss = nll(net(x), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        mean.update_parameters(net)
+        return loss.item()
+    assert found(step_function=step, batches=batches(4)) == []
+
+
+def pieces_of(order, n=26):
+    "Batches of one text: streams that go on, with or without a character between, rows in any order, or one after the other"
+    if order in ('go on', 'leave one out'):
+        streams,step = ids[:16_000].view(16, -1),25 if order == 'go on' else 26
+        return [streams[:,i:i+n] for i in range(0, 10*step, step)]
+    rows = ids.unfold(0, n, n-1)
+    if order == 'any': rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    return list(rows[:160].split(16))
+
+
+@pytest.mark.parametrize('time_first', [False, True])
+@pytest.mark.parametrize('order,want', [('go on', []), ('leave one out', []), ('any', ['D4']), ('down', ['D5'])])
+def test_a_state_that_is_carried_over_batches_of_one_text(order, want, time_first):
+    torch.manual_seed(0)
+    net = Keeps()
+    net.rnn.batch_first = not time_first
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    def step(b):
+        x,y = (b[:-1], b[1:]) if time_first else (b[:,:-1], b[:,1:])
+        loss = nll(net(x), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss.item()
+    batches = [b.T.contiguous() if time_first else b for b in pieces_of(order)]
+    assert [o.id for o in found(step_function=step, batches=batches)] == want
+
+
+@pytest.mark.parametrize('zeroed,want', [((0, 1), None), ((1,), 'of_body.zero_grad()'), ((0,), 'of_head.zero_grad()')])
+def test_gradients_of_one_of_two_optimisers_that_add_up(zeroed, want):
+    torch.manual_seed(0)
+    net = Net()
+    of_body = torch.optim.Adam([*net.emb.parameters(), *net.rnn.parameters()], 3e-3)
+    of_head = torch.optim.Adam(net.out.parameters(), 3e-3)
+    def step(x, y):
+        for k in zeroed: (of_body, of_head)[k].zero_grad()
+        nll(net(x), y).backward()
+        of_body.step()
+        of_head.step()
+    said = found(step_function=step, batches=batches(4))
+    assert [o.id for o in said] == ['O6']*bool(want) and all(o.fix.startswith(want) for o in said), said
+
+
+def test_weights_that_a_step_loads_anew_are_no_bounds_of_scores():
+    torch.manual_seed(0)
+    net = Net()
+    opt,first = torch.optim.Adam(net.parameters(), 3e-3),deepcopy(net.state_dict())
+    def step(x, y):
+        net.load_state_dict(first)
+        loss = nll(net(x), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss.item()
+    assert [o.id for o in found(step_function=step, batches=batches(4))] == ['O8']
+
+
+def test_scores_of_one_text_that_are_flattened_step_by_step():
+    torch.manual_seed(0)
+    net = WithState()
+    net.rnn.batch_first = False
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    def by_step(b):
+        o = net.out(net.rnn(net.emb(b[:,:-1].T))[0])
+        loss = F.cross_entropy(o.reshape(-1, V), b[:,1:].reshape(-1))
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        return loss.item()
+    said = found(step_function=by_step, model=net, batches=list(ids.unfold(0, 41, 40).split(16)[:5]))
+    assert [o.id for o in said] == ['S3']

@@ -724,3 +724,61 @@ def test_a_frozen_table_that_keeps_symbols_apart_is_no_fault():
         net = Reader(n, 16, emb=torch.nn.Embedding.from_pretrained(table))
         report = diagnose(step_function=training(net), model=net, batches=batches, trials=False)
         assert [o.id for o in report.findings] == found, report
+
+
+def trained(opt, loss):
+    opt.zero_grad()
+    loss.backward()
+    opt.step()
+    return loss
+
+
+class Centred(nn.Module):
+    "Sees one step ahead by a convolution that is padded on both sides"
+    def __init__(self, n=24, padding=1):
+        super().__init__()
+        self.emb,self.conv,self.rnn,self.out = (nn.Embedding(11, n),nn.Conv1d(n, n, 1+2*padding, padding=padding),
+                                                nn.GRU(n, n, batch_first=True),nn.Linear(n, 11))
+    def forward(self, x):
+        h = self.conv(self.emb(x).transpose(1, 2)).transpose(1, 2)
+        return dict(scores=self.out(self.rnn(h)[0]))
+
+
+@pytest.mark.parametrize('reads_all', [False, True])
+@pytest.mark.parametrize('padding,cuts,ids', [(1, False, ['S10']), (0, False, []), (0, True, ['D1'])])
+def test_who_sees_ahead_and_who_cuts_first_scores_off(reads_all, padding, cuts, ids):
+    "Both make predictions that change with a later character of their row, if inputs and targets are cut out of one text"
+    model = Centred(padding=padding)
+    opt = torch.optim.Adam(model.parameters(), 1e-3)
+    def step(b):
+        if cuts: p,y = model(b)['scores'][:,1:],b[:,1:]
+        elif reads_all: p,y = model(b)['scores'][:,:-1],b[:,1:]
+        else: p,y = model(b[:,:-1])['scores'],b[:,1:]
+        return trained(opt, F.cross_entropy(p.flatten(0, 1), y.flatten()))
+    gen = seeded()
+    batches = [torch.randint(11, (8, 13), generator=gen) for _ in range(4)]
+    assert ids_of(diagnose(model=model, step_function=step, batches=batches, opt=opt, trials=False)) == ids
+
+
+class Sketch(nn.Module):
+    "Shares of a mixture, its places, and the scores of three states of a pen"
+    def __init__(self, n=24, k=5):
+        super().__init__()
+        self.rnn,self.out,self.k = nn.GRU(5, n, batch_first=True),nn.Linear(n, 3*k+3),k
+    def forward(self, x):
+        share,at,width,pen = self.out(self.rnn(x)[0]).split([self.k]*3+[3], -1)
+        return share.log_softmax(-1),at,width.exp(),pen
+
+
+def test_shares_of_a_mixture_are_no_probabilities_of_symbols():
+    gen = seeded()
+    model = Sketch()
+    opt = torch.optim.Adam(model.parameters(), 1e-3)
+    def step(b):
+        share,at,width,pen = model(b[:,:-1])
+        near = -((b[:,1:,:1]-at)/width)**2/2 - width.log()
+        loss = F.cross_entropy(pen.flatten(0, 1), b[:,1:,2:].argmax(-1).flatten())
+        return trained(opt, loss - torch.logsumexp(share+near, -1).mean())
+    pens = F.one_hot(torch.randint(3, (64, 20), generator=gen), 3)
+    rows = torch.cat([torch.randn(64, 20, 2, generator=gen).cumsum(1), pens], -1)
+    assert ids_of(diagnose(model=model, step_function=step, batches=list(rows.split(16)), opt=opt, trials=False)) == []

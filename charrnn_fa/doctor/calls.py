@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
+from .step import after_call, before_call
 from .held import detached
 from .letter_loops import begun_anew, restart_of
 from .subject import Subject
@@ -57,8 +58,8 @@ def calls_in(
         if (found := _calls(module)) is None: return None
         if len(_tensors(args, kwargs)) > 1: found.append(_call(args, kwargs, out))
         return after(len(found)-1, out)
-    hooks = [m.register_forward_pre_hook(_before, with_kwargs=True) for m in modules]
-    hooks += [m.register_forward_hook(_after, with_kwargs=True) for m in modules]
+    hooks = [before_call(m, _before, with_kwargs=True) for m in modules]
+    hooks += [after_call(m, _after, with_kwargs=True) for m in modules]
     try: steps = subject.run(batches, update=False)
     finally:
         for o in hooks: o.remove()

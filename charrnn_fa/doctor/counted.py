@@ -96,11 +96,20 @@ def _over_padding(scores, targets, grads, used):
         'loss = (losses*mask).sum()/mask.sum()', dict(used=n, places=n_all))]
 
 # %% ../../nbs/38j_doctor.counted.ipynb #79652847
+def _used_elsewhere(subject):
+    "Ids of targets that train the network in further batches"
+    found = [score_gradients(subject, [b]) for b in subject.batches[1:]]
+    real = [_real_targets(*o) for o in found if o]
+    return {i for _,targets,grads in real for i in targets[grads.abs().amax(1) > 0].tolist()}
+
+# %% ../../nbs/38j_doctor.counted.ipynb #a044f0af
 def _of_ignored(subject, ignored, scores, targets, grads, used):
     "What is said of ids that are left out"
     batch,seen = subject.batches[0],targets[used].unique().tolist()
     if len(seen) == 1 and _fills_ends(batch, *seen): return [_only_padding(*seen, ignored)]
-    if not _at_the_end(subject.batches, ignored): return [_ignored(subject, ignored, targets)]
+    if not _at_the_end(subject.batches, ignored):
+        never = sorted({*ignored} - _used_elsewhere(subject))
+        if never: return [_ignored(subject, never, targets)]
     return _over_padding(scores, targets, grads, used)
 
 # %% ../../nbs/38j_doctor.counted.ipynb #989f579f
@@ -150,13 +159,20 @@ def _all_steps(step, x, n_used):
     return 'loss = loss + criterion(scores, y[:,t])/y.shape[1]   # added up in the loop; loss = 0 before it'
 
 # %% ../../nbs/38j_doctor.counted.ipynb #4e8480ef
+def _is_last_alone(step, used):
+    "Whether only the last of many losses, all of as many targets, has a part"
+    n = [o.target.numel() for o in step.losses]
+    return len(n) > 2 and len({*n}) == 1 and sum(n) == len(used) and not used[:-n[0]].any()
+
+# %% ../../nbs/38j_doctor.counted.ipynb #3a05803f
 def _check_few(subject, used):
     "L6: whether most characters have no part, for no reason that is known"
     batch,n = subject.batches[0],int(used.sum())
     expected,n_all = _n_expected(batch, len(used))
     has_mask = any(isinstance(o, Tensor) and o.shape == batch[-1].shape for o in batch[1:-1])
     are_few = n < .75*expected and len(batch) > 1 and not has_mask
-    if not are_few or _is_burn_in(used, batch) or not _are_targets(subject): return []
+    is_left = are_few and not _is_burn_in(used, batch) and _are_targets(subject)
+    if not is_left and not (len(batch) == 1 and _is_last_alone(subject.steps[0], used)): return []
     return [Finding('L6', 'exact',
         f"Only {n} of {n_all} characters of the first batch have a part in the loss. The "
         "others are computed and teach the network nothing.",

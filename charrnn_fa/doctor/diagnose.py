@@ -9,6 +9,7 @@ __all__ = ['Weights', 'diagnose']
 import inspect, time
 from contextlib import suppress
 from fastai.basics import *
+from torch.optim.swa_utils import AveragedModel
 from ..core import CharRNNError, check_number, number_of
 from ..callback.neighbours import sharing_processors
 from ..text.read import check_type
@@ -84,7 +85,8 @@ def _optimised(step_function):
 def _model_of(step_function):
     "The network that a training step speaks of, or those that its optimisers train, as one; None if there is none"
     seen = _objects_of(step_function, nn.Module)
-    networks = {k:o for k,o in seen.items() if next(o.parameters(), None) is not None}
+    its_own = {k:o for k,o in seen.items() if not isinstance(o, AveragedModel)} # which is made of another
+    networks = {k:o for k,o in its_own.items() if next(o.parameters(), None) is not None}
     is_part = lambda o: any(o is not k and any(o is m for m in k.modules()) for k in networks.values())
     whole = {k:o for k,o in networks.items() if not is_part(o)}
     if len(whole) > 1: whole = {k:o for k,o in whole.items() if any(p.requires_grad for p in o.parameters())}
@@ -116,7 +118,8 @@ def _trained_model(model, step_function):
     "The network of a training step: a module, or one made of the tensors that were given or are found"
     if isinstance(model, nn.Module) or step_function is None: return model
     if given := _trained(model, called(model, [step_function], 'model')): return Weights(given)
-    return _model_of(step_function) or _weights_of(step_function)
+    its = _model_of(step_function)
+    return _weights_of(step_function) if its is None else its
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #0b5ca718
 def _of_learner(learn, batches):

@@ -12,7 +12,7 @@ from .ids import as_ids, time_axis
 from .batches import copied, parts_of
 from .given import number_of_loss
 from .report import Finding
-from .step import predictions
+from .step import before_call, predictions
 from .targets import check_targets
 from .texts import texts_of
 from .subject import Subject
@@ -60,7 +60,7 @@ def _beside(x, y, as_they_come):
 @contextmanager
 def _given(subject, x, y):
     "A `with` in which the network gets `x`, and its output is compared with `y`"
-    hook = subject.model.register_forward_pre_hook(lambda model, args: (x, *args[1:]))
+    hook = before_call(subject.model, lambda model, args: (x, *args[1:]))
     subject.watch.target = y
     try: yield
     finally:
@@ -96,7 +96,7 @@ def _given_letters(subject, x, y):
     def _another(model, args):
         letter = next(letters, args[0])
         return (letter.view_as(args[0]) if letter.numel() == args[0].numel() else letter, *args[1:])
-    hook = subject.model.register_forward_pre_hook(_another)
+    hook = before_call(subject.model, _another)
     subject.watch.target = [*y.T]
     try: yield
     finally:

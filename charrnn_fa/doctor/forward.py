@@ -14,7 +14,7 @@ from .ids import as_ids, texts_of
 from .batches import tensors_of
 from .lines import code_of
 from .loss import of_classes
-from .step import predictions
+from .step import before_call, predictions
 from .texts import other_piece
 from .subject import Subject, in_mode
 
@@ -33,7 +33,7 @@ def _without_chance(model, args, kwargs):
 # %% ../../nbs/38b_doctor.forward.ipynb #54eb913e
 def _output(subject, mode, seed, given=lambda model, *call: call):
     "What the model is given and gives in the first step, in some mode"
-    hook = subject.model.register_forward_pre_hook(given, with_kwargs=True)
+    hook = before_call(subject.model, given, with_kwargs=True)
     try:
         with in_mode(subject, mode):
             step, = subject.run(subject.batches[:1], update=False, seed=seed, seed_of_others=0, # which are no dropout

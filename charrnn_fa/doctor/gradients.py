@@ -11,7 +11,7 @@ from fastai.basics import *
 from ..core import where_double
 from .report import Finding
 from .layout import Layout
-from .step import is_one_hot, predictions
+from .step import before_call, is_one_hot, predictions
 from .subject import Subject
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #e639db83
@@ -34,7 +34,7 @@ def one_hot_entries(
         step = subject.watch.step
         if step and args and torch.is_grad_enabled() and not step.looks_up and is_one_hot(args[0]):
             return (subject.watch._note_entry(args[0].clone()), *args[1:])
-    hook = subject.model.register_forward_pre_hook(_note)
+    hook = before_call(subject.model, _note)
     try: yield
     finally: hook.remove()
 

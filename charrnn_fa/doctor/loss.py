@@ -180,7 +180,7 @@ def _check_axis(step, n):
         if not isinstance(t, Tensor) or t.ndim < 2 or not t.is_floating_point(): continue
         t = t.detach().float()
         classes = [a for a in range(t.ndim) if t.shape[a] == n]
-        if any(_is_normed(t, a) for a in classes): continue
+        if not classes or any(_is_normed(t, a) for a in classes): continue
         if wrong := [a for a in range(t.ndim) if a not in classes and _is_normed(t, a)]: return [_wrong_axis(wrong[0], t)]
     return []
 
@@ -220,6 +220,7 @@ def _check_bounds(subject, scores, n):
     drawn = [_of_other_weights(subject, seed) for seed in (0, 1)]
     if any(o is None or not o.isfinite().all() for o in drawn): return []
     if all(map(_sums_to_one, drawn)): return [_applied_twice(n)]
+    if torch.equal(*drawn): return [] # the step itself sets the weights
     low,high = _end([o.min().item() for o in drawn]),_end([o.max().item() for o in drawn])
     if low is None or high is not None and high-low < 1e-3: return []
     if high is not None: return [_squeezed(n, low, high)] if _floor(n, low, high) > .05 else []

@@ -10,6 +10,8 @@ import ast, itertools, math
 from fastai.basics import *
 from ..callback.meanwhile import replacing
 from .place import sources
+from .scopes import called
+from .words import OwnWords
 from .report import Finding
 from .subject import Subject
 
@@ -256,10 +258,29 @@ def check_zero(
     if not (found := _around_a_step(subject)): return []
     once,used,after = found
     ks = [k for k,g in once.raw.items() if k in after.raw and k in used.grads and g.abs().sum() > 0]
-    if not ks: return []
-    new,old,left = (torch.cat([g[k].to_dense().float().flatten() for k in ks]) for g in (after.raw, once.raw, used.grads))
-    if not (new-old-left).norm() < .5*(new-old).norm(): return []
-    return [_adds_up(once is used, (new.norm()/old.norm()).item())]
+    if ratio := _added(found, ks): return [_adds_up(once is used, ratio)]
+    parts = [(o, _added(found, [k for k in ks if k in its])) for o,its in _optimisers_of(subject)]
+    return next(([_adds_up_in(subject, o, ratio)] for o,ratio in parts if ratio), [])
+
+def _added(found, ks):
+    "How many times as long gradients are that have those of the step before in them; None if they have not"
+    if not ks: return None
+    old,left,new = (torch.cat([g[k].to_dense().float().flatten() for k in ks])
+                    for g in (found[0].raw, found[1].grads, found[2].raw))
+    return (new.norm()/old.norm()).item() if (new-old-left).norm() < .5*(new-old).norm() else None
+
+def _optimisers_of(subject):
+    "Several optimisers, each with the names of its parameters, of some size; nothing if there is only one"
+    named = {id(p):k for k,p in subject.model.named_parameters() if p.numel() > 99}
+    opts = [o for o in subject.noted.seen.values() if isinstance(o, torch.optim.Optimizer)]
+    its = lambda o: {named.get(id(p)) for g in o.param_groups for p in g['params']}
+    return [(o, its(o)) for o in opts] if len(opts) > 1 else []
+
+def _adds_up_in(subject, opt, ratio):
+    name = called(opt, [o for o in subject.roots if callable(o)], 'opt')
+    return Finding('O6', 'exact',
+        "Gradients of one of the optimisers are not set to zero, so each step adds its own to those before.",
+        OwnWords(f'{name}.zero_grad()   # as well, before loss.backward()'), dict(ratio=ratio))
 
 def _adds_up(in_each, ratio):
     "O6, where an optimiser makes a step with each batch, or with some"

@@ -15,10 +15,12 @@ from .place import sources
 from .scopes import plain, spoken_of
 from .words import OwnWords
 from .targets import check_hidden, check_targets
-from .layout import Layout, layout, reads_targets
+from .batches import tensors_of
+from .layout import Layout, layout, reads_targets, with_ids
 from .deaf import check_deaf
 from .mixed import check_mixed, of_recurrence
-from .reach import reaches
+from .reach import other_id, reaches
+from .step import before_call
 from .subject import Subject
 from .turned import check_turned, is_right
 
@@ -116,11 +118,42 @@ def _compared_with_input(subject, n, evidence):
         "network learns to copy, and not to predict.",
         'the cuts, all of [1:] and [:-1]', evidence)
 
+# %% ../../nbs/42_doctor.probes.ipynb #ec3b7be7
+def _members(o):
+    "Tensors of what a network gives, which may be a dictionary or somebody's own object"
+    if isinstance(o, dict): return tensors_of([*o.values()])
+    return tensors_of([*vars(o).values()] if hasattr(o, '__dict__') and not isinstance(o, Tensor) else o)
+
+def _read_and_given(subject, x):
+    "What the network reads first of these ids, and what it gives with as many rows and steps; None if there is no such"
+    step, = subject.run([with_ids(subject.batches[0], x=x)], update=False, for_scores=True)
+    if step.error or not step.calls: return None
+    args,kwargs,out = step.calls[0]
+    read = next((o for o in tensors_of([*args, *kwargs.values()]) if o.ndim > 1), None)
+    is_like = lambda o: o.ndim > 2 and o.shape[:2] == read.shape[:2]
+    given = None if read is None else next(filter(is_like, _members(out)), None)
+    return None if given is None else (read.detach().reshape(*read.shape[:2], -1), given.detach().float())
+
+# %% ../../nbs/42_doctor.probes.ipynb #b9394fdd
+def _gives_ahead(subject, lay):
+    "Whether what the network gives for a step changes with a later one that it reads"
+    other,at = lay.x.clone(),(0, lay.x.shape[1]//2) if lay.axis else (lay.x.shape[0]//2, 0)
+    other[at] = other_id(lay, other[at].item())
+    found = [_read_and_given(subject, o) for o in (lay.x, other)]
+    if None in found or found[0][0].shape != found[1][0].shape: return False
+    (read,given),(new_read,new) = found
+    changed = (read != new_read).any(2).nonzero().tolist()
+    if len(changed) != 1: return False
+    (a,b),moved = changed[0],((given-new).abs().flatten(2).amax(2) > 1e-6*given.abs().max())
+    return bool(moved[a,:b].any() or moved[:a,b].any())
+
+# %% ../../nbs/42_doctor.probes.ipynb #81571a5c
 def _looks_ahead(subject, lay, rs, evidence):
     "What is said of predictions that change with later characters"
     if not lay.reads_on: return []
     n = _shifted_back(lay, rs)
-    return [_compared_with_input(subject, n, evidence) if n else sees_ahead(subject.model, evidence)]
+    is_cut = n and not _gives_ahead(subject, lay)
+    return [_compared_with_input(subject, n, evidence) if is_cut else sees_ahead(subject.model, evidence)]
 
 # %% ../../nbs/42_doctor.probes.ipynb #f953a365
 def _apart(subject, evidence):
@@ -175,7 +208,7 @@ def _takes_steps_for_rows(subject, lay):
     sizes = []
     def _note(m, args): sizes.append(args[0].shape[:2] if m.batch_first else args[0].shape[:2][::-1])
     layers = [m for m in subject.model.modules() if isinstance(m, nn.RNNBase)]
-    hooks = [m.register_forward_pre_hook(_note) for m in layers]
+    hooks = [before_call(m, _note) for m in layers]
     try: subject.run(subject.batches[:1], update=False)
     finally: [h.remove() for h in hooks]
     n = lay.x.shape[lay.axis]

@@ -10,13 +10,13 @@ from fastai.basics import *
 from .report import Finding
 from .course import dropout_of
 from .texts import table_of
-from .step import predictions
+from .step import before_call, predictions
 from .subject import Subject
 from .place import place_of
 from .words import stop_before
 from .written import write
 from .temperature import check_axis, check_temperature
-from .fed_back import check_fed_back, check_one_table, check_symbols_written
+from .fed_back import check_fed_back, check_one_table, check_same_fed, check_symbols_written
 from .written_state import check_cells, check_own_text, check_written_state
 from .written_text import against_heart, check_text, copied_share, usual_shares
 
@@ -110,7 +110,8 @@ def sampling_findings(
 # %% ../../nbs/46e_doctor.sampling.ipynb #4a039f00
 def _of_reading(subject, w, prompt, table):
     "How a function reads what it feeds back"
-    return check_one_table(w, prompt, table) or check_symbols_written(w, subject.vocab) or check_written_state(subject, w, prompt)
+    if found := check_same_fed(w, prompt) or check_one_table(w, prompt, table): return found
+    return check_symbols_written(w, subject.vocab) or check_written_state(subject, w, prompt)
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #f7ac1b2b
 def _check_twice(sample, subject, prompt, w, text):
@@ -151,7 +152,7 @@ def check_unknown(
 def _in_eval(sample):
     "The same function with a model whose dropout is off"
     def _f(model, prompt, n):
-        hooks = [m.register_forward_pre_hook(lambda m,a: setattr(m, 'training', False)) for m in model.modules()]
+        hooks = [before_call(m, lambda m,a: setattr(m, 'training', False)) for m in model.modules()]
         try: return sample(model, prompt, n)
         finally: [h.remove() for h in hooks]
     return _f

@@ -13,7 +13,7 @@ from ..core import CharRNNError
 from ..callback.meanwhile import replacing
 from .untouched import Noted
 from .batches import OutOfTime
-from .step import Step, StepWatch
+from .step import Step, StepWatch, after_call, before_call
 from .followed import followed, hypers_of, other_hypers
 
 # %% ../../nbs/37_doctor.subject.ipynb #3040dfd9
@@ -205,7 +205,7 @@ def _note_gradients(self:Subject, step):
 def _note_calls(self:Subject):
     "As a function, which `deepcopy` leaves as it is: a method would be copied with all that is examined"
     def _note(model, *call): return self._note_call(model, *call) if model is self.model else None
-    return self.model.register_forward_hook(_note, with_kwargs=True)
+    return after_call(self.model, _note, with_kwargs=True)
 
 # %% ../../nbs/37_doctor.subject.ipynb #a7b7cfcc
 @patch
@@ -223,7 +223,7 @@ def _note_call(self:Subject, model, args, kwargs, out):
 def _note_devices(self:Subject):
     self.came = ()
     def _devices(model, args): self.came = {o.device for o in args if isinstance(o, Tensor)}
-    return self.model.register_forward_pre_hook(_devices)
+    return before_call(self.model, _devices)
 
 class OtherDevice(CharRNNError):
     "A model is on another device than what it is given"
@@ -289,8 +289,8 @@ def _mode_hooks(self:Subject):
         for m in model.modules(): m.training = modes[0]
         cudnn.enabled = False
     def _after(model, args, out): cudnn.enabled = was
-    return [self.model.register_forward_pre_hook(_before),
-            self.model.register_forward_hook(_after, always_call=True)]
+    return [before_call(self.model, _before),
+            after_call(self.model, _after, always_call=True)]
 
 def in_mode(
     subject:Subject, # What is examined

@@ -211,18 +211,29 @@ def _places(codes, ids, equal):
     return np.flatnonzero(fits)
 
 # %% ../../nbs/36d_doctor.texts.ipynb #bd8f3fdd
+def _as_pairs(batches):
+    "Batches as inputs and targets, in each way in which those of one text may be meant"
+    xs = [as_ids(b[0]) if len(b) == 1 else None for b in batches]
+    if time_axis(batches) is not None or any(x is None or x.ndim > 2 for x in xs): return [batches]
+    xs = [x if x.ndim == 2 else x[None] for x in xs]
+    return [[(x[:,:-1], x[:,1:]) for x in xs], [(x[:-1], x[1:]) for x in xs]]
+
+# %% ../../nbs/36d_doctor.texts.ipynb #982aafce
 def table_of(
     batches, # Of a subject
     text:str, # The corpus
     most:int=200_000, # Characters of it that are looked at
 )->dict: # Character -> id, of those that were met; None if the text is not found
     "The numbers that a loader has given to characters"
-    axis,res = time_axis(batches),{}
     codes = np.array([ord(c) for c in text[:most]])
+    return next(filter(None, (_table_along(o, text, codes) for o in _as_pairs(batches))), None)
+
+def _table_along(batches, text, codes):
+    axis,res = time_axis(batches),{}
     for k,ids in enumerate(_rows_of_text(batches, axis) if axis is not None else ()):
         if len(ids) < 16 or k > 12: break
         at = _places(codes, ids, True)
         if not len(at): at = _places(codes, ids, False)
         found = {text[i:i+len(ids)] for i in at}
         if len(found) == 1: res.update(zip(found.pop(), ids.tolist()))
-    return res or None
+    return res

@@ -13,6 +13,7 @@ from .ids import as_ids, time_axis
 from .layout import Layout, with_ids
 from .place import place_here
 from .reach import Reach, other_id
+from .step import after_call
 from .subject import Subject
 from .words import OwnWords
 
@@ -29,9 +30,11 @@ def is_right(
 
 def _is_transposed(lay, rs):
     "Whether all would be right if the predictions came in the other order"
-    if len(lay.places) != lay.x.numel(): return False
-    by_row = torch.arange(lay.x.numel(), device='cpu')
-    by_step = by_row.view(lay.x.shape).T.reshape(-1)
+    all_of = torch.arange(lay.x.numel(), device='cpu').view(lay.x.shape)
+    is_cut = len(lay.places) < lay.x.numel() # inputs and targets out of one text
+    read = all_of.narrow(lay.axis, 0, lay.x.shape[lay.axis]-is_cut)
+    if len(lay.places) != read.numel(): return False
+    by_row,by_step = read.reshape(-1),read.T.reshape(-1)
     orders = (by_row, by_step),(by_step, by_row)
     return any(torch.equal(lay.places, had) and is_right(lay, rs, due) for had,due in orders)
 
@@ -80,7 +83,7 @@ def _given_scores(subject, lay, x):
     def _look(func, args, kwargs, out):
         if given or getattr(func, '__name__', '') not in ('view', 'reshape') or not is_it(out): return
         if (place := place_here()) and (mended := _other_sizes(place.source)): views[str(place)] = place,mended
-    hook,subject.watch.look = subject.model.register_forward_hook(_note),_look
+    hook,subject.watch.look = after_call(subject.model, _note),_look
     try: subject.run([with_ids(subject.batches[0], x=x)], update=False)
     finally:
         hook.remove()

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ..core import where_double
 from .ids import as_ids
 from .place import place_here
+from .step import after_call, before_call
 
 # %% ../../nbs/46_doctor.written.ipynb #6881e266
 @dataclass
@@ -56,10 +57,10 @@ def _listening(model, res):
     def _note_mode(m, args, out):
         is_random = isinstance(m, _random_modules) and getattr(m, 'p', 1) > 0 or getattr(m, 'dropout', 0) and isinstance(m, nn.RNNBase)
         if m.training and is_random: res.active.add(type(m).__name__)
-    hooks = [model.register_forward_pre_hook(lambda *_: setattr(res, 'in_model', True))]
-    hooks += [model.register_forward_hook(_note, with_kwargs=True)]
-    hooks += [model.register_forward_hook(lambda *_: setattr(res, 'in_model', False), always_call=True)]
-    hooks += [m.register_forward_hook(_note_mode) for m in model.modules()]
+    hooks = [before_call(model, lambda *_: setattr(res, 'in_model', True))]
+    hooks += [after_call(model, _note, with_kwargs=True)]
+    hooks += [after_call(model, lambda *_: setattr(res, 'in_model', False), always_call=True)]
+    hooks += [after_call(m, _note_mode) for m in model.modules()]
     try: yield
     finally: [h.remove() for h in hooks]
 
