@@ -312,7 +312,7 @@ def test_killed_twice_and_the_same(run, name):
     "In the middle of the second and of the third epoch"
     for o in DIE: run(name, o, rc=-9)
     run(name).same()
-    assert run.resumes == [16, 28] and run.steps[0] in (42, 45, 56, 84)
+    assert run.resumes == [16, 28] and run.steps[0] in (45, *range(42, 85, 14)) # or some whole epochs
 
 
 PLACES = { # where, and the step from which the next process goes on
