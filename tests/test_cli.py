@@ -393,7 +393,7 @@ def bad_files(d):
     ('sample {run} --prompt abc', "'a' (U+0061)"),
     ('sample {run} --temperature -1', 'below 0'),
     ('sample {run} --top-p 1.5', 'at most 1'),
-    ('sample {run} --top-k 0', '--top-k is 0, but at least 1'),
+    ('sample {run} --top-k 0', '--top-k is 0, but it is a whole number'),
     ('sample {run} -n -5', 'below 0'),
     ('sample {d}/other', 'not a run'),
     ('sample {d}/nowhere', 'no folder'),
