@@ -613,7 +613,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'charrnn_fa/checkpoint/resume.py'),
                                               'charrnn_fa.checkpoint.resume.further_text': ( 'checkpoint.resume.html#further_text',
                                                                                              'charrnn_fa/checkpoint/resume.py'),
-                                              'charrnn_fa.checkpoint.resume.mend_text': ( 'checkpoint.resume.html#mend_text',
+                                              'charrnn_fa.checkpoint.resume.mend_kept': ( 'checkpoint.resume.html#mend_kept',
                                                                                           'charrnn_fa/checkpoint/resume.py'),
                                               'charrnn_fa.checkpoint.resume.other_seed': ( 'checkpoint.resume.html#other_seed',
                                                                                            'charrnn_fa/checkpoint/resume.py'),

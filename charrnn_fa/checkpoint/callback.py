@@ -29,7 +29,7 @@ from .writer import Saver
 from .signals import Signals
 from .hooks import Guard
 from charrnn_fa.checkpoint.resume import (
-    begin_text, find, finished_text, further_text, mend_text, past_of, resume_text, run_name,
+    begin_text, find, finished_text, further_text, mend_kept, past_of, resume_text, run_name,
     short_name,
 )
 
@@ -269,7 +269,7 @@ def _load(self:Checkpoint):
     changes = self.state.take_environment(self.log.say, not found.finished, begun_in)
     if changes and not found.finished: self.log.say(f"No longer exact to the bit: {', '.join(changes)}.")
     tidy(self.folder.store)
-    mend_text(self.learn, self.folder)
+    mend_kept(self.learn, self.folder)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #bda36b40
 @patch
