@@ -229,3 +229,18 @@ def test_a_parameter_that_a_callback_holds_is_no_change(tmp_path):
     with pytest.raises(RuntimeError): go(At('before_batch', 15, 'error'))
     go()
     assert RunFolder(tmp_path/'r').finished
+
+
+def test_callbacks_of_ones_own_that_come_or_go_are_told_and_not_refused(tmp_path, capsys):
+    class Noise(Callback):
+        def before_step(self):
+            for p in self.model.parameters(): p.grad.add_(torch.randn_like(p), alpha=1e-3)
+    class Other(Noise): pass
+    def said(*cbs, at=999):
+        try: fit(tmp_path, *cbs, At('before_batch', at, 'error'), ckpt=dict(quiet=False))
+        except RuntimeError: pass
+        return capsys.readouterr().out
+    assert 'same callbacks' not in said(Noise(), at=9)
+    assert 'was begun with Noise and without Other; only with the same callbacks' in said(Other(), at=15)
+    assert 'same callbacks' not in said(Other()) # it is what was begun last
+    assert RunFolder(tmp_path/'r').finished

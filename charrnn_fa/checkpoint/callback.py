@@ -296,7 +296,8 @@ def _resume(self:Checkpoint):
     else:
         self.learn.epoch = self.first-1
         if self.first: begin_bars(self.learn)
-    self.log.say(resume_text(self.place, m['step'], self.first, self.n_epoch, self.exact_start, is_finite(m)))
+    self.log.say(resume_text(self.place, m['step'], self.first, self.n_epoch, self.exact_start, is_finite(m))
+                 + found.others())
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #f9aecb8e
 @patch

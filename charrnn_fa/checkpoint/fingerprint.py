@@ -18,7 +18,7 @@ from ..loop.learner import CharLearner
 from ..run.files import sha256_pieces
 from ..models import CharRNN
 from ..run.model import char_settings, versions
-from .state import changes, ctor_args, rng_state, set_rng_state
+from .state import changes, ctor_args, own_callbacks, rng_state, set_rng_state
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #5c8e947e
 _shown = {'progress', 'core', 'fp16'} # modules of fastai's callbacks that change nothing, or that precision stands for
@@ -108,7 +108,7 @@ def fit_settings(
         opt=type(opt).__name__, hypers=_hypers(opt, {*schedule, 'mom'}), frozen=getattr(opt, 'frozen_idx', 0),
         untrained=_untrained(learn), steppers=[_name(o) for o in getattr(opt, 'cbs', [])], loss=_name(learn.loss_func),
         loss_settings=described(learn.loss_func), opt_settings=described(learn.opt_func),
-        wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn,
+        wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, own=own_callbacks(learn),
     )
 
 # %% ../../nbs/72_checkpoint.fingerprint.ipynb #ff878cd2

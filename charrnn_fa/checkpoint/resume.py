@@ -12,6 +12,7 @@ from itertools import count
 from types import SimpleNamespace
 from weakref import WeakKeyDictionary
 from fastcore.basics import patch, store_attr
+from fastcore.foundation import L
 from ..core import CharRNNError, every
 from ..run.files import RunError, pack, sha256_pieces
 from ..run.model import kept_text
@@ -89,6 +90,16 @@ def other_seed(
     asked = learn.seed if is_char(learn) and learn.seed_given else seed
     return [] if seed in (None, asked) else [f'seed {seed} -> {asked}']
 
+# %% ../../nbs/78_checkpoint.resume.ipynb #28fb2ca4
+@patch
+def others(self:FoundRun)->str: # Empty if there are none
+    "What is said of callbacks of one's own that only the run has, or only this fit"
+    now = self.fit['own']
+    was = L(self.begun.get('own', now)) # which may come from a stranger, and be anything
+    told = [f'with {o}' for o in was if o not in now] + [f'without {o}' for o in now if o not in was]
+    sentence = f" It was begun {' and '.join(told)}; only with the same callbacks does it end as it would have."
+    return sentence if told else ''
+
 # %% ../../nbs/78_checkpoint.resume.ipynb #808c109b
 def find(
     learn, # In `before_fit`
@@ -110,7 +121,8 @@ def find(
         found.fit = _as_left(fit, past_of(learn).left, begun)
         changed = differences(settings, mine)
         by_preset = differences(*(dict(preset=o.get('preset')) for o in (settings, mine)))
-        changes = [o for o in fit_differences(begun, found.fit) if not (by_preset and o.startswith('model.'))] # once
+        said_elsewhere = ('own ', 'model.') if by_preset else 'own '
+        changes = [o for o in fit_differences(begun, found.fit) if not o.startswith(said_elsewhere)]
         is_over = is_own or found.finished and changes
         asked = changed + other_seed(learn, settings) + ([] if is_over else changes)
         accept(found.place, asked, not asked or is_own or can_take(learn, *found.state, not is_over))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['attrs_of_fit', 'attrs_of_char', 'generator_kinds', 'is_own', 'is_known', 'ctor_args', 'is_state', 'state_of',
-           'is_setting', 'may_be', 'may_be_new', 'standing', 'settable', 'has_own_state', 'named_callbacks', 'holders',
-           'sources', 'watched', 'loss_state', 'begun', 'kinds_of', 'attrs_of', 'buffers', 'order_of', 'generators',
-           'scaler_of', 'rng_state', 'set_rng_state', 'environment', 'changes', 'inexact']
+           'is_setting', 'may_be', 'may_be_new', 'standing', 'settable', 'has_own_state', 'named_callbacks',
+           'own_callbacks', 'holders', 'sources', 'watched', 'loss_state', 'begun', 'kinds_of', 'attrs_of', 'buffers',
+           'order_of', 'generators', 'scaler_of', 'rng_state', 'set_rng_state', 'environment', 'changes', 'inexact']
 
 # %% ../../nbs/71_checkpoint.state.ipynb #ff353a96
 import inspect, itertools, platform, random, re
@@ -143,6 +143,13 @@ def named_callbacks(
 )->dict:
     "Callbacks under names that tell two of a class apart"
     return _named([o for o in learn.cbs.sorted('order') if not isinstance(o, but)], lambda o: type(o).__name__)
+
+# %% ../../nbs/71_checkpoint.state.ipynb #2f91eef6
+def own_callbacks(
+    learn, # Any Learner
+)->list: # Names of classes
+    "The callbacks that a person has written"
+    return sorted({type(o).__name__ for o in learn.cbs if not is_known(o)})
 
 # %% ../../nbs/71_checkpoint.state.ipynb #68d15f42
 def holders(
