@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections import Counter, defaultdict, deque, namedtuple
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from types import SimpleNamespace
@@ -51,11 +52,11 @@ from charrnn_fa.run.folder import RunFolder
 from charrnn_fa.run.model import load_run
 from charrnn_fa.learner import char_learner
 from charrnn_fa.loop import CharLearner
-from charrnn_fa.checkpoint.hooks import Guard
 from charrnn_fa.checkpoint.log import Log
 from charrnn_fa.callback.progress import CharProgress
 from charrnn_fa.optim import AdamW, Muon
 from charrnn_fa.checkpoint.serialize import Keeper, from_json
+from charrnn_fa.store.locate import Place
 from kills import BF16, CKPT, SEED, Case, Noise, differences, digest, leave, newest_step, plain, set_generators
 
 needs_bf16 = pytest.mark.skipif(BF16 != 'bf16', reason='this processor has no LSTM in bf16')
@@ -965,14 +966,33 @@ def test_ctrl_c(run, at, step):
     run.same()
 
 
-def test_ctrl_c_while_a_fit_puts_away_what_it_used(short, tmp_path, handle, monkeypatch):
-    "It comes through when all is put away: the folder is free, and no thread is left"
-    remove = Guard.remove
-    monkeypatch.setattr(Guard, 'remove', lambda self: (send(signal.SIGINT), remove(self)))
+@contextmanager
+def interrupt_at(line, first, *others):
+    "SIGINT before the `line`-th line of functions, from when `first` begins; gives a list of the lines that were come to"
+    codes,seen = {o.__code__ for o in (first, *others)},[]
+    def each_line(frame, event, _):
+        if event == 'line':
+            seen.append(frame.f_lineno)
+            if len(seen) == line: send(signal.SIGINT)
+        return each_line
+    before = sys.gettrace()
+    sys.settrace(lambda frame, *_: each_line if frame.f_code in codes and (seen or frame.f_code is first.__code__) else None)
+    try: yield seen
+    finally: sys.settrace(before)
+
+
+def test_ctrl_c_while_a_fit_puts_away_what_it_used(short, tmp_path, handle):
+    "At any line: it comes through when all is put away, the folder is free, and no thread is left"
+    held,free = charrnn_fa.run.folder.Lock.held,charrnn_fa.run.folder.Lock.free
     handle(signal.SIGINT, signal.default_int_handler)
-    n = threading.active_count()
-    with pytest.raises(KeyboardInterrupt): small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
-    assert RunFolder(tmp_path/'r').finished and not charrnn_fa.run.folder.Lock.held and threading.active_count() == n
+    n,line,n_lines = threading.active_count(),0,1
+    while (line := line+1) <= n_lines:
+        with interrupt_at(line, Checkpoint._clean_up, Place.close, free) as seen, pytest.raises(KeyboardInterrupt):
+            small(tmp_path, short, 5).fit(1, 1e-2, cbs=Checkpoint(tmp_path/f'{line}', quiet=True))
+            signal.raise_signal(signal.SIGINT) # after the last line there is nobody any more to hear it
+        n_lines = max(n_lines, len(seen))
+        assert RunFolder(tmp_path/f'{line}').finished and not held and threading.active_count() == n, line
+    assert n_lines > 10
 
 
 def test_ctrl_c_in_another_learner(run):

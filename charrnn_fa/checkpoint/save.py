@@ -208,14 +208,13 @@ def _save_end(self:Checkpoint):
 def _clean_up(self:Checkpoint, seconds=10):
     self.elapsed = self.seconds()
     vars(self).update(active=False, began=None, state=None, restored=None, found=None, held=None, batch=None)
-    if self.guard: self.guard.remove()
-    if self.signals: self.signals.restore() # who waits for the store can end that
     try:
+        if self.guard: self.guard.remove()
         if self.saver: self.saver.close(seconds)
     finally:
         if self.place: self.place.close()
         self.log.close()
-    if self.signals: self.signals.deliver()
+        if self.signals: self.signals.deliver()
 
 # %% ../../nbs/79a_checkpoint.save.ipynb #eff1c9b6
 @patch
