@@ -35,10 +35,11 @@ _all_ = ['CharLearner']
 def generate(self:CharLearner,
     prompt:str='', # Comes first in the result
     n:int=300, # New characters
-    **kwargs # Temperature and the like
+    temperature:float=0.8, # 0 for the best character
+    **kwargs # What else is asked of the drawing of characters
 ):
     "Continue `prompt` by `n` characters; a string, or with `bs` a list of strings"
-    return _generate.generate(self.model, self.vocab, prompt, n, **kwargs)
+    return _generate.generate(self.model, self.vocab, prompt, n, temperature, **kwargs)
 
 # %% ../nbs/48_build.ipynb #ff1773cd
 @patch
@@ -46,10 +47,11 @@ def generate(self:CharLearner,
 def stream(self:CharLearner,
     prompt:str='', # Not in the result
     n:int=300, # New characters
-    **kwargs # Temperature and the like
+    temperature:float=0.8, # 0 for the best character
+    **kwargs # What else is asked of the drawing of characters
 ):
     "New text after `prompt`, piece by piece as it is made"
-    return _generate.stream(self.model, self.vocab, prompt, n, **kwargs)
+    return _generate.stream(self.model, self.vocab, prompt, n, temperature, **kwargs)
 
 # %% ../nbs/48_build.ipynb #1da94ebb
 @patch
