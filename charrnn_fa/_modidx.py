@@ -3897,6 +3897,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'charrnn_fa.run.card._home': ('run.card.html#_home', 'charrnn_fa/run/card.py'),
                                      'charrnn_fa.run.card._how_to_load': ('run.card.html#_how_to_load', 'charrnn_fa/run/card.py'),
                                      'charrnn_fa.run.card._inline': ('run.card.html#_inline', 'charrnn_fa/run/card.py'),
+                                     'charrnn_fa.run.card._limit': ('run.card.html#_limit', 'charrnn_fa/run/card.py'),
                                      'charrnn_fa.run.card._percent': ('run.card.html#_percent', 'charrnn_fa/run/card.py'),
                                      'charrnn_fa.run.card._publishable': ('run.card.html#_publishable', 'charrnn_fa/run/card.py'),
                                      'charrnn_fa.run.card._store': ('run.card.html#_store', 'charrnn_fa/run/card.py'),

@@ -79,6 +79,7 @@ def _stroke_code(self:CharLearner):
 @patch
 def _longest_line(self:CharLearner):
     "Characters of the longest line to train on, and at least 100"
+    if about := getattr(self.dls, 'left_out', None): return about.get('longest', 500)
     ends = (self.dls.train.ids == self.vocab.stoi['\n']).nonzero().flatten()
     return max(100, int(ends.diff().max()) if len(ends) > 1 else 500)
 
