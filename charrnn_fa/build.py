@@ -196,10 +196,16 @@ def _check_names(arch, preset):
     if isinstance(preset, str) and preset in archs:
         raise CharRNNError(f'preset is {preset!r}, a kind of network', f'give arch={preset!r}.')
 
-def _settled(dls, preset, **given):
-    "The preset with what is given in place of its own, and with the sizes that the loader has"
+def _check_loaders(dls):
+    "Refuse what is no pair of loaders"
     if not hasattr(dls, 'loaders'): # a single loader passes on what its text has
         raise CharRNNError(f"dls is {type(dls).__name__}", "give loaders, such as CharDataLoaders.from_text makes.")
+    if len(dls.loaders) < 2:
+        raise CharRNNError('dls has no loader to validate with', 'give DataLoaders(train, valid), a CharDL each.')
+
+def _settled(dls, preset, **given):
+    "The preset with what is given in place of its own, and with the sizes that the loader has"
+    _check_loaders(dls)
     _check_names(given.get('arch'), preset)
     p = (preset if isinstance(preset, Preset) else get_preset(preset)).with_given(**given)
     p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))
