@@ -35,10 +35,11 @@ _all_ = ['CharLearner']
 def generate(self:CharLearner,
     prompt:str='', # Comes first in the result
     n:int=300, # New characters
-    **kwargs # Temperature and the like
+    temperature:float=0.8, # 0 for the best character
+    **kwargs # What else is asked of the drawing of characters
 ):
     "Continue `prompt` by `n` characters; a string, or with `bs` a list of strings"
-    return _generate.generate(self.model, self.vocab, prompt, n, **kwargs)
+    return _generate.generate(self.model, self.vocab, prompt, n, temperature, **kwargs)
 
 # %% ../nbs/48_build.ipynb #ff1773cd
 @patch
@@ -46,10 +47,11 @@ def generate(self:CharLearner,
 def stream(self:CharLearner,
     prompt:str='', # Not in the result
     n:int=300, # New characters
-    **kwargs # Temperature and the like
+    temperature:float=0.8, # 0 for the best character
+    **kwargs # What else is asked of the drawing of characters
 ):
     "New text after `prompt`, piece by piece as it is made"
-    return _generate.stream(self.model, self.vocab, prompt, n, **kwargs)
+    return _generate.stream(self.model, self.vocab, prompt, n, temperature, **kwargs)
 
 # %% ../nbs/48_build.ipynb #1da94ebb
 @patch
@@ -77,6 +79,7 @@ def _stroke_code(self:CharLearner):
 @patch
 def _longest_line(self:CharLearner):
     "Characters of the longest line to train on, and at least 100"
+    if about := getattr(self.dls, 'left_out', None): return about.get('longest', 500)
     ends = (self.dls.train.ids == self.vocab.stoi['\n']).nonzero().flatten()
     return max(100, int(ends.diff().max()) if len(ends) > 1 else 500)
 
@@ -193,10 +196,16 @@ def _check_names(arch, preset):
     if isinstance(preset, str) and preset in archs:
         raise CharRNNError(f'preset is {preset!r}, a kind of network', f'give arch={preset!r}.')
 
-def _settled(dls, preset, **given):
-    "The preset with what is given in place of its own, and with the sizes that the loader has"
+def _check_loaders(dls):
+    "Refuse what is no pair of loaders"
     if not hasattr(dls, 'loaders'): # a single loader passes on what its text has
         raise CharRNNError(f"dls is {type(dls).__name__}", "give loaders, such as CharDataLoaders.from_text makes.")
+    if len(dls.loaders) < 2:
+        raise CharRNNError('dls has no loader to validate with', 'give DataLoaders(train, valid), a CharDL each.')
+
+def _settled(dls, preset, **given):
+    "The preset with what is given in place of its own, and with the sizes that the loader has"
+    _check_loaders(dls)
     _check_names(given.get('arch'), preset)
     p = (preset if isinstance(preset, Preset) else get_preset(preset)).with_given(**given)
     p = replace(p, bs=getattr(dls.train, 'bs', p.bs), seq_len=getattr(dls.train, 'seq_len', p.seq_len))

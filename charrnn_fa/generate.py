@@ -287,6 +287,7 @@ def generate(
     vocab, # `CharVocab` of the model
     prompt:str='', # Text to go on from; part of the result
     n:int=300, # New characters
+    temperature:float=0.8, # 0 for the best character
     *,
     bs:int=None, # Number of samples
     **kwargs # See `stream`
@@ -297,6 +298,6 @@ def generate(
     _check_request(vocab, n, n_samples)
     pieces = [[prompt] for _ in range(n_samples)]
     with sharing_processors(next(model.parameters()).device):
-        for i,s in stream(model, vocab, prompt, n, bs=n_samples, **kwargs): pieces[i].append(s)
+        for i,s in stream(model, vocab, prompt, n, temperature, bs=n_samples, **kwargs): pieces[i].append(s)
     texts = [''.join(o) for o in pieces]
     return texts if bs else texts[0]

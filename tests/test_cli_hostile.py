@@ -279,7 +279,18 @@ def test_a_terminal_gets_nothing_that_it_would_obey(evil, tmp_path, command):
 def test_a_pipe_gets_the_text_as_it_is(evil):
     out = output_of('sample', evil/'r', '-n', 300, '--temperature', 9, '--seed', 1)
     assert '\x1b' in out and '\\x1b' not in out
-    assert EVIL in output_of('info', evil/'r')
+    told = output_of('info', evil/'r') # is for people, in a pipe too
+    assert '\x1b' not in told and r'\x1b]0;owned' in told
+
+
+@pytest.mark.parametrize('name', ['-dash', 'a\u202eb', "it's\x1b[31m\n2"])
+def test_a_command_that_is_told_can_be_pasted_whatever_the_name(call, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'t.txt').write_text(pseudo_text())
+    out = call('train', 't.txt', f'--run={name}', '--steps', 2, '--seed', 1, '--quiet', *TINY)[1]
+    told = out.partition('let it write with: charrnn ')[2].strip()
+    assert told and not set('\u202e\x1b') & set(out)
+    assert subprocess.run(['bash', '-c', f'{sys.executable} -m charrnn_fa {told} -n 5'], timeout=120).returncode == 0
 
 
 def test_a_message_shows_control_characters(call, tmp_path):

@@ -68,12 +68,13 @@ def test_stream_of_many(model, vocab, stop):
     assert texts == [generate(model, vocab, 'ab', n=60, seed=5+i, stop=stop, temperature=2.) for i in range(4)]
 
 
-def test_arguments_are_shown():
+def test_arguments_are_shown(model, vocab):
     "What `generate` hands on is in its signature, with the same default, and documented"
     args,docs = inspect.signature(generate).parameters,docments(generate)
-    assert list(args)[:4] == ['model', 'vocab', 'prompt', 'n']
+    assert list(args)[:5] == ['model', 'vocab', 'prompt', 'n', 'temperature']
     for k,p in inspect.signature(stream).parameters.items(): assert args[k].default == p.default and docs[k]
-    with pytest.raises(TypeError): generate(None, None, 'a', 5, 0.8)  # not taken for `bs`
+    assert generate(model, vocab, 'a', 50, 3., seed=1) == generate(model, vocab, 'a', n=50, temperature=3., seed=1)
+    with pytest.raises(TypeError): generate(model, vocab, 'a', 5, 0.8, 3)  # not taken for `bs`
 
 
 def test_nothing_else_changes(model, vocab):

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import inject
 import pytest
@@ -270,3 +271,14 @@ def test_a_log_that_somebody_adds_on_the_way(make, tmp_path):
     fit(CSVLogger())
     lines = (tmp_path/'history.csv').read_text().splitlines()
     assert lines[0].startswith('epoch,train_loss') and lines[-1].startswith('2,')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='others write into a program that runs')
+def test_a_lock_that_cannot_be_opened_is_named(tmp_path):
+    "It may be of another user, in a folder that is everybody's; a program that runs cannot be written to even by root"
+    shutil.copy(shutil.which('sleep'), tmp_path/'.lock')
+    with subprocess.Popen([tmp_path/'.lock', '60']) as p:
+        try:
+            with pytest.raises(RunError, match=r'/\.lock cannot be written to \(Text file busy\)'):
+                Place._lock(SimpleNamespace(path=tmp_path, store=None))
+        finally: p.kill()

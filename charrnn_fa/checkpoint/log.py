@@ -62,7 +62,7 @@ def warn(self:Log,
     "Warn, as often as it comes up, and write into the file"
     self.note(s)
     with suppress(OSError, ValueError):
-        try: warnings.warn_explicit(s, RunWarning, 'charrnn_fa', 1, module=__name__)
+        try: warnings.warn_explicit(visible(s), RunWarning, 'charrnn_fa', 1, module=__name__)
         except RunWarning as e: print(e) # warnings are errors here, but this is none
 
 # %% ../../nbs/74_checkpoint.log.ipynb #1736958c

@@ -7,10 +7,10 @@ __all__ = ['check_duration', 'check_keeping', 'check_here', 'check_place', 'aske
            'check_mount', 'load_text', 'lasting']
 
 # %% ../../nbs/90b_command.asked.ipynb #a8ba2ad1
-import glob, os, shlex
+import glob, os
 from dataclasses import fields
 from pathlib import Path
-from ..core import CharRNNError, check_drive, without_secrets
+from ..core import CharRNNError, check_drive, quoted, without_secrets
 from ..presets import Preset, get_preset
 from ..text.corpus import is_corpus_name, load_corpus
 from ..text.drawings import is_drawing_name
@@ -107,7 +107,7 @@ def load_text(
 )->str:
     "A text, with a bar for a download where a person watches"
     if is_drawing_name(corpus) and not os.path.exists(corpus):
-        remedy = f"train on them with: charrnn draw {shlex.quote(corpus)} --run DIR"
+        remedy = f"train on them with: charrnn draw {quoted(corpus)} --run DIR"
         raise CharRNNError(f"{corpus} is a name of drawings, not of a text", remedy)
     return load_corpus(corpus, encoding=encoding, progress=is_watched() and not quiet)
 

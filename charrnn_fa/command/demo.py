@@ -6,9 +6,9 @@
 __all__ = ['demo', 'draw']
 
 # %% ../../nbs/90f_command.demo.ipynb #d67ed920
-import contextlib, shlex, sys
+import contextlib, sys
 from pathlib import Path
-from ..core import CharRNNError, say
+from ..core import CharRNNError, quoted, say
 from ..options import parser
 from .asked import is_run
 from .kept import is_finished
@@ -22,7 +22,7 @@ def _show_temperatures(path):
     from charrnn_fa.run.model import Run
     run = Run(path)
     model = run.load_model()
-    how = f'charrnn draw --run {shlex.quote(str(path))}'
+    how = f'charrnn draw --run {quoted(path)}'
     strokes = f'{path} has learned to draw, so what it writes is strokes; see them with: {how}\n'
     if run.strokes: say(strokes)
     prompt = 'The ' if set('The ') <= set(run.vocab) else ''
@@ -30,7 +30,7 @@ def _show_temperatures(path):
         text = generate(model, run.vocab, prompt, n=250, temperature=t, seed=1)
         say(f'At temperature {t} ({what}):\n\n{indent(text)}\n')
     asked = ' --prompt "A class"' if set('A class') <= set(run.vocab) else ''
-    write = f'charrnn sample {shlex.quote(str(path))}{asked} --temperature 0.6'
+    write = f'charrnn sample {quoted(path)}{asked} --temperature 0.6'
     print(f'Go on: {how if run.strokes else write}\n       charrnn train YOUR.txt --run runs/mine')
 
 # %% ../../nbs/90f_command.demo.ipynb #57a5f079
@@ -80,7 +80,7 @@ def _check_draws(path):
     "Refuse a run that has learned to write"
     from charrnn_fa.run.model import Run
     if not is_run(path) or Run(path).strokes: return
-    how = f"let it write: charrnn sample {shlex.quote(str(path))}"
+    how = f"let it write: charrnn sample {quoted(path)}"
     raise CharRNNError(f"{path} is a run on a text, not on drawings", how)
 
 # %% ../../nbs/90f_command.demo.ipynb #628704a1

@@ -7,10 +7,10 @@ __all__ = ['info_kinds', 'steadier', 'finite_model', 'model_to_measure', 'own_id
            'same_settings', 'text_asked', 'is_finished']
 
 # %% ../../nbs/90c_command.kept.ipynb #31a15ce9
-import contextlib, os, shlex
+import contextlib, os
 from dataclasses import asdict, fields
 from itertools import starmap
-from ..core import CharRNNError, is_number, loss_text, say, without_secrets
+from ..core import CharRNNError, is_number, loss_text, quoted, say, without_secrets
 from ..presets import Preset
 from ..text.download import drive_id
 from .asked import is_run, lasting, load_text
@@ -86,10 +86,10 @@ def tell_finished(
 def _further(args, run)->str:
     "How to train longer than a finished run did"
     if args.draws or run.strokes:
-        what = shlex.quote(args.corpus or 'WHAT')
+        what = quoted(args.corpus or 'WHAT')
         length = f"--steps {3*run.newest()['step']}" if run.preset.max_epochs else '--minutes 5'
         return f"train longer, begin in another folder: charrnn draw {what} --run OTHER {length}"
-    return f"train further, go on in another folder: charrnn train CORPUS --run OTHER --from {shlex.quote(args.run)}"
+    return f"train further, go on in another folder: charrnn train CORPUS --run OTHER --from {quoted(args.run)}"
 
 # %% ../../nbs/90c_command.kept.ipynb #7258ca71
 def has_ended(

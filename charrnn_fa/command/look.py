@@ -6,8 +6,8 @@
 __all__ = ['sample', 'share', 'evaluate', 'info']
 
 # %% ../../nbs/90e_command.look.ipynb #1c8aaa34
-import contextlib, shlex
-from ..core import CharRNNError, loss_text, number_of, say, shown, without_secrets
+import contextlib
+from ..core import CharRNNError, loss_text, number_of, quoted, say, shown, without_secrets
 from ..presets import check_seed
 from .asked import load_text
 from .kept import finite_model, model_to_measure, own_ids
@@ -45,7 +45,7 @@ def sample(
     try: run.vocab.encode(args.prompt)
     except CharRNNError as e: raise _unknown(e, args.prompt, run, 'of --prompt') from None
     for o in args.stop or (): _check_stop(o, run)
-    drawing = f'charrnn draw --run {shlex.quote(args.run)}'
+    drawing = f'charrnn draw --run {quoted(args.run)}'
     if run.strokes: to_stderr(f'note: {run.path} has learned to draw; see what with: {drawing}')
     pieces = stream(finite_model(run), run.vocab, args.prompt, args.n, args.temperature, *cuts, args.stop, args.seed)
     first = next(pieces, '')

@@ -7,8 +7,8 @@ __all__ = ['is_watched', 'progress_bar', 'looking', 'measuring', 'agreed', 'inde
            'flushed']
 
 # %% ../../nbs/90a_command.terminal.ipynb #0713c55e
-import contextlib, os, shlex, sys, time, warnings
-from ..core import reason, time_text, visible
+import contextlib, os, sys, time, warnings
+from ..core import quoted, reason, time_text, visible
 
 # %% ../../nbs/90a_command.terminal.ipynb #483b04c1
 def is_watched()->bool:
@@ -81,7 +81,7 @@ def _in_options(message):
     "A remedy in Python as it is for a command line"
     for python,option in _here.items(): message = message.replace(python, option)
     name = message.partition(' has ')[0]
-    return message.replace('FILE > NEW.txt', f'{shlex.quote(name)} > NEW.txt') if os.path.isfile(name) else message
+    return message.replace('FILE > NEW.txt', f'{quoted(name)} > NEW.txt') if os.path.isfile(name) else message
 
 @contextlib.contextmanager
 def notes():

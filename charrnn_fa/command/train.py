@@ -6,8 +6,8 @@
 __all__ = ['train']
 
 # %% ../../nbs/90d_command.train.ipynb #7e52241a
-import math, os, shlex, sys, time
-from ..core import CharRNNError, loss_text, number_of, say, time_text
+import math, os, sys, time
+from ..core import CharRNNError, loss_text, number_of, quoted, say, time_text
 from ..presets import Preset, check_seed, presets
 from ..text.drawings import usual, usual_share
 from .asked import asked_fields, asked_preset, check_duration, check_idle, check_keeping
@@ -123,7 +123,7 @@ def _end_text(args, learn, res, n)->str:
     "What came out, and what to do with it"
     speed = f"{n:,} steps in {time_text(res['seconds'])} ({res['chars_per_s']:,.0f} characters/s)"
     if args.draws: return f"{speed}; validation {loss_text(res['nats'])} per character, kept in {args.run}"
-    sample = f'charrnn sample {shlex.quote(args.run)}'
+    sample = f'charrnn sample {quoted(args.run)}'
     if 'The ' in learn.vocab.textify(learn.dls.train.ids[:100_000]): sample += " --prompt 'The '"
     loss = f"validation {loss_text(res['nats'])} per character{res.get('rung', '')}"
     return f"{speed}; {loss}\nkept in {args.run}; let it write with: {sample}"
@@ -234,5 +234,5 @@ def train(
     if args.corpus is None:
         raise CharRNNError(f"There is no run in {args.run} yet",
                            f"say what to train on: charrnn {'draw' if args.draws else 'train'} CORPUS "
-                           f"--run {shlex.quote(args.run)}")
+                           f"--run {quoted(args.run)}")
     return _train_new(args, preset, began, out)

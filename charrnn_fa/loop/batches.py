@@ -80,6 +80,17 @@ def _train_batches(self:CharLearner):
     finally:
         with suppress(RuntimeError): self._fetch_losses() # the GPU may be what failed
 
+# %% ../../nbs/24c_loop.batches.ipynb #19c6544a
+def _check_learns(parameters):
+    "Refuse weights that no step could change"
+    if not any(p.requires_grad for p in parameters):
+        raise CharRNNError('All parameters of the model are frozen', 'call unfreeze() first.')
+    if not torch.is_grad_enabled():
+        raise CharRNNError('Nothing can be learned inside no_grad() or inference_mode()', 'fit outside of it.')
+    if any(p.is_inference() for p in parameters):
+        raise CharRNNError('The model was made inside torch.inference_mode(), and cannot be trained',
+                           'make or load the Learner outside of it.')
+
 # %% ../../nbs/24c_loop.batches.ipynb #1774a3f3
 give_text = 'set its loaders: learn.dls = CharDataLoaders.from_text(text, vocab=learn.vocab)'
 
@@ -88,8 +99,7 @@ give_text = 'set its loaders: learn.dls = CharDataLoaders.from_text(text, vocab=
 def _check_start(self:CharLearner, batch):
     if not len(self.dls.train):
         raise CharRNNError('The loader of this Learner has no text', give_text)
-    if not any(p.requires_grad for p in self.model.parameters()):
-        raise CharRNNError('All parameters of the model are frozen', 'call unfreeze() first.')
+    _check_learns([*self.model.parameters()])
     n = len(self.dl)
     if n >= max(1, batch): return
     what = f"There is no batch {batch} to start from: an epoch has {n}"

@@ -23,6 +23,7 @@ def _check_text(self:CharLearner, ds_idx, dl=None):
     "Refuse loaders that have no text"
     if dl is not None: self._check_vocab(dl)
     if len(self.dls[ds_idx] if dl is None else dl): return
+    if dl is not None: raise CharRNNError('This text has nothing to predict', 'give one of two characters or more.')
     raise CharRNNError('The loader of this Learner has no text', give_text)
 
 # %% ../../nbs/24f_loop.look.ipynb #60b6cabf

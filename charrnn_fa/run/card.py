@@ -34,16 +34,18 @@ def _publishable(learn, text):
     return ts,kept
 
 # %% ../../nbs/57b_run.card.ipynb #4856800e
+def _draws(learn): return hasattr(learn.dls, 'strokes')
+
+def _limit(learn): return dict(longest=min(100_000, learn._longest_line())) if _draws(learn) else {}
+
 def _store(learn, path, ts, kept):
     "A finished run in a new folder"
     run = Run(path, char_settings(learn))
-    if not kept: run.settings['text']['left_out'] = True
+    if not kept: run.settings['text'] |= dict(left_out=True, **_limit(learn))
     run.create(kept, ts, {}, step=learn.steps_done, epoch=learn.run_epoch, finished=True)
     return run
 
 # %% ../../nbs/57b_run.card.ipynb #35f2ef25
-def _draws(learn): return hasattr(learn.dls, 'strokes')
-
 _of_text = dict(kind='text', unit='character', task='text-generation', tag='character-level')
 _of_drawings = dict(kind='drawings', unit='letter', task='unconditional-image-generation', tag='drawings')
 

@@ -6,12 +6,12 @@
 __all__ = ['another', 'Lock', 'RunFiles', 'RunFolder', 'clear', 'make_folder']
 
 # %% ../../nbs/32_run.folder.ipynb #b417fc1c
-import errno, os, secrets, shlex, threading, warnings
+import errno, os, secrets, threading, warnings
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
-from ..core import CharRNNError, check_drive, lost_here, without_secrets
+from ..core import CharRNNError, check_drive, lost_here, quoted, without_secrets
 from charrnn_fa.run.files import (
     Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, open_plain, pack, pack_json,
     paced, read_all, read_json, unpack, unread,
@@ -212,7 +212,7 @@ def _stored(self:RunFolder, path):
     if not os.path.lexists(self.path):
         check_drive(self.path, RunError)
         raise RunError(f'There is no folder {path}',
-                       f'check the name, or make a run with: charrnn train CORPUS --run {shlex.quote(str(path))}')
+                       f'check the name, or make a run with: charrnn train CORPUS --run {quoted(path)}')
     if not self.path.exists(): raise RunError(f'{path} is a link to nothing', 'give the folder of a run.')
     if not self.path.is_dir(): raise RunError(f'{path} is a file and not a run', 'give the folder of one.')
     _refuse_lost(self.path)
@@ -362,7 +362,7 @@ def _pass_over(self:RunFolder, cs, found):
         if e := self.damaged.get(m.file): # none, if it was removed meanwhile
             if m.finished:
                 raise RunError(e.what, 'restore it, or train from the checkpoint before with: '
-                                       f'charrnn {command} --run {shlex.quote(str(self.path))}')
+                                       f'charrnn {command} --run {quoted(self.path)}')
             warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
 
 @patch

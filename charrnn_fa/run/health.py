@@ -6,9 +6,9 @@
 __all__ = ['check_kept_weights', 'check_kept_loss', 'another', 'check_heart', 'check_rung', 'examine_run']
 
 # %% ../../nbs/56_run.health.ipynb #f1fba576
-import shlex, time
+import time
 from fastai.basics import *
-from ..core import without_secrets
+from ..core import quoted, without_secrets
 from ..presets import Preset
 from ..evaluate import evaluate_ids
 from ..generate import evaluating, generate
@@ -46,7 +46,7 @@ def check_kept_loss(
     return [Finding('G9', 'exact',
         f"The validation loss of these weights is {nats:.3f} nats, and {kept:.3f} was kept with them. Weights, text "
         "or table of symbols are not those of that moment.",
-        f'charrnn info {shlex.quote(str(path))}   # verifies every file', dict(nats=nats, kept=kept))]
+        f'charrnn info {quoted(path)}   # verifies every file', dict(nats=nats, kept=kept))]
 
 # %% ../../nbs/56_run.health.ipynb #d40b2718
 def another(
@@ -54,7 +54,7 @@ def another(
 )->str:
     "The beginning of a command that begins another run on the same corpus"
     corpus = run.settings['info'].get('corpus')
-    what = shlex.quote(without_secrets(corpus)) if type(corpus) is str else 'CORPUS'
+    what = quoted(without_secrets(corpus)) if type(corpus) is str else 'CORPUS'
     return f"charrnn {'draw' if run.strokes else 'train'} {what} --run OTHER"
 
 # %% ../../nbs/56_run.health.ipynb #25fb11b9
@@ -124,7 +124,7 @@ def _of_writing(model, run, train, seed):
 
 def _warmer(run):
     "A line that lets a run write what is less likely, too"
-    return f"charrnn {'draw --run' if run.strokes else 'sample'} {shlex.quote(str(run.path))} --temperature 1"
+    return f"charrnn {'draw --run' if run.strokes else 'sample'} {quoted(run.path)} --temperature 1"
 
 # %% ../../nbs/56_run.health.ipynb #95dc2071
 def examine_run(
@@ -159,7 +159,7 @@ def _going_on(run, newest):
     if newest['finished']: return None
     info = run.settings['info']
     if not info.get('n_steps') and not info.get('minutes'): return 'learn.fit(...)' # the line cannot go on with it
-    return f"charrnn {'draw' if run.strokes else 'train'} --run {shlex.quote(str(run.path))}"
+    return f"charrnn {'draw' if run.strokes else 'train'} --run {quoted(run.path)}"
 
 def _unfinished(goes_on):
     "A sentence about a run that is not finished; the command begins it, so that it stands in one line"

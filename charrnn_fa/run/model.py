@@ -137,7 +137,7 @@ function_names = re.compile(r'[\w<>(),=. +-]{0,200}')
 
 char_schema = {
     'text':{'n_train':counts, 'n_valid':counts, 'ids_sha256':str, 'by_line?':bool, 'val_bs?':range(1, 2**31),
-            'left_out?':bool},
+            'left_out?':bool, 'longest?':range(1, 100_001)},
     'vocab':dict, 'preset':dict, 'seed':counts,
     'precision':lambda o: type(o) is str and o in precision_names,
     'info':{'strokes?':dict, 'trained_by?':[function_names]},
@@ -236,9 +236,9 @@ def learner(self:Run,
 ): # `CharLearner`
     "A Learner with text and settings of the run, and fresh weights"
     self._check_sizes()
-    s = self.settings
-    read_with = {k:v for k,v in s['text'].items() if k in ('by_line', 'val_bs')}
-    is_bare = text is None and 'left_out' in s['text'] and 'file' not in s['text']
+    s,about = self.settings,self.settings['text']
+    read_with = {k:v for k,v in about.items() if k in ('by_line', 'val_bs')}
+    is_bare = text is None and 'left_out' in about and 'file' not in about
     if is_bare: parts = ['', '']
     elif text is None: parts = [self.vocab.textify(self.ids(o)) for o in ('train', 'valid')]
     else: parts = self.parts(text)
@@ -247,9 +247,9 @@ def learner(self:Run,
     dls = CharDataLoaders.of_parts(parts, [[0], [1]], CharEncode(self.vocab), seed=s['seed'], device=device,
                                    **read_with, **self.preset.dls)
     if self.strokes: dls.strokes = self.strokes
-    if is_bare: dls.left_out = s['text']
-    precision = 'fp32' if is_bare else _kept(s['precision'], dls.device or 'cpu')
-    return char_learner(dls, preset=self.preset, precision=precision)
+    if is_bare: dls.left_out = about
+    return char_learner(dls, preset=self.preset,
+                        precision='fp32' if is_bare else _kept(s['precision'], dls.device or 'cpu'))
 
 # %% ../../nbs/49_run.model.ipynb #fba5a413
 @patch

@@ -10,7 +10,7 @@ import re, textwrap
 from dataclasses import dataclass
 from fastai.basics import *
 from itertools import groupby # fastai has another
-from ..core import CharRNNError
+from ..core import CharRNNError, check_number
 from ..generate import check_sampling, generate
 from .page import Picture, as_html, check_learn
 
@@ -84,6 +84,8 @@ def samples(
     "A continuation at each temperature"
     _check_writes(learn)
     temperatures = [*temperatures] if is_iter(temperatures) else [temperatures]
+    check_number('n', n, 1, whole=True)
+    if not temperatures: raise CharRNNError('There is no temperature to write at', 'give one, such as 0.8.')
     for t in temperatures: check_sampling(t)
     corpus = _corpus(learn)
     words,res = {*_word.findall(corpus)},[]

@@ -68,7 +68,7 @@ def _lock(self:Place):
     self.made = not self.path.exists()
     make_folder(self.path, 'let CHARRNN_HOME name one that can be written to' if self.store else another)
     try: self.lock = Lock(self.path/'.lock')
-    except OSError as e: raise failed(f'{self.path} cannot be written to', e) from None
+    except OSError as e: raise failed(f'{e.filename or self.path} cannot be written to', e) from None
 
 # %% ../../nbs/67_store.locate.ipynb #ad7a22e4
 @patch

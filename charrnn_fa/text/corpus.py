@@ -7,11 +7,11 @@ __all__ = ['corpus_names', 'pydocs_text', 'stdlib_files', 'read_source', 'count_
            'is_path', 'would_fetch', 'corpus_documents', 'load_corpus']
 
 # %% ../../nbs/03_text.corpus.ipynb #787669bb
-import codecs, glob, os, re, shlex, sysconfig, tokenize, warnings
+import codecs, glob, os, re, sysconfig, tokenize, warnings
 from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
-from ..core import check_drive, check_number, read_remedy, reason, visible, without_secrets
+from ..core import check_drive, check_number, quoted, read_remedy, reason, visible, without_secrets
 from .read import (CorpusError, TextWarning, check_file, check_type, decode_text, first_bytes, is_binary,
                                   kind_of, read_text)
 from .download import download, drive_id, kept, shakespeare
@@ -168,7 +168,7 @@ def _draws(run):
 def _texts_in(folder, encoding):
     "The text files under a folder, sorted by path"
     if _is_run(folder):
-        goes_on = f"charrnn {'draw' if _draws(folder) else 'train'} --run {shlex.quote(str(folder))}"
+        goes_on = f"charrnn {'draw' if _draws(folder) else 'train'} --run {quoted(folder)}"
         raise CorpusError(f"{folder} is a run, not a text", f"give the text that it is to learn, or go on with it: {goes_on}")
     found,odd = _all_in(folder)
     if folder in odd: raise CorpusError(f"{folder} cannot be read ({odd[folder]})", "check its permissions.")

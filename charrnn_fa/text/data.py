@@ -104,7 +104,7 @@ def check_share(
 ):
     "Refuse what is no share"
     if isinstance(valid_pct, Real) and 0 < valid_pct < 1: return
-    raise CharRNNError(f"valid_pct is {valid_pct}, but a share lies between 0 and 1", "0.1 is usual.")
+    raise CharRNNError(f"valid_pct is {valid_pct!r}, but a share lies between 0 and 1", "0.1 is usual.")
 
 # %% ../../nbs/06_text.data.ipynb #e658e2e9
 min_chars = 64 # in the whole text
@@ -196,6 +196,7 @@ def from_documents(cls:CharDataLoaders,
     "From documents that are divided already"
     check_number('val_bs', val_bs, 1, whole=True, optional=True)
     check_type('path', path, (str, os.PathLike), 'a path')
+    check_type('by_line', by_line, bool, 'True or False')
     tfm = CharEncode(vocab, min_freq, max_size, encoding, sep)
     dls = cls.of_parts(items, splits, tfm, bs=bs, seq_len=seq_len, seed=seed, sep=sep, val_bs=val_bs, by_line=by_line,
                        path=path, device=device)

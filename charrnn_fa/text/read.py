@@ -7,10 +7,10 @@ __all__ = ['CorpusError', 'TextWarning', 'check_type', 'guess_encoding', 'is_bin
            'check_file', 'read_text', 'first_bytes']
 
 # %% ../../nbs/01_text.read.ipynb #76f83df6
-import codecs, os, re, reprlib, shlex, stat, warnings
+import codecs, os, re, reprlib, stat, warnings
 from collections.abc import Iterable
 from pathlib import Path
-from ..core import CharRNNError, read_remedy, visible
+from ..core import CharRNNError, quoted, read_remedy, visible
 
 # %% ../../nbs/01_text.read.ipynb #c09f19f5
 class CorpusError(CharRNNError): "A text that could not be had"
@@ -91,7 +91,7 @@ def _damaged_utf8(b, name):
     if not n_bad or n_good < n_bad: return
     try: b.decode('utf-8')
     except UnicodeDecodeError as e: at = e.start
-    how = f"get it anew, or leave it out: iconv -cf utf-8 -t utf-8 {shlex.quote(str(name))} > whole.txt"
+    how = f"get it anew, or leave it out: iconv -cf utf-8 -t utf-8 {quoted(name)} > whole.txt"
     return CorpusError(f"{name} is UTF-8 that is cut or damaged at byte {at:,} (0x{b[at]:02x})", how)
 
 # %% ../../nbs/01_text.read.ipynb #b64121bb
@@ -158,7 +158,7 @@ def decode_text(
     if is_utf8 and (kind := _document(b)):
         raise CorpusError(f"{name} is {kind}, not a plain text", "save it as plain text (.txt), and give that.")
     if is_utf8 and (packed := _packed_by(b)):
-        how = packed[1].format(shlex.quote(str(name)))
+        how = packed[1].format(quoted(name))
         raise CorpusError(f"{name} is packed by {packed[0]}", f"unpack it first: {how}")
     if is_utf8 and (is_binary(b) or _is_pickle(b)):
         raise CorpusError(f"{name} is a binary file, not a text", "give a text file.")
