@@ -2380,6 +2380,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'charrnn_fa.doctor.order._lacks_targets': ( 'doctor.order.html#_lacks_targets',
                                                                                      'charrnn_fa/doctor/order.py'),
                                          'charrnn_fa.doctor.order._largest': ('doctor.order.html#_largest', 'charrnn_fa/doctor/order.py'),
+                                         'charrnn_fa.doctor.order._left_over': ( 'doctor.order.html#_left_over',
+                                                                                 'charrnn_fa/doctor/order.py'),
                                          'charrnn_fa.doctor.order._left_within': ( 'doctor.order.html#_left_within',
                                                                                    'charrnn_fa/doctor/order.py'),
                                          'charrnn_fa.doctor.order._never_stepped': ( 'doctor.order.html#_never_stepped',
