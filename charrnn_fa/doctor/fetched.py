@@ -86,8 +86,10 @@ def _letters(step):
     n = len(step.calls)
     if step.error or step.picks or n < 3 or len(step.losses) != n: return None
     xs,ys = [args[0] if args else None for args,_,_ in step.calls],[o.target.detach() for o in step.losses]
-    is_row = lambda t: isinstance(t, Tensor) and not t.is_floating_point() and t.numel() == ys[0].numel()
-    return tuple(torch.stack([t.flatten() for t in ts], 1) for ts in (xs, ys)) if all(map(is_row, [*xs, *ys])) else None
+    is_row = lambda t: isinstance(t, Tensor) and not t.is_floating_point() and t.numel() == ys[0].numel() == max(t.shape)
+    if not all(map(is_row, [*xs, *ys])): return None
+    x,y = (torch.stack([t.flatten() for t in ts], 1) for ts in (xs, ys))
+    return None if time_axis([(x, y)]) == 0 else (x, y)
 
 @contextmanager
 def _given_letters(subject, x, y):
