@@ -1,5 +1,6 @@
 """The doctor on steps that fetch their own batches; beside each fault the program without it"""
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -455,3 +456,25 @@ def test_lines_of_one_hot_letters(fault, want):
 @pytest.mark.parametrize('zeroes', [False, True])
 def test_gradients_that_stay_where_lines_come_letter_by_letter(zeroes, opt):
     assert ids_of(**by_letter(zeroes=zeroes, opt=opt)) == ([] if zeroes else ['O6'])
+
+
+@pytest.mark.parametrize('wrap', [lambda train, line: lambda: train(*line()), lambda train, line: partial(train, *line())])
+def test_a_line_in_what_a_lambda_calls(wrap):
+    "The step is handed over as a function around it"
+    seeded()
+    net,x = ByHand(),text(9)
+    opt = torch.optim.Adam(net.parameters(), 1e-3)
+    def train(x, y):
+        loss = 0
+        for letter,target in zip(x, y):
+            h = torch.zeros(1, net.n)
+            output,h = net(letter, h)
+            loss = loss + F.nll_loss(output, target)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss.item()/len(x)
+    step = wrap(train, lambda: (F.one_hot(x[:-1], V).float()[:,None], x[1:,None]))
+    f = next(o for o in found(step_function=step, model=net) if o.id != 'T7')
+    assert f.id == 'R5'
+    assert f.place.source == 'h = torch.zeros(1, net.n)' and 'output, h = net(letter, h)' in f.fix
