@@ -1722,6 +1722,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'charrnn_fa/doctor/fetched.py'),
                                            'charrnn_fa.doctor.fetched._is_causal': ( 'doctor.fetched.html#_is_causal',
                                                                                      'charrnn_fa/doctor/fetched.py'),
+                                           'charrnn_fa.doctor.fetched._is_ids': ( 'doctor.fetched.html#_is_ids',
+                                                                                  'charrnn_fa/doctor/fetched.py'),
                                            'charrnn_fa.doctor.fetched._letters': ( 'doctor.fetched.html#_letters',
                                                                                    'charrnn_fa/doctor/fetched.py'),
                                            'charrnn_fa.doctor.fetched._met': ('doctor.fetched.html#_met', 'charrnn_fa/doctor/fetched.py'),
