@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from fastcore.basics import noop
 
 from charrnn_fa.doctor import diagnose
 
@@ -55,6 +56,17 @@ def test_a_third_part_after_the_targets(third, first, want):
     net,opt = program(Net(first))
     def step(x, y, z): return trained(net, x, y, opt)
     assert found([(x, y, THIRD[third](x)) for x,y in windows()], step, net) == want
+
+
+@pytest.mark.parametrize('shift,want', [(1, []), (0, ['D1'])])
+@pytest.mark.parametrize('flat', [False, True])
+@pytest.mark.parametrize('steps_first', [False, True])
+def test_targets_that_are_the_inputs_say_nothing_of_the_axis(steps_first, flat, shift, want):
+    "The text does: a recurrence along it is no fault"
+    turn = (lambda t: t.T.contiguous()) if steps_first else noop
+    batches = [(turn(x), turn(y).flatten() if flat else turn(y)) for x,y in windows(8, 12, 20, shift)]
+    net,opt = program(Net(first=not steps_first))
+    assert [k for k,_ in found(batches, lambda x, y: trained(net, x, y, opt), net)] == want
 
 
 @pytest.mark.parametrize('shift,want', [(1, []), (0, [('D1', 'exact')]), (2, [('D2', 'exact')])])

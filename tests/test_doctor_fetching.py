@@ -1,5 +1,6 @@
 """The doctor on steps that fetch their own batches; beside each fault the program without it"""
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -416,10 +417,11 @@ class ByHand(nn.Module):
         return self.o(both).log_softmax(1),torch.tanh(self.h(both))
 
 
-def by_letter(given='h', sign=-1, same=False, lengths=(6, 12)):
+def by_letter(given='h', sign=-1, same=False, lengths=(6, 12), zeroes=True, opt=None):
     "A step as those who name things by letters write it, with the mark of a begin"
     seeded()
     net,ids,gen = ByHand(),text(999),seeded()
+    opt = opt and opt(net.parameters(), 1e-5)
     def line():
         i,n = (7, 9) if same else [int(torch.randint(a, b, (), generator=gen)) for a,b in ((0, 900), lengths)]
         x = torch.cat([torch.zeros(1).long(), ids[i:i+n]])
@@ -431,10 +433,12 @@ def by_letter(given='h', sign=-1, same=False, lengths=(6, 12)):
         for letter,target in zip(x, y):
             output,h = net(letter, dict(h=h, cut=h.detach(), first=first)[given])
             loss = loss + F.nll_loss(output, target)
-        net.zero_grad()
+        if zeroes: net.zero_grad()
         loss.backward()
-        with torch.no_grad():
-            for p in net.parameters(): p.add_(0 if p.grad is None else p.grad, alpha=sign*1e-5)
+        if opt: opt.step()
+        else:
+            with torch.no_grad():
+                for p in net.parameters(): p.add_(0 if p.grad is None else p.grad, alpha=sign*1e-5)
         return output,loss.item()/len(x)
     return dict(step_function=train, model=net)
 
@@ -444,3 +448,33 @@ def by_letter(given='h', sign=-1, same=False, lengths=(6, 12)):
     (dict(same=True), ['T7']), (dict(lengths=(9, 10)), [])])
 def test_lines_of_one_hot_letters(fault, want):
     assert ids_of(**by_letter(**fault)) == want # lines that only begin alike are not the same
+
+
+# ---- Gradients that stay, of batches that neither can be told nor come twice
+
+@pytest.mark.parametrize('opt', [None, torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize('zeroes', [False, True])
+def test_gradients_that_stay_where_lines_come_letter_by_letter(zeroes, opt):
+    assert ids_of(**by_letter(zeroes=zeroes, opt=opt)) == ([] if zeroes else ['O6'])
+
+
+@pytest.mark.parametrize('wrap', [lambda train, line: lambda: train(*line()), lambda train, line: partial(train, *line())])
+def test_a_line_in_what_a_lambda_calls(wrap):
+    "The step is handed over as a function around it"
+    seeded()
+    net,x = ByHand(),text(9)
+    opt = torch.optim.Adam(net.parameters(), 1e-3)
+    def train(x, y):
+        loss = 0
+        for letter,target in zip(x, y):
+            h = torch.zeros(1, net.n)
+            output,h = net(letter, h)
+            loss = loss + F.nll_loss(output, target)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss.item()/len(x)
+    step = wrap(train, lambda: (F.one_hot(x[:-1], V).float()[:,None], x[1:,None]))
+    f = next(o for o in found(step_function=step, model=net) if o.id != 'T7')
+    assert f.id == 'R5'
+    assert f.place.source == 'h = torch.zeros(1, net.n)' and 'output, h = net(letter, h)' in f.fix

@@ -1,4 +1,6 @@
 """Functions that let a network write: what is lost on the way, and what is only written in another manner"""
+from itertools import cycle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -90,6 +92,22 @@ def test_a_function_that_writes_well(trained, kwargs):
     assert not told(trained, one_by_one, **kwargs)
 
 
+@pytest.mark.parametrize('is_told', [True, False])
+@pytest.mark.parametrize('goes_on', [True, False])
+def test_a_step_that_fetches_its_batches_beside_a_function_that_writes(trained, goes_on, is_told):
+    "Its batches are looked at, if they can be told: the text may be cut somewhere within the step"
+    fit,at = trained['step_function'],cycle(trained['batches'])
+    def fetch():
+        x,y = next(at)
+        if is_told: return fit(x, y)
+        for a,b in zip(x.split(10, 1), y.split(10, 1)): loss = fit(a, b)
+        return loss
+    report = diagnose(step_function=fetch, model=trained['model'], text=TEXT, trials=False,
+                      sample=lambda model, prompt, n: one_by_one(model, prompt, n, goes_on=goes_on))
+    assert [o.id for o in report.findings] == ['G3']*(is_told and not goes_on)
+    assert not any("doctor's own" in o for o in report.skipped)
+
+
 @pytest.mark.parametrize('kwargs', [dict(renews=False), dict(renews=False, read=None)])
 def test_what_is_drawn_never_goes_in(trained, kwargs):
     assert told(trained, one_by_one, **kwargs) == [('G3', 'exact')]
@@ -145,11 +163,24 @@ def all_again(model, prompt, n):
     return res
 
 
+@torch.no_grad()
+def over_the_steps(model, prompt, n):
+    "Softmax runs along the last axis, which is that of the steps here"
+    res = prompt
+    for _ in range(n):
+        p = model(torch.tensor([[NUMBER[c] for c in res]])).softmax(-1)
+        res += SYMBOLS[torch.multinomial(p[0,:,-1], 1)]
+    return res
+
+
 def test_symbols_on_the_second_axis(trained):
     net = Across()
     net.load_state_dict(trained['model'].state_dict())
-    r = diagnose(model=net, dls=trained['batches'], loss_func=F.cross_entropy, sample=all_again, text=TEXT, trials=False)
+    look = lambda f: diagnose(model=net, dls=trained['batches'], loss_func=F.cross_entropy, sample=f, text=TEXT, trials=False)
+    r = look(all_again)
     assert not r.findings, r
+    f = next(o for o in look(over_the_steps).findings if o.id == 'S9')
+    assert 'softmax(1)' in f.fix and 'softmax(-1)' in f.place.source
 
 
 @pytest.mark.parametrize('fond,ids', [(True, []), (False, ['G8'])])

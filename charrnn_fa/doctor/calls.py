@@ -90,7 +90,7 @@ def kept_states(calls)->list: # Of pairs: its place among what is given, and amo
     given,gave,moving = calls[0].given,calls[0].gave,_moving(calls)
     is_one = lambda i,j: _is_float(given[i]) and _is_float(gave[j]) and given[i].shape == gave[j].shape
     pairs = [(i, j) for i in range(len(given)) for j in range(len(gave)) if i not in moving and is_one(i, j)]
-    moves = lambda j: all(not torch.equal(c.gave[j], calls[0].gave[j]) for c in calls[1:])
+    moves = lambda j: any(not torch.equal(c.gave[j], calls[0].gave[j]) for c in calls[1:]) # a letter may come again
     return [(i, j) for i,j in pairs if moves(j) and _are_letters(calls, moving, given[i])]
 
 def cut_states(calls)->list: # Of places among what is given

@@ -81,13 +81,18 @@ def _by_steps(step):
     return sure[0] if sure else found[0] if len(found) == 1 and found[0][2] == 1 else None
 
 # %% ../../nbs/37d_doctor.fetched.ipynb #f6c4899e
+def _is_ids(t): return isinstance(t, Tensor) and not t.is_floating_point()
+
 def _letters(step):
     "What a network is given letter by letter, and what is to come, both (rows, steps); else None"
     n = len(step.calls)
     if step.error or step.picks or n < 3 or len(step.losses) != n: return None
     xs,ys = [args[0] if args else None for args,_,_ in step.calls],[o.target.detach() for o in step.losses]
-    is_row = lambda t: isinstance(t, Tensor) and not t.is_floating_point() and t.numel() == ys[0].numel()
-    return tuple(torch.stack([t.flatten() for t in ts], 1) for ts in (xs, ys)) if all(map(is_row, [*xs, *ys])) else None
+    n_rows = ys[0].numel()
+    is_row = lambda t: _is_ids(t) and n_rows == t.numel() == max(t.shape, default=1)
+    if not all(map(is_row, [*xs, *ys])): return None
+    x,y = (torch.stack([t.flatten() for t in ts], 1) for ts in (xs, ys))
+    return None if time_axis([(x, y)]) == 0 else (x, y)
 
 @contextmanager
 def _given_letters(subject, x, y):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fastai.basics import *
 from .ids import are_next, as_ids, likely_axis, time_axis, turned_axis
 from .targets import check_targets, looks_back
+from .texts import way_of_text
 from .step import predictions
 from .subject import Subject
 
@@ -100,15 +101,21 @@ def layout(
     if not step.layouts: step.layouts.append(_layout(subject, step))
     return step.layouts[0]
 
+def _way_of_copies(subject, x, y):
+    "The likely axis of time; that of the text if the targets are the inputs, which say nothing of it"
+    is_copy = y is not None and y.numel() == x.numel() and torch.equal(y.reshape(x.shape), x)
+    way = way_of_text([o for b in subject.more if (o := as_ids(b[0])) is not None]) if is_copy else None
+    return likely_axis(x, y) if way is None else way
+
 def _layout(subject, step):
     batch = subject.batches[0]
-    x = as_ids(batch[0])
+    x = as_ids(batch[0]) if batch else None # a step may fetch its batches itself
     if step.error or x is None or x.ndim != 2 or not (found := predictions(step)): return None
     n = found[0].shape[1]
     if n < 2: return _one_a_row(subject, batch, x) if len(batch) == 2 and x.unique().numel() > 1 else None
     y = as_ids(batch[-1]) if len(batch) > 1 else None
     axis = ifnone(time_axis(subject.batches), turned_axis(subject.batches))
-    likely = likely_axis(x, y)
+    likely = _way_of_copies(subject, x, y)
     if axis is None and len(batch) > 2 and not _is_text(x, y, likely): return None # which of the parts is the text?
     axis = ifnone(axis, likely)
     if y is None: return _from_one_text(subject, batch, x, n)

@@ -292,21 +292,27 @@ def _adds_up(in_each, ratio):
         fix, dict(ratio=ratio))
 
 # %% ../../nbs/37b_doctor.order.ipynb #0dbaf1c2
+def _left_over(subject):
+    "For each `backward` of three steps but the first, whether a gradient that has moved its weight is still there"
+    res,last = [],{}
+    def _look(step):
+        ps = {k:p for k,p in subject.model.named_parameters()}
+        stays = lambda k, p: p.grad is not None and _any_in([p.grad.to_dense()]) and not torch.equal(p, last[k])
+        if last: res.append(any(stays(*o) for o in ps.items()))
+        last.update({k:p.detach().clone() for k,p in ps.items()})
+    steps = subject.run((subject.batches*3)[:3], before_backward=_look)
+    return [] if any(o.error for o in steps) else res
+
+# %% ../../nbs/37b_doctor.order.ipynb #968004f6
 def check_left(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: O6
-    "Whether something is left of a gradient when the next one is computed, where weights are moved by hand"
-    if 'step' in subject.as_it_is()[0].events: return []
-    left,at = [],[]
-    def _look(step):
-        grads = [p.grad for p in subject.model.parameters() if p.grad is not None]
-        if step is not subject.steps[0]: left.append(any((g != 0).any() for g in grads))
-        at.append({k:p.detach().clone() for k,p in subject.model.named_parameters()})
-    steps = subject.run((subject.batches*2)[:3], before_backward=_look)
-    if any('step' in o.events or o.error for o in steps) or len(at) < 3 or not all(left): return []
-    moves = [any(not torch.equal(a[k], b[k]) for k in a) for a,b in zip(at, at[1:])]
-    if not all(moves): return []
+    "Whether something is left of a gradient when the next one is computed, though it has been used"
+    left = [] if _optimisers_of(subject) else _left_over(subject)
+    if len(left) < 2 or not all(left): return []
+    by_hand = 'for p in model.parameters(): p.grad = None   # after the step'
+    has_optimiser = 'step' in subject.as_it_is()[0].events
     return [Finding('O6', 'exact',
         "The weights are moved by their gradients, which are not set to zero afterwards. So each step adds its own "
         "to those of the steps before.",
-        'for p in model.parameters(): p.grad = None   # after the step', dict(steps=len(steps)))]
+        'opt.zero_grad()   # before loss.backward()' if has_optimiser else by_hand, dict(steps=len(left)+1))]

@@ -8,6 +8,7 @@ __all__ = ['SourceLine', 'is_theirs', 'place_of', 'place_here', 'Source', 'sourc
 # %% ../../nbs/36a_doctor.place.ipynb #802c4766
 import ast, inspect, os, textwrap, traceback
 from contextlib import suppress
+from functools import partial
 from dataclasses import dataclass
 from .untouched import libraries
 
@@ -52,9 +53,18 @@ def place_here()->SourceLine:
     return _last(traceback.extract_stack())
 
 # %% ../../nbs/36a_doctor.place.ipynb #7387dd9e
+def _handed_to(f):
+    "Functions that a `lambda` speaks of, or that a `partial` is of"
+    if isinstance(f, partial): return [f.func]
+    if getattr(f, '__name__', '') != '<lambda>': return []
+    seen = inspect.getclosurevars(f)
+    return [o for o in (*seen.nonlocals.values(), *seen.globals.values()) if inspect.isroutine(o)]
+
 def _own_functions(objects):
     "Functions among objects, and methods of their classes, that no library has"
+    objects = [*objects, *(g for o in objects for g in _handed_to(o))]
     for o in objects:
+        o = getattr(o, '__func__', o)
         if inspect.isfunction(o): yield o
         for cls in () if inspect.isfunction(o) else (o if inspect.isclass(o) else type(o)).__mro__:
             is_theirs = (cls.__module__ or '').split('.')[0] not in libraries

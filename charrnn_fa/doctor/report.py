@@ -109,7 +109,7 @@ _consequences = dict(
     R1='R7 Z2 T5', R2='O4', R3='R2', R4='S4 Z2', R5='R1 R7 R9 Z1 Z2 T5 I6', R8='R7 O3 O4 Z2', R9='L6 O7',
     L1='Z1 Z2 T5 I6 O2 L2', L2='L8 O4 O3 L4 Z1 T5 I6 O2', L3='O1 O3 I1',
     L4='Z1 Z2 L8 T5 I6', L5='L6 I6', L6='R9 T5', L7='O7 O8 R1 R9 I6 L4 L6 Z1',
-    O1='O3 Z1 Z3 Z4 O4 I3 T5 I6 I4', O2='T5 I6 Z1', O3='O4 Z3 Z4', O5='Z3 Z4', O6='O9 O1 O3 Z3 Z4 O4',
+    O1='O3 O13 Z1 Z3 Z4 O4 I3 T5 I6 I4', O2='T5 I6 Z1', O3='O4 Z3 Z4', O5='Z3 Z4', O6='O9 O1 O3 Z3 Z4 O4',
     O7='O6 Z1 I6 O2 T5', O8='O7 I6 T5 Z1',
     O9='O7 O2 Z1 I6 O11 O1', O10='O2 O1 T5 Z1 I6', O11='O1 O2',
     O13='Z1 Z2 T5 I6', O14='O2 T5 I6 Z1', I1='O3 I3 O1 I5 I6', I2='I4 I5 I6 Z1 R9',
@@ -133,13 +133,20 @@ def _is_of_targets(o):
 
 def _is_left_out(*both):
     "Whether a whole part has no use, with the weights of what it reads, and not only those of a state that is lost"
-    return any(o.id == 'R9' and o.evidence.get('with_inputs') for o in both)
+    is_seen_lost = any(o.id == 'R5' and 'calls' in o.evidence for o in both) # from one letter to the next
+    return not is_seen_lost and any(o.id == 'R9' and o.evidence.get('with_inputs') for o in both)
+
+def _is_measured_by(cause, o):
+    "Whether what is written is only compared with what the network says in training, and it is there that it is wrong"
+    is_wrong = cause.id in ('S3', 'S4', 'S5', 'R4', 'R5') and cause.certainty == 'exact'
+    return is_wrong and o.id == 'G3' and 'nats_from_what_it_says_in_training' in o.evidence
 
 def _may_cause(cause, o):
     "Whether a finding follows from another: what is weak explains nothing that is exact"
     if {cause.id, o.id} == {'R5', 'R9'}: return (cause.id == 'R9') == _is_left_out(cause, o)
     if _is_of_targets(cause): return o.id in ('S3', 'S5', 'S10', 'R4', 'R5', 'L3')
     if _is_of_targets(o): return False
+    if _is_measured_by(cause, o): return True
     if {cause.id, o.id} == {'S4', 'R4'}: return cause.id == 'S4' # rows that are mixed have mixed states as well
     is_either = {cause.id, o.id} == {'L7', 'Z1'} or {cause.id, o.id} == {'L7', 'R1'} and _is_cut_state(cause, o)
     if is_either: return (cause.id == 'L7') == _cut_comes_first(cause, o)

@@ -11,6 +11,7 @@ from .report import Finding
 from .course import dropout_of
 from .texts import table_of
 from .step import before_call, predictions
+from .fetched import with_batches
 from .subject import Subject
 from .place import place_of
 from .words import stop_before
@@ -88,6 +89,7 @@ def sampling_findings(
     n:int=200, # Characters to write
 )->list: # Of `Finding`s: E1, S9, G1 to G8
     "Whether a function lets a network write as well as it can"
+    if not subject.batches[0]: subject = with_batches(subject) or subject # to be asked what it says in training
     prompt = ifnone(prompt, (text or 'the quick')[:12])
     model = subject.model
     w = write(sample, model, prompt, n)

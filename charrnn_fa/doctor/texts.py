@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['other_piece', 'check_batches', 'OneClass', 'check_classes', 'continuation', 'follows_on', 'valid_of', 'read_ids',
-           'n_between', 'told', 'check_direction', 'table_of']
+           'n_between', 'told', 'way_of_text', 'check_direction', 'table_of']
 
 # %% ../../nbs/36d_doctor.texts.ipynb #ad67744e
 import itertools
@@ -165,6 +165,22 @@ def told(
     return _mi(a, b) - _mi(a, b[torch.randperm(len(b), generator=gen, device='cpu')])
 
 # %% ../../nbs/36d_doctor.texts.ipynb #7cdc96cd
+def _of_neighbours(xs, axis):
+    "What ids tell of those beside them"
+    at = lambda i: torch.cat([o.narrow(axis, i, o.shape[axis]-1).flatten() for o in xs]).long().cpu()
+    return told(at(0), at(1))
+
+def way_of_text(
+    xs, # Ids, (rows, steps) or (steps, rows)
+)->int: # 1 or 0; None if neither stands out
+    "The axis along which ids tell of those beside them, where targets do not say which way time runs"
+    xs = [o for o in xs if o.ndim == 2 and min(o.shape) > 1]
+    if sum(o.numel() for o in xs) < 500 or n_between(xs) > 300: return None
+    down,along = (_of_neighbours(xs, i) for i in (0, 1))
+    if max(down, along) < .1 or max(down, along) < 3*min(down, along): return None
+    return int(along > down)
+
+# %% ../../nbs/36d_doctor.texts.ipynb #e79d9456
 def check_direction(
     batches, # Of a subject, some more than a few
 )->list: # Of `Finding`s: D5
@@ -175,8 +191,7 @@ def check_direction(
     if sum(o.numel() for o in xs) < 4000: return []
     if n_between(xs) > 300: return []
     all_of = lambda f: torch.cat([f(o).flatten() for o in xs]).long().cpu()
-    along = told(all_of(lambda o: o[:,:-1]), all_of(lambda o: o[:,1:]))
-    down = told(all_of(lambda o: o[:-1]), all_of(lambda o: o[1:]))
+    down,along = (_of_neighbours(xs, i) for i in (0, 1))
     if down < .2 or down < 3*max(along, 0): return []
     far = told(all_of(lambda o: o[:len(o)//2]), all_of(lambda o: o[-(len(o)//2):])) # rows that beat in time tell of all others
     if down < 3*max(far, 0): return []

@@ -28,7 +28,7 @@ class Written:
     is_one: bool = True                          # Was there one tensor of ids in each call?
     active: set = field(default_factory=set)     # Kinds of modules that do something in training only, and did
     in_model: bool = False                       # Is the network at work?
-    across: dict = field(default_factory=dict)   # Shapes of what softmax gave that is not 1 in all along the last axis
+    across: dict = field(default_factory=dict)   # Shapes of what softmax gave and the axes along which it is 1 in all
     error: Exception = None
     prompt: str = None                           # How the prompt came back, if it is another
 
@@ -66,7 +66,7 @@ def _listening(model, res):
 
 # %% ../../nbs/46_doctor.written.ipynb #9b55b29c
 class _Axes(TorchFunctionMode):
-    "Notes what is made by softmax outside the network, if its last axis does not sum to 1"
+    "Notes along which axes what softmax gives outside the network sums to 1"
     def __init__(self, res):
         super().__init__()
         self.res = res
@@ -76,8 +76,9 @@ class _Axes(TorchFunctionMode):
         name = getattr(func, '__name__', '')
         if name not in ('softmax', 'log_softmax') or self.res.in_model or not out.ndim: return out
         p = where_double(out.detach()).double()
-        sums = (p.exp() if name == 'log_softmax' else p).sum(-1)
-        if not (sums-1).abs().max() < .01: self.res.across.setdefault(out.shape, place_here())
+        p = p.exp() if name == 'log_softmax' else p
+        seen = out.shape,tuple(i for i in range(p.ndim) if (p.sum(i)-1).abs().max() < .01)
+        if seen not in self.res.across: self.res.across[seen] = place_here()
         return out
 
 # %% ../../nbs/46_doctor.written.ipynb #a558ee7a
