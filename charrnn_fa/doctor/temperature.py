@@ -114,12 +114,12 @@ def check_axis(
     n = known[-1] if known else 0
     is_other = lambda shape, axes: len(shape) > 1 and n in shape and not any(shape[i] == n for i in axes)
     return [Finding('S9', 'exact',
-        f"While text is written softmax is taken over another axis than the symbols: the {n} numbers for a character do "
-        "not sum to 1. With a single row or step each of them is 1, so all symbols are as likely.",
+        f"While text is written softmax is taken over another axis than the symbols: the {n} numbers for a character "
+        "do not sum to 1. With a single row or step each of them is 1, so all symbols are as likely.",
         _over_symbols(shape, n), dict(shape=list(shape)), place)
         for (shape,axes),place in w.across.items() if is_other(shape, axes)][:1]
 
 def _over_symbols(shape, n):
-    is_last = shape[-1] == n
-    axis = -1 if is_last else shape.index(n)
-    return f"p = scores.softmax({axis})   # {'the last axis is that' if is_last else f'axis {axis} is that'} of the symbols"
+    axis = -1 if shape[-1] == n else shape.index(n)
+    which = 'the last axis' if axis < 0 else f'axis {axis}'
+    return f'p = scores.softmax({axis})   # {which} is that of the symbols'

@@ -119,7 +119,8 @@ def check_decay(
     return [Finding('O13', 'strong',
         f"With weight decay {max(wds):g} the loss is {base.end:.2f} nats after {len(base.nats)} steps, and without "
         f"it {t.end:.2f}: the weights are pulled to zero faster than they learn.",
-        f'weight_decay={min(.01, max(wds)/10):g}   # and AdamW', dict(weight_decay=max(wds), nats=base.end, nats_without=t.end))]
+        f'weight_decay={min(.01, max(wds)/10):g}   # and AdamW',
+        dict(weight_decay=max(wds), nats=base.end, nats_without=t.end))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #34522683
 def check_explosion(
