@@ -2401,6 +2401,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'charrnn_fa/doctor/order.py'),
                                          'charrnn_fa.doctor.order._set_to_zero': ( 'doctor.order.html#_set_to_zero',
                                                                                    'charrnn_fa/doctor/order.py'),
+                                         'charrnn_fa.doctor.order._stays': ('doctor.order.html#_stays', 'charrnn_fa/doctor/order.py'),
                                          'charrnn_fa.doctor.order._what_is_left': ( 'doctor.order.html#_what_is_left',
                                                                                     'charrnn_fa/doctor/order.py'),
                                          'charrnn_fa.doctor.order._with_large_gradients': ( 'doctor.order.html#_with_large_gradients',

@@ -292,14 +292,18 @@ def _adds_up(in_each, ratio):
         fix, dict(ratio=ratio))
 
 # %% ../../nbs/37b_doctor.order.ipynb #0dbaf1c2
+def _stays(p, was, grad):
+    "Whether a gradient that has moved its weight is still there, and no other one has been put in its place"
+    is_the_same = p.grad is not None and (grad is None or grad is p.grad)
+    return is_the_same and _any_in([p.grad.to_dense()]) and not torch.equal(p, was)
+
 def _left_over(subject):
     "For each `backward` of three steps but the first, whether a gradient that has moved its weight is still there"
     res,last = [],{}
     def _look(step):
         ps = {k:p for k,p in subject.model.named_parameters()}
-        stays = lambda k, p: p.grad is not None and _any_in([p.grad.to_dense()]) and not torch.equal(p, last[k])
-        if last: res.append(any(stays(*o) for o in ps.items()))
-        last.update({k:p.detach().clone() for k,p in ps.items()})
+        if last: res.append(any(_stays(p, *last[k]) for k,p in ps.items()))
+        last.update({k:(p.detach().clone(), p.grad) for k,p in ps.items()})
     steps = subject.run((subject.batches*3)[:3], before_backward=_look)
     return [] if any(o.error for o in steps) else res
 
@@ -308,10 +312,11 @@ def check_left(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: O6
     "Whether something is left of a gradient when the next one is computed, though it has been used"
-    left = [] if _optimisers_of(subject) else _left_over(subject)
+    has_optimiser = 'step' in subject.as_it_is()[0].events
+    is_seen_above = has_optimiser and (subject.batches[0] or _optimisers_of(subject))
+    left = [] if is_seen_above else _left_over(subject)
     if len(left) < 2 or not all(left): return []
     by_hand = 'for p in model.parameters(): p.grad = None   # after the step'
-    has_optimiser = 'step' in subject.as_it_is()[0].events
     return [Finding('O6', 'exact',
         "The weights are moved by their gradients, which are not set to zero afterwards. So each step adds its own "
         "to those of the steps before.",
