@@ -661,7 +661,7 @@ def test_nothing_changes(program):
     attributes = {n:{k:v for k,v in vars(m).items() if not k.startswith('_')} for n,m in model.named_modules()}
     rngs = random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist()
     of_learner = learn and dict(vars(learn))
-    diagnose(**kwargs, trials=program in ('tutorial', 'a state outside', 'ours'))
+    diagnose(**kwargs, trials=program in ('tutorial', 'a state outside', 'ours'), seconds=20) # fewer trials on a slow machine
     assert rngs == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert modes == [m.training for m in model.modules()]
     for (k,a,g),(_,b,h) in zip(before, all_of(model)): assert torch.equal(a, b) and g == h, k
