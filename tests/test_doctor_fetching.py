@@ -477,4 +477,4 @@ def test_a_line_in_what_a_lambda_calls(wrap):
     step = wrap(train, lambda: (F.one_hot(x[:-1], V).float()[:,None], x[1:,None]))
     f = next(o for o in found(step_function=step, model=net) if o.id != 'T7')
     assert f.id == 'R5'
-    assert f.place.source == 'h = torch.zeros(1, net.n)' and 'output, h = net(letter, h)' in f.fix
+    assert f.place.source == 'h = torch.zeros(1, net.n)' and '= net(letter, h)' in f.fix
