@@ -1,4 +1,6 @@
 """The doctor on training steps that people write out: what a step hands on, and what it leaves behind"""
+import ast
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -152,7 +154,7 @@ def test_the_line_that_makes_a_state_anew_goes_before_the_loop():
     f,*others = found(fit_line, net, lines(0, False))
     assert not others, others
     assert f.id == 'R5' and f.place.source == 'rnn = net.start()' and f.fix.splitlines()[1:] == [
-        'for i in range(len(line)):', '    guess, rnn = net(line[i], rnn)']
+        'for i in range(len(line)):', '    '+ast.unparse(ast.parse('guess, rnn = net(line[i], rnn)'))]
 
 
 @pytest.mark.parametrize('last', [True, False])
