@@ -127,6 +127,7 @@ def _is_cut_state(*both):
     "Whether it is known from calls that a state loses its graph from one to the next"
     return any(o.id == 'R1' and 'calls' in o.evidence for o in both)
 
+# %% ../../nbs/34_doctor.report.ipynb #d127e1df
 def _is_of_targets(o):
     "Whether it is the targets that the loader has cut anew, so that nothing fits any more"
     return o.id == 'S4' and bool(o.evidence.get('of_targets'))
@@ -141,6 +142,7 @@ def _is_measured_by(cause, o):
     is_wrong = cause.id in ('S3', 'S4', 'S5', 'R4', 'R5') and cause.certainty == 'exact'
     return is_wrong and o.id == 'G3' and 'nats_from_what_it_says_in_training' in o.evidence
 
+# %% ../../nbs/34_doctor.report.ipynb #32b9cced
 def _may_cause(cause, o):
     "Whether a finding follows from another: what is weak explains nothing that is exact"
     if {cause.id, o.id} == {'R5', 'R9'}: return (cause.id == 'R9') == _is_left_out(cause, o)
@@ -153,6 +155,7 @@ def _may_cause(cause, o):
     if (cause.id, o.id) == ('R5', 'Z1') and cause.certainty != o.certainty: return False # a state lost between batches
     return o.id in _consequences.get(cause.id, '').split() and (cause.certainty, o.certainty) != ('weak', 'exact')
 
+# %% ../../nbs/34_doctor.report.ipynb #ff3035f0
 def _fold(findings):
     "Causes, with what follows from them beneath"
     cause = {}
