@@ -96,7 +96,8 @@ def others(self:FoundRun)->str: # Empty if there are none
     "What is said of callbacks of one's own that only the run has, or only this fit"
     now = self.fit['own']
     was = L(self.begun.get('own', now)) # which may come from a stranger, and be anything
-    told = [f'with {o}' for o in was if o not in now] + [f'without {o}' for o in now if o not in was]
+    kinds = {'with':[o for o in was if o not in now], 'without':[o for o in now if o not in was]}
+    told = [f"{k} {', '.join(map(str, names))}" for k,names in kinds.items() if names]
     sentence = f" It was begun {' and '.join(told)}; only with the same callbacks does it end as it would have."
     return sentence if told else ''
 
