@@ -4086,6 +4086,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'charrnn_fa.run.model.Run.parts': ('run.model.html#run.parts', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model.Run.put_into': ('run.model.html#run.put_into', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model._about_text': ('run.model.html#_about_text', 'charrnn_fa/run/model.py'),
+                                      'charrnn_fa.run.model._as_here': ('run.model.html#_as_here', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model._drawn_with': ('run.model.html#_drawn_with', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model._kept': ('run.model.html#_kept', 'charrnn_fa/run/model.py'),
                                       'charrnn_fa.run.model._made_of': ('run.model.html#_made_of', 'charrnn_fa/run/model.py'),

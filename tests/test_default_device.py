@@ -1,12 +1,14 @@
 """`torch.set_default_device` is a person's choice for their own tensors; what must be on the CPU stays there,
-and a seed means the same weights"""
+and a seed means the same weights. So is `torch.set_default_dtype`, which a network follows"""
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from charrnn_fa import doctor
+from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.learner import char_learner
+from charrnn_fa.run.files import RunError
 from charrnn_fa.run.model import load_run, save_run
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
@@ -39,6 +41,27 @@ def test_all_that_is_made_is_where_it_should_be(tmp_path, elsewhere):
     want = used(tmp_path/'a')
     elsewhere()
     assert used(tmp_path/'b') == want
+
+
+@pytest.fixture
+def double():
+    yield lambda: torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(torch.float32)
+
+
+def test_a_run_is_read_where_another_type_is_the_default(tmp_path, make, dls, double):
+    "It writes the same text, and goes on with nothing but its own"
+    plain,cb = make(),lambda: Checkpoint(tmp_path/'run', steps=5, quiet=True)
+    double()
+    learn = make()
+    learn.fit_steps(10, cbs=cb())
+    torch.set_default_dtype(torch.float32)
+    again = load_run(tmp_path/'run', device='cpu')
+    assert {p.dtype for p in again.model.parameters()} == {torch.float32}
+    assert again.evaluate()['nats'] == pytest.approx(learn.evaluate()['nats'], abs=1e-5)
+    with pytest.raises(RunError, match=r'of another type.*torch\.set_default_dtype'): plain.fit_steps(20, cbs=cb())
+    double()
+    assert load_run(tmp_path/'run', device='cpu').evaluate() == learn.evaluate()
 
 
 class Net(nn.Module):

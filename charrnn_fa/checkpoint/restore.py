@@ -241,8 +241,8 @@ def can_take(
 @patch
 def _check(self:State, meta):
     if not _fit_model(self.learn, self.weights, self.parts['model']['none']):
-        raise RunError(f"{self.path} holds weights of other shapes than this model has",
-                       "make the Learner as it was made for the run.")
+        raise RunError(f"{self.path} holds weights of other shapes, or of another type, than this model has",
+                       "make the Learner as it was made for the run, with the same torch.set_default_dtype.")
     self.puts = {k:_parts[k](self.learn, v) for k,v in self.parts.items()}
     for o in self.puts.values(): next(o, None)
     need(meta.get('base', 0) <= self.parts['learn'].get('steps_done', math.inf), 'base')

@@ -176,11 +176,14 @@ def _check_sizes(self:Run):
     for m in self.present() or self.newest_whole()[:1]: self._check_size(m)
 
 # %% ../../nbs/49_run.model.ipynb #5c30ee0f
+def _as_here(t):
+    return t.to(torch.get_default_dtype()) if t.dtype in (torch.float32, torch.float64) else t
+
 @patch
 def _newest_model(self:Run):
     "A manifest, and the model with its weights"
     m,ts,_ = self.newest_whole()
-    ts = {k:t for k,t in ts.items() if not k.startswith('train/')}
+    ts = {k:_as_here(t) for k,t in ts.items() if not k.startswith('train/')}
     self._check_size(m)
     with damage(self.path/'run.json'): model = _model_of(self.preset, self.vocab)
     if not same_tensors(ts, weights(model)):
