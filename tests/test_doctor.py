@@ -651,9 +651,11 @@ def all_of(o, seen=None):
     return [(k, v.detach().clone(), v.grad is not None) for k,v in o.state_dict(keep_vars=True).items()]
 
 
+SMALLER = {'ours': lambda: ours(n_hid=48, emb_sz=16, head_sz=0)} # its trials train it many times
+
 @pytest.mark.parametrize('program', ['tutorial', 'a state outside', 'awd-lstm', 'ours', 'gru, two layers, dropout'])
 def test_nothing_changes(program):
-    kwargs = HEALTHY[program]()
+    kwargs = SMALLER.get(program, HEALTHY[program])()
     learn = kwargs.get('learn')
     model = learn.model if learn else kwargs['model']
     if learn: learn.dls.train.one_batch() # whatever loaders do first
