@@ -3944,6 +3944,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'charrnn_fa.run.files.digest': ('run.files.html#digest', 'charrnn_fa/run/files.py'),
                                       'charrnn_fa.run.files.failed': ('run.files.html#failed', 'charrnn_fa/run/files.py'),
                                       'charrnn_fa.run.files.look': ('run.files.html#look', 'charrnn_fa/run/files.py'),
+                                      'charrnn_fa.run.files.only_weights': ('run.files.html#only_weights', 'charrnn_fa/run/files.py'),
                                       'charrnn_fa.run.files.open_log': ('run.files.html#open_log', 'charrnn_fa/run/files.py'),
                                       'charrnn_fa.run.files.open_plain': ('run.files.html#open_plain', 'charrnn_fa/run/files.py'),
                                       'charrnn_fa.run.files.paced': ('run.files.html#paced', 'charrnn_fa/run/files.py'),

@@ -16,7 +16,7 @@ from ..text.streams import CharDL
 from ..optim import AdamW
 from ..callback.precision import check_precision, needs_scale
 from ..loop.learner import CharLearner
-from ..run.files import RunError, damage, same_tensors
+from ..run.files import RunError, damage, only_weights, same_tensors
 from ..run.model import weights
 from ..run.records import check, counts, need
 from charrnn_fa.checkpoint.serialize import (
@@ -214,8 +214,8 @@ class State:
             need(len(meta['at']) == 2, 'at')
             self.at = tuple(meta['at'])
             self.env = meta['env']
-            rest = dict(tensors)
-            self.weights = {k:rest.pop(k) for k in tensors if not k.startswith('train/')}
+            self.weights = only_weights(tensors)
+            rest = {k:tensors[k] for k in tensors.keys() - self.weights.keys()}
             but = {'loss'} - meta.keys() | (set() if with_opt else {'opt', 'best'})
             self.parts = {k:from_json(meta[k], rest) for k in _parts if k not in but}
             self.states = {n:from_json(j, rest) for n,j in meta['cbs'].items()}
@@ -230,8 +230,7 @@ def can_take(
     with_opt=True, # Is the optimiser to go on as well?
 )->bool:
     "Whether a checkpoint's weights, and the state of its optimiser, have a place in a Learner"
-    ws = {k:v for k,v in tensors.items() if not k.startswith('train/')}
-    if not _fit_model(learn, ws, buffers(learn.model)): return False
+    if not _fit_model(learn, only_weights(tensors), buffers(learn.model)): return False
     with suppress(RunError), damage('it'):
         if with_opt: _check_opt(learn.opt, from_json(meta['opt'], dict(tensors)))
         return True

@@ -13,8 +13,8 @@ from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
 from ..core import CharRNNError, check_drive, lost_here, quoted, without_secrets
 from charrnn_fa.run.files import (
-    Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, open_plain, pack, pack_json,
-    paced, read_all, read_json, unpack, unread,
+    Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, only_weights, open_plain, pack,
+    pack_json, paced, read_all, read_json, unpack, unread,
 )
 from charrnn_fa.run.records import (
     FieldError, check, check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours,
@@ -258,7 +258,7 @@ def save(self:RunFolder,
     size,sha256 = self.store.write(file, paced(pack(tensors, {**meta, 'settings':self.settings}), pause))
     m = AttrDict(format=format_version, run=self.id, file=file, size=size, file_sha256=sha256, step=step, epoch=epoch,
                  finished=finished, generation=generation, resumes=list(resumes), results=results or {})
-    if not all_finite(t for k,t in tensors.items() if not k.startswith('train/')): m.finite = False
+    if not all_finite(only_weights(tensors).values()): m.finite = False
     try: self.store.write(manifest_name(file), pack_json(m))
     except RunError:
         self.store.remove(file)

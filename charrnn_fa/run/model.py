@@ -18,7 +18,7 @@ from ..text.strokes import StrokeCode
 from ..text.vocab import CharVocab
 from ..models import CharRNN, count_params
 from ..presets import Preset, precision_names
-from .files import RunError, RunWarning, damage, same_tensors, sha256_pieces
+from .files import RunError, RunWarning, damage, only_weights, same_tensors, sha256_pieces
 from .records import check, counts, need
 from .folder import RunFolder
 
@@ -180,7 +180,7 @@ def _check_sizes(self:Run):
 def _newest_model(self:Run):
     "A manifest, and the model with its weights"
     m,ts,_ = self.newest_whole()
-    ts = {k:t for k,t in ts.items() if not k.startswith('train/')}
+    ts = only_weights(ts)
     self._check_size(m)
     with damage(self.path/'run.json'): model = _model_of(self.preset, self.vocab)
     if not same_tensors(ts, weights(model)):
