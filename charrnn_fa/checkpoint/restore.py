@@ -11,13 +11,13 @@ from contextlib import suppress
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
-from ..core import CharRNNError, is_number, number_of
+from ..core import is_number, number_of
 from ..text.streams import CharDL
 from ..optim import AdamW
-from ..callback.precision import check_precision, needs_scale
+from ..callback.precision import needs_scale
 from ..loop.learner import CharLearner
 from ..run.files import RunError, damage, only_weights, same_tensors
-from ..run.model import weights
+from ..run.model import kept_precision, weights
 from ..run.records import check, counts, need
 from charrnn_fa.checkpoint.serialize import (
     check_rng, default_rngs, form, from_json, is_plain, set_rng,
@@ -283,13 +283,8 @@ def _take_threads(n, here, say):
     return n
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #1ff5f453
-def _has(learn, precision):
-    if precision in (None, learn.precision): return precision is not None
-    try: return bool(check_precision(precision, learn.device))
-    except CharRNNError: return False
-
 def _take_precision(learn, kept, say, begun=None):
-    wanted = next((o for o in (begun, kept) if _has(learn, o)), learn.precision)
+    wanted = next((o for o in (begun, kept) if o and kept_precision(o, learn.device)), learn.precision)
     if wanted != learn.precision:
         say(f"The run was begun in {wanted} and keeps to it: this Learner's {learn.precision} is not used.")
         learn.set_precision(wanted)
