@@ -69,7 +69,7 @@ _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, firs
 
 class Checkpoint(Callback):
     "Saves a fit every `minutes` and brings it back"
-    order,owns_files = 1000,True # see `Guard.claim`
+    order,is_checkpoint = 1000,True # as modules that come before this one know it
     def __init__(self,
         where, # A path, a path on a mount, an fsspec URL, or a `RunFolder` that is open already
         minutes:float=5, # Between saves
@@ -248,7 +248,7 @@ def _tell_lost(self:Checkpoint):
 def _continue_from(self:Checkpoint, after):
     asked = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in self.opt.hypers]
     state = State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, self.found.fit))
-    state.restore(Checkpoint, history=False)
+    state.restore(history=False)
     for h,o in zip(self.opt.hypers, asked): h.update(o)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ef6b8774
@@ -274,7 +274,7 @@ def _load(self:Checkpoint):
 # %% ../../nbs/79_checkpoint.callback.ipynb #bda36b40
 @patch
 def _restore(self:Checkpoint):
-    self.state.restore(Checkpoint, later_than=self.order)
+    self.state.restore(later_than=self.order)
     self.restored,self.state = self.state,None
 
 @patch

@@ -305,13 +305,12 @@ def take_hypers(self:State,
 # %% ../../nbs/73_checkpoint.restore.ipynb #16c7e31f
 @patch
 def restore(self:State,
-    but=(), # Classes of callbacks to leave alone
     history=True, # Callbacks and metrics too
     later_than=math.inf, # Leave somebody's own callbacks of a higher order for `restore_late`
 ):
     "Make the Learner what it was; once"
     with damage(self.path):
-        if history: self._put_history(but, later_than)
+        if history: self._put_history(later_than)
         else:
             for k in attrs_of_fit: self.parts['learn'].pop(k, None)
             del self.puts['model']
@@ -324,9 +323,9 @@ def _later(learn, order):
     return filter_values(named_callbacks(learn), lambda o: o.order > order and not is_known(o))
 
 @patch
-def _put_history(self:State, but, later_than):
+def _put_history(self:State, later_than):
     late = _later(self.learn, later_than)
-    for n,o in holders(self.learn, but).items():
+    for n,o in holders(self.learn).items():
         if n in self.states and n not in late: _put_state(o, self.states[n])
         if n in self.best and isinstance(o, SaveModelCallback): _put_best(self.learn, o, *self.best[n])
 
