@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
-from ..core import CharRNNError, check_drive, lost_here, quoted, without_secrets
+from ..core import CharRNNError, check_drive, lost_here, quoted, reason, without_secrets
 from charrnn_fa.run.files import (
     Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, only_weights, open_plain, pack,
     pack_json, paced, read_all, read_json, unpack, unread,
@@ -201,9 +201,11 @@ class RunFolder(RunFiles):
 @patch
 def _new(self:RunFolder, settings):
     if 'id' in settings: return check_fields(settings, settings_schema, self.path/'run.json') # from a store
-    try: return check({'id':secrets.token_hex(8), 'format':format_version, **settings}, settings_schema)
-    except FieldError as e:
-        raise RunError(f'The settings of this run cannot be kept ({e.what})', 'give others.') from None
+    s = {'id':secrets.token_hex(8), 'format':format_version, **settings}
+    try: pack_json(check(s, settings_schema))
+    except (FieldError, TypeError) as e:
+        raise RunError(f'The settings of this run cannot be kept ({reason(e)})', 'give other texts or numbers.') from None
+    return s
 
 @patch
 def _stored(self:RunFolder, path):
@@ -292,9 +294,6 @@ def create(self:RunFolder,
     **fields # Of its manifest
 )->dict: # The manifest
     "Store a new run: text, first checkpoint, and at last the settings that make it one"
-    try: pack_json(self.settings)
-    except TypeError as e:
-        raise RunError(f'The settings of a run are kept as JSON, but {e}', 'give texts and numbers.') from None
     self.check_free(self.path)
     make_folder(self.path)
     clear(self.store)
