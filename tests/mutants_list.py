@@ -40,7 +40,7 @@ MUTANTS = [
     ('run/folder', "        self.store.remove(file)\n        raise\n", "        raise\n"),
     ('run/folder', "    except BaseException:\n        for o in {*self.names()} - had: self.store.remove(o)\n        raise\n",
      "    except BaseException: raise\n"),
-    ('run/folder', "            if m.finished:\n", "            if False:\n"),
+    ('run/folder', "        if e in ends:\n", "        if False:\n"),
     ('run/model', "    if 'file' in self.settings['text']: self.ids()\n", ""),
     ('run/folder', "        if is_leftover(o) and o != '.lock': store.remove(o)",
      "        if is_leftover(o): self.store.remove(o)"),

@@ -347,22 +347,25 @@ def resumes(self:RunFolder)->list:
 
 # %% ../../nbs/32_run.folder.ipynb #5843050b
 @patch
-def _unread_since(self:RunFolder, cs, found):
-    "What is wrong with manifests that cannot be read, of checkpoints as new as `found`"
+def passed_over(self:RunFolder,
+    cs, # Manifests that were read; those before the one that is used have been tried
+    step=0, # Of that one; 0 if there is none
+)->list: # Of errors
+    "What is wrong with checkpoints that would have been used"
     known = {m.file for m in cs}
-    names = [o for o in pick(self.damaged, 'manifest') if data_name(o) not in known]
-    return [self.damaged[o] for o in names if int(o.split('-')[1]) >= found.step]
+    unread = pick(self.damaged, 'manifest')
+    passed = [o for o in unread if data_name(o) in known or int(o.split('-')[1]) < step]
+    return [e for o,e in self.damaged.items() if o not in passed]
 
 @patch
 def _pass_over(self:RunFolder, cs, found):
     command = 'draw' if getattr(self, 'strokes', None) else 'train' # only a `Run` knows
-    for e in self._unread_since(cs, found): warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
-    for m in cs[:cs.index(found)]:
-        if e := self.damaged.get(m.file): # none, if it was removed meanwhile
-            if m.finished:
-                raise RunError(e.what, 'restore it, or train from the checkpoint before with: '
-                                       f'charrnn {command} --run {quoted(self.path)}')
-            warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
+    ends = [self.damaged.get(m.file) for m in cs if m.finished]
+    for e in self.passed_over(cs, found.step):
+        if e in ends:
+            raise RunError(e.what, 'restore it, or train from the checkpoint before with: '
+                                   f'charrnn {command} --run {quoted(self.path)}')
+        warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
 
 @patch
 def newest_whole(self:RunFolder)->tuple: # (manifest, tensors by name, JSON)
