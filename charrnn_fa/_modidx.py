@@ -530,6 +530,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'charrnn_fa/checkpoint/restore.py'),
                                                'charrnn_fa.checkpoint.restore.State._put_history': ( 'checkpoint.restore.html#state._put_history',
                                                                                                      'charrnn_fa/checkpoint/restore.py'),
+                                               'charrnn_fa.checkpoint.restore.State._set_asked': ( 'checkpoint.restore.html#state._set_asked',
+                                                                                                   'charrnn_fa/checkpoint/restore.py'),
                                                'charrnn_fa.checkpoint.restore.State.logs': ( 'checkpoint.restore.html#state.logs',
                                                                                              'charrnn_fa/checkpoint/restore.py'),
                                                'charrnn_fa.checkpoint.restore.State.restore': ( 'checkpoint.restore.html#state.restore',

@@ -246,10 +246,10 @@ def _tell_lost(self:Checkpoint):
 # %% ../../nbs/79_checkpoint.callback.ipynb #8cebcd41
 @patch
 def _continue_from(self:Checkpoint, after):
-    asked = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in self.opt.hypers]
-    state = State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, self.found.fit))
+    fit = self.found.fit
+    state = State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, fit))
+    state.take_hypers(dict(lr=None, wd=None), fit['hypers'])
     state.restore(history=False)
-    for h,o in zip(self.opt.hypers, asked): h.update(o)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ef6b8774
 @patch

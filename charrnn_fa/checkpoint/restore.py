@@ -198,6 +198,7 @@ _kinds = {'at':[counts], 'env':_is_environment, 'cbs':dict, 'base?':counts,
 # %% ../../nbs/73_checkpoint.restore.ipynb #f927037d
 class State:
     "What `capture` took, decoded and checked against a Learner"
+    asked = {} # hyper-parameters that are not to be those of the file
     def __init__(self,
         learn, # The one to restore
         tensors:dict, # From a checkpoint
@@ -297,10 +298,16 @@ def take_hypers(self:State,
     old:dict, # Name to one value for each parameter group, as the run was begun
     new:dict, # As they are asked for now
 ):
-    "Give the optimiser those hyper-parameters that are asked for otherwise than before"
-    for k,vs in new.items():
-        if vs == old.get(k, vs): continue
-        for h,v in zip(self.parts['opt'].get('hypers', []), vs): h[k] = v
+    "Let the optimiser have those hyper-parameters that are asked for otherwise than before, once it is restored"
+    self.asked = {k:vs for k,vs in new.items() if vs != old.get(k, vs)}
+
+@patch
+def _set_asked(self:State):
+    opt = self.learn.opt
+    for k,vs in self.asked.items():
+        is_switch = isinstance(opt.hypers[0].get(k), bool) # what is kept of the steps may not fit another setting
+        with suppress(KeyError): # a number that a scheduler of PyTorch's has added
+            if not is_switch: opt.set_hyper(k, vs)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #16c7e31f
 @patch
@@ -316,6 +323,7 @@ def restore(self:State,
             del self.puts['model']
         _put_weights(self.learn, self.weights)
         for o in self.puts.values(): next(o, None)
+        self._set_asked()
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #b9df52cc
 def _later(learn, order):
