@@ -155,7 +155,7 @@ MUTANTS = [
     ('checkpoint/mark', " for o in (dl, opt)),\n", " for o in (opt,)),\n",
      "a pass begins where the fit says, whatever place its loader was kept with"),
     ('checkpoint/mark', " for o in (dl, opt)),\n", " for o in (dl,)),\n"),
-    ('checkpoint/mark', "        *(partial(h.update, dict(h)) for h in opt.hypers),\n", ""),
+    ('checkpoint/mark', "        *(partial(h.update, dict(h)) for h in groups),\n", ""),
     ('checkpoint/mark', "        *(partial(p.requires_grad_, p.requires_grad) for p in ps),\n", ""),
     ('checkpoint/mark', "        *(_holding(o, copied) for o in changing(learn)),\n", ""),
     ('checkpoint/mark', ", _sums(ps) if changing(learn) else []", ", []"),
