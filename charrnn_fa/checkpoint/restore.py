@@ -20,7 +20,7 @@ from ..run.files import RunError, damage, only_weights, same_tensors
 from ..run.model import kept_precision, weights
 from ..run.records import check, counts, need
 from charrnn_fa.checkpoint.serialize import (
-    check_rng, default_rngs, form, from_json, is_plain, set_rng,
+    check_rng, copies_of_plain, default_rngs, form, from_json, set_rng,
 )
 from charrnn_fa.checkpoint.state import (
     attrs_of_fit, buffers, environment, generators, has_own_state, holders, inexact, is_known, kinds_of, loss_state,
@@ -43,7 +43,7 @@ def _check_state(o, d):
     if not has_own_state(o): return settable(o, d, type(o).__name__)
     try: twin = copy(o)
     except Exception: return # then it is seen when it is loaded
-    vars(twin).update(deepcopy(filter_values(vars(o), is_plain))) # what is added to a list stays in the twin
+    vars(twin).update(copies_of_plain(vars(o))) # what is added to a list stays in the twin
     twin.load_state_dict(d)
 
 def _put_state(o, d):

@@ -17,8 +17,8 @@ from fastai.callback.core import _events
 from ..text.streams import CharDL
 from ..loop.learner import CharLearner
 from ..run.model import versions
-from ..run.records import counts, need
-from .serialize import default_rngs, digest_of, fits, in_type_of, is_plain, numeric, set_rng, rng_of
+from ..run.records import counts
+from .serialize import default_rngs, digest_of, digests, fits, numeric, replacing_plain, set_rng, rng_of
 
 # %% ../../nbs/71_checkpoint.state.ipynb #f70dbff2
 _libraries = {'builtins', 'fastai', 'fastcore', 'charrnn_fa', 'torch', 'typing', 'abc', 'collections'}
@@ -122,9 +122,7 @@ def settable(
 )->dict:
     "Those of `d` that may be put into `o`, in the types of what is there"
     is_free = isinstance(o, _holders) and not is_known(o)
-    plain = filter_values(standing(o, d), is_plain)
-    for k,v in plain.items(): need(is_free or fits(d[k], v), f'{whose}.{k}')
-    return {k:in_type_of(d[k], v) for k,v in plain.items()}
+    return replacing_plain(d, standing(o, d), not is_free, whose)
 
 # %% ../../nbs/71_checkpoint.state.ipynb #1b6fa61e
 def has_own_state(
@@ -195,7 +193,7 @@ def loss_state(
 
 # %% ../../nbs/71_checkpoint.state.ipynb #c2430e6d
 def _digests(o):
-    d = {k:digest_of(v) for k,v in state_of(o).items()}
+    d = digests(state_of(o))
     return {k.rpartition('.')[2]:v for k,v in reversed(d.items())} | d
 
 def begun(
