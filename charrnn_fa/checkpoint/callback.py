@@ -188,9 +188,9 @@ def _check_same(self:Checkpoint, where):
 # %% ../../nbs/79_checkpoint.callback.ipynb #6b2138fa
 @patch
 def _open(self:Checkpoint, k):
-    self._check_same(run_name(self.where, k))
-    self.place = Place(run_name(self.where, k), self.wait, self.local, self.log.say, self.log.warn,
-                       self.storage_options)
+    where = run_name(self.where, k)
+    self._check_same(where)
+    self.place = Place(where, self.wait, self.local, self.log.say, self.log.warn, self.storage_options)
     return self.place
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #54adfbda

@@ -285,7 +285,8 @@ def _take_threads(n, here, say):
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #1ff5f453
 def _take_precision(learn, kept, say, begun=None):
-    wanted = next((o for o in (begun, kept) if o and kept_precision(o, learn.device)), learn.precision)
+    can_have = lambda o: o == learn.precision or o and kept_precision(o, learn.device)
+    wanted = next(filter(can_have, (begun, kept)), learn.precision)
     if wanted != learn.precision:
         say(f"The run was begun in {wanted} and keeps to it: this Learner's {learn.precision} is not used.")
         learn.set_precision(wanted)
