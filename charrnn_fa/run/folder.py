@@ -13,8 +13,8 @@ from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
 from ..core import CharRNNError, check_drive, lost_here, quoted, reason, without_secrets
 from charrnn_fa.run.files import (
-    Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, only_weights, open_plain, pack,
-    pack_json, paced, read_all, read_json, unpack, unread,
+    Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, only_weights, open_plain,
+    pack, pack_json, paced, read_all, read_json, unpack, unread,
 )
 from charrnn_fa.run.records import (
     FieldError, check, check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours,
@@ -204,7 +204,8 @@ def _new(self:RunFolder, settings):
     s = {'id':secrets.token_hex(8), 'format':format_version, **settings}
     try: pack_json(check(s, settings_schema))
     except (FieldError, TypeError) as e:
-        raise RunError(f'The settings of this run cannot be kept ({reason(e)})', 'give other texts or numbers.') from None
+        what = f'The settings of this run cannot be kept ({reason(e)})'
+        raise RunError(what, 'give other texts or numbers.') from None
     return s
 
 @patch
