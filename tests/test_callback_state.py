@@ -218,11 +218,11 @@ def test_a_callback_that_comes_after_the_checkpoint_is_named(tmp_path, order, at
 
 class Watches(Callback):
     "Notes after each step what a checkpoint taken now would lack"
-    order = 1500
+    order,is_checkpoint = 1500,True
     def before_fit(self): self.keeper,self.told = Keeper(),[]
     def after_batch(self):
         if self.training:
-            capture(self.learn, (0, 0), self.keeper, Watches)
+            capture(self.learn, (0, 0), self.keeper)
             self.told.append(newly_lost(self.keeper))
 
 
@@ -394,8 +394,8 @@ def test_no_file_replaces_more_than_state(tmp_path, attrs):
 
 
 class Stop2(Callback):
-    order = 2000
-    def after_fit(self): self.learn.taken = capture(self.learn, (1, 0), Keeper(), Stop2)
+    order,is_checkpoint = 2000,True
+    def after_fit(self): self.learn.taken = capture(self.learn, (1, 0), Keeper())
 
 
 @pytest.mark.parametrize('module,attrs',

@@ -1,6 +1,8 @@
 "The same fit again: by the Learner that has finished it, by a fresh one, and beside runs that a person has named so"
+from functools import partial
 import pytest
 import torch
+from fastai.optimizer import OptimWrapper, SGD
 from charrnn_fa.checkpoint.callback import Checkpoint
 from charrnn_fa.core import CharRNNError
 from charrnn_fa.run.files import RunError
@@ -148,3 +150,17 @@ def test_a_fresh_learner_with_another_rate_is_told_whose_weights_it_begins_with(
 def test_a_path_is_no_text(tmp_path):
     (tmp_path/'t.txt').write_text('abc '*100)
     with pytest.raises(CharRNNError, match='from_corpus'): CharDataLoaders.from_text(str(tmp_path/'t.txt'))
+
+
+@pytest.mark.parametrize('opt_func', [SGD, partial(OptimWrapper, opt=torch.optim.SGD)], ids=['fastai', 'torch'])
+@pytest.mark.parametrize('n', [28, 10], ids=['further', 'resumed'])
+def test_the_rate_and_the_decay_that_are_asked_for(short, tmp_path, opt_func, n):
+    "Of a fit that goes on from a finished one, and of one that goes on with other settings"
+    def fit(lr, wd, *cbs, **kwargs):
+        learn = small(tmp_path, short, 5, opt_func=opt_func)
+        learn.fit(1, lr, wd=wd, cbs=[*cbs, Checkpoint(tmp_path/'r', steps=4, quiet=True, **kwargs)])
+        return [(h['lr'], h['wd']) for h in learn.opt.hypers]
+    if n == 28: fit(1e-2, .1)
+    else:
+        with pytest.raises(RuntimeError): fit(1e-2, .1, At('before_batch', n, 'error'))
+    assert {*fit(1e-3, .5, allow_changes=n < 28)} == {(1e-3, .5)}

@@ -35,10 +35,10 @@ from charrnn_fa.checkpoint.resume import (
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ba9ff4d9
 def _place_of(where):
-    if isinstance(where, RunFolder): return str(where.path),where
+    if isinstance(where, RunFolder): return str(where.path)
     if not isinstance(where, (str, os.PathLike)) or where == '':
         raise CharRNNError(f'A run cannot be kept in {where!r}', 'give a path or a URL.')
-    return (str(where) if is_url(where) else local_path(where)),None
+    return str(where) if is_url(where) else local_path(where)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5b2b8355
 def _takes_one(f):
@@ -69,7 +69,7 @@ _of_fit = dict(active=False, ended=False, elapsed=0., base=0, generation=0, firs
 
 class Checkpoint(Callback):
     "Saves a fit every `minutes` and brings it back"
-    order,owns_files = 1000,True # see `Guard.claim`
+    order,is_checkpoint = 1000,True # as modules that come before this one know it
     def __init__(self,
         where, # A path, a path on a mount, an fsspec URL, or a `RunFolder` that is open already
         minutes:float=5, # Between saves
@@ -87,7 +87,7 @@ class Checkpoint(Callback):
         _check_often(minutes, steps, keep, max_mb, wait)
         _check_told(results, info)
         store_attr('minutes,steps,keep,local,allow_changes,results,info,quiet,storage_options')
-        self.where,self.opened = _place_of(where)
+        self.where = _place_of(where)
         self.safe_name = without_secrets(self.where)
         if storage_options and not is_url(self.where):
             raise TypeError(f"Checkpoint for a path has no argument {', '.join(storage_options)}; its own are "
@@ -101,7 +101,7 @@ class Checkpoint(Callback):
 # %% ../../nbs/79_checkpoint.callback.ipynb #12ba37ad
 @patch
 def __getstate__(self:Checkpoint):
-    return {**vars(self), **_of_fit, 'where':self.safe_name, 'storage_options':{}, 'opened':None}
+    return {**vars(self), **_of_fit, 'where':self.safe_name, 'storage_options':{}}
 
 @patch
 def __deepcopy__(self:Checkpoint, memo):
@@ -188,9 +188,9 @@ def _check_same(self:Checkpoint, where):
 # %% ../../nbs/79_checkpoint.callback.ipynb #6b2138fa
 @patch
 def _open(self:Checkpoint, k):
-    self._check_same(run_name(self.where, k))
-    self.place = Place(run_name(self.where, k), self.wait, self.local, self.log.say, self.log.warn,
-                       self.storage_options, self.opened if k == 1 else None)
+    where = run_name(self.where, k)
+    self._check_same(where)
+    self.place = Place(where, self.wait, self.local, self.log.say, self.log.warn, self.storage_options)
     return self.place
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #54adfbda
@@ -246,10 +246,10 @@ def _tell_lost(self:Checkpoint):
 # %% ../../nbs/79_checkpoint.callback.ipynb #8cebcd41
 @patch
 def _continue_from(self:Checkpoint, after):
-    asked = [{k:h[k] for k in ('lr', 'wd') if k in h} for h in self.opt.hypers]
-    state = State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, self.found.fit))
-    state.restore(Checkpoint, history=False)
-    for h,o in zip(self.opt.hypers, asked): h.update(o)
+    fit = self.found.fit
+    state = State(self.learn, *after.state, after.manifest['file'], same_optimiser(after.begun, fit))
+    state.take_hypers(dict(lr=None, wd=None), fit['hypers'])
+    state.restore(history=False)
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ef6b8774
 @patch
@@ -274,7 +274,7 @@ def _load(self:Checkpoint):
 # %% ../../nbs/79_checkpoint.callback.ipynb #bda36b40
 @patch
 def _restore(self:Checkpoint):
-    self.state.restore(Checkpoint, later_than=self.order)
+    self.state.restore(later_than=self.order)
     self.restored,self.state = self.state,None
 
 @patch

@@ -149,7 +149,6 @@ def capture(
     learn, # In a fit, at the end of a batch or an epoch
     at, # (epoch, batch) that come next
     keeper:Keeper, # Of this fit
-    but=(), # Classes of callbacks to leave out
     best:dict=None, # What `saved_best` gave, by name of the callback
 ): # (tensors, JSON)
     "All that `learn` is at this moment, copied"
@@ -160,7 +159,7 @@ def capture(
         keeper.lost += [k for k,v in plain_attrs(learn).items() if v != was['plain'].get(k)]
     for k,t in weights(learn.model).items(): keeper.keep(t, k)
     parts = {k:keeper.json(v, f'train/{k}') for k,v in _parts(learn, best, keeper).items()}
-    states = {n:_state_of(o, n, keeper) for n,o in holders(learn, but).items()}
+    states = {n:_state_of(o, n, keeper) for n,o in holders(learn).items()}
     return keeper.tensors,dict(parts, at=list(at), env=environment(learn), cbs=states)
 
 # %% ../../nbs/71a_checkpoint.capture.ipynb #55bec9c7

@@ -213,8 +213,9 @@ _kinds = dict(char="a network of char_learner's", other='another network')
 def differences(
     a:dict, # Stored settings
     b:dict, # Those of now
+    *given, # Names of settings that count as well
 ): # Such as 'n_hid 256 -> 512'
     "In what a Learner differs from the one of a run"
     kinds = [_kinds.get(o.get('kind')) for o in (a, b)]
     if kinds[0] != kinds[1]: return [' -> '.join(map(str, kinds))]
-    return fit_differences(a, b, lambda keys: keys[0] in _shared and keys[-1] not in _own)
+    return fit_differences(a, b, lambda keys: keys[0] in (*_shared, *given) and keys[-1] not in _own)

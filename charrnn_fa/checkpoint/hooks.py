@@ -104,7 +104,7 @@ _opens_log = CSVLogger.before_fit
 @patch
 def before_fit(self:CSVLogger):
     "As fastai's, but beside a checkpoint the file waits until it is known whose it is"
-    is_owned = in_fit(self.learn) and any(hasattr(cb, 'owns_files') for cb in self.learn.cbs)
+    is_owned = in_fit(self.learn) and any(hasattr(type(cb), 'is_checkpoint') for cb in self.learn.cbs)
     if not is_owned: return _opens_log(self)
     before = _text_of(self.path/self.fname) if self.append else ''
     self.file = io.StringIO(before + ','.join(self.recorder.metric_names) + '\n')

@@ -56,12 +56,13 @@ def _holding(o, copied):
 # %% ../../nbs/73a_checkpoint.mark.ipynb #2e24403b
 def _undo(learn, copied, cleared=()):
     dl,opt,ps = learn.dls.train,learn.opt,[*learn.model.parameters()]
+    groups = opt.opt.param_groups if isinstance(opt, OptimWrapper) else opt.hypers # which are copies in the former
     if generators(dl): raise TypeError('a loader with a generator of its own')
     ints = lambda o: {k:v for k,v in vars(o).items() if type(v) is int}
     return [
         partial(vars(learn).update, attrs_of(learn)),
         *(partial(vars(o).update, ints(o)) for o in (dl, opt)),
-        *(partial(h.update, dict(h)) for h in opt.hypers),
+        *(partial(h.update, dict(h)) for h in groups),
         *(partial(p.requires_grad_, p.requires_grad) for p in ps),
         *(partial(setattr, p, 'grad', None if p in cleared else p.grad) for p in ps),
         *(_holding(o, copied) for o in changing(learn)),

@@ -11,13 +11,13 @@ from contextlib import suppress
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import SaveModelCallback
-from ..core import CharRNNError, is_number, number_of
+from ..core import is_number, number_of
 from ..text.streams import CharDL
 from ..optim import AdamW
-from ..callback.precision import check_precision, needs_scale
+from ..callback.precision import needs_scale
 from ..loop.learner import CharLearner
-from ..run.files import RunError, damage, same_tensors
-from ..run.model import weights
+from ..run.files import RunError, damage, only_weights, same_tensors
+from ..run.model import kept_precision, weights
 from ..run.records import check, counts, need
 from charrnn_fa.checkpoint.serialize import (
     check_rng, copies_of_plain, default_rngs, form, from_json, set_rng,
@@ -198,6 +198,7 @@ _kinds = {'at':[counts], 'env':_is_environment, 'cbs':dict, 'base?':counts,
 # %% ../../nbs/73_checkpoint.restore.ipynb #f927037d
 class State:
     "What `capture` took, decoded and checked against a Learner"
+    asked = {} # hyper-parameters that are not to be those of the file
     def __init__(self,
         learn, # The one to restore
         tensors:dict, # From a checkpoint
@@ -214,8 +215,8 @@ class State:
             need(len(meta['at']) == 2, 'at')
             self.at = tuple(meta['at'])
             self.env = meta['env']
-            rest = dict(tensors)
-            self.weights = {k:rest.pop(k) for k in tensors if not k.startswith('train/')}
+            self.weights = only_weights(tensors)
+            rest = {k:tensors[k] for k in tensors.keys() - self.weights.keys()}
             but = {'loss'} - meta.keys() | (set() if with_opt else {'opt', 'best'})
             self.parts = {k:from_json(meta[k], rest) for k in _parts if k not in but}
             self.states = {n:from_json(j, rest) for n,j in meta['cbs'].items()}
@@ -230,8 +231,7 @@ def can_take(
     with_opt=True, # Is the optimiser to go on as well?
 )->bool:
     "Whether a checkpoint's weights, and the state of its optimiser, have a place in a Learner"
-    ws = {k:v for k,v in tensors.items() if not k.startswith('train/')}
-    if not _fit_model(learn, ws, buffers(learn.model)): return False
+    if not _fit_model(learn, only_weights(tensors), buffers(learn.model)): return False
     with suppress(RunError), damage('it'):
         if with_opt: _check_opt(learn.opt, from_json(meta['opt'], dict(tensors)))
         return True
@@ -284,13 +284,9 @@ def _take_threads(n, here, say):
     return n
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #1ff5f453
-def _has(learn, precision):
-    if precision in (None, learn.precision): return precision is not None
-    try: return bool(check_precision(precision, learn.device))
-    except CharRNNError: return False
-
 def _take_precision(learn, kept, say, begun=None):
-    wanted = next((o for o in (begun, kept) if _has(learn, o)), learn.precision)
+    can_have = lambda o: o == learn.precision or o and kept_precision(o, learn.device)
+    wanted = next(filter(can_have, (begun, kept)), learn.precision)
     if wanted != learn.precision:
         say(f"The run was begun in {wanted} and keeps to it: this Learner's {learn.precision} is not used.")
         learn.set_precision(wanted)
@@ -303,26 +299,32 @@ def take_hypers(self:State,
     old:dict, # Name to one value for each parameter group, as the run was begun
     new:dict, # As they are asked for now
 ):
-    "Give the optimiser those hyper-parameters that are asked for otherwise than before"
-    for k,vs in new.items():
-        if vs == old.get(k, vs): continue
-        for h,v in zip(self.parts['opt'].get('hypers', []), vs): h[k] = v
+    "Let the optimiser have those hyper-parameters that are asked for otherwise than before, once it is restored"
+    self.asked = {k:vs for k,vs in new.items() if vs != old.get(k, vs)}
+
+@patch
+def _set_asked(self:State):
+    opt = self.learn.opt
+    for k,vs in self.asked.items():
+        is_switch = isinstance(opt.hypers[0].get(k), bool) # what is kept of the steps may not fit another setting
+        with suppress(KeyError): # a number that a scheduler of PyTorch's has added
+            if not is_switch: opt.set_hyper(k, vs)
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #16c7e31f
 @patch
 def restore(self:State,
-    but=(), # Classes of callbacks to leave alone
     history=True, # Callbacks and metrics too
     later_than=math.inf, # Leave somebody's own callbacks of a higher order for `restore_late`
 ):
     "Make the Learner what it was; once"
     with damage(self.path):
-        if history: self._put_history(but, later_than)
+        if history: self._put_history(later_than)
         else:
             for k in attrs_of_fit: self.parts['learn'].pop(k, None)
             del self.puts['model']
         _put_weights(self.learn, self.weights)
         for o in self.puts.values(): next(o, None)
+        self._set_asked()
 
 # %% ../../nbs/73_checkpoint.restore.ipynb #b9df52cc
 def _later(learn, order):
@@ -330,9 +332,9 @@ def _later(learn, order):
     return filter_values(named_callbacks(learn), lambda o: o.order > order and not is_known(o))
 
 @patch
-def _put_history(self:State, but, later_than):
+def _put_history(self:State, later_than):
     late = _later(self.learn, later_than)
-    for n,o in holders(self.learn, but).items():
+    for n,o in holders(self.learn).items():
         if n in self.states and n not in late: _put_state(o, self.states[n])
         if n in self.best and isinstance(o, SaveModelCallback): _put_best(self.learn, o, *self.best[n])
 

@@ -35,7 +35,7 @@ def _steps(self:Checkpoint): return self.steps_done-self.base if self.exact_star
 # %% ../../nbs/79a_checkpoint.save.ipynb #c135b36d
 @patch
 def _capture(self:Checkpoint, at):
-    ts,meta = capture(self.learn, at, self.keeper, Checkpoint, self.best)
+    ts,meta = capture(self.learn, at, self.keeper, self.best)
     is_exchanged = self.learn.loss_func is not self.loss_before and is_own(self.learn.loss_func)
     if is_exchanged: self.keeper.lost.append('learn.loss_func')
     return ts,dict(meta, base=self.base, elapsed=self.seconds(), **self.changed)

@@ -139,10 +139,10 @@ def _named(os, name):
 # %% ../../nbs/71_checkpoint.state.ipynb #3b04a3c4
 def named_callbacks(
     learn, # Any Learner
-    but=(), # Classes of callbacks to leave out
 )->dict:
-    "Callbacks under names that tell two of a class apart"
-    return _named([o for o in learn.cbs.sorted('order') if not isinstance(o, but)], lambda o: type(o).__name__)
+    "Callbacks but checkpoints, under names that tell two of a class apart"
+    cbs = [o for o in learn.cbs.sorted('order') if not hasattr(type(o), 'is_checkpoint')]
+    return _named(cbs, lambda o: type(o).__name__)
 
 # %% ../../nbs/71_checkpoint.state.ipynb #2f91eef6
 def own_callbacks(
@@ -154,11 +154,10 @@ def own_callbacks(
 # %% ../../nbs/71_checkpoint.state.ipynb #68d15f42
 def holders(
     learn, # Any Learner
-    but=(), # Classes of callbacks to leave out
 )->dict:
     "Whatever has state of its own, by name: callbacks, metrics, and the two losses of the recorder"
     losses = [learn.recorder.loss, learn.recorder.smooth_loss] if hasattr(learn, 'recorder') else []
-    return {**named_callbacks(learn, but),
+    return {**named_callbacks(learn),
             **_named(losses + learn.metrics, lambda o: f'{type(o).__name__}:{o.name}')}
 
 # %% ../../nbs/71_checkpoint.state.ipynb #77d654f3

@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import AttrDict, patch
 from filelock import FileLock, Timeout
-from ..core import CharRNNError, check_drive, lost_here, quoted, without_secrets
+from ..core import CharRNNError, check_drive, lost_here, quoted, reason, without_secrets
 from charrnn_fa.run.files import (
-    Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, open_plain, pack, pack_json,
-    paced, read_all, read_json, unpack, unread,
+    Folder, RunError, RunWarning, all_finite, check_bytes, damage, failed, look, most_json, only_weights, open_plain,
+    pack, pack_json, paced, read_all, read_json, unpack, unread,
 )
 from charrnn_fa.run.records import (
     FieldError, check, check_fields, check_record, data_name, data_names, format_version, is_leftover, is_ours,
@@ -201,9 +201,12 @@ class RunFolder(RunFiles):
 @patch
 def _new(self:RunFolder, settings):
     if 'id' in settings: return check_fields(settings, settings_schema, self.path/'run.json') # from a store
-    try: return check({'id':secrets.token_hex(8), 'format':format_version, **settings}, settings_schema)
-    except FieldError as e:
-        raise RunError(f'The settings of this run cannot be kept ({e.what})', 'give others.') from None
+    s = {'id':secrets.token_hex(8), 'format':format_version, **settings}
+    try: pack_json(check(s, settings_schema))
+    except (FieldError, TypeError) as e:
+        what = f'The settings of this run cannot be kept ({reason(e)})'
+        raise RunError(what, 'give other texts or numbers.') from None
+    return s
 
 @patch
 def _stored(self:RunFolder, path):
@@ -258,7 +261,7 @@ def save(self:RunFolder,
     size,sha256 = self.store.write(file, paced(pack(tensors, {**meta, 'settings':self.settings}), pause))
     m = AttrDict(format=format_version, run=self.id, file=file, size=size, file_sha256=sha256, step=step, epoch=epoch,
                  finished=finished, generation=generation, resumes=list(resumes), results=results or {})
-    if not all_finite(t for k,t in tensors.items() if not k.startswith('train/')): m.finite = False
+    if not all_finite(only_weights(tensors).values()): m.finite = False
     try: self.store.write(manifest_name(file), pack_json(m))
     except RunError:
         self.store.remove(file)
@@ -292,9 +295,6 @@ def create(self:RunFolder,
     **fields # Of its manifest
 )->dict: # The manifest
     "Store a new run: text, first checkpoint, and at last the settings that make it one"
-    try: pack_json(self.settings)
-    except TypeError as e:
-        raise RunError(f'The settings of a run are kept as JSON, but {e}', 'give texts and numbers.') from None
     self.check_free(self.path)
     make_folder(self.path)
     clear(self.store)
@@ -348,22 +348,25 @@ def resumes(self:RunFolder)->list:
 
 # %% ../../nbs/32_run.folder.ipynb #5843050b
 @patch
-def _unread_since(self:RunFolder, cs, found):
-    "What is wrong with manifests that cannot be read, of checkpoints as new as `found`"
+def passed_over(self:RunFolder,
+    cs, # Manifests that were read; those before the one that is used have been tried
+    step=0, # Of that one; 0 if there is none
+)->list: # Of errors
+    "What is wrong with checkpoints that would have been used"
     known = {m.file for m in cs}
-    names = [o for o in pick(self.damaged, 'manifest') if data_name(o) not in known]
-    return [self.damaged[o] for o in names if int(o.split('-')[1]) >= found.step]
+    unread = pick(self.damaged, 'manifest')
+    passed = [o for o in unread if data_name(o) in known or int(o.split('-')[1]) < step]
+    return [e for o,e in self.damaged.items() if o not in passed]
 
 @patch
 def _pass_over(self:RunFolder, cs, found):
     command = 'draw' if getattr(self, 'strokes', None) else 'train' # only a `Run` knows
-    for e in self._unread_since(cs, found): warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
-    for m in cs[:cs.index(found)]:
-        if e := self.damaged.get(m.file): # none, if it was removed meanwhile
-            if m.finished:
-                raise RunError(e.what, 'restore it, or train from the checkpoint before with: '
-                                       f'charrnn {command} --run {quoted(self.path)}')
-            warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
+    ends = [self.damaged.get(m.file) for m in cs if m.finished]
+    for e in self.passed_over(cs, found.step):
+        if e in ends:
+            raise RunError(e.what, 'restore it, or train from the checkpoint before with: '
+                                   f'charrnn {command} --run {quoted(self.path)}')
+        warnings.warn(f'{e.what}; the checkpoint before is used.', RunWarning)
 
 @patch
 def newest_whole(self:RunFolder)->tuple: # (manifest, tensors by name, JSON)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['most_text', 'function_names', 'char_schema', 'weights', 'weights_sha256', 'ids_sha256', 'versions', 'check_described',
-           'char_settings', 'kept_text', 'Run', 'save_run', 'load_run']
+           'char_settings', 'kept_text', 'Run', 'kept_precision', 'save_run', 'load_run']
 
 # %% ../../nbs/49_run.model.ipynb #3e3a0580
 import inspect, json, os, re, torch, warnings
@@ -18,7 +18,7 @@ from ..text.strokes import StrokeCode
 from ..text.vocab import CharVocab
 from ..models import CharRNN, count_params
 from ..presets import Preset, precision_names
-from .files import RunError, RunWarning, damage, same_tensors, sha256_pieces
+from .files import RunError, RunWarning, damage, only_weights, same_tensors, sha256_pieces
 from .records import check, counts, need
 from .folder import RunFolder
 
@@ -164,16 +164,12 @@ class Run(RunFolder):
 
 # %% ../../nbs/49_run.model.ipynb #7a844429
 @patch
-def _check_size(self:Run, m):
-    p = self.preset
-    if p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz) > m.size:
-        raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored", 'restore it from a copy.')
-
-# %% ../../nbs/49_run.model.ipynb #ac2465a5
-@patch
-def _check_sizes(self:Run):
+def _check_size(self:Run):
     "Refuse settings that ask for a larger model than the files of the run hold"
-    for m in self.present() or self.newest_whole()[:1]: self._check_size(m)
+    p = self.preset
+    least = p.n_layers*p.n_hid**2 + (p.n_hid+len(self.vocab))*max(p.emb_sz, p.head_sz)
+    if any(least > m.size for m in self.present() or self.newest_whole()[:1]):
+        raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored", 'restore it from a copy.')
 
 # %% ../../nbs/49_run.model.ipynb #5c30ee0f
 def _as_here(t):
@@ -183,8 +179,8 @@ def _as_here(t):
 def _newest_model(self:Run):
     "A manifest, and the model with its weights"
     m,ts,_ = self.newest_whole()
-    ts = {k:_as_here(t) for k,t in ts.items() if not k.startswith('train/')}
-    self._check_size(m)
+    ts = {k:_as_here(t) for k,t in only_weights(ts).items()}
+    self._check_size()
     with damage(self.path/'run.json'): model = _model_of(self.preset, self.vocab)
     if not same_tensors(ts, weights(model)):
         raise RunError(f"{self.path/m.file} holds other weights than the settings of the run ask for",
@@ -227,7 +223,10 @@ def parts(self:Run,
     raise RunError(f'That is not the text that {self.path} was begun with (SHA-256)', 'give the one that was.')
 
 # %% ../../nbs/49_run.model.ipynb #29ff1a43
-def _kept(precision, device):
+def kept_precision(
+    precision:str, # That of a run
+    device, # Where its model is to be
+)->str:
     "The precision of a run, or None where `device` does not have it"
     from charrnn_fa.callback.precision import check_precision
     with suppress(CharRNNError): return check_precision(precision, device)
@@ -238,7 +237,7 @@ def learner(self:Run,
     text=None, # The text of the run, if it was too long to be kept
 ): # `CharLearner`
     "A Learner with text and settings of the run, and fresh weights"
-    self._check_sizes()
+    self._check_size()
     s,about = self.settings,self.settings['text']
     read_with = {k:v for k,v in about.items() if k in ('by_line', 'val_bs')}
     is_bare = text is None and 'left_out' in about and 'file' not in about
@@ -252,26 +251,20 @@ def learner(self:Run,
     if self.strokes: dls.strokes = self.strokes
     if is_bare: dls.left_out = about
     return char_learner(dls, preset=self.preset,
-                        precision='fp32' if is_bare else _kept(s['precision'], dls.device or 'cpu'))
+                        precision='fp32' if is_bare else kept_precision(s['precision'], dls.device or 'cpu'))
 
 # %% ../../nbs/49_run.model.ipynb #fba5a413
-@patch
-def put_into(self:Run,
-    learn, # `CharLearner` with a model like the run's
-):
-    "Give `learn` the weights of the run, and the steps from which further fits go on"
-    m,model = self._newest_model()
-    learn.model.load_state_dict(model.state_dict())
-    learn.steps_done,learn.run_epoch = m.step,m.epoch
-    return learn
-
 @patch
 def load(self:Run,
     device=None, # Default: the GPU if there is one
     text=None, # The text of the run, if it was too long to be kept
 ): # `CharLearner`
-    "The same with the weights of the run"
-    return self.put_into(self.learner(device, text))
+    "The same with the weights of the run, and the steps from which further fits go on"
+    learn = self.learner(device, text)
+    m,model = self._newest_model()
+    learn.model.load_state_dict(model.state_dict())
+    learn.steps_done,learn.run_epoch = m.step,m.epoch
+    return learn
 
 # %% ../../nbs/49_run.model.ipynb #969588aa
 @patch

@@ -9,7 +9,7 @@ __all__ = ['moments_of', 'lens_data', 'lens']
 import base64, html, json, os
 from fastai.basics import *
 from ..core import CharRNNError
-from ..run.files import same_tensors
+from ..run.files import only_weights, same_tensors
 from ..run.model import Run, weights
 from .memory import influence
 from .neurons import activations, find_units, has_units, scale_of, unit_index, unit_names
@@ -41,7 +41,7 @@ def _of_run(run, ids, n_best):
     "A moment for each checkpoint of a run that can be read, the first one first"
     res,model = [],run.load_model()
     for manifest,tensors,_ in run.whole():
-        tensors = {k:t for k,t in tensors.items() if not k.startswith('train/')}
+        tensors = only_weights(tensors)
         is_told = res and res[0]['step'] == manifest['step']
         if is_told or not same_tensors(tensors, weights(model)): continue
         model.load_state_dict(tensors, strict=False)

@@ -35,9 +35,8 @@ class Place:
         say=print, # Told what a person should know
         warn=print, # Told what is wrong
         options:dict=None, # For fsspec
-        opened:RunFolder=None, # The folder of a local run, if it is open already
     ):
-        store_attr('local,say,warn,opened')
+        store_attr('local,say,warn')
         self.wait = max(wait, patience)
         self.store = with_deadline(lambda: get_store(where, **(options or {})), self.wait, without_secrets(where))
         self.where = str(self.store or where)
@@ -59,7 +58,7 @@ def _slug(where):
 def _open(self:Place):
     if not (self.store or RunFolder.is_run(self.path)): RunFolder.check_free(self.path)
     self._lock()
-    if RunFolder.is_run(self.path): self.folder = self.opened or RunFolder(self.path)
+    if RunFolder.is_run(self.path): self.folder = RunFolder(self.path)
     if self.store: self._settle()
 
 # %% ../../nbs/67_store.locate.ipynb #70687444
@@ -212,14 +211,16 @@ def newest(self:Place)->tuple:
     "(manifest, (tensors, JSON)) of the newest checkpoint, here or in the store, that is whole"
     here = self.folder.checkpoints()
     there = self._manifests(here) if self._has_run else []
-    for m in newest_first([*there, *here]):
+    cs = newest_first([*there, *here])
+    for m in cs:
         found = m in here and self._read_here(m) or m in there and self._fetch(m, there)
         if not found: continue
         if not RunFolder.is_run(self.path): self.folder.store.write('run.json', pack_json(self.folder.settings))
-        if e := self._damage(m.step): self.warn(f'{reason(e)}; the checkpoint of step {m.step:,} is used.')
+        for e in self.folder.passed_over(cs, m.step)[:1]:
+            self.warn(f'{reason(e)}; the checkpoint of step {m.step:,} is used.')
         return m,found[1:]
-    e = self._damage(0) or RunError('there is none', 'give another name, or remove the folder to train anew.')
-    raise failed(f'No checkpoint of {self} can be used', e)
+    none = RunError('there is none', 'give another name, or remove the folder to train anew.')
+    raise failed(f'No checkpoint of {self} can be used', next(iter(self.folder.passed_over(cs)), none))
 
 # %% ../../nbs/67_store.locate.ipynb #7fd93fb9
 @patch
@@ -249,10 +250,3 @@ def _manifests(self:Place, here):
                            "or give another name.")
     except (StoreError, OSError) as e: damaged[self.where] = e
     return there
-
-# %% ../../nbs/67_store.locate.ipynb #21bca57b
-@patch
-def _damage(self:Place, step):
-    for name,e in self.folder.damaged.items():
-        m = re.match(r'step-(\d+)-', name)
-        if not m or int(m[1]) >= step: return e
