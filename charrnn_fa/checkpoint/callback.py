@@ -35,10 +35,10 @@ from charrnn_fa.checkpoint.resume import (
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #ba9ff4d9
 def _place_of(where):
-    if isinstance(where, RunFolder): return str(where.path)
+    if isinstance(where, RunFolder): return str(where.path),where
     if not isinstance(where, (str, os.PathLike)) or where == '':
         raise CharRNNError(f'A run cannot be kept in {where!r}', 'give a path or a URL.')
-    return str(where) if is_url(where) else local_path(where)
+    return (str(where) if is_url(where) else local_path(where)),None
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #5b2b8355
 def _takes_one(f):
@@ -87,7 +87,7 @@ class Checkpoint(Callback):
         _check_often(minutes, steps, keep, max_mb, wait)
         _check_told(results, info)
         store_attr('minutes,steps,keep,local,allow_changes,results,info,quiet,storage_options')
-        self.where = _place_of(where)
+        self.where,self.opened = _place_of(where)
         self.safe_name = without_secrets(self.where)
         if storage_options and not is_url(self.where):
             raise TypeError(f"Checkpoint for a path has no argument {', '.join(storage_options)}; its own are "
@@ -101,7 +101,7 @@ class Checkpoint(Callback):
 # %% ../../nbs/79_checkpoint.callback.ipynb #12ba37ad
 @patch
 def __getstate__(self:Checkpoint):
-    return {**vars(self), **_of_fit, 'where':self.safe_name, 'storage_options':{}}
+    return {**vars(self), **_of_fit, 'where':self.safe_name, 'storage_options':{}, 'opened':None}
 
 @patch
 def __deepcopy__(self:Checkpoint, memo):
@@ -190,7 +190,8 @@ def _check_same(self:Checkpoint, where):
 def _open(self:Checkpoint, k):
     where = run_name(self.where, k)
     self._check_same(where)
-    self.place = Place(where, self.wait, self.local, self.log.say, self.log.warn, self.storage_options)
+    self.place = Place(where, self.wait, self.local, self.log.say, self.log.warn, self.storage_options,
+                       self.opened if k == 1 else None)
     return self.place
 
 # %% ../../nbs/79_checkpoint.callback.ipynb #54adfbda

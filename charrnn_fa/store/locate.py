@@ -35,8 +35,9 @@ class Place:
         say=print, # Told what a person should know
         warn=print, # Told what is wrong
         options:dict=None, # For fsspec
+        opened:RunFolder=None, # The folder of a local run, if it is open already
     ):
-        store_attr('local,say,warn')
+        store_attr('local,say,warn,opened')
         self.wait = max(wait, patience)
         self.store = with_deadline(lambda: get_store(where, **(options or {})), self.wait, without_secrets(where))
         self.where = str(self.store or where)
@@ -58,7 +59,7 @@ def _slug(where):
 def _open(self:Place):
     if not (self.store or RunFolder.is_run(self.path)): RunFolder.check_free(self.path)
     self._lock()
-    if RunFolder.is_run(self.path): self.folder = RunFolder(self.path)
+    if RunFolder.is_run(self.path): self.folder = self.opened or RunFolder(self.path)
     if self.store: self._settle()
 
 # %% ../../nbs/67_store.locate.ipynb #70687444
