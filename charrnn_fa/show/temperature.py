@@ -10,7 +10,7 @@ import re, textwrap
 from dataclasses import dataclass
 from fastai.basics import *
 from itertools import groupby # fastai has another
-from ..core import CharRNNError, check_number
+from ..core import CharRNNError, check_number, number_of
 from ..generate import check_sampling, generate
 from .page import Picture, as_html, check_learn
 
@@ -129,7 +129,7 @@ _style = """<style>
 def _facts(s):
     if s.known is None: return 'the text that was learned is not here to compare with'
     known = 'no whole word' if math.isnan(s.known) else f'{s.known:.0%} of its words exist'
-    return f'{known}, the longest copy has {s.copy[1]-s.copy[0]} characters'
+    return f'{known}, the longest copy has {number_of(s.copy[1]-s.copy[0], "character")}'
 
 # %% ../../nbs/55_show.temperature.ipynb #5b76ef46
 def _card(s, words):
