@@ -4420,6 +4420,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'charrnn_fa/show/temperature.py'),
                                              'charrnn_fa.show.temperature._corpus': ( 'show.temperature.html#_corpus',
                                                                                       'charrnn_fa/show/temperature.py'),
+                                             'charrnn_fa.show.temperature._end_of': ( 'show.temperature.html#_end_of',
+                                                                                      'charrnn_fa/show/temperature.py'),
                                              'charrnn_fa.show.temperature._facts': ( 'show.temperature.html#_facts',
                                                                                      'charrnn_fa/show/temperature.py'),
                                              'charrnn_fa.show.temperature._kinds': ( 'show.temperature.html#_kinds',

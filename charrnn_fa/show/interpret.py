@@ -67,6 +67,7 @@ _most_of_line = 400 # characters
 def _beginnings(spans):
     "Spans (mean, start, stop) as (start, stop) of what is shown, and a sentence about the rest"
     shown = [(a, min(b, a+_most_of_line)) for _,a,b in spans]
+    if not spans: return [],'No line is long enough.'
     is_cut = any(b < o[2] for (_,b),o in zip(shown, spans))
     return shown,f'Of longer lines the first {_most_of_line} characters are shown.' if is_cut else ''
 
@@ -83,7 +84,7 @@ def worst_lines(self:CharInterpretation,
     (spans,cut),means = _beginnings(worst),[o[0] for o in worst]
     note = ' '.join(filter(None, [cut, self.note]))
     lines = [f'{m:5.1f}  {self.reading.text[a:b].rstrip()}' for m,(a,b) in zip(means, spans)]
-    words = '\n'.join([*(lines or ['No line is long enough.']), *filter(None, [note])])
+    words = '\n'.join([*lines, *filter(None, [note])])
     rows = rows_html(self.reading.text, marks(self.reading, self.vocab), [f'{m:.1f} bits' for m in means], spans)
     body = lambda name: marked_text(name, rows, legend('expected', 'a surprise'), _ask, note)
     return Picture('The lines that surprise most', words, body, data=worst)
@@ -152,5 +153,6 @@ def confusion(self:CharInterpretation,
     pairs = self.confused()[:k]
     rows = [[glyph(self.vocab[a]), glyph(self.vocab[b]), f'{n:,}', f'{n/total:.0%}'] for n,a,b,total in pairs]
     head = ['came', 'was taken for', 'times', 'of all that came']
-    note = ' '.join(filter(None, ['' if pairs else 'Every first guess was right.', self.note]))
+    are_right = len(self.reading.ids) > 1 and not pairs
+    note = ' '.join(filter(None, ['Every first guess was right.'*are_right, self.note]))
     return _table_picture('What is taken for what', head, rows, note, pairs)

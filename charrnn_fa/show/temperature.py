@@ -151,6 +151,9 @@ def _terminal(s):
     return [f'temperature {s.temperature:g}: {_facts(s)}', *(f'  {o}' for o in pieces)]
 
 # %% ../../nbs/55_show.temperature.ipynb #dfa9077a
+def _end_of(prompt): return repr(prompt) if len(prompt) <= 40 else f'…{prompt[-40:]!r}'
+
+# %% ../../nbs/55_show.temperature.ipynb #31b1a32d
 def temperature(
     learn, # Made by `char_learner`; without its text nothing is compared
     prompt:str='', # What is written on
@@ -163,6 +166,6 @@ def temperature(
     ss = samples(learn, prompt, temperatures, n, seed)
     words = {*_word.findall(_corpus(learn))}
     first = 'a line end' if '\n' in learn.vocab else repr(learn.vocab[0])
-    title = f'Written on from {prompt!r}' if prompt else f'Written from {first} on'
+    title = f'Written on from {_end_of(prompt)}' if prompt else f'Written from {first} on'
     lines = [line for s in ss for line in ('', *_terminal(s))]
     return Picture(title, '\n'.join([title, _meaning, *lines]), partial(_body, ss, words), data=ss)
