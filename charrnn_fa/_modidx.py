@@ -4255,6 +4255,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'charrnn_fa.show.memory._marks': ('show.memory.html#_marks', 'charrnn_fa/show/memory.py'),
                                         'charrnn_fa.show.memory._shares': ('show.memory.html#_shares', 'charrnn_fa/show/memory.py'),
                                         'charrnn_fa.show.memory._states': ('show.memory.html#_states', 'charrnn_fa/show/memory.py'),
+                                        'charrnn_fa.show.memory._story': ('show.memory.html#_story', 'charrnn_fa/show/memory.py'),
                                         'charrnn_fa.show.memory._title': ('show.memory.html#_title', 'charrnn_fa/show/memory.py'),
                                         'charrnn_fa.show.memory._traced': ('show.memory.html#_traced', 'charrnn_fa/show/memory.py'),
                                         'charrnn_fa.show.memory._words': ('show.memory.html#_words', 'charrnn_fa/show/memory.py'),
