@@ -575,3 +575,14 @@ def test_a_text_file_holds_nothing_that_a_terminal_obeys(make, tmp_path):
     learn = make(CharDataLoaders.from_text('a\x1b[31mb\n'*60, bs=4, seq_len=16, seed=7))
     p = show.temperature(learn, 'a\x1b[31mb', (.5,), n=50)
     assert p.save(tmp_path/'a.txt').read_text() == f'{p}\n' and '\x1b' not in str(p)
+
+
+FORCED = [('surprise', '.t i'), ('surprise', '.k'), ('lens', '.t i'), ('lens', '.key'), ('temperature', '.t i')]
+
+@pytest.mark.parametrize('name,mark', FORCED)
+def test_colours_that_mean_something_stay_where_colours_are_forced(pictures, visit, name, mark):
+    "As by a system that is set to high contrast"
+    page = visit(pictures[name], forced_colors='active')
+    seen = "o => getComputedStyle(o).backgroundImage + getComputedStyle(o).backgroundColor"
+    colours = ' '.join(page.locator(mark).evaluate_all(f'os => os.map({seen})'))
+    assert re.search(r'\(224, 122, 16|\(38, 128, 214', colours)

@@ -120,7 +120,7 @@ def _coloured(text, kinds):
 # %% ../../nbs/55_show.temperature.ipynb #ed521f7b
 _style = """<style>
 .charrnn .g{display:grid;grid-template-columns:repeat(auto-fit,minmax(17em,1fr));gap:1.2em}
-.charrnn i.w,.charrnn i.c{font-style:normal;border-radius:2px}
+.charrnn i.w,.charrnn i.c{font-style:normal;border-radius:2px;forced-color-adjust:none}
 .charrnn i.w{background:rgba(var(--orange),.42)}.charrnn i.c{background:rgba(var(--blue),.36)}
 .charrnn .g .t{border-left:3px solid rgba(128,128,128,.4);padding-left:.7em;max-height:19em;overflow:auto}
 </style>"""
