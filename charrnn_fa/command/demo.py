@@ -28,7 +28,8 @@ def _show_temperatures(path):
         text = generate(model, run.vocab, prompt, n=250, temperature=t, seed=1)
         say(f'At temperature {t} ({what}):\n\n{indent(text)}\n')
     asked = ' --prompt "A class"' if set('A class') <= set(run.vocab) else ''
-    print(f'Go on: charrnn sample {quoted(path)}{asked} --temperature 0.6\n       charrnn train YOUR.txt --run runs/mine')
+    print(f'Go on: charrnn sample {quoted(path)}{asked} --temperature 0.6')
+    print('       charrnn train YOUR.txt --run runs/mine')
 
 # %% ../../nbs/90f_command.demo.ipynb #57a5f079
 def demo(
