@@ -347,3 +347,11 @@ def test_the_one_minute_preset_fits(text, visit, make, tmp_path):
     assert abs(measured(learn, page_model(learn))['cost']) < .002
     same_as_python(page, learn)
     assert page.evaluate('charrnn.bench(50)') > 0
+
+
+def test_buttons_can_be_read_where_colours_are_forced(learn, visit):
+    "As by a system that is set to high contrast"
+    page = visit(learn, dict(forced_colors='active'))
+    look = lambda o, what: page.locator(o).evaluate_all(f'os => os.map(o => getComputedStyle(o).{what})')
+    assert look('#write', 'forcedColorAdjust') == ['none'] # else its letters stand on a ground of their own colour
+    assert '(224, 122, 16' in ' '.join(look('#text span', 'backgroundColor'))

@@ -468,3 +468,122 @@ def test_what_has_no_picture_is_called_what_it_is(dls):
         def forward(self, x, state): return super().forward(x),()
     with pytest.raises(CharRNNError, match='Own is none'): show.surprise(CharLearner(dls, Own(*[len(dls.vocab)]*2)), 'text')
     with pytest.raises(CharRNNError, match='This list has no losses'): show.losses(['runs/a', 'runs/b'])
+
+
+HEBREW = 'שלום עולם, זה טקסט בעברית.\n'
+
+
+@pytest.fixture
+def of_hebrew(make): return make(CharDataLoaders.from_text(HEBREW*40, bs=4, seq_len=16, seed=7))
+
+
+PLACE_OF = """(o, part) => {
+    const texts = document.createTreeWalker(o, NodeFilter.SHOW_TEXT), range = document.createRange();
+    for (let t; t = texts.nextNode();) {
+        const i = t.data.indexOf(part);
+        if (i < 0) continue;
+        range.setStart(t, i);
+        range.setEnd(t, i + 1);
+        return range.getBoundingClientRect().x;
+    }
+}"""
+
+
+@pytest.mark.parametrize('name', ['surprise', 'neurons', 'lens'])
+def test_an_answer_about_a_letter_of_any_direction_is_read_from_left_to_right(of_hebrew, visit, name):
+    kwargs = dict(unit='state 1') if name == 'neurons' else {}
+    page = visit(getattr(show, name)(of_hebrew, HEBREW, **kwargs))
+    page.locator('.t i').nth(2).click()
+    told = page.locator('.said' if name == 'lens' else 'output')
+    number = re.search(r'[\d.]+', told.text_content())[0]
+    parts = ['ו', number] if name == 'neurons' else ['ו', number, 'bits', 'Expected']
+    places = [told.evaluate(PLACE_OF, part) for part in parts]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize('name', ['surprise', 'lens', 'temperature'])
+def test_a_line_begins_where_its_letters_do(of_hebrew, visit, name):
+    "One of letters that go to the left ends at its left, with its full stop"
+    kwargs = dict(temperatures=(.5,), n=1) if name == 'temperature' else {}
+    text = visit(getattr(show, name)(of_hebrew, HEBREW, **kwargs)).locator('.t')
+    assert text.evaluate(PLACE_OF, '.') < text.evaluate(PLACE_OF, 'ע')
+
+
+def test_a_letter_with_a_long_name_does_not_cover_its_share(make, visit):
+    learn = make(CharDataLoaders.from_text('a\u200db\U000e0001c\u200d\n'*60, bs=4, seq_len=16, seed=7))
+    page = visit(show.lens(learn, 'a\u200db\U000e0001c'))
+    page.locator('.t i').nth(2).click()
+    rows = page.locator('.said div')
+    ends = "o => { const r = document.createRange(); r.selectNodeContents(o); return r.getBoundingClientRect(); }"
+    assert any('\\U' in o for o in rows.all_text_contents())
+    for row in rows.all():
+        letter,share = (row.locator(o).evaluate(ends) for o in ('b', 'span'))
+        assert letter['x']+letter['width'] <= share['x']
+
+
+def test_where_nothing_is_expected_it_is_said(make, visit):
+    learn = make(CharDataLoaders.from_text(''.join(map(chr, range(0x4e00, 0x4e00+2000))), bs=4, seq_len=16, seed=7))
+    for f,told in (show.surprise, 'output'),(show.lens, '.said'):
+        page = visit(f(learn, '\u4e00\u4e01\u4e02'))
+        page.locator('.t i').nth(1).click()
+        assert page.locator(told).text_content().endswith('nothing in particular')
+    assert 'Expected here (as it is now): nothing' in page.locator(told).text_content()
+    assert '(< 1%)' in str(show.CharInterpretation.from_learner(learn).most_surprising())
+
+
+@pytest.mark.parametrize('name', ['surprise', 'lens'])
+def test_an_answer_is_told_to_who_does_not_see_it(pictures, visit, name):
+    page = visit(pictures[name])
+    page.locator('.t').focus()
+    page.keyboard.press('ArrowRight')
+    assert 'first character' in page.get_by_role('status').text_content()
+
+
+def test_the_names_of_rungs_do_not_cover_each_other():
+    "Where the validation part is far below the training, too; and the rungs beside it are there"
+    from charrnn_fa.show.losses import Curves, _figure
+    ladder = dict(uniform=3.04, unigram=2.93, bigram=1.3)
+    fig = _figure(Curves(np.linspace(3.05, 1.8, 40), np.ones(40), [(40, 1.25)], ladder))
+    fig.canvas.draw()
+    boxes = sorted((o.get_window_extent() for o in fig.axes[0].texts), key=lambda o: o.y0)
+    assert len(fig.axes[0].texts) == 2 and fig.axes[0].texts[-1].get_text() == 'bigram'
+    assert all(a.y1 <= b.y0 for a,b in zip(boxes, boxes[1:]))
+
+
+def test_interpretations_are_bounded_and_say_what_is_left_out(trained, make):
+    "Of a line without an end, too; and where nothing is wrong, the table says so"
+    learn = make(CharDataLoaders.from_text('abcdefghij'*3000, bs=4, seq_len=16, seed=7))
+    interp = show.CharInterpretation.from_learner(learn, 'abcdefghij'*3000 + 'Ж')
+    p = interp.worst_lines()
+    assert 'first 400 characters' in str(p) and len(p._repr_html_()) < 200_000 and len(str(p)) < 1000
+    assert '1 unknown character is skipped' in str(interp.most_surprising())
+    assert '1 unknown character is skipped' in str(show.neurons(learn, 'abЖ', unit=0))
+    learn.fit_steps(150)
+    right = show.CharInterpretation.from_learner(learn)
+    short = show.CharInterpretation.from_learner(learn, 'ab').worst_lines()
+    assert 'No line is long enough' in short._repr_html_() and 'No line is long enough' in str(short)
+    assert right.confused() == [] and 'Every first guess was right' in str(right.confusion())
+
+
+def test_a_title_in_any_letters_is_no_complaint(tmp_path, recwarn):
+    "A browser has the letters that matplotlib's fonts lack"
+    p = show.drawings([[[(0, 0), (9, 9)]]], title='日本 😀')
+    assert '日本' in p.save(tmp_path/'a.svg').read_text() and [*recwarn] == []
+    assert '<title>Drawings</title>' in show.drawings([[[(0, 0), (9, 9)]]]).save(tmp_path/'a.html').read_text()
+
+
+def test_a_text_file_holds_nothing_that_a_terminal_obeys(make, tmp_path):
+    learn = make(CharDataLoaders.from_text('a\x1b[31mb\n'*60, bs=4, seq_len=16, seed=7))
+    p = show.temperature(learn, 'a\x1b[31mb', (.5,), n=50)
+    assert p.save(tmp_path/'a.txt').read_text() == f'{p}\n' and '\x1b' not in str(p)
+
+
+FORCED = [('surprise', '.t i'), ('surprise', '.k'), ('lens', '.t i'), ('lens', '.key'), ('temperature', '.t i')]
+
+@pytest.mark.parametrize('name,mark', FORCED)
+def test_colours_that_mean_something_stay_where_colours_are_forced(pictures, visit, name, mark):
+    "As by a system that is set to high contrast"
+    page = visit(pictures[name], forced_colors='active')
+    seen = "o => getComputedStyle(o).backgroundImage + getComputedStyle(o).backgroundColor"
+    colours = ' '.join(page.locator(mark).evaluate_all(f'os => os.map({seen})'))
+    assert re.search(r'\(224, 122, 16|\(38, 128, 214', colours)

@@ -21,17 +21,15 @@ def _show_temperatures(path):
     from charrnn_fa.generate import generate
     from charrnn_fa.run.model import Run
     run = Run(path)
+    if run.strokes: return say(f'{path} has learned to draw; see what with: charrnn draw --run {quoted(path)}')
     model = run.load_model()
-    how = f'charrnn draw --run {quoted(path)}'
-    strokes = f'{path} has learned to draw, so what it writes is strokes; see them with: {how}\n'
-    if run.strokes: say(strokes)
     prompt = 'The ' if set('The ') <= set(run.vocab) else ''
     for t,what in (0.5, 'careful'), (0.8, 'lively'), (1.1, 'wild'):
         text = generate(model, run.vocab, prompt, n=250, temperature=t, seed=1)
         say(f'At temperature {t} ({what}):\n\n{indent(text)}\n')
     asked = ' --prompt "A class"' if set('A class') <= set(run.vocab) else ''
-    write = f'charrnn sample {quoted(path)}{asked} --temperature 0.6'
-    print(f'Go on: {how if run.strokes else write}\n       charrnn train YOUR.txt --run runs/mine')
+    print(f'Go on: charrnn sample {quoted(path)}{asked} --temperature 0.6')
+    print('       charrnn train YOUR.txt --run runs/mine')
 
 # %% ../../nbs/90f_command.demo.ipynb #57a5f079
 def demo(

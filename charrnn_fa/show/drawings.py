@@ -178,7 +178,7 @@ def _note(drawings, shown):
     res = [f'The first {shown} of {len(drawings):,} drawings.'] if len(drawings) > shown else []
     if not shown: res = ['There is no drawing.']
     mended,lost = getattr(drawings, 'repaired', 0),getattr(drawings, 'skipped', 0)
-    if mended or lost: res.append(f'{mended} repaired, {lost} could not be read.')
+    if mended or lost: res.append(f'Not well-formed: {mended} mended, {lost} left out.')
     return ' '.join(res)
 
 def drawings(

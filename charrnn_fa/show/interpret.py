@@ -10,7 +10,7 @@ import html, math
 from fastai.basics import *
 from ..core import check_number
 from ..text.read import check_type
-from .page import Picture, check_learn, columns, glyph, known_ids, padded
+from .page import Picture, check_learn, columns, glyph, known_ids, padded, with_skipped
 from .surprise import Reading, legend, line_spans, marked_text, marks, read_ids, rows_html
 
 # %% ../../nbs/58b_show.interpret.ipynb #1abe2ad9
@@ -40,6 +40,7 @@ def from_learner(cls:CharInterpretation,
     if text is None: text = learn.vocab.textify(learn.dls.valid.ids[:most+1])
     note = f'The first {most:,} characters were read.' if len(text) > most else ''
     ids,places = known_ids(learn.vocab, text[:most])
+    note = with_skipped(note, len(text[:most])-len(ids))
     return cls(learn.vocab, Reading(text[:most], places, ids, *read_ids(learn.model, ids, n_best)), note)
 
 # %% ../../nbs/58b_show.interpret.ipynb #b61578c9
@@ -60,6 +61,16 @@ def _first_of_each(spans, text):
     for o in spans: seen.setdefault(text[o[1]:o[2]].strip(), o)
     return [*seen.values()]
 
+# %% ../../nbs/58b_show.interpret.ipynb #3387d781
+_most_of_line = 400 # characters
+
+def _beginnings(spans):
+    "Spans (mean, start, stop) as (start, stop) of what is shown, and a sentence about the rest"
+    shown = [(a, min(b, a+_most_of_line)) for _,a,b in spans]
+    if not spans: return [],'No line is long enough.'
+    is_cut = any(b < o[2] for (_,b),o in zip(shown, spans))
+    return shown,f'Of longer lines the first {_most_of_line} characters are shown.' if is_cut else ''
+
 # %% ../../nbs/58b_show.interpret.ipynb #f1d53632
 _ask = 'Point at a character, tap it, or move with the arrow keys, to see what was expected in its place.'
 
@@ -70,15 +81,18 @@ def worst_lines(self:CharInterpretation,
     "The lines that cost most, a character"
     check_number('k', k, 1, whole=True)
     worst = _first_of_each(self.line_means(), self.reading.text)[:k]
-    spans,ends = [o[1:] for o in worst],[f'{o[0]:.1f} bits' for o in worst]
-    words = '\n'.join(f'{m:5.1f}  {self.reading.text[a:b].rstrip()}' for m,a,b in worst)
-    rows = rows_html(self.reading.text, marks(self.reading, self.vocab), ends, spans)
-    body = lambda name: marked_text(name, rows, legend('expected', 'a surprise'), _ask, self.note)
-    return Picture('The lines that surprise most', words or 'No line is long enough.', body, data=worst)
+    (spans,cut),means = _beginnings(worst),[o[0] for o in worst]
+    note = ' '.join(filter(None, [cut, self.note]))
+    lines = [f'{m:5.1f}  {self.reading.text[a:b].rstrip()}' for m,(a,b) in zip(means, spans)]
+    words = '\n'.join([*lines, *filter(None, [note])])
+    rows = rows_html(self.reading.text, marks(self.reading, self.vocab), [f'{m:.1f} bits' for m in means], spans)
+    body = lambda name: marked_text(name, rows, legend('expected', 'a surprise'), _ask, note)
+    return Picture('The lines that surprise most', words, body, data=worst)
 
 # %% ../../nbs/58b_show.interpret.ipynb #e8a42eca
 _breaks = '<style>.charrnn .breaks td{white-space:nowrap}' # or a phone has to scroll
-_breaks += '.charrnn .breaks td:first-child{white-space:normal;overflow-wrap:anywhere}</style>'
+_breaks += '.charrnn .breaks td:first-child{white-space:normal;overflow-wrap:anywhere;unicode-bidi:plaintext}'
+_breaks += '.charrnn .breaks td+td{unicode-bidi:bidi-override}</style>' # single letters of any direction
 
 def _table(head, rows):
     "Rows of words as a table; what stands in it is text"
@@ -94,12 +108,15 @@ def _lines(head, rows):
 
 def _table_picture(title, head, rows, note, data):
     notes = f'<p><small>{html.escape(note)}</small></p>' if note else ''
-    return Picture(title, f'{title}\n{_lines(head, rows)}', lambda name: _table(head, rows) + notes, data=data)
+    words = '\n'.join(filter(None, [title, _lines(head, rows), note]))
+    return Picture(title, words, lambda name: _table(head, rows) + notes, data=data)
 
 # %% ../../nbs/58b_show.interpret.ipynb #6d11ea15
 def _visible(text): return ''.join(map(glyph, text))
 
 # %% ../../nbs/58b_show.interpret.ipynb #b46b14d5
+def _chance(p): return f'{p:.0%}' if p >= .005 else '< 1%'
+
 @patch
 def most_surprising(self:CharInterpretation,
     k:int=12, # Characters
@@ -111,8 +128,9 @@ def most_surprising(self:CharInterpretation,
     for i in order:
         before = self.vocab.textify(r.ids[max(0, i-24):i])
         rows.append([_visible(before), glyph(self.vocab[int(r.ids[i])]), f'{r.bits[i]:.1f} bits',
-                     f'{glyph(self.vocab[int(r.best[i,0])])} ({r.probs[i,0]:.0%})'])
-    return _table_picture('The most surprising characters', ['after', 'came', 'at', 'and not'], rows, self.note, order)
+                     f'{glyph(self.vocab[int(r.best[i,0])])} ({_chance(r.probs[i,0])})'])
+    head = ['after', 'came', 'at', 'likeliest']
+    return _table_picture('The most surprising characters', head, rows, self.note, order)
 
 # %% ../../nbs/58b_show.interpret.ipynb #b858cea7
 @patch
@@ -135,4 +153,6 @@ def confusion(self:CharInterpretation,
     pairs = self.confused()[:k]
     rows = [[glyph(self.vocab[a]), glyph(self.vocab[b]), f'{n:,}', f'{n/total:.0%}'] for n,a,b,total in pairs]
     head = ['came', 'was taken for', 'times', 'of all that came']
-    return _table_picture('What is taken for what', head, rows, self.note, pairs)
+    are_right = len(self.reading.ids) > 1 and not pairs
+    note = ' '.join(filter(None, ['Every first guess was right.'*are_right, self.note]))
+    return _table_picture('What is taken for what', head, rows, note, pairs)

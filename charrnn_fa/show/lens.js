@@ -50,12 +50,13 @@
     }
     if (!i) return said.replaceChildren(`${letter}   the first character, which nothing predicts`);
     const head = document.createElement('p');
-    head.textContent = `${letter}   ${m.bits[i].toFixed(1)} bits. Expected here, after ${m.name}:`;
     const rows = [];
     for (let j = 0; j < k; j++) {
       const a = i*k+j, id = wide ? m.best[2*a] + 256*m.best[2*a+1] : m.best[a];
       if (m.probs[a]) rows.push(line(data.vocab[id], m.probs[a]/255, id === data.ids[i]));
     }
+    const rest = rows.length ? '' : ' nothing in particular';
+    head.textContent = `${letter}   ${m.bits[i].toFixed(1)} bits. Expected here (${m.name}):${rest}`;
     said.replaceChildren(head, ...rows);
   };
 

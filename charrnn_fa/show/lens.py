@@ -197,7 +197,7 @@ _how = '<p><small>Blue beneath a character: it mattered for the one that is aske
 def _below(note, reach):
     how = _how if reach else ''
     notes = f'<p><small>{html.escape(note)}</small></p>' if note else ''
-    return f'{how}<div class="said">{_ask}</div>{notes}'
+    return f'{how}<div class="said" role="status">{_ask}</div>{notes}'
 
 # %% ../../nbs/57a_show.lens.ipynb #a2acb8c0
 def _body(reading, data, note, name):

@@ -128,14 +128,19 @@ def _labels(rungs, least):
 # %% ../../nbs/54_show.losses.ipynb #6cb66010
 _grey = '#888888'
 
+def _drawn(c):
+    "All losses of a training that are numbers"
+    res = np.array([*c.train, *(v for _,v in c.valid)], float)
+    return res[np.isfinite(res)]
+
 def _draw_ladder(ax, c):
-    known = c.train[np.isfinite(c.train)]
+    known = _drawn(c)
     if not len(known): return
     rungs = _rungs(c.ladder, float(known.min()), float(known.max()))
     for _,v in rungs: ax.axhline(v, color=_grey, lw=.8, ls=':')
     height = np.ptp([*known, *(v for _,v in rungs)])
     right = dict(xycoords=('axes fraction', 'data'), xytext=(4, 0), textcoords='offset points', va='center')
-    for k,v in _labels(rungs, .05*height): ax.annotate(k, (1, v), **right)
+    for k,v in _labels(rungs, .08*height): ax.annotate(k, (1, v), **right)
 
 # %% ../../nbs/54_show.losses.ipynb #41af150f
 def _draw_losses(ax, c):

@@ -127,6 +127,7 @@ class Memory:
     places:list # Where the characters that the network knows stand, (n,)
     at:int # Which of them was traced
     weights:np.ndarray # How much each of the earlier ones matters; 1 in all, (n,)
+    reach:int # How many of them were traced
 
 # %% ../../nbs/53_show.memory.ipynb #2eb38ca4
 def _errors(losses):
@@ -176,17 +177,23 @@ def _words(m):
     who = ', '.join(f'{chars[i]} ({m.at-i} before) {m.weights[i]:.0%}' for i in best)
     return f'For the last character, {chars[m.at]}, matter most: {who}.'
 
+# %% ../../nbs/53_show.memory.ipynb #d07472bb
+def _story(m, i):
+    "What is known of the place `i`"
+    c,back = glyph(m.text[m.places[i]]),m.at-i
+    if not back: return f'{c}  the last one, for which the others matter'
+    if back > m.reach: return f'{c}  {back} before: further than was traced back'
+    return f'{c}  {back} before: {m.weights[i]:.1%} of the gradient'
+
 # %% ../../nbs/53_show.memory.ipynb #b13c8ac5
 def _marks(m):
-    top,known = m.weights.max() or 1,[]
-    for i,(p,w) in enumerate(zip(m.places, m.weights)):
-        c = m.text[p]
-        known.append(mark(c, w/top, f'{glyph(c)}  {m.at-i} before: {w:.1%} of the gradient'))
+    top = m.weights.max() or 1
+    known = [mark(m.text[p], w/top, _story(m, i)) for i,(p,w) in enumerate(zip(m.places, m.weights))]
     known[m.at] = known[m.at].replace('<i ', '<i class="it" ')
     return spread(m.text, m.places, known)
 
 # %% ../../nbs/53_show.memory.ipynb #d81bdca3
-_ask = 'The outlined character is the last one; the others are as strong as they matter for it.'
+_ask = 'The outlined character is the last one; those before it are as strong as they matter for it.'
 
 def _body(m, figure, name):
     label = f"Loss by context: it falls up to {number_of(reach_of(m.nats), 'character')}"
@@ -221,6 +228,6 @@ def memory(
     losses = context_losses(learn, None if has_own else text, contexts, n)
     nats,text = {k:float(v.mean()) for k,v in losses.items()},_end_of(text, learn, reach)
     ids,places = known_ids(learn.vocab, text)
-    m = Memory(nats, _errors(losses), text, places, len(ids)-1, _shares(learn.model, ids, reach))
+    m = Memory(nats, _errors(losses), text, places, len(ids)-1, _shares(learn.model, ids, reach), reach)
     words,figure = '\n'.join([_title(m), *_bars(nats), _words(m)]),_figure(m)
     return Picture(_title(m), words, partial(_body, m, figure), figure, m)

@@ -13,7 +13,7 @@ from fastai.basics import *
 from ..core import CharRNNError
 from ..callback.neighbours import sharing_processors
 from ..generate import evaluating
-from .page import Picture, check_learn, glyph, known_ids, shown_part
+from .page import Picture, check_learn, glyph, known_ids, shown_part, with_skipped
 from .surprise import block_lines, legend, line_spans, mark, marked_text, rows_html, spread
 
 # %% ../../nbs/52_show.neurons.ipynb #2328eeab
@@ -291,6 +291,7 @@ def neurons(
     part,note = shown_part(text, most)
     i,found = _chosen(learn, unit, search, properties)
     ids,places = known_ids(learn.vocab, part)
+    note = with_skipped(note, len(part)-len(ids))
     t = Trace(part, places, unit_names(learn.model)[i], activations(learn.model, ids[None])[i,0], found)
     words = '\n'.join([_title(t), *_terminal(t), note]).rstrip()
     return Picture(_title(t), words, partial(_body, t, note), data=t)

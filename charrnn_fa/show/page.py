@@ -8,7 +8,7 @@ __all__ = ['orange', 'blue', 'ink', 'blocks', 'Picture', 'hex_colour', 'page', '
            'check_text', 'shown_part', 'known_ids', 'with_skipped', 'glyph', 'as_html']
 
 # %% ../../nbs/50_show.page.ipynb #ceb85047
-import html, io, json, os, re, unicodedata, uuid
+import html, io, json, os, re, unicodedata, uuid, warnings
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -52,6 +52,7 @@ _style = f'<style>.charrnn{{--orange:{orange};--blue:{blue}}}' + """
 .charrnn{font:15px/1.5 system-ui,sans-serif;color:inherit;max-width:52em}
 .charrnn h4{font-size:1em;margin:.2em 0 .4em}.charrnn p{margin:.4em 0}.charrnn small{opacity:.8}
 .charrnn .t{font:14px/1.7 ui-monospace,Menlo,Consolas,monospace;white-space:break-spaces;overflow-wrap:anywhere}
+.charrnn .t{unicode-bidi:plaintext}
 .charrnn table{border-collapse:collapse;font-size:.93em}
 .charrnn td,.charrnn th{padding:.2em .7em .2em 0;text-align:left;vertical-align:top;border:0;background:none}
 .charrnn svg{max-width:100%;height:auto;display:block}
@@ -84,9 +85,10 @@ def page(
 @patch
 def _as_file(self:Picture, kind):
     "The bytes of a file whose name ends in `kind`"
-    if kind in ('.html', '.htm'): return page(self.title, self._repr_html_()).encode(errors='xmlcharrefreplace')
-    if kind == '.txt': return f'{self.text}\n'.encode(errors='backslashreplace')
-    if self.figure is not None and kind == '.svg': return figure_file(self.figure).encode()
+    if kind in ('.html', '.htm'):
+        return page(self.title or 'Drawings', self._repr_html_()).encode(errors='xmlcharrefreplace')
+    if kind == '.txt': return f'{self}\n'.encode()
+    if self.figure is not None and kind == '.svg': return figure_file(self.figure, self.title).encode()
     if self.figure is not None and kind == '.png': return _png(self.figure)
     kinds = '.html, .txt' + (', .svg or .png' if self.figure is not None else '')
     what = f"This picture cannot be written as '{kind}'" if kind else 'The name does not say how to write this picture'
@@ -136,7 +138,9 @@ def new_figure(
 def _svg(figure):
     "The element `<svg>` that matplotlib writes, with `ink` as its ink"
     f = io.StringIO()
-    with drawing(): figure.savefig(f, format='svg', metadata=dict(Date=None))
+    with drawing(), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', r'Glyph \d+ .*missing')
+        figure.savefig(f, format='svg', metadata=dict(Date=None))
     svg = f.getvalue()
     return re.sub(r'<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.S)
 
@@ -157,9 +161,10 @@ _both = ('<style>svg{color:#222;background:#fff}'
 
 def figure_file(
     figure, # Of matplotlib
+    label:str='', # What is seen, for who does not see it
 )->str:
     "A figure as an SVG file that suits light and dark"
-    svg = figure_html(figure, 'charrnn', '').replace('>', f'>{_both}', 1)
+    svg = figure_html(figure, 'charrnn', visible(label, lines=False)).replace('>', f'>{_both}', 1)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}'
 
 # %% ../../nbs/50_show.page.ipynb #31742b18

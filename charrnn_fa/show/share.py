@@ -80,7 +80,8 @@ def _cost_words(found, draws=False):
     unit,what = ('letter', 'drawings') if draws else ('character', 'text')
     if not found: return f'What rounding costs was not measured: there was no {what} to measure it on.'
     cost = found['cost']
-    price = f'costs {cost:.4f} of them' if cost >= 1e-4 else f'changes that by {abs(cost):.6f}'
+    change = f'{abs(cost):.6f}' if abs(cost) >= 1e-6 else 'less than 0.000001'
+    price = f'costs {cost:.4f} of them' if cost >= 1e-4 else f'changes that by {change}'
     return (f"Measured on {found['n_chars']:,} {unit}s of its validation {what}, in windows of 256: "
             f"{found['nats']:.4f} nats a {unit}. Rounding {price}.")
 

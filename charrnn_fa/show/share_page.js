@@ -135,7 +135,7 @@ const open = generator => ({[Symbol.iterator]: () => ({next: () => generator.nex
 const summary = (n, seconds, seed, stopped) => {
     const bits = records.filter(r => !r.given).map(r => r.bits), mean = bits.reduce((a, b) => a + b, 0) / bits.length;
     const rate = Math.round(records.length / Math.max(seconds, 1e-3)).toLocaleString('en');
-    return `${stopped ? 'Stopped after' : 'Wrote'} ${n.toLocaleString('en')} characters, ${rate} a second, `
+    return `${stopped ? 'Stopped after' : 'Wrote'} ${n.toLocaleString('en')} character${n === 1 ? '' : 's'}, ${rate} a second, `
          + `${(mean || 0).toFixed(2)} bits of surprise each. Seed ${seed} gives them again.`;
 };
 

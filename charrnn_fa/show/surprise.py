@@ -76,7 +76,8 @@ def read_text(
 
 # %% ../../nbs/51_show.surprise.ipynb #eb7d1d55
 def _likely(vocab, best, probs):
-    return ', '.join(f'{glyph(vocab[int(i)])} {p:.0%}' for i,p in zip(best, probs) if p >= .005)
+    likely = [f'{glyph(vocab[int(i)])} {p:.0%}' for i,p in zip(best, probs) if p >= .005]
+    return ', '.join(likely) or 'nothing in particular'
 
 # %% ../../nbs/51_show.surprise.ipynb #332c5c14
 def story(

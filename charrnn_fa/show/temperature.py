@@ -10,7 +10,7 @@ import re, textwrap
 from dataclasses import dataclass
 from fastai.basics import *
 from itertools import groupby # fastai has another
-from ..core import CharRNNError, check_number
+from ..core import CharRNNError, check_number, number_of
 from ..generate import check_sampling, generate
 from .page import Picture, as_html, check_learn
 
@@ -120,7 +120,7 @@ def _coloured(text, kinds):
 # %% ../../nbs/55_show.temperature.ipynb #ed521f7b
 _style = """<style>
 .charrnn .g{display:grid;grid-template-columns:repeat(auto-fit,minmax(17em,1fr));gap:1.2em}
-.charrnn i.w,.charrnn i.c{font-style:normal;border-radius:2px}
+.charrnn i.w,.charrnn i.c{font-style:normal;border-radius:2px;forced-color-adjust:none}
 .charrnn i.w{background:rgba(var(--orange),.42)}.charrnn i.c{background:rgba(var(--blue),.36)}
 .charrnn .g .t{border-left:3px solid rgba(128,128,128,.4);padding-left:.7em;max-height:19em;overflow:auto}
 </style>"""
@@ -129,7 +129,7 @@ _style = """<style>
 def _facts(s):
     if s.known is None: return 'the text that was learned is not here to compare with'
     known = 'no whole word' if math.isnan(s.known) else f'{s.known:.0%} of its words exist'
-    return f'{known}, the longest copy has {s.copy[1]-s.copy[0]} characters'
+    return f'{known}, the longest copy has {number_of(s.copy[1]-s.copy[0], "character")}'
 
 # %% ../../nbs/55_show.temperature.ipynb #5b76ef46
 def _card(s, words):
@@ -151,6 +151,9 @@ def _terminal(s):
     return [f'temperature {s.temperature:g}: {_facts(s)}', *(f'  {o}' for o in pieces)]
 
 # %% ../../nbs/55_show.temperature.ipynb #dfa9077a
+def _end_of(prompt): return repr(prompt) if len(prompt) <= 40 else f'…{prompt[-40:]!r}'
+
+# %% ../../nbs/55_show.temperature.ipynb #31b1a32d
 def temperature(
     learn, # Made by `char_learner`; without its text nothing is compared
     prompt:str='', # What is written on
@@ -163,6 +166,6 @@ def temperature(
     ss = samples(learn, prompt, temperatures, n, seed)
     words = {*_word.findall(_corpus(learn))}
     first = 'a line end' if '\n' in learn.vocab else repr(learn.vocab[0])
-    title = f'Written on from {prompt!r}' if prompt else f'Written from {first} on'
+    title = f'Written on from {_end_of(prompt)}' if prompt else f'Written from {first} on'
     lines = [line for s in ss for line in ('', *_terminal(s))]
     return Picture(title, '\n'.join([title, _meaning, *lines]), partial(_body, ss, words), data=ss)
