@@ -441,3 +441,35 @@ def test_scores_of_one_text_that_are_flattened_step_by_step():
         return loss.item()
     said = found(step_function=by_step, model=net, batches=list(ids.unfold(0, 41, 40).split(16)[:5]))
     assert [o.id for o in said] == ['S3']
+
+
+class OfWindows(nn.Module):
+    "The letter after a window, from one-hot vectors"
+    def __init__(self):
+        super().__init__()
+        self.lstm,self.dense = nn.LSTM(V, 48, batch_first=True),nn.Linear(48, V)
+    def forward(self, x): return self.dense(self.lstm(x)[1][0][-1])
+
+
+def test_one_hot_targets_of_one_class_for_each_row():
+    "They are no rows of ids that are 0 or 1, most of which are left out"
+    torch.manual_seed(0)
+    net,vectors = OfWindows(),F.one_hot(ids, V).float()
+    starts = torch.arange(0, 1536, 3).split(128)
+    given = [(torch.stack([vectors[i:i+30] for i in o]), vectors[o+30]) for o in starts]
+    opt = torch.optim.RMSprop(net.parameters(), lr=5e-3)
+    assert not found(model=net, dls=given, loss_func=nn.CrossEntropyLoss(), opt=opt)
+
+
+class WithStart(Net):
+    "The state begins with what relu makes of zeros"
+    def forward(self, x):
+        start = F.relu(torch.zeros(1, len(x), 48)) + .5
+        return self.out(self.rnn(self.emb(x), start)[0])
+
+
+def test_a_constant_is_no_unit_that_is_off():
+    torch.manual_seed(0)
+    net = WithStart()
+    opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+    assert not found(model=net, dls=batches(), loss_func=nll, opt=opt)
