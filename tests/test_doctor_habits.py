@@ -473,3 +473,26 @@ def test_a_constant_is_no_unit_that_is_off():
     net = WithStart()
     opt = torch.optim.Adam(net.parameters(), lr=3e-3)
     assert not found(model=net, dls=batches(), loss_func=nll, opt=opt)
+
+
+class Autoencoder(Net):
+    "A text goes through one state, and is written again from there"
+    def __init__(self):
+        super().__init__()
+        self.enc,self.code,self.start = nn.GRU(24, 32, batch_first=True),nn.Linear(32, 16),nn.Linear(16, 48)
+    def forward(self, x):
+        h = torch.tanh(self.start(self.code(self.enc(self.emb(x))[1])))
+        return self.out(self.rnn(self.emb(x[:,:-1]), h)[0])
+
+
+def test_an_autoencoder_may_see_what_it_is_to_say():
+    torch.manual_seed(0)
+    net = Autoencoder()
+    opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+    def step(x):
+        loss = F.cross_entropy(net(x).flatten(0, 1), x[:,1:].flatten())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss
+    assert not found(step_function=step, model=net, opt=opt, batches=[x for x,_ in batches()])
