@@ -496,3 +496,28 @@ def test_an_autoencoder_may_see_what_it_is_to_say():
         opt.step()
         return loss
     assert not found(step_function=step, model=net, opt=opt, batches=[x for x,_ in batches()])
+
+
+class OfAKind(nn.Module):
+    "Scores of a text of some kind, which is read first"
+    def __init__(self, batch_first):
+        super().__init__()
+        self.kind,self.emb,self.out = nn.Embedding(3, 24),nn.Embedding(V, 24),nn.Linear(48, V)
+        self.rnn = nn.GRU(24, 48, batch_first=batch_first)
+    def forward(self, kind, x): return self.out(self.rnn(self.emb(x) + self.kind(kind)[:,None])[0])
+
+
+@pytest.mark.parametrize('is_learner', [True, False])
+@pytest.mark.parametrize('batch_first,wanted', [(True, []), (False, ['S5'])])
+def test_the_text_may_be_the_second_input(batch_first, wanted, is_learner):
+    torch.manual_seed(0)
+    net,kinds = OfAKind(batch_first),torch.arange(16) % 3
+    given = [(kinds, x, y) for x,y in batches()]
+    opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+    if not is_learner: return assert_ids(found(model=net, dls=given, loss_func=nll, opt=opt), wanted)
+    rows = [(k, x, y) for ks,xs,ys in given for k,x,y in zip(ks, xs, ys)]
+    dls = DataLoaders(DataLoader(rows, bs=16, n_inp=2), DataLoader(rows[:16], bs=16, n_inp=2))
+    assert_ids(found(learn=Learner(dls, net, loss_func=nll, lr=3e-3)), wanted)
+
+
+def assert_ids(findings, wanted): assert [o.id for o in findings if o.id != 'D6'] == wanted
