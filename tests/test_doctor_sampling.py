@@ -93,8 +93,10 @@ def searched(model, prompt, n, width=3, at_once=False):
             best = scores.log_softmax(-1).topk(width)
             further += [(text, fits+p, i, h) for p,i in zip(best.values.tolist(), best.indices.tolist())]
         further = sorted(further, key=lambda o: -o[1])[:width]
-        if at_once: y,h = read([[i] for *_,i,_ in further], torch.cat([h for *_,h in further], 1))
-        rows = ((y[r:r+1], h[:,r:r+1].contiguous()) for r in range(width)) if at_once else (read([[i]], h) for *_,i,h in further)
+        if at_once:
+            y,h = read([[i] for *_,i,_ in further], torch.cat([h for *_,h in further], 1))
+            rows = [(y[r:r+1], h[:,r:r+1].contiguous()) for r in range(width)]
+        else: rows = [read([[i]], h) for *_,i,h in further]
         texts = [(text+SYMBOLS[i], fits, y[0,-1], h) for (text,fits,i,_),(y,h) in zip(further, rows)]
     return prompt+texts[0][0]
 

@@ -117,7 +117,7 @@ def n_before_a_step(
 def _is_with_scaler(subject): return any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values())
 
 def _of_the_last(subject, batches, n):
-    "Steps in which the last of `n` losses before the optimiser's step counts alone, and whether the others had a gradient"
+    "Steps in which the last of `n` losses before the optimiser's counts alone, and whether the others had a gradient"
     had = []
     def _look(step):
         if len(had) >= n-1 or step.loss is None or not step.loss.requires_grad: return
