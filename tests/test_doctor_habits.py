@@ -441,3 +441,83 @@ def test_scores_of_one_text_that_are_flattened_step_by_step():
         return loss.item()
     said = found(step_function=by_step, model=net, batches=list(ids.unfold(0, 41, 40).split(16)[:5]))
     assert [o.id for o in said] == ['S3']
+
+
+class OfWindows(nn.Module):
+    "The letter after a window, from one-hot vectors"
+    def __init__(self):
+        super().__init__()
+        self.lstm,self.dense = nn.LSTM(V, 48, batch_first=True),nn.Linear(48, V)
+    def forward(self, x): return self.dense(self.lstm(x)[1][0][-1])
+
+
+def test_one_hot_targets_of_one_class_for_each_row():
+    "They are no rows of ids that are 0 or 1, most of which are left out"
+    torch.manual_seed(0)
+    net,vectors = OfWindows(),F.one_hot(ids, V).float()
+    starts = torch.arange(0, 1536, 3).split(128)
+    given = [(torch.stack([vectors[i:i+30] for i in o]), vectors[o+30]) for o in starts]
+    opt = torch.optim.RMSprop(net.parameters(), lr=5e-3)
+    assert not found(model=net, dls=given, loss_func=nn.CrossEntropyLoss(), opt=opt)
+
+
+class WithStart(Net):
+    "The state begins with what relu makes of zeros"
+    def forward(self, x):
+        start = F.relu(torch.zeros(1, len(x), 48)) + .5
+        return self.out(self.rnn(self.emb(x), start)[0])
+
+
+def test_a_constant_is_no_unit_that_is_off():
+    torch.manual_seed(0)
+    net = WithStart()
+    opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+    assert not found(model=net, dls=batches(), loss_func=nll, opt=opt)
+
+
+class Autoencoder(Net):
+    "A text goes through one state, and is written again from there"
+    def __init__(self):
+        super().__init__()
+        self.enc,self.code,self.start = nn.GRU(24, 32, batch_first=True),nn.Linear(32, 16),nn.Linear(16, 48)
+    def forward(self, x):
+        h = torch.tanh(self.start(self.code(self.enc(self.emb(x))[1])))
+        return self.out(self.rnn(self.emb(x[:,:-1]), h)[0])
+
+
+def test_an_autoencoder_may_see_what_it_is_to_say():
+    torch.manual_seed(0)
+    net = Autoencoder()
+    opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+    def step(x):
+        loss = F.cross_entropy(net(x).flatten(0, 1), x[:,1:].flatten())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss
+    assert not found(step_function=step, model=net, opt=opt, batches=[x for x,_ in batches()])
+
+
+class OfAKind(nn.Module):
+    "Scores of a text of some kind, which is read first"
+    def __init__(self, batch_first):
+        super().__init__()
+        self.kind,self.emb,self.out = nn.Embedding(3, 24),nn.Embedding(V, 24),nn.Linear(48, V)
+        self.rnn = nn.GRU(24, 48, batch_first=batch_first)
+    def forward(self, kind, x): return self.out(self.rnn(self.emb(x) + self.kind(kind)[:,None])[0])
+
+
+@pytest.mark.parametrize('is_learner', [True, False])
+@pytest.mark.parametrize('batch_first,wanted', [(True, []), (False, ['S5'])])
+def test_the_text_may_be_the_second_input(batch_first, wanted, is_learner):
+    torch.manual_seed(0)
+    net,kinds = OfAKind(batch_first),torch.arange(16) % 3
+    given = [(kinds, x, y) for x,y in batches()]
+    opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+    if not is_learner: return assert_ids(found(model=net, dls=given, loss_func=nll, opt=opt), wanted)
+    rows = [(k, x, y) for ks,xs,ys in given for k,x,y in zip(ks, xs, ys)]
+    dls = DataLoaders(DataLoader(rows, bs=16, n_inp=2), DataLoader(rows[:16], bs=16, n_inp=2))
+    assert_ids(found(learn=Learner(dls, net, loss_func=nll, lr=3e-3)), wanted)
+
+
+def assert_ids(findings, wanted): assert [o.id for o in findings if o.id != 'D6'] == wanted

@@ -81,6 +81,37 @@ def prompt_again(model, prompt, n):
     return res
 
 
+@torch.no_grad()
+def searched(model, prompt, n, width=3, at_once=False):
+    "Goes on with the likeliest texts, one after the other or as the rows of a batch"
+    read = lambda ids, h: model(torch.tensor(ids), h)
+    y,h = read([[NUMBER[c] for c in prompt]], None)
+    texts = [('', 0., y[0,-1], h)]
+    for _ in range(n):
+        further = []
+        for text,fits,scores,h in texts:
+            best = scores.log_softmax(-1).topk(width)
+            further += [(text, fits+p, i, h) for p,i in zip(best.values.tolist(), best.indices.tolist())]
+        further = sorted(further, key=lambda o: -o[1])[:width]
+        if at_once:
+            y,h = read([[i] for *_,i,_ in further], torch.cat([h for *_,h in further], 1))
+            rows = [(y[r:r+1], h[:,r:r+1].contiguous()) for r in range(width)]
+        else: rows = [read([[i]], h) for *_,i,h in further]
+        texts = [(text+SYMBOLS[i], fits, y[0,-1], h) for (text,fits,i,_),(y,h) in zip(further, rows)]
+    return prompt+texts[0][0]
+
+
+@torch.no_grad()
+def read_anew(model, prompt, n):
+    "Reads all letters again for each new one"
+    res = prompt
+    for _ in range(n):
+        h = None
+        for c in res: y,h = model(torch.tensor([[NUMBER[c]]]), h)
+        res += SYMBOLS[drawn(y[:,-1])]
+    return res
+
+
 def told(trained, f, **kwargs):
     sample = (lambda model, prompt, n: f(model, prompt, n, **kwargs)) if kwargs else f
     return [(o.id, o.certainty) for o in diagnose(sample=sample, **trained).findings]
@@ -90,6 +121,12 @@ def told(trained, f, **kwargs):
 def test_a_function_that_writes_well(trained, kwargs):
     "Even if the prompt's last character is read twice, or the last that is written once more"
     assert not told(trained, one_by_one, **kwargs)
+
+
+@pytest.mark.parametrize('write,kwargs', [(searched, {}), (searched, dict(at_once=True)), (read_anew, {})])
+def test_several_texts_are_read_for_one_that_is_written(trained, write, kwargs):
+    "What goes in is no text then, and each state is that of its own"
+    assert not {'G3', 'G1', 'G4'} & {id for id,_ in told(trained, write, **kwargs)}
 
 
 @pytest.mark.parametrize('is_told', [True, False])

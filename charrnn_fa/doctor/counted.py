@@ -12,7 +12,7 @@ from .report import Finding
 from .ids import as_ids
 from .loss import of_classes
 from .mean import check_mean
-from .step import predictions
+from .step import is_one_hot, predictions
 from .subject import Subject
 from .weighting import check_class_weights, loss_without, scale_of, score_gradients
 
@@ -122,7 +122,8 @@ def _rows_and_ends(y):
 def _n_expected(batch, n):
     "How many characters of a batch should train, and how many it has; ends of rows that are all alike may be padding"
     y = as_ids(batch[-1])
-    if y is None or not y.numel(): return n,n
+    is_class = is_one_hot(batch[-1]) and batch[-1].ndim == 2 # one for each row
+    if y is None or not y.numel() or is_class: return n,n
     rows,same = _rows_and_ends(y)
     real = int((rows >= 0).sum())
     return (real - int((same[same > 1]).sum()) if real == rows.numel() else real),real

@@ -242,7 +242,7 @@ def diagnose(
         pace = (time.perf_counter()-start)/len(more) if more else 0.
         subject = _subject(learn, model, dls, loss_func, opt, step_function, more and more[:4])
         subject.until,subject.text,subject.more = until,text,more or subject.batches
-        if step_function is not None: _arrange_in_time(subject)
+        _arrange_in_time(subject)
         subject.loader = None if dl is None else _paced(_Paced, dl, until, pace)
         all_loaders = _paced(_AllPaced, loaders[0], until, pace) if loaders else None
         findings,checked,late,others = _examined(subject, learn, all_loaders, sample, text, trials)

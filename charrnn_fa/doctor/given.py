@@ -137,7 +137,7 @@ class LooksOn(Callback):
         n:int, # Batches
         run_valid:bool=False, # Tell of validation as well
     ): store_attr()
-    def before_batch(self): self.subject.begin((*self.xb, *self.yb))
+    def before_batch(self): self.subject.begin(self.subject.arrange(parts_of((*self.xb, *self.yb))))
     def after_batch(self):
         self.subject.steps[-1].told = number_of_loss(self.learn.loss) # what the recorder shows
         if len(self.subject.steps) >= self.n: raise CancelFitException

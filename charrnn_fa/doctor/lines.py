@@ -19,7 +19,7 @@ _signs = {
     'I2': r'zeros_|ones_|constant_|fill_',
     'I3': r'init\.|uniform_|normal_',
     'I4': r'relu\(',
-    'L1': r'softmax',
+    'L1': r'(?<!log_)softmax',
     'L2': r'log_softmax|\.log\(',
     'L3': r'reduction\s*=|\.sum\(',
     'L5': r'ignore_index',
@@ -128,7 +128,8 @@ class _LeftOut(ast.NodeTransformer):
     def visit_Call(self, node):
         self.generic_visit(node)
         f = node.func
-        if self.name not in getattr(f, 'attr', getattr(f, 'id', '')).lower(): return node
+        called = getattr(f, 'attr', getattr(f, 'id', '')).lower()
+        if self.name not in called or called.startswith('log'): return node # a log_softmax after it belongs to the loss
         is_method = not node.args or isinstance(node.args[0], (ast.Constant, ast.UnaryOp))
         return f.value if is_method and isinstance(f, ast.Attribute) else node.args[0] if node.args else node
     def visit_Attribute(self, node):

@@ -40,7 +40,7 @@ class Looked:
         if not isinstance(out, Tensor): out = out[0] if isinstance(out, tuple) and out and isinstance(out[0], Tensor) else None
         if out is None or not out.is_floating_point() or not out.numel(): return
         if self.bad is None: self._look_for_bad(func, args, kwargs, out)
-        self._look_at_units(getattr(func, '__name__', ''), out.detach())
+        if out.requires_grad: self._look_at_units(getattr(func, '__name__', ''), out.detach()) # a constant is no unit
         if func is F.embedding: self._note_padding(*args, **kwargs)
 
 # %% ../../nbs/38e_doctor.looked.ipynb #5a0775aa

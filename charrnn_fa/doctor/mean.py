@@ -11,6 +11,7 @@ from fastai.basics import *
 from .report import Finding
 from .ids import as_ids, likely_axis
 from .loss import of_classes
+from .order import n_before_a_step
 from .step import rows_of
 from .subject import Subject
 from .weighting import loss_without, minds_scale, moved, scale_of, score_gradients
@@ -169,20 +170,14 @@ def _scales(subject, batches):
     return subject.run(batches, update=False, before_backward=_look),res
 
 # %% ../../nbs/38i_doctor.mean.ipynb #7c3f36f3
-def _n_before_a_step(steps):
-    "How many losses there are before the optimiser makes its first step; 0 if it makes none"
-    events = [e for o in steps for e in o.events if e in ('backward', 'step')]
-    return events.index('step') if 'step' in events else 0
-
-# %% ../../nbs/38i_doctor.mean.ipynb #323a51e7
 def check_accumulation(
     subject:Subject, # What is examined
     most:int=16, # Steps in which the optimiser is waited for
 )->list: # Of `Finding`s: O11
     "Whether gradients that are added up make a mean"
-    if _n_before_a_step(subject.as_it_is()) == 1: return []
+    if n_before_a_step(subject.as_it_is()) == 1: return []
     steps,scales = _scales(subject, (subject.batches*most)[:most])
-    n = _n_before_a_step(steps)
+    n = n_before_a_step(steps)
     are_whole = len(scales) >= n and all(k is not None and k >= .9 for k in scales[:n])
     if n < 2 or not are_whole: return []
     is_one_a_batch = n == sum('step' not in o.events for o in steps[:n]) + 1

@@ -21,6 +21,7 @@ from .deaf import check_deaf
 from .mixed import check_mixed, of_recurrence
 from .reach import other_id, reaches
 from .step import before_call
+from .told import is_autoencoder
 from .subject import Subject
 from .turned import check_turned, is_right
 
@@ -41,6 +42,12 @@ def _centred(model):
     for k,m in model.named_modules():
         n = m.dilation[0]*(m.kernel_size[0]-1) if isinstance(m, nn.Conv1d) else 0
         if n and (m.padding == 'same' or 2*m.padding[0] == n): return code_of(model, k),n
+
+# %% ../../nbs/42_doctor.probes.ipynb #32bbeb3d
+def _of_convolutions(model):
+    "A line on convolutions that get what was padded before, if there are any: it may have been on both sides"
+    has = any(isinstance(m, nn.Conv1d) and m.kernel_size[0] > 1 for m in model.modules())
+    return "\n# a convolution is padded before the first step alone: F.pad(h, ((kernel_size-1)*dilation, 0))"*has
 
 # %% ../../nbs/42_doctor.probes.ipynb #d94457f3
 class Padded(Finding):
@@ -66,7 +73,8 @@ def sees_ahead(
     fix = ('nn.LSTM(..., bidirectional=False)   # and nothing that is averaged or normalised over time'
            + _of_one_direction(model) if is_both else
            "# leave out what goes over all steps of a row: a pass from its end, a sum, mean, norm, softmax or attention;\n"
-           "# attention may stay with a mask: w.masked_fill(torch.ones_like(w).triu(1).bool(), -math.inf).softmax(-1)")
+           "# attention may stay with a mask: w.masked_fill(torch.ones_like(w).triu(1).bool(), -math.inf).softmax(-1)"
+           + _of_convolutions(model))
     return (Finding if is_both else over_time)('S10', 'exact',
         "A prediction changes with what comes after it, so the network sees what it is to predict. The loss will look "
         "very good, and what it writes will be noise.",
@@ -151,6 +159,7 @@ def _gives_ahead(subject, lay):
 def _looks_ahead(subject, lay, rs, evidence):
     "What is said of predictions that change with later characters"
     if not lay.reads_on: return []
+    if is_autoencoder(subject): return []
     n = _shifted_back(lay, rs)
     is_cut = n and not _gives_ahead(subject, lay)
     return [_compared_with_input(subject, n, evidence) if is_cut else sees_ahead(subject.model, evidence)]

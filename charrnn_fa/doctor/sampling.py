@@ -15,7 +15,7 @@ from .fetched import with_batches
 from .subject import Subject
 from .place import place_of
 from .words import stop_before
-from .written import write
+from .written import reads_several, write
 from .temperature import check_axis, check_temperature
 from .fed_back import check_fed_back, check_one_table, check_same_fed, check_symbols_written
 from .written_state import check_cells, check_own_text, check_written_state
@@ -102,18 +102,18 @@ def sampling_findings(
         w = write(_in_eval(sample), model, prompt, n)
         subject.noted.restore()
     table = table_of(subject.more, text) if text else None
-    res += check_fed_back(w) if w.fed else check_cells(subject, sample, prompt) or check_own_text(subject, w, table)
-    if w.fed: res = res or _of_reading(subject, w, prompt, table)
-    if w.fed: res = res or check_cells(subject, sample, prompt)
+    if not reads_several(w): res += _of_reading(subject, sample, w, prompt, table)
     res = res or check_axis(w) or check_temperature(sample, model, prompt, w) or check_loaded(subject, table, text)
     subject.noted.restore()
     return res or _check_twice(sample, subject, prompt, w, text) or check_unknown(sample, subject, prompt)
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #4a039f00
-def _of_reading(subject, w, prompt, table):
+def _of_reading(subject, sample, w, prompt, table):
     "How a function reads what it feeds back"
-    if found := check_same_fed(w, prompt) or check_one_table(w, prompt, table): return found
-    return check_symbols_written(w, subject.vocab) or check_written_state(subject, w, prompt)
+    if not w.fed: return check_cells(subject, sample, prompt) or check_own_text(subject, w, table)
+    found = check_fed_back(w) or check_same_fed(w, prompt) or check_one_table(w, prompt, table)
+    found = found or check_symbols_written(w, subject.vocab) or check_written_state(subject, w, prompt)
+    return found or check_cells(subject, sample, prompt)
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #f7ac1b2b
 def _check_twice(sample, subject, prompt, w, text):

@@ -683,6 +683,22 @@ def accumulated_but_not_divided():
     return dict(step_function=step, model=model, batches=windows(8, 24, 80), opt=opt)
 
 
+@program('O11')
+def zeroed_at_each_piece():
+    "A batch is trained on in four pieces for one step, and gradients are set to zero at each piece"
+    seed(411)
+    model = Scores('gru', n_hid=48)
+    opt = Adam(model.parameters(), lr=3e-3)
+    def step(x, y):
+        for xs,ys in zip(x.chunk(4), y.chunk(4)):
+            opt.zero_grad()
+            loss = loss_over_all(model(xs), ys)
+            (loss/4).backward()
+        opt.step()
+        return loss
+    return dict(step_function=step, model=model, batches=windows(16, 24, 40), opt=opt)
+
+
 @program('O11', 'by hand')
 def counter_begins_anew():
     "The counter is set to 0 in each call, so the step never comes"
