@@ -521,3 +521,33 @@ def test_the_text_may_be_the_second_input(batch_first, wanted, is_learner):
 
 
 def assert_ids(findings, wanted): assert [o.id for o in findings if o.id != 'D6'] == wanted
+
+
+class ReadsItself(nn.Module):
+    "Some of the letters that it reads are those that it holds for likeliest"
+    def __init__(self):
+        super().__init__()
+        self.emb,self.cell,self.drop = nn.Embedding(V, 24),nn.GRUCell(24, 48),nn.Dropout(.3)
+        self.out = nn.Linear(48, V)
+    def forward(self, x, share=0.):
+        h,res = torch.zeros(len(x), 48),[]
+        for c in x.T:
+            if res: c = torch.where(torch.rand(len(c)) < share, res[-1].argmax(-1), c)
+            h = self.cell(self.emb(c), h)
+            res.append(self.out(self.drop(h)))
+        return torch.stack(res, 1)
+
+
+@pytest.mark.parametrize('mode,wanted', [(True, []), (False, ['T2'])])
+def test_letters_of_its_own_do_not_hide_the_mode(mode, wanted):
+    torch.manual_seed(0)
+    net = ReadsItself()
+    opt = torch.optim.Adam(net.parameters(), 3e-3)
+    def step(x, y):
+        net.train(mode)
+        opt.zero_grad()
+        loss = nll(net(x, .2), y)
+        loss.backward()
+        opt.step()
+        return loss
+    assert_ids(found(step_function=step, model=net, opt=opt, batches=batches()), wanted)

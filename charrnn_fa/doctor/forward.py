@@ -56,24 +56,25 @@ def _is_random(subject, **kwargs):
     "Whether the network gives something else each time in evaluation mode"
     return _is_same(*(_output(subject, False, seed, **kwargs) for seed in (0, 1))) is False
 
-# %% ../../nbs/38b_doctor.forward.ipynb #7fee94f3
+# %% ../../nbs/38b_doctor.forward.ipynb #76621029
 def check_mode(
     subject:Subject, # What is examined
     step, # Of its first batch
 )->list: # Of `Finding`s: T1, T2, T3
     "Whether dropout is on in training, and off when something is measured"
-    in_eval = _output(subject, False, 0)
-    if _is_random(subject):
-        return [_always_on()] if _drops(subject) and _is_random(subject, given=_without_chance) else []
+    calls = next((o for o in ({}, dict(given=_without_chance)) if not _is_random(subject, **o)), None)
+    if calls is None: return [_always_on()] if _drops(subject) else []
+    in_eval,in_training = (_output(subject, mode, 0, **calls) for mode in (False, True))
+    is_other = _is_same(in_eval, in_training) is False
     modes = _training_modes(step)
-    if modes and not any(modes) and _is_same(in_eval, _output(subject, True, 0)) is False: return [_never_on()]
-    if _is_left_off(subject) and _is_same(in_eval, _output(subject, True, 0)) is False: return [_left_off()]
+    if modes and not any(modes) and is_other: return [_never_on()]
+    if is_other and _is_left_off(subject): return [_left_off()]
     last_backward = max((i for i,e in enumerate(step.events) if e == 'backward'), default=None)
     after = [e for e in step.events[last_backward:] if e == 'forward'] if last_backward is not None else []
     was_training = after and any(step.modes[-len(after):])
-    if was_training and _is_same(in_eval, _output(subject, True, 0)) is False: return [_measured_with_dropout()]
+    if was_training and is_other: return [_measured_with_dropout()]
     if after and step.with_graph: return [_measured_with_graph()]
-    return _check_dropped(step, in_eval, _output(subject, True, 0))
+    return _check_dropped(step, in_eval, in_training)
 
 # %% ../../nbs/38b_doctor.forward.ipynb #3a326e38
 class DroppedScores(Finding):
