@@ -63,6 +63,7 @@ def _has_empty_row(name, args, kwargs):
     dim = kwargs.get('dim', args[1] if len(args) > 1 and type(args[1]) is int else -1)
     return 'softmax' in name and isinstance(dim, int) and bool((args[0] == -math.inf).all(dim).any())
 
+# %% ../../nbs/38e_doctor.looked.ipynb #9a081c81
 @patch
 def _look_for_bad(self:Looked, func, args, kwargs, out):
     name = getattr(func, '__name__', str(func))

@@ -116,6 +116,7 @@ def n_before_a_step(
 # %% ../../nbs/37b_doctor.order.ipynb #71ec4c9a
 def _is_with_scaler(subject): return any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values())
 
+# %% ../../nbs/37b_doctor.order.ipynb #8c57672d
 def _of_the_last(subject, batches, n):
     "Steps in which the last of `n` losses before the optimiser's counts alone, and whether the others had a gradient"
     had = []
