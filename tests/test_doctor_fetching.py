@@ -75,6 +75,47 @@ def test_a_step_that_fetches_its_batches(fault, want, turned):
     assert at == [0] and step() > 0 and at == [12]
 
 
+def in_pieces(shift=1, each=False, measures=False, is_clear=True, batch_first=True):
+    "A step that fetches its batch in four pieces, for one step of the optimiser or one each"
+    gen,ids = seeded(),text(2000)
+    net = Sequences(batch_first)
+    opt = torch.optim.AdamW(net.parameters(), 3e-3)
+    def get_batch():
+        at = torch.randint(0, 1900, (6,), generator=gen).tolist()
+        return torch.stack([ids[i:i+12] for i in at]),torch.stack([ids[i+shift:i+12+shift] for i in at])
+    def train():
+        opt.zero_grad()
+        for _ in range(4):
+            if not is_clear: opt.zero_grad()
+            loss = loss_of(net, *get_batch())
+            (loss if each else loss/4).backward()
+            if each:
+                opt.step()
+                opt.zero_grad()
+        if not each: opt.step()
+        if measures:
+            with torch.no_grad(): loss = loss_of(net, *get_batch())
+        return loss.item()
+    return dict(step_function=train, model=net, opt=opt)
+
+
+class Sequences(nn.Module):
+    def __init__(self, batch_first, n=24):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(V, n),nn.GRU(n, n, batch_first=batch_first),nn.Linear(n, V)
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+
+
+def loss_of(net, x, y): return F.cross_entropy(net(x).flatten(0, 1), y.flatten())
+
+
+@pytest.mark.parametrize('fault,want', [
+    (dict(), []), (dict(each=True), []), (dict(measures=True), []), (dict(shift=2), ['D2']), (dict(shift=0), ['D1']),
+    (dict(batch_first=False), ['S5']), (dict(is_clear=False), ['O11'])])
+def test_a_step_that_fetches_its_batch_in_pieces(fault, want):
+    assert ids_of(**in_pieces(**fault)) == want
+
+
 def test_a_network_that_a_step_speaks_of_need_not_be_given():
     step,net,_ = fetching(zero=False)
     assert ids_of(step_function=step) == ['O6']

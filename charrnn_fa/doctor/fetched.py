@@ -94,21 +94,42 @@ def _letters(step):
     x,y = (torch.stack([t.flatten() for t in ts], 1) for ts in (xs, ys))
     return None if time_axis([(x, y)]) == 0 else (x, y)
 
+# %% ../../nbs/37d_doctor.fetched.ipynb #66fd0f6f
 @contextmanager
-def _given_letters(subject, x, y):
-    "The same, letter by letter"
-    letters = iter(x.T)
+def _given_each(subject, xs, ys):
+    "A `with` in which each call of the network gets the next of `xs`, and each loss compares with the next of `ys`"
+    new = iter(xs)
     def _another(model, args):
-        letter = next(letters, args[0])
-        return (letter.view_as(args[0]) if letter.numel() == args[0].numel() else letter, *args[1:])
+        x = next(new, args[0])
+        return (x.view_as(args[0]) if x.numel() == args[0].numel() else x, *args[1:])
     hook = before_call(subject.model, _another)
-    subject.watch.target = [*y.T]
+    subject.watch.target = [*ys]
     try: yield
     finally:
         subject.watch.target = None
         hook.remove()
 
-# %% ../../nbs/37d_doctor.fetched.ipynb #66fd0f6f
+# %% ../../nbs/37d_doctor.fetched.ipynb #8af9347b
+def _ends_once(step):
+    "Whether all losses of a step train the network, and the optimiser makes one step after all of them"
+    events = [e for e in step.events if e in ('loss', 'backward', 'step')]
+    return events[-2:] == ['backward', 'step'] and events.count('step') == 1
+
+def _pieces(step):
+    "What a network is given piece by piece and what is to come, (rows, steps), and what brings back targets; else None"
+    n = len(step.calls)
+    if step.error or n < 2 or len(step.losses) != n or not _ends_once(step): return None
+    met = [_met(SimpleNamespace(error=None, picks=step.picks, calls=[c], losses=[o]))
+           for c,o in zip(step.calls, step.losses)]
+    found = [p and _beside(*p) for p in met]
+    if not all(found) or len({t.shape for (x,*_),(y,_) in zip(met, found) for t in (x, y)}) > 1: return None
+    x,y = (torch.cat(ts) for ts in ([x for x,*_ in met], [y for y,_ in found]))
+    if x.ndim != 2 or not _is_ids(x) or time_axis([(x, y)]) == 0: return None
+    return x,y,lambda z: [*map(found[0][1], _split(z, n))]
+
+def _split(t, n): return t.tensor_split(n) if len(t) >= n else [t]*n
+
+# %% ../../nbs/37d_doctor.fetched.ipynb #66a635c6
 def with_batches(
     subject:Subject, # Of a function that fetches its batches
     n:int=4, # Batches
@@ -116,13 +137,20 @@ def with_batches(
     "The same, of batches that can be changed"
     steps = subject.run([()]*n, update=False)
     letters = [_letters(o) for o in steps]
-    if all(letters) and len({x.shape for x,_ in letters}) == 1: return _of_pairs(subject, letters, _given_letters, noop)
+    if all(letters) and len({x.shape for x,_ in letters}) == 1: return _of_pairs(subject, letters, _by_letter, noop)
+    pieces = [_pieces(o) for o in steps]
+    if all(pieces) and len({(x.shape, len(o.calls)) for (x,*_),o in zip(pieces, steps)}) == 1:
+        return _of_pairs(subject, [o[:2] for o in pieces], _by_piece, pieces[0][2])
     whole = [_by_steps(o) for o in steps]
     if all(whole): return _of_pairs(subject, [o[:2] for o in whole], _given, lambda z: [*z.unbind(whole[0][2])])
     pairs = [_met(o) for o in steps]
     found = [p and _beside(*p) for p in pairs]
     if not all(found): return None
     return _of_pairs(subject, [(x, z) for (x,*_),(z,_) in zip(pairs, found)], _given, found[0][1])
+
+def _by_letter(subject, x, y): return _given_each(subject, x.T, y.T)
+
+def _by_piece(subject, x, ys): return _given_each(subject, _split(x, len(ys)), ys)
 
 def _of_pairs(subject, pairs, given, back):
     "A subject of inputs and targets, which a step is given; `back` brings targets into their own form"
