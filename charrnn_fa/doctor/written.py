@@ -23,7 +23,6 @@ class Written:
     "How a text was written"
     text: str = ''                               # What is new of it
     fed: list = field(default_factory=list)      # The ids of each call, (n,); None for what are no ids
-    rows: list = field(default_factory=list)     # How many rows of one letter went in; 1 if it was something else
     scores: list = field(default_factory=list)   # What came back for the last of them, (symbols,)
     firsts: list = field(default_factory=list)   # The same for the first of them
     is_one: bool = True                          # Was there one tensor of ids in each call?
@@ -32,6 +31,7 @@ class Written:
     across: dict = field(default_factory=dict)   # Shapes of what softmax gave and the axes along which it is 1 in all
     error: Exception = None
     prompt: str = None                           # How the prompt came back, if it is another
+    rows: list = field(default_factory=list)     # How many rows of one letter went in; 1 if it was something else
 
 _random_modules = nn.modules.dropout._DropoutNd,nn.modules.batchnorm._BatchNorm
 
