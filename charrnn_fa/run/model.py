@@ -172,14 +172,16 @@ def _check_size(self:Run):
         raise RunError(f"{self.path/'run.json'} asks for a larger model than was stored", 'restore it from a copy.')
 
 # %% ../../nbs/49_run.model.ipynb #5c30ee0f
-def _as_here(t):
-    return t.to(torch.get_default_dtype()) if t.dtype in (torch.float32, torch.float64) else t
+def _as_here(ts):
+    "Weights in the type that networks have here, if all of them have the other one"
+    are_of_network = {t.dtype for t in ts.values()} in ({torch.float32}, {torch.float64})
+    return {k:t.to(torch.get_default_dtype()) for k,t in ts.items()} if are_of_network else ts
 
 @patch
 def _newest_model(self:Run):
     "A manifest, and the model with its weights"
     m,ts,_ = self.newest_whole()
-    ts = {k:_as_here(t) for k,t in only_weights(ts).items()}
+    ts = _as_here(only_weights(ts))
     self._check_size()
     with damage(self.path/'run.json'): model = _model_of(self.preset, self.vocab)
     if not same_tensors(ts, weights(model)):
