@@ -21,7 +21,7 @@ from .mean import check_accumulation, check_uphill
 from .counted import check_weights
 from .padding import check_lengths, check_padding
 from .kept import check_clipped_by_hand, check_clipped_scaled, check_kept
-from .order import check_left, check_zero
+from .zeroed import check_left, check_zero
 from .update import check_foreign, check_leaf, check_parameters
 from .forward import check_ids, check_inputs, check_mode
 from .corpus import check_symbols
