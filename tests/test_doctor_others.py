@@ -404,8 +404,8 @@ def test_a_network_that_learns_at_a_lower_rate_is_not_too_small(n_hid, lr, said_
 def test_a_network_that_begins_late_is_not_too_small():
     "Two layers stand near the frequencies of characters for a hundred steps and more, and then learn the batch by heart"
     seeded()
-    net = OneHot(96, 2)
-    subject = parts_subject(net, batches_of(3, 16), of_scores, torch.optim.Adam(net.parameters(), 3e-3))
+    net = OneHot(48, 2)
+    subject = parts_subject(net, batches_of(3, 16), of_scores, torch.optim.Adam(net.parameters(), 4e-3))
     assert check_capacity(subject, trial(subject), 60) == []
 
 

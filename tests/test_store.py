@@ -599,7 +599,7 @@ CALLS = ('openat', 37), ('write', 7), ('fsync', 5), ('close', 61), ('read', 97),
 @needs_fuse
 @pytest.mark.usefixtures('strace')
 # the last two are one to the library
-@pytest.mark.parametrize('error,calls', [('EIO', CALLS), ('ENOSPC', CALLS[1:3]), ('EDQUOT', CALLS[1:2])])
+@pytest.mark.parametrize('error,calls', [('EIO', CALLS), ('ENOSPC', CALLS[2:3]), ('EDQUOT', CALLS[1:2])])
 def test_an_error_in_every_call_of_a_copy(drive, fresh, tmp_path, monkeypatch, error, calls):
     "A call that the copy of one checkpoint makes on Drive fails, once or from then on; the same calls on the local disk work"
     # names that can be given to strace
