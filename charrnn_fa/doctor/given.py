@@ -62,10 +62,13 @@ def _must_be_model(model):
 
 def _must_be_opt(opt):
     if opt is None or not isinstance(opt, type) and hasattr(opt, 'step') and hasattr(opt, 'zero_grad'): return
+    if isinstance(opt, (list, tuple)):
+        raise CharRNNError("opt is several optimisers", "give step_function=, the training step that calls them.")
     what = f"the class {opt.__name__}" if isinstance(opt, type) else type(opt).__name__
     raise CharRNNError(f"opt is {what}, and no optimiser",
                        "give opt=torch.optim.Adam(model.parameters()), or leave it out.")
 
+# %% ../../nbs/37a_doctor.given.ipynb #3e98fe50
 def _must_be_parts(model, batches, loss_func, opt):
     _must_be_model(model)
     _must_be_opt(opt)
