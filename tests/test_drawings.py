@@ -151,6 +151,12 @@ SVGS = {
                                     '<path fill="transparent" fill-opacity="1" d="M0 0L9 9"/>', [[(0, 0), (255, 0)]]),
     'turned around a point': ('<path d="M0 0H100V100"/><path d="M40 40H60" transform="rotate(90)" transform-origin="50 40"/>',
                               [[(0, 0), (255, 0), (255, 255)], [(127.5, 76.5), (127.5, 127.5)]]),
+    'a path without anything in it': ('<defs><path id="a" transform="scale(2)"/></defs><use href="#a"/><path d="M0 0L5 0"/>',
+                                      [[(0, 0), (255, 0)]]),
+    'numbers that stand against each other': ('<path d="M0-10H100V90"/><polyline points="0-10 50-10 .0.0"/>',
+                                              [[(0, 0), (255, 0), (255, 255)], [(0, 0), (127.5, 0), (0, 25.5)]]),
+    'the frame of a text that flows': ('<flowRoot><flowRegion><rect width="50" height="50"/></flowRegion></flowRoot>'
+                                       '<path d="M0 0L5 0"/>', [[(0, 0), (255, 0)]]),
     'millimetres': ('<line x1="0mm" y1="0mm" x2="10mm" y2="5mm"/>', [[(0, 0), (255, 127.5)]]),
 }
 
@@ -163,6 +169,22 @@ def test_svg(tmp_path, name):
     (got,) = load_drawings(tmp_path/'a.svg')
     assert [len(s) for s in got] == [len(s) for s in want]
     if 'mm' not in body: assert np.allclose(np.concatenate(got), np.concatenate(want), atol=.02)
+
+
+@pytest.mark.parametrize('head', ['width="1em" height="1em" viewBox="0 0 24 24"', 'width="5ex" height="3ex" viewBox="0 0 24 24"',
+                                  'width="auto" height="" viewBox="0 0 24 24"', 'viewBox="0-24 24 48"'])
+def test_how_large_an_svg_is_does_not_matter(tmp_path, head):
+    "Icons are often as large as a letter"
+    (tmp_path/'a.svg').write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {head}><path d="M0 0H12V6"/></svg>')
+    assert load_drawings(tmp_path/'a.svg') == [[[(0, 0), (255, 0), (255, 127.5)]]]
+
+
+def test_a_title_of_two_words_can_be_read(tmp_path):
+    "matplotlib writes the blank between them as a path without anything in it"
+    from matplotlib.figure import Figure
+    (figure := Figure()).text(.1, .5, 'two words')
+    figure.savefig(tmp_path/'a.svg')
+    assert len(load_drawings(tmp_path/'a.svg')[0]) > 8
 
 
 def test_a_plot_has_no_frame_of_its_paper(tmp_path):

@@ -22,15 +22,25 @@ def _in_px(v, has_letters):
     return f'{float(m[1])*_px[unit]:.12g}' if unit in _px else v
 
 # %% ../../nbs/07aa_text.svg_plain.ipynb #1fc03335
+def _sized(root):
+    "Write the size of the whole file in pixels, or leave it out"
+    for k in {'width', 'height'} & {*root.attrib}:
+        v = _in_px(root.get(k), False).strip()
+        if re.fullmatch(f'{number}(px|%)?', v): root.set(k, v)
+        else: root.attrib.pop(k)
+
+# %% ../../nbs/07aa_text.svg_plain.ipynb #91b152e1
 def _all_in_px(root):
     "Write lengths in pixels"
+    _sized(root)
     says_size = lambda e: 'font' in f'{e.attrib}{e.text if tag_of(e) == "style" else ""}'
     has_letters = any(map(says_size, root.iter()))
     for e in root.iter():
         for k in (*places, *sizes):
             if e is not root and k in e.attrib: e.set(k, _in_px(e.get(k), has_letters))
-        for k in 'rx', 'ry': # what is not said is as the other
+        for k,other in ('rx', 'ry'), ('ry', 'rx'): # what is not said is as the other
             if e.get(k, '').strip() == 'auto': e.attrib.pop(k)
+            if tag_of(e) == 'ellipse' and e.get(other, 'auto').strip() != 'auto': e.attrib.setdefault(k, e.get(other))
     return root
 
 # %% ../../nbs/07aa_text.svg_plain.ipynb #4d4118ea
@@ -51,10 +61,16 @@ def _as_drawn(d):
         last = kind
     return ''.join(res)
 
+def _spaced(text):
+    "Numbers that may stand against each other, with blanks between"
+    return ' '.join(m[0] for m in re.finditer(number, text))
+
 def _bent_as_drawn(root):
-    "Write paths such that svgelements draws them as a browser does"
+    "Write paths and lists of numbers such that svgelements draws them as a browser does"
     for e in root.iter():
         if 'd' in e.attrib: e.set('d', _as_drawn(e.get('d')))
+        elif tag_of(e) == 'path' and 'path(' not in e.get('style', ''): e.set('d', '')
+        for k in {'points', 'viewBox'} & {*e.attrib}: e.set(k, _spaced(e.get(k)))
     return root
 
 # %% ../../nbs/07aa_text.svg_plain.ipynb #da254173
@@ -64,7 +80,7 @@ def _put_away(root):
     parents = {o:p for p in root.iter() for o in p}
     defs = Element('{http://www.w3.org/2000/svg}defs')
     for e in parents:
-        if tag_of(e) not in ('symbol', 'marker', 'mask'): continue
+        if tag_of(e) not in ('symbol', 'marker', 'mask', 'flowRoot'): continue
         parents[e].remove(e)
         defs.append(e)
     root.insert(0, defs)
