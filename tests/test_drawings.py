@@ -157,6 +157,9 @@ SVGS = {
                                               [[(0, 0), (255, 0), (255, 255)], [(0, 0), (127.5, 0), (0, 25.5)]]),
     'the frame of a text that flows': ('<flowRoot><flowRegion><rect width="50" height="50"/></flowRegion></flowRoot>'
                                        '<path d="M0 0L5 0"/>', [[(0, 0), (255, 0)]]),
+    'dots of a round pen': ('<g fill="none" stroke="#000" stroke-linecap="round"><path d="M0 0H50V50"/>'
+                            '<path d="M10 10L10 10M20 20"/><line x1="10" y1="20" x2="10" y2="20"/></g>',
+                            [[(0, 0), (255, 0), (255, 255)], [(51, 51)], [(51, 102)]]),
     'millimetres': ('<line x1="0mm" y1="0mm" x2="10mm" y2="5mm"/>', [[(0, 0), (255, 127.5)]]),
 }
 
@@ -169,6 +172,15 @@ def test_svg(tmp_path, name):
     (got,) = load_drawings(tmp_path/'a.svg')
     assert [len(s) for s in got] == [len(s) for s in want]
     if 'mm' not in body: assert np.allclose(np.concatenate(got), np.concatenate(want), atol=.02)
+
+
+@pytest.mark.parametrize('background,n', [('rgb(255, 255, 255)', 1), ('#222', 2)])
+def test_what_has_no_colour_is_not_drawn_on_any_ground(tmp_path, background, n):
+    "draw.io and plotly say that the paper is white, and put rectangles without colour on it"
+    (tmp_path/'a.svg').write_text(f'<svg xmlns="http://www.w3.org/2000/svg" style="background-color: {background};">'
+                                  '<rect width="60" height="90" fill="none" stroke="none" pointer-events="all"/>'
+                                  '<path fill="none" stroke="#fff" d="M0 0H9"/><path stroke="#000" d="M0 0V9"/></svg>')
+    assert len(load_drawings(tmp_path/'a.svg')[0]) == n
 
 
 @pytest.mark.parametrize('head', ['width="1em" height="1em" viewBox="0 0 24 24"', 'width="5ex" height="3ex" viewBox="0 0 24 24"',

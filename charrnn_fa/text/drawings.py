@@ -67,9 +67,9 @@ def _read_svgs(files):
     return drawings
 
 # %% ../../nbs/08_text.drawings.ipynb #7fabdaf7
-_text = re.compile(rb'<(\w+:)?text[\s>]')
+_text = re.compile(rb'<(\w+:)?(text|flowRoot)[\s>]')
 _rectangle = re.compile(rb'<(\w+:)?clipPath[^>]*>\s*<(\w+:)?rect[^>]*(/>|>\s*</(\w+:)?rect>)\s*</(\w+:)?clipPath>')
-_clip = re.compile(rb'<(\w+:)?(clipPath|mask)[\s>]')
+_clip = re.compile(rb'<(\w+:)?(clipPath|mask)\s[^>]*\bid\s*=') # one without a name hides nothing
 
 # %% ../../nbs/08_text.drawings.ipynb #de0b52f9
 def _tell(files, has, what, how):

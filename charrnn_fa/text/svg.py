@@ -48,13 +48,21 @@ def _is_known(root, rule):
 # %% ../../nbs/07ab_text.svg.ipynb #65b19635
 def _knows_rules(root):
     "Whether colours stand at shapes, or in plain rules before them"
-    has_rules = any(map(_rule.search, _styles(root)))
-    return _is_known(root, _rule) if has_rules else 'background' not in root.get('style', '')
+    return not any(map(_rule.search, _styles(root))) or _is_known(root, _rule)
 
 # %% ../../nbs/07ab_text.svg.ipynb #64ab3fa3
+_paper = re.compile(r'(?:^|;)\s*background(?:-color)?\s*:\s*([^;]*)')
+_plain_paper = re.compile(r'\s*(light-dark\(\s*)?(white|#fff(fff)?|rgba?\(255, ?255, ?255\b.*|transparent|none)(?![\w-])')
+
+def _has_ground(root):
+    "Whether the paper has a colour, on which white is seen"
+    said = _paper.findall(root.get('style', ''))
+    return bool(said) and not _plain_paper.match(said[-1].lower())
+
+# %% ../../nbs/07ab_text.svg.ipynb #58f56cd4
 def _seen(shapes, root):
     "Those that can be seen"
-    shown,res,is_coloured = [o for o in shapes if not _is_hidden(o)],[],False
+    shown,res,is_coloured = [o for o in shapes if not _is_hidden(o)],[],_has_ground(root)
     if not _knows_rules(root): return shown
     for o in shown:
         ink = _ink(o)
@@ -90,14 +98,26 @@ def _outline(shape):
     return res.reify()
 
 # %% ../../nbs/07ab_text.svg.ipynb #6799efe6
+def _makes_dots(shape):
+    "Whether a line of no length is seen"
+    from svgelements import Circle, Ellipse, Rect
+    is_line = not isinstance(shape, (Circle, Ellipse, Rect)) and _has_colour(shape.stroke)
+    return is_line and str(shape.values.get('stroke-linecap')).strip() in ('round', 'square')
+
+def _lines_of(shape):
+    "The strokes of a shape, of which a dot has one point"
+    parts = [_points(o) for o in _outline(shape).as_subpaths()]
+    dots = _makes_dots(shape)
+    return [s if len({*s}) > 1 else s[:1] for s in parts if len({*s}) > 1 or dots and len(s) > 1]
+
+# %% ../../nbs/07ab_text.svg.ipynb #8c441fdb
 def _strokes(root):
     "All lines of a file, as they stand there"
     from xml.etree.ElementTree import tostring
     from svgelements import SVG, Shape
     _check_hiding(root)
     shapes = [o for o in SVG.parse(io.BytesIO(tostring(root)), reify=False).elements() if isinstance(o, Shape)]
-    parts = (_points(part) for o in _seen(shapes, root) for part in _outline(o).as_subpaths())
-    return [s for s in parts if len({*s}) > 1]
+    return [s for o in _seen(shapes, root) for s in _lines_of(o)]
 
 # %% ../../nbs/07ab_text.svg.ipynb #ed941b92
 def read_svg(
