@@ -117,12 +117,11 @@ def _named(names): return f'{names[0]} to {names[-1]}' if len(names) > 2 else ',
 
 # %% ../../nbs/54_show.losses.ipynb #19513817
 def _labels(rungs, least):
-    "Rungs that are nearer to each other than `least` share a label, which stands at the lowest"
+    "Rungs that are nearer than `least` to the highest of them share a label, which stands there"
     res = []
     for k,v in sorted(rungs, key=lambda o: -o[1]):
-        near = res and res[-1][1]-v < least
-        names = [*res.pop()[0], k] if near else [k]
-        res.append((names, v))
+        if res and res[-1][1]-v < least: res[-1][0].append(k)
+        else: res.append(([k], v))
     return [(_named(names), v) for names,v in res]
 
 # %% ../../nbs/54_show.losses.ipynb #6cb66010
@@ -162,7 +161,7 @@ def _figure(c):
     fig,(ax,below) = new_figure(5, 4, 2, sharex=True, height_ratios=[4, 1])
     with drawing():
         for draw in _draw_ladder,_draw_events,_draw_losses: draw(ax, c)
-        ax.legend(frameon=False)
+        fig.legend(frameon=False, loc='outside upper left', ncols=3, columnspacing=1)
         below.plot(np.arange(1, len(c.lrs)+1), c.lrs, color=hex_colour(blue), lw=1.2)
         below.set_ylabel('rate')
         below.set_xlabel('steps')
@@ -194,6 +193,7 @@ def _title(c):
     lowest = c.best[1] if c.best else float(c.train[-1])
     words = f'{lowest:.3f} nats a character' if c.is_nats else f'A loss of {lowest:.3f}'
     if not c.best: words += ' in training'
+    elif c.best[1] < c.valid[-1][1]: words += ' at best'
     return f'{words}: the network {c.ladder.says(lowest)}' if c.ladder else words
 
 # %% ../../nbs/54_show.losses.ipynb #d879fe42
