@@ -2949,6 +2949,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'charrnn_fa.doctor.step._weighed': ('doctor.step.html#_weighed', 'charrnn_fa/doctor/step.py'),
                                         'charrnn_fa.doctor.step._with_target': ( 'doctor.step.html#_with_target',
                                                                                  'charrnn_fa/doctor/step.py'),
+                                        'charrnn_fa.doctor.step.hooked': ('doctor.step.html#hooked', 'charrnn_fa/doctor/step.py'),
                                         'charrnn_fa.doctor.step.is_one_hot': ('doctor.step.html#is_one_hot', 'charrnn_fa/doctor/step.py'),
                                         'charrnn_fa.doctor.step.of_letters': ('doctor.step.html#of_letters', 'charrnn_fa/doctor/step.py'),
                                         'charrnn_fa.doctor.step.predictions': ('doctor.step.html#predictions', 'charrnn_fa/doctor/step.py'),

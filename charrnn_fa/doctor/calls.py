@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
-from .step import after_call, before_call
+from .step import after_call, before_call, hooked
 from .held import detached
 from .letter_loops import begun_anew, restart_of
 from .subject import Subject
@@ -60,9 +60,7 @@ def calls_in(
         return after(len(found)-1, out)
     hooks = [before_call(m, _before, with_kwargs=True) for m in modules]
     hooks += [after_call(m, _after, with_kwargs=True) for m in modules]
-    try: steps = subject.run(batches, update=False)
-    finally:
-        for o in hooks: o.remove()
+    with hooked(hooks): steps = subject.run(batches, update=False)
     return [res.get(id(o), {}) for o in steps] if not any(o.error for o in steps) else []
 
 # %% ../../nbs/42c_doctor.calls.ipynb #089451cb

@@ -8,6 +8,7 @@ __all__ = ['with_batches', 'CutInStep', 'check_cut']
 # %% ../../nbs/37d_doctor.fetched.ipynb #f9082608
 from contextlib import contextmanager
 from fastai.basics import *
+from ..callback.meanwhile import replacing
 from .ids import as_ids, time_axis
 from .batches import copied, parts_of
 from .given import number_of_loss
@@ -60,12 +61,7 @@ def _beside(x, y, as_they_come):
 @contextmanager
 def _given(subject, x, y):
     "A `with` in which the network gets `x`, and its output is compared with `y`"
-    hook = before_call(subject.model, lambda model, args: (x, *args[1:]))
-    subject.watch.target = y
-    try: yield
-    finally:
-        subject.watch.target = None
-        hook.remove()
+    with before_call(subject.model, lambda model, args: (x, *args[1:])), replacing(subject.watch, target=y): yield
 
 # %% ../../nbs/37d_doctor.fetched.ipynb #d9408af1
 def _by_steps(step):
@@ -102,12 +98,7 @@ def _given_each(subject, xs, ys):
     def _another(model, args):
         x = next(new, args[0])
         return (x.view_as(args[0]) if x.numel() == args[0].numel() else x, *args[1:])
-    hook = before_call(subject.model, _another)
-    subject.watch.target = [*ys]
-    try: yield
-    finally:
-        subject.watch.target = None
-        hook.remove()
+    with before_call(subject.model, _another), replacing(subject.watch, target=[*ys]): yield
 
 # %% ../../nbs/37d_doctor.fetched.ipynb #8af9347b
 def _ends_once(step):

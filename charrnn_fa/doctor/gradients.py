@@ -34,9 +34,7 @@ def one_hot_entries(
         step = subject.watch.step
         if step and args and torch.is_grad_enabled() and not step.looks_up and is_one_hot(args[0]):
             return (subject.watch._note_entry(args[0].clone()), *args[1:])
-    hook = before_call(subject.model, _note)
-    try: yield
-    finally: hook.remove()
+    with before_call(subject.model, _note): yield
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #743bc5cd
 def _weighted(scores):

@@ -149,9 +149,7 @@ def looked_at(
 )->Looked:
     "See the numbers in a step"
     res = Looked()
-    def look(*call):
+    def _look(*call):
         if len(subject.steps) == at+1: res(*call)
-    subject.watch.look = look
-    try: subject.run(subject.batches[:1] if batches is None else batches, **{'update':False, **kwargs})
-    finally: subject.watch.look = noop
+    subject.run(subject.batches[:1] if batches is None else batches, **{'update':False, 'look':_look, **kwargs})
     return res

@@ -20,7 +20,7 @@ from .layout import Layout, layout, reads_targets, with_ids
 from .deaf import check_deaf
 from .mixed import check_mixed, of_recurrence
 from .reach import other_id, reaches
-from .step import before_call
+from .step import before_call, hooked
 from .told import is_autoencoder
 from .subject import Subject
 from .turned import check_turned, is_right
@@ -217,9 +217,7 @@ def _takes_steps_for_rows(subject, lay):
     sizes = []
     def _note(m, args): sizes.append(args[0].shape[:2] if m.batch_first else args[0].shape[:2][::-1])
     layers = [m for m in subject.model.modules() if isinstance(m, nn.RNNBase)]
-    hooks = [before_call(m, _note) for m in layers]
-    try: subject.run(subject.batches[:1], update=False)
-    finally: [h.remove() for h in hooks]
+    with hooked([before_call(m, _note) for m in layers]): subject.run(subject.batches[:1], update=False)
     n = lay.x.shape[lay.axis]
     return lay.x.shape[1-lay.axis] == 1 and n > 1 and (n, 1) in map(tuple, sizes)
 

@@ -83,11 +83,7 @@ def _given_scores(subject, lay, x):
     def _look(func, args, kwargs, out):
         if given or getattr(func, '__name__', '') not in ('view', 'reshape') or not is_it(out): return
         if (place := place_here()) and (mended := _other_sizes(place.source)): views[str(place)] = place,mended
-    hook,subject.watch.look = after_call(subject.model, _note),_look
-    try: subject.run([with_ids(subject.batches[0], x=x)], update=False)
-    finally:
-        hook.remove()
-        subject.watch.look = noop
+    with after_call(subject.model, _note): subject.run([with_ids(subject.batches[0], x=x)], update=False, look=_look)
     return given[0].detach() if given and is_it(given[0]) else None,[*views.values()]
 
 # %% ../../nbs/41d_doctor.turned.ipynb #44581641

@@ -37,9 +37,7 @@ def _without_graph(subject, names):
         is_used = isinstance(out, (Tensor, tuple)) and any(id(t) in ids for t in tensors_of([*args, *kwargs.values()]))
         if not is_used or 'backward' in subject.steps[-1].events: return
         (others if torch.is_grad_enabled() else places).append(place_here())
-    subject.watch.look = _look
-    try: subject.run(subject.batches[:1], update=False)
-    finally: subject.watch.look = noop
+    subject.run(subject.batches[:1], update=False, look=_look)
     return [] if others else places[:1] # what only carries a state on may be without
 
 # %% ../../nbs/37f_doctor.unused.ipynb #23a155e3

@@ -179,9 +179,7 @@ def check_foreign(
             is_foreign = is_leaf and id(t) not in own and not _enters_here(subject, t)
             is_foreign = is_foreign and bool((t != t.flatten()[:1]).any()) # a first state of zeros is no weight
             if is_foreign and not _is_copy(subject, t): foreign.setdefault(id(t), (t, place_here()))
-    subject.watch.look = _look
-    try: step, = subject.run(subject.batches[:1], update=False, for_scores=True)
-    finally: subject.watch.look = noop
+    step, = subject.run(subject.batches[:1], update=False, look=_look, for_scores=True)
     if step.error or not foreign: return []
     return [_is_foreign(subject.model, *next(iter(foreign.values())), len(foreign))]
 

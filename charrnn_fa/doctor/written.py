@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ..core import where_double
 from .ids import as_ids
 from .place import place_here
-from .step import after_call, before_call
+from .step import after_call, before_call, hooked
 
 # %% ../../nbs/46_doctor.written.ipynb #6881e266
 @dataclass
@@ -63,8 +63,7 @@ def _listening(model, res):
     hooks += [after_call(model, _note, with_kwargs=True)]
     hooks += [after_call(model, lambda *_: setattr(res, 'in_model', False), always_call=True)]
     hooks += [after_call(m, _note_mode) for m in model.modules()]
-    try: yield
-    finally: [h.remove() for h in hooks]
+    with hooked(hooks): yield
 
 # %% ../../nbs/46_doctor.written.ipynb #9b55b29c
 class _Axes(TorchFunctionMode):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
-from .step import after_call, predictions
+from .step import after_call, hooked, predictions
 from .subject import Subject, in_mode
 from .layout import layout
 from .trial import entropy
@@ -139,9 +139,7 @@ def _going_on(model, calls):
         given = tensors_of([*args, *kwargs.values()])
         if name in last: calls[name].append(any(torch.equal(a, b) for a in given for b in last[name]))
         last[name] = [o.detach().clone() for o in tensors_of(out) if o.is_floating_point()]
-    hooks = [after_call(m, partial(_note, k), with_kwargs=True) for k,m in model.named_modules()]
-    try: yield
-    finally: [h.remove() for h in hooks]
+    with hooked([after_call(m, partial(_note, k), with_kwargs=True) for k,m in model.named_modules()]): yield
 
 # %% ../../nbs/46c_doctor.written_state.ipynb #4c261e0c
 def check_cells(
