@@ -75,11 +75,7 @@ def _leaves(t):
 
 def _results(subject):
     "Names of tensors that come of parameters which nothing holds"
-    seen = subject.noted.seen.values()
-    held = [*subject.model.parameters(), *(o for o in seen if isinstance(o, Tensor))]
-    held += [p for o in seen if isinstance(o, nn.Module) for p in o.parameters()]
-    groups = [g for o in seen if isinstance(o, torch.optim.Optimizer) for g in o.param_groups]
-    known = {id(p) for p in held + [p for g in groups for p in g['params']]}
+    known = {*map(id, subject.objects(Tensor))} # those of modules and optimisers among them
     is_lost = lambda t: bool(ls := _leaves(t)) and not known & {*map(id, ls)}
     return [k for k,(v,ts) in with_graph(subject).items() if isinstance(v, Tensor) and is_lost(v)]
 

@@ -190,8 +190,7 @@ def _is_scaled_back(step):
 # %% ../../nbs/38j_doctor.counted.ipynb #94ad207f
 def _is_rescaled(subject):
     "Whether the gradient of a loss is not yet what is used"
-    has_scaler = any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values())
-    return has_scaler or _is_scaled_back(subject.steps[0])
+    return bool(subject.objects(torch.amp.GradScaler)) or _is_scaled_back(subject.steps[0])
 
 # %% ../../nbs/38j_doctor.counted.ipynb #7025b313
 def _real_targets(scores, targets, grads):

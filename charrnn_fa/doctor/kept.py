@@ -59,8 +59,7 @@ def loss_scale(
     subject:Subject, # What is examined
 )->float:
     "By what a `GradScaler` multiplies gradients until the optimiser's step; 1 without one"
-    scalers = (o for o in subject.noted.seen.values() if isinstance(o, torch.amp.GradScaler) and o.is_enabled())
-    return max((o.get_scale() for o in scalers), default=1.)
+    return max((o.get_scale() for o in subject.objects(torch.amp.GradScaler) if o.is_enabled()), default=1.)
 
 def clipped_scaled(
     to, # The norm that gradients have after it

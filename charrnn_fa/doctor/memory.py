@@ -175,7 +175,7 @@ def _mended(subject, axis):
 
 # %% ../../nbs/42e_doctor.memory.ipynb #d42b73b1
 def _mixed(subject, axis, rows, same):
-    is_known,(fix,place) = any(isinstance(o, Learner) for o in subject.roots),_mended(subject, axis)
+    is_known,(fix,place) = subject.learn is not None,_mended(subject, axis)
     unless = '' if is_known else " All is well if your own loop empties the state before each batch."
     return Finding('R6', 'exact' if is_known else 'strong',
         "The state of each row goes on in the next batch, but the loader gives the rows in a new order on each pass. "

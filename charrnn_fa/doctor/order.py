@@ -30,11 +30,11 @@ def _counted_to(subject):
 # %% ../../nbs/37b_doctor.order.ipynb #0168b3ca
 def _never_stepped(subject, steps):
     "Why the optimiser makes no step: numbers that overflow, steps that never come, or none that is written"
-    if _is_with_scaler(subject):
+    if subject.objects(torch.amp.GradScaler):
         return Finding('O12', 'exact',
             f"In {len(steps)} batches the scaler lets no step through: its scale makes gradients overflow.",
             'torch.amp.GradScaler(init_scale=2.**16)   # and torch.bfloat16 where there is', dict(batches=len(steps)))
-    is_planned = any(isinstance(o, Learner) or _has_a_step(o) for o in subject.roots)
+    is_planned = subject.learn is not None or any(map(_has_a_step, subject.roots))
     if is_planned: return Finding('O11', 'exact',
         f"Gradients of {len(steps)} batches are added up, and the optimiser makes no step.",
         f'if (i+1) % {_counted_to(subject)} == 0: opt.step(); opt.zero_grad()   # with i that goes on in each batch',
@@ -69,8 +69,7 @@ class NoTargets(Finding):
     title,like = 'Batches have no targets',''
 
 def _lacks_targets(subject):
-    is_learner = any(isinstance(o, Learner) for o in subject.roots[:1])
-    return is_learner and all(len(b) == 1 for b in subject.batches)
+    return subject.learn is not None and all(len(b) == 1 for b in subject.batches)
 
 def _without_targets():
     return NoTargets('O9', 'exact',
@@ -115,9 +114,6 @@ def n_before_a_step(
     events = [e for o in steps for e in o.events if e in ('backward', 'step')]
     return events.index('step') if 'step' in events else 0
 
-# %% ../../nbs/37b_doctor.order.ipynb #71ec4c9a
-def _is_with_scaler(subject): return any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values())
-
 # %% ../../nbs/37b_doctor.order.ipynb #8c57672d
 def _of_the_last(subject, batches, n):
     "Steps in which the last of `n` losses before the optimiser's counts alone, and whether the others had a gradient"
@@ -138,7 +134,7 @@ def _are_the_same(a, b): return a.keys() == b.keys() and all(torch.equal(g, b[k]
 def _check_thrown(subject, steps):
     "Whether gradients of losses before a step of the optimiser are gone when it is made"
     n = n_before_a_step(steps)
-    if n < 2 or _is_with_scaler(subject): return []
+    if n < 2 or subject.objects(torch.amp.GradScaler): return []
     alone,had = _of_the_last(subject, [o.batch for o in steps], n)
     if had != [True]*(n-1) or not _are_the_same(_used(steps), _used(alone)): return []
     ones = 'losses' if 'step' in steps[0].events else 'batches'

@@ -12,6 +12,7 @@ from .batches import tensors_of
 from .lines import code_of
 from .subject import Subject
 from .optimiser import check_optimiser, listed, trainable
+from .followed import params_of
 from .order import check_order
 from .place import place_here
 from .unused import NotConnected, check_unused
@@ -168,9 +169,8 @@ def check_foreign(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: O7
     "Whether all weights that are used are those of the model, or have an optimiser"
-    own = {id(p) for p in subject.model.parameters()}
-    opts = [o for o in subject.noted.seen.values() if isinstance(o, torch.optim.Optimizer)]
-    own |= {id(p) for o in opts for g in o.param_groups for p in g['params']}
+    optimised = [p for o in subject.objects(torch.optim.Optimizer) for p in params_of(o)]
+    own = {*map(id, [*subject.model.parameters(), *optimised])}
     foreign = {}
     def _look(func, args, kwargs, out):
         for t in tensors_of([*args, *kwargs.values()]):

@@ -54,8 +54,7 @@ def moved(
     res = []
     def _multiply(step):
         if len(subject.steps) > 1: return
-        opts = [o for o in subject.noted.seen.values() if isinstance(o, (torch.optim.Optimizer, Optimizer))]
-        for o in opts: getattr(o, 'state', {}).clear()
+        for o in subject.objects((torch.optim.Optimizer, Optimizer)): getattr(o, 'state', {}).clear()
         for p in subject.model.parameters():
             if p.grad is not None: p.grad.mul_(times)
     def _note(step):
