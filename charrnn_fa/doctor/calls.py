@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
-from .step import after_call, before_call, hooked
+from .step import after_call, before_call, hooked, recurrent_kinds
 from .held import detached
 from .letter_loops import begun_anew, restart_of
 from .subject import Subject
@@ -143,13 +143,11 @@ def is_unused(
     return was is not None and now is not None and torch.equal(was, again) and torch.equal(was, now)
 
 # %% ../../nbs/42c_doctor.calls.ipynb #07964429
-_of_torch = nn.RNNBase,nn.RNNCellBase
-
 def _remembers_nothing(subject, batch, module, calls):
     "Whether a state is given in each call as in the first, and nothing goes on"
     pairs = kept_states(calls)
     if not pairs or not is_forgotten(subject, batch, module, calls): return False
-    if isinstance(module, _of_torch): return all((calls[0].given[i] == 0).all() for i,_ in pairs)
+    if isinstance(module, recurrent_kinds): return all((calls[0].given[i] == 0).all() for i,_ in pairs)
     return len(calls[0].gave) > 1 and any(is_unused(subject, batch, module, j) for _,j in pairs)
 
 # %% ../../nbs/42c_doctor.calls.ipynb #ef221001

@@ -12,6 +12,7 @@ from ..core import CharRNNError
 from .report import Finding
 from .ids import as_ids
 from .overlap import begins_within, check_overlap, check_overlap_of_ids, copied, overlap, shared_rows
+from .step import recurrent_kinds
 from .texts import read_ids, table_of
 
 # %% ../../nbs/38c_doctor.corpus.ipynb #e5047173
@@ -191,7 +192,7 @@ def check_tables(
 # %% ../../nbs/38c_doctor.corpus.ipynb #759fd7fd
 def _other_units(model, times):
     "What to change for about so many times the parameters, which go with the square of the units"
-    layers = [m.hidden_size for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))]
+    layers = [m.hidden_size for m in model.modules() if isinstance(m, recurrent_kinds)]
     n = max(layers, default=getattr(model, 'n_hid', None))
     if not isinstance(n, int): return f"# {'more' if times > 1 else 'fewer'} units in each layer"
     return f'n_hid={max(4, round(n*times**.5/4)*4)}   # units of a layer, in place of {n}'

@@ -13,7 +13,7 @@ from .ids import as_ids, time_axis
 from .batches import copied, parts_of
 from .given import number_of_loss
 from .report import Finding
-from .step import before_call, predictions
+from .step import before_call, first_of, predictions
 from .targets import check_targets
 from .texts import texts_of
 from .subject import Subject
@@ -29,7 +29,7 @@ def _met(step):
 # %% ../../nbs/37d_doctor.fetched.ipynb #8c20bf19
 def _as_they_come(x, out, scores):
     "Whether a network gives scores in the order of its inputs, and they come to the loss in that order"
-    if isinstance(out, tuple) and out: out = out[0]
+    out = first_of(out)
     is_of_steps = isinstance(out, Tensor) and out.ndim == 3 and out.shape[:2] == x.shape
     is_flat = scores.ndim == 2 and is_of_steps and out.numel() == scores.numel()
     return is_flat and torch.equal(out.detach().reshape(scores.shape), scores.detach())

@@ -14,7 +14,7 @@ from .ids import as_ids, texts_of
 from .batches import tensors_of
 from .lines import code_of
 from .loss import of_classes
-from .step import before_call, predictions
+from .step import before_call, predictions, recurrent_kinds
 from .texts import other_piece
 from .subject import Subject, in_mode
 
@@ -269,7 +269,7 @@ def _goes_in_as_numbers(step, ids):
 # %% ../../nbs/38b_doctor.forward.ipynb #47b0b7a3
 def _of_vectors(model, n=64):
     "A line that makes the recurrent layer for vectors, if it takes one number a step; else none"
-    recurrent = [(k, m) for k,m in model.named_modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))]
+    recurrent = [(k, m) for k,m in model.named_modules() if isinstance(m, recurrent_kinds)]
     layers = [(k, m) for k,m in recurrent if m.input_size == 1]
     if not layers: return ''
     name,m = layers[0]

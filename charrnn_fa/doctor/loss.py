@@ -10,7 +10,7 @@ import math
 from fastai.basics import *
 from .report import Finding
 from .ids import agreement, as_ids, texts_of
-from .step import predictions
+from .step import first_of, predictions
 from .subject import Subject
 
 # %% ../../nbs/38_doctor.loss.ipynb #c5050e68
@@ -88,8 +88,7 @@ def _unequal_sums(sums):
 
 def _gives_logarithms(step, n):
     "Whether what the network gives are logarithms of probabilities, along its last axis"
-    out = step.calls[-1][2] if step.calls else None
-    out = out[0] if isinstance(out, (tuple, list)) and out else out
+    out = first_of(step.calls[-1][2]) if step.calls else None
     is_of_symbols = isinstance(out, Tensor) and out.is_floating_point() and out.ndim > 1 and out.shape[-1] == n
     return is_of_symbols and bool((out.detach().float().logsumexp(-1).abs() < 1e-2).all())
 
@@ -174,8 +173,7 @@ def _is_normed(t, axis):
 # %% ../../nbs/38_doctor.loss.ipynb #88ffff53
 def _check_axis(step, n):
     "S9: whether probabilities run along rows or steps, and not along the symbols"
-    outs = [o for _,_,o in step.calls[-1:]] + [c.scores for c in step.losses[:1]]
-    outs = [o[0] if isinstance(o, (tuple, list)) else o for o in outs]
+    outs = [first_of(o) for _,_,o in step.calls[-1:]] + [c.scores for c in step.losses[:1]]
     for t in outs + _unflattened(step, n):
         if not isinstance(t, Tensor) or t.ndim < 2 or not t.is_floating_point(): continue
         t = t.detach().float()

@@ -13,7 +13,7 @@ from .ids import as_ids, likely_axis
 from .loss import of_classes
 from .kept import loss_scale
 from .order import n_before_a_step
-from .step import rows_of
+from .step import loss_gradients, rows_of
 from .subject import Subject
 from .weighting import loss_without, minds_scale, moved, scale_of, score_gradients
 
@@ -156,9 +156,9 @@ def _scales(subject, batches):
     res,by = [],loss_scale(subject)
     def _look(step):
         c = step.losses[-1] if step.losses else None
-        if c is None or step.loss is None or not step.loss.requires_grad or not c.scores.requires_grad: return
-        g, = torch.autograd.grad(step.loss.sum(), c.scores, retain_graph=True, allow_unused=True)
-        if g is None or c.target.is_floating_point(): return
+        if c is None or not c.scores.requires_grad or c.target.is_floating_point(): return
+        g = next(iter(loss_gradients(step, [c.scores])), None)
+        if g is None: return
         (s,y),(g,_) = rows_of(c),rows_of(replace(c, scores=g))
         res.append(scale_of(s.detach().float(), y, g.float()/by))
     return subject.run(batches, update=False, before_backward=_look),res

@@ -12,6 +12,7 @@ from fastai.basics import *
 from ..callback.meanwhile import replacing
 from .place import sources
 from .report import Finding
+from .step import loss_gradients
 from .subject import Subject
 
 # %% ../../nbs/37b_doctor.order.ipynb #5982210d
@@ -119,9 +120,8 @@ def _of_the_last(subject, batches, n):
     "Steps in which the last of `n` losses before the optimiser's counts alone, and whether the others had a gradient"
     had = []
     def _look(step):
-        if len(had) >= n-1 or step.loss is None or not step.loss.requires_grad: return
         ps = [p for p in subject.model.parameters() if p.requires_grad]
-        grads = torch.autograd.grad(step.loss.sum(), ps, retain_graph=True, allow_unused=True)
+        if len(had) >= n-1 or not (grads := loss_gradients(step, ps)): return
         had.append(any_gradient(g for g in grads if g is not None))
         step.loss.register_hook(torch.zeros_like)
     return subject.run(batches, before_backward=_look),had

@@ -14,6 +14,7 @@ from .layout import layout
 from .amounts import meetings, redrawn
 from .mixed import cut_line, from_one_row
 from .place import place_here
+from .step import by_chance
 from .turned import transposed
 from .words import OwnWords
 
@@ -91,7 +92,7 @@ def rows_seen(
     x,*between,y = subject.batches[0]
     base,again = _compared(subject),_compared(subject)
     if not base or not again or base[0].shape != again[0].shape: return None
-    noise = 4*(again[0]-base[0]).abs().max() + 1e-6*base[0].abs().max()
+    noise = by_chance(base[0], again[0])
     other_x,other_y,res = varied(x),_other_values(y),[]
     for i in _spots(subject, x.shape[at[0]], base[0]):
         of_x = _compared(subject, (_with_row(x, at[0], i, other_x), *between, y))

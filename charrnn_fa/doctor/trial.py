@@ -10,7 +10,7 @@ import math, statistics, time
 from dataclasses import dataclass, field, replace
 from fastai.basics import *
 from ..callback.meanwhile import replacing
-from .step import predictions, rows_of
+from .step import loss_gradients, predictions, rows_of
 from .subject import Subject, in_mode
 
 # %% ../../nbs/43a_doctor.trial.ipynb #8fb5aad0
@@ -53,9 +53,8 @@ def _nats(step):
 def _counted(step):
     "Which predictions have a part in the loss, where a loss gives a number for each; None if all have"
     is_each = all(o.options.get('reduction') == 'none' and o.scores.requires_grad for o in step.losses)
-    if not is_each or step.loss is None or not step.loss.requires_grad: return None
-    scores = [o.scores for o in step.losses]
-    grads = torch.autograd.grad(step.loss.sum(), scores, retain_graph=True, allow_unused=True)
+    grads = loss_gradients(step, [o.scores for o in step.losses]) if is_each else []
+    if not grads: return None
     rows = [rows_of(replace(o, scores=torch.zeros_like(o.scores) if g is None else g))[0] for o,g in zip(step.losses, grads)]
     counted = torch.cat(rows).abs().amax(1) > 0
     return counted if counted.any() else None

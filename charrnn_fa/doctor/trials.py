@@ -13,6 +13,7 @@ from .report import Finding, no_way
 from .batches import OutOfTime
 from .followed import hypers_of
 from .subject import Subject
+from .step import recurrent_kinds
 from .looked import looked_at
 from .forward import dropping, functions_called
 from .units import not_finite
@@ -175,7 +176,7 @@ def check_capacity(
         _wider(subject.model), dict(nats=best, unigram=guess))]
 
 def _wider(model):
-    layer = next((m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))), None)
+    layer = next((m for m in model.modules() if isinstance(m, recurrent_kinds)), None)
     if layer is None: return 'n_hid = 128'
     n = layer.hidden_size
     return f'nn.{type(layer).__name__}({layer.input_size}, {max(128, 4*n)})   # in place of {n} units'

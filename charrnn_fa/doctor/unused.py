@@ -13,6 +13,7 @@ from .batches import tensors_of
 from .lines import code_of
 from .optimiser import listed, trainable
 from .place import place_here, sources
+from .step import recurrent_kinds
 from .subject import Subject
 from .words import OwnWords
 
@@ -88,7 +89,7 @@ def _gets_no_state(model, name):
 def _whole_parts(model, unused):
     "Names of the largest parts that have layers of their own, none of which is in use"
     n_owners = lambda m: len({k.rpartition('.')[0] for k,_ in m.named_parameters()})
-    has_layers = lambda m: isinstance(m, (nn.RNNBase, nn.RNNCellBase)) or n_owners(m) > 1
+    has_layers = lambda m: isinstance(m, recurrent_kinds) or n_owners(m) > 1
     holds = nn.ModuleList,nn.ModuleDict,nn.Sequential
     names = [k for k,m in model.named_modules() if k and has_layers(m) and not isinstance(m, holds)
              and all(f'{k}.{p}' in unused for p,_ in m.named_parameters())]

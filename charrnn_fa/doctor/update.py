@@ -15,6 +15,7 @@ from .optimiser import check_optimiser, listed, trainable
 from .followed import params_of
 from .order import check_order
 from .place import place_here
+from .step import loss_gradients
 from .unused import NotConnected, check_unused
 from .words import OwnWords
 
@@ -131,9 +132,8 @@ def check_entries(
     "Whether a gradient comes back to where the text enters the network"
     seen = []
     def _look(step):
-        if step.loss is None or not step.loss.requires_grad or not step.entries: return
-        grads = torch.autograd.grad(step.loss.sum(), step.entries, retain_graph=True, allow_unused=True)
-        seen.append(any(g is not None and not (g == 0).all() for g in grads))
+        grads = loss_gradients(step, step.entries) if step.entries else []
+        if grads: seen.append(any(g is not None and not (g == 0).all() for g in grads))
     subject.run(subject.batches[:1], update=False, before_backward=_look, prepare=_stir, for_scores=True)
     if not seen or any(seen): return []
     return [Finding('L7', 'exact',
