@@ -54,7 +54,8 @@ def meetings(
         if not _is_comparison(func) or 'backward' in subject.watch.step.events: return
         if met := _meeting(func, args, kwargs, out, caller): found.append(met)
     batches = [ifnone(batch, subject.batches[0])]
-    step, = subject.run(batches, update=False, before_backward=lambda _: whole(found), look=_look, for_scores=True, **kwargs)
+    step, = subject.run(batches, update=False, before_backward=lambda _: whole(found), look=_look, for_scores=True,
+                        **kwargs)
     return step,[] if step.error else found
 
 # %% ../../nbs/42b_doctor.amounts.ipynb #ef625c4e
@@ -63,8 +64,6 @@ def _are_spread(a, b):
     if a.numel() != b.numel() or a.ndim == b.ndim or a.squeeze().shape != b.squeeze().shape: return False
     try: return torch.broadcast_shapes(a.shape, b.shape).numel() > a.numel()
     except RuntimeError: return False
-
-_x = torch.zeros
 
 # %% ../../nbs/42b_doctor.amounts.ipynb #7632bdf5
 def _values_of(d):

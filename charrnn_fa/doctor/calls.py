@@ -9,7 +9,7 @@ __all__ = ['Call', 'calls_in', 'kept_states', 'cut_states', 'is_forgotten', 'is_
 from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
-from .batches import tensors_of
+from .batches import mapped, tensors_of, without_graph
 from .step import after_call, before_call, hooked, recurrent_kinds
 from .held import detached
 from .letter_loops import begun_anew, restart_of
@@ -25,17 +25,13 @@ class Call:
     gave: list
     graphs: tuple  # Whether each of `given`, and each of `gave`, has a graph
 
-def _cut(o):
-    "The same without a graph"
-    if isinstance(o, Tensor): return o.detach().clone()
-    return type(o)(map(_cut, o)) if type(o) in (list, tuple) else o
-
 def _tensors(args, kwargs): return tensors_of([*args, *kwargs.values()])
 
 def _call(args, kwargs, out):
     given,gave = _tensors(args, kwargs),tensors_of([out])
     graphs = [o.requires_grad for o in given],[o.requires_grad for o in gave]
-    return Call(_cut(args), {k:_cut(v) for k,v in kwargs.items()}, _cut(given), _cut(gave), graphs)
+    by_name = {k:without_graph(v) for k,v in kwargs.items()}
+    return Call(without_graph(args), by_name, without_graph(given), without_graph(gave), graphs)
 
 # %% ../../nbs/42c_doctor.calls.ipynb #47b61f28
 def _as_is(*args): "Nothing else in its place"
@@ -123,10 +119,7 @@ def is_forgotten(
 def _with_noise(out, j):
     "What came out, with noise in place of its `j`-th tensor"
     at = iter(range(len(tensors_of([out]))))
-    def _put(o):
-        if isinstance(o, Tensor): return torch.randn_like(o) if next(at) == j else o
-        return type(o)(map(_put, o)) if type(o) in (list, tuple) else o
-    with torch.random.fork_rng(): return _put(out)
+    with torch.random.fork_rng(): return mapped(lambda t: torch.randn_like(t) if next(at) == j else t, out)
 
 def is_unused(
     subject:Subject, # What is examined
@@ -176,12 +169,12 @@ def _going_on(module, calls):
 def _has_way_back(subject, batch, module):
     "Whether a gradient goes from the second call of a module back to the first"
     first,seen = [],[]
-    def _leaf(o):
-        if isinstance(o, Tensor) and o.is_floating_point():
-            first.append(o.detach().clone().requires_grad_())
-            return first[-1]
-        return type(o)(map(_leaf, o)) if type(o) in (list, tuple) else o
-    def _before(n, args, kwargs): return (_leaf(args), {k:_leaf(v) for k,v in kwargs.items()}) if n == 0 else None
+    def _leaf(t):
+        if not t.is_floating_point(): return t
+        first.append(t.detach().clone().requires_grad_())
+        return first[-1]
+    def _before(n, args, kwargs):
+        return (mapped(_leaf, args), {k:mapped(_leaf, v) for k,v in kwargs.items()}) if n == 0 else None
     def _after(n, out):
         ends = [o for o in tensors_of([out]) if o.requires_grad]
         if n != 1 or not ends or not first: return

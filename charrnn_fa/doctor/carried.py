@@ -11,8 +11,8 @@ from contextlib import suppress
 from fastai.basics import *
 from .report import Finding
 from .ids import as_ids, time_axis
-from .batches import OutOfTime, tensors_of
-from .held import cut_line, detached, empty_line, floats_in, of_fit, with_graph
+from .batches import OutOfTime
+from .held import cut_line, empty_line, floats_in, of_fit, with_graph
 from .texts import continuation, follows_on
 from .step import by_chance, loss_gradients, predictions
 from .subject import Subject
@@ -74,7 +74,8 @@ def _leaves(t):
 
 def _results(subject):
     "Names of tensors that come of parameters which nothing holds"
-    known = {*map(id, subject.objects(Tensor))} # those of modules and optimisers among them
+    held = [*subject.model.parameters(), *subject.objects(Tensor)] # those of modules and optimisers among them
+    known = {*map(id, held)}
     is_lost = lambda t: bool(ls := _leaves(t)) and not known & {*map(id, ls)}
     return [k for k,(v,ts) in with_graph(subject).items() if isinstance(v, Tensor) and is_lost(v)]
 

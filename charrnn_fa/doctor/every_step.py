@@ -42,7 +42,7 @@ def after_pred(self:Doctor):
     state = kept_state(self.model)
     self.marks = ((self.training, self.learn.epoch), marks_of(state)) if state else None
     if self.model.training != self.training: self.tell(wrong_mode(self.model, self.training))
-    if not self.training: self.tell(keeps_graph(self.training))
+    if not self.training: self.tell(keeps_graph())
 
 # %% ../../nbs/45b_doctor.every_step.ipynb #3bf31cff
 def _is_near(loss): return loss.device.type == 'cpu' # to read it does not wait

@@ -154,7 +154,8 @@ def _check_rate(subject, opts, still):
             dict(lr=0., made_with=lr))]
     if made_with := max((getattr(o, 'defaults', {}).get('lr', 0) for o in opts), default=0) or _own_rate(subject.learn):
         return [_set_to_zero(made_with, subject.learn)]
-    return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.", _usual_rate(subject.learn), dict(lr=0.))]
+    return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.", _usual_rate(subject.learn),
+                    dict(lr=0.))]
 
 def _own_rate(learn):
     "The rate of a Learner, if it is one number; 0 without one"

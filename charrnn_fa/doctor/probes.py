@@ -23,6 +23,7 @@ from .reach import other_id, reaches
 from .step import before_call, hooked, recurrent_kinds
 from .told import is_autoencoder
 from .subject import Subject
+from .update import stirred
 from .turned import check_turned, is_right
 
 # %% ../../nbs/42_doctor.probes.ipynb #3bfa28ad
@@ -236,15 +237,10 @@ def _late_or_forgetful(subject, lay, rs, evidence):
     return [_apart(subject, evidence)] if lay.reads_on and skips_the_next else []
 
 # %% ../../nbs/42_doctor.probes.ipynb #20105069
-def _stirred(model):
-    "Weights a little other than they are"
-    gen = torch.Generator().manual_seed(0)
-    for p in model.parameters(): p.add_((.05*torch.randn(p.shape, generator=gen, device='cpu')).to(p))
-
 def _changes(subject, lay, rs):
     "What characters change, with weights that let them"
     if lay.sizes[1] < 3: return []
-    return rs if any(r.later for r in rs) else reaches(subject, lay, _stirred)
+    return rs if any(r.later for r in rs) else reaches(subject, lay, stirred)
 
 def _counted(rs):
     return dict(changed_later=sum(r.later for r in rs), changed_earlier=sum(r.earlier for r in rs),

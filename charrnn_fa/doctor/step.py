@@ -50,6 +50,9 @@ class Step:
     told: float = None                          # The number that a training step returns
     backs: list = field(default_factory=list)   # For each `backward`, its loss and how many `losses` there were
     layouts: list = field(default_factory=list) # Its `Layout`, or None, once that was asked for
+    def let_go(self):
+        "Forget what was called, so that memory does not grow with many steps"
+        self.calls,self.losses,self.picks,self.entries = [],[],[],[]
 
 # %% ../../nbs/36f_doctor.step.ipynb #49878c34
 _losses = {o:o.__name__ for o in (F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.kl_div,
@@ -59,6 +62,7 @@ _losses = {o:o.__name__ for o in (F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_
 before_call = nn.Module.register_forward_pre_hook
 after_call = nn.Module.register_forward_hook
 
+# %% ../../nbs/36f_doctor.step.ipynb #7c7b1f92
 @contextmanager
 def hooked(
     hooks, # That were put on modules
@@ -68,9 +72,10 @@ def hooked(
     finally:
         for o in hooks: o.remove()
 
-# %% ../../nbs/36f_doctor.step.ipynb #7c7b1f92
+# %% ../../nbs/36f_doctor.step.ipynb #3e777c48
 recurrent_kinds = nn.RNNBase,nn.RNNCellBase # layers and cells of PyTorch's
 
+# %% ../../nbs/36f_doctor.step.ipynb #a6234420
 def first_of(
     out, # What a call gives
 ):
@@ -315,6 +320,7 @@ def loss_gradients(
     if step.loss is None or not step.loss.requires_grad: return ()
     return torch.autograd.grad(step.loss.sum(), of, retain_graph=True, allow_unused=True)
 
+# %% ../../nbs/36f_doctor.step.ipynb #beb83c60
 def by_chance(
     base, # What was predicted
     again, # The same, once more

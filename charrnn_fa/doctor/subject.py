@@ -170,9 +170,9 @@ def run(self:Subject,
 # %% ../../nbs/37_doctor.subject.ipynb #557f406d
 @patch
 def _is_plain(self:Subject):
-    "Whether nothing is set for a time by which a step would be another, or seen otherwise"
-    is_looked_at = self.between is not noop or self.after_step is not noop
-    return not is_looked_at and not self.asked and self.watch.target is None
+    "Whether nothing is set for a time by which a step would be another"
+    does_more = self.between is not noop or self.after_step is not noop
+    return not does_more and not self.asked and self.watch.target is None
 
 def _is_scored_first(step):
     "Whether gradients are computed once, and nothing is predicted after it"
