@@ -22,12 +22,14 @@ from fastai.text.models.core import get_language_model
 from torch import nn
 
 from charrnn_fa.core import CharRNNError
-from charrnn_fa.doctor.batches import as_ids, parts_of
-from charrnn_fa.doctor.corpus import check_overlap, check_symbols
+from charrnn_fa.doctor.batches import parts_of
+from charrnn_fa.doctor.corpus import check_symbols
 from charrnn_fa.doctor.course import Course, decayed
 from charrnn_fa.doctor.diagnose import diagnose
 from charrnn_fa.doctor.given import parts_subject
+from charrnn_fa.doctor.ids import as_ids
 from charrnn_fa.doctor.ladder import ids_ladder, ladder
+from charrnn_fa.doctor.overlap import check_overlap
 from charrnn_fa.doctor.sampling import check_loaded, knows_text
 from charrnn_fa.doctor.texts import read_ids
 from charrnn_fa.doctor.trial import entropy

@@ -10,8 +10,8 @@ from torch import nn
 
 from charrnn_fa.doctor.diagnose import diagnose
 from charrnn_fa.doctor.given import function_subject, parts_subject
-from charrnn_fa.doctor.corpus import check_overlap
 from charrnn_fa.doctor.initial import check_first_loss, check_table
+from charrnn_fa.doctor.overlap import check_overlap
 from charrnn_fa.doctor.rates import check_low_rate
 from charrnn_fa.doctor.stuck import check_stuck
 from charrnn_fa.doctor.trial import trial

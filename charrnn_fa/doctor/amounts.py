@@ -53,11 +53,9 @@ def meetings(
     def _look(func, args, kwargs, out):
         if not _is_comparison(func) or 'backward' in subject.watch.step.events: return
         if met := _meeting(func, args, kwargs, out, caller): found.append(met)
-    subject.watch.look = _look
     batches = [ifnone(batch, subject.batches[0])]
-    try: step, = subject.run(batches, update=False, before_backward=lambda _: whole(found),
-                            for_scores=True, **kwargs)
-    finally: subject.watch.look = noop
+    step, = subject.run(batches, update=False, before_backward=lambda _: whole(found), look=_look, for_scores=True,
+                        **kwargs)
     return step,[] if step.error else found
 
 # %% ../../nbs/42b_doctor.amounts.ipynb #ef625c4e
@@ -66,8 +64,6 @@ def _are_spread(a, b):
     if a.numel() != b.numel() or a.ndim == b.ndim or a.squeeze().shape != b.squeeze().shape: return False
     try: return torch.broadcast_shapes(a.shape, b.shape).numel() > a.numel()
     except RuntimeError: return False
-
-_x = torch.zeros
 
 # %% ../../nbs/42b_doctor.amounts.ipynb #7632bdf5
 def _values_of(d):

@@ -9,7 +9,7 @@ __all__ = ['reaches_on', 'arrange']
 from fastai.basics import *
 from .ids import as_ids
 from .batches import Parts
-from .step import predictions
+from .step import predictions, recurrent_kinds
 from .subject import Subject
 
 # %% ../../nbs/37e_doctor.arranged.ipynb #2d3362ec
@@ -37,8 +37,6 @@ def _part_of_input(batch, y):
     return next((i for i,o in enumerate(batch) if i != y and _n_ids(o) == n), 0)
 
 # %% ../../nbs/37e_doctor.arranged.ipynb #bb751c56
-_cells = nn.RNNBase,nn.RNNCellBase
-
 def _is_stream(batch, x, y):
     "Whether input and targets are ids of one axis"
     a,b = batch[x],batch[y]
@@ -62,7 +60,7 @@ def reaches_on(
 
 def _has_memory(subject, step, x):
     "Whether a network has recurrent layers, is called for each step of a text, or reaches on"
-    is_recurrent = len(step.calls) > 1 or any(isinstance(m, _cells) for m in subject.model.modules())
+    is_recurrent = len(step.calls) > 1 or any(isinstance(m, recurrent_kinds) for m in subject.model.modules())
     return is_recurrent or bool(reaches_on(subject, x))
 
 # %% ../../nbs/37e_doctor.arranged.ipynb #e4299946

@@ -9,8 +9,8 @@ __all__ = ['Call', 'calls_in', 'kept_states', 'cut_states', 'is_forgotten', 'is_
 from dataclasses import dataclass
 from fastai.basics import *
 from .report import Finding
-from .batches import tensors_of
-from .step import after_call, before_call
+from .batches import mapped, tensors_of, without_graph
+from .step import after_call, before_call, hooked, recurrent_kinds
 from .held import detached
 from .letter_loops import begun_anew, restart_of
 from .subject import Subject
@@ -25,17 +25,13 @@ class Call:
     gave: list
     graphs: tuple  # Whether each of `given`, and each of `gave`, has a graph
 
-def _cut(o):
-    "The same without a graph"
-    if isinstance(o, Tensor): return o.detach().clone()
-    return type(o)(map(_cut, o)) if type(o) in (list, tuple) else o
-
 def _tensors(args, kwargs): return tensors_of([*args, *kwargs.values()])
 
 def _call(args, kwargs, out):
     given,gave = _tensors(args, kwargs),tensors_of([out])
     graphs = [o.requires_grad for o in given],[o.requires_grad for o in gave]
-    return Call(_cut(args), {k:_cut(v) for k,v in kwargs.items()}, _cut(given), _cut(gave), graphs)
+    by_name = {k:without_graph(v) for k,v in kwargs.items()}
+    return Call(without_graph(args), by_name, without_graph(given), without_graph(gave), graphs)
 
 # %% ../../nbs/42c_doctor.calls.ipynb #47b61f28
 def _as_is(*args): "Nothing else in its place"
@@ -60,9 +56,7 @@ def calls_in(
         return after(len(found)-1, out)
     hooks = [before_call(m, _before, with_kwargs=True) for m in modules]
     hooks += [after_call(m, _after, with_kwargs=True) for m in modules]
-    try: steps = subject.run(batches, update=False)
-    finally:
-        for o in hooks: o.remove()
+    with hooked(hooks): steps = subject.run(batches, update=False)
     return [res.get(id(o), {}) for o in steps] if not any(o.error for o in steps) else []
 
 # %% ../../nbs/42c_doctor.calls.ipynb #089451cb
@@ -125,10 +119,7 @@ def is_forgotten(
 def _with_noise(out, j):
     "What came out, with noise in place of its `j`-th tensor"
     at = iter(range(len(tensors_of([out]))))
-    def _put(o):
-        if isinstance(o, Tensor): return torch.randn_like(o) if next(at) == j else o
-        return type(o)(map(_put, o)) if type(o) in (list, tuple) else o
-    with torch.random.fork_rng(): return _put(out)
+    with torch.random.fork_rng(): return mapped(lambda t: torch.randn_like(t) if next(at) == j else t, out)
 
 def is_unused(
     subject:Subject, # What is examined
@@ -145,13 +136,11 @@ def is_unused(
     return was is not None and now is not None and torch.equal(was, again) and torch.equal(was, now)
 
 # %% ../../nbs/42c_doctor.calls.ipynb #07964429
-_of_torch = nn.RNNBase,nn.RNNCellBase
-
 def _remembers_nothing(subject, batch, module, calls):
     "Whether a state is given in each call as in the first, and nothing goes on"
     pairs = kept_states(calls)
     if not pairs or not is_forgotten(subject, batch, module, calls): return False
-    if isinstance(module, _of_torch): return all((calls[0].given[i] == 0).all() for i,_ in pairs)
+    if isinstance(module, recurrent_kinds): return all((calls[0].given[i] == 0).all() for i,_ in pairs)
     return len(calls[0].gave) > 1 and any(is_unused(subject, batch, module, j) for _,j in pairs)
 
 # %% ../../nbs/42c_doctor.calls.ipynb #ef221001
@@ -180,12 +169,12 @@ def _going_on(module, calls):
 def _has_way_back(subject, batch, module):
     "Whether a gradient goes from the second call of a module back to the first"
     first,seen = [],[]
-    def _leaf(o):
-        if isinstance(o, Tensor) and o.is_floating_point():
-            first.append(o.detach().clone().requires_grad_())
-            return first[-1]
-        return type(o)(map(_leaf, o)) if type(o) in (list, tuple) else o
-    def _before(n, args, kwargs): return (_leaf(args), {k:_leaf(v) for k,v in kwargs.items()}) if n == 0 else None
+    def _leaf(t):
+        if not t.is_floating_point(): return t
+        first.append(t.detach().clone().requires_grad_())
+        return first[-1]
+    def _before(n, args, kwargs):
+        return (mapped(_leaf, args), {k:mapped(_leaf, v) for k,v in kwargs.items()}) if n == 0 else None
     def _after(n, out):
         ends = [o for o in tensors_of([out]) if o.requires_grad]
         if n != 1 or not ends or not first: return

@@ -11,10 +11,10 @@ from contextlib import suppress
 from fastai.basics import *
 from .report import Finding
 from .ids import as_ids, time_axis
-from .batches import OutOfTime, tensors_of
-from .held import cut_line, detached, empty_line, floats_in, of_fit, with_graph
+from .batches import OutOfTime
+from .held import cut_line, empty_line, floats_in, of_fit, with_graph
 from .texts import continuation, follows_on
-from .step import predictions
+from .step import by_chance, loss_gradients, predictions
 from .subject import Subject
 from .place import kept_instead, thrown_away
 from .words import OwnWords
@@ -28,9 +28,8 @@ def check_graph(
     first,reached = [],[]
     def _look(step):
         if not first: first.append(step)
-        elif first[0] is not step and first[0].entries and step.loss is not None and step.loss.requires_grad:
-            grads = torch.autograd.grad(step.loss.sum(), first[0].entries, retain_graph=True, allow_unused=True)
-            reached.append(any(g is not None for g in grads))
+        elif first[0] is not step and first[0].entries:
+            reached.append(any(g is not None for g in loss_gradients(step, first[0].entries)))
     subject.run(subject.batches[:2], update=False, before_backward=_look, for_scores=True)
     return [kept_graph(subject)] if any(reached) else []
 
@@ -75,11 +74,8 @@ def _leaves(t):
 
 def _results(subject):
     "Names of tensors that come of parameters which nothing holds"
-    seen = subject.noted.seen.values()
-    held = [*subject.model.parameters(), *(o for o in seen if isinstance(o, Tensor))]
-    held += [p for o in seen if isinstance(o, nn.Module) for p in o.parameters()]
-    groups = [g for o in seen if isinstance(o, torch.optim.Optimizer) for g in o.param_groups]
-    known = {id(p) for p in held + [p for g in groups for p in g['params']]}
+    held = [*subject.model.parameters(), *subject.objects(Tensor)] # those of modules and optimisers among them
+    known = {*map(id, held)}
     is_lost = lambda t: bool(ls := _leaves(t)) and not known & {*map(id, ls)}
     return [k for k,(v,ts) in with_graph(subject).items() if isinstance(v, Tensor) and is_lost(v)]
 
@@ -129,7 +125,7 @@ def is_carried(
     other = with_ids(a, x=x.flip(0, -1) if x.shape == a[0].shape else x.flip(0))
     base,again,new = (_predicted_last(subject, [o, b]) for o in (a, a, other))
     if base is None or again is None or new is None: return None
-    return bool((new-base).abs().max() > 4*(again-base).abs().max() + 1e-6*base.abs().max())
+    return bool((new-base).abs().max() > by_chance(base, again))
 
 # %% ../../nbs/42a_doctor.carried.ipynb #39d7e896
 def rows_that_move(
@@ -141,7 +137,7 @@ def rows_that_move(
     a,b = subject.batches[:2]
     x = as_ids(a[0])
     if lay is None or x is None or x.shape != as_ids(b[0]).shape or (lay.places < 0).any(): return None
-    rows = x.shape[0] if lay.axis else x.shape[1]
+    rows = lay.sizes[0]
     if rows < 3: return None
     new = x.clone()
     at = (r,) if lay.axis else (slice(None), r)
@@ -149,7 +145,7 @@ def rows_that_move(
     base,again,moved = (_predicted_last(subject, [o, b]) for o in (a, a, with_ids(a, x=new)))
     if base is None or again is None or moved is None: return None
     if len(base) != len(lay.places) or base.shape != moved.shape: return None
-    is_moved = (moved-base).abs().amax(1) > 4*(again-base).abs().max() + 1e-6*base.abs().max()
+    is_moved = (moved-base).abs().amax(1) > by_chance(base, again)
     at_row,_ = lay.row_and_time(lay.places)
     return torch.stack([is_moved[at_row == i].any() for i in range(rows)])
 
@@ -166,7 +162,7 @@ def check_shared_state(
     "Whether each row has a state of its own from batch to batch"
     lay = layout(subject)
     if lay is None: return []
-    n = lay.x.shape[0] if lay.axis else lay.x.shape[1]
+    n = lay.sizes[0]
     moved = {r:rows_that_move(subject, lay, r) for r in (n//2, n-1)}
     others = max((int(m.sum() - m[r].long()) for r,m in moved.items() if m is not None), default=0)
     if not others: return []

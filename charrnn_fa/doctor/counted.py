@@ -9,9 +9,10 @@ __all__ = ['WithoutWeight', 'UpsideDownMask', 'check_weights']
 import math
 from fastai.basics import *
 from .report import Finding
-from .ids import as_ids
+from .ids import are_at_ends, as_ids, runs_on
 from .loss import of_classes
 from .mean import check_mean
+from .order import norm_of
 from .step import is_one_hot, predictions
 from .subject import Subject
 from .weighting import check_class_weights, loss_without, scale_of, score_gradients
@@ -29,14 +30,8 @@ def _at_the_end(batches, ids):
         y = as_ids(b[-1])
         if y is None: continue
         if y.ndim != 2: return True # it cannot be told
-        is_pad = sum(y == i for i in ids) > 0
-        if not any(_is_outside(o) for o in (is_pad, is_pad.T)): return False
+        if not are_at_ends(sum(y == i for i in ids) > 0): return False
     return True
-
-def _is_outside(pad):
-    "Whether marks stand in one piece at the beginning or the end of each row"
-    first,last = pad.long().cumprod(1).bool(),pad.long().flip(1).cumprod(1).flip(1).bool()
-    return bool((pad == (first | last)).all())
 
 # %% ../../nbs/38j_doctor.counted.ipynb #0ad72c04
 _no_such_loss = '# let the loss take all targets: no ignore_index, and no mask, for an id that is a character'
@@ -116,8 +111,7 @@ def _of_ignored(subject, ignored, scores, targets, grads, used):
 def _rows_and_ends(y):
     "Targets row by row, and how many of the last of each row are one and the same"
     rows = y if y.ndim == 2 else y.flatten()[None]
-    same = (rows == rows[:,-1:]).flip(1).long().cumprod(1).sum(1)
-    return rows,same
+    return rows,runs_on(rows).sum(1)
 
 def _n_expected(batch, n):
     "How many characters of a batch should train, and how many it has; ends of rows that are all alike may be padding"
@@ -182,16 +176,14 @@ def _check_few(subject, used):
 # %% ../../nbs/38j_doctor.counted.ipynb #ff09573d
 def _is_scaled_back(step):
     "Whether gradients are divided, by more than a little, before they are used, and not to a norm of 1 or less"
-    norm = lambda gs: math.sqrt(sum(g.float().square().sum().item() for g in gs))
-    raw,used = norm(step.raw.values()),norm(step.grads.values())
+    raw,used = norm_of(step.raw.values()),norm_of(step.grads.values())
     is_clipped = abs(used-round(used, 2)) < 1e-4 # to a norm such as 1 or 0.25
     return 0 < used < .2*raw and abs(raw/used - round(raw/used)) < 1e-3 and not is_clipped
 
 # %% ../../nbs/38j_doctor.counted.ipynb #94ad207f
 def _is_rescaled(subject):
     "Whether the gradient of a loss is not yet what is used"
-    has_scaler = any(isinstance(o, torch.amp.GradScaler) for o in subject.noted.seen.values())
-    return has_scaler or _is_scaled_back(subject.steps[0])
+    return bool(subject.objects(torch.amp.GradScaler)) or _is_scaled_back(subject.steps[0])
 
 # %% ../../nbs/38j_doctor.counted.ipynb #7025b313
 def _real_targets(scores, targets, grads):

@@ -12,7 +12,7 @@ from .report import Finding
 from .ids import time_axis
 from .layout import Layout, reads_targets, scores_of, with_ids
 from .place import place_here
-from .step import before_call
+from .step import before_call, by_chance, hooked
 from .subject import Subject
 from .words import OwnWords
 
@@ -45,11 +45,7 @@ def _what_enters(subject, batch):
         place = None if got or not hasattr(Tensor, f'{name}_') else place_here()
         if place and (mended := _in_place(place.source, name)): lost[str(place)] = place,mended
     layers = [(k, m) for k,m in subject.model.named_modules() if next(m.parameters(recurse=False), None) is not None]
-    hooks,subject.watch.look = [before_call(m, partial(_note, k)) for k,m in layers],_look
-    try: subject.run([batch], update=False)
-    finally:
-        subject.watch.look = noop
-        for o in hooks: o.remove()
+    with hooked([before_call(m, partial(_note, k)) for k,m in layers]): subject.run([batch], update=False, look=_look)
     return got,[*lost.values()]
 
 # %% ../../nbs/41c_doctor.deaf.ipynb #160a4340
@@ -88,8 +84,7 @@ def _hears_first_only(subject, lay):
     inputs = [lay.x, lay.x, *(_first_replaced(lay.x, lay.axis, o) for o in (True, False))]
     base,again,*new = (scores_of(subject, with_ids(subject.batches[0], x=o)) for o in inputs)
     if base is None or any(o is None or o.shape != base.shape for o in new): return False
-    noise = 4*(again-base).abs().max() + 1e-6*base.abs().max()
-    others,first = ((o-base).abs().max() > noise for o in new)
+    others,first = ((o-base).abs().max() > by_chance(base, again) for o in new)
     return bool(first and not others) and not torch.equal(inputs[2], lay.x)
 
 # %% ../../nbs/41c_doctor.deaf.ipynb #e9682bf6

@@ -15,6 +15,7 @@ from ..callback.neighbours import sharing_processors
 from ..text.read import check_type
 from ..text.streams import CharDL
 from .report import Finding, Report, no_way
+from .followed import params_of
 from .untouched import untouched
 from .batches import AllInTime, InTime, LoaderEnds, OutOfTime, take_batches
 from .arranged import arrange
@@ -79,7 +80,7 @@ def _objects_of(step_function, kind):
 def _optimised(step_function):
     "Numbers of the parameters that the optimisers of a training step have"
     opts = _objects_of(step_function, torch.optim.Optimizer).values()
-    return {id(p) for o in opts for g in o.param_groups for p in g['params']}
+    return {id(p) for o in opts for p in params_of(o)}
 
 # %% ../../nbs/47_doctor.diagnose.ipynb #c8b94d8a
 def _model_of(step_function):

@@ -14,6 +14,7 @@ from .report import Finding, no_way
 from .disk import WritesToDisk
 from .ids import as_ids
 from .batches import LoaderEnds, OutOfTime
+from .step import Step
 from .subject import OtherDevice, Subject
 from .place import is_theirs, place_of, sources
 from .words import OwnWords, stop_before
@@ -209,12 +210,10 @@ def check_errors(
     return [of_error(steps[-1].error, subject, subject.batches[:len(steps)], len(steps))] if steps[-1].error else []
 
 # %% ../../nbs/46f_doctor.errors.ipynb #9deebc43
-def _let_go(step): step.calls,step.losses,step.picks,step.entries = [],[],[],[] # so that memory does not grow
-
 def _plainly(subject, batches):
     "Train with batches, without asking for gradients of what enters"
     marks,subject.watch.marks_entries = subject.watch.marks_entries,False
-    try: return subject.run(batches, before_backward=_let_go)
+    try: return subject.run(batches, before_backward=Step.let_go)
     finally: subject.watch.marks_entries = marks
 
 def later_findings(
@@ -258,6 +257,6 @@ def of_trial(
 )->list: # Of `Finding`s; `no_way` if the error does not come again
     "The findings of a trial; an error becomes one, if it comes again"
     if not found or not isinstance(found[0], Exception): return found
-    batches = [subject.more[i % len(subject.more)] for i in range(len(subject.steps))]
+    batches = (subject.more*len(subject.steps))[:len(subject.steps)]
     try: return _of_later(subject, _plainly(subject, batches), batches) or no_way
     except OutOfTime: return None

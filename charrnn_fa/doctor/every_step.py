@@ -13,9 +13,9 @@ from .ids import as_ids
 from .course import decayed, explosion, pause, plateau, rebound, spike
 from .looked import Looked, Looks
 from .mode import keeps_graph, kept_state, leaked, marks_of, wrong_mode
-from .units import units
+from .step import first_of
 from .not_finite import lost_numbers
-from .units import lost_before, lost_parameters
+from .units import lost_before, lost_parameters, units
 from .watch import Doctor
 
 # %% ../../nbs/45b_doctor.every_step.ipynb #2693dde9
@@ -42,7 +42,7 @@ def after_pred(self:Doctor):
     state = kept_state(self.model)
     self.marks = ((self.training, self.learn.epoch), marks_of(state)) if state else None
     if self.model.training != self.training: self.tell(wrong_mode(self.model, self.training))
-    if not self.training: self.tell(keeps_graph(self.training))
+    if not self.training: self.tell(keeps_graph())
 
 # %% ../../nbs/45b_doctor.every_step.ipynb #3bf31cff
 def _is_near(loss): return loss.device.type == 'cpu' # to read it does not wait
@@ -137,7 +137,7 @@ def _wd(self:Doctor): return max(h.get('wd', 0) or 0 for h in self.opt.hypers)
 
 @patch
 def _n_symbols(self:Doctor):
-    pred = self.pred[0] if isinstance(self.pred, (tuple, list)) else self.pred
+    pred = first_of(self.pred)
     return pred.shape[-1] if isinstance(pred, Tensor) and pred.ndim else 0
 
 # %% ../../nbs/45b_doctor.every_step.ipynb #5dac1180

@@ -8,11 +8,12 @@ __all__ = ['with_batches', 'CutInStep', 'check_cut']
 # %% ../../nbs/37d_doctor.fetched.ipynb #f9082608
 from contextlib import contextmanager
 from fastai.basics import *
+from ..callback.meanwhile import replacing
 from .ids import as_ids, time_axis
 from .batches import copied, parts_of
 from .given import number_of_loss
 from .report import Finding
-from .step import before_call, predictions
+from .step import before_call, first_of, predictions
 from .targets import check_targets
 from .texts import texts_of
 from .subject import Subject
@@ -28,7 +29,7 @@ def _met(step):
 # %% ../../nbs/37d_doctor.fetched.ipynb #8c20bf19
 def _as_they_come(x, out, scores):
     "Whether a network gives scores in the order of its inputs, and they come to the loss in that order"
-    if isinstance(out, tuple) and out: out = out[0]
+    out = first_of(out)
     is_of_steps = isinstance(out, Tensor) and out.ndim == 3 and out.shape[:2] == x.shape
     is_flat = scores.ndim == 2 and is_of_steps and out.numel() == scores.numel()
     return is_flat and torch.equal(out.detach().reshape(scores.shape), scores.detach())
@@ -60,12 +61,7 @@ def _beside(x, y, as_they_come):
 @contextmanager
 def _given(subject, x, y):
     "A `with` in which the network gets `x`, and its output is compared with `y`"
-    hook = before_call(subject.model, lambda model, args: (x, *args[1:]))
-    subject.watch.target = y
-    try: yield
-    finally:
-        subject.watch.target = None
-        hook.remove()
+    with before_call(subject.model, lambda model, args: (x, *args[1:])), replacing(subject.watch, target=y): yield
 
 # %% ../../nbs/37d_doctor.fetched.ipynb #d9408af1
 def _by_steps(step):
@@ -102,12 +98,7 @@ def _given_each(subject, xs, ys):
     def _another(model, args):
         x = next(new, args[0])
         return (x.view_as(args[0]) if x.numel() == args[0].numel() else x, *args[1:])
-    hook = before_call(subject.model, _another)
-    subject.watch.target = [*ys]
-    try: yield
-    finally:
-        subject.watch.target = None
-        hook.remove()
+    with before_call(subject.model, _another), replacing(subject.watch, target=[*ys]): yield
 
 # %% ../../nbs/37d_doctor.fetched.ipynb #8af9347b
 def _ends_once(step):

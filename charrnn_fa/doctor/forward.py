@@ -14,7 +14,7 @@ from .ids import as_ids, texts_of
 from .batches import tensors_of
 from .lines import code_of
 from .loss import of_classes
-from .step import before_call, predictions
+from .step import before_call, predictions, recurrent_kinds
 from .texts import other_piece
 from .subject import Subject, in_mode
 
@@ -33,12 +33,9 @@ def _without_chance(model, args, kwargs):
 # %% ../../nbs/38b_doctor.forward.ipynb #54eb913e
 def _output(subject, mode, seed, given=lambda model, *call: call):
     "What the model is given and gives in the first step, in some mode"
-    hook = before_call(subject.model, given, with_kwargs=True)
-    try:
-        with in_mode(subject, mode):
-            step, = subject.run(subject.batches[:1], update=False, seed=seed, seed_of_others=0, # which are no dropout
-                                for_scores=True)
-    finally: hook.remove()
+    with before_call(subject.model, given, with_kwargs=True), in_mode(subject, mode):
+        step, = subject.run(subject.batches[:1], update=False, seed=seed, seed_of_others=0, # which are no dropout
+                            for_scores=True)
     if step.error or not step.calls: return None
     args,_,out = step.calls[0]
     return tensors_of([*args]),[o.detach().float() for o in tensors_of(out if isinstance(out, (list, tuple)) else [out])]
@@ -110,9 +107,7 @@ def functions_called(
     "The functions of PyTorch's that a step calls"
     names = set()
     def _look(func, args, kwargs, out): names.add(getattr(func, '__name__', ''))
-    subject.watch.look = _look
-    try: subject.run(subject.batches[:1], update=False)
-    finally: subject.watch.look = noop
+    subject.run(subject.batches[:1], update=False, look=_look)
     return names
 
 dropping = {'dropout', 'alpha_dropout', 'feature_alpha_dropout', 'dropout1d', 'bernoulli', 'bernoulli_', 'rand', 'rand_like'}
@@ -237,9 +232,7 @@ def _table_rows(subject):
     def _look(func, args, kwargs, out):
         if func is F.embedding: rows.append(len(args[1]))
         if getattr(func, '__name__', '') == 'one_hot': rows.append(out.shape[-1])
-    subject.watch.look = _look
-    try: subject.run(subject.batches[:1], update=False, for_scores=True)
-    finally: subject.watch.look = noop
+    subject.run(subject.batches[:1], update=False, look=_look, for_scores=True)
     return rows[0] if rows else None
 
 # %% ../../nbs/38b_doctor.forward.ipynb #09f25029
@@ -276,7 +269,7 @@ def _goes_in_as_numbers(step, ids):
 # %% ../../nbs/38b_doctor.forward.ipynb #47b0b7a3
 def _of_vectors(model, n=64):
     "A line that makes the recurrent layer for vectors, if it takes one number a step; else none"
-    recurrent = [(k, m) for k,m in model.named_modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))]
+    recurrent = [(k, m) for k,m in model.named_modules() if isinstance(m, recurrent_kinds)]
     layers = [(k, m) for k,m in recurrent if m.input_size == 1]
     if not layers: return ''
     name,m = layers[0]

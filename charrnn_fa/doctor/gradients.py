@@ -17,7 +17,7 @@ from .subject import Subject
 # %% ../../nbs/42g_doctor.gradients.ipynb #e639db83
 def _by_time(grads, lay):
     "Norms of gradients by row and step, (rows, steps); None if it cannot be told which is which"
-    rows,steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
+    rows,steps = lay.sizes
     if len(grads) == 1 and grads[0].ndim == 3 and grads[0].numel() and grads[0].shape[:2] in (lay.x.shape, lay.x.T.shape):
         n = grads[0].norm(dim=-1)
         return n if n.shape == (rows, steps) and (lay.axis or rows != steps) else n.T
@@ -34,9 +34,7 @@ def one_hot_entries(
         step = subject.watch.step
         if step and args and torch.is_grad_enabled() and not step.looks_up and is_one_hot(args[0]):
             return (subject.watch._note_entry(args[0].clone()), *args[1:])
-    hook = before_call(subject.model, _note)
-    try: yield
-    finally: hook.remove()
+    with before_call(subject.model, _note): yield
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #743bc5cd
 def _weighted(scores):
@@ -48,7 +46,7 @@ def gradient_reach(
     lay:Layout, # Of its first batch
 )->dict: # Row -> norm of the gradient that the last prediction of that row has from each step; None if it cannot be told
     "From which inputs the last prediction of a row gets a gradient"
-    rows,steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
+    rows,steps = lay.sizes
     at_row,at_time = lay.row_and_time(lay.places)
     res = {}
     def _look(step):
@@ -73,7 +71,7 @@ def check_gradients(
     rs, # `Reach`es
 )->list: # Of `Finding`s: R1, R7
     "Whether gradients go back as far as the network remembers"
-    steps = lay.x.shape[lay.axis]
+    steps = lay.sizes[1]
     remembers = any(r.later for r in rs)
     found = gradient_reach(subject, lay) if remembers and steps > 2 else None
     if not found: return []
@@ -105,7 +103,7 @@ def _vanishing(norms, steps, back=24, least=1e-10):
 # %% ../../nbs/42g_doctor.gradients.ipynb #de356493
 def _last_of(lay, row):
     "The last position of a row"
-    rows,steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
+    rows,steps = lay.sizes
     return row*steps + steps-1 if lay.axis else (steps-1)*rows + row
 
 # %% ../../nbs/42g_doctor.gradients.ipynb #4465cf04

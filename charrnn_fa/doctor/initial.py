@@ -10,7 +10,7 @@ import math
 from fastai.basics import *
 from .report import Finding
 from .lines import code_of
-from .step import predictions
+from .step import predictions, recurrent_kinds
 from .subject import Subject
 from .corpus import divergence
 
@@ -85,7 +85,7 @@ def _reaches_bound(w, n): return w.numel() > 200 and .97 < w.detach().abs().max(
 
 def _weights_as_made(m):
     "Whether a layer has a matrix that it began with"
-    if isinstance(m, (nn.RNNBase, nn.RNNCellBase)):
+    if isinstance(m, recurrent_kinds):
         return any(_reaches_bound(p, m.hidden_size) for k,p in m.named_parameters(recurse=False) if 'weight' in k)
     if isinstance(m, nn.Linear): return _reaches_bound(m.weight, m.in_features)
     return isinstance(m, nn.LayerNorm) and m.weight is not None and bool((m.weight.detach() == 1).all())

@@ -10,14 +10,19 @@ import math
 from fastai.basics import *
 from .report import Finding
 from .subject import Subject
-from .order import above_clipping, clips, clipped_early
+from .order import above_clipping, clips, clipped_early, norm_of
 from .weighting import moved
 
 # %% ../../nbs/38h_doctor.kept.ipynb #23e9326c
+def _in_a_row(model):
+    "All weights as one vector"
+    return torch.cat([p.detach().float().flatten() for p in model.parameters()])
+
+# %% ../../nbs/38h_doctor.kept.ipynb #194615bc
 def _paths(subject, n):
     "For each of `n` steps how the optimiser has moved the weights, and how they have moved when the next begins"
     began,stepped = [],[]
-    weights = lambda: torch.cat([p.detach().float().flatten() for p in subject.model.parameters()])
+    weights = lambda: _in_a_row(subject.model)
     subject.after_step = lambda: stepped.append(weights())
     try: steps = subject.run((subject.batches*n)[:n+1], before_backward=lambda step: began.append(weights()))
     finally: subject.after_step = noop
@@ -59,8 +64,7 @@ def loss_scale(
     subject:Subject, # What is examined
 )->float:
     "By what a `GradScaler` multiplies gradients until the optimiser's step; 1 without one"
-    scalers = (o for o in subject.noted.seen.values() if isinstance(o, torch.amp.GradScaler) and o.is_enabled())
-    return max((o.get_scale() for o in scalers), default=1.)
+    return max((o.get_scale() for o in subject.objects(torch.amp.GradScaler) if o.is_enabled()), default=1.)
 
 def clipped_scaled(
     to, # The norm that gradients have after it
@@ -81,7 +85,7 @@ def _is_much_less(subject, times):
             if p.grad is not None: p.grad.mul_(times)
     def _path(hypers):
         ends = []
-        note = lambda step: ends.append(torch.cat([p.detach().float().flatten() for p in subject.model.parameters()]))
+        note = lambda step: ends.append(_in_a_row(subject.model))
         subject.run(subject.batches[:1]*2, before_backward=note, hypers=hypers)
         return (ends[-1]-ends[0]).norm()
     return bool(_path(noop) < .1*_path(_enlarge))
@@ -93,7 +97,7 @@ def check_clipped_scaled(
     scale = loss_scale(subject)
     if scale < 1000: return []
     steps = subject.run(subject.batches[:2], update=False)
-    norm = lambda grads: math.sqrt(sum(g.float().square().sum().item() for g in grads.values()))
-    pairs = [(norm(o.grads), norm(o.raw)/scale) for o in steps if 'step' in o.events and not o.error]
+    whole = [o for o in steps if 'step' in o.events and not o.error]
+    pairs = [(norm_of(o.grads.values()), norm_of(o.raw.values())/scale) for o in whole]
     is_cut = pairs and all(0 < to < .01*before < math.inf and to*scale < 100 for to,before in pairs)
     return [clipped_scaled(*pairs[0], scale)] if is_cut and _is_much_less(subject, pairs[0][1]/pairs[0][0]) else []

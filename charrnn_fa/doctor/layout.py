@@ -12,7 +12,7 @@ from fastai.basics import *
 from .ids import are_next, as_ids, likely_axis, time_axis, turned_axis
 from .targets import check_targets, looks_back
 from .texts import way_of_text
-from .step import predictions
+from .step import by_chance, predictions
 from .subject import Subject
 
 # %% ../../nbs/41a_doctor.layout.ipynb #86163882
@@ -52,6 +52,10 @@ class Layout:
     places: Tensor   # For each prediction the last input that it may know, as a position in `x`; -1 if it has none
     n_classes: int   # Scores for each prediction
     reads_on: bool = True # Are the targets inputs that come later?
+    @property
+    def sizes(self): # Two numbers
+        "How many rows there are, and how many steps"
+        return self.x.shape if self.axis else self.x.shape[::-1]
 
 # %% ../../nbs/41a_doctor.layout.ipynb #4bf1d6cc
 @patch
@@ -135,7 +139,7 @@ def reads_targets(
     new[at] = ids[(ids.index(y[at].item())+1) % len(ids)]
     base,again,moved = (scores_of(subject, with_ids(batch, y=o)) for o in (y, y, new))
     if any(o is None or o.shape != base.shape for o in (base, again, moved)): return False
-    return bool((moved-base).abs().max() > 4*(again-base).abs().max() + 1e-6*base.abs().max())
+    return bool((moved-base).abs().max() > by_chance(base, again))
 
 def scores_of(
     subject:Subject, # What is examined

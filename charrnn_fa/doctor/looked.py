@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fastai.basics import *
 from torch.overrides import TorchFunctionMode
 from .place import place_here
+from .step import first_of
 from .subject import Subject
 
 # %% ../../nbs/38e_doctor.looked.ipynb #87cacdaf
@@ -37,8 +38,8 @@ class Looked:
         "A function was called"
         self._look_at_gates(getattr(func, '__name__', '').strip('_'), args, out)
         self._look_into_layer(getattr(func, '__name__', ''), args, out)
-        if not isinstance(out, Tensor): out = out[0] if isinstance(out, tuple) and out and isinstance(out[0], Tensor) else None
-        if out is None or not out.is_floating_point() or not out.numel(): return
+        out = first_of(out)
+        if not isinstance(out, Tensor) or not out.is_floating_point() or not out.numel(): return
         if self.bad is None: self._look_for_bad(func, args, kwargs, out)
         if out.requires_grad: self._look_at_units(getattr(func, '__name__', ''), out.detach()) # a constant is no unit
         if func is F.embedding: self._note_padding(*args, **kwargs)
@@ -149,9 +150,7 @@ def looked_at(
 )->Looked:
     "See the numbers in a step"
     res = Looked()
-    def look(*call):
+    def _look(*call):
         if len(subject.steps) == at+1: res(*call)
-    subject.watch.look = look
-    try: subject.run(subject.batches[:1] if batches is None else batches, **{'update':False, **kwargs})
-    finally: subject.watch.look = noop
+    subject.run(subject.batches[:1] if batches is None else batches, **{'update':False, 'look':_look, **kwargs})
     return res

@@ -10,7 +10,7 @@ import math
 from fastai.basics import *
 from .report import Finding
 from .ids import agreement, as_ids, texts_of
-from .step import predictions
+from .step import first_of, predictions
 from .subject import Subject
 
 # %% ../../nbs/38_doctor.loss.ipynb #c5050e68
@@ -65,7 +65,7 @@ def _not_of_classes(call, scores, batch):
     come_so = isinstance(given, Tensor) and given.shape == call.target.shape
     ids = 'y.argmax(-1).flatten()' if come_so else 'ids.flatten()' if has_vectors else 'y.flatten()'
     of_ids = '   # ids: whole numbers, as they are before they are made one-hot' if ids.startswith('ids') else ''
-    is_share = n > 1 and bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < 1e-3).all())
+    is_share = n > 1 and _sums_to_one(scores)
     of_what = '   # of the scores before softmax, which the loss applies itself' if is_share else ''
     of_all = '' if n > 1 else 'last_layer = nn.Linear(n_hid, n_symbols)   # a score for each symbol\n'
     return Finding('L4', 'exact',
@@ -74,8 +74,6 @@ def _not_of_classes(call, scores, batch):
         f'{of_all}loss = F.cross_entropy(scores.flatten(0, 1), {ids}){of_what or of_ids}', dict(loss=name))
 
 # %% ../../nbs/38_doctor.loss.ipynb #0b286da2
-def _are_probabilities(scores): return bool((scores >= 0).all() and ((scores.sum(1)-1).abs() < .01).all())
-
 class UnequalSums(Finding):
     "L2, of what was made to be probabilities"
     title,like = 'Probabilities do not sum to 1','S9'
@@ -88,8 +86,7 @@ def _unequal_sums(sums):
 
 def _gives_logarithms(step, n):
     "Whether what the network gives are logarithms of probabilities, along its last axis"
-    out = step.calls[-1][2] if step.calls else None
-    out = out[0] if isinstance(out, (tuple, list)) and out else out
+    out = first_of(step.calls[-1][2]) if step.calls else None
     is_of_symbols = isinstance(out, Tensor) and out.is_floating_point() and out.ndim > 1 and out.shape[-1] == n
     return is_of_symbols and bool((out.detach().float().logsumexp(-1).abs() < 1e-2).all())
 
@@ -113,7 +110,7 @@ def check_scores(
     scores,n,name = found[0].detach().float(),found[0].shape[1],step.losses[0].name
     exact = found[0].dtype in (torch.float32, torch.float64)
     if name == 'nll_loss' and not (scores.logsumexp(1).abs() < (1e-2 if exact else .2)).all():
-        if _are_probabilities(scores): return [_of_probabilities()]
+        if _sums_to_one(scores, .01): return [_of_probabilities()]
         if _gives_logarithms(step, n): return [] # which are cut anew on the way to the loss
         if (scores < .01).all(): return [_unequal_sums(scores.logsumexp(1).exp())]
         return [Finding('L2', 'exact',
@@ -174,8 +171,7 @@ def _is_normed(t, axis):
 # %% ../../nbs/38_doctor.loss.ipynb #88ffff53
 def _check_axis(step, n):
     "S9: whether probabilities run along rows or steps, and not along the symbols"
-    outs = [o for _,_,o in step.calls[-1:]] + [c.scores for c in step.losses[:1]]
-    outs = [o[0] if isinstance(o, (tuple, list)) else o for o in outs]
+    outs = [first_of(o) for _,_,o in step.calls[-1:]] + [c.scores for c in step.losses[:1]]
     for t in outs + _unflattened(step, n):
         if not isinstance(t, Tensor) or t.ndim < 2 or not t.is_floating_point(): continue
         t = t.detach().float()

@@ -11,8 +11,9 @@ from fastai.basics import *
 from .report import Finding
 from .ids import as_ids, likely_axis
 from .loss import of_classes
+from .kept import loss_scale
 from .order import n_before_a_step
-from .step import rows_of
+from .step import loss_gradients, rows_of
 from .subject import Subject
 from .weighting import loss_without, minds_scale, moved, scale_of, score_gradients
 
@@ -70,8 +71,7 @@ _with_minus = 'p -= lr*p.grad   # a step goes against the gradient'
 
 # %% ../../nbs/38i_doctor.mean.ipynb #dc884c7c
 def _uphill(subject, k):
-    opts = [o for o in subject.noted.seen.values() if isinstance(o, torch.optim.Optimizer)]
-    is_asked = any(g.get('maximize') for o in opts for g in o.param_groups)
+    is_asked = any(g.get('maximize') for o in subject.objects(torch.optim.Optimizer) for g in o.param_groups)
     if k < 0: why,fix = "the loss has a minus sign",_no_minus
     elif is_asked: why,fix = "the optimiser has maximize=True",_no_maximum
     else: why,fix = "it has the wrong sign",_with_minus
@@ -151,20 +151,14 @@ def check_mean(
     return [] if is_as_usual else [_of_sum(subject, k, grows, minds)]
 
 # %% ../../nbs/38i_doctor.mean.ipynb #2a328db0
-def _factor_of_scaler(subject):
-    "By how much a scaler enlarges losses"
-    scalers = [o for o in subject.noted.seen.values() if isinstance(o, torch.amp.GradScaler) and o.is_enabled()]
-    return scalers[0].get_scale() if scalers else 1.
-
-# %% ../../nbs/38i_doctor.mean.ipynb #6317ecb1
 def _scales(subject, batches):
     "The steps made with them, and how many times that of a mean the gradient at the last loss of each is"
-    res,by = [],_factor_of_scaler(subject)
+    res,by = [],loss_scale(subject)
     def _look(step):
         c = step.losses[-1] if step.losses else None
-        if c is None or step.loss is None or not step.loss.requires_grad or not c.scores.requires_grad: return
-        g, = torch.autograd.grad(step.loss.sum(), c.scores, retain_graph=True, allow_unused=True)
-        if g is None or c.target.is_floating_point(): return
+        if c is None or not c.scores.requires_grad or c.target.is_floating_point(): return
+        g = next(iter(loss_gradients(step, [c.scores])), None)
+        if g is None: return
         (s,y),(g,_) = rows_of(c),rows_of(replace(c, scores=g))
         res.append(scale_of(s.detach().float(), y, g.float()/by))
     return subject.run(batches, update=False, before_backward=_look),res

@@ -9,7 +9,7 @@ __all__ = ['rows_after', 'axis_of_memory', 'rows_next', 'are_mixed', 'states_of'
 import ast, itertools, math, time
 from fastai.basics import *
 from .report import Finding
-from .batches import OutOfTime, parts_of, tensors_of
+from .batches import OutOfTime, parts_of, tensors_of, without_graph
 from .held import emptied
 from .place import sources
 from .rows import varied
@@ -93,10 +93,6 @@ def are_mixed(
     return len(both),sum(a[k] == b[k] for k in both)
 
 # %% ../../nbs/42e_doctor.memory.ipynb #ba286182
-def _copy(o):
-    if isinstance(o, Tensor): return o.detach().clone()
-    return type(o)(map(_copy, o)) if type(o) in (list, tuple) else o
-
 def _attributes(model):
     "Attributes of a model and of its layers that are no parameters"
     named = [(m, k, v) for m in model.modules() for k,v in {**vars(m), **m._buffers}.items()]
@@ -107,7 +103,7 @@ class _PutBack:
     def __init__(self, subject, only=None): self.subject,self.only,self.left,self.was = subject,only,{},{}
     def __call__(self):
         now = _attributes(self.subject.model)
-        if not self.subject.steps: self.was = {k:_copy(v) for k,v in now.items()}
+        if not self.subject.steps: self.was = {k:without_graph(v) for k,v in now.items()}
         if len(self.subject.steps) != 1: return
         self.left = {k:v for k,v in now.items() if any(t.is_floating_point() for t in tensors_of(v))}
         for m,k in self.left if self.only is None else self.only:
@@ -175,7 +171,7 @@ def _mended(subject, axis):
 
 # %% ../../nbs/42e_doctor.memory.ipynb #d42b73b1
 def _mixed(subject, axis, rows, same):
-    is_known,(fix,place) = any(isinstance(o, Learner) for o in subject.roots),_mended(subject, axis)
+    is_known,(fix,place) = subject.learn is not None,_mended(subject, axis)
     unless = '' if is_known else " All is well if your own loop empties the state before each batch."
     return Finding('R6', 'exact' if is_known else 'strong',
         "The state of each row goes on in the next batch, but the loader gives the rows in a new order on each pass. "

@@ -19,7 +19,7 @@ from .words import OwnWords
 # %% ../../nbs/41e_doctor.mixed.ipynb #4e31d2ca
 def _is_of_one_row(lay, rs):
     "Whether one row alone changes anything"
-    is_one_each = len(lay.places) == lay.x.shape[1-lay.axis]
+    is_one_each = len(lay.places) == lay.sizes[0]
     return is_one_each and len({r.row for r in rs}) > 2 and len({r.row for r in rs if r.moved.any()}) == 1
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #dd52a53b
@@ -38,7 +38,7 @@ def from_one_row(
         "The rows lie on the first axis of what is indexed, and the steps on the second.",
         'out = out[:, -1]   # the last step of each row; out[-1] is the last row', dict(rows=n, row=row))
 
-def _of_row(lay, rs): return from_one_row(next(r.row for r in rs if r.moved.any()), lay.x.shape[1-lay.axis])
+def _of_row(lay, rs): return from_one_row(next(r.row for r in rs if r.moved.any()), lay.sizes[0])
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #60a9c31b
 def _runs_over_batch(r, both):
@@ -51,7 +51,7 @@ def _has_both(subject):
 
 def _runs_down(lay, rs):
     "Whether rows of one prediction each change with those just above them, and with none below"
-    rows = lay.x.shape[1-lay.axis]
+    rows = lay.sizes[0]
     return len(lay.places) == rows > 2 and all(r.from_own_on for r in rs if r.moved.any()) and any(r.row and r.others for r in rs)
 
 # %% ../../nbs/41e_doctor.mixed.ipynb #ef874ad3
@@ -90,7 +90,7 @@ def _of_norm(evidence):
 # %% ../../nbs/41e_doctor.mixed.ipynb #423643b1
 def _share_a_state(lay, rs):
     "Whether most other rows change, all of them later than the character, as its own row does"
-    n_others = lay.x.shape[1-lay.axis] - 1
+    n_others = lay.sizes[0] - 1
     is_for_most = max(r.others for r in rs) > .75*n_others
     return is_for_most and any(r.later for r in rs) and not any(r.earlier or r.others_earlier for r in rs)
 

@@ -75,10 +75,8 @@ def _is_random(m):
     return isinstance(m, _random) or bool(isinstance(m, nn.RNNBase) and m.dropout) or isinstance(p, float) and 0 < p < 1
 
 # %% ../../nbs/44c_doctor.mode.ipynb #dc0264d7
-def keeps_graph(
-    is_training:bool, # Or does the Learner validate?
-)->Finding: # T3 or None
+def keeps_graph()->Finding: # T3 or None
     "Validation that keeps what gradients would need"
-    if is_training or not torch.is_grad_enabled(): return None
+    if not torch.is_grad_enabled(): return None
     return Finding('T3', 'exact', "Validation keeps what gradients would need, so memory grows with each batch.",
                    'with torch.no_grad(): ...', {})

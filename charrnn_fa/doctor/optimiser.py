@@ -9,7 +9,7 @@ __all__ = ['trainable', 'listed', 'check_optimiser', 'check_fading']
 import inspect
 from fastai.basics import *
 from .report import Finding
-from .followed import hypers_of
+from .followed import hypers_of, params_of
 from .subject import Subject
 from .scopes import called
 from .words import OwnWords
@@ -44,7 +44,7 @@ def _made(opt):
 # %% ../../nbs/37c_doctor.optimiser.ipynb #4357c627
 def _made_again(subject, opt):
     "Code that makes such an optimiser, by the Learner if there is one"
-    return 'learn.create_opt()' if any(isinstance(o, Learner) for o in subject.roots) else f'opt = {_made(opt)}'
+    return f'opt = {_made(opt)}' if subject.learn is None else 'learn.create_opt()'
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #a2cdb259
 def check_optimiser(
@@ -77,14 +77,10 @@ def check_optimiser(
         dict(unchanged=len(still), changed=len(changed)))]
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #a456ab57
-def _params_of(opt):
-    if isinstance(opt, Optimizer): return [p for p,*_ in opt.all_params()]
-    return [p for g in getattr(opt, 'param_groups', ()) for p in g['params']]
-
 def _had(subject, opts, names):
     "Which of the parameters of these names one of the optimisers has"
     ps = dict(subject.model.named_parameters())
-    own = {id(p) for o in opts for p in _params_of(o)}
+    own = {id(p) for o in opts for p in params_of(o)}
     return {k for k in names if id(ps[k]) in own}
 
 def _lost_in_rounding(subject, opts, still):
@@ -118,8 +114,8 @@ def _resting(names, still):
 def _waiting(subject, opts, still):
     "An optimiser that makes no step and has all parameters that do not change; None if there is none"
     ps = dict(subject.model.named_parameters())
-    known = [o for o in subject.noted.seen.values() if isinstance(o, torch.optim.Optimizer)]
-    has_all = lambda o: {id(ps[k]) for k in still} <= {*map(id, _params_of(o))}
+    has_all = lambda o: {id(ps[k]) for k in still} <= {*map(id, params_of(o))}
+    known = subject.objects(torch.optim.Optimizer)
     return next((o for o in known if has_all(o) and not any(o is i for i in opts)), None)
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #ff37dd53
@@ -136,17 +132,15 @@ def _usual_rate(learn):
 
 def _uphill(subject, lr):
     "What is said of a negative rate, which PyTorch refuses and fastai takes"
-    learn = next((o for o in subject.roots if isinstance(o, Learner)), None)
     return Finding('O10', 'exact', f"The learning rate is {lr:g}, below 0: each step makes the loss larger.",
-                   _usual_rate(learn), dict(lr=lr))
+                   _usual_rate(subject.learn), dict(lr=lr))
 
 # %% ../../nbs/37c_doctor.optimiser.ipynb #8e1767d7
 def _rates(opt): return [g.get('lr', 0) for g in hypers_of(opt)]
 
 def _schedule_of(subject, opts):
     "The schedule that makes a rate zero, and the rate that the optimiser was made with, if there is one"
-    for o in subject.noted.seen.values():
-        if not isinstance(o, torch.optim.lr_scheduler.LRScheduler): continue
+    for o in subject.objects(torch.optim.lr_scheduler.LRScheduler):
         if any(o.optimizer is k for k in opts) and max(o.base_lrs, default=0) > 0: return o,max(o.base_lrs)
 
 def _check_rate(subject, opts, still):
@@ -158,10 +152,10 @@ def _check_rate(subject, opts, still):
             "of it.",
             f'scheduler = torch.optim.lr_scheduler.LinearLR(opt, 0.1, total_iters=100)   # in place of the {name}',
             dict(lr=0., made_with=lr))]
-    learn = next((o for o in subject.roots if isinstance(o, Learner)), None)
-    if made_with := max((getattr(o, 'defaults', {}).get('lr', 0) for o in opts), default=0) or _own_rate(learn):
-        return [_set_to_zero(made_with, learn)]
-    return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.", _usual_rate(learn), dict(lr=0.))]
+    if made_with := max((getattr(o, 'defaults', {}).get('lr', 0) for o in opts), default=0) or _own_rate(subject.learn):
+        return [_set_to_zero(made_with, subject.learn)]
+    return [Finding('O10', 'exact', "The learning rate is 0, so nothing changes.", _usual_rate(subject.learn),
+                    dict(lr=0.))]
 
 def _own_rate(learn):
     "The rate of a Learner, if it is one number; 0 without one"

@@ -8,22 +8,17 @@ __all__ = ['Counted', 'check_padding', 'OfOtherRows', 'check_lengths']
 # %% ../../nbs/38g_doctor.padding.ipynb #94cb1d8c
 from fastai.basics import *
 from .report import Finding
-from .ids import as_ids
+from .ids import as_ids, runs_on
 from .step import predictions
 from .subject import Subject
 from .loss import empty_rows, of_classes
 from .weighting import score_gradients
 
 # %% ../../nbs/38g_doctor.padding.ipynb #f3bcde0e
-def _run_on(y):
-    "Which targets, (rows, steps), are what their row goes on with to its end"
-    return (y == y[:,-1:]).flip(1).long().cumprod(1).flip(1).bool()
-
-# %% ../../nbs/38g_doctor.padding.ipynb #0c3103a5
 def _filled(y):
     "Which targets are padding: all but the first of those, if it is one id in all rows and comes nowhere else; or None"
     if y is None or y.ndim != 2 or min(y.shape) < 3: return None
-    ends,pad = _run_on(y),y[:,-1].mode().values
+    ends,pad = runs_on(y),y[:,-1].mode().values
     res = ends & (y == pad)
     lengths = res.sum(1)
     is_told = pad >= 0 and lengths.unique().numel() > 2 and bool((res == (y == pad)).all())
@@ -83,7 +78,7 @@ def _lengths_of(o):
     "How long rows are without what they are filled up with, if they are; or None"
     if o is None or o.ndim != 2 or min(o.shape) < 3: return None
     pad = o[:,-1].mode().values
-    res = o.shape[1] - (_run_on(o) & (o == pad)).sum(1)
+    res = o.shape[1] - (runs_on(o) & (o == pad)).sum(1)
     return res if res.unique().numel() > 2 else None
 
 def _in_other_order(lengths, told):

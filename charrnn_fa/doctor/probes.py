@@ -20,9 +20,10 @@ from .layout import Layout, layout, reads_targets, with_ids
 from .deaf import check_deaf
 from .mixed import check_mixed, of_recurrence
 from .reach import other_id, reaches
-from .step import before_call
+from .step import before_call, hooked, recurrent_kinds
 from .told import is_autoencoder
 from .subject import Subject
+from .update import stirred
 from .turned import check_turned, is_right
 
 # %% ../../nbs/42_doctor.probes.ipynb #3bfa28ad
@@ -98,7 +99,7 @@ def _rolled(lay, rs):
     in_order = torch.arange(lay.x.numel(), device='cpu')
     if len(lay.places) != len(in_order) or not is_right(lay, rs, in_order): return 0
     (rows,times),(own_rows,own_times) = map(lay.row_and_time, (lay.places, in_order))
-    n = lay.x.shape[lay.axis]
+    n = lay.sizes[1]
     by = {(o+n//2) % n - n//2 for o in (times-own_times).tolist()}
     return by.pop() if len(by) == 1 and torch.equal(rows, own_rows) else 0
 
@@ -113,7 +114,7 @@ def _rolled_targets(subject, by, evidence):
 # %% ../../nbs/42_doctor.probes.ipynb #0a64c9fe
 def _shifted_back(lay, rs):
     "By how many steps targets are late, if all of them are late by as many and no prediction is without one; else 0"
-    rows,steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
+    rows,steps = lay.sizes
     missing = steps - len(lay.places)//rows
     late = {r.ahead for r in rs if r.time >= missing}
     return missing if missing > 0 and late == {missing} and len(lay.places) == rows*(steps-missing) else 0
@@ -174,7 +175,7 @@ def _apart(subject, evidence):
 # %% ../../nbs/42_doctor.probes.ipynb #661211bd
 def _goes_on(model):
     "A line in which a state goes on, of a cell if there is one first, and what it begins with"
-    kinds = (m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase)))
+    kinds = (m for m in model.modules() if isinstance(m, recurrent_kinds))
     kind,once,goes = next(kinds, None),'state = None   # once, before all steps','goes into the next step'
     if isinstance(kind, nn.LSTMCell): return f'{once}\nh,c = state = rnn(x_t, state)   # and the same state {goes}'
     if isinstance(kind, nn.RNNCellBase): return f'{once}\nstate = rnn(x_t, state)   # and the same state {goes}'
@@ -203,7 +204,7 @@ def _handed_on(line):
     return OwnWords(f'# {name} of this line is what the next step begins with: nothing in the loop may make it anew')
 
 def _no_memory(subject, evidence):
-    has_layer = any(isinstance(m, (nn.RNNBase, nn.RNNCellBase)) for m in subject.model.modules())
+    has_layer = any(isinstance(m, recurrent_kinds) for m in subject.model.modules())
     own = None if has_layer else _own_loop(subject)
     fix = _handed_on(own[1]) if own else _goes_on(subject.model)
     return Finding('R5', 'exact',
@@ -217,36 +218,29 @@ def _takes_steps_for_rows(subject, lay):
     sizes = []
     def _note(m, args): sizes.append(args[0].shape[:2] if m.batch_first else args[0].shape[:2][::-1])
     layers = [m for m in subject.model.modules() if isinstance(m, nn.RNNBase)]
-    hooks = [before_call(m, _note) for m in layers]
-    try: subject.run(subject.batches[:1], update=False)
-    finally: [h.remove() for h in hooks]
-    n = lay.x.shape[lay.axis]
-    return lay.x.shape[1-lay.axis] == 1 and n > 1 and (n, 1) in map(tuple, sizes)
+    with hooked([before_call(m, _note) for m in layers]): subject.run(subject.batches[:1], update=False)
+    rows,steps = lay.sizes
+    return rows == 1 < steps and (steps, 1) in map(tuple, sizes)
 
 def _over_one_row(lay, evidence):
-    n = lay.x.shape[lay.axis]
+    n = lay.sizes[1]
     said = f"no later prediction of its row: the layer takes the {n} steps for {n} rows"
     return of_recurrence(said, evidence, lay.axis)
 
 # %% ../../nbs/42_doctor.probes.ipynb #17082bad
 def _late_or_forgetful(subject, lay, rs, evidence):
     "What is said of characters that do not change the prediction of the next one, or of no later one"
-    reaches_later = any(r.later for r in rs if r.time < lay.x.shape[lay.axis]-1)
+    reaches_later = any(r.later for r in rs if r.time < lay.sizes[1]-1)
     if not reaches_later and _takes_steps_for_rows(subject, lay): return [_over_one_row(lay, evidence)]
     if not reaches_later: return [_no_memory(subject, evidence)]
     skips_the_next = any(r.is_predicted for r in rs) and not any(r.here for r in rs)
     return [_apart(subject, evidence)] if lay.reads_on and skips_the_next else []
 
 # %% ../../nbs/42_doctor.probes.ipynb #20105069
-def _stirred(model):
-    "Weights a little other than they are"
-    gen = torch.Generator().manual_seed(0)
-    for p in model.parameters(): p.add_((.05*torch.randn(p.shape, generator=gen, device='cpu')).to(p))
-
 def _changes(subject, lay, rs):
     "What characters change, with weights that let them"
-    if lay.x.shape[lay.axis] < 3: return []
-    return rs if any(r.later for r in rs) else reaches(subject, lay, _stirred)
+    if lay.sizes[1] < 3: return []
+    return rs if any(r.later for r in rs) else reaches(subject, lay, stirred)
 
 def _counted(rs):
     return dict(changed_later=sum(r.later for r in rs), changed_earlier=sum(r.earlier for r in rs),

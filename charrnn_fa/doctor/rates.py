@@ -42,7 +42,7 @@ def _scale_of(base):
 
 def _has_one_cycle(subject):
     "Whether a schedule of PyTorch's sets the rate, whatever the optimiser was made with"
-    return any(isinstance(o, torch.optim.lr_scheduler.OneCycleLR) for o in subject.noted.seen.values())
+    return bool(subject.objects(torch.optim.lr_scheduler.OneCycleLR))
 
 def _lower_still(subject, t, by, seconds):
     "Of ever lower rates the last that does better by a tenth, and its trial"
@@ -112,8 +112,8 @@ def warms_up_itself(
     subject:Subject, # What is examined
 )->bool:
     "Whether an optimiser begins with smaller steps than its rate says"
-    seen = subject.noted.seen.values()
-    return any(isinstance(o, torch.optim.RAdam) or isinstance(o, Optimizer) and radam_step in o.cbs for o in seen)
+    is_fastais = any(radam_step in o.cbs for o in subject.objects(Optimizer))
+    return is_fastais or bool(subject.objects(torch.optim.RAdam))
 
 # %% ../../nbs/43b_doctor.rates.ipynb #a74c68e4
 def check_low_rate(
@@ -166,8 +166,8 @@ def _other_batches(subject, n):
 # %% ../../nbs/43b_doctor.rates.ipynb #05b043df
 def _factor_fix(subject, base):
     "What to do if a `LambdaLR` has got a function that gives a rate; else nothing"
-    rate,kind = max(base.rates, default=0),torch.optim.lr_scheduler.LambdaLR
-    for o in [o for o in subject.noted.seen.values() if isinstance(o, kind)]:
+    rate = max(base.rates, default=0)
+    for o in subject.objects(torch.optim.lr_scheduler.LambdaLR):
         made_with,name = max(o.base_lrs),getattr(o.lr_lambdas[0], '__name__', 'f')
         if not name.isidentifier(): name = 'f'
         if not rate < 1.5*made_with**2 < .015: continue

@@ -14,6 +14,7 @@ from .layout import layout
 from .amounts import meetings, redrawn
 from .mixed import cut_line, from_one_row
 from .place import place_here
+from .step import by_chance
 from .turned import transposed
 from .words import OwnWords
 
@@ -91,7 +92,7 @@ def rows_seen(
     x,*between,y = subject.batches[0]
     base,again = _compared(subject),_compared(subject)
     if not base or not again or base[0].shape != again[0].shape: return None
-    noise = 4*(again[0]-base[0]).abs().max() + 1e-6*base[0].abs().max()
+    noise = by_chance(base[0], again[0])
     other_x,other_y,res = varied(x),_other_values(y),[]
     for i in _spots(subject, x.shape[at[0]], base[0]):
         of_x = _compared(subject, (_with_row(x, at[0], i, other_x), *between, y))
@@ -150,9 +151,7 @@ def _shares_of_rows(subject, n):
         sums = [((out.detach().float().sum(a)-1).abs() < 1e-3).all() for a in range(out.ndim)]
         along = [a for a,is_one in enumerate(sums) if is_one and out.shape[a] > 1]
         if along == [0] and len(out) == n: found.append(place_here())
-    subject.watch.look = _look
-    try: subject.run(subject.batches[:1], update=False)
-    finally: subject.watch.look = noop
+    subject.run(subject.batches[:1], update=False, look=_look)
     return found
 
 def _check_mixed(subject, rows, n):

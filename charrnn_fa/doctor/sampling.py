@@ -10,7 +10,7 @@ from fastai.basics import *
 from .report import Finding
 from .course import dropout_of
 from .texts import table_of
-from .step import before_call, predictions
+from .step import before_call, hooked, predictions
 from .fetched import with_batches
 from .subject import Subject
 from .place import place_of
@@ -155,8 +155,7 @@ def _in_eval(sample):
     "The same function with a model whose dropout is off"
     def _f(model, prompt, n):
         hooks = [before_call(m, lambda m,a: setattr(m, 'training', False)) for m in model.modules()]
-        try: return sample(model, prompt, n)
-        finally: [h.remove() for h in hooks]
+        with hooked(hooks): return sample(model, prompt, n)
     return _f
 
 # %% ../../nbs/46e_doctor.sampling.ipynb #03994f96

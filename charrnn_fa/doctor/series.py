@@ -12,6 +12,7 @@ from .report import Finding
 from .batches import tensors_of
 from .mixed import by_line, of_recurrence
 from .probes import OverTime, sees_ahead
+from .step import by_chance, loss_gradients
 from .subject import Subject, in_mode
 
 # %% ../../nbs/42h_doctor.series.ipynb #de314d98
@@ -36,6 +37,10 @@ class Series:
     axis: int  # Along which time runs
     part: int  # Of the batch, in which `x` is
     copies: bool # Are the targets the inputs themselves?
+    @property
+    def sizes(self): # Two numbers
+        "How many rows there are, and how many steps"
+        return self.x.shape[:2] if self.axis else self.x.shape[1::-1]
 
 # %% ../../nbs/42h_doctor.series.ipynb #97fb3d61
 def series_of(
@@ -61,8 +66,7 @@ def _outputs(subject, s, batch):
     def _look(step):
         is_of_steps = lambda o: o.requires_grad and o.shape[:2] == s.x.shape[:2]
         outs = [o for o in tensors_of([step.calls[0][2]]) if is_of_steps(o)] if step.calls else []
-        if not outs or step.loss is None or not step.loss.requires_grad: return
-        grads = torch.autograd.grad(step.loss.sum(), outs, retain_graph=True, allow_unused=True)
+        grads = loss_gradients(step, outs) if outs else []
         res.extend(o.detach().float().cpu() for o,g in zip(outs, grads) if g is not None and bool((g != 0).any()))
     subject.run([batch], update=False, before_backward=_look, for_scores=True)
     return res
@@ -80,7 +84,7 @@ def _moved(subject, s, row, time):
     moved = torch.zeros(s.x.shape[:2], dtype=torch.bool, device='cpu')
     for a,b,c in zip(base, again, other):
         change = (c-a).abs().reshape(*moved.shape, -1).amax(-1)
-        moved |= change > 4*(b-a).abs().max() + 1e-6*a.abs().max()
+        moved |= change > by_chance(a, b)
     return moved if s.axis else moved.T
 
 def _changed(subject, s, row, time):
@@ -91,7 +95,7 @@ def _changed(subject, s, row, time):
 # %% ../../nbs/42h_doctor.series.ipynb #9d1b21a2
 def _check_rows(subject, s):
     "S4 or S5: whether one step changes other rows, in evaluation mode too"
-    rows,steps = s.x.shape[:2] if s.axis else s.x.shape[1::-1]
+    rows,steps = s.sizes
     row,time = rows//2,steps//2
     with in_mode(subject): moved = _moved(subject, s, row, time)
     if moved is None: return []
@@ -122,7 +126,7 @@ def check_series(
     "Whether what is told of the next amounts depends on them, or is what was just read"
     s = series_of(subject)
     if s is None: return []
-    rows,steps = s.x.shape if s.x.ndim == 2 and s.axis else s.x.shape[:2] if s.axis else s.x.shape[1::-1]
+    rows,steps = s.sizes
     seen = [_changed(subject, s, row, time) for row in (0, rows//2) for time in (steps//2, steps-2)]
     earlier,later = (sum(o) for o in zip(*seen))
     if s.copies: return [] if earlier or not later or _is_narrow(subject.model, s.x) else [_copied()]

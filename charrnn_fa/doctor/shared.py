@@ -11,6 +11,7 @@ from contextlib import suppress
 from fastai.basics import *
 from .batches import OutOfTime
 from .place import place_here
+from .step import first_of
 from .subject import Subject
 from .layout import layout
 from .words import OwnWords
@@ -22,7 +23,7 @@ _over = 'mean','sum','amax','amin','max','min','median','logsumexp','__getitem__
 def _goes_over(func, args, out, n):
     "Whether an axis of `n` rows, the only one that is as long, is gone"
     name,x = getattr(func, '__name__', ''),args[0] if args else None
-    out = out[0] if isinstance(out, tuple) and out else out
+    out = first_of(out)
     if name not in _over or not isinstance(x, Tensor) or not isinstance(out, Tensor): return False
     return x.requires_grad and [*x.shape].count(n) == 1 and out.ndim > 0 and out.numel()*n == x.numel()
 
@@ -34,9 +35,7 @@ def _lines_over(subject, batch, n):
     def _look(func, args, kwargs, out):
         if {'loss', 'backward'} & {*subject.watch.step.events} or not _goes_over(func, args, out, n): return
         if (place := place_here()) and place != caller: found[str(place)] = place,func.__name__,_index(func, args)
-    subject.watch.look = _look
-    try: subject.run([batch], update=False)
-    finally: subject.watch.look = noop
+    subject.run([batch], update=False, look=_look)
     return found
 
 def line_over_rows(

@@ -49,6 +49,15 @@ class Subject:
         self.came = () # devices of the tensors that the model was given last
         self.before = {k:p.detach().clone() for k,p in model.named_parameters()}
         self.noted = Noted(model, *roots)
+    def objects(self,
+        kind, # A class, or several
+    )->list:
+        "All of a kind that hang on what is examined"
+        return [o for o in self.noted.seen.values() if isinstance(o, kind)]
+    @property
+    def learn(self)->Learner: # None if there is none
+        "The Learner that makes the steps"
+        return next((o for o in self.roots if isinstance(o, Learner)), None)
 
 # %% ../../nbs/37_doctor.subject.ipynb #70025e5b
 @patch
@@ -137,6 +146,7 @@ def run(self:Subject,
     after_backward=None, # Is given each step when its gradients are there
     prepare=noop, # Is given the model, to change it for this run
     alter=noop, # Is given what enters the network, and gives what enters instead
+    look=noop, # Is given each function of PyTorch's that is called, its arguments, keywords, and what it gives
     hypers=noop, # Is given the groups of an optimiser, to change them for a step
     for_scores=False, # End the last step before its gradients, if nothing is predicted after them
 )->list: # Of `Step`s; the last has the error, if one ended it
@@ -144,7 +154,8 @@ def run(self:Subject,
     if self.is_late(): raise OutOfTime
     batches = self.batches if batches is None else batches
     if for_scores and self.is_scored_first: before_backward = self._then_enough(before_backward, len(batches))
-    self.steps,self.is_short,self.hypers,self.watch.alter = [],False,hypers,alter
+    self.steps,self.is_short,self.hypers = [],False,hypers
+    self.watch.alter,self.watch.look = alter,look
     self.watch.before_backward,self.watch.after_backward = before_backward,after_backward or self._note_gradients
     hooks = [self._note_calls(), self._note_devices(), *self._mode_hooks()]
     _seed_all(seed, seed_of_others)
@@ -159,9 +170,9 @@ def run(self:Subject,
 # %% ../../nbs/37_doctor.subject.ipynb #557f406d
 @patch
 def _is_plain(self:Subject):
-    "Whether nothing is set for a time by which a step would be another, or seen otherwise"
-    is_looked_at = self.watch.look is not noop or self.between is not noop or self.after_step is not noop
-    return not is_looked_at and not self.asked and self.watch.target is None
+    "Whether nothing is set for a time by which a step would be another"
+    does_more = self.between is not noop or self.after_step is not noop
+    return not does_more and not self.asked and self.watch.target is None
 
 def _is_scored_first(step):
     "Whether gradients are computed once, and nothing is predicted after it"

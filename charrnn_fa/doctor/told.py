@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .report import Finding
 from .batches import tensors_of
 from .ids import as_ids
-from .step import after_call, predictions
+from .step import after_call, hooked, loss_gradients, predictions
 from .subject import Subject
 from .layout import decoded, scores_of, with_ids
 
@@ -88,14 +88,11 @@ def _recurrent_calls(subject):
     def _look(step):
         for m,(out,state) in calls:
             out = out.data if isinstance(out, PackedSequence) else out
-            if not out.requires_grad or step.loss is None or not step.loss.requires_grad: continue
-            asked = [out, *tensors_of([state])]
-            grads = torch.autograd.grad(step.loss.sum(), asked, retain_graph=True, allow_unused=True)
-            res.append((m, grads[0] is not None, any(g is not None for g in grads[1:])))
+            grads = loss_gradients(step, [out, *tensors_of([state])]) if out.requires_grad else []
+            if grads: res.append((m, grads[0] is not None, any(g is not None for g in grads[1:])))
         calls.clear()
-    hooks = [after_call(m, _note) for m in subject.model.modules() if isinstance(m, nn.RNNBase)]
-    try: subject.run(subject.batches[:1], update=False, before_backward=_look)
-    finally: [o.remove() for o in hooks]
+    with hooked([after_call(m, _note) for m in subject.model.modules() if isinstance(m, nn.RNNBase)]):
+        subject.run(subject.batches[:1], update=False, before_backward=_look)
     return res
 
 # %% ../../nbs/41aa_doctor.told.ipynb #4969db13

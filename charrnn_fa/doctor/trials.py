@@ -13,17 +13,17 @@ from .report import Finding, no_way
 from .batches import OutOfTime
 from .followed import hypers_of
 from .subject import Subject
+from .step import recurrent_kinds
 from .looked import looked_at
 from .forward import dropping, functions_called
 from .units import not_finite
-from .trial import Trial, cycled, trial, without_dropout
+from .trial import Trial, trial, without_dropout
 from .rates import check_high_rate, check_low_rate
 
 # %% ../../nbs/44_doctor.trials.ipynb #2dc4c45d
 def check_course(
     subject:Subject, # What is examined
     base:Trial, # As it is
-    n_epoch:int=None, # Steps of an epoch, if they are known
 )->list: # Of `Finding`s: O5, O10
     "What a short training shows by itself"
     res = []
@@ -63,7 +63,7 @@ def check_lost_numbers(
     "Where the numbers are lost on the way"
     if base.bad is None: return []
     if base.bad == 0: return [] # that is seen without a training
-    seen = looked_at(subject, cycled(subject.more, base.bad+1), base.bad, update=True)
+    seen = looked_at(subject, (subject.more*(base.bad+1))[:base.bad+1], base.bad, update=True)
     what = 'it happens' if not seen.bad else 'the weights are not finite any more' if seen.from_bad else f'{seen.bad} gives the first'
     where = f"In step {base.bad+1} {what}"
     return [not_finite(where, dict(step=base.bad+1), seen.bad_place)]
@@ -175,7 +175,7 @@ def check_capacity(
         _wider(subject.model), dict(nats=best, unigram=guess))]
 
 def _wider(model):
-    layer = next((m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))), None)
+    layer = next((m for m in model.modules() if isinstance(m, recurrent_kinds)), None)
     if layer is None: return 'n_hid = 128'
     n = layer.hidden_size
     return f'nn.{type(layer).__name__}({layer.input_size}, {max(128, 4*n)})   # in place of {n} units'

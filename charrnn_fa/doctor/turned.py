@@ -13,7 +13,7 @@ from .ids import as_ids, time_axis
 from .layout import Layout, with_ids
 from .place import place_here
 from .reach import Reach, other_id
-from .step import after_call
+from .step import after_call, by_chance, first_of
 from .subject import Subject
 from .words import OwnWords
 
@@ -42,8 +42,7 @@ def _is_transposed(lay, rs):
 def _given(subject):
     "What the network gives first; None if nobody calls it, as it is made of functions"
     calls = subject.steps[0].calls if subject.steps else []
-    out = calls[0][2] if calls else None
-    return out[0] if isinstance(out, (tuple, list)) and out else out
+    return first_of(calls[0][2]) if calls else None
 
 def _in_order_of(subject):
     "What brings scores and targets into one order, as code"
@@ -79,15 +78,11 @@ def _given_scores(subject, lay, x):
     "What the network gives first, if it is of (rows, steps, …), and lines that make something of this size by a view"
     given,views = [],{}
     is_it = lambda o: isinstance(o, Tensor) and o.ndim == 3 and o.shape[:2] == lay.x.shape
-    def _note(model, args, out): given.append(out[0] if isinstance(out, tuple) and out else out)
+    def _note(model, args, out): given.append(first_of(out))
     def _look(func, args, kwargs, out):
         if given or getattr(func, '__name__', '') not in ('view', 'reshape') or not is_it(out): return
         if (place := place_here()) and (mended := _other_sizes(place.source)): views[str(place)] = place,mended
-    hook,subject.watch.look = after_call(subject.model, _note),_look
-    try: subject.run([with_ids(subject.batches[0], x=x)], update=False)
-    finally:
-        hook.remove()
-        subject.watch.look = noop
+    with after_call(subject.model, _note): subject.run([with_ids(subject.batches[0], x=x)], update=False, look=_look)
     return given[0].detach() if given and is_it(given[0]) else None,[*views.values()]
 
 # %% ../../nbs/41d_doctor.turned.ipynb #44581641
@@ -99,7 +94,7 @@ def _is_cut_anew(subject, lay):
     x[0, 0] = other_id(lay, x[0, 0].item())
     base,again,new = (_given_scores(subject, lay, o)[0] for o in (lay.x, lay.x, x))
     if base is None or new is None or again is None: return False
-    return bool(((new-base).abs().amax(-1)[1:] > 4*(again-base).abs().max() + 1e-6*base.abs().max()).any())
+    return bool(((new-base).abs().amax(-1)[1:] > by_chance(base, again)).any())
 
 # %% ../../nbs/41d_doctor.turned.ipynb #f90791f9
 def _cut_anew(subject, lay, evidence):

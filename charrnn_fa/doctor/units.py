@@ -10,7 +10,7 @@ __all__ = ['new_model', 'check_units', 'units', 'check_all_ids', 'check_layers',
 import itertools, math
 from fastai.basics import *
 from .report import Finding
-from .ids import as_ids
+from .ids import are_at_ends, as_ids
 from .batches import parts_of
 from .looked import Looked, looked_at
 from .subject import Subject
@@ -126,11 +126,7 @@ def at_an_end(
     "Whether a symbol comes only before the first or after the last of all others, as padding does"
     for b in batches:
         x = as_ids(b[0])
-        if x is None or x.ndim != 2: continue
-        for rows in x == i, (x == i).T:
-            first,last = rows.long().cumprod(1).bool(),rows.flip(1).long().cumprod(1).flip(1).bool()
-            if (rows == (first | last)).all(): break
-        else: return False
+        if x is not None and x.ndim == 2 and not are_at_ends(x == i): return False
     return True
 
 # %% ../../nbs/38f_doctor.units.ipynb #2a9bee14

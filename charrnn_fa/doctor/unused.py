@@ -13,6 +13,7 @@ from .batches import tensors_of
 from .lines import code_of
 from .optimiser import listed, trainable
 from .place import place_here, sources
+from .step import recurrent_kinds
 from .subject import Subject
 from .words import OwnWords
 
@@ -37,9 +38,7 @@ def _without_graph(subject, names):
         is_used = isinstance(out, (Tensor, tuple)) and any(id(t) in ids for t in tensors_of([*args, *kwargs.values()]))
         if not is_used or 'backward' in subject.steps[-1].events: return
         (others if torch.is_grad_enabled() else places).append(place_here())
-    subject.watch.look = _look
-    try: subject.run(subject.batches[:1], update=False)
-    finally: subject.watch.look = noop
+    subject.run(subject.batches[:1], update=False, look=_look)
     return [] if others else places[:1] # what only carries a state on may be without
 
 # %% ../../nbs/37f_doctor.unused.ipynb #23a155e3
@@ -90,7 +89,7 @@ def _gets_no_state(model, name):
 def _whole_parts(model, unused):
     "Names of the largest parts that have layers of their own, none of which is in use"
     n_owners = lambda m: len({k.rpartition('.')[0] for k,_ in m.named_parameters()})
-    has_layers = lambda m: isinstance(m, (nn.RNNBase, nn.RNNCellBase)) or n_owners(m) > 1
+    has_layers = lambda m: isinstance(m, recurrent_kinds) or n_owners(m) > 1
     holds = nn.ModuleList,nn.ModuleDict,nn.Sequential
     names = [k for k,m in model.named_modules() if k and has_layers(m) and not isinstance(m, holds)
              and all(f'{k}.{p}' in unused for p,_ in m.named_parameters())]

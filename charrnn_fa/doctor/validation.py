@@ -16,7 +16,7 @@ from .report import Finding
 from .ids import as_ids
 from .batches import parts_of
 from .texts import valid_of
-from .step import predictions
+from .step import first_of, predictions
 from .subject import Subject
 from .given import LooksOn, OtherLoaders, in_quiet
 from .untouched import same_rng
@@ -106,8 +106,7 @@ def _error_after_training(learn, epoch):
 # %% ../../nbs/43_doctor.validation.ipynb #d06886fe
 def _differ(steps, others):
     "Whether two validations of one model give different predictions"
-    pairs = [(a.calls[0][2], b.calls[0][2]) for a,b in zip(steps, others)]
-    pairs = [[o[0] if isinstance(o, (tuple, list)) else o for o in p] for p in pairs]
+    pairs = [[first_of(o.calls[0][2]) for o in pair] for pair in zip(steps, others)]
     pairs = [(a.float(), b.float()) for a,b in pairs if isinstance(a, Tensor) and a.shape == b.shape]
     return any(not torch.allclose(a, b, atol=1e-4, equal_nan=True) for a,b in pairs)
 

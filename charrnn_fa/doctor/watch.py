@@ -15,6 +15,7 @@ from .report import Finding, Report, catalogue, certainties
 from .anew import kind_of, knows, number_of
 from .ids import as_ids
 from .course import Course, deaf, odd_rates, plateau, rebound, unlearned
+from .step import first_of
 from .reworded import ShapeError, explain_errors, explain_no_more
 
 # %% ../../nbs/45_doctor.watch.ipynb #a898ca6d
@@ -118,8 +119,7 @@ def _deaf(self:Doctor):
     "Of the last batch, once something should have been learned"
     xb,pred = getattr(self.learn, 'xb', ()),getattr(self.learn, 'pred', None) # there is none if no step was made
     x = as_ids(xb[0]) if xb else None
-    scores = pred[0] if isinstance(pred, (tuple, list)) and len(pred) else pred
-    return deaf(x, scores) if x is not None and self.course.step >= 60 else None
+    return deaf(x, first_of(pred)) if x is not None and self.course.step >= 60 else None
 
 # %% ../../nbs/45_doctor.watch.ipynb #57a2680a
 @patch

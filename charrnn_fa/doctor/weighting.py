@@ -11,7 +11,7 @@ from dataclasses import replace
 from fastai.basics import *
 from fastai.losses import BaseLoss
 from .report import Finding
-from .step import predictions, rows_of
+from .step import loss_gradients, predictions, rows_of
 from .subject import Subject
 
 # %% ../../nbs/38d_doctor.weighting.ipynb #6d7df6f0
@@ -23,10 +23,9 @@ def score_gradients(
     res,used = [],[0]
     def _look(step):
         new,used[0] = step.losses[used[0]:],len(step.losses)
-        if not new or step.loss is None: return
         scores = [c.scores for c in new]
-        if not all(o.requires_grad for o in scores) or not step.loss.requires_grad: return
-        grads = torch.autograd.grad(step.loss.sum(), scores, retain_graph=True, allow_unused=True)
+        has_graph = new and all(o.requires_grad for o in scores)
+        if not has_graph or not (grads := loss_gradients(step, scores)): return
         grads = [torch.zeros_like(s) if g is None else g for s,g in zip(scores, grads)]
         rows = [rows_of(replace(c, scores=g))[0] for c,g in zip(new, grads)]
         if found := predictions(replace(step, losses=new)): res.append((*found, torch.cat(rows)))
@@ -54,8 +53,7 @@ def moved(
     res = []
     def _multiply(step):
         if len(subject.steps) > 1: return
-        opts = [o for o in subject.noted.seen.values() if isinstance(o, (torch.optim.Optimizer, Optimizer))]
-        for o in opts: getattr(o, 'state', {}).clear()
+        for o in subject.objects((torch.optim.Optimizer, Optimizer)): getattr(o, 'state', {}).clear()
         for p in subject.model.parameters():
             if p.grad is not None: p.grad.mul_(times)
     def _note(step):

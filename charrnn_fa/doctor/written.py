@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ..core import where_double
 from .ids import as_ids
 from .place import place_here
-from .step import after_call, before_call
+from .step import after_call, before_call, first_of, hooked
 
 # %% ../../nbs/46_doctor.written.ipynb #6881e266
 @dataclass
@@ -38,7 +38,7 @@ _random_modules = nn.modules.dropout._DropoutNd,nn.modules.batchnorm._BatchNorm
 # %% ../../nbs/46_doctor.written.ipynb #5081d693
 def _last_scores(out, i=-1, n=0):
     "What a call gives for one of its `n` ids; symbols may be the second axis, as convolutions have them"
-    out = out[0] if isinstance(out, (tuple, list)) else out
+    out = first_of(out)
     if not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 1: return None
     if out.ndim == 3 and out.shape[1] != n == out.shape[0]*out.shape[2]: out = out.transpose(1, 2)
     return out.detach().float().reshape(-1, out.shape[-1])[i].cpu()
@@ -63,8 +63,7 @@ def _listening(model, res):
     hooks += [after_call(model, _note, with_kwargs=True)]
     hooks += [after_call(model, lambda *_: setattr(res, 'in_model', False), always_call=True)]
     hooks += [after_call(m, _note_mode) for m in model.modules()]
-    try: yield
-    finally: [h.remove() for h in hooks]
+    with hooked(hooks): yield
 
 # %% ../../nbs/46_doctor.written.ipynb #9b55b29c
 class _Axes(TorchFunctionMode):

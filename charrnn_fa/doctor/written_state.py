@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fastai.basics import *
 from .report import Finding
 from .batches import tensors_of
-from .step import after_call, predictions
+from .step import after_call, hooked, predictions
 from .subject import Subject, in_mode
 from .layout import layout
 from .trial import entropy
@@ -22,7 +22,7 @@ from .written import Written, log_probs, as_read, write
 def _read_scores(subject, lay, rows):
     "Scores of a model that reads rows of ids from an empty state as in training, but in evaluation mode: (rows, "
     "steps, symbols)"
-    n_rows,n_steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
+    n_rows,n_steps = lay.sizes
     x = torch.zeros(n_rows, n_steps, dtype=torch.long, device='cpu')
     x[:len(rows),:rows.shape[1]] = rows
     batch = list(subject.batches[0])
@@ -72,7 +72,7 @@ def check_written_state(
     if len(ids) < len(w.text)+len(prompt)//2-2: return [_prompt_lost(len(ids)-len(w.text)+1, prompt)]
     lay = layout(subject)
     if lay is None or (lay.places < 0).any(): return []
-    n_rows,n_steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
+    n_rows,n_steps = lay.sizes
     call = {i:k for k,i in enumerate(at) if 2 <= i < n_steps and w.scores[k] is not None}
     places = _to_ask([*call], n_rows, len(prompt)-1)
     if len(places) < 2: return []
@@ -94,7 +94,7 @@ def _begins_anew(subject, lay, ids, places, full, said, n_prompt):
     for start in n_prompt-1,n_prompt: # the prompt's last character may be the first that goes in then
         after = places >= start
         if start < 2 or after.sum() < 2: continue
-        alone = _read_scores(subject, lay, ids[None,start:start+lay.x.shape[lay.axis]])
+        alone = _read_scores(subject, lay, ids[None,start:start+lay.sizes[1]])
         if alone is None: return None
         alone = log_probs(alone[0,places[after]-start])
         off,left = _kl(full[after], said[after]).mean().item(),_kl(alone, said[after]).mean().item()
@@ -139,9 +139,7 @@ def _going_on(model, calls):
         given = tensors_of([*args, *kwargs.values()])
         if name in last: calls[name].append(any(torch.equal(a, b) for a in given for b in last[name]))
         last[name] = [o.detach().clone() for o in tensors_of(out) if o.is_floating_point()]
-    hooks = [after_call(m, partial(_note, k), with_kwargs=True) for k,m in model.named_modules()]
-    try: yield
-    finally: [h.remove() for h in hooks]
+    with hooked([after_call(m, partial(_note, k), with_kwargs=True) for k,m in model.named_modules()]): yield
 
 # %% ../../nbs/46c_doctor.written_state.ipynb #4c261e0c
 def check_cells(
@@ -189,7 +187,7 @@ def check_own_text(
     ids = torch.tensor([table[c] for c in w.text if table and c in table], device='cpu')
     lay = layout(subject) if len(ids) > 60 else None
     if lay is None or (lay.places < 0).any(): return []
-    n_rows,n_steps = lay.x.shape if lay.axis else lay.x.shape[::-1]
+    n_rows,n_steps = lay.sizes
     rows = ids[:len(ids)//n_steps*n_steps].view(-1, n_steps)[:n_rows]
     scores = _read_scores(subject, lay, rows) if len(rows) else None
     if scores is None: return []

@@ -9,6 +9,7 @@ __all__ = ['check_zero', 'check_left']
 from fastai.basics import *
 from .scopes import called
 from .words import OwnWords
+from .followed import params_of
 from .order import any_gradient
 from .report import Finding
 from .subject import Subject
@@ -62,8 +63,8 @@ def _added(found, ks):
 def _optimisers_of(subject):
     "Several optimisers, each with the names of its parameters, of some size; nothing if there is only one"
     named = {id(p):k for k,p in subject.model.named_parameters() if p.numel() > 99}
-    opts = [o for o in subject.noted.seen.values() if isinstance(o, torch.optim.Optimizer)]
-    its = lambda o: {named.get(id(p)) for g in o.param_groups for p in g['params']}
+    opts = subject.objects(torch.optim.Optimizer)
+    its = lambda o: {named.get(id(p)) for p in params_of(o)}
     return [(o, its(o)) for o in opts] if len(opts) > 1 else []
 
 def _adds_up_in(subject, opt, ratio):
