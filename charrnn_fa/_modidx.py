@@ -1882,6 +1882,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'charrnn_fa.doctor.given._required': ('doctor.given.html#_required', 'charrnn_fa/doctor/given.py'),
                                          'charrnn_fa.doctor.given._takes_all': ( 'doctor.given.html#_takes_all',
                                                                                  'charrnn_fa/doctor/given.py'),
+                                         'charrnn_fa.doctor.given._unpack_as_taken': ( 'doctor.given.html#_unpack_as_taken',
+                                                                                       'charrnn_fa/doctor/given.py'),
                                          'charrnn_fa.doctor.given.fetches': ('doctor.given.html#fetches', 'charrnn_fa/doctor/given.py'),
                                          'charrnn_fa.doctor.given.function_subject': ( 'doctor.given.html#function_subject',
                                                                                        'charrnn_fa/doctor/given.py'),

@@ -1,0 +1,44 @@
+"""Batches, targets and weights in forms that other people give them"""
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from charrnn_fa.doctor import diagnose
+
+TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints')
+               for c in ('sea', 'cat', 'moon'))*9
+LETTERS = sorted(set(TEXT))
+V = len(LETTERS)
+IDS = torch.tensor([LETTERS.index(c) for c in TEXT])
+
+
+def found(**kwargs): return [(o.id, o.certainty) for o in diagnose(**kwargs, trials=False).findings]
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(V, 16),nn.GRU(16, 24, batch_first=True),nn.Linear(24, V)
+    def forward(self, x, h=None): return self.out(self.rnn(self.emb(x), h)[0])
+
+
+# A data set of one tensor: its batch is a list of one, which some unpack in the loop and some in the step
+
+@pytest.mark.parametrize('unpacks', [True, False])
+@pytest.mark.parametrize('name', ['x', 'rows'])
+@pytest.mark.parametrize('target,want', [(1, []), (0, ['D1'])])
+def test_a_batch_of_one_part_is_given_as_the_step_takes_it(unpacks, name, target, want):
+    torch.manual_seed(0)
+    net = Net()
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def train(rows):
+        loss = F.cross_entropy(net(rows[:,:-1]).flatten(0, 1), rows[:,target:][:,:24].flatten())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    made = {}
+    exec(f'def step({name}): train({name}{"[0]" if unpacks else ""})', dict(train=train), made)
+    loader = DataLoader(TensorDataset(IDS[:1500].view(-1, 25)), 5)
+    assert [k for k,_ in found(step_function=made['step'], model=net, batches=loader)] == want
