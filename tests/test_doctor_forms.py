@@ -42,3 +42,28 @@ def test_a_batch_of_one_part_is_given_as_the_step_takes_it(unpacks, name, target
     exec(f'def step({name}): train({name}{"[0]" if unpacks else ""})', dict(train=train), made)
     loader = DataLoader(TensorDataset(IDS[:1500].view(-1, 25)), 5)
     assert [k for k,_ in found(step_function=made['step'], model=net, batches=loader)] == want
+
+
+
+# Ids in columns: (rows, steps, 1), as for a layer that takes one number a step
+
+class Columns(Net):
+    def forward(self, x): return self.out(self.rnn(self.emb(x).squeeze(2))[0])
+
+
+@pytest.mark.parametrize('fetched', [False, True])
+@pytest.mark.parametrize('cut,want', [(lambda y: y, []), (lambda y: y.transpose(0, 1).reshape(y.shape), ['S3'])])
+def test_ids_in_columns_are_ids(fetched, cut, want):
+    torch.manual_seed(0)
+    net = Columns()
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    rows = IDS[:1500].view(-1, 5, 25)
+    def step(x, y):
+        loss = F.cross_entropy(net(x).transpose(1, 2), cut(y).squeeze(2))
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    batches = [(o[:,:-1,None], o[:,1:,None]) for o in rows]
+    def fetch(): step(*batches[torch.randint(len(batches), ()).item()])
+    given = dict(step_function=fetch) if fetched else dict(step_function=step, batches=batches)
+    assert [k for k,_ in found(model=net, **given)] == want
