@@ -3353,6 +3353,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'charrnn_fa/doctor/unused.py')},
             'charrnn_fa.doctor.update': { 'charrnn_fa.doctor.update.RoundedAway': ( 'doctor.update.html#roundedaway',
                                                                                     'charrnn_fa/doctor/update.py'),
+                                          'charrnn_fa.doctor.update._begins_with': ( 'doctor.update.html#_begins_with',
+                                                                                     'charrnn_fa/doctor/update.py'),
                                           'charrnn_fa.doctor.update._changed_by_steps': ( 'doctor.update.html#_changed_by_steps',
                                                                                           'charrnn_fa/doctor/update.py'),
                                           'charrnn_fa.doctor.update._check_frozen': ( 'doctor.update.html#_check_frozen',

@@ -67,3 +67,28 @@ def test_ids_in_columns_are_ids(fetched, cut, want):
     def fetch(): step(*batches[torch.randint(len(batches), ()).item()])
     given = dict(step_function=fetch) if fetched else dict(step_function=step, batches=batches)
     assert [k for k,_ in found(model=net, **given)] == want
+
+
+
+# A state to begin with that stays as it is: some make it a weight, so that it goes where the others go
+
+class Begins(Net):
+    def __init__(self, value=0.):
+        super().__init__()
+        self.h0 = nn.Parameter(torch.zeros(1, 1, 24), requires_grad=False)
+    def forward(self, x): return super().forward(x, self.h0.repeat(1, len(x), 1))
+
+
+@pytest.mark.parametrize('freeze,want', [(lambda net: None, []), (lambda net: net.out.weight.requires_grad_(False), [('O8', 'weak')])])
+def test_a_state_to_begin_with_is_no_layer_that_is_frozen(freeze, want):
+    torch.manual_seed(0)
+    net = Begins()
+    freeze(net)
+    opt = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=.01)
+    def step(x, y):
+        loss = F.cross_entropy(net(x).flatten(0, 1), y.flatten())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    batches = [(o[:,:-1], o[:,1:]) for o in IDS[:1500].view(-1, 5, 25)]
+    assert found(step_function=step, model=net, batches=batches) == want
