@@ -1,4 +1,7 @@
 """Batches, targets and weights in forms that other people give them"""
+import importlib.util
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -92,3 +95,34 @@ def test_a_state_to_begin_with_is_no_layer_that_is_frozen(freeze, want):
         opt.step()
     batches = [(o[:,:-1], o[:,1:]) for o in IDS[:1500].view(-1, 5, 25)]
     assert found(step_function=step, model=net, batches=batches) == want
+
+
+
+# The line of a step uphill is not that of first weights
+
+def test_first_weights_between_two_bounds_are_no_step_uphill(tmp_path):
+    (path := tmp_path/'own.py').write_text('''
+from torch import nn
+from torch.nn import functional as F
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.emb,self.rnn,self.out = nn.Embedding(n, 16),nn.GRU(16, 24, batch_first=True),nn.Linear(24, n)
+        self.init_weights()
+    def init_weights(self):
+        bound = .1
+        self.out.weight.data.uniform_(-bound, bound)
+    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+net = Net(%d)
+def step(x, y):
+    net.zero_grad()
+    F.cross_entropy(net(x).flatten(0, 1), y.flatten()).backward()
+    for p in net.parameters():
+        p.data.add_(p.grad.data, alpha=.3)
+''' % V)
+    spec = importlib.util.spec_from_file_location('own_uphill', path)
+    sys.modules[spec.name] = own = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(own)
+    batches = [(o[:,:-1], o[:,1:]) for o in IDS[:1500].view(-1, 5, 25)]
+    finding, = diagnose(step_function=own.step, model=own.net, batches=batches, trials=False).findings
+    assert finding.id == 'O1' and 'uniform_' not in finding.fix and finding.place.line == 18, finding.fix
