@@ -126,3 +126,39 @@ def step(x, y):
     batches = [(o[:,:-1], o[:,1:]) for o in IDS[:1500].view(-1, 5, 25)]
     finding, = diagnose(step_function=own.step, model=own.net, batches=batches, trials=False).findings
     assert finding.id == 'O1' and 'uniform_' not in finding.fix and finding.place.line == 18, finding.fix
+
+
+
+# A translator of (steps, rows) whose first step is no answer: the loader's batch size says which axis is that of the rows
+
+class StepsFirst(nn.Module):
+    def __init__(self, batch_first=False):
+        super().__init__()
+        self.emb,self.enc,self.dec = nn.Embedding(V, 16),nn.GRU(16, 24, batch_first=batch_first),nn.GRU(16, 24)
+        self.out = nn.Linear(24, V)
+    def forward(self, x, y):
+        h,res = self.enc(self.emb(x))[1][:,-y.shape[1]:],torch.zeros(*y.shape, V)
+        for t in range(1, len(y)):
+            o,h = self.dec(self.emb(y[t-1:t]), h)
+            res[t] = self.out(o[0])
+        return res
+
+
+@pytest.mark.parametrize('has_size', [True, False])
+@pytest.mark.parametrize('view,want', [(False, []), (True, ['S4'])])
+def test_a_translator_of_steps_and_rows_may_leave_out_the_first_step(has_size, view, want):
+    torch.manual_seed(0)
+    net = StepsFirst()
+    opt = torch.optim.Adam(net.parameters(), lr=.01)
+    def step(src, trg):
+        src = src.view(src.shape[1], src.shape[0]).transpose(0, 1) if view else src
+        loss = F.cross_entropy(net(src, trg)[1:].flatten(0, 1), trg[1:].flatten())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    def collate(rows):
+        x = torch.stack(rows, 1)
+        return x,x.flip(0)
+    loader = DataLoader(IDS[:1026].view(-1, 9), 16, collate_fn=collate)
+    batches = loader if has_size else [*loader][:-1]
+    assert [k for k,_ in found(step_function=step, model=net, batches=batches)] == want
