@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from charrnn_fa.doctor import diagnose
+from charrnn_fa.doctor.targets import check_pairing
 
 TEXT = ''.join(f'{a} {b} the {c}.\n' for a in ('Ada', 'Ben', 'Cleo') for b in ('sees', 'finds', 'paints')
                for c in ('sea', 'cat', 'moon'))*9
@@ -82,7 +83,8 @@ class Begins(Net):
     def forward(self, x): return super().forward(x, self.h0.repeat(1, len(x), 1))
 
 
-@pytest.mark.parametrize('freeze,want', [(lambda net: None, []), (lambda net: net.out.weight.requires_grad_(False), [('O8', 'weak')])])
+@pytest.mark.parametrize('freeze,want', [
+    (lambda net: None, []), (lambda net: net.out.weight.requires_grad_(False), [('O8', 'weak')])])
 def test_a_state_to_begin_with_is_no_layer_that_is_frozen(freeze, want):
     torch.manual_seed(0)
     net = Begins()
@@ -129,7 +131,7 @@ def step(x, y):
 
 
 
-# A translator of (steps, rows) whose first step is no answer: the loader's batch size says which axis is that of the rows
+# A translator of (steps, rows) whose first step is no answer: the batch size may say which axis is that of the rows
 
 class StepsFirst(nn.Module):
     def __init__(self, batch_first=False):
@@ -162,3 +164,16 @@ def test_a_translator_of_steps_and_rows_may_leave_out_the_first_step(has_size, v
     loader = DataLoader(IDS[:1026].view(-1, 9), 16, collate_fn=collate)
     batches = loader if has_size else [*loader][:-1]
     assert [k for k,_ in found(step_function=step, model=net, batches=batches)] == want
+
+
+
+# Lines of several lengths side by side: where each ends, the next input is padding and not the target
+
+def test_padding_below_lines_does_not_hide_that_they_go_on():
+    torch.manual_seed(0)
+    lengths = torch.randint(12, 60, (12, 14)).sort(1, descending=True).values
+    lines = [[torch.cat([torch.tensor([1]), torch.randint(3, 24, (n,)), torch.tensor([2])]) for n in row]
+             for row in lengths.tolist()]
+    cut = lambda row,part: nn.utils.rnn.pad_sequence([o[part] for o in row])
+    batches = [(cut(row, slice(0, -1)), cut(row, slice(1, None))) for row in lines]
+    assert check_pairing(batches) == []
