@@ -230,4 +230,14 @@ def function_subject(
             told = f(*_handed(parts_of(self.batches[0]), b, wanted, dict(model=model, opt=opt, i=i)))
             if self.steps: self.steps[-1].told = number_of_loss(told)
     self = Subject(model, batches, _take, [f, opt], vocab)
+    _unpack_as_taken(self, wanted)
     return self
+
+# %% ../../nbs/37a_doctor.given.ipynb #d72760e7
+def _unpack_as_taken(subject, wanted):
+    "Let a step that takes one thing have a batch of one part whole, or that part, if it ends in an error otherwise"
+    batch = subject.batches[0]
+    is_one = len(batch) == 1 and isinstance(batch.like, (list, tuple))
+    if not is_one or wanted not in (['x'], ['batch']) or not subject.run([batch], update=False)[0].error: return
+    was,wanted[:] = wanted[:],['x'] if wanted == ['batch'] else ['batch']
+    if subject.run([batch], update=False)[0].error: wanted[:] = was

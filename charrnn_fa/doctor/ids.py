@@ -15,6 +15,7 @@ def as_ids(
 )->Tensor: # Ids, or None if they are neither
     "The ids that a loader gives, in whatever form"
     if not isinstance(t, Tensor): return None
+    if t.ndim == 3 and t.shape[-1] == 1 and not t.is_floating_point(): return t[...,0].long()
     is_one_hot = t.ndim >= 3 and ((t == 0) | (t == 1)).all() and (t.sum(-1) == 1).all()
     if is_one_hot: return t.int().argmax(-1) # of booleans there is none
     is_whole = not t.is_floating_point() or t.numel() and (t == t.round()).all()

@@ -28,7 +28,7 @@ def in_form(
     like, # As a loader gives them: of another shape, or one-hot
 )->Tensor:
     "Ids in the form that a loader gives them in"
-    if like.ndim == ids.ndim+1: return F.one_hot(ids, like.shape[-1]).to(like.dtype)
+    if like.ndim == ids.ndim+1 and like.numel() != ids.numel(): return F.one_hot(ids, like.shape[-1]).to(like.dtype)
     return ids.view(like.shape).to(like)
 
 # %% ../../nbs/41a_doctor.layout.ipynb #0166496f

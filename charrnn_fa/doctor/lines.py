@@ -43,7 +43,7 @@ _signs = {
     'T2': r'\.eval\(',
     'sigmoid': r'sigmoid', # of findings that are like another kind, see `in_own_words`
     'relu': r'relu\(',
-    'uphill': r'\(-[a-z]|=\s*-\s*[a-zA-Z]|\+= .*grad|\badd_\(.*grad',
+    'uphill': r'^(?!.*uniform_).*(?:\(-[a-z]|=\s*-\s*[a-zA-Z]|\+= .*grad|\badd_\(.*grad)', # no bounds of first weights
     'shift': r'(?<![\w:]):-1\b|(?<![\w-])1:(?=[\],\w])',
     'over time': r'(?<!log_)softmax\(|\.(?:sum|mean|norm|amax|max|flip)\(|\b(?:\w*_)?att\w*\(|bmm\(|batch_norm\(',
 }

@@ -231,8 +231,7 @@ def check_pairing(
     elsewhere = len({*wanted} & {*given})-own
     if not are_texts or own > .02*len(texts) or _meet(pairs) > .1: return []
     if check_targets(batches[:1]): return [] # targets of the same row are there, at another place
-    down = _beginnings([(x.T, y.T) for x,y in pairs])
-    if sum(a == b for a,b in down) > .5*len(down): return [] # time runs down the batch
+    if all(agreement(x.T, y.T, 1) > .5 for x,y in pairs): return [] # time runs down the batch, but for padding
     if elsewhere < 4: return [_drawn_apart()] if _say_nothing(pairs) else []
     return [Unpaired('S4', 'strong',
         f"What continues a row is among the targets, but with another row: so it is {elsewhere} times among the first "

@@ -103,8 +103,13 @@ def _keeps_apart(p):
     "Whether a table of symbols is like one-hot vectors: the layer after it can do what any other table would"
     return p.shape[0] <= p.shape[1] and int(torch.linalg.matrix_rank(p.detach().float())) == len(p)
 
+def _begins_with(k, p):
+    "Whether a weight is a state of zeros to begin with, which some make a weight so that it goes where the others go"
+    return p.ndim > 1 and not p.any() and not k.endswith(('weight', 'bias'))
+
 def _check_frozen(subject, frozen):
     ps = dict(subject.model.named_parameters())
+    frozen = {k for k in frozen if not _begins_with(k, ps[k])}
     tables = {f'{k}.weight' for k,m in subject.model.named_modules() if isinstance(m, nn.Embedding)}
     layers = [m for m in subject.model.modules() if not isinstance(m, nn.Embedding)]
     others = {id(p) for m in layers for p in m.parameters(recurse=False)}

@@ -14,7 +14,7 @@ from .report import Finding
 from .batches import tensors_of
 from .step import after_call, hooked, predictions
 from .subject import Subject, in_mode
-from .layout import layout
+from .layout import layout, with_ids
 from .trial import entropy
 from .written import Written, log_probs, as_read, write
 
@@ -25,11 +25,8 @@ def _read_scores(subject, lay, rows):
     n_rows,n_steps = lay.sizes
     x = torch.zeros(n_rows, n_steps, dtype=torch.long, device='cpu')
     x[:len(rows),:rows.shape[1]] = rows
-    batch = list(subject.batches[0])
-    given = batch[0]
-    is_one_hot = given.ndim == 3
-    batch[0] = (F.one_hot(x, given.shape[-1]) if is_one_hot else (x if lay.axis else x.T).contiguous()).to(given)
-    with in_mode(subject): step, = subject.run([tuple(batch)], update=False)
+    batch = with_ids(subject.batches[0], x=(x if lay.axis else x.T).contiguous())
+    with in_mode(subject): step, = subject.run([batch], update=False)
     found = None if step.error else predictions(step)
     if not found: return None
     res = torch.full((n_rows*n_steps, found[0].shape[1]), math.nan, device='cpu')
