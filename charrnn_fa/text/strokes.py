@@ -75,7 +75,7 @@ class Drawings(list):
 
 def _flat(drawings):
     "All points (n, 2), the length of each stroke, and the number of strokes of each drawing"
-    strokes = [s for d in drawings for s in d]
+    strokes = [s.tolist() if hasattr(s, 'tolist') else s for d in drawings for s in d]
     points = np.array([*chain.from_iterable(strokes)], dtype=np.float64).reshape(-1, 2)
     return points,[*map(len, strokes)],[*map(len, drawings)]
 
@@ -231,7 +231,7 @@ def fit_drawing(
     drawing, # A list of strokes of any size
 )->list:
     "A drawing moved to the top left corner and scaled to a box of 255"
-    try: strokes = [np.array([(x, y) for x,y in s], dtype=np.float64) for s in drawing]
+    try: strokes = [np.array([(float(x), float(y)) for x,y in s]) for s in drawing]
     except (TypeError, ValueError, OverflowError):
         raise CharRNNError('This is no list of strokes', 'give lists of (x, y).') from None
     if not strokes or not all(map(len, strokes)):
