@@ -328,7 +328,9 @@ def test_kill(path, new_machine):
     for lost in False, True:
         with new_machine() as machine:
             where = [machine.drive] if lost else [machine.drive, '/content', machine.disk]
-            if not run_notebook(path, machine, lambda: max(machine.steps(*where), default=0) > lost*epoch, settled): fail(f'{path.name} came to its end before it could be killed: its short form is too short')
+            has_come = lambda: max(machine.steps(*where), default=0) > lost*epoch
+            if not run_notebook(path, machine, has_come, settled):
+                fail(f'{path.name} came to its end before it could be killed: its short form is too short')
             what = f'{path.name}, killed after step {max(machine.steps(*where))}' + ', with only Drive left'*lost
             if lost: machine.renew()
             run_notebook(path, machine, before=settled)
