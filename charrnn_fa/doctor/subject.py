@@ -49,15 +49,19 @@ class Subject:
         self.came = () # devices of the tensors that the model was given last
         self.before = {k:p.detach().clone() for k,p in model.named_parameters()}
         self.noted = Noted(model, *roots)
-    def objects(self,
-        kind, # A class, or several
-    )->list:
-        "All of a kind that hang on what is examined"
-        return [o for o in self.noted.seen.values() if isinstance(o, kind)]
-    @property
-    def learn(self)->Learner: # None if there is none
-        "The Learner that makes the steps"
-        return next((o for o in self.roots if isinstance(o, Learner)), None)
+
+# %% ../../nbs/37_doctor.subject.ipynb #7c070fbb
+@patch
+def objects(self:Subject,
+    kind, # A class, or several
+)->list:
+    "All of a kind that hang on what is examined"
+    return [o for o in self.noted.seen.values() if isinstance(o, kind)]
+
+@patch(as_prop=True)
+def learn(self:Subject)->Learner: # None if there is none
+    "The Learner that makes the steps"
+    return next((o for o in self.roots if isinstance(o, Learner)), None)
 
 # %% ../../nbs/37_doctor.subject.ipynb #70025e5b
 @patch
