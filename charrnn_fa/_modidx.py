@@ -5096,6 +5096,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'charrnn_fa.text.strokes.is_drawn': ('text.strokes.html#is_drawn', 'charrnn_fa/text/strokes.py'),
                                          'charrnn_fa.text.strokes.per_drawing': ( 'text.strokes.html#per_drawing',
                                                                                   'charrnn_fa/text/strokes.py'),
+                                         'charrnn_fa.text.strokes.plain_strokes': ( 'text.strokes.html#plain_strokes',
+                                                                                    'charrnn_fa/text/strokes.py'),
                                          'charrnn_fa.text.strokes.simplify': ('text.strokes.html#simplify', 'charrnn_fa/text/strokes.py'),
                                          'charrnn_fa.text.strokes.stroke_letters': ( 'text.strokes.html#stroke_letters',
                                                                                      'charrnn_fa/text/strokes.py'),

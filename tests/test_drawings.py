@@ -29,6 +29,7 @@ from charrnn_fa.run.card import model_card
 from charrnn_fa.run.files import digest
 from charrnn_fa.options import parser
 from charrnn_fa.run.model import Run, char_settings, kept_text, load_run, save_run, weights
+from charrnn_fa.show.drawings import braille, nearest
 from charrnn_fa.show.share import page_model, share
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
@@ -355,6 +356,18 @@ def test_what_is_no_drawing_has_a_way_out(what, remedy):
 def test_names_of_files_are_no_drawings(given):
     for f in load_drawings, CharDataLoaders.from_drawings:
         with pytest.raises(CharRNNError, match='names of files, and no drawings; give the folder'): f(given)
+
+
+@pytest.mark.parametrize('kind', [dict(requires_grad=True), dict(dtype=torch.bfloat16)], ids=['gradients', 'bf16'])
+def test_drawings_held_in_tensors_are_drawings(kind):
+    plain = [[[(0., 0.), (255., 128.), (8., 200.)], [(128., 128.)]]]*2
+    held = [[torch.tensor(s, **kind) for s in d] for d in plain]
+    same = lambda f: f(held) == f(plain)
+    assert same(lambda ds: show.drawings(ds, corpus=ds).text)
+    assert same(lambda ds: re.findall('<path.*?>', show.drawings(ds, corpus=ds, animate=True)._repr_html_()))
+    assert same(lambda ds: braille(ds[0])) and same(lambda ds: nearest(ds, ds))
+    assert same(lambda ds: simplify(ds[0])) and same(lambda ds: fit_drawing(ds[0]))
+    assert same(lambda ds: augment(ds, 2)[len(ds):])
 
 
 @pytest.mark.parametrize('given', [HOUSE, HOUSE[0]])

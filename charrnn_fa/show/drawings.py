@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..core import CharRNNError, visible
 from ..text.read import check_type
 from .page import Picture, blue, drawing, hex_colour, ink, new_figure
-from ..text.strokes import Drawings, box, check_drawings, text_to_strokes
+from ..text.strokes import Drawings, box, check_drawings, plain_strokes, text_to_strokes
 
 # %% ../../nbs/55a_show.drawings.ipynb #66cd53ff
 _bits = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
@@ -36,7 +36,7 @@ def braille(
     "A drawing in dots"
     n,n_lines = 2*width,(width+1)//2
     dots = np.zeros((4*n_lines, n), bool)
-    for s in drawing:
+    for s in plain_strokes(drawing):
         x,y = np.minimum(_dense(s, box/n/2)*n/box, n-1).astype(int).T
         dots[y, x] = True
     cells = dots.reshape(n_lines, 4, width, 2).transpose(0, 2, 1, 3)
@@ -67,7 +67,7 @@ def _blurred(a):
 
 def _raster(drawing):
     "A drawing as a vector of length 1, wherever and however large it is"
-    points = np.concatenate([_dense(s, box/_cells/2) for s in drawing])
+    points = np.concatenate([_dense(s, box/_cells/2) for s in plain_strokes(drawing)])
     low,span = points.min(0),np.maximum(np.ptp(points, 0), 1)
     x,y = 2+((points-low)/span*(_cells-5)).round().astype(int).T # two cells around are free
     a = np.zeros((_cells, _cells), np.float32)
@@ -190,9 +190,9 @@ def drawings(
     "A sheet of drawings; save it as .html, .svg, .png or .txt"
     check_drawings(drawings)
     check_type('title', title, str, 'a string')
-    shown = drawings[:_most]
+    shown = [plain_strokes(d) for d in drawings[:_most]]
     theirs = None if corpus is None or not shown else _corpus(corpus)
-    near = [] if theirs is None else [theirs[i] for i,_ in nearest(shown, theirs)]
+    near = [] if theirs is None else [plain_strokes(theirs[i]) for i,_ in nearest(shown, theirs)]
     note = _note(drawings, len(shown))
     text = '\n'.join(o for o in (title, _terminal(shown, near), note) if o)
     return Picture(title, text, partial(_sheet, shown, near, animate, note), _figure(shown, near, title), shown)
