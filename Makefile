@@ -63,9 +63,9 @@ docs-links: docs
 	$(BIN)/python -m pip install -q $(PIP_FLAGS) -e .
 	@touch $@
 
-.venv/.dev: .venv/.package $(META)
+.venv/.dev: .venv/.python $(META)
 	$(BIN)/python -m pip install -q $(PIP_FLAGS) -e '.[dev]'
-	@touch $@
+	@touch .venv/.package $@
 
 .venv/.docs: .venv/.dev $(META)
 	$(BIN)/python -m pip install -q $(PIP_FLAGS) -e '.[docs]'

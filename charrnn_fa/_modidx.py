@@ -3106,6 +3106,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'charrnn_fa.doctor.texts._alike': ('doctor.texts.html#_alike', 'charrnn_fa/doctor/texts.py'),
                                          'charrnn_fa.doctor.texts._as_pairs': ('doctor.texts.html#_as_pairs', 'charrnn_fa/doctor/texts.py'),
                                          'charrnn_fa.doctor.texts._classes': ('doctor.texts.html#_classes', 'charrnn_fa/doctor/texts.py'),
+                                         'charrnn_fa.doctor.texts._is_text_of_its_own': ( 'doctor.texts.html#_is_text_of_its_own',
+                                                                                          'charrnn_fa/doctor/texts.py'),
                                          'charrnn_fa.doctor.texts._of_neighbours': ( 'doctor.texts.html#_of_neighbours',
                                                                                      'charrnn_fa/doctor/texts.py'),
                                          'charrnn_fa.doctor.texts._places': ('doctor.texts.html#_places', 'charrnn_fa/doctor/texts.py'),

@@ -187,8 +187,9 @@ HEALTHY = {
     'one target a row': lambda: given(LastOnly(), [(x, y[:,-1]) for x,y in windows(32)], F.cross_entropy),
     'tutorial': tutorial, 'a state outside': lambda: stateful(streams()), 'chunks': in_chunks,
     'awd-lstm': awd, 'awd-lstm, one layer, not tied': lambda: awd(n_layers=1, tie_weights=False),
-    'ours': ours, 'ours, gru': lambda: ours(arch='gru', n_layers=2),
-    'ours, rnn, one-hot': lambda: ours(arch='rnn', emb_sz=0, head_sz=0), 'ours, bf16': lambda: ours(precision=BF16),
+    'ours': ours, 'ours, gru': lambda: ours(arch='gru', n_layers=2, n_hid=64),
+    'ours, rnn, one-hot': lambda: ours(arch='rnn', n_hid=64, emb_sz=0, head_sz=0),
+    'ours, bf16': lambda: ours(precision=BF16, n_hid=64),
 }
 
 

@@ -266,7 +266,8 @@ class Count(Callback):
         self.learn.checkpoint.saver.finish()
         print(len(os.listdir('/proc/self/task')))
 
-learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=32, seed=1), precision='fp32')
+learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=16, seed=1), n_hid=128,
+                     precision='fp32')
 with tempfile.TemporaryDirectory() as d, learn.no_bar(), learn.no_logging(), learn.no_valid():
     learn.fit_steps(8, cbs=[Checkpoint(f'{d}/run', steps=5, quiet=True), Count()])
 """))

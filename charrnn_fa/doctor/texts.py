@@ -109,12 +109,15 @@ def follows_on(
     return (given[a,b]/p[b]).log().mean().item() > least
 
 # %% ../../nbs/36d_doctor.texts.ipynb #2fb4d1e2
-def _rows(x, y):
+def _is_text_of_its_own(x, y):
+    "Whether inputs are ids, and targets something else, as tags are"
+    ids = as_ids(x)
+    return ids is not None and x.shape == y.shape and not any(are_next(ids, y, a) for a in (1, 0))
+
+def _rows(x, y, is_own):
     "The ids of a batch, one document a row"
     is_last = y.ndim == 1 and x.ndim == 2 and len(x) == len(y) # a target for each row, the next of its inputs
-    ids = as_ids(x)
-    is_text_of_its_own = ids is not None and x.shape == y.shape and not any(are_next(ids, y, a) for a in (1, 0))
-    if y.ndim == 2 and not y.is_floating_point(): return x if is_text_of_its_own else y # tags are no text
+    if y.ndim == 2 and not y.is_floating_point(): return x if is_own else y
     if is_last and not x.is_floating_point() and not y.is_floating_point(): return torch.cat([x, y[:,None]], 1)
     raise CharRNNError(f"Batches with inputs {tuple(x.shape)} and targets {tuple(y.shape)} are no rows of a text",
                        "give loaders whose targets are ids, (rows, steps), or the text itself.")
@@ -135,9 +138,11 @@ def read_ids(
     "All ids of a loader, and where its documents start"
     if hasattr(dl, 'ids'): return dl.ids[:most].cpu().numpy(),[0]
     if is_iterator(dl): raise CharRNNError("Reading an iterator would use it up", "give a loader that begins anew.")
-    rows,n = [],0
-    for x,y in dl:
-        rows += [row[row >= 0].cpu().numpy().astype(np.int64) for row in _rows(x, y)]
+    rows,n,own = [],0,[]
+    for batch in dl:
+        x,y = (o.as_subclass(Tensor) if isinstance(o, Tensor) else o for o in batch) # fastai's own kind is slow
+        if len(own) < 5: own.append(_is_text_of_its_own(x, y))
+        rows += [row[row >= 0].cpu().numpy().astype(np.int64) for row in _rows(x, y, all(own))]
         n += y.numel()
         if most and n >= most: break
     rows = [o for o in rows if len(o)] # what is nothing but padding is no document
