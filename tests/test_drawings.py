@@ -211,6 +211,17 @@ def test_a_plot_has_no_frame_of_its_paper(tmp_path):
         assert [len(s) for s in load_drawings(tmp_path/f'{i}.svg')[0]] == [3]
 
 
+@pytest.mark.parametrize('more, same_as', [
+    ('<rect x="5" y="5" width="50" height="50" fill="rgb(255 255 255)"/>', ''),
+    ('<rect x="5" y="5" width="50" height="50" style="fill:rgb(9 9 9 / 0%)"/>', ''),
+    ('<style>rect{fill:hsl(0 0% 100%)}</style><rect x="5" y="5" width="50" height="50"/>', ''),
+    ('<circle cx="10" cy="10"/>', ''), ('<path d="M5 5H80" stroke="rgb(0 0 0)"/>', '<path d="M5 5H80" stroke="black"/>')])
+def test_colours_with_blanks_and_circles_without_a_radius(tmp_path, more, same_as):
+    for name,o in ('a', more), ('b', same_as):
+        (tmp_path/f'{name}.svg').write_text(f'<svg viewBox="0 0 90 90">{o}<path d="M10 10L50 80" stroke="black"/></svg>')
+    assert load_drawings(tmp_path/'a.svg') == load_drawings(tmp_path/'b.svg')
+
+
 def test_turned_circles_stand_where_a_browser_draws_them(tmp_path):
     (tmp_path/'a.svg').write_text('<svg><path d="M0 0H200V200"/><g transform="translate(100 100) rotate(30)">'
                                   '<circle cx="40" cy="0" r="10"/></g></svg>')

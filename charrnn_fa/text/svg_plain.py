@@ -110,7 +110,7 @@ def _switched(root):
 # %% ../../nbs/07aa_text.svg_plain.ipynb #c81ab815
 def _placed(root):
     "Say which places are left out; an inner `svg` without `viewBox` and size is a group that was moved"
-    left_out = dict(rect=('x', 'y', 'width', 'height'), use=('x', 'y'), svg=('x', 'y'))
+    left_out = dict(rect=('x', 'y', 'width', 'height'), circle=('r',), use=('x', 'y'), svg=('x', 'y'))
     for e in root.iter():
         for k in left_out.get(tag_of(e), ()): e.attrib.setdefault(k, '0')
         if tag_of(e) != 'svg' or e is root or e.get('viewBox'): continue
@@ -155,6 +155,21 @@ def is_zero(
 )->bool:
     "Whether a number, with whatever unit, is 0"
     return bool(re.fullmatch(r'(0+\.?0*|\.0+)[a-z%]*', str(v).strip()))
+
+# %% ../../nbs/07aa_text.svg_plain.ipynb #162d2ddd
+def _with_commas(text):
+    "Colours in the words of SVG 1"
+    def _by_commas(m):
+        parts = ', '.join(re.split(r'[\s/]+', m[2].strip()))
+        return f'{m[1]}({parts})'
+    return re.sub(r'\b((?:rgb|hsl)a?)\(([^(),]*)\)', _by_commas, text, flags=re.I)
+
+def _coloured(root):
+    "Write all colours so"
+    for e in root.iter():
+        for k in {'fill', 'stroke', 'style'} & {*e.attrib}: e.set(k, _with_commas(e.get(k)))
+        if tag_of(e) == 'style': e.text = _with_commas(e.text or '')
+    return root
 
 # %% ../../nbs/07aa_text.svg_plain.ipynb #a0cc305a
 _clear = r'transparent|#\w{3}0|#\w{6}00|(?:rgb|hsl)a?\((?:[^,]*,){3}[\s0.]+%?\s*\)'
@@ -215,6 +230,6 @@ def plain(
     root, # The outermost element of an SVG file, which is changed
 ): # Likewise
     "A file in words that svgelements draws as a browser does"
-    root = _without_origins(_without_clear(_without_remarks(root)))
+    root = _without_origins(_without_clear(_coloured(_without_remarks(root))))
     root = _bent_as_drawn(_all_in_px(root))
     return _put_away(_all_in_lengths(_placed(_open_symbols(_switched(root)))))
