@@ -370,8 +370,7 @@ def test_pictures_change_nothing(learn):
 
 
 @pytest.mark.parametrize('bad', [dict(prompt='Ж'), dict(temperature=-1)])
-def test_live_refuses_at_the_beginning_what_it_cannot_write(trained, bad):
-    learn,_ = trained
+def test_live_refuses_at_the_beginning_what_it_cannot_write(learn, bad):
     with pytest.raises(CharRNNError): learn.fit_steps(3, cbs=show.Live(**bad))
 
 
