@@ -293,3 +293,19 @@ def test_inputs_and_targets_that_were_shuffled_apart():
     first = said(program(torch.randperm(300)))[0]
     assert (first.id, first.certainty) == ('S4', 'strong') and 'shuffled apart' in first.message
     assert 'S4' not in [o.id for o in said(program(torch.arange(300)))]
+
+
+@pytest.mark.parametrize('times', [1e2, 1e5, 1e9])
+def test_a_rate_at_which_numbers_are_lost_at_once(times):
+    "The rate is to blame, and one at which the network learns is named, without nats for what is no loss of classes"
+    batches = pieces(target=column)
+    def trained(lr):
+        torch.manual_seed(1)
+        net = Forecast()
+        opt = torch.optim.SGD(net.parameters(), lr=lr)
+        return diagnose(model=net, dls=batches, loss_func=nn.MSELoss(), opt=opt)
+    first,*_ = trained(.1*times).findings
+    assert first.id == 'O1' and 'nats' not in str(first), first
+    assert 'O3' not in [o.id for o in trained(.1*times).findings]
+    lr = float(first.fix.split('=')[1].split('#')[0])
+    assert not trained(lr).findings, lr

@@ -9,7 +9,7 @@ __all__ = ['check_high_rate', 'warms_up_itself', 'check_low_rate', 'OfFactor', '
 import math, statistics, time
 from fastai.basics import *
 from ..core import CharRNNError
-from .report import Finding
+from .report import Finding, number
 from .ids import as_ids
 from .batches import OutOfTime, take_batches
 from .subject import Subject
@@ -18,16 +18,22 @@ from .kept import loss_scale
 from .trial import Trial, still_falls, trial
 
 # %% ../../nbs/43b_doctor.rates.ipynb #8047ea23
+def _lower_rates(has_bad, is_lost):
+    "By which a rate is multiplied; a trial in which numbers are lost ends at once, so more of them are tried then"
+    return [10.**-k for k in range(1, 13 if has_bad else 4 if is_lost else 2)]
+
+# %% ../../nbs/43b_doctor.rates.ipynb #04a081ec
 def check_high_rate(
     subject:Subject, # What is examined
     base:Trial, # As it is
     seconds:float, # For each trial
 )->list: # Of `Finding`s: O1
     "Whether a lower learning rate does better"
-    scale = _scale_of(base)
+    scale,until = _scale_of(base),time.perf_counter()+2*seconds
     is_lost = base.bad is not None or base.end > base.start - .1*scale
-    for by in (.1, .01, .001) if is_lost else (.1,):
+    for by in _lower_rates(base.bad is not None, is_lost):
         t = trial(subject, len(base.nats) if base.bad is None else 60, seconds, rate=by)
+        if time.perf_counter() > until: break
         if t.bad is not None or len(t.nats) < 20: continue
         if is_lost and t.end > t.start - .02*scale and (uphill := _check_uphill(subject, t, by, seconds)): return uphill
         reference = base.nats[0] - .2*scale if base.bad is not None else base.end - .15*scale
@@ -46,7 +52,7 @@ def _has_one_cycle(subject):
 
 def _lower_still(subject, t, by, seconds):
     "Of ever lower rates the last that does better by a tenth, and its trial"
-    while by > 1e-5:
+    while by > 1e-12:
         less = trial(subject, len(t.nats), seconds, rate=by/10)
         if less.bad is not None or len(less.nats) < len(t.nats) or less.end > t.end-.1: break
         t,by = less,by/10
@@ -60,9 +66,9 @@ def _check_uphill(subject, t, by, seconds):
     is_by_hand = not t.opts # an optimiser goes downhill by itself
     fix = 'p -= lr*p.grad   # minus: downhill' if is_by_hand else 'loss = -loss   # it is to become small'
     return [Uphill('O1', 'strong',
-        f"With {by:g} of the learning rate the loss goes from {t.start:.2f} to {t.end:.2f}, and with whole steps "
-        f"the other way to {back.end:.2f}. So weights are moved along the gradient, and not against it.",
-        fix, dict(nats=t.end, nats_turned_round=back.end))]
+        f"With {by:g} of the learning rate the loss goes from {number(t.start)} to {number(t.end)}, and with whole "
+        f"steps the other way to {number(back.end)}. So weights are moved along the gradient, and not against it.",
+        fix, dict(loss=t.end, loss_turned_round=back.end))]
 
 # %% ../../nbs/43b_doctor.rates.ipynb #7af82c06
 def _catches_up(subject, base, t, by, seconds):
@@ -86,20 +92,26 @@ def _slows_down(base):
     return not base.opts or any(isinstance(getattr(o, 'opt', o), torch.optim.Adagrad) for o in base.opts)
 
 # %% ../../nbs/43b_doctor.rates.ipynb #97d89c5e
+def _rate(lr): return f'{lr:.2g}' if lr < 100 else f'{lr:.0f}'
+
 def _rate_fix(lr, by, is_one_cycle=False):
-    if is_one_cycle: return f'max_lr = {lr*by:.2g}   # in place of {lr:.2g}, in OneCycleLR'
-    if lr: return f'lr = {lr*by:.2g}   # in place of {lr:.2g}'
+    if is_one_cycle: return f'max_lr = {_rate(lr*by)}   # in place of {_rate(lr)}, in OneCycleLR'
+    if lr: return f'lr = {_rate(lr*by)}   # in place of {_rate(lr)}'
     return f'lr = {by:g}*lr   # by which weights are moved'
 
 def _told(lr): return dict(lr=lr) if lr else {} # of weights that are moved by hand it is not known
 
+def _with_and_without(base, t, by):
+    less = f"with {by:g} of the learning rate it is {t.told(t.end)}"
+    if base.bad is None: return f"After {len(t.nats)} steps the loss is {base.told(base.end)}; {less}"
+    return f"In step {base.bad+1} the loss is not a number; {less} after {len(t.nats)} steps"
+
 def _too_high(base, t, by, is_one_cycle=False):
     lr = max(base.rates, default=0)
-    was = 'not a number' if base.bad is not None else f'{base.end:.2f} nats'
     return Finding('O1', 'strong',
-        f"After {len(t.nats)} steps the loss is {was}; with {by:g} of the learning rate it is {t.end:.2f}, from the "
-        "same weights and with the same batches. So the learning rate is too high.",
-        _rate_fix(lr, by, is_one_cycle), dict(_told(lr), nats=base.end, nats_with_less=t.end, times=by))
+        f"{_with_and_without(base, t, by)}, from the same weights and with the same batches. So the learning rate is "
+        "too high.",
+        _rate_fix(lr, by, is_one_cycle), dict(_told(lr), loss=base.end, loss_with_less=t.end, times=by))
 
 # %% ../../nbs/43b_doctor.rates.ipynb #801f32e3
 def _stands_still(base):
@@ -190,8 +202,8 @@ def too_low(
     lr = max(base.rates, default=0)
     if clipped: return _clipped_away(base, t, by, *clipped)
     return (OfFactor if fix else Finding)('O2', 'strong',
-        f"In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} nats, and with {by:,} times the "
-        f"learning rate by {t.gain:.2f}. So the learning rate is too low.",
+        f"In {len(base.nats)} steps the loss falls by {base.told(max(base.gain, 0))}, and with {by:,.0f} times the "
+        f"learning rate by {base.told(t.gain)}. So the learning rate is too low.",
         fix or _rate_fix(lr, by), dict(_told(lr), gain=base.gain, gain_with_more=t.gain, times=by))
 
 # %% ../../nbs/43b_doctor.rates.ipynb #09b11a18
@@ -214,6 +226,6 @@ def _clipped_away(base, t, by, to, before, scale):
     if is_scaled: fix = 'scaler.unscale_(opt)   # before clip_grad_norm_'
     return Finding('O14', 'strong',
         f"The gradients come to the optimiser with a norm of {to:.2g} at every step, and have {before:.2g} before: "
-        f"clipping takes nearly all away.{why} In {len(base.nats)} steps the loss falls by {max(base.gain, 0):.3f} "
-        "nats.",
+        f"clipping takes nearly all away.{why} In {len(base.nats)} steps the loss falls by "
+        f"{base.told(max(base.gain, 0))}.",
         fix, dict(clipped_to=to, norm_before=before, gain=base.gain, gain_with_more=t.gain, times=by))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from fastai.basics import *
 from ..callback.meanwhile import replacing
 from .order import norm_of
+from .report import number
 from .step import loss_gradients, predictions, rows_of
 from .subject import Subject, in_mode
 
@@ -39,6 +40,11 @@ class Trial:
         return math.inf if self.bad is not None else statistics.mean(self.nats[-n:])
     @property
     def gain(self)->float: return self.start-self.end
+    def told(self,
+        loss:float, # Of this training, or of one like it
+    )->str:
+        "A loss in words; in nats if it is one of classes"
+        return number(loss) if self.guess is None else f'{loss:.2f} nats' if loss < 1000 else f'{number(loss)} nats'
 
 # %% ../../nbs/43a_doctor.trial.ipynb #51522ef6
 def _nats(step):

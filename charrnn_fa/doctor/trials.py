@@ -9,7 +9,7 @@ __all__ = ['check_course', 'check_lost_numbers', 'check_dropout', 'check_decay',
 # %% ../../nbs/44_doctor.trials.ipynb #6514d9d9
 import itertools, math, statistics, time
 from fastai.basics import *
-from .report import Finding, no_way
+from .report import Finding, no_way, number
 from .batches import OutOfTime
 from .followed import hypers_of
 from .subject import Subject
@@ -95,9 +95,9 @@ def check_dropout(
     learns = base.guess is not None and base.end < base.guess - .2 # slowly, perhaps
     if learns or t.bad is not None or t.end > base.end - (.2 if is_stuck else .28): return []
     return [Finding('I7', 'strong',
-        f"After {len(base.nats)} steps the loss is {base.end:.2f} nats, and without dropout it is {t.end:.2f}. That "
+        f"After {len(base.nats)} steps the loss is {base.told(base.end)}, and without dropout it is {t.told(t.end)}. That "
         "much takes away what the network needs in order to learn.",
-        f'dropout = {_less_dropout(subject.model)}', dict(nats=base.end, nats_without=t.end))]
+        f'dropout = {_less_dropout(subject.model)}', dict(loss=base.end, loss_without=t.end))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #225d0e2e
 def _without_decay(groups):
@@ -117,10 +117,10 @@ def check_decay(
     t = trial(subject, len(base.nats), seconds, hypers=_without_decay)
     if t.bad is not None or t.end > base.end - .15: return []
     return [Finding('O13', 'strong',
-        f"With weight decay {max(wds):g} the loss is {base.end:.2f} nats after {len(base.nats)} steps, and without "
-        f"it {t.end:.2f}: the weights are pulled to zero faster than they learn.",
+        f"With weight decay {max(wds):g} the loss is {base.told(base.end)} after {len(base.nats)} steps, and without "
+        f"it {t.told(t.end)}: the weights are pulled to zero faster than they learn.",
         f'weight_decay={min(.01, max(wds)/10):g}   # and AdamW',
-        dict(weight_decay=max(wds), nats=base.end, nats_without=t.end))]
+        dict(weight_decay=max(wds), loss=base.end, loss_without=t.end))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #34522683
 def check_explosion(
@@ -135,14 +135,14 @@ def check_explosion(
     if was_clipped or not (wild or base.bad is not None or norms and statistics.median(norms) > 30): return []
     def _clip(groups): nn.utils.clip_grad_norm_(subject.model.parameters(), 1.)
     t = trial(subject, max(20, len(base.nats)), seconds, hypers=_clip)
-    helps = t.bad is None and len(t.nats) > 10 and (base.bad is not None and t.end < t.start - .1 or t.end < base.end - .15)
-    if not helps: return []
+    enough = base.end - .15 if base.bad is None else t.start - .1 # a loss that was lost is worse than any
+    if t.bad is not None or len(t.nats) <= 10 or t.end >= enough: return []
     return [Finding('O3', 'strong',
         f"The norm of the gradient goes up to {max(norms, default=math.inf):,.0f}, "
         f"{max(norms, default=1)/max(1e-9, statistics.median(norms or [1])):.0f} times the usual. Clipped to 1, the "
-        f"same training ends at {t.end:.2f} nats.",
+        f"same training ends at {t.told(t.end)}.",
         'nn.utils.clip_grad_norm_(model.parameters(), 1.)   # before opt.step()',
-        dict(largest=max(norms, default=math.inf), median=statistics.median(norms or [0]), nats_clipped=t.end))]
+        dict(largest=max(norms, default=math.inf), median=statistics.median(norms or [0]), loss_clipped=t.end))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #a03b774c
 def _stays_high(t, n):
@@ -209,7 +209,7 @@ def trial_findings(
         else: yield 'a short training',[base.error] if base and base.error is not None else None
         return
     if base.bad is None:
-        subject.course = f'In {len(base.nats)} steps of training the loss went from {base.start:.3g} to {base.end:.3g}.'
+        subject.course = f'In {len(base.nats)} steps of training the loss went from {number(base.start)} to {number(base.end)}.'
     yield 'a short training',[*check_lost_numbers(subject, base), *check_course(subject, base)]
     if base.bad is None and mixes_rows(subject):
         yield 'other short trainings (the step mixes rows, so that losses go up and down)',no_way
