@@ -272,7 +272,7 @@ def may_be_lost(
     except (OSError, ValueError) as e: # ValueError: a closed file, or letters that it cannot take
         w = OutputWarning(f'Output cannot be written ({reason(e)}), and is left out; training goes on.')
         w.error,w.file = e,file
-        with suppress(OutputWarning): warnings.warn(w)
+        with suppress(OutputWarning, OSError, ValueError): warnings.warn(w) # it goes nowhere either, perhaps
 
 # %% ../nbs/00_core.ipynb #b1db8ebf
 def _is_terminal(file):

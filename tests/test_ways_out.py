@@ -568,13 +568,15 @@ def test_the_same_cell_after_a_stop_within_mixup(tmp_path, how):
 # Output that cannot be written
 
 SAVING = "Checkpoint(d/'r', steps=4)"
+QUIET = "Checkpoint(d/'r', steps=4, quiet=True)"
 
 
-@pytest.mark.parametrize('out,last', [('pipe', SAVING), ('/dev/full', SAVING), ('closed', SAVING),
-                                      ('pipe', f'{SAVING}, Bad()')])
+@pytest.mark.parametrize('out,last', [('pipe', SAVING), ('pipe', f'{SAVING}, Bad()'), ('/dev/full', SAVING),
+                                      ('closed', SAVING), ('closed', f'{QUIET}, ProgressLines(0)')])
 def test_output_that_cannot_be_written(tmp_path, out, last):
     "A pipe that nobody reads, a full disk, a closed file; for messages and for a warning"
     body = f'''
+from charrnn_fa.callback.progress import ProgressLines
 from charrnn_fa.checkpoint import writer
 def full(*args, **kwargs): raise PermissionError(1, 'Operation not permitted')
 class Bad(Callback):
