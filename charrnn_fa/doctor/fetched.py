@@ -174,6 +174,14 @@ def _is_causal(subject, batch, x):
     return a is not None and b is not None and torch.allclose(a, b, atol=1e-5)
 
 # %% ../../nbs/37d_doctor.fetched.ipynb #ba3f1dc4
+def _sees_its_place(subject, batch, x):
+    "Whether what is said at a place depends on the character that is given there"
+    t,ids,other = x.shape[1]//2,x.unique(),x.clone()
+    other[:,t] = ids[(torch.searchsorted(ids, x[:,t].contiguous()) + 1) % len(ids)]
+    a,b = (_says_first(subject, batch, o, t+1) for o in (x, other))
+    return a is None or b is None or not torch.allclose(a, b, atol=1e-5)
+
+# %% ../../nbs/37d_doctor.fetched.ipynb #299794c7
 def check_cut(
     subject:Subject, # What is examined
 )->list: # Of `Finding`s: D1, D2
@@ -186,4 +194,5 @@ def check_cut(
     told = check_targets([(x, y) for (x,*_),(y,_) in zip(met, found)])
     ids = as_ids(met[0][0])
     if not told or told[0].id not in ('D1', 'D2') or ids.ndim != 2 or not _is_causal(subject, batches[0], met[0][0]): return []
+    if told[0].id == 'D1' and not _sees_its_place(subject, batches[0], ids): return []
     return [CutInStep(o.id, o.certainty, o.message, 'x, y = batch[:, :-1], batch[:, 1:]', o.evidence) for o in told]

@@ -178,6 +178,12 @@ def _parts_if_given(f):
     return [k for k,p in inspect.signature(f).parameters.items()
             if p.default is None and _meaning.get(k.lower()) in ('batch', 'x', 'y')]
 
+
+def _target_if_given(f, first):
+    "The name of targets that a function of inputs takes, and does without if it gets none"
+    is_of_inputs = _meaning.get(first.lower()) == 'x'
+    return [k for k in _parts_if_given(f) if is_of_inputs and _meaning[k.lower()] == 'y']
+
 # %% ../../nbs/37a_doctor.given.ipynb #2e9f51ff
 def _takes_all(f): return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(f).parameters.values())
 
@@ -191,6 +197,7 @@ def fetches(
 def _arguments(f, n):
     "What a training step is given, in order, if a batch has `n` parts"
     names = _required(f) or (_parts_if_given(f) if n else [])
+    if len(names) == 1 and n == 2: names += _target_if_given(f, names[0])
     meant = [_meaning.get(o.lower()) for o in names]
     if 'y' in meant and 'x' not in meant: meant = ['x' if o == 'batch' else o for o in meant] # data, target
     is_told = None not in meant and len({*meant}) == len(meant)

@@ -127,7 +127,7 @@ def _of_sum(subject, k, grows, minds):
             "The steps are the same here; they would not be with SGD, or another threshold for clipping.")
     return Finding('L3', 'exact' if grows and minds else 'weak', f"{what} {then}",
         loss_without(subject, 'reduction', ['sum']) or "loss = F.cross_entropy(scores, y, reduction='mean')",
-        dict(times_the_mean=k))
+        dict(times_the_mean=k, changes_steps=minds))
 
 # %% ../../nbs/38i_doctor.mean.ipynb #1a24404f
 def check_mean(
@@ -145,7 +145,7 @@ def check_mean(
     if k is None or k < 7.5: return [] # less may be a weight, or two chunks
     grows,minds = _grows_with_rows(subject, k, len(targets)),minds_scale(subject, k)
     if not grows and _tells_mean(step, scores, targets):
-        subject.if_too_high = _summed(k)
+        if minds: subject.if_too_high = _summed(k)
         return []
     is_as_usual = not minds and _is_one_row(subject) # as in min-char-rnn, and the steps are the same
     return [] if is_as_usual else [_of_sum(subject, k, grows, minds)]

@@ -274,4 +274,11 @@ def check_places(
     if not found or reads_targets(subject): return []
     is_seen = found[0].id == 'D1' or not 0 < found[0].evidence.get('ahead', 1) < 5 # may be right where all is read first
     lay = layout(subject) if is_seen else None
-    return [] if lay and any(r.earlier and not r.others for r in reaches(subject, lay)) else found
+    rs = reaches(subject, lay) if lay else []
+    if any(r.earlier and not r.others for r in rs): return []
+    return [] if found[0].id == 'D1' and _shifts_itself(rs) else found
+
+def _shifts_itself(rs):
+    "Whether no prediction sees the character of its own place, and later ones do"
+    known = [r for r in rs if r.is_predicted]
+    return any(r.later for r in known) and not any(r.here for r in known)

@@ -107,13 +107,13 @@ _consequences = dict(
     S9='S4 S10 R4 O7 L8 Z1 O2',
     S3='R5 R1 R7 S4 S5 S10 R4 Z1 Z2 T5 I6 O1 O2', S4='R4 R5 R1 S10 Z1 Z2 T5', S5='S4 R4 R5 R1 R7 R9 S10 Z1 Z2 T5 I6', S10='D2 T4 G3',
     R1='R7 Z2 T5', R2='O4', R3='R2', R4='S4 Z2', R5='R1 R7 R9 Z1 Z2 T5 I6', R8='R7 O3 O4 Z2', R9='L6 O7',
-    L1='Z1 Z2 T5 I6 O2 L2', L2='L8 O4 O3 L4 Z1 T5 I6 O2', L3='O1 O3 I1',
+    L1='Z1 Z2 T5 I6 O2 L2', L2='L8 O4 O3 L4 Z1 T5 I6 O2', L3='O1 O2 O3 I1',
     L4='Z1 Z2 L8 T5 I6', L5='L6 I6', L6='R9 T5', L7='O7 O8 R1 R9 I6 L4 L6 Z1',
     O1='O3 O13 Z1 Z3 Z4 O4 I3 T5 I6 I4', O2='T5 I6 Z1', O3='O4 Z3 Z4', O5='Z3 Z4', O6='O9 O1 O3 Z3 Z4 O4',
     O7='O6 Z1 I6 O2 T5', O8='O7 I6 T5 Z1',
     O9='O7 O2 Z1 I6 O11 O1', O10='O2 O1 T5 Z1 I6', O11='O1 O2',
     O13='Z1 Z2 T5 I6', O14='O2 T5 I6 Z1', I1='O3 I3 O1 I5 I6', I2='I4 I5 I6 Z1 R9',
-    I3='I5 O3 R7 R10 Z1 Z3 Z4 T5', I4='I5 I6 Z1 Z3 Z4 T5 L7 O2', I5='Z1 I6 O7 L7 O2',
+    I3='I5 O3 R7 R10 Z1 Z3 Z4 T5 O14', I4='I5 I6 Z1 Z3 Z4 T5 L7 O2', I5='Z1 I6 O7 L7 O2',
     Z1='L7 I6 R9 O2 T5',
     I7='T5 I6', T2='T4', T7='T4 D6 D4', R11='L5', G5='G3 G4', G4='G3', G2='G3',
 )
@@ -149,6 +149,7 @@ def _may_cause(cause, o):
     if _is_of_targets(cause): return o.id in ('S3', 'S5', 'S10', 'R4', 'R5', 'L3')
     if _is_of_targets(o): return False
     if _is_measured_by(cause, o): return True
+    if cause.id == 'L3' and not cause.evidence.get('changes_steps', True): return False
     if {cause.id, o.id} == {'S4', 'R4'}: return cause.id == 'S4' # rows that are mixed have mixed states as well
     is_either = {cause.id, o.id} == {'L7', 'Z1'} or {cause.id, o.id} == {'L7', 'R1'} and _is_cut_state(cause, o)
     if is_either: return (cause.id == 'L7') == _cut_comes_first(cause, o)

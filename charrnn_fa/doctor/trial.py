@@ -132,6 +132,7 @@ def trial(
     batches=None, # Default: those of the subject for trials, again and again
     hypers=noop, # See `Subject.run`
     rate:float=1., # Times the learning rate
+    grads:float=1., # Times what each `backward` gives
 )->Trial:
     "Train a little"
     res,until = Trial(),time.perf_counter()+seconds
@@ -147,7 +148,10 @@ def trial(
         if res.guess is None and (found := _real(step)) is not None: res.guess = entropy(found[1])
         if len(res.nats) == n+1: res.moved = _way_of(subject)
         step.let_go()
-    def _after(step): res.norms.append(norm_of([p.grad for p in subject.model.parameters() if p.grad is not None]))
+    def _after(step):
+        gs = [p.grad for p in subject.model.parameters() if p.grad is not None]
+        res.norms.append(norm_of(gs))
+        if grads != 1: [g.mul_(grads) for g in gs]
     def _at_step(groups):
         if len(subject.steps) <= n: hypers(groups)
         else: [g.update(lr=0.) for g in groups] # the two steps at the end only measure

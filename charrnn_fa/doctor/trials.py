@@ -13,7 +13,7 @@ from .report import Finding, no_way, number
 from .batches import OutOfTime
 from .followed import hypers_of
 from .subject import Subject
-from .step import recurrent_kinds
+from .step import predictions, recurrent_kinds
 from .looked import looked_at
 from .forward import dropping, functions_called
 from .units import not_finite
@@ -105,6 +105,12 @@ def _without_decay(groups):
         for k in {'wd', 'weight_decay'} & {*g}: g[k] = 0.
 
 # %% ../../nbs/44_doctor.trials.ipynb #d9fc65a7
+def _less_decay(opt, wd):
+    name = 'wd' if isinstance(opt, Optimizer) else 'weight_decay'
+    with_adamw = '   # and AdamW'*(type(opt) is torch.optim.Adam) # which keeps decay out of its moments
+    return f'{name}={min(.01, wd/10):g}{with_adamw}'
+
+# %% ../../nbs/44_doctor.trials.ipynb #975ad234
 def check_decay(
     subject:Subject, # What is examined
     base:Trial, # As it is
@@ -119,7 +125,7 @@ def check_decay(
     return [Finding('O13', 'strong',
         f"With weight decay {max(wds):g} the loss is {base.told(base.end)} after {len(base.nats)} steps, and without "
         f"it {t.told(t.end)}: the weights are pulled to zero faster than they learn.",
-        f'weight_decay={min(.01, max(wds)/10):g}   # and AdamW',
+        _less_decay(opt, max(wds)),
         dict(weight_decay=max(wds), loss=base.end, loss_without=t.end))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #34522683
@@ -145,11 +151,18 @@ def check_explosion(
         dict(largest=max(norms, default=math.inf), median=statistics.median(norms or [0]), loss_clipped=t.end))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #a03b774c
-def _stays_high(t, n):
+def _stays_high(t, n, share=.75):
     "Whether `n` steps have not brought the loss far below that of counting"
     if t.guess is None or t.bad is None and len(t.nats) < n: return False
-    return not t.end < .75*t.guess
+    return not t.end < share*t.guess
 
+def _is_narrow(subject):
+    "Whether recurrent layers have far fewer units than there are symbols"
+    units = [m.hidden_size for m in subject.model.modules() if isinstance(m, recurrent_kinds)]
+    found = predictions(subject.as_it_is()[0])
+    return bool(units and found) and 4*max(units) < found[0].shape[1]
+
+# %% ../../nbs/44_doctor.trials.ipynb #a736ef90
 def check_capacity(
     subject:Subject, # What is examined
     base:Trial, # As it is
@@ -160,14 +173,14 @@ def check_capacity(
     "Whether one batch can be learned by heart, or at least better than by counting"
     batch = subject.batches[0]
     if base.bad is not None: return []
-    ends = {}
+    share,ends = .5 if _is_narrow(subject) else .75,{}
     for by in rate,10*rate,.1*rate: # a rate that suits a text may be too high for one batch
         t = without_dropout(subject, n, seconds, batches=[batch], rate=by)
-        if not _stays_high(t, n): return []
+        if not _stays_high(t, n, share): return []
         ends[by] = t.end
     if not min(ends.values()) < t.guess - .05: return [] # at the guess itself it may only not have begun yet
     t = without_dropout(subject, 3*n, seconds, batches=[batch], rate=min(ends, key=ends.get))
-    if t.bad is not None or not _stays_high(t, 3*n): return []
+    if t.bad is not None or not _stays_high(t, 3*n, share): return []
     best,guess = t.end,t.guess
     return [Finding('I6', 'strong',
         f"After {3*n} steps with one and the same batch the loss is {best:.2f} nats; how frequent each character is "
@@ -183,7 +196,7 @@ def _wider(model):
 # %% ../../nbs/44_doctor.trials.ipynb #f1f5f84e
 def _better_rate(found):
     "How many times the learning rate is known to be better"
-    return next((o.evidence['times'] for fs in found.values() for o in fs or [] if o.id in ('O1', 'O2', 'O14')), 1.)
+    return next((o.evidence.get('times', 1.) for fs in found.values() for o in fs or [] if o.id in ('O1', 'O2', 'O14')), 1.)
 
 # %% ../../nbs/44_doctor.trials.ipynb #cdde40a6
 def mixes_rows(
