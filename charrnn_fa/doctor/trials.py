@@ -95,8 +95,8 @@ def check_dropout(
     learns = base.guess is not None and base.end < base.guess - .2 # slowly, perhaps
     if learns or t.bad is not None or t.end > base.end - (.2 if is_stuck else .28): return []
     return [Finding('I7', 'strong',
-        f"After {len(base.nats)} steps the loss is {base.told(base.end)}, and without dropout it is {t.told(t.end)}. That "
-        "much takes away what the network needs in order to learn.",
+        f"After {len(base.nats)} steps the loss is {base.told(base.end)}, and without dropout it is {t.told(t.end)}. "
+        "That much takes away what the network needs in order to learn.",
         f'dropout = {_less_dropout(subject.model)}', dict(loss=base.end, loss_without=t.end))]
 
 # %% ../../nbs/44_doctor.trials.ipynb #225d0e2e
@@ -196,7 +196,8 @@ def _wider(model):
 # %% ../../nbs/44_doctor.trials.ipynb #f1f5f84e
 def _better_rate(found):
     "How many times the learning rate is known to be better"
-    return next((o.evidence.get('times', 1.) for fs in found.values() for o in fs or [] if o.id in ('O1', 'O2', 'O14')), 1.)
+    of_rates = [o for fs in found.values() for o in fs or [] if o.id in ('O1', 'O2', 'O14')]
+    return next((o.evidence.get('times', 1.) for o in of_rates), 1.)
 
 # %% ../../nbs/44_doctor.trials.ipynb #cdde40a6
 def mixes_rows(
@@ -222,7 +223,8 @@ def trial_findings(
         else: yield 'a short training',[base.error] if base and base.error is not None else None
         return
     if base.bad is None:
-        subject.course = f'In {len(base.nats)} steps of training the loss went from {number(base.start)} to {number(base.end)}.'
+        start,end = number(base.start),number(base.end)
+        subject.course = f'In {len(base.nats)} steps of training the loss went from {start} to {end}.'
     yield 'a short training',[*check_lost_numbers(subject, base), *check_course(subject, base)]
     if base.bad is None and mixes_rows(subject):
         yield 'other short trainings (the step mixes rows, so that losses go up and down)',no_way
