@@ -66,6 +66,7 @@ torch.manual_seed(0)
 series = torch.sin(torch.arange(900.)/6) + .4*torch.sin(torch.arange(900.)/13)
 rows = series.unfold(0, 30, 5)
 x,y = rows[FEW,:-1,None],rows[FEW,1:,None]
+of_another_type = x.double()
 class Net(nn.Module):
     def __init__(self):
         super().__init__()

@@ -180,7 +180,8 @@ def _is_all(subject, x):
     "Whether a batch is most of what a program knows"
     scopes = [f.__globals__ for f in map(plain, subject.roots) if inspect.isfunction(f)]
     known = [v for s in scopes for k,v in s.items() if k[:1] != '_']
-    is_it = lambda v: isinstance(v, Tensor) and v.shape == x.shape and torch.equal(v, x)
+    kind = lambda t: (t.shape, t.dtype, t.device)
+    is_it = lambda v: isinstance(v, Tensor) and kind(v) == kind(x) and torch.equal(v, x)
     return any(map(is_it, known)) and x.numel() >= max(map(_size, known))/2
 
 # %% ../../nbs/38b_doctor.forward.ipynb #d8efbfe3

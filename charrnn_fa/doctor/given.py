@@ -178,7 +178,6 @@ def _parts_if_given(f):
     return [k for k,p in inspect.signature(f).parameters.items()
             if p.default is None and _meaning.get(k.lower()) in ('batch', 'x', 'y')]
 
-
 def _target_if_given(f, first):
     "The name of targets that a function of inputs takes, and does without if it gets none"
     is_of_inputs = _meaning.get(first.lower()) == 'x'
