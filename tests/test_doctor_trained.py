@@ -106,14 +106,13 @@ def test_a_sum_is_to_blame_for_a_rate_that_a_mean_could_have():
     assert not trained(Net(), pairs(), lambda ps: torch.optim.SGD(ps, 1.))
 
 
-@pytest.mark.parametrize('make', [torch.optim.Adam, torch.optim.RMSprop])
-def test_an_eps_that_makes_all_steps_short(make):
+def test_an_eps_that_makes_all_steps_short():
     "The fix that is named helps"
     torch.manual_seed(0)
-    first,*_ = trained(Net(), pairs(), lambda ps: make(ps, 3e-3, eps=1.))
+    first,*_ = trained(Net(), pairs(), lambda ps: torch.optim.Adam(ps, 3e-3, eps=1.))
     assert first.id == 'O2' and first.fix.startswith('eps = 1e-8'), first
     torch.manual_seed(0)
-    assert not trained(Net(), pairs(), lambda ps: make(ps, 3e-3, eps=1e-8))
+    assert not trained(Net(), pairs(), lambda ps: torch.optim.Adam(ps, 3e-3, eps=1e-8))
 
 
 def test_two_units_are_too_few():

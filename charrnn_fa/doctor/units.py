@@ -113,7 +113,8 @@ def _too_small(size):
 # %% ../../nbs/38f_doctor.units.ipynb #e3a44d80
 def _sizes(model, names):
     "Root mean squares of parameters"
-    return [model.get_parameter(k).detach().float().pow(2).mean().sqrt().item() for k in names]
+    ps = dict(model.named_parameters())
+    return [ps[k].detach().float().pow(2).mean().sqrt().item() for k in names]
 
 def check_layers(
     subject:Subject, # What is examined
