@@ -33,8 +33,8 @@ def check_high_rate(
     scale,until = _scale_of(base),time.perf_counter()+2*seconds
     is_lost = base.bad is not None or base.end > base.start - .1*scale
     for by in _lower_rates(base.bad is not None, is_lost):
-        t = trial(subject, len(base.nats) if base.bad is None else 60, seconds, rate=by)
         if time.perf_counter() > until: break
+        t = trial(subject, len(base.nats) if base.bad is None else 60, seconds, rate=by)
         if t.bad is not None or len(t.nats) < 20: continue
         if is_lost and t.end > t.start - .02*scale and (uphill := _check_uphill(subject, t, by, seconds)): return uphill
         reference = base.nats[0] - .2*scale if base.bad is not None else base.end - .15*scale
@@ -47,6 +47,7 @@ def _scale_of(base):
     "About how many characters a loss is the sum of, or by how much another loss is larger than nats a character"
     return max(1., base.start/6) if math.isfinite(base.start) else 1.
 
+# %% ../../nbs/43b_doctor.rates.ipynb #fd6e82e2
 def _reason(subject, n, seconds, reference):
     "Why a rate is too high, if it is known; of a sum, whether its mean would do better is tried"
     why = subject.if_too_high
@@ -54,6 +55,7 @@ def _reason(subject, n, seconds, reference):
     t = trial(subject, n, seconds, grads=1/why.evidence['times_the_mean'])
     return [why] if t.bad is None and len(t.nats) == n and t.end < reference else []
 
+# %% ../../nbs/43b_doctor.rates.ipynb #bee0327b
 def _has_one_cycle(subject):
     "Whether a schedule of PyTorch's sets the rate, whatever the optimiser was made with"
     return bool(subject.objects(torch.optim.lr_scheduler.OneCycleLR))
