@@ -18,7 +18,7 @@ from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
 
 torch.set_num_threads(1)
-importlib.import_module('charrnn_fa.doctor.errors').raises_own_errors = True # which a report would only mention
+importlib.import_module('charrnn_fa.doctor.registry').raises_own_errors = True # which a report would only mention
 
 
 @pytest.fixture(scope='session')

@@ -1,4 +1,4 @@
-"The `Doctor` callback: what it costs in looks, what it keeps, and faults that only a run shows"
+"""The `Doctor` callback: what it costs in looks, what it keeps, and the faults that a fit shows"""
 import copy
 import io
 import math
@@ -6,14 +6,17 @@ import pickle
 import random
 
 import pytest
-from fastai.basics import (AvgMetric, Callback, CancelFitException, DataLoaders, F, LabelSmoothingCrossEntropyFlat,
-                           Learner, Metric,
-                           OptimWrapper, accuracy, nn, partial, torch)
+import torch
+import torch.nn.functional as F
+from fastai.basics import Callback, CancelBatchException, CancelFitException, DataLoaders, Learner, OptimWrapper, partial
+from fastai.callback.schedule import ParamScheduler, SchedLin
 from fastai.callback.tracker import SaveModelCallback
+from torch import nn
 
 from charrnn_fa.callback.precision import GradScale
-from charrnn_fa.doctor import every_step
-from charrnn_fa.doctor.watch import Doctor
+from charrnn_fa.core import CharRNNError
+from charrnn_fa.doctor import Doctor, Report, explain
+from charrnn_fa.doctor.watch import ShapeError
 from charrnn_fa.learner import char_learner
 from charrnn_fa.optim import AdamW
 from charrnn_fa.text.data import CharDataLoaders
@@ -24,10 +27,10 @@ ids = torch.randint(0, V, (4000,), generator=torch.Generator().manual_seed(0))
 
 class Net(nn.Module):
     "Embedding, GRU, scores"
-    def __init__(self):
+    def __init__(self, p=0.):
         super().__init__()
-        self.emb,self.rnn,self.out = nn.Embedding(V, 8),nn.GRU(8, 8, batch_first=True),nn.Linear(8, V)
-    def forward(self, x): return self.out(self.rnn(self.emb(x))[0])
+        self.emb,self.rnn,self.drop,self.out = nn.Embedding(V, 8),nn.GRU(8, 8, batch_first=True),nn.Dropout(p),nn.Linear(8, V)
+    def forward(self, x): return self.out(self.drop(self.rnn(self.emb(x))[0]))
 
 
 def loss_over_all(p, y): return F.cross_entropy(p.flatten(0, 1), y.flatten())
@@ -38,24 +41,29 @@ def batches(n, rows=4):
     return [(ids[i:i+rows*8].view(rows, 8), ids[i+1:i+rows*8+1].view(rows, 8)) for i in at]
 
 
-def learner(n=20, valid=None, opt=torch.optim.Adam, **kwargs):
+def learner(n=20, valid=None, opt=torch.optim.Adam, model=None, data=None, **kwargs):
     torch.manual_seed(0)
-    learn = Learner(DataLoaders(batches(n), valid or batches(2)), Net(), loss_over_all,
+    learn = Learner(DataLoaders(data or batches(n), valid or batches(2)), model or Net(), kwargs.pop('loss_func', loss_over_all),
                     opt_func=partial(OptimWrapper, opt=opt), **kwargs)
     return learn.remove_cb(learn.progress) if hasattr(learn, 'progress') else learn
 
 
-def fit(learn, cb, n=1):
-    with learn.no_logging(): learn.fit(n, 1e-3, cbs=cb)
+def fit(learn, cb, n=1, lr=1e-3, **kwargs):
+    with learn.no_logging(): learn.fit(n, lr, cbs=cb, **kwargs)
     return [o.id for o in cb.findings]
 
 
 def doctor(**kwargs): return Doctor(quiet=True, file=io.StringIO(), **kwargs)
 
 
-class NaNs(Callback):
-    def after_pred(self):
-        if self.training and self.learn.train_iter == 15: self.learn.pred = self.learn.pred*math.nan
+# A fit without a fault
+
+def test_a_fit_without_a_fault():
+    cb = Doctor(file=io.StringIO())
+    assert fit(learner(), cb) == [] and not cb.report and isinstance(cb.report, Report)
+    assert len(cb.file.getvalue().splitlines()) == 1 and 'stopped' not in cb.file.getvalue()
+    quiet = doctor()
+    assert fit(learner(), quiet) == [] and quiet.file.getvalue() == ''
 
 
 class Ends(Callback):
@@ -66,11 +74,45 @@ class Ends(Callback):
 
 
 @pytest.mark.parametrize('event', ['before_fit', 'before_epoch', 'before_train', 'before_batch', 'after_pred'])
-def test_a_fit_without_a_step_is_nothing_to_speak_of(event):
-    cb = Doctor(quiet=True, file=io.StringIO())
-    learn = learner(20)
+def test_a_fit_without_a_step(event):
+    cb,learn = Doctor(file=io.StringIO()),learner(20)
     with learn.no_logging(): learn.fit(1, 1e-3, cbs=[cb, Ends(event)])
     assert (cb.findings, cb.file.getvalue()) == ([], '')
+
+
+class SkipsThree(Callback):
+    "Batches that were done before a kill are skipped"
+    def before_batch(self):
+        if self.learn.train_iter < 3: raise CancelBatchException
+
+
+class Infinite(Callback):
+    "One batch ends in an infinite loss, and is left out"
+    def after_loss(self):
+        if self.learn.train_iter == 4: self.learn.loss_grad = self.learn.loss = self.learn.loss*float('inf')
+    def before_backward(self):
+        if self.learn.train_iter == 4: raise CancelBatchException
+
+
+class Sparse(Net):
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(V, 8, sparse=True)
+
+
+def masked(): return [(x, torch.cat([torch.full_like(y[:,:4], -100), y[:,4:]], 1)) for x,y in batches(20)]
+
+
+@pytest.mark.parametrize('model,data,cbs', [(Net, masked, []), (Net, lambda: batches(20), [SkipsThree]), (Sparse, lambda: batches(20), []),
+                                            (lambda: Net(.3), lambda: batches(20), [Infinite]), (lambda: Net(.3), lambda: batches(40), [])])
+def test_a_fit_is_the_same_with_the_doctor_and_without(model, data, cbs):
+    def weights(*watching):
+        torch.manual_seed(0)
+        learn = learner(data=data(), model=model(), opt=torch.optim.SGD, cbs=[o() for o in cbs])
+        with learn.no_logging(): learn.fit(2, .1, cbs=[*watching])
+        return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+    cb = doctor()
+    assert torch.equal(weights(), weights(cb)) and 'stopped' not in cb.file.getvalue()
 
 
 class Overflows(Callback):
@@ -82,64 +124,195 @@ class Overflows(Callback):
 @pytest.mark.parametrize('opt_func', [AdamW, partial(OptimWrapper, opt=torch.optim.Adam)])
 def test_a_step_that_the_scaler_leaves_out_is_no_explosion(opt_func):
     "Whether the optimiser leaves it out, as ours do, or fastai's loop"
-    cb,learn = doctor(every=1),Learner(DataLoaders(batches(20), batches(2)), Net(), loss_over_all, opt_func=opt_func,
-                                       cbs=[GradScale(), Overflows()])
+    cb,learn = doctor(every=1),Learner(DataLoaders(batches(20), batches(2)), Net(), loss_over_all, opt_func=opt_func, cbs=[GradScale(), Overflows()])
     learn.device = torch.device('cpu')
     with learn.no_bar(): assert fit(learn, cb) == []
     assert len(cb.course.norms) == 19
 
 
-@pytest.mark.parametrize('is_near', [True, False])
-def test_all_losses_are_noted_though_reading_waits(is_near, monkeypatch):
-    "As on a GPU, where losses are read ten at once"
-    monkeypatch.setattr(every_step, '_is_near', lambda loss: is_near)
-    cb = doctor()
-    assert fit(learner(43), cb) == [] and cb.course.step == 43 and not cb.unread
-    assert [s for s,_ in cb.course.losses] == [10, 20, 30, 40]
-    assert fit(learner(20, cbs=[NaNs()]), doctor()) == ['O4']
-
-
-def test_each_fit_that_begins_with_lost_weights_is_told():
-    "The next cell is a fit at a lower rate, which cannot bring them back"
-    cb,learn = doctor(),learner(20, cbs=[NaNs()])
-    assert fit(learn, cb) == ['O4'] and 'step 16' in cb.findings[0].message
-    for _ in range(2):
-        told = len(cb.file.getvalue())
-        assert fit(learn, cb) == ['O4'] and 'before this fit' in cb.findings[0].message, cb.findings
-        assert 'the model anew' in cb.file.getvalue()[told:]
-    told = cb.file.getvalue()
-    learn.model = learner().model
-    learn.create_opt()
-    learn.remove_cbs(NaNs)
-    assert fit(learn, cb) == ['O4'] and cb.file.getvalue() == told
-
-
-def test_looks_get_rarer():
-    cb = doctor(every=1)
-    fit(learner(450), cb)
-    steps = [s for s,_ in cb.course.norms]
-    assert steps[:100] == [*range(1, 101)] and len(steps) < 220 and steps[-1]-steps[-2] == 8
-
+# What it costs
 
 def test_most_steps_are_passed_over(monkeypatch):
     seen,old = [],Doctor.after_pred
     monkeypatch.setattr(Doctor, 'after_pred', lambda self: (seen.append(self.learn.iter), old(self))[1])
     fit(learner(95), doctor())
-    assert [i for i in seen if i > 1] == [10, 20, 30, 40, 50, 60, 70, 80, 90, 94] and len(seen) < 15
+    assert len(seen) < 35 and {10, 20, 50, 90} <= {*seen} | {o+1 for o in seen} | {o-1 for o in seen}
 
 
-def test_a_new_optimiser_in_an_old_place_is_a_new_one():
-    "Made anew for each fit, each may be where the last one was"
-    learn,cb = learner(opt=torch.optim.SGD),doctor()
-    for i in range(4):
-        learn.opt = None
-        found = fit(learn, cb)
-        assert found == ['O5']*(i == 3)
+def test_looks_get_rarer():
+    cb = doctor(every=1)
+    fit(learner(250), cb)
+    steps = [s for s,_ in cb.course.norms]
+    assert steps[:40] == [*range(steps[0], steps[0]+40)] and len(steps) < 200 and steps[-1]-steps[-4] > 6
 
 
-@pytest.mark.parametrize('opt,found', [(torch.optim.Adam, ['G9']), (torch.optim.SGD, [])])
+@pytest.mark.parametrize('near', ['cpu', 'cuda'])
+def test_all_losses_are_noted_though_reading_waits(near):
+    "As on a GPU, where losses are read ten at once"
+    cb = doctor()
+    cb.near = near
+    assert fit(learner(43), cb) == [] and cb.course.step == 43 and not cb.unread
+    assert [s for s,_ in cb.course.losses] == [10, 20, 30, 40]
+    late = doctor()
+    late.near = near
+    assert fit(learner(20, cbs=[NaNs()]), late) == ['O4']
+
+
+def test_an_error_of_its_own_does_not_end_the_training(monkeypatch):
+    def fails(self): raise ZeroDivisionError('of no use')
+    monkeypatch.setattr(Doctor, 'after_loss', fails)
+    cb,learn = doctor(),learner()
+    assert fit(learn, cb) == [] and learn.train_iter == 20 and cb.file.getvalue().count('of no use') == 1
+
+
+@pytest.mark.parametrize('every', [0, 2.5, 'ten', None])
+def test_looks_must_be_a_number(every):
+    with pytest.raises(CharRNNError, match='every'): Doctor(every=every)
+
+
+# What it keeps
+
+def test_it_can_be_pickled_after_a_fit():
+    "As `Learner.export` does"
+    cb = doctor()
+    cb.file = None
+    fit(learner(), cb)
+    assert pickle.loads(pickle.dumps(cb)).course.step == 20
+
+
+def test_a_state_goes_on_where_it_was():
+    cb,twin = doctor(),doctor()
+    fit(learner(43, cbs=[NaNs()]), cb)
+    twin.load_state_dict(cb.state_dict())
+    assert [o.as_dict() for o in twin.findings] == [o.as_dict() for o in cb.findings] != []
+    assert (twin.course.step, twin.course.losses, twin.course.valid) == (cb.course.step, cb.course.losses, cb.course.valid)
+
+
+@pytest.mark.parametrize('change', [dict(said=3), dict(said=[{}]), dict(step='x'), dict(losses=[[1]]), dict(valid=[[1, 2.]]),
+                                    dict(said=[dict(id='Q9', certainty='exact', message='', fix='', evidence={})])])
+def test_a_state_that_is_damaged_is_refused(change):
+    cb = doctor()
+    with pytest.raises(ValueError): cb.load_state_dict({**doctor().state_dict(), **change})
+    assert cb.findings == [] and cb.course.step == 0
+
+
+# Numbers that are lost
+
+class NaNs(Callback):
+    def after_pred(self):
+        if self.training and self.learn.train_iter == 15: self.learn.pred = self.learn.pred*math.nan
+
+
+def test_each_fit_that_begins_with_lost_weights_says_so():
+    "The next cell is a fit at a lower learning rate, which cannot bring them back"
+    cb,learn = doctor(),learner(20, cbs=[NaNs()])
+    assert fit(learn, cb) == ['O4'] and cb.findings[0].evidence['step'] == 16
+    for _ in range(2):
+        said = len(cb.file.getvalue())
+        assert fit(learn, cb) == ['O4'] and 'O4' in cb.file.getvalue()[said:] and cb.findings[0].certainty == 'exact'
+    said = cb.file.getvalue()
+    learn.model = learner().model
+    learn.create_opt()
+    learn.remove_cbs(NaNs)
+    assert fit(learn, cb) == ['O4'] and cb.file.getvalue() == said
+
+
+class Divides(Net):
+    def forward(self, x):
+        scores = super().forward(x)
+        return scores*(scores.new_zeros(())/0) if self.training and self.calls() > 12 else scores
+    n = 0
+    def calls(self):
+        self.n += 1
+        return self.n
+
+
+def test_where_it_begins():
+    cb = doctor()
+    assert fit(learner(model=Divides()), cb) == ['O4']
+    assert cb.findings[0].place.file == __file__ and '/0' in cb.findings[0].place.source
+
+
+# Faults that a fit shows
+
+class Evaluated(Callback):
+    "A sample was generated, and the mode left"
+    def before_batch(self): self.model.eval()
+
+
+class Trained(Callback):
+    def before_batch(self): self.model.train()
+
+
+class WithGradients(Callback):
+    order = 5
+    def before_validate(self): torch.set_grad_enabled(True)
+    def after_validate(self): torch.set_grad_enabled(True)
+
+
+class Keeps(Callback):
+    "Gradients are never set to zero"
+    def before_fit(self): self.opt.zero_grad = lambda *args, **kwargs: None
+
+
+class Explodes(Callback):
+    order = 1
+    def before_backward(self):
+        if self.learn.train_iter in (19, 20): self.learn.loss_grad = self.learn.loss_grad*1e6
+
+
+class KeepsState(Net):
+    "The state goes on, from training into validation as well"
+    state = None
+    def forward(self, x):
+        out,state = self.rnn(self.emb(x), self.state)
+        self.state = state.detach()
+        return self.out(out)
+
+
+class Deaf(Net):
+    def forward(self, x): return super().forward(torch.zeros_like(x))[:,:1].expand(-1, x.shape[1], -1)
+
+
+def another_model(learn, cb):
+    fit(learn, cb)
+    learn.model = Net()
+
+
+FAULTS = {
+    'T2': lambda: learner(model=Net(.3), cbs=[Evaluated()]), 'T1': lambda: learner(model=Net(.3), cbs=[Trained()]),
+    'T3': lambda: learner(cbs=[WithGradients()]), 'O6': lambda: learner(opt=torch.optim.SGD, cbs=[Keeps()]),
+    'O3': lambda: learner(40, cbs=[Explodes()]), 'T7': lambda: learner(data=batches(1)*20), 'R6': lambda: learner(model=KeepsState()),
+    'Z1': lambda: learner(90, model=Deaf()), 'O4': lambda: learner(cbs=[NaNs()]),
+}
+
+
+@pytest.mark.parametrize('id', FAULTS)
+def test_a_fault_is_found_once(id):
+    cb = doctor(every=2)
+    found = fit(FAULTS[id](), cb, 2)
+    assert id in found and found.count(id) == 1, found
+    f = next(o for o in cb.findings if o.id == id)
+    assert f.fix and cb.file.getvalue().count(f'{id}  {f.title}') == 1
+    assert [o.id for o in cb.report.findings]
+
+
+def test_what_a_healthy_twin_has_not():
+    for kwargs in dict(model=Net(.3)),dict(opt=torch.optim.SGD),dict(n=90):
+        assert fit(learner(**kwargs), doctor(every=2), 2) == [], kwargs
+
+
+@pytest.mark.parametrize('made', [False, True])
+def test_another_model_in_a_learner(made):
+    cb,learn = doctor(),learner()
+    another_model(learn, cb)
+    if made: learn.create_opt()
+    assert fit(learn, cb) == ['O7']*(not made)
+
+
+@pytest.mark.parametrize('opt,found', [(torch.optim.Adam, ['O5']), (torch.optim.SGD, [])])
 def test_an_optimiser_that_has_forgotten(opt, found):
-    "Said only where there was something to forget"
+    "Only where there was something to forget"
     learn,cb = learner(opt=opt),doctor()
     assert fit(learn, cb) == fit(learn, cb) == []
     learn.create_opt()
@@ -155,67 +328,33 @@ def test_an_optimiser_that_is_loaded_has_forgotten_nothing():
     assert fit(learn, cb) == []
 
 
-def test_a_doctor_can_be_pickled_after_a_fit():
-    "As `Learner.export` does"
-    cb = doctor()
-    cb.file = None
-    fit(learner(), cb)
-    assert pickle.loads(pickle.dumps(cb)).course.step == 20
+@pytest.mark.parametrize('lr,schedule,found', [(3e-3, 'one cycle', []), (3e-3, 'rises', ['O10']), (1e-9, 'none', ['O10'])])
+def test_the_learning_rate_of_a_whole_fit(lr, schedule, found):
+    learn,cb = learner(120),doctor()
+    with learn.no_logging():
+        if schedule == 'one cycle': learn.fit_one_cycle(1, lr, cbs=cb)
+        else: learn.fit(1, lr, cbs=[cb, *([ParamScheduler({'lr':SchedLin(1e-5, lr)})] if schedule == 'rises' else [])])
+    assert [o.id for o in cb.findings] == found
 
 
-class LastLoss(Metric):
-    "The loss of the last batch"
-    name = 'last'
-    def reset(self): self.all = []
-    def accumulate(self, learn): self.all.append(learn.loss.item())
-    @property
-    def value(self): return self.all[-1]
-
-
-class MeanOfBatches(LastLoss):
-    "Each batch counts the same"
-    @property
-    def value(self): return sum(self.all)/len(self.all)
-
-
-@pytest.mark.parametrize('metric,rows,found',
-                         [(LastLoss, 1, ['T8']), (MeanOfBatches, 1, ['T8']), (MeanOfBatches, 4, []),
-                          (lambda: AvgMetric(lambda p, y: accuracy(p.flatten(0, 1), y.flatten())), 1, [])])
-def test_averages_that_are_not_over_characters(metric, rows, found):
-    learn,cb = learner(valid=[*batches(3), *batches(1, rows)], metrics=[metric()]),doctor()
-    assert fit(learn, cb) == found
-    assert learn.recorder.values[-1][-1] is not None
-
-
-def test_what_is_measured_for_long_can_be_kept():
-    cb = doctor()
-    cb.course.valid.extend((i, 2., 2.) for i in range(5000))
-    twin = doctor()
-    twin.load_state_dict(cb.state_dict())
-    assert twin.course.valid == cb.course.valid
-
-
-@pytest.mark.parametrize('is_ours,dropout,fix', [(True, 0., 'dropout=0.5'), (True, .5, 'fewer epochs'),
-                                                 (False, 0., 'more dropout'), (False, .5, 'SaveModelCallback')])
-def test_nobody_is_told_to_do_what_the_network_has_already(is_ours, dropout, fix):
-    learn,cb = text_learner(dropout=dropout) if is_ours else learner(2),doctor()
-    if not is_ours: learn.model.drop = nn.Dropout(dropout)
-    assert fit(learn, cb) == []
+@pytest.mark.parametrize('is_ours,dropout,fix', [(True, 0., 'dropout='), (True, .5, 'SaveModelCallback'), (False, .5, 'SaveModelCallback')])
+def test_overfitting_and_what_is_left_to_do(is_ours, dropout, fix):
+    "Nobody is advised to do what the model has already"
+    learn,cb = text_learner(dropout=dropout) if is_ours else learner(2, model=Net(dropout)),doctor()
+    fit(learn, cb)
+    cb.findings.clear()
     cb.learn = learn
-    cb.where,cb.course.step = 'the validation part',50
-    cb.course.valid.extend([(10, 2., 1.8), (20, 1.9, 1.5), (30, 2., 1.2), (40, 2.1, 1.)])
+    cb.course.step = 50
+    cb.course.valid.clear()
+    cb.course.losses.clear()
     cb.course.losses.extend((50+i, .9) for i in range(5))
-    cb._note_valid(2.2, cb.where)
+    cb.course.valid.extend([(10, 2., 1.8), (20, 1.9, 1.5), (30, 2., 1.2), (40, 2.1, 1.)])
+    cb._note_valid(2.2)
     f, = cb.findings
-    assert f.id == 'T4' and fix in f.fix
+    assert (f.id, f.evidence['best'], f.evidence['best_step']) == ('T4', 1.9, 20) and fix in f.fix
 
 
-def text_learner(seq_len=16, text=None, **kwargs):
-    text = text or ''.join(chr(97+int(i)) for i in ids)
-    learn = char_learner(CharDataLoaders.from_text(text, bs=16, seq_len=seq_len, seed=1), n_hid=16,
-                         precision='fp32', **kwargs)
-    return learn.remove_cbs([learn.progress, learn.doctor])
-
+# Real texts
 
 def learnt_words(n=3000):
     "Words of a small dictionary at random: what comes next is learnt within a fit"
@@ -224,80 +363,71 @@ def learnt_words(n=3000):
     return ' '.join(random.choices(words, k=n))
 
 
+def text_learner(seq_len=16, text=None, **kwargs):
+    text = text or ''.join(chr(97+int(i)) for i in ids)
+    learn = char_learner(CharDataLoaders.from_text(text, bs=16, seq_len=seq_len, seed=1), n_hid=16, precision='fp32', **kwargs)
+    return learn.remove_cbs([learn.progress, learn.doctor])
+
+
 def saved_and_loaded(learn, folder):
     learn.path = folder
     learn.save('before')
-    with learn.no_logging(): learn.fit(4, 1e-2)
+    with learn.no_logging(): learn.fit(2, 1e-2)
     learn.load('before')
 
 
-def another_text(learn, folder):
-    learn.dls = CharDataLoaders.from_text(learnt_words()[::-1], bs=16, seq_len=16, seed=1, vocab=learn.vocab)
+def another_text(learn, folder): learn.dls = CharDataLoaders.from_text(learnt_words(600)[::-1], bs=16, seq_len=16, seed=1, vocab=learn.vocab)
 
 
-def another_loss(learn, folder): learn.loss_func = LabelSmoothingCrossEntropyFlat(.5)
-
-
-def more_dropout(learn, folder): learn.model.drops[0].p = .9
-
-
-CHANGES = saved_and_loaded, another_text, another_loss, more_dropout, None
-
-
-@pytest.mark.parametrize('seq_len,n,change', [*((16, 3000, o) for o in CHANGES), (2, 600, saved_and_loaded), (2, 600, None)])
-def test_a_further_fit_begins_as_it_must(seq_len, n, change, tmp_path):
+@pytest.mark.parametrize('change', [saved_and_loaded, another_text, None])
+def test_a_further_fit_begins_as_it_must(change, tmp_path):
     "Whatever is meant to make its first loss another one is no fault"
-    learn,cb = text_learner(seq_len, learnt_words(n)),doctor()
-    with learn.no_logging(): learn.fit(4, 1e-2, cbs=cb)
+    learn,cb = text_learner(16, learnt_words(600)),doctor()
+    with learn.no_logging(): learn.fit(3, 1e-2, cbs=cb)
     if change: change(learn, tmp_path)
-    with learn.no_logging(): learn.fit(2, 1e-4, cbs=cb)
-    seen = {o.id for o in cb.findings if o.certainty != 'weak'}
-    assert not seen & {'G5', 'G9', 'Z3'} - ({'Z3'} if change is more_dropout else set()) # it does rise by that
+    with learn.no_logging(): learn.fit(1, 1e-4, cbs=cb)
+    assert not [o for o in cb.findings if o.certainty != 'weak'], cb.findings
 
 
-def test_best_weights_that_are_put_back_are_no_fault(tmp_path):
+def test_best_weights_that_are_restored_are_no_fault(tmp_path):
     learn,cb = text_learner(16, learnt_words()[:2000]),doctor()
     learn.path = tmp_path
     with learn.no_logging():
-        learn.fit(30, 3e-2, cbs=[cb, SaveModelCallback()])
+        learn.fit(10, 3e-2, cbs=[cb, SaveModelCallback()])
         learn.fit(1, 1e-4, cbs=cb)
-    assert not {o.id for o in cb.findings} & {'G5', 'G9'}
+    assert not {o.id for o in cb.findings if o.certainty != 'weak'} - {'T4'}
 
 
-def test_the_loss_that_is_told_is_that_of_the_validation():
-    "Also where the beginning of the validation part is unlike the rest of it"
-    words = learnt_words()
-    strange = ''.join(random.choices('ABCDEFGH', k=2100))
-    docs = [words[:3000]+strange[:500], strange+words[3000:9000]]
-    dls = CharDataLoaders.from_documents(docs, [[0], [1]], bs=16, seq_len=32, seed=1)
-    learn,cb = char_learner(dls, n_hid=64, precision='fp32'),doctor()
-    learn.remove_cbs([learn.progress, learn.doctor])
-    with learn.no_logging(): learn.fit(30, 1e-2, cbs=cb)
-    valid = [float(o[1]) for o in learn.recorder.values]
-    for f in cb.findings:
-        if f.id == 'T4': assert f.evidence['best'] == pytest.approx(min(valid), abs=1e-3)
-    seen = [v for _,v,_ in cb.course.valid]
-    assert len(seen) > 25 and seen == pytest.approx(valid[-len(seen):], abs=1e-4)
+def test_the_validation_loss_is_that_of_the_recorder():
+    learn,cb = text_learner(16, learnt_words(600)),doctor()
+    with learn.no_logging(): learn.fit(4, 1e-2, cbs=cb)
+    assert [v for _,v,_ in cb.course.valid] == pytest.approx([float(o[1]) for o in learn.recorder.values][-len(cb.course.valid):], abs=1e-4)
+    assert len(cb.course.valid) >= 3
 
 
-def test_pieces_stand_all_over_the_validation_part():
-    "In a fit without epochs they come to what `evaluate` says, though the beginning is another text"
-    words = learnt_words()
-    strange = ''.join(random.choices('ABCDEFGH', k=2100))
-    dls = CharDataLoaders.from_documents([words[:9000]+strange, strange+words[3000:12000]], [[0], [1]],
-                                         bs=16, seq_len=32, seed=1)
-    learn,cb = char_learner(dls, n_hid=32, precision='fp32'),doctor()
-    learn.remove_cbs([learn.progress, learn.doctor])
-    with learn.no_logging(): learn.fit_steps(150, cbs=cb)
-    assert cb.course.valid[-1][1] == pytest.approx(learn.evaluate()['nats'], abs=.3)
+def test_a_fit_without_epochs_is_validated_on_the_way():
+    "In pieces from all over the validation set, which come to what `evaluate` says"
+    learn,cb = text_learner(32, learnt_words(2000)),doctor()
+    with learn.no_logging(): learn.fit_steps(60, cbs=cb)
+    assert cb.course.valid and cb.course.valid[-1][1] == pytest.approx(learn.evaluate()['nats'], abs=.3)
 
 
-def test_a_frozen_network_has_lost_nothing(tmp_path):
-    "`export` makes the optimiser anew, with all that it knew, and `fine_tune` empties whatever it finds"
-    learn = char_learner(CharDataLoaders.from_text(learnt_words(), bs=16, seq_len=16, seed=1, path=tmp_path), n_hid=16)
-    with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(1, 1e-2)
-        learn.export()
-        learn.fine_tune(1, 1e-3)
-    doctor = next(o for o in learn.cbs if isinstance(o, Doctor))
-    assert 'G9' not in {o.id for o in doctor.findings}
+# Errors in a fit
+
+def test_an_error_of_shapes_is_explained():
+    cb,learn = doctor(),learner(loss_func=nn.CrossEntropyLoss())
+    with learn.no_logging(), pytest.raises(ShapeError) as e: learn.fit(1, cbs=cb)
+    assert isinstance(e.value, CharRNNError) and e.value.what and e.value.remedy
+    found = explain(e.value, learn)
+    assert found.id == 'S1' and found.fix == e.value.remedy and found.message.rstrip('.') == e.value.what
+    learn.loss_func = loss_over_all
+    assert fit(learn, cb) == []
+
+
+class Raises(Callback):
+    def after_pred(self): raise ValueError('of something else')
+
+
+def test_another_error_is_the_users():
+    learn = learner(cbs=[Raises()])
+    with learn.no_logging(), pytest.raises(ValueError, match='of something else'): learn.fit(1, cbs=doctor())
