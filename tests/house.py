@@ -10,6 +10,7 @@ import json
 import re
 import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 
 wings = 'run', 'store', 'checkpoint'
@@ -97,6 +98,24 @@ def written(path):
     "Lines of a module, without the names that nbdev lists"
     text = path.read_text(encoding='utf-8')
     return re.sub(r'^__all__ = \[.*?\]$', '', text, count=1, flags=re.M|re.S).splitlines()
+
+
+def code_lines(path):
+    "Lines of code of a module, and all its lines: without names that nbdev lists, blanks, comments and cell markers"
+    lines = written(path)
+    return sum(bool(o.strip()) and not o.strip().startswith('#') for o in lines), len(path.read_text(encoding='utf-8').splitlines())
+
+
+def package(root, name):
+    "Figures of a package: modules, lines of code, lines in all, its longest module, and functions that one place calls"
+    files = sorted((root/'charrnn_fa'/name).glob('*.py'))
+    sizes = [code_lines(o) for o in files]
+    used = Counter(getattr(o, 'id', getattr(o, 'attr', None)) for f in files for o in ast.walk(tree(f)))
+    rows = ('check', 'evidence') # what these decorate is called by the table
+    is_row = lambda f: any(ast.unparse(o).startswith(rows) for o in f.decorator_list)
+    once = [f for o in files for f in functions(o) if used[f.name] == 1 and not is_row(f)]
+    return dict(modules=len(files)-1, code=sum(a for a,_ in sizes), lines=sum(b for _,b in sizes), longest=max(b for _,b in sizes),
+                called_once=len(once), parses=[o.name for o in files if re.search(r'^\s*(import|from) ast\b', o.read_text(), re.M)])
 
 
 def house(root, only=''):

@@ -53,7 +53,9 @@ def same_contents(a, b):
     assert a[1] == b[1]
 
 
-def states(opt): return {id(p):{k:v.clone() if torch.is_tensor(v) else v for k,v in s.items()} for p,s in opt.state.items()},[{k:v for k,v in g.items() if k != 'params'} for g in opt.param_groups]
+def states(opt):
+    of_each = {id(p):{k:torch.as_tensor(v).clone() for k,v in s.items()} for p,s in opt.state.items()}
+    return of_each,[{k:v for k,v in g.items() if k != 'params'} for g in opt.param_groups]
 def generators(): return random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist()
 
 

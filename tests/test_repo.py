@@ -218,6 +218,15 @@ def test_the_house_is_built_in_small_steps():
     assert {**too_much, **too_little} == {}
 
 
+def test_the_doctor_keeps_its_budget():
+    "At most twenty modules; a check needs its place, and what is not parsed stays unparsed"
+    from house import package
+    f = package(root, 'doctor')
+    limits = dict(modules=20, code=CODE, lines=LINES, longest=380, called_once=150)
+    assert {k:(f[k], limit) for k,limit in limits.items() if f[k] > limit} == {}
+    assert f['parses'] == []
+
+
 def test_metadata_is_stated_once():
     from importlib.metadata import metadata, version
     settings = dict(re.findall(r'^(\w+) = (.*)$', (root/'settings.ini').read_text(encoding='utf-8'), re.M))

@@ -7,13 +7,13 @@ __all__ = ['matrix', 'healthy_matrix', 'model_looks_ahead', 'is_turned', 'patter
            'recurrence_over_the_batch', 'shared_state', 'mixed_sequences', 'future_is_visible',
            'no_state_within_a_sequence', 'input_is_ignored', 'ids_as_numbers', 'targets_are_inputs', 'shifted_targets']
 
-# %% ../../nbs/38_doctor.dependence.ipynb #19476abc
+# %% ../../nbs/38_doctor.dependence.ipynb #b784236c
 from fastai.basics import *
 from .record import is_one_hot
 from .registry import check
 from .evidence import Evidence, Rest, Sequence, Symbol, evidence, stirred
 
-# %% ../../nbs/38_doctor.dependence.ipynb #12237a82
+# %% ../../nbs/38_doctor.dependence.ipynb #496102f8
 def matrix(
     e:Evidence, # Of a program that predicts characters
     prepare=noop, # Changes the weights, such as `stirred`
@@ -46,11 +46,12 @@ def model_looks_ahead(e)->bool: # `None` if the model's outputs do not show it
         outs = [o for c in calls[:1] for o in (c[2] if isinstance(c[2], (tuple, list)) else [c[2]]) if of_time(o)]
         if not outs: return None
         o = outs[0].detach().float()
-        outputs.append(o if o.shape[0] == t.n_rows and not (t.n_rows == t.n_steps and t.x_form.is_transposed) else o.transpose(0, 1))
+        is_turned = o.shape[0] != t.n_rows or t.n_rows == t.n_steps and t.x_form.is_transposed
+        outputs.append(o.transpose(0, 1) if is_turned else o)
     before = [o[:,:k].flatten(1) for o in outputs]
     return bool((before[0]-before[1]).abs().max() > 1e-5*before[0].abs().max()) if before[0].numel() else None
 
-# %% ../../nbs/38_doctor.dependence.ipynb #0a5e4456
+# %% ../../nbs/38_doctor.dependence.ipynb #6a95f708
 def _is_causal(changes): return all(o.count(False) == 0 and o.count(True, 'earlier') == 0 for o in changes)
 
 @evidence
@@ -91,7 +92,7 @@ def pattern(e)->str: # `None` if the program does not predict characters
         not any(o.count(True, 'earlier') for o in cs): return 'now'
     return 'causal'
 
-# %% ../../nbs/38_doctor.dependence.ipynb #0439551b
+# %% ../../nbs/38_doctor.dependence.ipynb #90be2176
 def counts(e):
     "The figures of `e.changes`, and the matrix for a picture"
     cs = e.changes
@@ -101,66 +102,73 @@ def counts(e):
 
 _all = 'Z1 Z2 T5 I6 O1 O2'
 
-@check('S3', 'exact', needs='changes', explains=f'R5 R1 R7 S4 S5 S10 R4 D1 D2 {_all}', at=('view', 'reshape', 'flatten', 'transpose', 'permute'),
-       says='Predictions and targets meet in different orders: one runs through the sequences first, the other through the time steps. '
-            'Read in the other order, each prediction depends on its own sequence only.',
-       fix='scores = scores.transpose(0, 1)   # so that scores and targets have the same order of axes before both are flattened')
+@check('S3', 'exact', needs='changes', explains=f'R5 R1 R7 S4 S5 S10 R4 D1 D2 {_all}',
+       at=('view', 'reshape', 'flatten', 'transpose', 'permute'),
+       says='Predictions and targets meet in different orders: one goes through the sequences first, the other time '
+            'steps. Read in the other order, each depends on its own sequence only.',
+       fix='scores = scores.transpose(0, 1)   # scores and targets in one order of axes, before both are flattened')
 def different_orders(e):
     if e.pattern == 'turned': return counts(e)
 
 @check('S5', 'exact', needs='changes', explains=f'S4 R4 R5 R1 R7 R9 S10 {_all}', at=('lstm', 'gru', 'rnn_tanh'),
-       says='A changed character moves predictions of other sequences at the same time step, and no later one of its own. '
-            'So the recurrence runs over the batch, not along time.',
+       says='A changed character moves predictions of other sequences at the same time step, and no later one of '
+            'its own. So the recurrence runs over the batch, not along time.',
        fix='rnn = nn.{kind}(n_in, n_hid, batch_first={first})   # these batches are {order}')
 def recurrence_over_the_batch(e):
     if e.pattern != 'over the batch': return None
     kinds = [type(m).__name__ for m in e.subject.model.modules() if isinstance(m, nn.RNNBase)]
     turned = e.text.x_form.is_transposed
-    res = dict(counts(e), _kind=(kinds or ['LSTM'])[0], _first=not turned, _order='(steps, sequences)' if turned else '(sequences, steps)')
+    order = '(steps, sequences)' if turned else '(sequences, steps)'
+    res = dict(counts(e), _kind=(kinds or ['LSTM'])[0], _first=not turned, _order=order)
     if not kinds: res['_fix'] = 'for x_t in x.unbind(%d): ...   # along the time steps' % (not turned)
     return res
 
 @check('R4', 'exact', needs='changes', explains=f'S4 {_all}', at=('zeros', 'mean', 'expand', 'view'),
-       says='A changed character moves later predictions of nearly all other sequences: the sequences of a batch share one hidden state.',
+       says='A changed character moves later predictions of nearly all other sequences: the sequences of a batch '
+            'share one hidden state.',
        fix='state = torch.zeros(n_layers, len(x), n_hid)   # one for each sequence of the batch')
 def shared_state(e):
     if e.pattern == 'shared': return counts(e)
 
 @check('S4', 'exact', needs='changes', explains=f'R4 R5 R1 S10 {_all}', at=('view', 'reshape', 'mean', 'sum'),
-       says='A changed character moves predictions of other sequences. Either view or reshape stands where axes should be swapped, '
-            'or something is computed over the sequences of the batch: a sum, a mean, a softmax.',
-       fix='x = x.transpose(0, 1)   # not x.view(x.shape[1], x.shape[0], -1)')
+       says='A changed character moves predictions of other sequences. Either view or reshape stands where axes should '
+            'be swapped, or something is computed over the sequences of the batch: a sum, a mean, a softmax.',
+       fix='# transpose where view or reshape is to swap axes; dim=-1 in place of dim=0 in a sum, mean or softmax')
 def mixed_sequences(e):
     if e.pattern == 'mixed': return counts(e)
 
-@check('S10', 'exact', needs='changes', explains='D2 T4 G3 S4', at=('batch_norm', 'flip', 'softmax', 'lstm', 'gru', 'conv1d'),
-       says='Predictions change with characters that come after them, so the model sees what it is to predict. The loss becomes very low, '
-            'and generated text is noise.',
-       fix='rnn = nn.LSTM(n_in, n_hid, batch_first=True)   # not bidirectional; no mean, norm or attention over later time steps')
+@check('S10', 'exact', needs='changes', explains='D2 T4 G3 S4', at=('batch_norm', 'flip', 'softmax', 'lstm', 'gru'),
+       says='Predictions change with characters that come after them, so the model sees what it is to predict. The '
+            'loss becomes very low, and generated text is noise.',
+       fix='# nothing may go over later time steps: no bidirectional layer, centred convolution, mean or norm, '
+           'and no attention without a causal mask')
 def future_is_visible(e):
     if e.pattern == 'training mode':
-        return dict(counts(e), _fix='norm = nn.LayerNorm(n_hid)   # in place of BatchNorm, which normalises over the batch and time')
+        return dict(counts(e), _fix='norm = nn.LayerNorm(n_hid)   # in place of BatchNorm, which goes over time')
     constant = e.ahead and len({*e.ahead}) == 1 and e.ahead[0] < 1
-    if e.pattern == 'future' or e.pattern == 'causal' and constant and e.text.offset == 1 and e.model_looks_ahead: return counts(e)
+    is_of_model = e.pattern == 'causal' and constant and e.text.offset == 1 and e.model_looks_ahead
+    if e.pattern == 'future' or is_of_model: return counts(e)
 
-@check('R5', 'exact', needs='changes', explains=f'R1 R7 R9 R4 {_all}', at=('zeros', 'zeros_like', 'new_zeros', 'lstm', 'gru', 'rnn_tanh'),
-       says='A changed character moves the next prediction and no later one: no hidden state goes from one time step to the next. '
-            'The model can learn pairs of characters at best.',
+@check('R5', 'exact', needs='changes', explains=f'R1 R7 R9 R4 {_all}', at=('zeros', 'zeros_like', 'new_zeros'),
+       says='A changed character moves the next prediction and no later one: no hidden state goes from one time step '
+            'to the next. The model can learn pairs of characters at best.',
        fix='out,state = rnn(x, state)   # and the state that comes out goes in at the next time step')
 def no_state_within_a_sequence(e):
     if e.pattern == 'now' and (e.text.one_each or not e.ahead or e.ahead[0] == 1): return counts(e)
 
 @check('Z1', 'exact', needs='changes', explains='L7 I6 R9 O2 T5', at=('embedding', 'argmax', 'zeros', 'zeros_like'),
-       says='No prediction changes when a character of the input is replaced. The model can learn how frequent each character is, and no more.',
-       fix='out = model(x)   # check that what is made of x goes into the recurrent layer, and its output into the last layer')
+       says='No prediction changes when a character of the input is replaced. The model can learn how frequent each '
+            'character is, and no more.',
+       fix='# what is made of x has to go into the recurrent layer, and its output into the last layer')
 def input_is_ignored(e):
     if e.pattern != 'nothing': return None
     found = [e.moved(Sequence(r), None, p) for r in (0, e.text.n_rows-1) for p in (noop, stirred)]
     if not any(o is not None and o.any() for o in found): return counts(e)
 
-# %% ../../nbs/38_doctor.dependence.ipynb #289a6ea4
+# %% ../../nbs/38_doctor.dependence.ipynb #865a231c
 @check('S2', 'exact', needs='text', explains=f'I1 I3 I5 R8 {_all}', at=('float', 'to', 'div', 'view'),
-       says='Ids enter the model as numbers: what is made of them are {n} real numbers for {n_ids} ids, through neither an embedding nor a one-hot vector.',
+       says='Ids enter the model as amounts: {n} real numbers are made of {n_ids} ids, through neither an embedding '
+            'nor a one-hot vector.',
        fix='h = self.emb(x)   # self.emb = nn.Embedding(n_symbols, 64); the layer after it takes 64 inputs')
 def ids_as_numbers(e):
     b,entries = e.baseline,[o.detach() for o in e.baseline.entries]
@@ -168,19 +176,20 @@ def ids_as_numbers(e):
     n,n_ids = sum(o.numel() for o in entries),e.text.x.numel()
     if n <= n_ids: return dict(n=n, n_ids=n_ids)
 
-# %% ../../nbs/38_doctor.dependence.ipynb #bb9d645b
+# %% ../../nbs/38_doctor.dependence.ipynb #6837b0cc
 _cut = 'x,y = text[:-1],text[1:]   # shifted once, in the loader or in the step'
 
 @check('D1', 'exact', needs='ahead', explains=f'D2 D3 L2 G3 S10 R5 T4 {_all}', at=('cross_entropy', 'nll_loss'),
-       says='Each prediction is compared with the character that was just read, not with the next one. The model learns to copy.', fix=_cut)
+       says='Each prediction is compared with the character that was just read, not with the next one. The '
+            'model learns to copy.', fix=_cut)
 def targets_are_inputs(e):
     if {*e.ahead} != {0} or e.pattern in ('turned', 'mixed', 'shared', 'over the batch'): return None
     if e.text.offset == 1 and e.model_looks_ahead: return None # the model sees the future
     return dict(ahead=0)
 
 @check('D2', 'exact', needs='ahead', explains=f'D3 R5 {_all}', at=('cross_entropy', 'nll_loss', 'roll'),
-       says='Each prediction is compared with a character {ahead} steps ahead of the last one that was read; it should be 1. '
-            'Perhaps both the loader and the step shift.', fix=_cut)
+       says='Each prediction is compared with a character {ahead} steps ahead of the last one that was read; it should '
+            'be 1. Perhaps both the loader and the step shift.', fix=_cut)
 def shifted_targets(e):
     n = {*e.ahead}
     if len(n) > 1 or n <= {0, 1} or e.pattern in ('turned', 'mixed', 'shared', 'over the batch'): return None

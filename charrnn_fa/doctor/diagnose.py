@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['diagnose']
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #8806bb4f
+# %% ../../nbs/47_doctor.diagnose.ipynb #3d2e636f
 import time
 from fastai.basics import *
 from ..core import CharRNNError, check_number
@@ -20,14 +20,15 @@ from .fixes import swap, try_fix
 from . import data, dependence, state, loss, updates, trials, sampling
 from .errors import explain
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #b4ad255c
+# %% ../../nbs/47_doctor.diagnose.ipynb #6cf6b987
 _ways = "give a Learner; or model=, dls= and loss_func=; or step_function=, model= and batches=."
 
 def _loader_of(learn, dls, batches):
     "The loader for training, or None"
     if batches is not None: return batches
     dls = dls if learn is None else getattr(learn, 'dls', None)
-    is_pair = isinstance(dls, (list, tuple)) and len(dls) == 2 and not any(isinstance(o, (Tensor, tuple, list, dict)) for o in dls)
+    is_batch = lambda o: isinstance(o, (Tensor, tuple, list, dict))
+    is_pair = isinstance(dls, (list, tuple)) and len(dls) == 2 and not any(map(is_batch, dls))
     try: return dls[0] if is_pair else getattr(dls, 'train', dls)
     except IndexError: return None
 
@@ -35,13 +36,13 @@ def _subject_of(learn, model, loss_func, opt, step_function, batches, vocab):
     "A `Subject` of whatever was given"
     if learn is not None: return learner_subject(learn, batches)
     if step_function is not None:
-        if model is None: raise CharRNNError("Which model the training step trains is not known", "give model= as well.")
+        if model is None: raise CharRNNError("The model of the training step is not known", "give model= as well.")
         return step_subject(step_function, model, opt, batches, vocab)
     missing = [k for k,v in dict(model=model, dls=batches, loss_func=loss_func).items() if v is None]
     if missing: raise CharRNNError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _ways)
     return parts_subject(model, batches, loss_func, opt, vocab)
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #86a8b343
+# %% ../../nbs/47_doctor.diagnose.ipynb #7aefd530
 def diagnose(
     learn:Learner=None, # Ours or any other
     model:nn.Module=None, # Without a Learner: the model; for a step function also a dictionary or list of its tensors
@@ -58,9 +59,11 @@ def diagnose(
     "What keeps a model from learning; nothing of what is given changes"
     check_number('seconds', seconds, 0)
     check_type('text', text, str, 'a string', optional=True)
-    if learn is not None and not isinstance(learn, Learner): raise CharRNNError(f"This is not a Learner but {type(learn).__name__}", _ways)
+    if learn is not None and not isinstance(learn, Learner):
+        raise CharRNNError(f"This is not a Learner but {type(learn).__name__}", _ways)
     if sample is not None and not callable(sample):
-        raise CharRNNError(f"sample is {type(sample).__name__}", "give a function of a model, a prompt and a number of characters.")
+        remedy = "give a function of a model, a prompt and a number of characters."
+        raise CharRNNError(f"sample is {type(sample).__name__}", remedy)
     began = time.perf_counter()
     given = [o for o in (learn, model, loss_func, opt, step_function, sample, dls, batches) if o is not None]
     if learn is not None: given += [learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics, learn.dls]
@@ -90,7 +93,8 @@ def _examined(e, until):
     try:
         if error := _later_error(e): findings.append(error)
         for o in findings: try_fix(e, o)
-        if e.with_trials and not any(o.certainty == 'exact' for o in findings) and (found := swap(e)): findings.append(found)
+        is_explained = any(o.certainty != 'weak' for o in findings)
+        if e.with_trials and not is_explained and (found := swap(e)): findings.append(found)
     except OutOfTime: skipped.append('fixes that were tried (no time)')
     return findings,passed,not_applicable,skipped
 
@@ -101,12 +105,16 @@ def _later_error(e):
         if step.error: return explain(step.error, s)
     if not s.batches[0] or s.loader is None: return None
     shape = lambda b: [tuple(o.shape) for o in b if isinstance(o, Tensor)]
-    other = next((b for b in take_batches(s.loader, 400, time.perf_counter()+1) if shape(b) != shape(s.batches[0])), None)
+    few = take_batches(s.loader, 400, time.perf_counter()+1)
+    other = next((b for b in few if shape(b) != shape(s.batches[0])), None)
     error = other and s.run([s.batches[0], other])[-1].error
     return explain(error, s) if error else None
 
 def _note(e):
     "What the reader should know beside the findings"
-    if not e.subject.batches[0]: return ('The training step takes no batch, so nothing could be changed in what it reads. More can be checked with: '
-                                         'def step(x, y): ...; doctor.diagnose(step_function=step, model=model, batches=batches)')
-    return '' if e.baseline.error or e.text is not None else 'This is not a model of the next character: checks of the text do not apply.'
+    if not e.subject.batches[0]: return _more
+    return '' if e.baseline.error or e.text is not None else _no_text
+
+_more = ('The training step takes no batch, so what it reads cannot be changed. These two lines show more:\n'
+         'def step(x, y): ...\ndoctor.diagnose(step_function=step, model=model, batches=batches)')
+_no_text = 'The program does not predict the next character of its input, so the checks of text do not apply.'

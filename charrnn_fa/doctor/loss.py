@@ -8,7 +8,7 @@ __all__ = ['Influence', 'pull', 'influence', 'bounds', 'softmax_twice', 'softmax
            'mean_over_padding', 'times_the_mean', 'sum_of_losses', 'wrong_sign', 'cut_off', 'graph_is_cut',
            'more_than_cross_entropy']
 
-# %% ../../nbs/40_doctor.loss.ipynb #4b2e226b
+# %% ../../nbs/40_doctor.loss.ipynb #2057f453
 from dataclasses import replace
 from fastai.basics import *
 from .record import is_one_hot, loss_gradients, predictions, probability_kind, rows_of
@@ -16,7 +16,7 @@ from .registry import check
 from .text import in_use
 from .evidence import Evidence, evidence, of_classes
 
-# %% ../../nbs/40_doctor.loss.ipynb #394090e4
+# %% ../../nbs/40_doctor.loss.ipynb #58864897
 Influence = namedtuple('Influence', 'scores targets weight nats n_parts') # see `influence`
 
 @evidence
@@ -30,10 +30,10 @@ def pull(e, **changes)->tuple: # Scores, targets, gradients of each `backward`; 
         new,seen[0] = step.losses[seen[0]:],len(step.losses)
         if not new or not all(o.scores.requires_grad for o in new): return
         grads = loss_gradients(step, [o.scores for o in new]) or [None]*len(new)
-        calls = [replace(o, scores=torch.zeros_like(o.scores) if g is None else g) for o,g in zip(new, grads)]
-        if found := predictions(replace(step, losses=new)):
-            parts.append((*found, torch.cat([rows_of(o)[0] for o in calls])))
-    e.subject.run(e.subject.batches[:1], before_backward=_look, **changes)
+        rows = [rows_of(replace(o, scores=ifnone(g, torch.zeros_like(o.scores))))[0] for o,g in zip(new, grads)]
+        if found := predictions(replace(step, losses=new)): parts.append((*found, torch.cat(rows)))
+    until = 'scores' if e.baseline.events.count('backward') < 2 else 'end'
+    e.subject.run(e.subject.batches[:1], before_backward=_look, until=until, **changes)
     return [tuple(o.detach().cpu() for o in part) for part in parts],linked
 
 @evidence
@@ -53,7 +53,7 @@ def influence(e)->Influence: # Each (n,): `weight` in the loss, 1/n for a mean, 
     if is_sure.any(): weight = weight.where(is_sure, weight[is_sure].median())
     return Influence(scores.detach(), targets.where(real, -1), weight.where(real, 0.), nats.detach(), len(parts))
 
-# %% ../../nbs/40_doctor.loss.ipynb #e815bc1e
+# %% ../../nbs/40_doctor.loss.ipynb #42573cd3
 @evidence
 def bounds(e)->tuple: # Each of the three may be `None`; all of it, if it cannot be measured
     "The lowest and highest score and the widest gap within a prediction that large weights can bring about"
@@ -85,7 +85,12 @@ def softmax_twice(e):
     what = {(0, 1):'softmax' if kind else 'sigmoid', (-1, 1):'tanh'}.get((round(low, 2), round(high, 2)), 'clamping')
     return dict(found, low=low, high=high, _what=what)
 
-# %% ../../nbs/40_doctor.loss.ipynb #a13c7480
+# %% ../../nbs/40_doctor.loss.ipynb #2cbe9ca2
+def _plain_loss(e, of='y'):
+    "A cross-entropy, for scores in the form that they have here"
+    has_classes_first = e.loss_name in of_classes and e.baseline.losses[0].scores.ndim > 2
+    return f"loss = F.cross_entropy(scores{f', {of})' if has_classes_first else f'.flatten(0, -2), {of}.flatten())'}"
+
 @check('S9', 'exact', needs='alignment', explains='L1 L2 L8 S4 S10 R4 O7 Z1 O2', at=('log_softmax', 'softmax'),
        says='Softmax is taken over {over}, where the probabilities of a character sum to 1, not over the characters.',
        fix='log_probs = scores.log_softmax(-1)   # over the characters; or none at all, with cross_entropy')
@@ -98,48 +103,43 @@ def softmax_over_another_axis(e):
         if p.any() and ((sums[sums.sum(1) > 0]-1).abs() < .01).all(): return dict(over=over)
 
 @check('L2', 'exact', needs='predicted', explains='L8 O4 O3 L4 Z1 T5 I6 O2', at=('nll_loss', 'softmax'),
-       says='nll_loss expects log-probabilities, with a logsumexp of 0, and gets {what}: up to {logsumexp:.3g}. '
-            'So {so}.', fix='F.cross_entropy   # in place of F.nll_loss, applies log_softmax itself')
+       says='nll_loss expects log-probabilities (logsumexp 0) and gets {what}, with one up to {logsumexp:.3g}. '
+            'So the loss {so}.', fix='{instead}   # in place of nll_loss: it applies log_softmax itself')
 def no_log_probabilities(e):
     scores,kind = e.predicted[0],probability_kind(e.predicted[0])
     far = scores.float().logsumexp(1).abs().max().item()
     if e.loss_name != 'nll_loss' or e.n_classes < 2 or far < (.2 if scores.element_size() < 4 else .01): return None
-    if kind is None: return dict(logsumexp=far, _what='other numbers', _so='the loss can fall without end')
-    return dict(logsumexp=far, _what='probabilities', _so='it cannot get below -1, and learns slowly',
-                _fix='log_probs = F.log_softmax(scores, dim=-1)   # in place of softmax')
+    if kind is None: return dict(logsumexp=far, _what='scores', _so='can fall without end', _instead=_plain_loss(e))
+    return dict(logsumexp=far, _what='probabilities', _so='stops at -1', _fix='scores.log_softmax(-1)   # not softmax')
 
-# %% ../../nbs/40_doctor.loss.ipynb #b5c85ed1
-def _plain_loss(e, of='y'):
-    "A cross-entropy, for scores in the form that they have here"
-    has_classes_first = e.loss_name in of_classes and e.baseline.losses[0].scores.ndim > 2
-    return f"loss = F.cross_entropy(scores{f', {of})' if has_classes_first else f'.flatten(0, -2), {of}.flatten())'}"
-
+# %% ../../nbs/40_doctor.loss.ipynb #44faed2c
 def _are_ids(e, values):
     "Whether numbers are the ids of the next characters, perhaps scaled"
     t,x = e.batch_text,e.subject.batches[0][0]
     if x.is_floating_point() and x.ndim < 3: return False # numbers go in, numbers come out
-    ids = t.y if t.is_next else t.x[:,1:] if t.y is None else t.x[:0]
+    ids = e.subject.batches[0][-1] if t.one_each else t.y if t.is_next else t.x[:,1:] if t.y is None else t.x[:0]
     a,b = values.float().cpu().unique(),ids.float().cpu().unique()
-    return len(a) == len(b) > 2 and bool(torch.corrcoef(torch.stack([a, b]))[0,1] > .9999)
+    return len(a) == len(b) > (9 if t.one_each else 2) and bool(torch.corrcoef(torch.stack([a, b]))[0,1] > .9999)
 
 @check('L4', 'exact', needs='batch_text', explains='Z1 Z2 L8 T5 I6 O2 S8', at=('mse_loss',),
-       says='The loss is {loss}, which takes {what} for amounts. For one of several characters it should be the '
-            'cross-entropy of a score for each of them and the id of the right one.')
+       says='The loss is {loss}, which treats {what} as continuous targets. For one of several characters it should be '
+            'the cross-entropy of a score for each of them and the id of the right one.')
 def another_loss(e):
-    if not e.baseline.losses or e.loss_name in (*of_classes, 'kl_div'): return None
-    target,y,scores = e.baseline.losses[0].target.detach(),e.subject.batches[0][-1],e.baseline.losses[0].scores
+    b,y = e.baseline,e.subject.batches[0][-1]
+    if not b.losses or e.loss_name in (*of_classes, 'kl_div'): return None
+    target,scores = b.losses[0].target.detach(),b.losses[0].scores
     of = 'y.argmax(-1)' if is_one_hot(y) and y.shape == target.shape else 'y'
     if target.shape == scores.shape and is_one_hot(target) and target.shape[-1] > 2: return dict(
         loss=e.loss_name, _what='one-hot vectors', _fix=_plain_loss(e, of)+'   # of scores before softmax; y: ids')
     if _are_ids(e, target): return dict(
-        loss=e.loss_name, _what='ids', _certainty='exact' if e.baseline.looks_up or e.baseline.ones else 'weak',
-        _fix=f'head = nn.Linear(n_hid, n_symbols)   # a score for each character\n{_plain_loss(e)}')
+        loss=e.loss_name, _what='ids', _fix=f'head = nn.Linear(n_hid, n_symbols)   # not 1 output\n{_plain_loss(e)}',
+        _certainty='exact' if (b.looks_up or b.ones) and not e.batch_text.one_each else 'weak')
 
 @check('D11', 'exact', needs='predicted', explains='Z1 T5 I6 O2 L7 O7',
        says='There is one score for each prediction: nothing to choose from.', fix='itos = sorted(set(text))   # > 1?')
 def only_one_symbol(e): return dict(symbols=1) if e.n_classes == 1 and e.loss_name in of_classes else None
 
-# %% ../../nbs/40_doctor.loss.ipynb #4654be1e
+# %% ../../nbs/40_doctor.loss.ipynb #1f355e73
 def _is_padding(t, ids):
     "Whether ids stand only at the beginning or at the end of sequences, or all at one time step"
     for x,y in [] if t.one_each else t.pairs:
@@ -159,7 +159,7 @@ def ignored_character(e):
     return dict(ids=ids.tolist()[:5], share=torch.isin(o.targets, ids).float().mean().item(),
                 _fix=f'{_plain_loss(e)}   # without ignore_index, weight or mask for a character')
 
-@check('L5', 'strong', needs='influence', at=('cross_entropy', 'nll_loss'),
+@check('L5', 'strong', needs='influence', explains='L3', at=('cross_entropy', 'nll_loss'),
        says='Weights of characters grow with their frequency, up to {times:,.0f} times: rare ones count little twice.',
        fix='weight = counts.sum()/(len(counts)*counts)   # larger for rarer characters')
 def weights_upside_down(e):
@@ -171,7 +171,7 @@ def weights_upside_down(e):
     alike = torch.corrcoef(torch.stack([weights, counts]))[0,1].item() if spread > math.log(3) else 0.
     if alike > .8: return dict(times=spread.exp().item(), correlation=alike)
 
-# %% ../../nbs/40_doctor.loss.ipynb #603a62fa
+# %% ../../nbs/40_doctor.loss.ipynb #0ff61b24
 @evidence
 def coverage(e)->tuple: # (n,) booleans, and the number of targets in the batch; `None` if it is not clear
     "Which predictions of the first batch count, and how many there could be"
@@ -196,17 +196,17 @@ def few_characters(e):
     return dict(used=int(used.sum()), characters=n_all, _fix=f'{_plain_loss(e)}   # of all sequences and time steps')
 
 @check('T8', 'strong', needs='coverage', fix='loss = (losses*mask).sum()/mask.sum()',
-       says='{used} of {places} places count, and the mean is over all: what is shown is {share:.0%} of the loss.')
+       says='{used} of {predictions} predictions count, but the mean is over all: it is {share:.0%} of the true one.')
 def mean_over_padding(e):
     w,t,is_padding = e.influence.weight,e.batch_text,e.alignment.row < 0
-    found = dict(places=len(w), used=int((w != 0).sum()), share=(w != 0).float().mean().item())
+    found = dict(predictions=len(w), used=int((w != 0).sum()), share=(w != 0).float().mean().item())
     if 0 < found['share'] < .9 and abs(w.sum()/e.influence.n_parts - found['share']) < .005: return found
     share = is_padding.float().mean().item()
     if t.y is None or share < .25 or (w[is_padding] == 0).any() or t.x[~in_use(t.y)].unique().numel() > 1: return None
     return dict(share=share, _says='{share:.0%} of the targets are padding that counts: the loss looks too good.',
                 _fix='y = y.masked_fill(y == pad, -100)   # is left out', _certainty='strong' if share > .4 else 'weak')
 
-# %% ../../nbs/40_doctor.loss.ipynb #561b917c
+# %% ../../nbs/40_doctor.loss.ipynb #a6a15a0a
 def _moves(e, times):
     "How weights move in the first step of a fresh optimiser, with gradients so many times as large; or None"
     s,res = e.subject,[]
@@ -253,7 +253,7 @@ def wrong_sign(e):
     if not rises: what = 'loss','loss.backward()   # of the loss without a minus sign'
     if k*(-1 if rises else 1) < 0: return dict(times_the_mean=k, _what=what[0], _way=what[1])
 
-# %% ../../nbs/40_doctor.loss.ipynb #795dceeb
+# %% ../../nbs/40_doctor.loss.ipynb #91697f1e
 @evidence
 def cut_off(e)->list: # Names of parameters
     "Parameters that the loss depends on, without a gradient"
@@ -275,7 +275,7 @@ def _cut_line(e):
     found = [sites[k][-1] for k in ('tensor', 'argmax', 'numpy', 'tolist') if sites.get(k)]
     return found[0] if found and all(e.baseline.graphs) else None
 
-@check('L7', 'exact', needs='pull', explains='O7 O8 R1 R9 I6 L4 L6 Z1 O2 I2',
+@check('L7', 'exact', needs='pull', explains='O7 O8 R1 R9 I6 L4 L6 L8 Z1 O2 I2',
        says='{n} of {of} parameters get no gradient though the loss depends on them, such as {name}. item(), .data, '
             'detach(), argmax, no_grad() or torch.tensor() cuts them off, and they are never trained.',
        fix='scores = head(h)   # of h as it is, without detach(), .data or no_grad()')
@@ -286,7 +286,7 @@ def graph_is_cut(e):
     if not all(e.baseline.graphs): return dict(found, _fix='scores = model(x)   # without torch.no_grad() around it')
     return found if len(names) < n_all else dict(found, _fix='F.cross_entropy(...).backward()   # of the scores')
 
-# %% ../../nbs/40_doctor.loss.ipynb #296198e7
+# %% ../../nbs/40_doctor.loss.ipynb #b6a07434
 @check('L8', 'weak', needs='influence', at=('cross_entropy', 'nll_loss'),
        says='The loss of the first batch is {loss:.3f}, and its cross-entropy alone {cross_entropy:.3f}. The rest is a '
             'penalty or smoothing, so the number cannot be compared with losses of others.',

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['two_steps', 'reach', 'carry', 'bend']
 
-# %% ../../nbs/39_doctor.state.ipynb #21d685a3
+# %% ../../nbs/39_doctor.state.ipynb #6990c68f
 import weakref
 from fastai.basics import *
 from .record import hooked, place_here, predictions, recurrent_kinds
 from .registry import check
 from .evidence import Evidence, Sequence, evidence
 
-# %% ../../nbs/39_doctor.state.ipynb #dea4ca43
+# %% ../../nbs/39_doctor.state.ipynb #b856ece8
 def _tensors(o):
     "All tensors in nested tuples, lists and dictionaries"
     if isinstance(o, Tensor): return [o]
@@ -38,7 +38,7 @@ def _last_scores(e, batches, **kwargs):
     found = None if len(steps) < len(batches) or steps[-1].error else predictions(steps[-1])
     return None if found is None else found[0].detach().float()
 
-# %% ../../nbs/39_doctor.state.ipynb #4dbec3bd
+# %% ../../nbs/39_doctor.state.ipynb #6750fe5e
 def _fate(module, calls):
     "What becomes of the state from call to call: 'lost', 'cut', 'swapped', or None for anything else"
     shapes = {(*(o.shape for o in given), None, *(o.shape for o in gave)) for given,gave in calls}
@@ -61,7 +61,7 @@ def _fate(module, calls):
     returns_state = isinstance(module, recurrent_kinds) or len(gave) > 1
     return 'lost' if returns_state and any(is_same(i, j) and are_letters(i) for i,j in ways) else None
 
-# %% ../../nbs/39_doctor.state.ipynb #0f2fbb4b
+# %% ../../nbs/39_doctor.state.ipynb #28b24d68
 _of_a_batch = {'x', 'y', 'xb', 'yb', 'pred', 'loss', 'loss_grad'} # attributes of a Learner
 _detaching = {Tensor.detach, Tensor.detach_, Tensor.data.__get__}
 
@@ -93,9 +93,8 @@ class _TwoSteps:
         steps,i = self.e.subject.steps,len(self.e.subject.steps)-1
         if i == 0 and 0 not in self.nodes: self.keeps = _keeps_state(self.e)
         self.nodes[i] = self.nodes.get(i, set()) | _nodes(step.loss)
-        if i == 0 or 0 not in self.nodes: return
-        self.entries = steps[1].entries
-        self.reaches |= any(_uses(self.nodes[1], o) for o in steps[0].entries)
+        self.entries = steps[-1].entries
+        if i and 0 in self.nodes: self.reaches |= any(_uses(self.nodes[1], o) for o in steps[0].entries)
 
     def _look(self, func, args, kwargs, out):
         if self.last and self.last[0]() is None: self.unused.append(self.last[1:])
@@ -115,7 +114,7 @@ def two_steps(e)->_TwoSteps: # With `reaches`, `keeps`, `no_effect`, `cuts`, `lo
     "What is observed in two steps as they are"
     return _TwoSteps(e)
 
-# %% ../../nbs/39_doctor.state.ipynb #63c5ce0a
+# %% ../../nbs/39_doctor.state.ipynb #099faae5
 @check('R3', 'exact', explains='R2 O4',
        says='detach() returns a new tensor, which is not used here. The state keeps its graph, so the gradient of a '
             'batch goes back into the batches before it.',
@@ -135,6 +134,7 @@ def _graph_is_kept(e):
             'returns as the new state is not given to the next call, so nothing of one character is known at the next.',
        fix='output,state = rnn(x_t, state)   # in the loop; state = zeros once, before the loop')
 def _state_is_not_handed_on(e):
+    if any(o.count(True, 'later') for o in e.changes or ()): return None # it goes on in another way
     if 'lost' in e.two_steps.loops: return dict(zip(('calls', '_kind'), e.two_steps.loops['lost']))
 
 @check('S7', 'exact', explains='R5 R1 Z2 T5',
@@ -143,7 +143,7 @@ def _state_is_not_handed_on(e):
 def _states_are_swapped(e):
     if 'swapped' in e.two_steps.loops: return dict(calls=e.two_steps.loops['swapped'][0])
 
-# %% ../../nbs/39_doctor.state.ipynb #b71c0b42
+# %% ../../nbs/39_doctor.state.ipynb #4b824b6e
 @evidence
 def reach(e)->tuple: # Time steps; `None` if it cannot be seen
     "How far back the last prediction depends on the text, and how far back its gradient goes"
@@ -154,12 +154,13 @@ def reach(e)->tuple: # Time steps; `None` if it cannot be seen
     return max(felt, default=0),last-int(g.nonzero().min())
 
 @check('R1', 'exact', explains='R7 Z2 T5 R10',
-       says='The last prediction depends on characters up to {depends_on} time steps back, but its gradient goes back '
-            '{reaches}. The state is detached between time steps, so the model cannot learn to use what it has read.',
+       says='The last prediction depends on characters up to {felt_steps_back} time steps back, but its gradient goes '
+            'back {gradient_steps_back}. The state is detached in between, so the model cannot learn from what it read.',
        fix='state = state.detach()   # once for each batch, outside the loop over time steps')
 def _detached_at_each_step(e):
     res = {}
-    if e.reach and e.reach[1] < min(8, e.reach[0]): res = dict(zip(('depends_on', 'reaches'), e.reach))
+    if e.reach and e.reach[1] < min(8, e.reach[0]):
+        res = dict(zip(('felt_steps_back', 'gradient_steps_back'), e.reach))
     elif 'cut' in e.two_steps.loops:
         res = dict(calls=e.two_steps.loops['cut'][0], _says='The model is called for {calls} characters one after the '
                    'other, each time with its state but without the graph, so no gradient flows back through time.')
@@ -187,7 +188,7 @@ def _few_characters_for_an_update(e):
     goes_on = t.n_steps <= 3 and (t.goes_on or 0) > .9 and any(map(len, e.carry.values()))
     if goes_on and all('step' in o.events for o in e.steps): return dict(updates=n, characters=t.n_steps)
 
-# %% ../../nbs/39_doctor.state.ipynb #71fadc59
+# %% ../../nbs/39_doctor.state.ipynb #878edf08
 @evidence
 def carry(e)->dict: # By the sequence that was replaced; `None` if it cannot be seen
     "Which sequences of the second batch are predicted differently after another sequence in the first batch"
@@ -205,9 +206,9 @@ def carry(e)->dict: # By the sequence that was replaced; `None` if it cannot be 
 def _is_carried(e): return bool(e.carry) and any(map(len, e.carry.values()))
 
 @check('R4', 'exact', needs='carry changes', explains='S4 Z2 T5', at=('mean', 'sum', 'expand'),
-       says='Another sequence in one batch changes the predictions of {others} other sequences in the next. They share '
-            'the state that is carried from batch to batch, but each sequence is a text of its own.',
-       fix='state = state.detach()   # (layers, sequences, units): no mean, sum or choice over the sequences')
+       says='Another sequence in one batch changes the predictions of {others} other sequences in the next. The '
+            'state that is carried is shared, or mixed up by a view, but each sequence is a text of its own.',
+       fix='state = state.detach()   # (layers, sequences, units): no mean, sum, choice or view over the sequences')
 def _state_is_shared(e):
     if e.text.n_rows < 3 or any(o.count(False) for o in e.changes): return None
     others = max(int((rows != r).sum()) for r,rows in e.carry.items())
@@ -221,7 +222,7 @@ def _kept_state_is_lost(e, short=16):
     if e.text.n_steps > short or (e.text.goes_on or 0) < .99 or _is_carried(e) or not e.two_steps.keeps: return None
     if all(e.baseline.graphs): return dict(steps=e.text.n_steps, sequences_that_go_on=e.text.goes_on)
 
-# %% ../../nbs/39_doctor.state.ipynb #3e8c1e55
+# %% ../../nbs/39_doctor.state.ipynb #148b4a41
 def _pair_gain(pairs, others):
     "By how many nats counts of some pairs of ids predict the second ids of others better than frequencies do"
     (a,b),(c,d) = ([o.flatten().long().cpu() for o in p] for p in (pairs, others))
@@ -242,9 +243,8 @@ def _goes_on_elsewhere(e):
 
 def _neighbours(t, axis):
     "By how many nats ids are predicted by their neighbours, in batches from which was not counted"
-    def _pairs(xs): return [torch.cat([o.narrow(axis, k, o.shape[axis]-1).flatten() for o in xs]) for k in (0, 1)]
-    xs = [x for x,_ in t.pairs]
-    return _pair_gain(_pairs(xs[::2]), _pairs(xs[1::2]))
+    def _pairs(xs): return [torch.cat([o.narrow(axis, k, o.shape[axis]-1).flatten() for o,_ in xs]) for k in (0, 1)]
+    return _pair_gain(_pairs(t.pairs[::2]), _pairs(t.pairs[1::2]))
 
 @check('D4', 'exact', needs='text carry', explains='R6 Z2 T5',
        says='The hidden state is carried to the next batch, but only {on:.0%} of the sequences go on there. Each '
@@ -267,7 +267,7 @@ def _text_runs_down_the_batch(e):
         return dict(on=t.goes_on, _says='Each sequence goes on in the next sequence of its batch, not in the next '
                     'batch. So the state that is carried there belongs to another piece of the text.')
 
-# %% ../../nbs/39_doctor.state.ipynb #667e7d5b
+# %% ../../nbs/39_doctor.state.ipynb #1b0f3ee9
 @evidence
 def bend(e)->float: # `None` if it cannot be seen
     "How much scores deviate from a linear function of what enters the model, as a share of how much they change"
@@ -286,5 +286,5 @@ def bend(e)->float: # `None` if it cannot be seen
             'steps. Many steps can do no more than one then, and the hidden state vanishes or grows without limit.',
        fix='h = torch.tanh(self.i2h(x_t) + self.h2h(h))   # in each time step')
 def _recurrence_is_linear(e):
-    if not any(o.count(True, 'later') for o in e.changes) or e.bend is None: return None
-    if e.bend < 1e-4: return dict(share_not_linear=e.bend)
+    if e.text.one_each or not any(o.count(True, 'later') for o in e.changes): return None # an n-gram model, perhaps
+    if e.bend is not None and e.bend < 1e-4: return dict(share_not_linear=e.bend)

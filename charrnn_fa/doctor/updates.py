@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['Updates', 'updates', 'unmoved', 'Units', 'units', 'modes', 'validation', 'measured']
 
-# %% ../../nbs/41_doctor.updates.ipynb #56096be7
+# %% ../../nbs/41_doctor.updates.ipynb #9a4593da
 import math, traceback
 from dataclasses import dataclass, field
 from fastai.basics import *
-from ..core import CharRNNError
 from ..callback.meanwhile import replacing
 from .record import place_here
 from .registry import check
@@ -17,7 +16,7 @@ from .subject import hypers_of
 from .forms import Follow, OtherLoaders, quieten, take_batches
 from .evidence import evidence
 
-# %% ../../nbs/41_doctor.updates.ipynb #3bb15bf2
+# %% ../../nbs/41_doctor.updates.ipynb #1a0ca6cf
 @dataclass
 class Updates:
     "Some training steps with the optimiser at work"
@@ -65,11 +64,11 @@ def updates(e)->Updates: # `None` if a step ends in an error
     if u.is_stuck and not u.steps[-1].error: u = _follow(e.subject, 64)
     return None if u.steps[-1].error else u
 
-# %% ../../nbs/41_doctor.updates.ipynb #ad5ea76c
+# %% ../../nbs/41_doctor.updates.ipynb #1b6818ee
 @check('O6', 'exact', needs='updates', explains='O9 O1 O3 O4 Z3 Z4 Z5', fix='opt.zero_grad()', at='backward',
-       says='Gradients that have moved {n} parameters are still there at the next backward(), which adds to them.')
+       says='Gradients that have moved {tensors} parameters are still there at the next backward(), which adds to them.')
 def _gradients_stay(e):
-    if e.updates.left: return dict(n=len(e.updates.left))
+    if e.updates.left: return dict(tensors=len(e.updates.left))
 
 @check('O5', 'exact', needs='updates', explains='Z3 Z4 Z5', fix="for g in opt.param_groups: g['lr'] = lr",
        says='{optimisers} optimisers made {steps} steps in turn, each without the running means of the one before.')
@@ -99,10 +98,14 @@ def _wrong_order(e):
     says = None if e.subject.objects(torch.amp.GradScaler) else next((k for k,v in found.items() if v), None)
     if says: return dict(_says=says, _certainty='weak' if 'scheduler' in says else 'exact')
 
-# %% ../../nbs/41_doctor.updates.ipynb #9261ff63
+# %% ../../nbs/41_doctor.updates.ipynb #f32aba2d
 def _listed(names): return ', '.join(sorted(names)[:3]) + ' and others'*(len(names) > 3)
-def _rates(opts):
-    "The learning rate of each parameter that some optimisers have, by its identity"
+def _share(model, names): # of the weights of a model, embeddings apart
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    sizes = {k:p.numel()*(id(p) not in tables) for k,p in model.named_parameters()}
+    return sum(sizes[k] for k in names)/max(1, sum(sizes.values()))
+
+def _rates(opts): # the learning rates of all parameters that some optimisers have, by identity
     lists = lambda o: o.param_lists if hasattr(o, 'hypers') else [g['params'] for g in o.param_groups]
     return {id(p):g.get('lr', 0) for o in opts for ps,g in zip(lists(o), hypers_of(o)) for p in ps}
 
@@ -113,7 +116,7 @@ def unmoved(e)->dict: # Learning rates by name, `None` where the optimiser does 
     ps = {k:p for k,p in e.subject.model.named_parameters() if u.largest.get(k, 0) > 1e-9 and k not in u.changed}
     return {} if u.is_stuck else {k:rates.get(id(p)) for k,p in ps.items()}
 
-@check('O7', 'exact', needs='updates', explains='O6 Z1 Z5 I6 O2 T5', says='{names} has a gradient and is not updated.',
+@check('O7', 'exact', needs='updates', explains='O6 Z1 Z5 I6 O2 T5', says='There is a gradient for {names}, and no update.',
        fix='opt = torch.optim.Adam(model.parameters(), lr=lr)   # or learn.create_opt(), after the model is complete')
 def _not_updated(e):
     if names := [k for k,lr in e.unmoved.items() if lr is None]: return dict(tensors=len(names), _names=_listed(names))
@@ -121,26 +124,24 @@ def _not_updated(e):
 @check('O8', 'exact', needs='updates', explains='O7 I6 T5 Z1 Z5', says='{names} cannot change: {why}.',
        fix='for p in model.parameters(): p.requires_grad_()   # then the optimiser, with a learning rate for each')
 def _frozen(e):
-    ps = dict(e.subject.model.named_parameters())
-    why = {k:'requires_grad is False' for k,p in ps.items() if not p.requires_grad}
+    why = {k:'requires_grad is False' for k,p in e.subject.model.named_parameters() if not p.requires_grad}
     why |= {k:'its learning rate is 0' for k,lr in e.unmoved.items() if lr == 0}
-    share = sum(ps[k].numel() for k in why)/max(1, sum(p.numel() for p in ps.values()))
-    if why: return dict(share=share, _names=_listed(why), _why=' or '.join({*why.values()}),
-                        _certainty='exact' if share > .5 else 'weak') # embeddings are often frozen on purpose
+    if why: return dict(tensors=len(why), _names=_listed(why), _why=' or '.join({*why.values()}),
+                        _certainty='exact' if _share(e.subject.model, why) > .4 else 'weak') # often it is on purpose
 
 @check('R9', 'exact', needs='updates', explains='L6 O7 Z5', fix='# use the output of {layer} in forward, or remove it',
        says='There is no gradient for {names}, and the loss does not depend on it: nothing uses what comes of it.')
 def _layers_unused(e):
     ps,largest = dict(e.subject.model.named_parameters()),e.updates.largest
-    unused = [k for k,p in ps.items() if p.requires_grad and not largest.get(k)]
-    names = [k for k in unused if ps[k].ndim > 1]
+    names = [k for k,p in ps.items() if p.requires_grad and p.ndim > 1 and not largest.get(k)]
     if not names or not any(largest.values()): return None
-    def _move(model): [ps[k].mul_(1.5).add_(.1) for k in unused]
-    losses = [e.subject.run(e.subject.batches[:1], prepare=o, until='scores')[0].loss for o in (noop, _move)]
+    changes = noop,lambda model: [ps[k].mul_(1.5).add_(.1) for k in names]
+    losses = [e.subject.run(e.subject.batches[:1], prepare=o, until='scores')[0].loss for o in changes]
     if None not in losses and torch.allclose(*losses, rtol=1e-5, equal_nan=True):
-        return dict(tensors=len(unused), _names=_listed(names), _layer=names[0].rpartition('.')[0] or names[0])
+        return dict(tensors=len(names), _names=_listed(names), _layer=names[0].rpartition('.')[0] or names[0],
+                    _certainty='exact' if _share(e.subject.model, names) > .1 else 'weak')
 
-# %% ../../nbs/41_doctor.updates.ipynb #45d3f617
+# %% ../../nbs/41_doctor.updates.ipynb #16367a34
 @check('O10', 'exact', needs='updates', explains='O1 O2 O7 O8 O11 I6 T5 Z1 Z5',
        fix='lr = 1e-3   # and no schedule that makes it 0', says='The learning rate is {lr:g} in all of {steps} steps.')
 def _rate_zero(e):
@@ -163,11 +164,11 @@ def _accumulation(e):
 @check('O12', 'exact', explains='O1 O2 O3 O4 O11 T5 Z1 Z5', says='Half precision overflows: {what}.',
        fix='with torch.autocast(device_type, torch.bfloat16): scores = model(x)   # without a scaler')
 def _half_precision(e):
-    if e.units.bad_dtype is torch.float16: return dict(_what=f'{e.units.bad}() is Inf', _place=e.units.bad_place)
+    if e.units.bad_dtype is torch.float16: return dict(_what=f'{e.units.bad}() gives Inf', _place=e.units.bad_place)
     if e.subject.objects(torch.amp.GradScaler) and e.updates and e.updates.is_stuck:
         return dict(_what='in 64 batches the scaler lets no step through')
 
-# %% ../../nbs/41_doctor.updates.ipynb #fd6f220b
+# %% ../../nbs/41_doctor.updates.ipynb #6b2d8490
 _drawn = 'for p in model.parameters():\n    if p.ndim > 1: nn.init.xavier_uniform_(p)   # before training'
 @check('I1', 'strong', needs='predicted', explains='O1 O3 I3 I5 I6 Z5', fix=_drawn,
        says='Before the first step the loss is {nats:.2f} nats per character; a guess among {n} has {guess:.2f}.')
@@ -195,7 +196,7 @@ def _between_layers(e):
     low,high = (f(norms, key=norms.get, default=None) for f in (min, max))
     if len(norms) > 2 and norms[high] > 1e4*norms[low]: return dict(times=norms[high]/norms[low], _low=low, _high=high)
 
-# %% ../../nbs/41_doctor.updates.ipynb #de0e10dd
+# %% ../../nbs/41_doctor.updates.ipynb #450be695
 _puts_in = 'masked_fill','where','full','full_like','fill','setitem','tensor'
 _of_a_gate = 'Sigmoid','Rsub','Split','Unbind','Select','Slice'
 def _tensors(o): return [t for p in o for t in _tensors(p)] if type(o) in (list, tuple) else [o]*isinstance(o, Tensor)
@@ -242,7 +243,7 @@ def units(e)->Units:
     s.run(s.batches[:1], look=lambda *call: 'backward' in s.steps[-1].events or u(*call))
     return u
 
-# %% ../../nbs/41_doctor.updates.ipynb #6904d397
+# %% ../../nbs/41_doctor.updates.ipynb #1745df19
 @check('O7', 'exact', explains='O6 Z1 Z5 I6 O2 T5', fix='self.layers = nn.ModuleList(layers)   # not a plain list',
        says='Weights of size {size} are used that are not in model.parameters(), where the optimiser gets them.')
 def _plain_list(e):
@@ -284,7 +285,7 @@ def _not_finite(e):
     is_half = u.bad_dtype is torch.float16 or e.subject.objects(torch.amp.GradScaler)
     if where and not is_half: return dict(_where=where, _place=u.bad_place)
 
-# %% ../../nbs/41_doctor.updates.ipynb #371adf01
+# %% ../../nbs/41_doctor.updates.ipynb #41f4a90e
 @evidence
 def modes(e)->tuple: # Is dropout on in evaluation mode? Do outputs of the model differ between the modes?
     "What training and evaluation mode change"
@@ -301,7 +302,7 @@ def validation(e)->list: # Of `Step`s; `None` without a Learner that can validat
     "What a Learner does with the first batches of its validation set"
     s,learn = e.subject,e.subject.learn
     try: batches = take_batches(learn.dls.valid, 2)
-    except (LookupError, AttributeError, TypeError, CharRNNError): return None
+    except Exception: return None # no Learner, no validation set, or a loader that fails
     def _take_steps(batches):
         quieten(learn)
         learn.dls = OtherLoaders(learn.dls, [], batches)
@@ -312,10 +313,9 @@ def validation(e)->list: # Of `Step`s; `None` without a Learner that can validat
 @evidence
 def measured(e)->list: # Of pairs: in training mode? with gradients enabled?
     "Calls of the model in validation, or after the last `backward` of a step"
-    b = e.baseline
-    n = b.events[::-1][:b.events[::-1].index('backward')].count('forward') if 'backward' in b.events else 0
-    own = [*zip(b.modes, b.graphs)][len(b.modes)-n:]
-    return [o for step in e.validation for o in zip(step.modes, step.graphs)] if e.validation else own
+    events,calls = e.baseline.events[::-1],[*zip(e.baseline.modes, e.baseline.graphs)]
+    n = events[:events.index('backward')].count('forward') if 'backward' in events else 0
+    return [o for step in e.validation for o in zip(step.modes, step.graphs)] if e.validation else calls[len(calls)-n:]
 
 @check('T1', 'exact', explains='T3 Z5', at='dropout', says='{what}: with dropout the loss is too high.',
        fix='model.eval()   # and model.train() afterwards; F.dropout(h, p, training=self.training) in the model')
@@ -334,8 +334,7 @@ def _trains_in_evaluation_mode(e):
 def _validates_with_gradients(e):
     if any(graph for _,graph in e.measured): return dict(calls=len(e.measured))
 
-@check('T6', 'weak', fix="model.to('cuda')   # before the optimiser is made; and x and y in the step",
-       says='A step takes {seconds:.2f} s on the processor, and there is a GPU.')
+@check('T6', 'weak', says='A step takes {seconds:.2f} s on the processor, and there is a GPU.', fix="model.to('cuda')")
 def _gpu_unused(e):
     if e.steps and e.subject.pace > .1 and torch.cuda.is_available() and not next(e.subject.model.parameters()).is_cuda:
         return dict(seconds=e.subject.pace)

@@ -1,7 +1,7 @@
 """Programs that learn badly for a reason that the catalogue of faults does not have, each with its healthy twin
 
-The fault is in exactly one part: the model, the data, the loss, the optimiser or the loop. `UNNAMED` has the part and the
-maker of each by its name; `make()` gives the dictionary that `diagnose` takes, `make(fault=False)` the same without the fault.
+The fault is in exactly one part: the model, the data, the loss, the optimiser or the loop. `UNNAMED` has that part and the
+maker of each program by its name; `make(fault=False)` makes the same without the fault.
 """
 import copy
 import zlib
@@ -34,7 +34,12 @@ def unnamed(part):
 def adam(model, lr=1e-2): return torch.optim.Adam(model.parameters(), lr=lr)
 
 
-# The model
+def update(model, opt, loss):
+    opt.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.)
+    opt.step()
+
 
 class DirectionScores(Scores):
     "Scores from a direction for each character, without bias: products, or cosines"
@@ -77,8 +82,7 @@ class SoftGRU(GRUByHand):
 @unnamed('model')
 def softmax_gates(fault=True):
     "The gates of a GRU are a softmax over the units, not sigmoids: each is about 1/64 and little is ever written."
-    model = SoftGRU() if fault else GRUByHand()
-    opt = adam(model)
+    opt = adam(model := SoftGRU() if fault else GRUByHand())
     return dict(step_function=carried_step(model, opt, clip=1.), model=model, batches=streams(), opt=opt)
 
 
@@ -103,16 +107,13 @@ def padded_twice(fault=True):
 
 class NoisyScores(Scores):
     "Noise on the embedded characters"
-    def forward(self, x):
-        e = self.emb(x)
-        return self.out(self.rnn(e + 3*torch.randn_like(e))[0])
+    def forward(self, x): return self.out(self.rnn((e := self.emb(x)) + 3*torch.randn_like(e))[0])
 
 
 @unnamed('model')
 def noise_on_embeddings(fault=True):
     "Noise three times as large as the embeddings is added to them, in training and after."
-    model = NoisyScores() if fault else Scores()
-    opt = adam(model)
+    opt = adam(model := NoisyScores() if fault else Scores())
     return dict(step_function=stateless_step(model, opt), model=model, batches=windows(), opt=opt)
 
 
@@ -124,8 +125,6 @@ def renormed_embeddings(fault=True):
     return dict(model=model, dls=window_dls(), loss_func=CrossEntropyLossFlat(), opt=adam(model))
 
 
-# The data
-
 def replaced(x, share):
     "Ids with a share of them drawn anew from the vocabulary"
     return torch.where(torch.rand(x.shape) < share, torch.randint_like(x, V), x)
@@ -135,8 +134,7 @@ def replaced(x, share):
 def corrupted_inputs(fault=True):
     "Half of the characters that the network reads were replaced at random, as for a denoiser; it cannot know which."
     batches = [(replaced(x, 0.5) if fault else x, y) for x,y in windows()]
-    model = Scores()
-    opt = adam(model)
+    opt = adam(model := Scores())
     return dict(step_function=stateless_step(model, opt), model=model, batches=batches, opt=opt)
 
 
@@ -173,12 +171,9 @@ def moved_alphabet(fault=True):
     def _moved(x, y):
         by = torch.randint(V, (len(x), 1)) if fault else 0
         return (x+by) % V,(y+by) % V
-    model = GRUByHand()
-    opt = adam(model)
+    opt = adam(model := GRUByHand())
     return dict(step_function=stateless_step(model, opt), model=model, batches=[_moved(*o) for o in windows()], opt=opt)
 
-
-# The loss
 
 @unnamed('loss')
 def focal_turned_round(fault=True, gamma=2):
@@ -205,8 +200,7 @@ def mean_perplexity(fault=True):
     def loss_func(scores, y):
         ce = F.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction='none')
         return ce.exp().mean() if fault else ce.mean()
-    model = ElmanByHand()
-    opt = adam(model)
+    opt = adam(model := ElmanByHand())
     return dict(step_function=carried_step(model, opt, loss_func, clip=1.), model=model, batches=streams(), opt=opt)
 
 
@@ -219,8 +213,6 @@ def missing_mass(fault=True):
     model = Scores()
     return dict(model=model, dls=window_dls(), loss_func=loss_func, opt=adam(model))
 
-
-# The optimiser
 
 class OwnOptimizer(Optimizer):
     "An optimiser with a rule for one parameter, `change(p, g, state, group)`, which gives what is added to it"
@@ -322,8 +314,6 @@ def only_the_largest(fault=True):
     return dict(step_function=stateless_step(model, opt, clip=1.), model=model, batches=windows(), opt=opt)
 
 
-# The loop
-
 class ClipWeights(Callback):
     "Keeps the weights small after each step"
     def __init__(self, limit): self.limit = limit
@@ -346,13 +336,8 @@ def noise_on_weights(fault=True):
         scores,h = model(x, kept['h'])
         kept['h'] = h.detach()
         loss = loss_over_all(scores, y)
-        opt.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        opt.step()
-        if fault:
-            with torch.no_grad():
-                for p in model.parameters(): p.add_(torch.randn_like(p), alpha=0.05)
+        update(model, opt, loss)
+        for p in model.parameters(): p.data.add_(torch.randn_like(p), alpha=0.05*fault)
         return loss
     return dict(step_function=step, model=model, batches=streams(), opt=opt)
 
@@ -360,8 +345,7 @@ def noise_on_weights(fault=True):
 @unnamed('loop')
 def reads_itself(fault=True, share=0.7):
     "From the first step on 70 % of what the network reads it sampled itself, while the targets are of the text."
-    model = GRUByHand()
-    opt = adam(model)
+    opt = adam(model := GRUByHand())
     def step(x, y):
         char,h,out = x[:,:1],None,[]
         for t in range(x.shape[1]):
@@ -370,9 +354,7 @@ def reads_itself(fault=True, share=0.7):
             nxt = torch.multinomial(scores[:,-1].detach().softmax(-1), 1)
             char = torch.where(torch.rand(len(x), 1) < share, nxt, y[:,t:t+1]) if fault else y[:,t:t+1]
         loss = loss_over_all(torch.cat(out, 1), y)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
+        update(model, opt, loss)
         return loss
     return dict(step_function=step, model=model, batches=windows(), opt=opt)
 
@@ -380,18 +362,14 @@ def reads_itself(fault=True, share=0.7):
 @unnamed('loop')
 def back_to_the_best(fault=True):
     "Whenever the loss of a batch is not the lowest so far, the weights of the lowest are put back."
-    model = Scores('rnn')
-    opt = adam(model)
+    opt = adam(model := Scores('rnn'))
     best = dict(loss=float('inf'), weights=None)
     def step(x, y):
         loss = loss_over_all(model(x), y)
         if fault:
             if loss.item() < best['loss']: best.update(loss=loss.item(), weights=copy.deepcopy(model.state_dict()))
-            else:
-                model.load_state_dict(best['weights'])
-                loss = loss_over_all(model(x), y)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
+            else: model.load_state_dict(best['weights'])
+            loss = loss_over_all(model(x), y)
+        update(model, opt, loss)
         return loss
     return dict(step_function=step, model=model, batches=windows(), opt=opt)
