@@ -172,7 +172,7 @@ def test_what_is_given_in_the_place_of_another_is_named(learn, tmp_path):
         assert 'learn.generate' in refused(generate, *given)
         assert 'learn.stream' in refused(lambda: list(stream(*given)))
     assert 'learn is' in refused(save_run, tmp_path/'r', learn)
-    for given in learn, None, 3, learn.dls.train: assert 'from_text' in refused(doctor.ladder, given)
+    for given in learn, None, 3, learn.dls.train: assert 'loaders' in refused(doctor.ladder, given)
     for given in (learn,), (learn, ValueError('x')), ('Expected target size [4, 9], got [4, 16]', learn):
         assert 'except Exception as e' in refused(doctor.explain, *given)
 

@@ -81,15 +81,6 @@ def large_weights():
     return parts(model)
 
 
-def evaluates(model, opt):
-    usual = stateless_step(model, opt)
-    return lambda x, y: usual(x, y) and model.eval()
-
-
-class Stacked(Scores):
-    def __init__(self): super().__init__(n_layers=2, dropout=.5, **SMALL)
-
-
 class AlwaysDropped(Scores):
     "F.dropout without its mode"
     def forward(self, x): return self.out(F.dropout(self.rnn(self.emb(x))[0], .5))
@@ -98,19 +89,19 @@ class AlwaysDropped(Scores):
 def always_dropped(): return parts(AlwaysDropped(**SMALL))
 
 
-def periodic(n=12, period=5):
+def periodic(n=12, period=3):
     "Sequences that repeat what stood some steps before: without gradients through time there is little to learn"
-    first = torch.randint(8, (n, 8, period), generator=torch.Generator().manual_seed(0)).repeat(1, 1, 4)
+    first = torch.randint(4, (n, 16, period), generator=torch.Generator().manual_seed(0)).repeat(1, 1, 8)
     return [(o[:,:-1], o[:,1:]) for o in first]
 
 
 TRIED = {
     'D1': lambda: parts(batches=[(x, x) for x,_ in RANDOM]), 'D2': lambda: parts(batches=[(x[:,:-1], y[:,1:]) for x,y in RANDOM]),
-    'L1': lambda: parts(Softmaxed(**SMALL)), 'R1': lambda: parts(Detaches(**SMALL), periodic()), 'O1': lambda: parts(lr=3.),
+    'L1': lambda: parts(Softmaxed(**SMALL)), 'R1': lambda: parts(Detaches(**SMALL), periodic(), lr=3e-2), 'O1': lambda: parts(lr=3.),
     'O2': lambda: parts(lr=1e-5), 'O3': lambda: stepped(exploding, opt=SGD, lr=.3), 'O6': lambda: stepped(never_zero, opt=SGD, lr=1.),
     'O7': head_alone, 'I1': large_weights, 'O14': lambda: stepped(lambda m, o: stateless_step(m, o, clip=1e-3), opt=SGD, lr=1.),
     'S3': lambda: parts(loss=lambda p, y: F.cross_entropy(p.transpose(0, 1).reshape(-1, V), y.reshape(-1))),
-    'T1': always_dropped, 'T2': lambda: stepped(evaluates, Stacked()), 'O13': lambda: stepped(stateless_step, opt=torch.optim.AdamW, weight_decay=20.),
+    'T1': always_dropped, 'O13': lambda: stepped(stateless_step, opt=torch.optim.AdamW, weight_decay=20.),
     'I7': lambda: parts(Dropped(.9)),
 }
 
@@ -315,8 +306,7 @@ def test_a_fix_that_is_shown_makes_the_loss_as_good_as_its_twins(id, tmp_path):
     assert found.id == id and found.fix, found
     twin = loss_of(made(tmp_path, 'twin', sets, **others))
     fixed = made(tmp_path, 'fixed', sets, **{**others, **BY_FIX.get(id, lambda fix: {slot:fix})(found.fix)})
-    now,faulty = loss_of(fixed),loss_of(p)
-    assert now < twin+max(.15, .1*(faulty-twin)), (now, twin, faulty, found)
+    assert loss_of(fixed) < twin+.15, (twin, found)
     assert id not in [o.id for o in seen(fixed).findings]
 
 

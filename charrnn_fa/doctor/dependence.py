@@ -7,13 +7,13 @@ __all__ = ['matrix', 'healthy_matrix', 'model_looks_ahead', 'is_turned', 'patter
            'recurrence_over_the_batch', 'shared_state', 'mixed_sequences', 'future_is_visible',
            'no_state_within_a_sequence', 'input_is_ignored', 'ids_as_numbers', 'targets_are_inputs', 'shifted_targets']
 
-# %% ../../nbs/38_doctor.dependence.ipynb #b784236c
+# %% ../../nbs/38_doctor.dependence.ipynb #ea6e76e8
 from fastai.basics import *
 from .record import is_one_hot
 from .registry import check
 from .evidence import Evidence, Rest, Sequence, Symbol, evidence, stirred
 
-# %% ../../nbs/38_doctor.dependence.ipynb #496102f8
+# %% ../../nbs/38_doctor.dependence.ipynb #39463b61
 def matrix(
     e:Evidence, # Of a program that predicts characters
     prepare=noop, # Changes the weights, such as `stirred`
@@ -51,7 +51,7 @@ def model_looks_ahead(e)->bool: # `None` if the model's outputs do not show it
     before = [o[:,:k].flatten(1) for o in outputs]
     return bool((before[0]-before[1]).abs().max() > 1e-5*before[0].abs().max()) if before[0].numel() else None
 
-# %% ../../nbs/38_doctor.dependence.ipynb #6a95f708
+# %% ../../nbs/38_doctor.dependence.ipynb #93946c2b
 def _is_causal(changes): return all(o.count(False) == 0 and o.count(True, 'earlier') == 0 for o in changes)
 
 @evidence
@@ -60,7 +60,7 @@ def is_turned(e)->bool:
     a,t = e.alignment,e.text
     n,rows = len(a.row),t.n_rows
     if rows < 2 or n % rows or n <= rows or _is_causal(e.changes): return False
-    j,n_times = torch.arange(n),n//rows
+    j,n_times = torch.arange(n, device='cpu'),n//rows
     by_row = bool((a.row == j//n_times).all())
     by_time = bool((a.row == j%rows).all())
     if by_row == by_time: return False
@@ -92,7 +92,7 @@ def pattern(e)->str: # `None` if the program does not predict characters
         not any(o.count(True, 'earlier') for o in cs): return 'now'
     return 'causal'
 
-# %% ../../nbs/38_doctor.dependence.ipynb #90be2176
+# %% ../../nbs/38_doctor.dependence.ipynb #eb6d6438
 def counts(e):
     "The figures of `e.changes`, and the matrix for a picture"
     cs = e.changes
@@ -123,10 +123,10 @@ def recurrence_over_the_batch(e):
     if not kinds: res['_fix'] = 'for x_t in x.unbind(%d): ...   # along the time steps' % (not turned)
     return res
 
-@check('R4', 'exact', needs='changes', explains=f'S4 {_all}', at=('zeros', 'mean', 'expand', 'view'),
-       says='A changed character moves later predictions of nearly all other sequences: the sequences of a batch '
-            'share one hidden state.',
-       fix='state = torch.zeros(n_layers, len(x), n_hid)   # one for each sequence of the batch')
+@check('R4', 'strong', needs='changes', explains=f'S4 {_all}', at=('zeros', 'mean', 'expand', 'view'),
+       says='A changed character moves later predictions of nearly all other sequences: either they share one hidden '
+            'state, or something is computed over the batch, such as a sum or a mean.',
+       fix='state = torch.zeros(n_layers, len(x), n_hid)   # one for each sequence; no sum or mean over the batch')
 def shared_state(e):
     if e.pattern == 'shared': return counts(e)
 
@@ -165,7 +165,7 @@ def input_is_ignored(e):
     found = [e.moved(Sequence(r), None, p) for r in (0, e.text.n_rows-1) for p in (noop, stirred)]
     if not any(o is not None and o.any() for o in found): return counts(e)
 
-# %% ../../nbs/38_doctor.dependence.ipynb #865a231c
+# %% ../../nbs/38_doctor.dependence.ipynb #0794d66e
 @check('S2', 'exact', needs='text', explains=f'I1 I3 I5 R8 {_all}', at=('float', 'to', 'div', 'view'),
        says='Ids enter the model as amounts: {n} real numbers are made of {n_ids} ids, through neither an embedding '
             'nor a one-hot vector.',
@@ -176,7 +176,7 @@ def ids_as_numbers(e):
     n,n_ids = sum(o.numel() for o in entries),e.text.x.numel()
     if n <= n_ids: return dict(n=n, n_ids=n_ids)
 
-# %% ../../nbs/38_doctor.dependence.ipynb #6837b0cc
+# %% ../../nbs/38_doctor.dependence.ipynb #761569a2
 _cut = 'x,y = text[:-1],text[1:]   # shifted once, in the loader or in the step'
 
 @check('D1', 'exact', needs='ahead', explains=f'D2 D3 L2 G3 S10 R5 T4 {_all}', at=('cross_entropy', 'nll_loss'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['diagnose']
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #3d2e636f
+# %% ../../nbs/47_doctor.diagnose.ipynb #7a4438f5
 import time
 from fastai.basics import *
 from ..core import CharRNNError, check_number
@@ -20,7 +20,7 @@ from .fixes import swap, try_fix
 from . import data, dependence, state, loss, updates, trials, sampling
 from .errors import explain
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #6cf6b987
+# %% ../../nbs/47_doctor.diagnose.ipynb #2e294aa6
 _ways = "give a Learner; or model=, dls= and loss_func=; or step_function=, model= and batches=."
 
 def _loader_of(learn, dls, batches):
@@ -42,7 +42,7 @@ def _subject_of(learn, model, loss_func, opt, step_function, batches, vocab):
     if missing: raise CharRNNError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _ways)
     return parts_subject(model, batches, loss_func, opt, vocab)
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #7aefd530
+# %% ../../nbs/47_doctor.diagnose.ipynb #dc903752
 def diagnose(
     learn:Learner=None, # Ours or any other
     model:nn.Module=None, # Without a Learner: the model; for a step function also a dictionary or list of its tensors
@@ -70,16 +70,21 @@ def diagnose(
     dl = _loader_of(learn, dls, batches)
     if dl is not None and (empty := data.empty_loader_finding(dl)): return Report([empty])
     with unchanged(*given), sharing_processors():
-        try: e = _evidence_of(learn, model, dls, loss_func, opt, step_function, batches, began, seconds)
-        except LoaderFails as error: return Report([explain(error)], seconds=time.perf_counter()-began)
-        e.sample,e.corpus,e.with_trials = sample,text,trials
-        results = _examined(e, began+seconds)
-    return Report(*results, time.perf_counter()-began, type(e.subject.model).__name__, _note(e))
+        results,name,note = ([], [], [], ['all checks (no time)']),'',''
+        try:
+            e = _evidence_of(learn, model, dls, loss_func, opt, step_function, batches, began, seconds)
+            e.sample,e.corpus,e.with_trials,name = sample,text,trials,type(e.subject.model).__name__
+            results = _examined(e, began+seconds)
+            note = _note(e)
+        except LoaderFails as error: results = [explain(error)],[],[],[]
+        except OutOfTime: pass # of what the results have no part is not looked at
+    return Report(*results, time.perf_counter()-began, name, note)
 
 def _evidence_of(learn, model, dls, loss_func, opt, step_function, batches, began, seconds):
     dl = _loader_of(learn, dls, batches)
     more = None if dl is None else take_batches(dl, 24, began+seconds/4)
-    vocab = getattr(dls if learn is None else learn.dls, 'vocab', None)
+    try: vocab = getattr(dls if learn is None else learn.dls, 'vocab', None)
+    except IndexError: vocab = None # loaders without a loader
     s = _subject_of(learn, model, loss_func, opt, step_function, more and more[:4], vocab)
     s.until,s.more,s.loader = began+seconds,more or s.batches,dl
     s.dls = dls if learn is None else learn.dls

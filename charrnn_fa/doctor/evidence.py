@@ -6,7 +6,7 @@
 __all__ = ['of_classes', 'Evidence', 'evidence', 'batch_text', 'alignment', 'text', 'Symbol', 'Rest', 'Sequence', 'Target',
            'stirred', 'Change', 'spots', 'changes', 'ahead', 'score_gradients', 'time_gradients']
 
-# %% ../../nbs/36_doctor.evidence.ipynb #4f762141
+# %% ../../nbs/36_doctor.evidence.ipynb #caf0ebde
 import math, time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +16,7 @@ from .registry import OutOfTime
 from .subject import Subject
 from .text import Alignment, Text, alignment_of, text_of
 
-# %% ../../nbs/36_doctor.evidence.ipynb #3fcac3b0
+# %% ../../nbs/36_doctor.evidence.ipynb #bfc31097
 of_classes = 'cross_entropy','nll_loss','log-probability','probability' # losses that choose among classes
 
 class Evidence:
@@ -59,7 +59,7 @@ def evidence(
     prop.__set_name__(Evidence, f.__name__)
     return prop
 
-# %% ../../nbs/36_doctor.evidence.ipynb #023a3174
+# %% ../../nbs/36_doctor.evidence.ipynb #f609639e
 @evidence
 def batch_text(e)->Text: # `None` if the input is not ids
     "The ids of the batches"
@@ -72,7 +72,8 @@ def alignment(e)->Alignment: # `None` if it cannot be seen
     if t is None or e.predicted is None or e.n_classes < 2: return None
     n = len(e.predicted[0])
     if t.one_each:
-        return Alignment(torch.arange(n), torch.full((n,), t.n_steps), False) if n == t.n_rows else None
+        row = torch.arange(n, device='cpu')
+        return Alignment(row, torch.full_like(row, t.n_steps), False) if n == t.n_rows else None
     run = lambda b: e.subject.run([b], until='scores')[0]
     found = alignment_of(t, run, e.n_classes)
     return found if found is not None and len(found.row) == n else None
@@ -83,7 +84,7 @@ def text(e)->Text: # `None` if predictions are not the next characters of the in
     t,a = e.batch_text,e.alignment
     return t if a is not None and (t.is_next or a.cuts_own or t.one_each) else None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #bdc27bbb
+# %% ../../nbs/36_doctor.evidence.ipynb #0f18eb37
 def _other_ids(t, ids):
     "For each id another one that occurs in the text"
     some = t.x[t.x >= 0].unique()
@@ -127,13 +128,13 @@ class Target:
         y[self.row,self.time] = _other_ids(t, y[self.row,self.time])
         return t.batch(y=y)
 
-# %% ../../nbs/36_doctor.evidence.ipynb #ec32e426
+# %% ../../nbs/36_doctor.evidence.ipynb #7fe3541e
 def stirred(
     model:nn.Module, # Whose weights are changed
 ):
     "Perturb all weights slightly, for `prepare` of `Subject.run`"
-    gen = torch.Generator().manual_seed(0)
-    for p in model.parameters(): p.add_((.05*torch.randn(p.shape, generator=gen)).to(p))
+    gen = torch.Generator('cpu').manual_seed(0)
+    for p in model.parameters(): p.add_((.05*torch.randn(p.shape, generator=gen, device='cpu')).to(p))
 
 @patch
 def scores_of(self:Evidence,
@@ -173,7 +174,7 @@ def moved(self:Evidence,
         self._moved[key] = ((new-base).abs().amax(1) > noise).cpu() if is_usable else None
     return self._moved[key]
 
-# %% ../../nbs/36_doctor.evidence.ipynb #c6205c4a
+# %% ../../nbs/36_doctor.evidence.ipynb #9c48efd8
 @dataclass
 class Change:
     "Which predictions moved when one character was changed"
@@ -222,7 +223,7 @@ def changes(e)->list: # Of `Change`s; `None` if the program does not predict cha
     res = e.changes_by(e.spots)
     return res if any(o.count(True, 'later') for o in res) else e.changes_by(e.spots, prepare=stirred) or None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #ac90b0f6
+# %% ../../nbs/36_doctor.evidence.ipynb #424dae4e
 @evidence
 def ahead(e)->list: # One number for each step from which on the text was changed; `None` if it cannot be seen
     "How far targets are ahead of the last character that a prediction may read"
@@ -235,7 +236,7 @@ def ahead(e)->list: # One number for each step from which on the text was change
         if real is not None and real.any(): res.append(int(a.time[real].min())-k)
     return res or None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #362b8234
+# %% ../../nbs/36_doctor.evidence.ipynb #323df571
 @evidence
 def score_gradients(e)->tuple: # Scores (n, classes), targets (n,), gradients (n, classes); `None` if there are none
     "The gradient of the loss at each prediction of the first batch"

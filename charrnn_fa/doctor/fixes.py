@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fixes', 'try_fix', 'Reference', 'control', 'information', 'swap']
 
-# %% ../../nbs/43_doctor.fixes.ipynb #f0ba8204
+# %% ../../nbs/43_doctor.fixes.ipynb #cc92a60d
 import math, time
 from fastai.basics import *
 from .registry import OutOfTime
@@ -15,7 +15,7 @@ from .subject import params_of
 from .evidence import Evidence, evidence
 from .trials import Change, Trial, entropy, real_predictions
 
-# %% ../../nbs/43_doctor.fixes.ipynb #9a8e749d
+# %% ../../nbs/43_doctor.fixes.ipynb #8635c8a9
 def _next_characters(e, row, time):
     "A function of a batch: its characters at (row, time), each (n,); -100 where the batch does not have them"
     t = e.text
@@ -23,7 +23,7 @@ def _next_characters(e, row, time):
         x,y = t.x_form.read(batch[0]),t.y_form.read(batch[-1]) if t.y_form else None
         n_rows,n_steps = x.shape
         ok = (row >= 0) & (row < n_rows) & (time >= 0) & (time < n_steps)
-        res = torch.full((len(row),), -100)
+        res = torch.full((len(row),), -100, device='cpu')
         res[ok] = x[row[ok],time[ok]].cpu()
         if y is not None and t.offset == 1: # the last one stands in the targets only
             last = (row >= 0) & (row < n_rows) & (time == n_steps)
@@ -53,14 +53,15 @@ def _shifted(e, finding):
 
 def _in_other_order(e, finding):
     n,rows = len(e.alignment.row),e.text.n_rows
-    j,n_times = torch.arange(n),n//rows
+    j,n_times = torch.arange(n, device='cpu'),n//rows
     by_row = bool((e.alignment.row == j//n_times).all())
     first = int(e.alignment.time.min())
     return _with_targets(e, *((j%rows, j//rows+first) if by_row else (j//n_times, j%n_times+first)))
 
-# %% ../../nbs/43_doctor.fixes.ipynb #475d598b
+# %% ../../nbs/43_doctor.fixes.ipynb #e64f6505
 def _without_squashing(e, finding):
-    low = finding.evidence.get('low', 0)
+    if 'high' not in finding.evidence: return None
+    low = finding.evidence['low']
     def _scores(s):
         if low < -.5: return s.clamp(-1+1e-6, 1-1e-6).atanh()
         is_share = probability_kind(s.movedim(1, -1).flatten(0, -2) if s.ndim > 2 else s) == 'probability'
@@ -68,8 +69,9 @@ def _without_squashing(e, finding):
     return Change(), Change('without it', recorder=dict(scores=_scores))
 
 def _log_probabilities(e, finding):
-    as_logs = lambda s: s.log_softmax(1) if probability_kind(s if s.ndim == 2 else s.movedim(1, -1).flatten(0, -2)) != 'probability' \
-        else s.clamp(min=1e-9).log()
+    def as_logs(s):
+        kind = probability_kind(s if s.ndim == 2 else s.movedim(1, -1).flatten(0, -2))
+        return s.clamp(min=1e-9).log() if kind == 'probability' else s.log_softmax(1)
     return Change(measure=_of_logs(as_logs)), Change('log-probabilities', recorder=dict(scores=as_logs))
 
 def _of_logs(as_logs):
@@ -92,16 +94,16 @@ def _all_parameters(e, finding):
     def _prepare(model):
         for p in model.parameters(): p.requires_grad_(p.is_floating_point())
         known = {id(p) for o in opts for p in params_of(o)}
-        if missing := [p for p in model.parameters() if id(p) not in known]: opts[0].add_param_group(dict(params=missing))
+        missing = [p for p in model.parameters() if id(p) not in known]
+        if missing: opts[0].add_param_group(dict(params=missing))
     return (Change(), Change('all parameters', prepare=_prepare)) if opts else None
 
 def _usual_weights(e, finding):
     def _prepare(model):
         for m in model.modules():
             if hasattr(m, 'reset_parameters'): m.reset_parameters()
-        for m in model.modules():
-            for k,p in m.named_parameters(recurse=False):
-                if not hasattr(m, 'reset_parameters'): p.copy_(torch.randn_like(p)/max(1, p.shape[-1])**.5 if p.ndim > 1 else torch.zeros_like(p))
+            else:
+                for p in m.parameters(recurse=False): p.normal_(0, p.shape[-1]**-.5 if p.ndim > 1 else 0.)
     return Change(), Change('default initial weights', prepare=_prepare)
 
 def _as_mean(e, finding):
@@ -117,9 +119,9 @@ def _along_time(e, finding):
         for m in layers: m.batch_first = not m.batch_first
     return (Change(), Change('batch_first', prepare=_prepare)) if layers else None
 
-fixes = dict(D1=_shifted, D2=_shifted, S3=_in_other_order, S5=_along_time, L1=_without_squashing, L2=_log_probabilities, L3=_as_mean,
-             R1=_gradients_through_time, O6=_zeroed, O7=_all_parameters, O8=_all_parameters, I1=_usual_weights, I2=_usual_weights,
-             I3=_usual_weights, I4=_usual_weights, I5=_usual_weights, R10=_usual_weights)
+fixes = dict(D1=_shifted, D2=_shifted, S3=_in_other_order, S5=_along_time, L1=_without_squashing, L2=_log_probabilities,
+             L3=_as_mean, R1=_gradients_through_time, O6=_zeroed, O7=_all_parameters, O8=_all_parameters)
+fixes.update(dict.fromkeys(('I1', 'I2', 'I3', 'I4', 'I5', 'R10'), _usual_weights))
 
 def try_fix(
     e:Evidence, # Of the program
@@ -139,7 +141,7 @@ def try_fix(
         finding.evidence['_curves'] = {'as it is':before.losses[:n], 'with the fix':after.losses[:n]}
     if tried is not None and not tried['after'] < tried['before']-margin: finding.certainty = 'weak'
 
-# %% ../../nbs/43_doctor.fixes.ipynb #d2d60bce
+# %% ../../nbs/43_doctor.fixes.ipynb #ef66165b
 class Reference(nn.Module):
     "A small LSTM that is known to learn"
     def __init__(self,
@@ -147,7 +149,8 @@ class Reference(nn.Module):
         n_hid:int=128, # Units
     ):
         super().__init__()
-        self.emb,self.rnn,self.head = nn.Embedding(n_classes, 64),nn.LSTM(64, n_hid, batch_first=True),nn.Linear(n_hid, n_classes)
+        self.emb,self.rnn = nn.Embedding(n_classes, 64),nn.LSTM(64, n_hid, batch_first=True)
+        self.head = nn.Linear(n_hid, n_classes)
     def forward(self, x): return self.head(self.rnn(self.emb(x))[0])
 
 def _pairs(e):
@@ -180,7 +183,7 @@ def control(e)->Trial: # `None` if the program does not predict characters
         net = Reference(e.n_classes).to(e.predicted[0].device)
         return _train_plainly(net, [*net.parameters()], _pairs(e), max(60, e.n_trial_steps), e.until)
 
-# %% ../../nbs/43_doctor.fixes.ipynb #703e4025
+# %% ../../nbs/43_doctor.fixes.ipynb #35b97c67
 def information(
     pairs, # Of tensors of ids, of one shape each
 )->float: # In nats
@@ -205,7 +208,7 @@ def _placed(scores, out, e):
     if out.shape == (b, t, v) and (b != t or not e.text.x_form.is_transposed): return scores
     if out.shape == (t, b, v): return scores.transpose(0, 1)
     if out.shape == (b, v, t): return scores.transpose(1, 2)
-    if out.shape == (b*t, v): return scores.flatten(0, 1) if not e.text.x_form.is_transposed else scores.transpose(0, 1).flatten(0, 1)
+    if out.shape == (b*t, v): return (scores.transpose(0, 1) if e.text.x_form.is_transposed else scores).flatten(0, 1)
     return None
 
 def _is_scores(o, e): return isinstance(o, Tensor) and o.is_floating_point() and o.ndim > 1 and e.n_classes in o.shape
@@ -238,7 +241,8 @@ def _plain_scores(e, out, ids):
     "Scores (sequences, steps, classes) among the outputs of the user's model; None if they are not there"
     for o in out if isinstance(out, (tuple, list)) else [out]:
         if not _is_scores(o, e): continue
-        for layout in (o, o.transpose(0, 1), o.transpose(-1, -2), *([o.view(*ids.shape, -1)] if o.numel() == ids.numel()*e.n_classes else [])):
+        flat = [o.view(*ids.shape, -1)] if o.numel() == ids.numel()*e.n_classes else []
+        for layout in (o, o.transpose(0, 1), o.transpose(-1, -2), *flat):
             if layout.shape == (*ids.shape, e.n_classes): return layout.float()
 
 def _plain_predictions(e):
@@ -276,8 +280,7 @@ def _other_loop(e):
     (args,kwargs,out),x0,s = call,e.subject.batches[0][0],e.subject
     at = next((i for i,o in enumerate(args) if isinstance(o, Tensor) and o.shape[:2] == x0.shape[:2]), None)
     if at is None: return None
-    detached = lambda o: type(o)(map(detached, o)) if isinstance(o, (tuple, list)) else o.detach() if isinstance(o, Tensor) else o
-    others = [detached(o) for o in args]
+    others = to_detach(list(args), cpu=False)
     def _forward(ids):
         x = e.text.x_form.write(ids, x0) if args[at].dtype == x0.dtype and args[at].shape == x0.shape else \
             F.one_hot(ids, args[at].shape[-1]).to(args[at])
@@ -285,12 +288,13 @@ def _other_loop(e):
     pairs = [p for p in _pairs(e) if p[0].shape == e.text.x.shape]
     try:
         s.model.train()
-        with torch.enable_grad(): return _train_plainly(_forward, [p for p in s.model.parameters() if p.requires_grad], pairs, e.n_trial_steps, e.until)
+        params = [p for p in s.model.parameters() if p.requires_grad]
+        with torch.enable_grad(): return _train_plainly(_forward, params, pairs, e.n_trial_steps, e.until)
     except OutOfTime: raise
     except Exception: return None
     finally: s.snapshot.restore()
 
-# %% ../../nbs/43_doctor.fixes.ipynb #24916e8d
+# %% ../../nbs/43_doctor.fixes.ipynb #43a93499
 def _learns_less(e):
     "Whether a program is clearly above the reference, even after four times as many steps"
     base = e.usable_trial
@@ -305,25 +309,28 @@ def swap(
     lost,base = _lost_in_data(e),e.usable_trial.end
     if lost > .2:
         return _named(e, ['data'], {}, dict(information_lost=lost),
-                      f'Targets say {lost:.0%} less about the characters before them than neighbours in the text say about each other. '
-                      'Something is done to inputs or targets between the text and the step.')
+                      f'Targets say {lost:.0%} less about the characters before them than neighbours in the text say '
+                      'about each other. Something is done to inputs or targets between the text and the step.')
     if not _learns_less(e): return None
     gap,loop = base-e.control.end,_other_loop(e)
-    cures = lambda t, least: t is not None and t.error is None and t.bad is None and len(t.losses) >= 15 and base-t.end > max(.15, least)
-    swaps,least = dict(loss=_other_loss, optimiser=_other_optimiser),.5*gap
-    if cures(loop, .3*gap): least = .6*(base-loop.end) # the model is able to learn
-    else: swaps['model'] = _other_model
+    is_whole = lambda t: t is not None and t.error is None and t.bad is None and len(t.losses) >= 15
+    cures = lambda t, least: is_whole(t) and base-t.end > max(.15, least)
+    swaps,least,is_able = dict(loss=_other_loss, optimiser=_other_optimiser),.5*gap,cures(loop, .3*gap)
+    if is_able: least = .6*(base-loop.end)
+    elif 3*len(e.text.pairs) >= e.n_trial_steps: swaps['model'] = _other_model # it can memorise a few batches
     cured = {part:t for part,change in swaps.items() if cures(t := e.trial(change(e)), least)}
-    if not cured and 'model' not in swaps: cured['loop'] = loop
+    if not cured and is_able: cured['loop'] = loop
     if not cured: return None
     best = sorted(cured, key=lambda k: cured[k].end)
     t = cured[best[0]]
     names = dict(model='model', loss='loss (cross_entropy)', optimiser='optimiser (AdamW)', loop='training loop')
     return _named(e, best, cured, dict(tried=dict(steps=len(t.losses), before=base, after=t.end)),
-                  f'With the reference\'s {names[best[0]]} in place of yours the program learns: {t.end:.2f} instead of {base:.2f} nats per character '
-                  f'after {len(t.losses)} steps. Look there.')
+                  f'With the reference\'s {names[best[0]]} in place of yours the program learns: {t.end:.2f} instead '
+                  f'of {base:.2f} nats per character after {len(t.losses)} steps. Look there.')
 
 def _named(e, parts, cured, more, message):
     if len(parts) > 1: message += f" The same holds for the {' and the '.join(parts[1:])}."
-    curves = {'as it is':e.usable_trial.losses, 'control':e.control.losses, **{f'other {k}':t.losses for k,t in cured.items()}}
-    return Finding('Z5', 'strong', message, '', dict(part=parts[0], parts=parts, reference=e.control.end, _curves=curves, **more))
+    curves = {'as it is':e.usable_trial.losses, 'control':e.control.losses}
+    curves.update((f'other {k}', t.losses) for k,t in cured.items())
+    evidence = dict(part=parts[0], parts=parts, reference=e.control.end, _curves=curves, **more)
+    return Finding('Z5', 'strong', message, '', evidence)

@@ -7,21 +7,18 @@ __all__ = ['recurrent_kinds', 'SourceLine', 'is_users', 'place_of', 'place_here'
            'probability_kind', 'is_one_hot', 'Recorder', 'rows_of', 'predictions', 'loss_gradients', 'first_of',
            'hooked']
 
-# %% ../../nbs/32_doctor.record.ipynb #d52592a6
+# %% ../../nbs/32_doctor.record.ipynb #badd1cf8
 import linecache, os, sys, traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fastai.basics import *
 from torch.overrides import TorchFunctionMode
 
-# %% ../../nbs/32_doctor.record.ipynb #c5b90fc6
+# %% ../../nbs/32_doctor.record.ipynb #8bd43482
 @dataclass
 class SourceLine:
     "A line of the user's code"
-    file: str
-    line: int
-    function: str
-    source: str
+    file: str; line: int; function: str; source: str
     def __str__(self):
         is_cell = 'ipykernel' in self.file or self.file.startswith('<ipython')
         where = f'line {self.line} of a cell' if is_cell else f'{self.file}:{self.line}'
@@ -47,11 +44,10 @@ def place_here()->SourceLine: # `None` if there is only library code on the stac
     "The line of the user's own code that is being executed"
     f = sys._getframe(1)
     while f and not is_users(f.f_code.co_filename): f = f.f_back
-    if f is None: return None
-    name,line = f.f_code.co_filename,f.f_lineno
-    return SourceLine(name, line, f.f_code.co_name, linecache.getline(name, line).strip())
+    at = f and (f.f_code.co_filename, f.f_lineno)
+    return f and SourceLine(*at, f.f_code.co_name, linecache.getline(*at).strip())
 
-# %% ../../nbs/32_doctor.record.ipynb #a946ccbb
+# %% ../../nbs/32_doctor.record.ipynb #05964ce0
 @dataclass
 class LossCall:
     "A call of a loss function, or a cross-entropy written by hand"
@@ -70,7 +66,7 @@ class Step:
     graphs: list = field(default_factory=list)  # Whether gradients were enabled, for each call
     losses: list = field(default_factory=list)  # `LossCall`s of the next character
     beside: list = field(default_factory=list)  # `LossCall`s of other things that are learned
-    events: list = field(default_factory=list)  # 'forward', 'loss', 'backward', 'step', 'zero_grad', 'schedule' in order
+    events: list = field(default_factory=list)  # 'forward', 'loss', 'backward', 'step', 'zero_grad', 'schedule'
     optimiser: object = None                    # The optimiser that made the step
     entries: list = field(default_factory=list) # Tensors by which the input enters; gradients reach no further
     loss: Tensor = None                         # What `backward` was called on
@@ -82,7 +78,6 @@ class Step:
     returned: float = None                      # The number that the step returned, as its loss
     looks_up: bool = False                      # Is there an embedding, or another table indexed by ids?
     twice: bool = False                         # Was `backward` called twice on one loss?
-    changed_late: bool = False                  # Were gradients made smaller after the optimiser had used them?
     sites: dict = field(default_factory=dict)   # `SourceLine`s by name of a PyTorch function, where they are recorded
     picks: list = field(default_factory=list)   # Candidates for a cross-entropy by hand
     ones: list = field(default_factory=list)    # One-hot vectors that are multiplied by weights, and their entries
@@ -90,7 +85,8 @@ class Step:
         "Drop tensors of the graph, so that a long training does not fill the memory"
         self.calls,self.losses,self.picks,self.entries,self.ones = [],[],[],[],[]
 
-# %% ../../nbs/32_doctor.record.ipynb #85c912b9
+# %% ../../nbs/32_doctor.record.ipynb #94cd10b5
+_times = {Tensor.mul, Tensor.__mul__, torch.mul}
 def is_ids(o): return isinstance(o, Tensor) and o.dtype in (torch.int64, torch.int32, torch.uint8)
 
 def probability_kind(
@@ -115,17 +111,17 @@ def _picked(func, args, out):
 
 def _weighed(func, args):
     "Scores and ids (n,), if each row of scores is multiplied by a one-hot vector or by shares; else None"
-    if func not in (Tensor.mul, Tensor.__mul__, torch.mul) or not all(isinstance(o, Tensor) for o in args): return None
+    if func not in _times or not all(isinstance(o, Tensor) for o in args): return None
     scores,shares = sorted(args, key=lambda o: not o.requires_grad)
     is_loss = scores.requires_grad and not shares.requires_grad and scores.shape == shares.shape
     if not is_loss or scores.ndim < 2 or scores.shape[-1] < 2 or shares.dtype == torch.bool: return None
     w = shares.detach().float().abs()
     return (scores, w.argmax(-1).flatten()) if ((w.sum(-1)-1).abs() < 1e-3).all() else None
 
-# %% ../../nbs/32_doctor.record.ipynb #c083437a
+# %% ../../nbs/32_doctor.record.ipynb #b33df96d
 _casts = {Tensor.float, Tensor.to, Tensor.type, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type_as}
-_scalings = {Tensor.div, Tensor.true_divide, Tensor.__truediv__, torch.div, torch.true_divide, Tensor.mul, Tensor.__mul__,
-             torch.mul}
+def _as_rows(o): return o.reshape(1, -1) if isinstance(o, Tensor) and o.ndim and o.numel() == max(o.shape) else o
+_scalings = _times | {Tensor.div, Tensor.true_divide, Tensor.__truediv__, torch.div, torch.true_divide}
 _products = {torch.matmul, torch.mm, torch.mv, F.linear, Tensor.matmul, Tensor.mm, Tensor.mv, Tensor.__matmul__,
              Tensor.__rmatmul__, torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 
@@ -145,17 +141,14 @@ def is_one_hot(
     if x.requires_grad or x.is_inference() or not x.numel(): return False
     return bool(((x == 0) | (x == 1)).all()) and bool((x.sum(-1) == 1).all())
 
-# %% ../../nbs/32_doctor.record.ipynb #674f6718
-_losses = {o:o.__name__ for o in (F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.kl_div,
-                                  F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.gaussian_nll_loss,
-                                  F.multi_margin_loss)}
+# %% ../../nbs/32_doctor.record.ipynb #cf4e290b
+_losses = {F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.kl_div,
+           F.gaussian_nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.multi_margin_loss}
 _backwards = Tensor.backward, torch.autograd.backward, torch.autograd.grad
 _data = Tensor.data.__get__
-_detaching = {Tensor.detach, Tensor.detach_, _data}
-_sites = {'softmax', 'log_softmax', 'sigmoid', 'tanh', 'relu', 'detach', 'detach_', 'item', 'tolist', 'numpy', 'view', 'reshape',
-          'transpose', 'permute', 'flatten', 'zeros', 'zeros_like', 'new_zeros', 'roll', 'clamp', 'cross_entropy', 'nll_loss',
-          'mse_loss', 'backward', 'mean', 'sum', 'argmax', 'tensor', 'dropout', 'embedding', 'lstm', 'gru', 'rnn_tanh', 'flip',
-          'bidirectional', 'one_hot', 'float', 'batch_norm', 'requires_grad_'}
+_sites = {*"""softmax log_softmax sigmoid tanh relu detach detach_ data item tolist numpy view reshape transpose permute
+    flatten zeros zeros_like new_zeros roll clamp cross_entropy nll_loss mse_loss backward mean sum argmax tensor
+    dropout embedding lstm gru rnn_tanh flip bidirectional one_hot float batch_norm requires_grad_""".split()}
 
 class Recorder(TorchFunctionMode):
     "Notes in `step` what PyTorch is asked to do"
@@ -163,8 +156,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self):
         super().__init__()
         self.step = None            # nothing is noted without one
-        self.before_backward = noop # is given the step while its graph is whole
-        self.after_backward = noop  # is given the step when its gradients are there
+        self.before_backward = self.after_backward = noop # are given the step: its graph is whole; gradients are there
         self.look = noop            # is given each function that is called, its arguments, keywords and output
         self.passed = []            # tensors that have kept their graph, see `through`
         vars(self).update(self.unchanged)
@@ -173,28 +165,31 @@ class Recorder(TorchFunctionMode):
         self.marks_entries = True   # may tensors made of ids get gradients?
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        step,is_backward = self.step,self.step is not None and func in _backwards
+        kwargs,step = kwargs or {},self.step
+        is_backward = step is not None and func in _backwards
         if is_backward: args = self._note_backward(args)
-        if step is not None and func in _products: args = self._with_ones(args)
-        if step is not None and func in _losses: args,kwargs = self._with_others(args, kwargs)
-        if self.through and func in _detaching and step is not None and args[0].requires_grad: return self._passed_on(args[0])
+        elif step is not None:
+            if func in _losses: args = self.scores(args[0]),self.target(args[1]),*args[2:]
+            if func in _products: args = self._with_ones(args)
+            is_detaching = self.through and func in (Tensor.detach, Tensor.detach_, _data)
+            if is_detaching and args[0].requires_grad: return self._passed_on(args[0])
         try: out = func(*args, **kwargs)
         except Exception:
             self.failed = func,args
             raise
         if is_backward: self.after_backward(step)
-        if self.step is None: return out
-        return self._noted(func, args, kwargs, out)
+        return out if self.step is None else self._noted(func, args, kwargs, out)
 
-# %% ../../nbs/32_doctor.record.ipynb #5baeb6e4
+# %% ../../nbs/32_doctor.record.ipynb #884f9594
 @patch
 def _noted(self:Recorder, func, args, kwargs, out):
     name = 'data' if func == _data else getattr(func, '__name__', '')
-    if self.notes_sites and (name in _sites or name == 'data'): self._note_site(name)
+    if self.notes_sites and name in _sites and (place := place_here()) is not None:
+        if place not in (known := self.step.sites.setdefault(name, [])): known.append(place)
     if self.look is not noop: self.look(func, args, kwargs, out)
     if func in _losses:
-        self._note_loss(func, *args, out=out, **kwargs)
+        self.step.losses.append(LossCall(name, *args[:2], out, kwargs))
+        self.step.events.append('loss')
         return out
     if picked := _picked(func, args, out) or _weighed(func, args):
         scores,target = picked
@@ -208,25 +203,7 @@ def _noted(self:Recorder, func, args, kwargs, out):
     self.step.entries.append(entry)
     return entry if entry.grad_fn else entry.clone() # a leaf cannot be changed in place
 
-@patch
-def _note_site(self:Recorder, name):
-    place = place_here()
-    if place is not None and place not in (known := self.step.sites.setdefault(name, [])): known.append(place)
-
-@patch
-def _note_loss(self:Recorder, func, input, target, *args, out, **options):
-    if args: options['args'] = args
-    self.step.losses.append(LossCall(_losses[func], input, target, out, options))
-    self.step.events.append('loss')
-
-@patch
-def _with_others(self:Recorder, args, kwargs):
-    "Arguments of a loss with the scores and the target that `scores` and `target` return"
-    if self.target is self.scores is noop: return args,kwargs
-    named = dict(zip(('input', 'target'), args), **kwargs)
-    named['input'] = self.scores(named['input'])
-    return (named.pop('input'), self.target(named.pop('target')), *args[2:]),named
-
+# %% ../../nbs/32_doctor.record.ipynb #04adffa8
 @patch
 def _passed_on(self:Recorder, t):
     "The same numbers with their graph, if the user's line is one of `through`; detached when the step ends"
@@ -242,8 +219,6 @@ def _with_ones(self:Recorder, args):
     if not self.marks_entries or not torch.is_grad_enabled() or 'backward' in self.step.events: return args
     return tuple(self._entry_of(o) if is_one_hot(_as_rows(o)) else o for o in args)
 
-def _as_rows(o): return o.reshape(1, -1) if isinstance(o, Tensor) and o.ndim and o.numel() == max(o.shape) else o
-
 @patch
 def _entry_of(self:Recorder, t):
     last,version,entry = self.step.ones[-1] if self.step.ones else (None, 0, None)
@@ -252,7 +227,7 @@ def _entry_of(self:Recorder, t):
         self.step.ones.append((t, t._version, entry))
     return entry.view(t.shape)
 
-# %% ../../nbs/32_doctor.record.ipynb #5211a0d0
+# %% ../../nbs/32_doctor.record.ipynb #fcb8a1ea
 @patch
 def _note_backward(self:Recorder, args):
     "What is known when gradients are computed; returns the arguments of `backward`"
@@ -261,10 +236,9 @@ def _note_backward(self:Recorder, args):
     loss = loss if isinstance(loss, Tensor) else next(iter(loss), None)
     step.twice |= loss is not None and loss is step.loss
     step.loss = loss
-    if not step.losses: step.losses = step.picks
-    step.losses,beside = _of_characters(step.losses)
+    step.losses,beside = _of_characters(step.losses or step.picks)
     step.beside += beside
-    if step.loss is not None: step.backs.append((step.loss.detach().sum().item(), len(step.losses)))
+    if loss is not None: step.backs.append((loss.detach().sum().item(), len(step.losses)))
     step.events.append('backward')
     try:
         self.before_backward(step)
@@ -282,16 +256,15 @@ def _of_characters(losses):
     is_clear = main and all(n_targets >= o.target.numel() for o in beside)
     return (main, beside) if is_clear else (losses, [])
 
-# %% ../../nbs/32_doctor.record.ipynb #918ba4a1
+# %% ../../nbs/32_doctor.record.ipynb #43731f18
 def rows_of(
     call:LossCall, # Of a loss that is known
 )->tuple: # Scores (n, classes), targets (n,)
     "Scores and targets of a `LossCall`, one prediction a row"
     s,y = call.scores,call.target
     if call.name in ('probability', 'log-probability'): return s.flatten(0, -2),y.flatten()
-    if s.shape == y.shape: # a number for each score
-        as_rows = torch.atleast_2d if call.name == 'kl_div' else lambda o: o[:,None] if o.ndim == 1 else torch.atleast_2d(o)
-        s,y = as_rows(s),as_rows(y)
+    if s.shape == y.shape: # a number for each score; a vector is one prediction only of shares
+        s,y = (o[:,None] if o.ndim == 1 and call.name != 'kl_div' else torch.atleast_2d(o) for o in (s, y))
         return s.flatten(0, -2),y.flatten(0, -2).argmax(-1)
     if s.ndim == 1: s = s[None]
     return s.movedim(1, -1).flatten(0, -2),y.flatten().long()
@@ -313,7 +286,7 @@ def loss_gradients(
     if step.loss is None or not step.loss.requires_grad: return ()
     return torch.autograd.grad(step.loss.sum(), of, retain_graph=True, allow_unused=True)
 
-# %% ../../nbs/32_doctor.record.ipynb #c521c1ae
+# %% ../../nbs/32_doctor.record.ipynb #89cb70e3
 recurrent_kinds = nn.RNNBase,nn.RNNCellBase # layers and cells of PyTorch's
 
 def first_of(

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Call', 'Written', 'prompt', 'sampling', 'generated_text', 'dropout_in_sampling', 'softmax_in_sampling',
-           'unknown_character', 'error_in_sampling', 'readings', 'state_lost_in_sampling', 'input_lost_in_sampling',
-           'pairs', 'another_id_is_fed', 'another_vocabulary', 'with_unknown', 'unknown_accepted', 'choices',
+           'error_in_sampling', 'readings', 'state_lost_in_sampling', 'input_lost_in_sampling', 'pairs',
+           'another_id_is_fed', 'another_vocabulary', 'with_unknown', 'unknown_character', 'choices',
            'wrong_temperature', 'first_scores_chosen', 'weights_not_loaded', 'check_text', 'text_repeats',
            'text_is_copied']
 
-# %% ../../nbs/44_doctor.sampling.ipynb #aa1d7717
+# %% ../../nbs/44_doctor.sampling.ipynb #7ee20cbb
 import inspect
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from .record import hooked, place_here, place_of
 from .forms import Weights
 from .evidence import Evidence, evidence
 
-# %% ../../nbs/44_doctor.sampling.ipynb #39c004a6
+# %% ../../nbs/44_doctor.sampling.ipynb #922f5b87
 Call = namedtuple('Call', 'ids state first last')
 
 def _tensors(o): return [t.detach() for t in tree_leaves(o) if isinstance(t, Tensor)]
@@ -43,7 +43,7 @@ def _call(given, returned, before, n):
     rows = [None] if scores is None else scores.float().reshape(-1, n).cpu()
     return Call(ids[0] if ids else None, state, rows[0], rows[-1]),[t.clone() for t in returned if t is not scores]
 
-# %% ../../nbs/44_doctor.sampling.ipynb #6cfcaec9
+# %% ../../nbs/44_doctor.sampling.ipynb #2b252b95
 @dataclass
 class Written:
     "A text that a function generated, and what happened meanwhile"
@@ -86,7 +86,7 @@ class Written:
         first,last = (torch.stack([getattr(o, k) for o in calls[:-1]]) for k in ('first', 'last'))
         return first,last,torch.stack([o.ids[-1] for o in calls[1:]])
 
-# %% ../../nbs/44_doctor.sampling.ipynb #d5eab0b6
+# %% ../../nbs/44_doctor.sampling.ipynb #5d8c06ce
 @patch
 def _generate(self:Evidence, n=200, mode=None, more='', **given):
     "A `Written` of the user's function: `n` characters after the prompt and `more`"
@@ -102,9 +102,9 @@ def _generate(self:Evidence, n=200, mode=None, more='', **given):
         w.text,w.calls = (res[len(w.prompt):], w.calls) if is_clear else (res, [])
     was,s.take_steps,s.recorder.marks_entries = s.take_steps,_take_steps,False
     try:
-        with hooked(s.model.register_forward_hook(_note, with_kwargs=True)):
-            w.error = s.run([()], mode=mode, look=w.look)[0].error
+        with hooked(s.model.register_forward_hook(_note, with_kwargs=True)): step, = s.run([()], mode=mode, look=w.look)
     finally: s.take_steps,s.recorder.marks_entries = was,True
+    w.error = step.error
     if isinstance(w.error, WritesToDisk): raise w.error
     return w
 
@@ -126,7 +126,7 @@ def generated_text(e)->Written: # `None` without a function, or if it ends in an
     if w and w.dropout and not w.error: w = e._generate(mode=False)
     return None if w is None or w.error or not w.text else w
 
-# %% ../../nbs/44_doctor.sampling.ipynb #e94eab6f
+# %% ../../nbs/44_doctor.sampling.ipynb #24b61110
 @check('G2', 'exact', needs='sampling', explains='G1 G3 G7', fix='model.eval()   # before sampling',
        says='The model is in training mode during sampling: dropout or batch normalisation is active in {calls} calls.')
 def dropout_in_sampling(e):
@@ -137,20 +137,12 @@ def dropout_in_sampling(e):
 def softmax_in_sampling(e):
     if e.sampling.softmax: return dict(shape=e.sampling.softmax[0], n=e.n_classes, _place=e.sampling.softmax[1])
 
-@check('G6', 'exact', needs='sampling', explains='E1', fix='itos = sorted(set(text))   # of all of the training text',
-       says='The vocabulary does not have {character!r}, which is in the prompt {prompt!r}.')
-def unknown_character(e):
-    error = e.sampling.error
-    if isinstance(error, KeyError) and error.args and error.args[0] in [*e.prompt]:
-        return dict(character=error.args[0], prompt=e.prompt, _place=place_of(error))
-
 @check('E1', 'exact', needs='sampling', says='Sampling ends in an error: {error}.')
 def error_in_sampling(e):
-    error = e.sampling.error
-    if error is not None and not unknown_character(e):
+    if error := e.sampling.error:
         return dict(error=f'{type(error).__name__}: {str(error).strip()[-300:]}', _place=place_of(error))
 
-# %% ../../nbs/44_doctor.sampling.ipynb #4c932f70
+# %% ../../nbs/44_doctor.sampling.ipynb #1e37a4b0
 def _nats(e): return F.cross_entropy(e.predicted[0].float(), e.predicted[1]).item()
 
 def _log_probs(scores):
@@ -191,10 +183,8 @@ def readings(e)->dict: # `None` if it cannot be seen
     cost = -found[0][:start-1].gather(1, ids[1:start,None]).nanmean().item() if start > 4 else math.nan
     return dict(all_characters=off[0], since_the_prompt=min(off[1:3]), last_character=off[3], prompt=cost)
 
-# %% ../../nbs/44_doctor.sampling.ipynb #9d8cde4b
-_hand_on = 'scores,state = model(x, state)   # and the same state goes in next'
-
-@check('G3', 'exact', needs='readings', explains='G1 G7', fix=_hand_on,
+# %% ../../nbs/44_doctor.sampling.ipynb #0d11d942
+@check('G3', 'exact', needs='readings', explains='G1 G7', fix='scores,state = model(x, state)   # both at each call',
        says='During sampling the predictions are those of training after {what} alone: the hidden state is lost.')
 def state_lost_in_sampling(e):
     far,since,last = [*e.readings.values()][:3]
@@ -209,12 +199,12 @@ def input_lost_in_sampling(e):
     states,n_read = Counter(o.state for o in w.calls[1-len(w.text):]),w.reading[2] if w.reading else n
     if states['soft'] > 8: return dict(calls=states['soft'], _fix='x = torch.multinomial(p, 1)   # goes in next, not p',
         _says='Probabilities go into the model in {calls} calls, not the character that was chosen.')
-    if states['other'] > max(8, .9*states.total()): return dict(calls=states['other'], _fix=_hand_on,
+    if states['other'] > max(8, .9*states.total()): return dict(calls=states['other'], _fix='_,state = model(x, state)',
         _says='In {calls} calls the state that goes in is not the one that the call before returned.')
     if n_read < n: return dict(read=max(0, n_read), of=n, _fix='for c in prompt: scores,state = model(stoi[c], state)',
         _says='The model reads {read} of the {of} characters of the prompt.')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #bd5b247a
+# %% ../../nbs/44_doctor.sampling.ipynb #425c4150
 @evidence
 def pairs(e)->tuple: # Pairs of the prompt, and of what was generated; `None` if they are not known
     "Characters, and the ids that went into the model for them"
@@ -248,23 +238,27 @@ def another_vocabulary(e):
         return dict(prompt=e.readings['prompt'], loss=_nats(e), _certainty='strong',
             _says='The prompt, a piece of the text, costs {prompt:.2f} nats per character, and training {loss:.2f}.')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #cffefef3
+# %% ../../nbs/44_doctor.sampling.ipynb #d9b96d06
 @evidence
 def with_unknown(e)->Written: # `None` if it is refused
     "A text after a prompt with an unknown character"
     w = e._generate(8, False, '\u2603') if e.pairs and e.pairs[0] else None
     return None if w is None or w.error or w.reading is None else w
 
-@check('G6', 'weak', needs='with_unknown', fix='assert set(prompt) <= set(stoi)',
+@check('G6', 'weak', needs='sampling', explains='E1', fix='assert set(prompt) <= set(stoi)',
        says='A prompt with an unknown character, such as \u2603, is accepted, and the character is {what}.')
-def unknown_accepted(e):
-    w = e.with_unknown
+def unknown_character(e):
+    error,w = e.sampling.error,e.with_unknown
+    if isinstance(error, KeyError) and error.args and error.args[0] in [*e.prompt]:
+        return dict(character=error.args[0], _certainty='exact', _place=place_of(error),
+                    _fix='itos = sorted(set(text))', _says='The vocabulary does not have {character!r}, which is in the prompt, a piece of the text.')
+    if w is None: return None
     id,n = int(w.reading[0][len(e.prompt)]),w.reading[2]-e.generated_text.reading[2]
     known = next((c for c,i in e.pairs[0]+e.pairs[1] if i == id), None)
     if n == 0: return dict(_what='left out')
     if n == 1 and known: return dict(_what=f'read as {known!r}', id=id)
 
-# %% ../../nbs/44_doctor.sampling.ipynb #ac555ecc
+# %% ../../nbs/44_doctor.sampling.ipynb #76c22748
 def _nats_at(t, scores, ids): return F.cross_entropy(_log_probs(scores)/t, ids, reduction='sum').item()
 
 def _fitted(scores, ids):
@@ -288,43 +282,50 @@ def wrong_temperature(e):
     return dict(t=t, fits=f'{fits:.1f}' if fits < 12 else 'above 12')
 
 @check('G3', 'exact', needs='choices', explains='G1 G7', fix='p = model(x)[:,-1].softmax(-1)   # the last time step',
-       says='By the scores after the first character of an input a choice costs {first:.2f} nats, by the last {last:.2f}.')
+       says='By the scores after the first character of an input a choice costs {first:.2f} nats, else {last:.2f}.')
 def first_scores_chosen(e):
     t,*both,ids = e.choices
     first,last = (min(_nats_at(o, s, ids) for o in (t, 1.))/len(ids) for s in both)
     if first < last-.3 and _fitted(both[0], ids) < 1.5*t: return dict(first=first, last=last)
 
-# %% ../../nbs/44_doctor.sampling.ipynb #ce363645
-def _has_learned(layer):
-    "Whether biases have moved beyond what PyTorch draws; None if it cannot be seen"
-    n = getattr(layer, 'hidden_size', getattr(layer, 'in_features', None))
-    biases = [p.detach().flatten() for k,p in layer.named_parameters(recurse=False) if 'bias' in k]
-    if type(n) is not int or not biases or len(b := torch.cat(biases)) < 8: return None
-    largest,spread = b.abs().max().item()*n**.5,b.std().item()*n**.5
-    return True if largest > max(1.05, 1.85*spread) else False if .8 < largest < 1.001 and .4 < spread < .75 else None
+# %% ../../nbs/44_doctor.sampling.ipynb #89b7d2f0
+def _likeness(rows):
+    rows = F.normalize(rows-rows.mean(0), dim=1)
+    return rows@rows.T
+
+def _knows_text(vectors, ids):
+    "How much more alike vectors of characters with the same successors are than by chance, in standard deviations"
+    n,vectors = len(vectors),vectors.detach().cpu().double()
+    counts = torch.bincount(ids[:-1]*n+ids[1:], minlength=n*n).view(n, n).double()
+    seen,gen = counts.sum(1) >= 10,torch.Generator().manual_seed(0)
+    if seen.sum() < 10: return 0.
+    follow,alike = (_likeness(o[seen]) for o in ((counts/counts.sum(1, keepdim=True)).sqrt(), vectors))
+    orders = [torch.arange(len(alike)), *(torch.randperm(len(alike), generator=gen) for _ in range(50))]
+    found = torch.stack([(follow.fill_diagonal_(0)*alike[o][:,o]).sum() for o in orders])
+    return ((found[0]-found[1:].mean())/found[1:].std().clamp(min=1e-9)).item()
 
 @check('G5', 'strong', needs='text predicted', explains='G3 G4 Z1 T5 I1 O1 O2',
        fix='print(model.load_state_dict(weights, strict=False))   # missing and unexpected keys',
-       says='The loss is {nats:.2f}, that of initial weights. {initial} has them, but {learned} has learned.')
+       says='The loss is {nats:.2f}, that of initial weights, but {name} fits the text, by {z:.0f} standard deviations.')
 def weights_not_loaded(e):
-    found = {k:_has_learned(m) for k,m in e.subject.model.named_modules()}
-    learned,initial = ([k for k,v in found.items() if v is o] for o in (True, False))
-    if _nats(e) > math.log(e.n_classes)-.1 and learned and initial:
-        return dict(nats=_nats(e), learned=learned[0], initial=initial[-1])
+    n,ids = e.n_classes,torch.cat([x.flatten() for x,_ in e.text.pairs]).cpu()
+    if not _nats(e) > math.log(n)-.1 or ids.min() < 0 or ids.max() >= n: return None
+    tables = {k:p if len(p) == n else p.T for k,p in e.subject.model.named_parameters() if p.ndim == 2 and n in p.shape}
+    z,name = max(((_knows_text(o, ids), k) for k,o in tables.items()), default=(0, ''))
+    if z >= 6: return dict(nats=_nats(e), z=z, name=name)
 
-# %% ../../nbs/44_doctor.sampling.ipynb #1c50b687
-def _pieces(text, n): return [text[i:i+n] for i in range(len(text)-n+1)]
-
+# %% ../../nbs/44_doctor.sampling.ipynb #bd09ee87
 def _repeated(text):
     "The share of its pieces that a text has had before; several blanks count as one"
-    pieces = _pieces(re.sub(r'\s+', ' ', text), 16)
+    text = re.sub(r'\s+', ' ', text)
+    pieces = [text[i:i+16] for i in range(len(text)-15)]
     return 1-len({*pieces})/len(pieces) if pieces else 0.
 
 def _copied(text, corpus):
     "The share of a text that is in pieces of the training text, other than a few characters again and again"
     covered = np.zeros(len(text))
-    for i,o in enumerate(_pieces(text, 40)):
-        if o in corpus and len(re.sub(r'(?s)(.{1,4}?)\1{3,}', r'\1', o)) > 10: covered[i:i+40] = 1
+    for i in range(len(text)-39):
+        if (o := text[i:i+40]) in corpus and len(re.sub(r'(?s)(.{1,4}?)\1{3,}', r'\1', o)) > 10: covered[i:i+40] = 1
     return covered.mean().item() if len(text) else 0.
 
 def check_text(

@@ -5,16 +5,15 @@
 # %% auto #0
 __all__ = ['hypers_of', 'params_of', 'Enough', 'Subject']
 
-# %% ../../nbs/33_doctor.subject.ipynb #e0370699
+# %% ../../nbs/33_doctor.subject.ipynb #7e02a7f0
 import math, random, time
 from contextlib import ExitStack, contextmanager
 from fastai.basics import *
-from torch.nn.utils import get_total_norm
 from .registry import OutOfTime
-from .snapshot import Snapshot
+from .snapshot import Snapshot, WritesToDisk
 from .record import Recorder, Step, hooked
 
-# %% ../../nbs/33_doctor.subject.ipynb #1126c21b
+# %% ../../nbs/33_doctor.subject.ipynb #5eb1a25b
 def hypers_of(
     opt, # An optimiser of PyTorch's or fastai's
 )->list: # Of dictionaries
@@ -49,7 +48,7 @@ def _intercepted(objects, act):
         for o,k,f in of_classes: setattr(o, k, f)
         for o,k,f in of_objects: vars(o)[k] = f
 
-# %% ../../nbs/33_doctor.subject.ipynb #385c5ab3
+# %% ../../nbs/33_doctor.subject.ipynb #8d5fa353
 class Enough(Exception):
     "All that a run was made for is known"
     def __init__(self): super().__init__('enough') # fastai wants words where a callback raises
@@ -85,21 +84,21 @@ class Subject:
         "All objects of a kind that a step can reach"
         return [o for o in self.snapshot.seen.values() if isinstance(o, kind)]
 
-# %% ../../nbs/33_doctor.subject.ipynb #e1a29573
+# %% ../../nbs/33_doctor.subject.ipynb #b01b1be6
 @patch
 def begin(self:Subject,
     batch, # With which the step is made
 ):
     "A step begins, if there is time for it"
-    if self.steps: self._note_pace()
-    if self.steps and self.is_late(): raise OutOfTime
+    if self.steps:
+        self._note_pace()
+        if self.is_late(): raise OutOfTime
     self.began = time.perf_counter()
     self._at_begin()
     with torch.no_grad():
         for t in self.recorder.passed: t.detach_()
     self.recorder.passed.clear()
     if self.steps:
-        self._note_late_change()
         for p,was in self._kept.items(): p.data.copy_(was)
     self.recorder.step = Step(batch)
     self.steps.append(self.recorder.step)
@@ -110,15 +109,11 @@ def _note_pace(self:Subject):
     self.pace = min(self.pace or took, took)
 
 @patch
-def _note_late_change(self:Subject):
-    step = self.steps[-1]
-    once = step.events.count('step') == step.events.count('backward') == 1
-    if not self._checks_clipping or not once or step.changed_late: return
-    if 'zero_grad' in step.events[step.events.index('step'):]: return # what is left belongs to another step
-    norm = lambda grads: get_total_norm([g.float() for g in grads]).item()
-    now = norm([p.grad for p in self.model.parameters() if p.grad is not None])
-    step.changed_late = 0 < now < .99*norm(step.grads.values())
+def gradients(self:Subject)->dict:
+    "Copies of the gradients that parameters have now, by name"
+    return {k:p.grad.detach().to_dense().clone() for k,p in self.model.named_parameters() if p.grad is not None}
 
+# %% ../../nbs/33_doctor.subject.ipynb #d659c29a
 @patch
 def _act(self:Subject, update, hypers, optimiser, f, name, opt, *args, **kwargs):
     "An optimiser's method is called: note it, and call it unless weights are to stay"
@@ -129,7 +124,6 @@ def _act(self:Subject, update, hypers, optimiser, f, name, opt, *args, **kwargs)
     if callable(closure): # what it does comes before the step
         res = closure()
         kwargs,args = {**kwargs, 'closure':lambda: res},()
-    if name == 'zero_grad': self._note_late_change()
     step.events.append(name)
     if name == 'step':
         step.optimiser,step.rates = opt,[g.get('lr', 0) for g in hypers_of(opt)]
@@ -137,8 +131,9 @@ def _act(self:Subject, update, hypers, optimiser, f, name, opt, *args, **kwargs)
         if not update: return None
     self._acting = True # what it calls in turn is its own business
     try:
-        if optimiser is not None and name == 'step': return optimiser()
-        with _other_hypers(opt, hypers if name == 'step' else noop): return f(opt, *args, **kwargs)
+        if name != 'step': return f(opt, *args, **kwargs)
+        if optimiser is not None: return optimiser()
+        with _other_hypers(opt, hypers): return f(opt, *args, **kwargs)
     finally: self._acting = False
 
 @contextmanager
@@ -150,12 +145,40 @@ def _other_hypers(opt, change):
     finally:
         for g,o in zip(groups, was): g.update(o)
 
+# %% ../../nbs/33_doctor.subject.ipynb #887d6dfc
 @patch
-def gradients(self:Subject)->dict:
-    "Copies of the gradients that parameters have now, by name"
-    return {k:p.grad.detach().to_dense().clone() for k,p in self.model.named_parameters() if p.grad is not None}
+def _call_hooks(self:Subject, mode):
+    def _before(model, args):
+        if mode is not None and model is self.model:
+            for m in model.modules(): m.training = mode
+    def _after(model, args, kwargs, out):
+        if (step := self.recorder.step) is None or model is not self.model: return
+        step.calls.append((args, kwargs, out))
+        step.modes.append(model.training)
+        step.graphs.append(torch.is_grad_enabled())
+        step.events.append('forward')
+    return (self.model.register_forward_pre_hook(_before),
+            self.model.register_forward_hook(_after, with_kwargs=True))
 
-# %% ../../nbs/33_doctor.subject.ipynb #c892a6bb
+@patch
+def _take(self:Subject, batches, update, mode, hypers, optimiser):
+    keeps = self.updates_itself and not update
+    self._kept = {p:p.detach().clone() for p in self.model.parameters()} if keeps else {}
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(hooked(*self._call_hooks(mode)))
+            act = partial(self._act, update, hypers, optimiser)
+            stack.enter_context(_intercepted(self.snapshot.seen.values(), act))
+            stack.enter_context(self.recorder)
+            self.take_steps(batches)
+        if self.steps: self._note_pace()
+    except (OutOfTime, WritesToDisk): raise
+    except Enough: pass
+    except (Exception, SystemExit) as e:
+        if not self.steps: self.begin(())
+        self.steps[-1].error = e
+
+# %% ../../nbs/33_doctor.subject.ipynb #a99a3ed9
 @patch
 def run(self:Subject,
     batches:list=None, # In place of the subject's own
@@ -178,55 +201,18 @@ def run(self:Subject,
     def _before(step):
         before_backward(step)
         if until == 'scores' and len(self.steps) == len(batches): raise self.enough
+    def _after(step): step.raw = self.gradients()
     r,self.steps,self._acting = self.recorder,[],False
-    r.before_backward,r.after_backward = _before,after_backward or self._note_gradients
-    r.look,self._at_begin = look,begin
+    r.before_backward,r.after_backward,r.look,self._at_begin = _before,after_backward or _after,look,begin
     for k,v in (Recorder.unchanged | changes).items(): setattr(r, k, v)
-    self._checks_clipping = update and self.recorder.notes_sites
     for f in torch.manual_seed,random.seed,np.random.seed: f(seed)
     try:
         with torch.no_grad(): prepare(self.model)
         self._take(batches, update, mode, hypers, optimiser)
-        if prepare is noop and not update: self.updates_itself |= self._has_moved()
+        if prepare is noop and not update:
+            now = self.model.named_parameters()
+            self.updates_itself |= any(not torch.equal(p, self.before[k]) for k,p in now if k in self.before)
     finally:
         r.step = None
         self.snapshot.restore()
     return self.steps
-
-@patch
-def _take(self:Subject, batches, update, mode, hypers, optimiser):
-    keeps = self.updates_itself and not update
-    self._kept = {p:p.detach().clone() for p in self.model.parameters()} if keeps else {}
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(hooked(*self._call_hooks(mode)))
-            stack.enter_context(_intercepted(self.snapshot.seen.values(), partial(self._act, update, hypers, optimiser)))
-            stack.enter_context(self.recorder)
-            self.take_steps(batches)
-        if self.steps: self._note_pace()
-    except OutOfTime: raise
-    except Enough: pass
-    except (Exception, SystemExit) as e:
-        if not self.steps: self.begin(())
-        self.steps[-1].error = e
-
-@patch
-def _has_moved(self:Subject):
-    return any(not torch.equal(p, self.before[k]) for k,p in self.model.named_parameters() if k in self.before)
-
-@patch
-def _note_gradients(self:Subject, step): step.raw = self.gradients()
-
-@patch
-def _call_hooks(self:Subject, mode):
-    def _before(model, args):
-        if mode is not None and model is self.model:
-            for m in model.modules(): m.training = mode
-    def _after(model, args, kwargs, out):
-        if (step := self.recorder.step) is None or model is not self.model: return
-        step.calls.append((args, kwargs, out))
-        step.modes.append(model.training)
-        step.graphs.append(torch.is_grad_enabled())
-        step.events.append('forward')
-    return (self.model.register_forward_pre_hook(_before),
-            self.model.register_forward_hook(_after, with_kwargs=True))

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['as_ids', 'Form', 'shift_share', 'in_use', 'agreement', 'Text', 'text_of', 'Alignment', 'alignment_of']
 
-# %% ../../nbs/35_doctor.text.ipynb #54ac3c65
+# %% ../../nbs/35_doctor.text.ipynb #c9ad958a
 import math
 from dataclasses import dataclass, field
 from fastai.basics import *
 from .record import predictions, is_one_hot
 from .forms import Batch
 
-# %% ../../nbs/35_doctor.text.ipynb #96871b92
+# %% ../../nbs/35_doctor.text.ipynb #f846b042
 def as_ids(
     t, # A part of a batch
 )->Tensor: # Ids of one axis less for one-hot vectors; `None` if they are not ids
@@ -46,7 +46,7 @@ class Form:
         if self.n_classes: return F.one_hot(ids, self.n_classes).view(like.shape).to(like)
         return ids.view(like.shape).to(like)
 
-# %% ../../nbs/35_doctor.text.ipynb #64f69631
+# %% ../../nbs/35_doctor.text.ipynb #0a81f4dc
 def shift_share(
     x:Tensor, # Ids, (sequences, steps)
     y:Tensor, # Targets, likewise
@@ -83,7 +83,7 @@ def agreement(
     chance = (p*q).sum().item()
     return 0. if chance > 1-1e-6 else ((a == b).float().mean().item() - chance)/(1-chance)
 
-# %% ../../nbs/35_doctor.text.ipynb #62aa801b
+# %% ../../nbs/35_doctor.text.ipynb #5ab103c6
 _shifts = 1, 0, 2, -1, 3, -2, 4, -3
 
 class Text:
@@ -153,7 +153,7 @@ def text_of(
             and as_ids(b[0]).shape[1:] == as_ids(batches[0][0]).shape[1:]]
     return Text(same)
 
-# %% ../../nbs/35_doctor.text.ipynb #8b0896f5
+# %% ../../nbs/35_doctor.text.ipynb #e997be16
 @patch(as_prop=True)
 def goes_on(self:Text)->float: # `None` if there is only one batch
     "The share of sequences that go on in the next batch"
@@ -166,7 +166,7 @@ def goes_down(self:Text)->float: # `None` without targets, or with one sequence
     down = [y[:-1,-1] == x[1:,0] for x,y in self.pairs if y is not None and len(x) > 1]
     return torch.cat(down).float().mean().item() if down else None
 
-# %% ../../nbs/35_doctor.text.ipynb #5deb8d9d
+# %% ../../nbs/35_doctor.text.ipynb #e37005a3
 @dataclass
 class Alignment:
     "For each prediction of the first batch, the sequence and the time step of the character that it is compared with"
@@ -179,16 +179,16 @@ class Alignment:
         n_steps:int, # Time steps of the inputs
     )->Tensor: # (n_rows, n_steps+1)
         "Numbers of predictions in the place of what they are compared with; 0 elsewhere"
-        res = torch.zeros(n_rows, n_steps+1, dtype=values.dtype)
+        res = torch.zeros(n_rows, n_steps+1, dtype=values.dtype, device='cpu')
         ok = (self.row >= 0) & (self.time >= 0) & (self.time <= n_steps)
         res[self.row[ok],self.time[ok]] = values[ok].cpu()
         return res
 
 def _digits(n, symbols):
     "The numbers below n, written with some symbols: one tensor for each digit, and how to read them"
-    at,base = torch.arange(n),len(symbols)
+    at,base = torch.arange(n, device='cpu'),len(symbols)
     n_digits = max(1, math.ceil(math.log(max(2, n), base) - 1e-9))
-    return [torch.tensor(symbols)[at//base**k % base] for k in range(n_digits)]
+    return [torch.tensor(symbols, device='cpu')[at//base**k % base] for k in range(n_digits)]
 
 def alignment_of(
     text:Text, # Of the batches
@@ -203,7 +203,7 @@ def alignment_of(
     symbols = [i for i in range(n_classes) if i not in padding]
     if own: symbols = symbols[:int(text.x.max())+1]
     if len(symbols) < 2 or not use.any(): return None
-    at,spots = 0,use.flatten().nonzero().flatten()
+    at,spots = 0,use.flatten().nonzero().flatten().cpu()
     for k,digit in enumerate(_digits(len(spots), symbols)):
         ids = grid.clone().flatten()
         ids[spots] = digit.to(ids)
@@ -213,8 +213,8 @@ def alignment_of(
         if found is None: return None
         marks = found[1].detach().cpu()
         if k and len(marks) != len(at): return None # a step that chooses predictions by the targets' values
-        value = torch.full((max(n_classes, int(marks.max())+1),), -1)
-        value[torch.tensor(symbols)] = torch.arange(len(symbols))
+        value = torch.full((max(n_classes, int(marks.max())+1),), -1, device='cpu')
+        value[symbols] = torch.arange(len(symbols), device='cpu')
         digit_of = torch.where(marks >= 0, value[marks.clamp(min=0)], -1)
         at = torch.where((digit_of < 0) | torch.as_tensor(at < 0 if k else False), -1, at + digit_of*len(symbols)**k)
     real = at[at >= 0]

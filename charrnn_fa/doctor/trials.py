@@ -8,7 +8,7 @@ __all__ = ['as_it_is', 'Change', 'Trial', 'entropy', 'real_predictions', 'n_tria
            'much_dropout', 'one_batch', 'too_small', 'not_finite_on_the_way', 'optimisers_one_after_the_other',
            'rate_goes_to_zero']
 
-# %% ../../nbs/42_doctor.trials.ipynb #9e181c78
+# %% ../../nbs/42_doctor.trials.ipynb #7e9684d7
 import math, statistics, time
 from dataclasses import dataclass, field, replace
 from fastai.basics import *
@@ -18,7 +18,7 @@ from .record import loss_gradients, predictions, recurrent_kinds, rows_of
 from .subject import hypers_of
 from .evidence import Evidence, evidence, of_classes
 
-# %% ../../nbs/42_doctor.trials.ipynb #96efec84
+# %% ../../nbs/42_doctor.trials.ipynb #f5e76f5e
 @dataclass(frozen=True)
 class Change:
     "What is different in a short training"
@@ -32,7 +32,7 @@ class Change:
     batches:object = field(default=None, compare=False)  # In place of the subject's own
     recorder:object = field(default=None, compare=False) # What the recorder changes, see `Recorder.unchanged`
     optimiser:object = field(default=None, compare=False) # Makes a step in place of the program's optimisers
-    measure:object = field(default=None, compare=False)  # Gives (scores, targets) of a step, where its own loss does not say it
+    measure:object = field(default=None, compare=False)  # Gives scores and targets of a step, if its loss does not
 as_it_is = Change()
 
 @dataclass
@@ -61,12 +61,13 @@ def entropy(
     p = ids.unique(return_counts=True)[1]/max(1, ids.numel())
     return -(p*p.log()).sum().item()
 
-# %% ../../nbs/42_doctor.trials.ipynb #2c26c44a
+# %% ../../nbs/42_doctor.trials.ipynb #5c1999ed
 def _counted(step):
     "Which predictions have a gradient, where a loss gives a number for each; None if all have"
     if not all(o.options.get('reduction') == 'none' and o.scores.requires_grad for o in step.losses): return None
     grads = loss_gradients(step, [o.scores for o in step.losses])
-    rows = [rows_of(replace(o, scores=torch.zeros_like(o.scores) if g is None else g))[0] for o,g in zip(step.losses, grads)]
+    grads = [torch.zeros_like(o.scores) if g is None else g for o,g in zip(step.losses, grads)]
+    rows = [rows_of(replace(o, scores=g))[0] for o,g in zip(step.losses, grads)]
     counted = torch.cat(rows).abs().amax(1) > 0 if rows else None
     return counted if counted is not None and counted.any() else None
 
@@ -82,6 +83,7 @@ def real_predictions(
     if step.losses[0].name == 'probability': scores = scores.log()
     return scores[ok],targets[ok]
 
+# %% ../../nbs/42_doctor.trials.ipynb #77b1e8de
 @patch
 def trial(self:Evidence,
     change:Change=as_it_is, # What is different in it
@@ -127,8 +129,9 @@ def _train(e, change, n):
             for g in groups: g['lr'] *= change.rate
         step = s.steps[-1]
         step.grads = dict(norm=_norm([p.grad for p in s.model.parameters()]))
-    steps = s.run((batches*n)[:n], update=True, mode=change.mode, prepare=change.prepare, before_backward=_before, after_backward=_after,
-                  hypers=_at_step, begin=_begin, optimiser=change.optimiser, **(change.recorder or {}))
+    steps = s.run((batches*n)[:n], update=True, mode=change.mode, prepare=change.prepare, before_backward=_before,
+                  after_backward=_after, hypers=_at_step, begin=_begin, optimiser=change.optimiser,
+                  **(change.recorder or {}))
     res.error = steps[-1].error
     for o in steps:
         if o.optimiser is None: continue
@@ -141,7 +144,7 @@ def _norm(grads):
     grads = [g.detach().float() for g in grads if g is not None and not g.is_sparse]
     return get_total_norm(grads).item() if grads else 0.
 
-# %% ../../nbs/42_doctor.trials.ipynb #2e247170
+# %% ../../nbs/42_doctor.trials.ipynb #e7ecca3d
 def _slower(e, by, n=None): return e.trial(Change(f'{by:g} of the learning rate', rate=by), n)
 
 @evidence
@@ -185,6 +188,11 @@ def _still_falls(t):
 
 def _rate_of(t): return max(t.rates, default=0.)
 
+def _tried(base, t, what):
+    "Evidence that a change was tried: the losses of both trainings"
+    tried = dict(steps=len(t.losses), before=base.end, after=t.end)
+    return dict(tried=tried, _curves={'as it is':base.losses, what:t.losses})
+
 def _rate_fix(e, by):
     lr = _rate_of(e.usable_trial)
     if any(isinstance(o, torch.optim.lr_scheduler.OneCycleLR) for o in e.subject.objects(object)):
@@ -193,21 +201,22 @@ def _rate_fix(e, by):
 
 def _nats(v): return f'{v:.2f}' if v < 1000 else f'{v:.3g}'
 
+# %% ../../nbs/42_doctor.trials.ipynb #8d3af0b1
 @check('O1', 'strong', needs='usable_trial', explains='O3 O13 Z1 Z3 Z4 O4 I3 T5 I6 I4 L3',
-       says='{outcome}; with {times:g} of the learning rate it is {loss_with_less:.2f}, from the same weights and with the same batches. '
-            'So the learning rate is too high.')
+       says='{outcome}; with {times:g} of the learning rate it is {loss_with_less:.2f}, from the same weights and with '
+            'the same batches. So the learning rate is too high.')
 def rate_too_high(e):
     base,found = e.usable_trial,e.lower_rate
     if found is None: return None
     by,t = found
     outcome = f'In step {base.bad+1} the loss becomes NaN or Inf' if base.bad is not None else \
         f'After {len(base.losses)} steps the loss is {_nats(base.end)}'
-    return dict(lr=_rate_of(base), loss=base.end, loss_with_less=t.end, times=by, outcome=outcome, _fix=_rate_fix(e, by),
-                tried=dict(steps=len(t.losses), before=base.end, after=t.end), _curves={'as it is':base.losses, f'{by:g} of the rate':t.losses})
+    return dict(lr=_rate_of(base), loss=base.end, loss_with_less=t.end, times=by, _outcome=outcome,
+                _fix=_rate_fix(e, by), **_tried(base, t, f'{by:g} of the rate'))
 
 @check('O2', 'strong', needs='usable_trial', explains='T5 I6 Z1',
-       says='In {steps} steps the loss falls by {gain:.2f}, and with {times:,.0f} times the learning rate by {gain_with_more:.2f}. '
-            'So the learning rate is too low.')
+       says='In {steps} steps the loss falls by {gain:.2f}, and with {times:,.0f} times the learning rate by '
+            '{gain_with_more:.2f}. So the learning rate is too low.')
 def rate_too_low(e):
     base = e.usable_trial
     rises = base.rates and base.rates[-1] > 1.5*base.rates[0] # a warm-up, whose end is not seen
@@ -217,13 +226,13 @@ def rate_too_low(e):
         t = e.trial(Change(f'{by:g} times the learning rate', rate=by))
         if t.bad is not None or t.end > t.start+.5: return None
         if t.gain > .4 and max(base.gain, 0) < .15*t.gain:
-            return dict(lr=_rate_of(base), steps=len(base.losses), gain=base.gain, gain_with_more=t.gain, times=by, _fix=_rate_fix(e, by),
-                        tried=dict(steps=len(t.losses), before=base.end, after=t.end),
-                        _curves={'as it is':base.losses, f'{by:g} times the rate':t.losses})
+            return dict(lr=_rate_of(base), steps=len(base.losses), gain=base.gain, gain_with_more=t.gain, times=by,
+                        _fix=_rate_fix(e, by), **_tried(base, t, f'{by:g} times the rate'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #8f4affca
+# %% ../../nbs/42_doctor.trials.ipynb #d4bc5064
 @check('O3', 'strong', needs='usable_trial', explains='O4 Z3 Z4',
-       says='The norm of the gradient goes up to {largest:,.0f}; its median is {median:.2g}. Clipped to 1, the same training ends at {loss_clipped:.2f}.',
+       says='The norm of the gradient goes up to {largest:,.0f}; its median is {median:.2g}. Clipped to 1, the same '
+            'training ends at {loss_clipped:.2f}.',
        fix='nn.utils.clip_grad_norm_(model.parameters(), 1.)   # before opt.step()')
 def exploding_gradients(e):
     base = e.usable_trial
@@ -235,11 +244,12 @@ def exploding_gradients(e):
     clip = lambda groups: nn.utils.clip_grad_norm_(e.subject.model.parameters(), 1.)
     t = e.trial(Change('clipped', at_step=clip))
     if t.bad is None and t.end < (base.end if base.bad is None else t.start)-.15:
-        return dict(largest=max(norms), median=median, loss_clipped=t.end, tried=dict(steps=len(t.losses), before=base.end, after=t.end))
+        return dict(largest=max(norms), median=median, loss_clipped=t.end, **_tried(base, t, 'clipped'))
 
 @check('O14', 'strong', needs='usable_trial', explains='O2 T5 I6 Z1', at=('clip_grad_norm_', 'clip_grad_value_'),
-       says='Gradients come to the optimiser with a norm of {clipped_to:.2g} at every step, and have {norm_before:.2g} before: clipping takes nearly all away.',
-       fix='nn.utils.clip_grad_norm_(model.parameters(), 1.)   # in place of {clipped_to:.2g}; with a GradScaler after scaler.unscale_(opt)')
+       says='Gradients come to the optimiser with a norm of {clipped_to:.2g} at every step, and have {norm_before:.2g} '
+            'before: clipping takes nearly all away.',
+       fix='nn.utils.clip_grad_norm_(model.parameters(), 1.)   # not {clipped_to:.2g}; after scaler.unscale_(opt)')
 def clipped_away(e):
     base = e.usable_trial
     if base.bad is not None or len(base.used) < 10 or not 0 < max(base.used) < 1.01*min(base.used): return None
@@ -250,20 +260,21 @@ def clipped_away(e):
             if p.grad is not None: p.grad.mul_(before/to)
     t = e.trial(Change('not clipped', at_step=_undo))
     if t.bad is None and max(base.gain, 0) < .5*t.gain:
-        return dict(clipped_to=to, norm_before=before, tried=dict(steps=len(t.losses), before=base.end, after=t.end))
+        return dict(clipped_to=to, norm_before=before, **_tried(base, t, 'not clipped'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #933fab99
+# %% ../../nbs/42_doctor.trials.ipynb #1de3a1bc
 @check('O13', 'strong', needs='usable_trial', explains='Z1 Z2 T5 I6',
-       says='With weight decay {weight_decay:g} the loss is {loss:.2f} after {steps} steps, without it {loss_without:.2f}: '
-            'weights are pulled to zero faster than they learn.', fix='weight_decay = {less:g}   # in place of {weight_decay:g}')
+       says='With weight decay {weight_decay:g} the loss is {loss:.2f} after {steps} steps, without it '
+            '{loss_without:.2f}: weights are pulled to zero faster than they learn.',
+       fix='weight_decay = {less:g}   # in place of {weight_decay:g}')
 def decay_too_strong(e):
     base,key = e.usable_trial,lambda g: 'weight_decay' if 'weight_decay' in g else 'wd'
     wd = max((g.get(key(g), 0) or 0 for o in base.opts for g in hypers_of(o)), default=0)
     if wd < 1e-3: return None
     t = e.trial(Change('no weight decay', at_step=lambda groups: [g.update({key(g):0.}) for g in groups]))
     if t.bad is None and t.end < base.end-.15:
-        return dict(weight_decay=wd, less=min(.01, wd/10), steps=len(t.losses), loss=base.end, loss_without=t.end,
-                    tried=dict(steps=len(t.losses), before=base.end, after=t.end))
+        return dict(weight_decay=wd, _less=min(.01, wd/10), steps=len(t.losses), loss=base.end, loss_without=t.end,
+                    **_tried(base, t, 'no weight decay'))
 
 @evidence
 def drops(e)->bool:
@@ -273,15 +284,16 @@ def drops(e)->bool:
     return of_rnn or any('rop' in o for o in names) or 'dropout' in e.baseline.sites
 
 @check('I7', 'strong', needs='usable_trial', explains='T5 I6',
-       says='After {steps} steps the loss is {loss:.2f}, and without dropout {loss_without:.2f}. Dropout takes away what the model needs in order to learn.',
+       says='After {steps} steps the loss is {loss:.2f}, and without dropout {loss_without:.2f}. Dropout takes away '
+            'what the model needs in order to learn.',
        fix='dropout = 0.2   # or 0, until the model overfits')
 def much_dropout(e):
     base = e.usable_trial
     if base.bad is not None or not e.drops: return None
-    learns = base.unigram is not None and base.end < base.unigram-.2
+    if base.unigram is not None and base.end < base.unigram-.2: return None # it learns
     t = e.trial(Change('no dropout', mode=False))
-    if learns or t.bad is not None or t.end > base.end-.25: return None
-    return dict(steps=len(t.losses), loss=base.end, loss_without=t.end, tried=dict(steps=len(t.losses), before=base.end, after=t.end))
+    if t.bad is None and t.end < base.end-.25:
+        return dict(steps=len(t.losses), loss=base.end, loss_without=t.end, **_tried(base, t, 'no dropout'))
 
 @evidence
 def one_batch(e)->Trial: # The best of several learning rates; `None` without batches, or if the first rate learns it
@@ -299,8 +311,9 @@ def one_batch(e)->Trial: # The best of several learning rates; `None` without ba
     return t if t.bad is None and t.end > .75*t.unigram else None
 
 @check('I6', 'strong', needs='usable_trial',
-       says='After {steps} steps with one and the same batch the loss is {nats:.2f} nats; the frequencies of its characters alone give {unigram:.2f}. '
-            'The model is too small to learn even one batch.', fix='n_hid = 128   # in place of {units}')
+       says='After {steps} steps with one and the same batch the loss is {nats:.2f} nats; the frequencies of its '
+            'characters alone give {unigram:.2f}. The model is too small to learn even one batch.',
+       fix='n_hid = 128   # in place of {units}')
 def too_small(e):
     base = e.usable_trial
     units = [m.hidden_size for m in e.subject.model.modules() if isinstance(m, recurrent_kinds)]
@@ -308,20 +321,23 @@ def too_small(e):
     if (t := e.one_batch) is not None and t.end < t.unigram-.02:
         return dict(steps=len(t.losses), nats=t.end, unigram=t.unigram, units=max(units))
 
-# %% ../../nbs/42_doctor.trials.ipynb #4aa21ea5
+# %% ../../nbs/42_doctor.trials.ipynb #c1eb6a16
 @check('O4', 'strong', needs='usable_trial', explains='Z3 Z4 T5',
-       says='In step {step} the loss becomes NaN or Inf. The step before it had a loss of {before:.3g} and a gradient of norm {norm:.3g}.',
+       says='In step {step} the loss becomes NaN or Inf. The step before it had a loss of {before:.3g} and a gradient '
+            'of norm {norm:.3g}.',
        fix='nn.utils.clip_grad_norm_(model.parameters(), 1.)   # before opt.step(); and a lower learning rate')
 def not_finite_on_the_way(e):
     t = e.usable_trial
     if t.bad: return dict(step=t.bad+1, before=t.losses[-1], norm=t.norms[-1] if t.norms else math.nan)
 
 @check('O5', 'exact', needs='usable_trial', explains='Z3 Z4',
-       says='In {steps} steps {optimisers} optimisers were at work, one after the other: each new one has lost the running means of the one before.',
+       says='In {steps} steps {optimisers} optimisers were at work, one after the other: each new one has lost the '
+            'running means of the one before.',
        fix="for g in opt.param_groups: g['lr'] = lr   # in place of a new optimiser")
 def optimisers_one_after_the_other(e):
     t = e.usable_trial
-    if 1 < len(t.opts) < len(t.rates) and len({*map(id, t.opts)}) == len(t.opts): return dict(steps=len(t.rates), optimisers=len(t.opts))
+    if 1 < len(t.opts) < len(t.rates) and len({*map(id, t.opts)}) == len(t.opts):
+        return dict(steps=len(t.rates), optimisers=len(t.opts))
 
 @check('O10', 'strong', needs='usable_trial', explains='O2 O1 T5 Z1 I6',
        says='The learning rate falls from {highest:.2g} to {lowest:.2g} in {steps} steps, so nothing more is learned. '

@@ -13,11 +13,9 @@ from ..presets import Preset
 from ..evaluate import evaluate_ids
 from ..generate import evaluating, generate
 from ..doctor.report import Finding, Report
-from ..doctor.course import much_dropout
-from ..doctor.overlap import check_overlap_of_ids
+from ..doctor.data import check_overlap_of_ids
 from ..doctor.ladder import ids_ladder
-from ..doctor.written import Written
-from ..doctor.written_text import check_text
+from ..doctor.sampling import check_text
 from .model import Run
 
 # %% ../../nbs/56_run.health.ipynb #0b41a5fc
@@ -62,7 +60,7 @@ def _against_heart(preset, draws=False):
     "Options against learning by heart: a smaller network, if there is much dropout already"
     if draws: return '--times 110   # if it is less; or fewer --minutes or --steps, more drawings'
     usual = '--dropout 0.5   # or fewer minutes, a smaller --n-hid, more text'
-    if preset is None or preset.dropout < much_dropout: return usual
+    if preset is None or preset.dropout < .4: return usual
     return f'--n-hid {max(1, preset.n_hid//2)}   # or fewer minutes, more text'
 
 # %% ../../nbs/56_run.health.ipynb #d1387ba1
@@ -76,13 +74,12 @@ def check_heart(
     preset:Preset=None, # Of the run: what it has already is not recommended
     draws:bool=False, # Is it a run on drawings?
 )->list: # Of `Finding`s: T4
-    "Whether the training text is known by heart"
+    "Whether the model overfits"
     was_better = best_step is not None and best_step < .75*n_steps
     if valid-train < max(.3 if was_better else .6, 3*spread): return []
     was = f" The validation loss was lowest at step {best_step:,} of {n_steps:,}." if was_better else ''
     return [Finding('T4', 'strong',
-        f"On its training text the network loses {train:.2f} nats a character, on the validation part {valid:.2f}: "
-        f"it has learned the text by heart.{was}",
+        f"Overfitting: training loss {train:.2f}, validation loss {valid:.2f} nats per character.{was}",
         f'{again} {_against_heart(preset, draws)}',
         dict(training=train, validation=valid, **({'best_step':best_step} if was_better else {})))]
 
@@ -118,7 +115,8 @@ def _without_copies(found, again):
 def _of_writing(model, run, train, seed):
     text = generate(model, run.vocab, '', 600, temperature=.8, seed=seed)
     corpus = None if train is None else run.vocab.textify(train[:2_000_000])
-    found = check_text(Written(text=text), corpus, f'{another(run)} {_against_heart(run.preset, run.strokes)}')
+    found = check_text(text, corpus)
+    for o in found: o.fix = f'{another(run)} {_against_heart(run.preset, run.strokes)}'
     for o in found: o.fix = _warmer(run) if o.id == 'G7' else o.fix
     return found
 
@@ -136,7 +134,7 @@ def examine_run(
     run = path if isinstance(path, Run) else Run(path)
     model,newest = run.load_model('cpu'),run.newest()
     if bad := check_kept_weights(model, another(run), run.preset.lr if run.preset else .01):
-        return Report(bad, ['the weights'], ['all else, without weights'], time.perf_counter()-began, 'the run')
+        return Report(bad, ['the weights'], skipped=['all else (the weights are not finite)'], seconds=time.perf_counter()-began, subject='the run')
     checked,skipped,found = ['the weights'],[],[]
     train,valid,goes_on = None,None,_going_on(run, newest)
     if 'file' in run.settings['text']:
@@ -151,7 +149,7 @@ def examine_run(
     if can_write: found += _of_writing(model, run, train, seed)
     if can_write: checked.append('what it writes')
     else: skipped.append('what it writes (it has only one symbol)')
-    return Report(found, checked, skipped, time.perf_counter()-began, 'the run', course=_unfinished(goes_on))
+    return Report(found, checked, skipped=skipped, seconds=time.perf_counter()-began, subject='the run', note=_unfinished(goes_on))
 
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
 def _going_on(run, newest):
