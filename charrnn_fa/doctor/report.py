@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['catalogue', 'certainties', 'Finding', 'fold', 'Report']
 
-# %% ../../nbs/28_doctor.report.ipynb #859d12c7
+# %% ../../nbs/28_doctor.report.ipynb #e32c5db5
 import html, json, math, textwrap
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from ..core import number_of
 
-# %% ../../nbs/28_doctor.report.ipynb #f1cbc544
+# %% ../../nbs/28_doctor.report.ipynb #5e93bab3
 catalogue = dict(
     D1='Targets are not shifted', D2='Targets are shifted by the wrong number of characters',
     D3='Targets are wrong at some time steps', D4='The hidden state is carried between unrelated texts',
@@ -42,7 +42,8 @@ catalogue = dict(
     I4='Units are dead', I5='Gradients vanish or explode between layers', I6='The model is too small',
     I7='Dropout is too strong',
     T1='Validation runs in training mode', T2='Training runs in evaluation mode', T3='Validation computes gradients',
-    T4='Overfitting', T5='Underfitting', T6='Model and data are not on the same device, or a GPU is not used', T7='Every step gets the same batch',
+    T4='Overfitting', T5='Underfitting', T6='Model and data are on different devices, or a GPU is not used',
+    T7='Every step gets the same batch',
     T8='A mean is not taken over characters', T9='Losses of different texts are compared',
     Z1='The input is ignored', Z2='The loss stays at the bigram baseline', Z3='The loss falls and then rises',
     Z4='The loss spikes', Z5='The program learns less than a reference',
@@ -54,7 +55,7 @@ catalogue = dict(
 )
 certainties = 'exact','strong','weak'
 
-# %% ../../nbs/28_doctor.report.ipynb #8a31c095
+# %% ../../nbs/28_doctor.report.ipynb #3caca5e0
 @dataclass
 class Finding:
     "A problem, how certain it is, and what fixes it"
@@ -85,7 +86,7 @@ def _plain(v):
     said = json.dumps(v, default=lambda o: o.tolist() if hasattr(o, 'tolist') else str(o))
     return json.loads(said, parse_constant=str)
 
-# %% ../../nbs/28_doctor.report.ipynb #30fb8504
+# %% ../../nbs/28_doctor.report.ipynb #2e589d92
 def _order(f):
     "Errors come first, then what is more certain, then the fix that lowered the loss by more"
     tried = f.evidence.get('tried') or {}
@@ -107,7 +108,7 @@ def fold(
         if o.id in cause and all(o.id != p.id for p in top(o).follows): top(o).follows.append(o)
     return [o for o in once.values() if o.id not in cause]
 
-# %% ../../nbs/28_doctor.report.ipynb #d9103c36
+# %% ../../nbs/28_doctor.report.ipynb #0e2c65a5
 def _scaled(curves, size):
     "Curves on one scale from 0 to `size`, and a legend for each; `None` for what is not finite"
     finite = [o for v in curves.values() for o in v if math.isfinite(o)] or [0.]
@@ -144,7 +145,7 @@ def _pictures(evidence):
     grids = ''.join(_grid(_plain(o), k) for k,o in {'this program':m, 'healthy':healthy}.items())
     return f'<div>{grids}</div><p><small>Filled: the input (column) changes the prediction (row).</small></p>{chart}'
 
-# %% ../../nbs/28_doctor.report.ipynb #74718f42
+# %% ../../nbs/28_doctor.report.ipynb #90761080
 def _shown(v):
     "A value as people write it, numbers to three digits"
     if isinstance(v, list): return f"[{', '.join(map(_shown, v))}]"
@@ -168,7 +169,7 @@ def __str__(self:Finding):
              *_sparklines(self.evidence.get('_curves') or {}), wrapped(self.message), figures, follows]
     return '\n'.join(o for o in (f'{self.id}  {self.title} ({self.certainty})', *parts) if o)
 
-# %% ../../nbs/28_doctor.report.ipynb #a1a1e09d
+# %% ../../nbs/28_doctor.report.ipynb #c4c9fe23
 class Report:
     "Problems that were found, the first to fix at the top, and what was checked"
     def __init__(self,
@@ -205,7 +206,7 @@ class Report:
                     not_applicable=self.not_applicable, skipped=self.skipped, enough_time=self.enough_time,
                     seconds=round(self.seconds, 1), note=self.note)
 
-# %% ../../nbs/28_doctor.report.ipynb #516fb4e8
+# %% ../../nbs/28_doctor.report.ipynb #4d3d4f32
 def _took(seconds): return f'{seconds:.0f} s' if seconds >= 2 or seconds == 0 else f'{seconds:.1f} s'
 
 @patch
@@ -227,7 +228,7 @@ def __str__(self:Report):
     parts = [self.heading(), *map(str, self.findings), self.note, _counts(self) if self else '']
     return '\n\n'.join(o for o in parts if o)
 
-# %% ../../nbs/28_doctor.report.ipynb #91abdade
+# %% ../../nbs/28_doctor.report.ipynb #c91a59b2
 _style = """<style>.charrnn-report{font:14px/1.45 system-ui,sans-serif;max-width:46em;overflow-wrap:anywhere;
 color:inherit;& .f{border-left:4px solid #d33;padding:.1em .9em;margin:.9em 0} & .strong{border-color:#c80}
 & .weak{border-color:#888} & h4,& p{margin:.3em 0;font-size:1em} & small{opacity:.75} & pre{padding:.5em .8em}

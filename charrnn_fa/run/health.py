@@ -134,7 +134,8 @@ def examine_run(
     run = path if isinstance(path, Run) else Run(path)
     model,newest = run.load_model('cpu'),run.newest()
     if bad := check_kept_weights(model, another(run), run.preset.lr if run.preset else .01):
-        return Report(bad, ['the weights'], skipped=['all else (the weights are not finite)'], seconds=time.perf_counter()-began, subject='the run')
+        skipped = ['all else (the weights are not finite)']
+        return Report(bad, ['the weights'], skipped=skipped, seconds=time.perf_counter()-began, subject='the run')
     checked,skipped,found = ['the weights'],[],[]
     train,valid,goes_on = None,None,_going_on(run, newest)
     if 'file' in run.settings['text']:
@@ -149,7 +150,8 @@ def examine_run(
     if can_write: found += _of_writing(model, run, train, seed)
     if can_write: checked.append('what it writes')
     else: skipped.append('what it writes (it has only one symbol)')
-    return Report(found, checked, skipped=skipped, seconds=time.perf_counter()-began, subject='the run', note=_unfinished(goes_on))
+    took = time.perf_counter()-began
+    return Report(found, checked, skipped=skipped, seconds=took, subject='the run', note=_unfinished(goes_on))
 
 # %% ../../nbs/56_run.health.ipynb #afbae5e9
 def _going_on(run, newest):
