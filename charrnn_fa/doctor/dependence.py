@@ -7,13 +7,13 @@ __all__ = ['matrix', 'healthy_matrix', 'model_looks_ahead', 'is_turned', 'patter
            'recurrence_over_the_batch', 'shared_state', 'mixed_sequences', 'future_is_visible',
            'no_state_within_a_sequence', 'input_is_ignored', 'ids_as_numbers', 'targets_are_inputs', 'shifted_targets']
 
-# %% ../../nbs/38_doctor.dependence.ipynb #ea6e76e8
+# %% ../../nbs/38_doctor.dependence.ipynb #a4cafd87
 from fastai.basics import *
 from .record import is_one_hot
 from .registry import check
 from .evidence import Evidence, Rest, Sequence, Symbol, evidence, stirred
 
-# %% ../../nbs/38_doctor.dependence.ipynb #39463b61
+# %% ../../nbs/38_doctor.dependence.ipynb #898f74b9
 def matrix(
     e:Evidence, # Of a program that predicts characters
     prepare=noop, # Changes the weights, such as `stirred`
@@ -51,7 +51,7 @@ def model_looks_ahead(e)->bool: # `None` if the model's outputs do not show it
     before = [o[:,:k].flatten(1) for o in outputs]
     return bool((before[0]-before[1]).abs().max() > 1e-5*before[0].abs().max()) if before[0].numel() else None
 
-# %% ../../nbs/38_doctor.dependence.ipynb #93946c2b
+# %% ../../nbs/38_doctor.dependence.ipynb #5aa5ecab
 def _is_causal(changes): return all(o.count(False) == 0 and o.count(True, 'earlier') == 0 for o in changes)
 
 @evidence
@@ -84,7 +84,7 @@ def pattern(e)->str: # `None` if the program does not predict characters
         if at_once and not own_later and not any(o.count(True, 'earlier') for o in cs): return 'over the batch'
         if not any(o.count(False) for o in e.changes_by(e.spots, mode=False)): return 'training mode'
         most = max(o.rows.unique().numel() for o in others) > .75*e.text.n_rows
-        is_later = not any(o.count(own, 'earlier') for o in cs for own in (True, False))
+        is_later = not any(o.count(True, 'earlier') or o.count(False, 'earlier') or o.count(False, 'now') for o in cs)
         return 'shared' if most and is_later and own_later else 'mixed'
     if not any(len(o.rows) for o in cs): return 'nothing'
     if e.ahead and len({*e.ahead}) > 1 and min(e.ahead) < 1: return 'future'
@@ -92,7 +92,7 @@ def pattern(e)->str: # `None` if the program does not predict characters
         not any(o.count(True, 'earlier') for o in cs): return 'now'
     return 'causal'
 
-# %% ../../nbs/38_doctor.dependence.ipynb #eb6d6438
+# %% ../../nbs/38_doctor.dependence.ipynb #2dd78b77
 def counts(e):
     "The figures of `e.changes`, and the matrix for a picture"
     cs = e.changes
@@ -124,9 +124,9 @@ def recurrence_over_the_batch(e):
     return res
 
 @check('R4', 'strong', needs='changes', explains=f'S4 {_all}', at=('zeros', 'mean', 'expand', 'view'),
-       says='A changed character moves later predictions of nearly all other sequences: either they share one hidden '
-            'state, or something is computed over the batch, such as a sum or a mean.',
-       fix='state = torch.zeros(n_layers, len(x), n_hid)   # one for each sequence; no sum or mean over the batch')
+       says='A changed character moves later predictions of nearly all other sequences, and none at its own time step: '
+            'the hidden state is shared.',
+       fix='state = torch.zeros(n_layers, len(x), n_hid)   # one for each sequence of the batch')
 def shared_state(e):
     if e.pattern == 'shared': return counts(e)
 
@@ -165,7 +165,7 @@ def input_is_ignored(e):
     found = [e.moved(Sequence(r), None, p) for r in (0, e.text.n_rows-1) for p in (noop, stirred)]
     if not any(o is not None and o.any() for o in found): return counts(e)
 
-# %% ../../nbs/38_doctor.dependence.ipynb #0794d66e
+# %% ../../nbs/38_doctor.dependence.ipynb #0b239002
 @check('S2', 'exact', needs='text', explains=f'I1 I3 I5 R8 {_all}', at=('float', 'to', 'div', 'view'),
        says='Ids enter the model as amounts: {n} real numbers are made of {n_ids} ids, through neither an embedding '
             'nor a one-hot vector.',
@@ -176,7 +176,7 @@ def ids_as_numbers(e):
     n,n_ids = sum(o.numel() for o in entries),e.text.x.numel()
     if n <= n_ids: return dict(n=n, n_ids=n_ids)
 
-# %% ../../nbs/38_doctor.dependence.ipynb #761569a2
+# %% ../../nbs/38_doctor.dependence.ipynb #8e90dcdc
 _cut = 'x,y = text[:-1],text[1:]   # shifted once, in the loader or in the step'
 
 @check('D1', 'exact', needs='ahead', explains=f'D2 D3 L2 G3 S10 R5 T4 {_all}', at=('cross_entropy', 'nll_loss'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['diagnose']
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #7a4438f5
+# %% ../../nbs/47_doctor.diagnose.ipynb #c4606304
 import time
 from fastai.basics import *
 from ..core import CharRNNError, check_number
@@ -20,7 +20,7 @@ from .fixes import swap, try_fix
 from . import data, dependence, state, loss, updates, trials, sampling
 from .errors import explain
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #2e294aa6
+# %% ../../nbs/47_doctor.diagnose.ipynb #5af0a78c
 _ways = "give a Learner; or model=, dls= and loss_func=; or step_function=, model= and batches=."
 
 def _loader_of(learn, dls, batches):
@@ -42,7 +42,7 @@ def _subject_of(learn, model, loss_func, opt, step_function, batches, vocab):
     if missing: raise CharRNNError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _ways)
     return parts_subject(model, batches, loss_func, opt, vocab)
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #dc903752
+# %% ../../nbs/47_doctor.diagnose.ipynb #4dfe1a94
 def diagnose(
     learn:Learner=None, # Ours or any other
     model:nn.Module=None, # Without a Learner: the model; for a step function also a dictionary or list of its tensors
@@ -68,6 +68,7 @@ def diagnose(
     given = [o for o in (learn, model, loss_func, opt, step_function, sample, dls, batches) if o is not None]
     if learn is not None: given += [learn.cbs, learn.model, learn.opt, learn.loss_func, *learn.metrics, learn.dls]
     dl = _loader_of(learn, dls, batches)
+    if learn is not None and dl is None: dl = [] # its DataLoaders are empty
     if dl is not None and (empty := data.empty_loader_finding(dl)): return Report([empty])
     with unchanged(*given), sharing_processors():
         results,name,note = ([], [], [], ['all checks (no time)']),'',''

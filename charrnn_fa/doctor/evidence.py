@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['of_classes', 'Evidence', 'evidence', 'batch_text', 'alignment', 'text', 'Symbol', 'Rest', 'Sequence', 'Target',
-           'stirred', 'Change', 'spots', 'changes', 'ahead', 'score_gradients', 'time_gradients']
+           'stirred', 'Effect', 'spots', 'changes', 'ahead', 'score_gradients', 'time_gradients']
 
-# %% ../../nbs/36_doctor.evidence.ipynb #caf0ebde
+# %% ../../nbs/36_doctor.evidence.ipynb #1ecd58d6
 import math, time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +16,7 @@ from .registry import OutOfTime
 from .subject import Subject
 from .text import Alignment, Text, alignment_of, text_of
 
-# %% ../../nbs/36_doctor.evidence.ipynb #bfc31097
+# %% ../../nbs/36_doctor.evidence.ipynb #d69f9df3
 of_classes = 'cross_entropy','nll_loss','log-probability','probability' # losses that choose among classes
 
 class Evidence:
@@ -59,7 +59,7 @@ def evidence(
     prop.__set_name__(Evidence, f.__name__)
     return prop
 
-# %% ../../nbs/36_doctor.evidence.ipynb #f609639e
+# %% ../../nbs/36_doctor.evidence.ipynb #370403c0
 @evidence
 def batch_text(e)->Text: # `None` if the input is not ids
     "The ids of the batches"
@@ -84,7 +84,7 @@ def text(e)->Text: # `None` if predictions are not the next characters of the in
     t,a = e.batch_text,e.alignment
     return t if a is not None and (t.is_next or a.cuts_own or t.one_each) else None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #0f18eb37
+# %% ../../nbs/36_doctor.evidence.ipynb #a544717d
 def _other_ids(t, ids):
     "For each id another one that occurs in the text"
     some = t.x[t.x >= 0].unique()
@@ -128,7 +128,7 @@ class Target:
         y[self.row,self.time] = _other_ids(t, y[self.row,self.time])
         return t.batch(y=y)
 
-# %% ../../nbs/36_doctor.evidence.ipynb #7fe3541e
+# %% ../../nbs/36_doctor.evidence.ipynb #84619884
 def stirred(
     model:nn.Module, # Whose weights are changed
 ):
@@ -174,9 +174,9 @@ def moved(self:Evidence,
         self._moved[key] = ((new-base).abs().amax(1) > noise).cpu() if is_usable else None
     return self._moved[key]
 
-# %% ../../nbs/36_doctor.evidence.ipynb #9c48efd8
+# %% ../../nbs/36_doctor.evidence.ipynb #a2011b7f
 @dataclass
-class Change:
+class Effect:
     "Which predictions moved when one character was changed"
     row: int; time: int
     rows: Tensor  # (k,) sequences of the predictions that moved
@@ -195,14 +195,14 @@ def changes_by(self:Evidence,
     spots:list, # Pairs of sequence and time step
     mode:bool=None, # Training or evaluation mode
     prepare=noop, # Changes the weights
-)->list: # Of `Change`s
+)->list: # Of `Effect`s
     "Change characters one at a time, and see which predictions move"
     a,res = self.alignment,[]
     for row,time in spots:
         moved = self.moved(Symbol(row, time), mode, prepare)
         if moved is None: continue
         real = moved & (a.row >= 0)
-        res.append(Change(row, time, a.row[real], a.time[real]-1))
+        res.append(Effect(row, time, a.row[real], a.time[real]-1))
     return res
 
 @evidence
@@ -217,13 +217,13 @@ def spots(e)->list: # Pairs of sequence and time step, none of them padding
     return [(r, k) for r in rows for k in times(min(_length(r), t.n_steps))]
 
 @evidence
-def changes(e)->list: # Of `Change`s; `None` if the program does not predict characters
+def changes(e)->list: # Of `Effect`s; `None` if the program does not predict characters
     "What nine changed characters move; with stirred weights if no later prediction moves otherwise"
     if e.text is None or e.text.n_steps < 2: return None
     res = e.changes_by(e.spots)
     return res if any(o.count(True, 'later') for o in res) else e.changes_by(e.spots, prepare=stirred) or None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #424dae4e
+# %% ../../nbs/36_doctor.evidence.ipynb #87931c6f
 @evidence
 def ahead(e)->list: # One number for each step from which on the text was changed; `None` if it cannot be seen
     "How far targets are ahead of the last character that a prediction may read"
@@ -236,7 +236,7 @@ def ahead(e)->list: # One number for each step from which on the text was change
         if real is not None and real.any(): res.append(int(a.time[real].min())-k)
     return res or None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #323df571
+# %% ../../nbs/36_doctor.evidence.ipynb #5b96194c
 @evidence
 def score_gradients(e)->tuple: # Scores (n, classes), targets (n,), gradients (n, classes); `None` if there are none
     "The gradient of the loss at each prediction of the first batch"

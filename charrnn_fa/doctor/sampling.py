@@ -9,7 +9,7 @@ __all__ = ['Call', 'Written', 'prompt', 'sampling', 'generated_text', 'dropout_i
            'wrong_temperature', 'first_scores_chosen', 'weights_not_loaded', 'check_text', 'text_repeats',
            'text_is_copied']
 
-# %% ../../nbs/44_doctor.sampling.ipynb #7ee20cbb
+# %% ../../nbs/44_doctor.sampling.ipynb #1496b3c9
 import inspect
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from .record import hooked, place_here, place_of
 from .forms import Weights
 from .evidence import Evidence, evidence
 
-# %% ../../nbs/44_doctor.sampling.ipynb #922f5b87
+# %% ../../nbs/44_doctor.sampling.ipynb #77bab0c8
 Call = namedtuple('Call', 'ids state first last')
 
 def _tensors(o): return [t.detach() for t in tree_leaves(o) if isinstance(t, Tensor)]
@@ -43,7 +43,7 @@ def _call(given, returned, before, n):
     rows = [None] if scores is None else scores.float().reshape(-1, n).cpu()
     return Call(ids[0] if ids else None, state, rows[0], rows[-1]),[t.clone() for t in returned if t is not scores]
 
-# %% ../../nbs/44_doctor.sampling.ipynb #2b252b95
+# %% ../../nbs/44_doctor.sampling.ipynb #ec556eab
 @dataclass
 class Written:
     "A text that a function generated, and what happened meanwhile"
@@ -86,7 +86,7 @@ class Written:
         first,last = (torch.stack([getattr(o, k) for o in calls[:-1]]) for k in ('first', 'last'))
         return first,last,torch.stack([o.ids[-1] for o in calls[1:]])
 
-# %% ../../nbs/44_doctor.sampling.ipynb #5d8c06ce
+# %% ../../nbs/44_doctor.sampling.ipynb #0de9d574
 @patch
 def _generate(self:Evidence, n=200, mode=None, more='', **given):
     "A `Written` of the user's function: `n` characters after the prompt and `more`"
@@ -126,7 +126,7 @@ def generated_text(e)->Written: # `None` without a function, or if it ends in an
     if w and w.dropout and not w.error: w = e._generate(mode=False)
     return None if w is None or w.error or not w.text else w
 
-# %% ../../nbs/44_doctor.sampling.ipynb #24b61110
+# %% ../../nbs/44_doctor.sampling.ipynb #a3fc485e
 @check('G2', 'exact', needs='sampling', explains='G1 G3 G7', fix='model.eval()   # before sampling',
        says='The model is in training mode during sampling: dropout or batch normalisation is active in {calls} calls.')
 def dropout_in_sampling(e):
@@ -142,7 +142,7 @@ def error_in_sampling(e):
     if error := e.sampling.error:
         return dict(error=f'{type(error).__name__}: {str(error).strip()[-300:]}', _place=place_of(error))
 
-# %% ../../nbs/44_doctor.sampling.ipynb #1e37a4b0
+# %% ../../nbs/44_doctor.sampling.ipynb #9f24b318
 def _nats(e): return F.cross_entropy(e.predicted[0].float(), e.predicted[1]).item()
 
 def _log_probs(scores):
@@ -183,7 +183,7 @@ def readings(e)->dict: # `None` if it cannot be seen
     cost = -found[0][:start-1].gather(1, ids[1:start,None]).nanmean().item() if start > 4 else math.nan
     return dict(all_characters=off[0], since_the_prompt=min(off[1:3]), last_character=off[3], prompt=cost)
 
-# %% ../../nbs/44_doctor.sampling.ipynb #0d11d942
+# %% ../../nbs/44_doctor.sampling.ipynb #a44a7030
 @check('G3', 'exact', needs='readings', explains='G1 G7', fix='scores,state = model(x, state)   # both at each call',
        says='During sampling the predictions are those of training after {what} alone: the hidden state is lost.')
 def state_lost_in_sampling(e):
@@ -204,7 +204,7 @@ def input_lost_in_sampling(e):
     if n_read < n: return dict(read=max(0, n_read), of=n, _fix='for c in prompt: scores,state = model(stoi[c], state)',
         _says='The model reads {read} of the {of} characters of the prompt.')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #425c4150
+# %% ../../nbs/44_doctor.sampling.ipynb #bd568094
 @evidence
 def pairs(e)->tuple: # Pairs of the prompt, and of what was generated; `None` if they are not known
     "Characters, and the ids that went into the model for them"
@@ -238,7 +238,7 @@ def another_vocabulary(e):
         return dict(prompt=e.readings['prompt'], loss=_nats(e), _certainty='strong',
             _says='The prompt, a piece of the text, costs {prompt:.2f} nats per character, and training {loss:.2f}.')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #d9b96d06
+# %% ../../nbs/44_doctor.sampling.ipynb #4503295f
 @evidence
 def with_unknown(e)->Written: # `None` if it is refused
     "A text after a prompt with an unknown character"
@@ -251,14 +251,15 @@ def unknown_character(e):
     error,w = e.sampling.error,e.with_unknown
     if isinstance(error, KeyError) and error.args and error.args[0] in [*e.prompt]:
         return dict(character=error.args[0], _certainty='exact', _place=place_of(error),
-                    _fix='itos = sorted(set(text))', _says='The vocabulary does not have {character!r}, which is in the prompt, a piece of the text.')
+                    _fix='itos = sorted(set(text))',
+                    _says='The vocabulary does not have {character!r}, which is in the prompt, a piece of the text.')
     if w is None: return None
     id,n = int(w.reading[0][len(e.prompt)]),w.reading[2]-e.generated_text.reading[2]
     known = next((c for c,i in e.pairs[0]+e.pairs[1] if i == id), None)
     if n == 0: return dict(_what='left out')
     if n == 1 and known: return dict(_what=f'read as {known!r}', id=id)
 
-# %% ../../nbs/44_doctor.sampling.ipynb #76c22748
+# %% ../../nbs/44_doctor.sampling.ipynb #60703350
 def _nats_at(t, scores, ids): return F.cross_entropy(_log_probs(scores)/t, ids, reduction='sum').item()
 
 def _fitted(scores, ids):
@@ -288,7 +289,7 @@ def first_scores_chosen(e):
     first,last = (min(_nats_at(o, s, ids) for o in (t, 1.))/len(ids) for s in both)
     if first < last-.3 and _fitted(both[0], ids) < 1.5*t: return dict(first=first, last=last)
 
-# %% ../../nbs/44_doctor.sampling.ipynb #89b7d2f0
+# %% ../../nbs/44_doctor.sampling.ipynb #50fc7299
 def _likeness(rows):
     rows = F.normalize(rows-rows.mean(0), dim=1)
     return rows@rows.T
@@ -314,7 +315,7 @@ def weights_not_loaded(e):
     z,name = max(((_knows_text(o, ids), k) for k,o in tables.items()), default=(0, ''))
     if z >= 6: return dict(nats=_nats(e), z=z, name=name)
 
-# %% ../../nbs/44_doctor.sampling.ipynb #bd09ee87
+# %% ../../nbs/44_doctor.sampling.ipynb #86713f74
 def _repeated(text):
     "The share of its pieces that a text has had before; several blanks count as one"
     text = re.sub(r'\s+', ' ', text)

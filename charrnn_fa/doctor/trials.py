@@ -8,7 +8,7 @@ __all__ = ['as_it_is', 'Change', 'Trial', 'entropy', 'real_predictions', 'n_tria
            'much_dropout', 'one_batch', 'too_small', 'not_finite_on_the_way', 'optimisers_one_after_the_other',
            'rate_goes_to_zero']
 
-# %% ../../nbs/42_doctor.trials.ipynb #7e9684d7
+# %% ../../nbs/42_doctor.trials.ipynb #426e6e44
 import math, statistics, time
 from dataclasses import dataclass, field, replace
 from fastai.basics import *
@@ -18,7 +18,7 @@ from .record import loss_gradients, predictions, recurrent_kinds, rows_of
 from .subject import hypers_of
 from .evidence import Evidence, evidence, of_classes
 
-# %% ../../nbs/42_doctor.trials.ipynb #f5e76f5e
+# %% ../../nbs/42_doctor.trials.ipynb #0623f382
 @dataclass(frozen=True)
 class Change:
     "What is different in a short training"
@@ -61,7 +61,7 @@ def entropy(
     p = ids.unique(return_counts=True)[1]/max(1, ids.numel())
     return -(p*p.log()).sum().item()
 
-# %% ../../nbs/42_doctor.trials.ipynb #5c1999ed
+# %% ../../nbs/42_doctor.trials.ipynb #01b6df37
 def _counted(step):
     "Which predictions have a gradient, where a loss gives a number for each; None if all have"
     if not all(o.options.get('reduction') == 'none' and o.scores.requires_grad for o in step.losses): return None
@@ -83,7 +83,7 @@ def real_predictions(
     if step.losses[0].name == 'probability': scores = scores.log()
     return scores[ok],targets[ok]
 
-# %% ../../nbs/42_doctor.trials.ipynb #77b1e8de
+# %% ../../nbs/42_doctor.trials.ipynb #1b3e8d6c
 @patch
 def trial(self:Evidence,
     change:Change=as_it_is, # What is different in it
@@ -144,7 +144,7 @@ def _norm(grads):
     grads = [g.detach().float() for g in grads if g is not None and not g.is_sparse]
     return get_total_norm(grads).item() if grads else 0.
 
-# %% ../../nbs/42_doctor.trials.ipynb #e7ecca3d
+# %% ../../nbs/42_doctor.trials.ipynb #183727cb
 def _slower(e, by, n=None): return e.trial(Change(f'{by:g} of the learning rate', rate=by), n)
 
 @evidence
@@ -201,7 +201,7 @@ def _rate_fix(e, by):
 
 def _nats(v): return f'{v:.2f}' if v < 1000 else f'{v:.3g}'
 
-# %% ../../nbs/42_doctor.trials.ipynb #8d3af0b1
+# %% ../../nbs/42_doctor.trials.ipynb #3e31d1e3
 @check('O1', 'strong', needs='usable_trial', explains='O3 O13 Z1 Z3 Z4 O4 I3 T5 I6 I4 L3',
        says='{outcome}; with {times:g} of the learning rate it is {loss_with_less:.2f}, from the same weights and with '
             'the same batches. So the learning rate is too high.')
@@ -226,10 +226,12 @@ def rate_too_low(e):
         t = e.trial(Change(f'{by:g} times the learning rate', rate=by))
         if t.bad is not None or t.end > t.start+.5: return None
         if t.gain > .4 and max(base.gain, 0) < .15*t.gain:
+            more = e.trial(Change(f'{10*by:g} times the learning rate', rate=10*by))
+            if more.bad is None and more.end < t.end-.1: t,by = more,10*by
             return dict(lr=_rate_of(base), steps=len(base.losses), gain=base.gain, gain_with_more=t.gain, times=by,
                         _fix=_rate_fix(e, by), **_tried(base, t, f'{by:g} times the rate'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #d4bc5064
+# %% ../../nbs/42_doctor.trials.ipynb #ff559d3e
 @check('O3', 'strong', needs='usable_trial', explains='O4 Z3 Z4',
        says='The norm of the gradient goes up to {largest:,.0f}; its median is {median:.2g}. Clipped to 1, the same '
             'training ends at {loss_clipped:.2f}.',
@@ -262,7 +264,7 @@ def clipped_away(e):
     if t.bad is None and max(base.gain, 0) < .5*t.gain:
         return dict(clipped_to=to, norm_before=before, **_tried(base, t, 'not clipped'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #1de3a1bc
+# %% ../../nbs/42_doctor.trials.ipynb #d2091160
 @check('O13', 'strong', needs='usable_trial', explains='Z1 Z2 T5 I6',
        says='With weight decay {weight_decay:g} the loss is {loss:.2f} after {steps} steps, without it '
             '{loss_without:.2f}: weights are pulled to zero faster than they learn.',
@@ -321,7 +323,7 @@ def too_small(e):
     if (t := e.one_batch) is not None and t.end < t.unigram-.02:
         return dict(steps=len(t.losses), nats=t.end, unigram=t.unigram, units=max(units))
 
-# %% ../../nbs/42_doctor.trials.ipynb #c1eb6a16
+# %% ../../nbs/42_doctor.trials.ipynb #f27386fc
 @check('O4', 'strong', needs='usable_trial', explains='Z3 Z4 T5',
        says='In step {step} the loss becomes NaN or Inf. The step before it had a loss of {before:.3g} and a gradient '
             'of norm {norm:.3g}.',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Updates', 'updates', 'unmoved', 'Units', 'units', 'modes', 'validation', 'measured']
 
-# %% ../../nbs/41_doctor.updates.ipynb #cabe2f8c
+# %% ../../nbs/41_doctor.updates.ipynb #3efe068d
 import math, traceback
 from dataclasses import dataclass, field
 from fastai.basics import *
@@ -16,7 +16,7 @@ from .subject import hypers_of
 from .forms import Follow, OtherLoaders, quieten, take_batches
 from .evidence import evidence
 
-# %% ../../nbs/41_doctor.updates.ipynb #e6d0dff0
+# %% ../../nbs/41_doctor.updates.ipynb #bc3285da
 @dataclass
 class Updates:
     "Some training steps with the optimiser at work"
@@ -64,7 +64,7 @@ def updates(e)->Updates: # `None` if a step ends in an error
     if u.is_stuck and not u.steps[-1].error: u = _follow(e.subject, 64)
     return None if u.steps[-1].error else u
 
-# %% ../../nbs/41_doctor.updates.ipynb #2f3af68d
+# %% ../../nbs/41_doctor.updates.ipynb #e10e736a
 @check('O6', 'exact', needs='updates', explains='O9 O1 O3 O4 Z3 Z4 Z5', fix='opt.zero_grad()', at='backward',
        says='Gradients that have moved {tensors} parameters are still there at the next backward(), which adds to them.')
 def _gradients_stay(e):
@@ -98,7 +98,7 @@ def _wrong_order(e):
     says = None if e.subject.objects(torch.amp.GradScaler) else next((k for k,v in found.items() if v), None)
     if says: return dict(_says=says, _certainty='weak' if 'scheduler' in says else 'exact')
 
-# %% ../../nbs/41_doctor.updates.ipynb #1b2d5de0
+# %% ../../nbs/41_doctor.updates.ipynb #ca0fea6d
 def _listed(names): return ', '.join(sorted(names)[:3]) + ' and others'*(len(names) > 3)
 def _share(model, names): # of the weights of a model, embeddings apart
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -141,7 +141,7 @@ def _layers_unused(e):
         return dict(tensors=len(names), _names=_listed(names), _layer=names[0].rpartition('.')[0] or names[0],
                     _certainty='exact' if _share(e.subject.model, names) > .1 else 'weak')
 
-# %% ../../nbs/41_doctor.updates.ipynb #fc964933
+# %% ../../nbs/41_doctor.updates.ipynb #afbc639d
 @check('O10', 'exact', needs='updates', explains='O1 O2 O7 O8 O11 I6 T5 Z1 Z5',
        fix='lr = 1e-3   # and no schedule that makes it 0', says='The learning rate is {lr:g} in all of {steps} steps.')
 def _rate_zero(e):
@@ -168,7 +168,7 @@ def _half_precision(e):
     if e.subject.objects(torch.amp.GradScaler) and e.updates and e.updates.is_stuck:
         return dict(_what='in 64 batches the scaler lets no step through')
 
-# %% ../../nbs/41_doctor.updates.ipynb #391fbe5b
+# %% ../../nbs/41_doctor.updates.ipynb #a018204e
 _drawn = 'for p in model.parameters():\n    if p.ndim > 1: nn.init.xavier_uniform_(p)   # before training'
 @check('I1', 'strong', needs='predicted', explains='O1 O3 I3 I5 I6 Z5', fix=_drawn,
        says='Before the first step the loss is {nats:.2f} nats per character; a guess among {n} has {guess:.2f}.')
@@ -196,7 +196,7 @@ def _between_layers(e):
     low,high = (f(norms, key=norms.get, default=None) for f in (min, max))
     if len(norms) > 2 and norms[high] > 1e4*norms[low]: return dict(times=norms[high]/norms[low], _low=low, _high=high)
 
-# %% ../../nbs/41_doctor.updates.ipynb #2feab28d
+# %% ../../nbs/41_doctor.updates.ipynb #51e0c2b3
 _puts_in = 'masked_fill','where','full','full_like','fill','setitem','tensor'
 _of_a_gate = 'Sigmoid','Rsub','Split','Unbind','Select','Slice'
 def _tensors(o): return [t for p in o for t in _tensors(p)] if type(o) in (list, tuple) else [o]*isinstance(o, Tensor)
@@ -243,7 +243,7 @@ def units(e)->Units:
     s.run(s.batches[:1], look=lambda *call: 'backward' in s.steps[-1].events or u(*call))
     return u
 
-# %% ../../nbs/41_doctor.updates.ipynb #3d77e26d
+# %% ../../nbs/41_doctor.updates.ipynb #a48f4406
 @check('O7', 'exact', explains='O6 Z1 Z5 I6 O2 T5', fix='self.layers = nn.ModuleList(layers)   # not a plain list',
        says='Weights of size {size} are used that are not in model.parameters(), where the optimiser gets them.')
 def _plain_list(e):
@@ -259,7 +259,9 @@ def _saturated(e):
 def _dead(e):
     if (share := max(e.units.off, default=0)) > .7: return dict(share=share)
 
-@check('R10', 'strong', explains='R7 R1 Z5', fix='rnn.bias_ih_l0.data[n_hid:2*n_hid] = 1.   # in each layer',
+_open = 'rnn.bias_ih_l0.data[n_hid:2*n_hid] = 1.   # in each layer\nrnn.bias_hh_l0.data[n_hid:2*n_hid] = 0.'
+
+@check('R10', 'strong', explains='R7 R1 Z5', fix=_open,
        says='The forget gate begins closed: {open:.2f} of the state is left at each time step.')
 def _forget_gate_closed(e):
     lstms = [m for m in e.subject.model.modules() if isinstance(m, (nn.LSTM, nn.LSTMCell)) and m.bias]
@@ -285,7 +287,7 @@ def _not_finite(e):
     is_half = u.bad_dtype is torch.float16 or e.subject.objects(torch.amp.GradScaler)
     if where and not is_half: return dict(_where=where, _place=u.bad_place)
 
-# %% ../../nbs/41_doctor.updates.ipynb #33148a03
+# %% ../../nbs/41_doctor.updates.ipynb #b9db0e35
 @evidence
 def modes(e)->tuple: # Is dropout on in evaluation mode? Do outputs of the model differ between the modes?
     "What training and evaluation mode change"
@@ -308,7 +310,7 @@ def validation(e)->list: # Of `Step`s; `None` without a Learner that can validat
         learn.dls = OtherLoaders(learn.dls, [], batches)
         learn.validate(dl=learn.dls.valid, cbs=Follow(s, len(batches)+1, run_valid=True))
     with replacing(s, take_steps=_take_steps): steps = s.run(batches)
-    return None if steps[-1].error else steps
+    return steps
 
 @evidence
 def measured(e)->list: # Of pairs: in training mode? with gradients enabled?

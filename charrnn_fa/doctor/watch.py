@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Doctor', 'ShapeError']
 
-# %% ../../nbs/46_doctor.watch.ipynb #20fc572a
+# %% ../../nbs/46_doctor.watch.ipynb #56f85317
 import itertools, math, statistics, sys
 from collections import deque
 from contextlib import suppress
@@ -21,12 +21,12 @@ from .snapshot import unchanged
 from .record import Recorder, Step, first_of, place_here
 from .errors import explain
 
-# %% ../../nbs/46_doctor.watch.ipynb #f172d7ca
+# %% ../../nbs/46_doctor.watch.ipynb #1e42b387
 class Doctor(Callback):
     "Watches a training and reports each fault once"
     fixes = {} # by id, instead of those for a notebook
     order = 10.5 # after gradients are unscaled, before they are clipped
-    near = 'cpu' # type of device where reading a number does not wait
+    near,is_near = 'cpu',False # type of device where reading a number does not wait; is the loss there?
     __setattr__ = object.__setattr__ # fastai's searches Learner and model for the name
     def __init__(self,
         quiet:bool=False, # Print only if something is wrong
@@ -57,7 +57,7 @@ class Doctor(Callback):
         self.findings[:] = [o for o in self.findings if o.id != id] + [f]
         self._print(f'\n{f}\n')
 
-# %% ../../nbs/46_doctor.watch.ipynb #8ea417a4
+# %% ../../nbs/46_doctor.watch.ipynb #e1fdee7e
 _heard = {'after_loss', 'after_batch'},{'before_batch', 'before_backward', 'after_loss', 'after_batch'},{*inner_events}
 @patch
 def __call__(self:Doctor, event_name): # an error in here does not end the training
@@ -95,7 +95,7 @@ def after_batch(self:Doctor):
     if is_due: self.look_at = n + self.every*max(1, (n-self.begun)//(50*self.every))
     self.level = 2 if is_due or learn.iter >= learn.n_iter-2 else max(0, self.level-1)
 
-# %% ../../nbs/46_doctor.watch.ipynb #68f5661f
+# %% ../../nbs/46_doctor.watch.ipynb #daf4da0f
 @patch
 def after_loss(self:Doctor):
     if not self.learn.training: return
@@ -124,7 +124,7 @@ def _note_loss(self:Doctor, loss, is_late=False):
     self.check_at = c.step + 10*self.every*max(1, c.step//(100*self.every))
     self._check_curve()
 
-# %% ../../nbs/46_doctor.watch.ipynb #37d9d66b
+# %% ../../nbs/46_doctor.watch.ipynb #18995182
 def _baselines(ids): # losses of a unigram and of a bigram model; NaN where too few characters are known
     x,y = ids.long()
     counts,n = [o.bincount() for o in (x*1000+y, x, y)],max(1, len(y))
@@ -139,7 +139,7 @@ def _note_ids(self:Doctor):
     ids = ids[:,((ids >= 0) & (ids < 1000)).all(0)] # less is padding
     self.course.ids = torch.cat([self.course.ids, ids.short()], 1)
 
-# %% ../../nbs/46_doctor.watch.ipynb #58ccec2a
+# %% ../../nbs/46_doctor.watch.ipynb #2e51178f
 _slower,_clipped = 'learn.fit_one_cycle(3, lr/10)   # and GradientClip(1.)','Learner(..., cbs=GradientClip(1.))'
 _bfloat = 'torch.autocast(device, dtype=torch.bfloat16)   # or float32, here or everywhere'
 _curves = 'O1','Z1','Z2','Z3','Z4','T5' # what a fault may do to the loss curve
@@ -152,7 +152,7 @@ def _check_curve(self:Doctor): # O1, O13, Z3
     jumps = statistics.fmean(abs(a[1]-b[1]) for a,b in zip(losses[third:], losses[third+1:]))
     is_wild = now > unigram+.1 and jumps > max(.08, 4.5*(c.step/self.every/(c.ids.shape[1]+1))**.5) # not by chance
     if is_wild or now > start+jumps+.05 and not now < unigram+.05: self._found('O1', 'weak',
-        "The loss is {now:.2f} nats per character at step {step:,}, was {start:.2f} at first and varies much.",
+        "The loss is {now:.2f} nats per character at step {step:,}, began at {start:.2f} and does not fall steadily.",
         _slower, *_curves, now=now, start=start, step=c.step)
     smooth = np.convolve([o for _,o in losses], np.ones(5)/5, 'valid')
     at,low,rise = losses[int(smooth.argmin())+4][0],float(smooth.min()),float(smooth[-3:].min()-smooth.min())
@@ -163,7 +163,7 @@ def _check_curve(self:Doctor): # O1, O13, Z3
         "The norm of the weights has shrunk to {share:.0%}, at a weight decay of {wd:g}.",
         'learn.fit_one_cycle(3, lr, wd=0.01)', *_curves, share=c.weights[-1]/c.weights[0], wd=self._highest('wd'))
 
-# %% ../../nbs/46_doctor.watch.ipynb #b580ac4b
+# %% ../../nbs/46_doctor.watch.ipynb #05569e10
 def _first_bad(model, xb): # the first function whose output is not finite, the type of that, and the user's line
     rec,bad = Recorder(),[]
     def _look(func, args, kwargs, out):
@@ -187,9 +187,9 @@ def _not_finite(self:Doctor, is_new, is_late): # O4, O12
     where = '' if is_late else 'The model has none, so it begins in the loss or the targets.'
     if bad or name: where = f'{bad[0]} has NaN or Inf.' if bad else f'It begins in the output of {name}.'
     self._found('O4', 'exact', f"The loss is NaN or Inf at step {{step:,}}. {where}", fix, *_curves, place=place,
-                step=self.course.step+1, parameters=len(bad))
+                step=self.course.step+1, nan_parameters=len(bad))
 
-# %% ../../nbs/46_doctor.watch.ipynb #40ea062a
+# %% ../../nbs/46_doctor.watch.ipynb #c41de1f6
 @patch
 def before_step(self:Doctor): # O3, O7
     ps = [(k, p) for k,p in self.model.named_parameters() if p.grad is not None]
@@ -203,8 +203,8 @@ def before_step(self:Doctor): # O3, O7
     has = {id(p):p.dtype for group in self.opt.param_lists for p in group}
     missing = [k for k,p in ps if id(p) not in has]
     if not missing or {*has.values()} != {p.dtype for _,p in ps}: return # it may have copies of its own
-    self._found('O7', 'exact', "{missing} of {n} parameters with a gradient, such as {name}, are not in the optimiser.",
-        'learn.create_opt()   # after learn.model = ...', *_curves, missing=len(missing), n=len(ps), name=missing[0])
+    self._found('O7', 'exact', "{missing} of {parameters} parameters with gradients are not in the optimiser: {name} ...",
+        'learn.create_opt()   # after model changes', *_curves, missing=len(missing), parameters=len(ps), name=missing[0])
     self.is_on = len(missing) < len(ps)
 
 @patch
@@ -215,7 +215,7 @@ def before_backward(self:Doctor): # O6
         "The gradients of a step are still there when those of the next one, step {step:,}, are added.",
         'learn.opt.zero_grad()   # after each step', 'O3', 'O4', *_curves, step=self.course.step+len(self.unread))
 
-# %% ../../nbs/46_doctor.watch.ipynb #5d3eebd7
+# %% ../../nbs/46_doctor.watch.ipynb #dc7b0340
 _numbers,_next = WeakKeyDictionary(),itertools.count()
 @patch
 def _note_rates(self:Doctor): # O12
@@ -238,7 +238,7 @@ def _note_optimiser(self:Doctor, is_within=False): # O5
         "At step {step:,} there is a new optimiser, without the averages of gradients that the last one had.",
         "learn.fit(5)   # once, without reset_opt; or learn.load('name'), with the optimiser", step=self.course.step)
 
-# %% ../../nbs/46_doctor.watch.ipynb #34e96367
+# %% ../../nbs/46_doctor.watch.ipynb #73b7cb59
 def _hidden_sums(model): # of what modules keep in plain attributes
     kept = [v for m in model.modules() for k,v in vars(m).items()
             if not k.startswith('_') and not {f'{k}_g', f'{k}_orig'} & {*m._parameters}] # weights made of others
@@ -273,7 +273,7 @@ def before_batch(self:Doctor): # R6, T7
     what = 'changed between two batches, as by sampling' if goes_on else 'not reset before validation or another epoch'
     self._found('R6', 'strong' if goes_on else 'weak', f"The hidden state is {what}.", 'cbs=ModelResetter()')
 
-# %% ../../nbs/46_doctor.watch.ipynb #f5a5c89a
+# %% ../../nbs/46_doctor.watch.ipynb #bbd14d47
 @patch
 def _note_valid(self:Doctor, loss): # T4
     c,train = self.course,_mean([*self.course.losses][-5:])
@@ -307,7 +307,7 @@ def _measure(self:Doctor): # the loss on 1,024 characters from all over the vali
     with evaluating(self.model): scores = self.model(x[:,:-1])[0][:,32:].float() # after some text to begin with
     self._note_valid(F.cross_entropy(scores.flatten(0, 1), x[:,33:].flatten()).item())
 
-# %% ../../nbs/46_doctor.watch.ipynb #08df7f02
+# %% ../../nbs/46_doctor.watch.ipynb #d0c032ea
 @patch
 def after_fit(self:Doctor): # O10, T5, Z1
     learn,c = self.learn,self.course
@@ -320,14 +320,14 @@ def after_fit(self:Doctor): # O10, T5, Z1
     end = min([self._highest('lr'), *(float(np.max(f(1-1e-6))) for f in plans if callable(f))])
     rises = c.step >= self.begun+100 and all(a < b for a,b in zip(lrs, lrs[1:])) and end >= lrs[-1]
     if learn.train_iter >= self.n_iter*self.n_epoch and len(lrs) > 3 and (rises or max(lrs) <= 1e-7): self._found('O10',
-        'strong', "In this fit the learning rate {verb} {highest:.2g}.", 'learn.fit_one_cycle(3, 3e-3)', *_curves,
-        verb='rises all the way, to' if rises else 'is never above', highest=max(lrs))
+        'strong', f"The learning rate of this fit {'rises all the way to' if rises else 'is at most'} {{highest:.2g}}.",
+        'learn.fit_one_cycle(3, 3e-3)', *_curves, highest=max(lrs))
     x,s = getattr(learn, 'xb', [None])[0],first_of(getattr(learn, 'pred', None))
     s = s.detach().float().flatten(0, -2) if isinstance(s, Tensor) and s.ndim > 1 else torch.zeros(0, 0)
     has_input = c.step >= 60 and isinstance(x, Tensor) and len(x.unique()) > 2 and min(s.shape) > 2
     if has_input and s.std(0).max() < 1e-4*s.std(1).max() and all(o.id != 'O1' for o in self.findings): self._found(
-        'Z1', 'exact', "The predictions are the same at all {n:,} places of the last batch.",
-        'from charrnn_fa import doctor\ndoctor.diagnose(learn)   # finds the cause', *_curves, n=len(s))
+        'Z1', 'exact', "The predictions are the same at all {places:,} places of the last batch.",
+        'from charrnn_fa import doctor\ndoctor.diagnose(learn)   # finds the cause', *_curves, places=len(s))
     if self.quiet or self.findings: return
     (unigram,bigram),now = _baselines(c.ids),_mean([*c.losses][-5:])
     if c.step >= 100 and now >= (2*unigram+bigram)/3: self._found('T5', 'weak',
@@ -355,7 +355,7 @@ def load_state_dict(self:Doctor,
     except (LookupError, TypeError, ValueError, ArithmeticError): raise ValueError("This is not a state of a Doctor.")
     self.findings[:],c.step,c.losses,c.valid = found,step,deque(losses, maxlen=4000),deque(valid, maxlen=1000)
 
-# %% ../../nbs/46_doctor.watch.ipynb #0b03bec1
+# %% ../../nbs/46_doctor.watch.ipynb #b1ad8e3d
 class ShapeError(CharRNNError):
     "Shapes or types that do not fit, in words"
 
