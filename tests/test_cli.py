@@ -167,7 +167,7 @@ def test_an_unfinished_run_from_python(call, make, tmp_path):
     code,out,err = call('train', '--run', tmp_path/'r')
     assert code == 1 and 'begun in Python' in err and len(err.splitlines()) == 1
     report = json.loads(call('doctor', tmp_path/'r', '--json')[1])
-    assert report['course'].startswith('learn.fit(...)') and 'charrnn train --run' not in str(report)
+    assert report['note'].startswith('learn.fit(...)') and 'charrnn train --run' not in str(report)
 
 
 @pytest.mark.parametrize('finished', [False, True])
@@ -544,7 +544,7 @@ def test_the_doctor_says_that_a_run_is_not_finished(call, tmp_path):
     assert 'goes on' not in call('doctor', d)[1]
     next(d.glob('step-00000150-*.json')).unlink() # as if killed before the end
     report = json.loads(call('doctor', d, '--json')[1])
-    assert report['findings'] == [] and report['course'] == said
+    assert report['findings'] == [] and report['note'] == said
     assert ' '.join(call('doctor', d)[1].split()).count(said) == 1
 
 

@@ -6,7 +6,7 @@
 __all__ = ['target_names', 'Batch', 'as_batch', 'LoaderFails', 'take_batches', 'parts_subject', 'Weights', 'step_subject',
            'OtherLoaders', 'Follow', 'quieten', 'learner_subject', 'arrange_parts']
 
-# %% ../../nbs/34_doctor.forms.ipynb #5bea5861
+# %% ../../nbs/34_doctor.forms.ipynb #a993b7d0
 import inspect, itertools, math, time
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback
@@ -16,7 +16,7 @@ from ..callback.progress import ProgressLines
 from .record import first_of, predictions
 from .subject import Subject
 
-# %% ../../nbs/34_doctor.forms.ipynb #4d6bd66a
+# %% ../../nbs/34_doctor.forms.ipynb #d881fac0
 target_names = 'y','yb','target','targets','label','labels','tgt'
 
 def _as_tensor(o):
@@ -42,7 +42,7 @@ class Batch(tuple):
     ):
         "A batch of the same form with other contents"
         res = Batch(parts)
-        res.given,res.order = self.given,self.order
+        res.given,res.order,res.is_bare = self.given,self.order,self.is_bare
         return res
     def in_order(self)->list:
         "The parts where they stood, in their own form"
@@ -72,7 +72,7 @@ def as_batch(
     res.given,res.order,res.is_bare = given,tuple(order),is_bare
     return res
 
-# %% ../../nbs/34_doctor.forms.ipynb #3a6f8ff4
+# %% ../../nbs/34_doctor.forms.ipynb #5d227a93
 class LoaderFails(CharRNNError):
     "The loader raises an error"
 
@@ -100,7 +100,7 @@ def take_batches(
         raise CharRNNError("The loader has no batches", "give a longer text, or smaller batches.")
     return res
 
-# %% ../../nbs/34_doctor.forms.ipynb #095c067c
+# %% ../../nbs/34_doctor.forms.ipynb #d1b82c51
 def _check_model(model):
     if isinstance(model, nn.Module): return
     what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
@@ -153,7 +153,7 @@ def parts_subject(
     self.has_optimiser = given is not None
     return self
 
-# %% ../../nbs/34_doctor.forms.ipynb #58d605f0
+# %% ../../nbs/34_doctor.forms.ipynb #3443acb9
 _meanings = dict(model=('model', 'net', 'network', 'rnn', 'm'), opt=('opt', 'optimizer', 'optimiser', 'optim'),
                  batch=('batch', 'b', 'data'), x=('x', 'xb', 'input', 'inputs', 'inp', 'ids', 'src', 'seq', 'input_ids'),
                  y=(*target_names, 'out'), i=('i', 'step', 'it', 'iteration', 'epoch', 'n'))
@@ -218,7 +218,7 @@ def _number_of(o):
     if isinstance(o, Tensor) and o.numel() == 1: o = o.item()
     return float(o) if isinstance(o, (int, float)) else None
 
-# %% ../../nbs/34_doctor.forms.ipynb #d9f5b5bf
+# %% ../../nbs/34_doctor.forms.ipynb #6602fea0
 class _Loader:
     "Some batches in place of those of a loader, of which it has everything else"
     def __init__(self, dl, batches): self._dl,self._batches = dl,batches
@@ -281,7 +281,7 @@ def learner_subject(
     self.learn,self.enough = learn,CancelFitException # after which callbacks put away what they began
     return self
 
-# %% ../../nbs/34_doctor.forms.ipynb #68c336ee
+# %% ../../nbs/34_doctor.forms.ipynb #3d6f3b7a
 def arrange_parts(
     subject:Subject, # Whose batches are put in order, input first and targets last
 ):

@@ -8,7 +8,7 @@ __all__ = ['as_it_is', 'Change', 'Trial', 'entropy', 'real_predictions', 'n_tria
            'much_dropout', 'one_batch', 'too_small', 'not_finite_on_the_way', 'optimisers_one_after_the_other',
            'rate_goes_to_zero']
 
-# %% ../../nbs/42_doctor.trials.ipynb #426e6e44
+# %% ../../nbs/42_doctor.trials.ipynb #316de245
 import math, statistics, time
 from dataclasses import dataclass, field, replace
 from fastai.basics import *
@@ -18,7 +18,7 @@ from .record import loss_gradients, predictions, recurrent_kinds, rows_of
 from .subject import hypers_of
 from .evidence import Evidence, evidence, of_classes
 
-# %% ../../nbs/42_doctor.trials.ipynb #0623f382
+# %% ../../nbs/42_doctor.trials.ipynb #ace528e8
 @dataclass(frozen=True)
 class Change:
     "What is different in a short training"
@@ -61,7 +61,7 @@ def entropy(
     p = ids.unique(return_counts=True)[1]/max(1, ids.numel())
     return -(p*p.log()).sum().item()
 
-# %% ../../nbs/42_doctor.trials.ipynb #01b6df37
+# %% ../../nbs/42_doctor.trials.ipynb #48f61192
 def _counted(step):
     "Which predictions have a gradient, where a loss gives a number for each; None if all have"
     if not all(o.options.get('reduction') == 'none' and o.scores.requires_grad for o in step.losses): return None
@@ -83,7 +83,7 @@ def real_predictions(
     if step.losses[0].name == 'probability': scores = scores.log()
     return scores[ok],targets[ok]
 
-# %% ../../nbs/42_doctor.trials.ipynb #1b3e8d6c
+# %% ../../nbs/42_doctor.trials.ipynb #821c7179
 @patch
 def trial(self:Evidence,
     change:Change=as_it_is, # What is different in it
@@ -144,7 +144,7 @@ def _norm(grads):
     grads = [g.detach().float() for g in grads if g is not None and not g.is_sparse]
     return get_total_norm(grads).item() if grads else 0.
 
-# %% ../../nbs/42_doctor.trials.ipynb #183727cb
+# %% ../../nbs/42_doctor.trials.ipynb #61b758a6
 def _slower(e, by, n=None): return e.trial(Change(f'{by:g} of the learning rate', rate=by), n)
 
 @evidence
@@ -161,6 +161,7 @@ def lower_rate(e)->tuple: # (times the rate, `Trial`), or `None`
     "The first lower learning rate that does clearly better"
     base = e.usable_trial
     is_lost = base.bad is not None or base.gain < .1
+    if e.subject.updates_itself and base.gain > -.1: return None # steps may become shorter by themselves
     for by in [10.**-k for k in range(1, 7 if base.bad is not None else 4 if is_lost else 2)]:
         t = _slower(e, by)
         if t.bad is not None or len(t.losses) < 15: continue
@@ -201,7 +202,7 @@ def _rate_fix(e, by):
 
 def _nats(v): return f'{v:.2f}' if v < 1000 else f'{v:.3g}'
 
-# %% ../../nbs/42_doctor.trials.ipynb #3e31d1e3
+# %% ../../nbs/42_doctor.trials.ipynb #11b51950
 @check('O1', 'strong', needs='usable_trial', explains='O3 O13 Z1 Z3 Z4 O4 I3 T5 I6 I4 L3',
        says='{outcome}; with {times:g} of the learning rate it is {loss_with_less:.2f}, from the same weights and with '
             'the same batches. So the learning rate is too high.')
@@ -231,7 +232,7 @@ def rate_too_low(e):
             return dict(lr=_rate_of(base), steps=len(base.losses), gain=base.gain, gain_with_more=t.gain, times=by,
                         _fix=_rate_fix(e, by), **_tried(base, t, f'{by:g} times the rate'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #ff559d3e
+# %% ../../nbs/42_doctor.trials.ipynb #5099cb05
 @check('O3', 'strong', needs='usable_trial', explains='O4 Z3 Z4',
        says='The norm of the gradient goes up to {largest:,.0f}; its median is {median:.2g}. Clipped to 1, the same '
             'training ends at {loss_clipped:.2f}.',
@@ -264,7 +265,7 @@ def clipped_away(e):
     if t.bad is None and max(base.gain, 0) < .5*t.gain:
         return dict(clipped_to=to, norm_before=before, **_tried(base, t, 'not clipped'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #d2091160
+# %% ../../nbs/42_doctor.trials.ipynb #bb412116
 @check('O13', 'strong', needs='usable_trial', explains='Z1 Z2 T5 I6',
        says='With weight decay {weight_decay:g} the loss is {loss:.2f} after {steps} steps, without it '
             '{loss_without:.2f}: weights are pulled to zero faster than they learn.',
@@ -323,7 +324,7 @@ def too_small(e):
     if (t := e.one_batch) is not None and t.end < t.unigram-.02:
         return dict(steps=len(t.losses), nats=t.end, unigram=t.unigram, units=max(units))
 
-# %% ../../nbs/42_doctor.trials.ipynb #f27386fc
+# %% ../../nbs/42_doctor.trials.ipynb #21f77ea8
 @check('O4', 'strong', needs='usable_trial', explains='Z3 Z4 T5',
        says='In step {step} the loss becomes NaN or Inf. The step before it had a loss of {before:.3g} and a gradient '
             'of norm {norm:.3g}.',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Doctor', 'ShapeError']
 
-# %% ../../nbs/46_doctor.watch.ipynb #56f85317
+# %% ../../nbs/46_doctor.watch.ipynb #202bee43
 import itertools, math, statistics, sys
 from collections import deque
 from contextlib import suppress
@@ -21,7 +21,7 @@ from .snapshot import unchanged
 from .record import Recorder, Step, first_of, place_here
 from .errors import explain
 
-# %% ../../nbs/46_doctor.watch.ipynb #1e42b387
+# %% ../../nbs/46_doctor.watch.ipynb #35c9f746
 class Doctor(Callback):
     "Watches a training and reports each fault once"
     fixes = {} # by id, instead of those for a notebook
@@ -57,7 +57,7 @@ class Doctor(Callback):
         self.findings[:] = [o for o in self.findings if o.id != id] + [f]
         self._print(f'\n{f}\n')
 
-# %% ../../nbs/46_doctor.watch.ipynb #e1fdee7e
+# %% ../../nbs/46_doctor.watch.ipynb #25cb43bb
 _heard = {'after_loss', 'after_batch'},{'before_batch', 'before_backward', 'after_loss', 'after_batch'},{*inner_events}
 @patch
 def __call__(self:Doctor, event_name): # an error in here does not end the training
@@ -95,7 +95,7 @@ def after_batch(self:Doctor):
     if is_due: self.look_at = n + self.every*max(1, (n-self.begun)//(50*self.every))
     self.level = 2 if is_due or learn.iter >= learn.n_iter-2 else max(0, self.level-1)
 
-# %% ../../nbs/46_doctor.watch.ipynb #daf4da0f
+# %% ../../nbs/46_doctor.watch.ipynb #8ef7929a
 @patch
 def after_loss(self:Doctor):
     if not self.learn.training: return
@@ -124,7 +124,7 @@ def _note_loss(self:Doctor, loss, is_late=False):
     self.check_at = c.step + 10*self.every*max(1, c.step//(100*self.every))
     self._check_curve()
 
-# %% ../../nbs/46_doctor.watch.ipynb #18995182
+# %% ../../nbs/46_doctor.watch.ipynb #b8e79852
 def _baselines(ids): # losses of a unigram and of a bigram model; NaN where too few characters are known
     x,y = ids.long()
     counts,n = [o.bincount() for o in (x*1000+y, x, y)],max(1, len(y))
@@ -139,7 +139,7 @@ def _note_ids(self:Doctor):
     ids = ids[:,((ids >= 0) & (ids < 1000)).all(0)] # less is padding
     self.course.ids = torch.cat([self.course.ids, ids.short()], 1)
 
-# %% ../../nbs/46_doctor.watch.ipynb #2e51178f
+# %% ../../nbs/46_doctor.watch.ipynb #c14333fe
 _slower,_clipped = 'learn.fit_one_cycle(3, lr/10)   # and GradientClip(1.)','Learner(..., cbs=GradientClip(1.))'
 _bfloat = 'torch.autocast(device, dtype=torch.bfloat16)   # or float32, here or everywhere'
 _curves = 'O1','Z1','Z2','Z3','Z4','T5' # what a fault may do to the loss curve
@@ -163,7 +163,7 @@ def _check_curve(self:Doctor): # O1, O13, Z3
         "The norm of the weights has shrunk to {share:.0%}, at a weight decay of {wd:g}.",
         'learn.fit_one_cycle(3, lr, wd=0.01)', *_curves, share=c.weights[-1]/c.weights[0], wd=self._highest('wd'))
 
-# %% ../../nbs/46_doctor.watch.ipynb #05569e10
+# %% ../../nbs/46_doctor.watch.ipynb #3f06d78a
 def _first_bad(model, xb): # the first function whose output is not finite, the type of that, and the user's line
     rec,bad = Recorder(),[]
     def _look(func, args, kwargs, out):
@@ -189,7 +189,7 @@ def _not_finite(self:Doctor, is_new, is_late): # O4, O12
     self._found('O4', 'exact', f"The loss is NaN or Inf at step {{step:,}}. {where}", fix, *_curves, place=place,
                 step=self.course.step+1, nan_parameters=len(bad))
 
-# %% ../../nbs/46_doctor.watch.ipynb #c41de1f6
+# %% ../../nbs/46_doctor.watch.ipynb #c6ca8fc4
 @patch
 def before_step(self:Doctor): # O3, O7
     ps = [(k, p) for k,p in self.model.named_parameters() if p.grad is not None]
@@ -203,8 +203,8 @@ def before_step(self:Doctor): # O3, O7
     has = {id(p):p.dtype for group in self.opt.param_lists for p in group}
     missing = [k for k,p in ps if id(p) not in has]
     if not missing or {*has.values()} != {p.dtype for _,p in ps}: return # it may have copies of its own
-    self._found('O7', 'exact', "{missing} of {parameters} parameters with gradients are not in the optimiser: {name} ...",
-        'learn.create_opt()   # after model changes', *_curves, missing=len(missing), parameters=len(ps), name=missing[0])
+    self._found('O7', 'exact', "{missing} of {all} parameters with a gradient are not in the optimiser: {name} ...",
+        'learn.create_opt()   # after learn.model = ...', *_curves, missing=len(missing), all=len(ps), name=missing[0])
     self.is_on = len(missing) < len(ps)
 
 @patch
@@ -215,7 +215,7 @@ def before_backward(self:Doctor): # O6
         "The gradients of a step are still there when those of the next one, step {step:,}, are added.",
         'learn.opt.zero_grad()   # after each step', 'O3', 'O4', *_curves, step=self.course.step+len(self.unread))
 
-# %% ../../nbs/46_doctor.watch.ipynb #dc7b0340
+# %% ../../nbs/46_doctor.watch.ipynb #32ea8014
 _numbers,_next = WeakKeyDictionary(),itertools.count()
 @patch
 def _note_rates(self:Doctor): # O12
@@ -238,7 +238,7 @@ def _note_optimiser(self:Doctor, is_within=False): # O5
         "At step {step:,} there is a new optimiser, without the averages of gradients that the last one had.",
         "learn.fit(5)   # once, without reset_opt; or learn.load('name'), with the optimiser", step=self.course.step)
 
-# %% ../../nbs/46_doctor.watch.ipynb #73b7cb59
+# %% ../../nbs/46_doctor.watch.ipynb #48b6b7c1
 def _hidden_sums(model): # of what modules keep in plain attributes
     kept = [v for m in model.modules() for k,v in vars(m).items()
             if not k.startswith('_') and not {f'{k}_g', f'{k}_orig'} & {*m._parameters}] # weights made of others
@@ -273,7 +273,7 @@ def before_batch(self:Doctor): # R6, T7
     what = 'changed between two batches, as by sampling' if goes_on else 'not reset before validation or another epoch'
     self._found('R6', 'strong' if goes_on else 'weak', f"The hidden state is {what}.", 'cbs=ModelResetter()')
 
-# %% ../../nbs/46_doctor.watch.ipynb #bbd14d47
+# %% ../../nbs/46_doctor.watch.ipynb #6b980152
 @patch
 def _note_valid(self:Doctor, loss): # T4
     c,train = self.course,_mean([*self.course.losses][-5:])
@@ -296,18 +296,18 @@ def after_epoch(self:Doctor):
     if isinstance(loss, float): self._note_valid(loss)
 
 @patch
-def _measure(self:Doctor): # the loss on 1,024 characters from all over the validation set, if it is rarely validated
+def _measure(self:Doctor): # the loss on 768 characters from all over the validation set, if it is rarely validated
     learn = self.learn
     if not hasattr(learn, 'chars_seen') or self.n_epoch >= 4 and learn.validates and hasattr(learn, 'recorder'): return
     ids = getattr((*self.dls.loaders, None)[1], 'ids', [])
     is_soon = self.course.step < [(-9,), *self.course.valid][-1][0]+9
     if is_soon or len(ids) < 130 or learn.steps_done < len(self.dls.train): return # the text was not read once
-    starts = torch.linspace(0, len(ids)-97, 16, device='cpu').long()[:,None]
+    starts = torch.linspace(0, len(ids)-97, 12, device='cpu').long()[:,None]
     x = ids.cpu()[starts + torch.arange(97, device='cpu')].long().to(self.dls.device)
     with evaluating(self.model): scores = self.model(x[:,:-1])[0][:,32:].float() # after some text to begin with
     self._note_valid(F.cross_entropy(scores.flatten(0, 1), x[:,33:].flatten()).item())
 
-# %% ../../nbs/46_doctor.watch.ipynb #d0c032ea
+# %% ../../nbs/46_doctor.watch.ipynb #02cede19
 @patch
 def after_fit(self:Doctor): # O10, T5, Z1
     learn,c = self.learn,self.course
@@ -355,7 +355,7 @@ def load_state_dict(self:Doctor,
     except (LookupError, TypeError, ValueError, ArithmeticError): raise ValueError("This is not a state of a Doctor.")
     self.findings[:],c.step,c.losses,c.valid = found,step,deque(losses, maxlen=4000),deque(valid, maxlen=1000)
 
-# %% ../../nbs/46_doctor.watch.ipynb #b1ad8e3d
+# %% ../../nbs/46_doctor.watch.ipynb #7719ea94
 class ShapeError(CharRNNError):
     "Shapes or types that do not fit, in words"
 
