@@ -59,7 +59,7 @@ def is_doctors(e):
 def by_doctor(given, seconds):
     "As a user asks it"
     from charrnn_fa import doctor
-    importlib.import_module('charrnn_fa.doctor.errors').raises_own_errors = True # so that they are counted
+    importlib.import_module('charrnn_fa.doctor.registry').raises_own_errors = True # so that they are counted
     if 'watch' not in given: return [as_dict(o) for o in doctor.diagnose(**given, seconds=seconds).findings]
     cb = doctor.Doctor()
     try: given['watch'](given['learn'], [cb])

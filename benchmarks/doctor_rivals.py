@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from charrnn_fa.doctor.untouched import Noted
+from charrnn_fa.doctor.snapshot import Snapshot as Noted
 
 N_STEPS = 20
 
