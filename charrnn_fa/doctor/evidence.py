@@ -6,17 +6,16 @@
 __all__ = ['of_classes', 'Evidence', 'evidence', 'batch_text', 'alignment', 'text', 'Symbol', 'Rest', 'Sequence', 'Target',
            'stirred', 'Effect', 'spots', 'changes', 'ahead', 'score_gradients', 'time_gradients']
 
-# %% ../../nbs/36_doctor.evidence.ipynb #1ecd58d6
-import math, time
+# %% ../../nbs/36_doctor.evidence.ipynb #e8f3fe53
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from fastai.basics import *
-from .record import Step, first_of, loss_gradients, predictions, rows_of
-from .registry import OutOfTime
+from .record import loss_gradients, predictions, rows_of
 from .subject import Subject
 from .text import Alignment, Text, alignment_of, text_of
 
-# %% ../../nbs/36_doctor.evidence.ipynb #d69f9df3
+# %% ../../nbs/36_doctor.evidence.ipynb #4cdd8efa
 of_classes = 'cross_entropy','nll_loss','log-probability','probability' # losses that choose among classes
 
 class Evidence:
@@ -36,19 +35,15 @@ class Evidence:
         try: return self.subject.run(self.subject.batches)
         finally: self.subject.recorder.notes_sites = False
 
-    @property
-    def baseline(self)->Step: return self.steps[0]
+    baseline = property(lambda self: self.steps[0])
+    n_classes = property(lambda self: self.predicted[0].shape[1] if self.predicted else 0)
+    loss_name = property(lambda self: self.baseline.losses[0].name if self.baseline.losses else None)
 
     @cached_property
     def predicted(self)->tuple: # Scores (n, classes) and targets (n,), without a graph; `None` if no loss is known
         "What the first step predicts, and what it is compared with"
         found = None if self.baseline.error and not self.baseline.losses else predictions(self.baseline)
         return found and tuple(o.detach() for o in found)
-
-    @property
-    def n_classes(self)->int: return self.predicted[0].shape[1] if self.predicted else 0
-    @property
-    def loss_name(self)->str: return self.baseline.losses[0].name if self.baseline.losses else None
 
 def evidence(
     f, # A function of an `Evidence`
@@ -59,7 +54,7 @@ def evidence(
     prop.__set_name__(Evidence, f.__name__)
     return prop
 
-# %% ../../nbs/36_doctor.evidence.ipynb #370403c0
+# %% ../../nbs/36_doctor.evidence.ipynb #56a7322e
 @evidence
 def batch_text(e)->Text: # `None` if the input is not ids
     "The ids of the batches"
@@ -74,8 +69,7 @@ def alignment(e)->Alignment: # `None` if it cannot be seen
     if t.one_each:
         row = torch.arange(n, device='cpu')
         return Alignment(row, torch.full_like(row, t.n_steps), False) if n == t.n_rows else None
-    run = lambda b: e.subject.run([b], until='scores')[0]
-    found = alignment_of(t, run, e.n_classes)
+    found = alignment_of(t, lambda b: e.subject.run([b], until='scores')[0], e.n_classes)
     return found if found is not None and len(found.row) == n else None
 
 @evidence
@@ -84,51 +78,42 @@ def text(e)->Text: # `None` if predictions are not the next characters of the in
     t,a = e.batch_text,e.alignment
     return t if a is not None and (t.is_next or a.cuts_own or t.one_each) else None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #a544717d
+# %% ../../nbs/36_doctor.evidence.ipynb #bdf07abb
 def _other_ids(t, ids):
     "For each id another one that occurs in the text"
     some = t.x[t.x >= 0].unique()
     return some[(torch.searchsorted(some, ids.contiguous())+1) % len(some)]
 
-@dataclass(frozen=True)
-class Symbol:
-    "One character of the input is another"
-    row: int
-    time: int
+class _Edit:
+    of = 'x' # what is edited: input or targets
     def __call__(self, t):
-        x = t.x.clone()
-        x[self.row,self.time] = _other_ids(t, x[self.row,self.time])
-        return t.batch(x=x)
+        ids = getattr(t, self.of).clone()
+        ids[self.at] = _other_ids(t, ids[self.at])
+        return t.batch(**{self.of:ids})
 
 @dataclass(frozen=True)
-class Rest:
+class Symbol(_Edit):
+    "One character of the input is another"
+    row: int; time: int
+    at = property(lambda self: (self.row, self.time))
+
+@dataclass(frozen=True)
+class Rest(_Edit):
     "All characters of the input from a time step on are others"
     time: int
-    def __call__(self, t):
-        x = t.x.clone()
-        x[:,self.time:] = _other_ids(t, x[:,self.time:])
-        return t.batch(x=x)
+    at = property(lambda self: (slice(None), slice(self.time, None)))
 
 @dataclass(frozen=True)
-class Sequence:
+class Sequence(_Edit):
     "All characters of one sequence of the input are others"
     row: int
-    def __call__(self, t):
-        x = t.x.clone()
-        x[self.row] = _other_ids(t, x[self.row])
-        return t.batch(x=x)
+    at = property(lambda self: self.row)
 
-@dataclass(frozen=True)
-class Target:
+class Target(Symbol):
     "One target is another"
-    row: int
-    time: int
-    def __call__(self, t):
-        y = t.y.clone()
-        y[self.row,self.time] = _other_ids(t, y[self.row,self.time])
-        return t.batch(y=y)
+    of = 'y'
 
-# %% ../../nbs/36_doctor.evidence.ipynb #84619884
+# %% ../../nbs/36_doctor.evidence.ipynb #ec23a062
 def stirred(
     model:nn.Module, # Whose weights are changed
 ):
@@ -144,8 +129,7 @@ def scores_of(self:Evidence,
 )->Tensor: # (n, classes); `None` if the step ends in an error or has no known loss
     "What is predicted for a batch; 0 where a symbol is forbidden by a very low score"
     step = self.subject.run([batch], until='scores', mode=mode, prepare=prepare)[0]
-    found = None if step.error else predictions(step)
-    if found is None: return None
+    if step.error or (found := predictions(step)) is None: return None
     scores = found[0].detach().float()
     return scores.masked_fill(scores < -1e4, 0.)
 
@@ -174,7 +158,7 @@ def moved(self:Evidence,
         self._moved[key] = ((new-base).abs().amax(1) > noise).cpu() if is_usable else None
     return self._moved[key]
 
-# %% ../../nbs/36_doctor.evidence.ipynb #a2011b7f
+# %% ../../nbs/36_doctor.evidence.ipynb #38bd3120
 @dataclass
 class Effect:
     "Which predictions moved when one character was changed"
@@ -205,11 +189,12 @@ def changes_by(self:Evidence,
         res.append(Effect(row, time, a.row[real], a.time[real]-1))
     return res
 
+# %% ../../nbs/36_doctor.evidence.ipynb #45fc0bcf
 @evidence
 def spots(e)->list: # Pairs of sequence and time step, none of them padding
     "Where characters are changed"
     t = e.text
-    def _length(r): # of the sequence, without padding
+    def _length(r): # without padding
         x = t.x[r]
         return max(3, len(x) - int((x == x[-1]).flip(0).long().cumprod(0).sum()) + 1) if len(x) > 3 else len(x)
     rows = sorted({0, t.n_rows//2, t.n_rows-1})
@@ -223,20 +208,19 @@ def changes(e)->list: # Of `Effect`s; `None` if the program does not predict cha
     res = e.changes_by(e.spots)
     return res if any(o.count(True, 'later') for o in res) else e.changes_by(e.spots, prepare=stirred) or None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #87931c6f
+# %% ../../nbs/36_doctor.evidence.ipynb #fe0589db
 @evidence
 def ahead(e)->list: # One number for each step from which on the text was changed; `None` if it cannot be seen
     "How far targets are ahead of the last character that a prediction may read"
     if e.text is None or e.text.one_each or e.text.n_steps < 4: return None
     a,res = e.alignment,[]
     for k in sorted({e.text.n_steps//3, e.text.n_steps//2, e.text.n_steps-2}):
-        moved = e.moved(Rest(k))
-        if moved is None or not (moved & (a.row >= 0)).any(): moved = e.moved(Rest(k), None, stirred)
-        real = None if moved is None else moved & (a.row >= 0)
-        if real is not None and real.any(): res.append(int(a.time[real].min())-k)
+        moved = (m & (a.row >= 0) for p in (noop, stirred) if (m := e.moved(Rest(k), None, p)) is not None)
+        real = next((o for o in moved if o.any()), None)
+        if real is not None: res.append(int(a.time[real].min())-k)
     return res or None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #5b96194c
+# %% ../../nbs/36_doctor.evidence.ipynb #8295c4ec
 @evidence
 def score_gradients(e)->tuple: # Scores (n, classes), targets (n,), gradients (n, classes); `None` if there are none
     "The gradient of the loss at each prediction of the first batch"
@@ -255,14 +239,13 @@ def _norm_by_time(grads, t):
     "Norms (sequences, steps) of gradients at what enters the model, in any layout; None if that cannot be read"
     if len(grads) == t.n_steps and all(g.shape[0] == t.n_rows for g in grads): # one entry for each step
         return torch.stack([g.flatten(1).norm(dim=1) for g in grads], 1)
-    if len(grads) != 1: return None
-    g = grads[0]
-    if g.numel() % (t.n_rows*t.n_steps): return None
+    if len(grads) != 1 or (g := grads[0]).numel() % (t.n_rows*t.n_steps): return None
     if g.ndim >= 3 and g.shape[:2] == (t.n_steps, t.n_rows) and (t.n_steps != t.n_rows or t.x_form.is_transposed):
         g = g.transpose(0, 1)
     elif g.ndim < 3 or g.shape[:2] != (t.n_rows, t.n_steps):
         if g.shape[0] != t.n_rows*t.n_steps: return None
-        g = g.view(t.n_steps, t.n_rows, -1).transpose(0, 1) if t.x_form.is_transposed else g.view(t.n_rows, t.n_steps, -1)
+        turned = t.x_form.is_transposed
+        g = g.view(t.n_steps, t.n_rows, -1).transpose(0, 1) if turned else g.view(t.n_rows, t.n_steps, -1)
     return g.flatten(2).norm(dim=2)
 
 @evidence
@@ -275,7 +258,8 @@ def time_gradients(e)->Tensor: # (steps,); `None` if it cannot be seen
         if res or last is None or not step.entries or not (found := predictions(step)): return
         at = ((a.row == 0) & (a.time == last)).nonzero().flatten()
         if len(found[0]) != len(a.row) or not found[0].requires_grad or not len(at): return
-        score = (found[0][at[0]].float()*torch.linspace(1, 2, e.n_classes, device=found[0].device)).sum() # of softmax a sum is 1
+        weights = torch.linspace(1, 2, e.n_classes, device=found[0].device) # of softmax a plain sum is 1
+        score = (found[0][at[0]].float()*weights).sum()
         grads = torch.autograd.grad(score, step.entries, retain_graph=True, allow_unused=True)
         grads = [torch.zeros_like(s) if g is None else g for g,s in zip(grads, step.entries)]
         norms = _norm_by_time([g.detach().float() for g in grads], t)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hypers_of', 'params_of', 'Enough', 'Subject']
 
-# %% ../../nbs/33_doctor.subject.ipynb #7e02a7f0
+# %% ../../nbs/33_doctor.subject.ipynb #89f4600e
 import math, random, time
 from contextlib import ExitStack, contextmanager
 from fastai.basics import *
@@ -13,7 +13,7 @@ from .registry import OutOfTime
 from .snapshot import Snapshot, WritesToDisk
 from .record import Recorder, Step, hooked
 
-# %% ../../nbs/33_doctor.subject.ipynb #5eb1a25b
+# %% ../../nbs/33_doctor.subject.ipynb #56616ffe
 def hypers_of(
     opt, # An optimiser of PyTorch's or fastai's
 )->list: # Of dictionaries
@@ -34,9 +34,7 @@ def _subclasses(cls): return {cls, *(o for sub in cls.__subclasses__() for o in 
 @contextmanager
 def _intercepted(objects, act):
     "A `with` in which `step` and `zero_grad` of each optimiser call `act(method, name, optimiser, ...)`"
-    def _wrapped(name, f):
-        def _act(opt, *args, **kwargs): return act(f, name, opt, *args, **kwargs)
-        return _act
+    _wrapped = lambda name, f: lambda opt, *args, **kwargs: act(f, name, opt, *args, **kwargs)
     names = 'step','zero_grad'
     classes = {o for root in _optimisers for o in _subclasses(root)}
     of_classes = [(o, k, vars(o)[k]) for o in classes for k in names if k in vars(o)]
@@ -48,7 +46,7 @@ def _intercepted(objects, act):
         for o,k,f in of_classes: setattr(o, k, f)
         for o,k,f in of_objects: vars(o)[k] = f
 
-# %% ../../nbs/33_doctor.subject.ipynb #8d5fa353
+# %% ../../nbs/33_doctor.subject.ipynb #01752f20
 class Enough(Exception):
     "All that a run was made for is known"
     def __init__(self): super().__init__('enough') # fastai wants words where a callback raises
@@ -84,7 +82,7 @@ class Subject:
         "All objects of a kind that a step can reach"
         return [o for o in self.snapshot.seen.values() if isinstance(o, kind)]
 
-# %% ../../nbs/33_doctor.subject.ipynb #b01b1be6
+# %% ../../nbs/33_doctor.subject.ipynb #95897b2b
 @patch
 def begin(self:Subject,
     batch, # With which the step is made
@@ -98,8 +96,7 @@ def begin(self:Subject,
     with torch.no_grad():
         for t in self.recorder.passed: t.detach_()
     self.recorder.passed.clear()
-    if self.steps:
-        for p,was in self._kept.items(): p.data.copy_(was)
+    for p,was in self._kept.items(): p.data.copy_(was)
     self.recorder.step = Step(batch)
     self.steps.append(self.recorder.step)
 
@@ -113,7 +110,7 @@ def gradients(self:Subject)->dict:
     "Copies of the gradients that parameters have now, by name"
     return {k:p.grad.detach().to_dense().clone() for k,p in self.model.named_parameters() if p.grad is not None}
 
-# %% ../../nbs/33_doctor.subject.ipynb #d659c29a
+# %% ../../nbs/33_doctor.subject.ipynb #3ab387a7
 @patch
 def _act(self:Subject, update, hypers, optimiser, f, name, opt, *args, **kwargs):
     "An optimiser's method is called: note it, and call it unless weights are to stay"
@@ -145,7 +142,7 @@ def _other_hypers(opt, change):
     finally:
         for g,o in zip(groups, was): g.update(o)
 
-# %% ../../nbs/33_doctor.subject.ipynb #887d6dfc
+# %% ../../nbs/33_doctor.subject.ipynb #758357b3
 @patch
 def _call_hooks(self:Subject, mode):
     def _before(model, args):
@@ -178,7 +175,7 @@ def _take(self:Subject, batches, update, mode, hypers, optimiser):
         if not self.steps: self.begin(())
         self.steps[-1].error = e
 
-# %% ../../nbs/33_doctor.subject.ipynb #a99a3ed9
+# %% ../../nbs/33_doctor.subject.ipynb #6621560a
 @patch
 def run(self:Subject,
     batches:list=None, # In place of the subject's own
