@@ -1,5 +1,4 @@
 """The `Doctor` callback: what it costs in looks, what it keeps, and the faults that a fit shows"""
-import copy
 import io
 import math
 import pickle
@@ -308,24 +307,6 @@ def test_another_model_in_a_learner(made):
     another_model(learn, cb)
     if made: learn.create_opt()
     assert fit(learn, cb) == ['O7']*(not made)
-
-
-@pytest.mark.parametrize('opt,found', [(torch.optim.Adam, ['O5']), (torch.optim.SGD, [])])
-def test_an_optimiser_that_has_forgotten(opt, found):
-    "Only where there was something to forget"
-    learn,cb = learner(opt=opt),doctor()
-    assert fit(learn, cb) == fit(learn, cb) == []
-    learn.create_opt()
-    assert fit(learn, cb) == found
-
-
-def test_an_optimiser_that_is_loaded_has_forgotten_nothing():
-    learn,cb = learner(),doctor()
-    fit(learn, cb)
-    state = copy.deepcopy(learn.opt.state_dict())
-    learn.create_opt()
-    learn.opt.load_state_dict(state)
-    assert fit(learn, cb) == []
 
 
 @pytest.mark.parametrize('lr,schedule,found', [(3e-3, 'one cycle', []), (3e-3, 'rises', ['O10']), (1e-9, 'none', ['O10'])])

@@ -11,7 +11,7 @@ from charrnn_fa.doctor.watch import Doctor
 PROGRAMS = {p.name:p for p in all_programs()}
 FAULTY = """copies_its_input fortran_order awd_targets_equal_inputs everything_lower_case mean_state_for_all_rows
     entropy_bonus_in_the_loss descent_that_keeps_gradients rate_zero_for_the_body awd_accumulates_a_million functional_dropout_always_on
-    eval_in_the_step state_thrown_away softmax_of_the_softmax probabilities_fed_back awd_without_model_resetter
+    eval_in_the_step state_thrown_away softmax_of_the_softmax awd_without_model_resetter
     sampling_overwrites_the_state ours_on_a_page retain_graph_and_p_data""".split()
 HEALTHY = "min_char_rnn burn_in masks_beside log_softmax_and_nll watched_ours".split()
 

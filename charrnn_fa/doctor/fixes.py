@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fixes', 'try_fix', 'Reference', 'control', 'information', 'swap']
 
-# %% ../../nbs/43_doctor.fixes.ipynb #cc92a60d
+# %% ../../nbs/43_doctor.fixes.ipynb #1adcfa71
 import math, time
 from fastai.basics import *
 from .registry import OutOfTime
@@ -15,7 +15,7 @@ from .subject import params_of
 from .evidence import Evidence, evidence
 from .trials import Change, Trial, entropy, real_predictions
 
-# %% ../../nbs/43_doctor.fixes.ipynb #8635c8a9
+# %% ../../nbs/43_doctor.fixes.ipynb #68ab9b3d
 def _next_characters(e, row, time):
     "A function of a batch: its characters at (row, time), each (n,); -100 where the batch does not have them"
     t = e.text
@@ -58,7 +58,7 @@ def _in_other_order(e, finding):
     first = int(e.alignment.time.min())
     return _with_targets(e, *((j%rows, j//rows+first) if by_row else (j//n_times, j%n_times+first)))
 
-# %% ../../nbs/43_doctor.fixes.ipynb #e64f6505
+# %% ../../nbs/43_doctor.fixes.ipynb #d723f8b5
 def _without_squashing(e, finding):
     if 'high' not in finding.evidence: return None
     low = finding.evidence['low']
@@ -68,17 +68,6 @@ def _without_squashing(e, finding):
         return s.clamp(min=1e-9).log() if is_share else s.clamp(1e-6, 1-1e-6).logit()
     return Change(), Change('without it', recorder=dict(scores=_scores))
 
-def _log_probabilities(e, finding):
-    def as_logs(s):
-        kind = probability_kind(s if s.ndim == 2 else s.movedim(1, -1).flatten(0, -2))
-        return s.clamp(min=1e-9).log() if kind == 'probability' else s.log_softmax(1)
-    return Change(measure=_of_logs(as_logs)), Change('log-probabilities', recorder=dict(scores=as_logs))
-
-def _of_logs(as_logs):
-    def _measure(step):
-        found = real_predictions(step)
-        return found and (as_logs(found[0]), found[1])
-    return _measure
 
 def _gradients_through_time(e, finding):
     lines = {(o.file, o.line) for k in ('detach', 'detach_', 'data') for o in e.baseline.sites.get(k, ())}
@@ -119,8 +108,8 @@ def _along_time(e, finding):
         for m in layers: m.batch_first = not m.batch_first
     return (Change(), Change('batch_first', prepare=_prepare)) if layers else None
 
-fixes = dict(D1=_shifted, D2=_shifted, S3=_in_other_order, S5=_along_time, L1=_without_squashing, L2=_log_probabilities,
-             L3=_as_mean, R1=_gradients_through_time, O6=_zeroed, O7=_all_parameters, O8=_all_parameters)
+fixes = dict(D1=_shifted, D2=_shifted, S3=_in_other_order, S5=_along_time, L1=_without_squashing, L3=_as_mean,
+             R1=_gradients_through_time, O6=_zeroed, O7=_all_parameters, O8=_all_parameters)
 fixes.update(dict.fromkeys(('I1', 'I2', 'I3', 'I4', 'I5', 'R10'), _usual_weights))
 
 def try_fix(
@@ -141,7 +130,7 @@ def try_fix(
         finding.evidence['_curves'] = {'as it is':before.losses[:n], 'with the fix':after.losses[:n]}
     if tried is not None and not tried['after'] < tried['before']-margin: finding.certainty = 'weak'
 
-# %% ../../nbs/43_doctor.fixes.ipynb #ef66165b
+# %% ../../nbs/43_doctor.fixes.ipynb #7e82de77
 class Reference(nn.Module):
     "A small LSTM that is known to learn"
     def __init__(self,
@@ -183,7 +172,7 @@ def control(e)->Trial: # `None` if the program does not predict characters
         net = Reference(e.n_classes).to(e.predicted[0].device)
         return _train_plainly(net, [*net.parameters()], _pairs(e), max(60, e.n_trial_steps), e.until)
 
-# %% ../../nbs/43_doctor.fixes.ipynb #35b97c67
+# %% ../../nbs/43_doctor.fixes.ipynb #c4573818
 def information(
     pairs, # Of tensors of ids, of one shape each
 )->float: # In nats
@@ -294,7 +283,7 @@ def _other_loop(e):
     except Exception: return None
     finally: s.snapshot.restore()
 
-# %% ../../nbs/43_doctor.fixes.ipynb #43a93499
+# %% ../../nbs/43_doctor.fixes.ipynb #41cc6a9d
 def _learns_less(e):
     "Whether a program is clearly above the reference, even after four times as many steps"
     base = e.usable_trial

@@ -6,14 +6,14 @@
 __all__ = ['target_names', 'Batch', 'as_batch', 'LoaderFails', 'take_batches', 'parts_subject', 'Weights', 'step_subject',
            'OtherLoaders', 'Follow', 'quieten', 'learner_subject', 'arrange_parts']
 
-# %% ../../nbs/34_doctor.forms.ipynb #d2a96e93
+# %% ../../nbs/34_doctor.forms.ipynb #8bdaf8d7
 import inspect, itertools, math, time
 from fastai.basics import *
 from ..core import CharRNNError, reason
 from .record import first_of, predictions
 from .subject import Subject
 
-# %% ../../nbs/34_doctor.forms.ipynb #a1ad6088
+# %% ../../nbs/34_doctor.forms.ipynb #cccf888f
 target_names = 'y','yb','target','targets','label','labels','tgt'
 
 def _as_tensor(o):
@@ -30,7 +30,7 @@ def _in_form(o, t):
     if type(t) is Tensor and not t.is_contiguous(): return torch.empty_like(t).copy_(t)
     return t.clone() if isinstance(t, Tensor) else t
 
-# %% ../../nbs/34_doctor.forms.ipynb #b73b518a
+# %% ../../nbs/34_doctor.forms.ipynb #113ab96d
 class Batch(tuple):
     "The parts of a batch as tensors, the input first and the targets last"
     given,order,is_bare = (),(),False # what the loader gave, where each part stood there; is it a bare tensor?
@@ -63,7 +63,7 @@ def as_batch(
     res.given,res.order,res.is_bare = given,tuple(order),is_bare
     return res
 
-# %% ../../nbs/34_doctor.forms.ipynb #155c350c
+# %% ../../nbs/34_doctor.forms.ipynb #57c785ad
 class LoaderFails(CharRNNError):
     "The loader raises an error"
 
@@ -92,7 +92,7 @@ def take_batches(
         raise CharRNNError("The loader has no batches", "give a longer text, or smaller batches.")
     return res
 
-# %% ../../nbs/34_doctor.forms.ipynb #89f40093
+# %% ../../nbs/34_doctor.forms.ipynb #7259e4d0
 def _check(name, o, is_right, kind, remedy):
     what = f"the class {o.__name__}" if isinstance(o, type) else type(o).__name__
     if not is_right: raise CharRNNError(f"{name} is {what}, not {kind}", remedy)
@@ -116,7 +116,7 @@ def _loss_of(loss_func, out, y):
         if not isinstance(out, (tuple, list)): raise
     return loss_func(first_of(out), y)
 
-# %% ../../nbs/34_doctor.forms.ipynb #90dafe48
+# %% ../../nbs/34_doctor.forms.ipynb #6d0dd5b6
 def parts_subject(
     model:nn.Module, # That is trained
     batches:list, # `Batch`es
@@ -145,7 +145,7 @@ def parts_subject(
     self.has_optimiser = given is not None
     return self
 
-# %% ../../nbs/34_doctor.forms.ipynb #2dbba8c8
+# %% ../../nbs/34_doctor.forms.ipynb #d87bf6ed
 _meanings = dict(model='model net network rnn m', opt='opt optimizer optimiser optim', batch='batch b data',
                  x='x xb input inputs inp ids src seq input_ids', y=f"{' '.join(target_names)} out",
                  i='i step it iteration epoch n')
@@ -167,7 +167,7 @@ def _arguments(f, n):
     if len(names) == 2: return ['x', 'y']
     raise CharRNNError(f"The training step takes {', '.join(names)}", "give a function of a batch, or of x and y.")
 
-# %% ../../nbs/34_doctor.forms.ipynb #487dfbe0
+# %% ../../nbs/34_doctor.forms.ipynb #d5a64036
 class Weights(nn.Module):
     "Tensors that belong to no module, as the parameters of one"
     def __init__(self, tensors): # A dictionary or a list of tensors
@@ -203,7 +203,7 @@ def _number_of(o):
     if isinstance(o, Tensor) and o.numel() == 1: o = o.item()
     return float(o) if isinstance(o, (int, float)) else None
 
-# %% ../../nbs/34_doctor.forms.ipynb #8325eb12
+# %% ../../nbs/34_doctor.forms.ipynb #e2547069
 class OtherLoaders:
     "Some batches in place of those of a loader, or of loaders, of which it has everything else"
     def __init__(self,
@@ -220,7 +220,7 @@ class OtherLoaders:
         if name in ('_dl', 'at_start'): raise AttributeError(name)
         return getattr(self._dl, name)
 
-# %% ../../nbs/34_doctor.forms.ipynb #b4ceb465
+# %% ../../nbs/34_doctor.forms.ipynb #c50cdcbc
 class Follow(Callback):
     "Begins a step of a subject for each batch of a Learner, and ends the fit after the last"
     order = -100
@@ -257,7 +257,7 @@ def learner_subject(
     self.learn,self.enough = learn,CancelFitException # after which callbacks put away what they began
     return self
 
-# %% ../../nbs/34_doctor.forms.ipynb #3b60e2f8
+# %% ../../nbs/34_doctor.forms.ipynb #0eb3fb0d
 def arrange_parts(subject:Subject): # Whose batches are put in order, input first and targets last
     "Find out by a step which part of a batch is the input and which the targets"
     batch = subject.batches[0]

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['rungs', 'ngram_probs', 'Ladder', 'read_ids', 'ids_ladder', 'ladder']
 
-# %% ../../nbs/30_doctor.ladder.ipynb #2966a491
+# %% ../../nbs/30_doctor.ladder.ipynb #835aca65
 import math
 from fastai.basics import *
 from ..core import CharRNNError
 from ..text.data import split_text
 from ..text.vocab import CharVocab
 
-# %% ../../nbs/30_doctor.ladder.ipynb #405b15d5
+# %% ../../nbs/30_doctor.ladder.ipynb #5cbb1182
 def _unique(codes):
     "Different numbers, where each of `codes` stands among them, and how often it occurs"
     if codes.max(initial=0) > 8*len(codes) + 2**22: return np.unique(codes, return_inverse=True, return_counts=True)
@@ -50,7 +50,7 @@ def ngram_probs(
             context,here = _later(longer, list(train_starts)),_later(at, list(valid_starts))
         yield p
 
-# %% ../../nbs/30_doctor.ladder.ipynb #ad0e8aaf
+# %% ../../nbs/30_doctor.ladder.ipynb #e82bf3fe
 rungs = dict(
     uniform='has learned nothing: all characters are equally likely',
     unigram='knows how frequent each character is, and uses no context',
@@ -83,7 +83,7 @@ class Ladder(dict):
         floor = {'double softmax':'softmax before a loss that applies it as well: no loss is lower'}
         return '\n'.join(f'{self[k]:6.3f}  {k:15} {v}' for k,v in {**rungs, **floor}.items())
 
-# %% ../../nbs/30_doctor.ladder.ipynb #337cf5ea
+# %% ../../nbs/30_doctor.ladder.ipynb #6244df33
 def read_ids(
     dl, # Loader of inputs and targets
 )->tuple: # Ids (characters,), and where documents start among them

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['checks', 'raises_own_errors', 'OutOfTime', 'Check', 'check', 'examine', 'arrange']
 
-# %% ../../nbs/29_doctor.registry.ipynb #7cfce1da
+# %% ../../nbs/29_doctor.registry.ipynb #ef46113a
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from .report import Finding, catalogue, certainties, fold
 
-# %% ../../nbs/29_doctor.registry.ipynb #f6851ca3
+# %% ../../nbs/29_doctor.registry.ipynb #c70c49ed
 class OutOfTime(Exception):
     "There is no time left for another run of the user's program"
     def __init__(self): super().__init__("there is no time for another run")
@@ -50,7 +50,7 @@ def check(
         return f
     return register
 
-# %% ../../nbs/29_doctor.registry.ipynb #7152f526
+# %% ../../nbs/29_doctor.registry.ipynb #77feeff2
 _pictures = '_matrix','_healthy','_curves'
 
 def _place(e, at):
@@ -66,7 +66,7 @@ def _finding(c, e, found):
     place = found.get('_place') or _place(e, c.at)
     return Finding(c.id, found.get('_certainty', c.certainty), says, fix, evidence, place, explains=c.explains)
 
-# %% ../../nbs/29_doctor.registry.ipynb #a4955828
+# %% ../../nbs/29_doctor.registry.ipynb #15d79c67
 raises_own_errors = False # whether an error within a check is raised; tests set it
 
 def examine(

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['libraries', 'is_own_module', 'Snapshot', 'WritesToDisk', 'unchanged']
 
-# %% ../../nbs/31_doctor.snapshot.ipynb #34c3f742
+# %% ../../nbs/31_doctor.snapshot.ipynb #5f7f6bcf
 import collections, csv, dis, functools, gc, io, logging, os, random, sys, threading, traceback, types, warnings
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from operator import is_, length_hint
 from fastai.basics import *
 from ..core import CharRNNError
 
-# %% ../../nbs/31_doctor.snapshot.ipynb #67009b93
+# %% ../../nbs/31_doctor.snapshot.ipynb #cc5c69a7
 libraries = {*sys.stdlib_module_names, 'torch', 'fastai', 'fastcore', 'charrnn_fa', 'numpy', 'pandas', 'tqdm'}
 
 def is_own_module(
@@ -23,7 +23,7 @@ def is_own_module(
     file = getattr(sys.modules.get(name), '__file__', None) or ''
     return name == '__main__' or not any(o in file for o in ('site-packages', 'dist-packages'))
 
-# %% ../../nbs/31_doctor.snapshot.ipynb #89c86bd0
+# %% ../../nbs/31_doctor.snapshot.ipynb #b7e4177a
 _simple = int, float, complex, bool, str, bytes, type(None), types.ModuleType, torch.dtype, torch.device
 _inner = 'torch._C','torch.utils.data','numpy' # attributes of their objects are not followed
 
@@ -44,7 +44,7 @@ class Snapshot:
         with torch.no_grad():
             for f in reversed(self.undo): f()
 
-# %% ../../nbs/31_doctor.snapshot.ipynb #b3b5043e
+# %% ../../nbs/31_doctor.snapshot.ipynb #fb68019f
 @patch
 def _visit(self:Snapshot, o, name):
     if isinstance(o, _simple): return
@@ -72,7 +72,7 @@ def _is_living(o):
     try: return not o.closed and o.readable() and o.tell() < 0
     except OSError: return True # such as a file in the middle of `for line in file`
 
-# %% ../../nbs/31_doctor.snapshot.ipynb #65714263
+# %% ../../nbs/31_doctor.snapshot.ipynb #c6cedff9
 @functools.singledispatch
 def _follow(o, snapshot, name): "Save what an object contains beside attributes, by its kind"
 
@@ -98,7 +98,7 @@ def _(a, snapshot, name):
     if not a.flags.writeable or isinstance(a, np.memmap): return
     snapshot.undo.append(partial(np.copyto, a, a.copy()))
 
-# %% ../../nbs/31_doctor.snapshot.ipynb #187f1095
+# %% ../../nbs/31_doctor.snapshot.ipynb #fd58929d
 _kinds = collections.OrderedDict,dict,list,set,collections.deque
 
 def _follow_items(o, snapshot, name, follow=True):
@@ -121,7 +121,7 @@ for o in _kinds: _follow.register(o, _follow_items)
 for o in (tuple, frozenset, partial, types.MethodType, types.BuiltinMethodType, types.MethodWrapperType,
           type(csv.writer(io.StringIO()))): _follow.register(o, _follow_parts) # that cannot be changed themselves
 
-# %% ../../nbs/31_doctor.snapshot.ipynb #b213b5ab
+# %% ../../nbs/31_doctor.snapshot.ipynb #ae6dbc74
 @_follow.register(types.FunctionType)
 def _(f, snapshot, name):
     own = is_own_module(f.__globals__.get('__name__'))
@@ -153,7 +153,7 @@ def _(cls, snapshot, name):
     snapshot.undo.append(_undo)
     snapshot.todo += [(getattr(v, '__func__', v), f'{cls.__name__}.{k}') for k,v in vars(cls).items()]
 
-# %% ../../nbs/31_doctor.snapshot.ipynb #f33b1c5b
+# %% ../../nbs/31_doctor.snapshot.ipynb #d25c0140
 _generators = random.Random,torch.Generator,np.random.Generator,np.random.RandomState
 
 def _follow_generator(o, snapshot, name):
@@ -185,7 +185,7 @@ def _(f, snapshot, name):
 for o in _generators: _follow.register(o, _follow_generator)
 for o in DataLoader,torch.utils.data.DataLoader,DataLoaders,Learner: _follow.register(o, _follow_loader)
 
-# %% ../../nbs/31_doctor.snapshot.ipynb #03c15c46
+# %% ../../nbs/31_doctor.snapshot.ipynb #3e5ae8db
 class WritesToDisk(CharRNNError): "The program that is examined would change files"
 _changes = {'os.remove', 'os.rename', 'os.rmdir', 'os.mkdir', 'os.link', 'os.symlink', 'os.truncate', 'shutil.rmtree',
             'sqlite3.connect', 'subprocess.Popen', 'os.system'}
@@ -204,7 +204,7 @@ def _refuse(event, args, guarded=_guarded): # which is there even at the end of 
 
 _listen = functools.cache(lambda: sys.addaudithook(_refuse)) # once, since a hook cannot be removed
 
-# %% ../../nbs/31_doctor.snapshot.ipynb #bc3acd7c
+# %% ../../nbs/31_doctor.snapshot.ipynb #4ab6a506
 @contextmanager
 def unchanged(
     *objects, # Whose contents are restored, with whatever can be reached from them

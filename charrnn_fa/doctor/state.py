@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['two_steps', 'reach', 'carry', 'bend']
 
-# %% ../../nbs/39_doctor.state.ipynb #6990c68f
+# %% ../../nbs/39_doctor.state.ipynb #fc24de70
 import weakref
 from fastai.basics import *
 from .record import hooked, place_here, predictions, recurrent_kinds
 from .registry import check
 from .evidence import Evidence, Sequence, evidence
 
-# %% ../../nbs/39_doctor.state.ipynb #b856ece8
+# %% ../../nbs/39_doctor.state.ipynb #0f1f4da2
 def _tensors(o):
     "All tensors in nested tuples, lists and dictionaries"
     if isinstance(o, Tensor): return [o]
@@ -38,15 +38,12 @@ def _last_scores(e, batches, **kwargs):
     found = None if len(steps) < len(batches) or steps[-1].error else predictions(steps[-1])
     return None if found is None else found[0].detach().float()
 
-# %% ../../nbs/39_doctor.state.ipynb #6750fe5e
+# %% ../../nbs/39_doctor.state.ipynb #ffb050f9
 def _fate(module, calls):
-    "What becomes of the state from call to call: 'lost', 'cut', 'swapped', or None for anything else"
+    "What becomes of the state from call to call: 'lost', 'cut', or None for anything else"
     shapes = {(*(o.shape for o in given), None, *(o.shape for o in gave)) for given,gave in calls}
     if len(calls) < 3 or len(shapes) > 1: return None
     (given,gave),pairs = calls[0],[(a, b) for (_,a),(b,_) in zip(calls, calls[1:])]
-    if isinstance(module, (nn.LSTM, nn.LSTMCell)) and len(given) == 3:
-        is_swapped = lambda a,b: torch.equal(a[-2], b[2]) and torch.equal(a[-1], b[1]) and not torch.equal(a[-1], a[-2])
-        if all(is_swapped(a, b) for a,b in pairs): return 'swapped'
     if any(_uses(_nodes(*pairs[0][1]), o) for o in pairs[0][0] if o.requires_grad): return None
     ways = [(i, j) for i,a in enumerate(given) for j,b in enumerate(gave) if a.shape == b.shape]
     handed = [(i, j) for i,j in ways if all(torch.equal(a[j], b[i]) for a,b in pairs)]
@@ -61,7 +58,7 @@ def _fate(module, calls):
     returns_state = isinstance(module, recurrent_kinds) or len(gave) > 1
     return 'lost' if returns_state and any(is_same(i, j) and are_letters(i) for i,j in ways) else None
 
-# %% ../../nbs/39_doctor.state.ipynb #28b24d68
+# %% ../../nbs/39_doctor.state.ipynb #273f7c2d
 _of_a_batch = {'x', 'y', 'xb', 'yb', 'pred', 'loss', 'loss_grad'} # attributes of a Learner
 _detaching = {Tensor.detach, Tensor.detach_, Tensor.data.__get__}
 
@@ -114,7 +111,7 @@ def two_steps(e)->_TwoSteps: # With `reaches`, `keeps`, `no_effect`, `cuts`, `lo
     "What is observed in two steps as they are"
     return _TwoSteps(e)
 
-# %% ../../nbs/39_doctor.state.ipynb #099faae5
+# %% ../../nbs/39_doctor.state.ipynb #406534f7
 @check('R3', 'exact', explains='R2 O4',
        says='detach() returns a new tensor, which is not used here. The state keeps its graph, so the gradient of a '
             'batch goes back into the batches before it.',
@@ -137,13 +134,7 @@ def _state_is_not_handed_on(e):
     if any(o.count(True, 'later') for o in e.changes or ()): return None # it goes on in another way
     if 'lost' in e.two_steps.loops: return dict(zip(('calls', '_kind'), e.two_steps.loops['lost']))
 
-@check('S7', 'exact', explains='R5 R1 Z2 T5',
-       says='In each of {calls} calls the LSTM gets as h what it returned as c, and as c what it returned as h.',
-       fix='h,c = rnn(x_t, (h, c))   # h first, both times')
-def _states_are_swapped(e):
-    if 'swapped' in e.two_steps.loops: return dict(calls=e.two_steps.loops['swapped'][0])
-
-# %% ../../nbs/39_doctor.state.ipynb #4b824b6e
+# %% ../../nbs/39_doctor.state.ipynb #9748fb81
 @evidence
 def reach(e)->tuple: # Time steps; `None` if it cannot be seen
     "How far back the last prediction depends on the text, and how far back its gradient goes"
@@ -188,7 +179,7 @@ def _few_characters_for_an_update(e):
     goes_on = t.n_steps <= 3 and (t.goes_on or 0) > .9 and any(map(len, e.carry.values()))
     if goes_on and all('step' in o.events for o in e.steps): return dict(updates=n, characters=t.n_steps)
 
-# %% ../../nbs/39_doctor.state.ipynb #878edf08
+# %% ../../nbs/39_doctor.state.ipynb #3610d83f
 @evidence
 def carry(e)->dict: # By the sequence that was replaced; `None` if it cannot be seen
     "Which sequences of the second batch are predicted differently after another sequence in the first batch"
@@ -222,7 +213,7 @@ def _kept_state_is_lost(e, short=16):
     if e.text.n_steps > short or (e.text.goes_on or 0) < .99 or _is_carried(e) or not e.two_steps.keeps: return None
     if all(e.baseline.graphs): return dict(steps=e.text.n_steps, sequences_that_go_on=e.text.goes_on)
 
-# %% ../../nbs/39_doctor.state.ipynb #148b4a41
+# %% ../../nbs/39_doctor.state.ipynb #9eefe065
 def _pair_gain(pairs, others):
     "By how many nats counts of some pairs of ids predict the second ids of others better than frequencies do"
     (a,b),(c,d) = ([o.flatten().long().cpu() for o in p] for p in (pairs, others))
@@ -267,7 +258,7 @@ def _text_runs_down_the_batch(e):
         return dict(on=t.goes_on, _says='Each sequence goes on in the next sequence of its batch, not in the next '
                     'batch. So the state that is carried there belongs to another piece of the text.')
 
-# %% ../../nbs/39_doctor.state.ipynb #1b0f3ee9
+# %% ../../nbs/39_doctor.state.ipynb #02b78dc4
 @evidence
 def bend(e)->float: # `None` if it cannot be seen
     "How much scores deviate from a linear function of what enters the model, as a share of how much they change"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hypers_of', 'params_of', 'Enough', 'Subject']
 
-# %% ../../nbs/33_doctor.subject.ipynb #89f4600e
+# %% ../../nbs/33_doctor.subject.ipynb #6d71470b
 import math, random, time
 from contextlib import ExitStack, contextmanager
 from fastai.basics import *
@@ -13,7 +13,7 @@ from .registry import OutOfTime
 from .snapshot import Snapshot, WritesToDisk
 from .record import Recorder, Step, hooked
 
-# %% ../../nbs/33_doctor.subject.ipynb #56616ffe
+# %% ../../nbs/33_doctor.subject.ipynb #59473e20
 def hypers_of(
     opt, # An optimiser of PyTorch's or fastai's
 )->list: # Of dictionaries
@@ -46,7 +46,7 @@ def _intercepted(objects, act):
         for o,k,f in of_classes: setattr(o, k, f)
         for o,k,f in of_objects: vars(o)[k] = f
 
-# %% ../../nbs/33_doctor.subject.ipynb #01752f20
+# %% ../../nbs/33_doctor.subject.ipynb #761fa169
 class Enough(Exception):
     "All that a run was made for is known"
     def __init__(self): super().__init__('enough') # fastai wants words where a callback raises
@@ -82,7 +82,7 @@ class Subject:
         "All objects of a kind that a step can reach"
         return [o for o in self.snapshot.seen.values() if isinstance(o, kind)]
 
-# %% ../../nbs/33_doctor.subject.ipynb #95897b2b
+# %% ../../nbs/33_doctor.subject.ipynb #7471d12b
 @patch
 def begin(self:Subject,
     batch, # With which the step is made
@@ -110,7 +110,7 @@ def gradients(self:Subject)->dict:
     "Copies of the gradients that parameters have now, by name"
     return {k:p.grad.detach().to_dense().clone() for k,p in self.model.named_parameters() if p.grad is not None}
 
-# %% ../../nbs/33_doctor.subject.ipynb #3ab387a7
+# %% ../../nbs/33_doctor.subject.ipynb #f6f952b5
 @patch
 def _act(self:Subject, update, hypers, optimiser, f, name, opt, *args, **kwargs):
     "An optimiser's method is called: note it, and call it unless weights are to stay"
@@ -142,7 +142,7 @@ def _other_hypers(opt, change):
     finally:
         for g,o in zip(groups, was): g.update(o)
 
-# %% ../../nbs/33_doctor.subject.ipynb #758357b3
+# %% ../../nbs/33_doctor.subject.ipynb #7a1f25e8
 @patch
 def _call_hooks(self:Subject, mode):
     def _before(model, args):
@@ -175,7 +175,7 @@ def _take(self:Subject, batches, update, mode, hypers, optimiser):
         if not self.steps: self.begin(())
         self.steps[-1].error = e
 
-# %% ../../nbs/33_doctor.subject.ipynb #6621560a
+# %% ../../nbs/33_doctor.subject.ipynb #44225fc6
 @patch
 def run(self:Subject,
     batches:list=None, # In place of the subject's own

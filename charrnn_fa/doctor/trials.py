@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['as_it_is', 'Change', 'Trial', 'entropy', 'real_predictions', 'n_trial_steps', 'usable_trial', 'lower_rate',
            'rate_too_high', 'rate_too_low', 'exploding_gradients', 'clipped_away', 'decay_too_strong', 'drops',
-           'much_dropout', 'one_batch', 'too_small', 'not_finite_on_the_way', 'optimisers_one_after_the_other',
-           'rate_goes_to_zero']
+           'much_dropout', 'one_batch', 'too_small', 'not_finite_on_the_way', 'rate_goes_to_zero']
 
-# %% ../../nbs/42_doctor.trials.ipynb #316de245
+# %% ../../nbs/42_doctor.trials.ipynb #7786da10
 import math, statistics, time
 from dataclasses import dataclass, field, replace
 from fastai.basics import *
@@ -18,7 +17,7 @@ from .record import loss_gradients, predictions, recurrent_kinds, rows_of
 from .subject import hypers_of
 from .evidence import Evidence, evidence, of_classes
 
-# %% ../../nbs/42_doctor.trials.ipynb #ace528e8
+# %% ../../nbs/42_doctor.trials.ipynb #180ce520
 @dataclass(frozen=True)
 class Change:
     "What is different in a short training"
@@ -29,7 +28,6 @@ class Change:
     begin:object = field(default=noop, compare=False)    # Is called before each step
     prepare:object = field(default=noop, compare=False)  # Is given the model before the first step
     at_step:object = field(default=noop, compare=False)  # Is given the optimiser's groups before each of its steps
-    batches:object = field(default=None, compare=False)  # In place of the subject's own
     recorder:object = field(default=None, compare=False) # What the recorder changes, see `Recorder.unchanged`
     optimiser:object = field(default=None, compare=False) # Makes a step in place of the program's optimisers
     measure:object = field(default=None, compare=False)  # Gives scores and targets of a step, if its loss does not
@@ -61,7 +59,7 @@ def entropy(
     p = ids.unique(return_counts=True)[1]/max(1, ids.numel())
     return -(p*p.log()).sum().item()
 
-# %% ../../nbs/42_doctor.trials.ipynb #48f61192
+# %% ../../nbs/42_doctor.trials.ipynb #a03b2aad
 def _counted(step):
     "Which predictions have a gradient, where a loss gives a number for each; None if all have"
     if not all(o.options.get('reduction') == 'none' and o.scores.requires_grad for o in step.losses): return None
@@ -83,7 +81,7 @@ def real_predictions(
     if step.losses[0].name == 'probability': scores = scores.log()
     return scores[ok],targets[ok]
 
-# %% ../../nbs/42_doctor.trials.ipynb #821c7179
+# %% ../../nbs/42_doctor.trials.ipynb #7dfdadad
 @patch
 def trial(self:Evidence,
     change:Change=as_it_is, # What is different in it
@@ -105,7 +103,7 @@ def n_trial_steps(e)->int:
 
 def _train(e, change, n):
     s,res,last = e.subject,Trial(),{}
-    batches = change.batches or (s.batches[:1] if change.one_batch else s.more)
+    batches = s.batches[:1] if change.one_batch else s.more
     def _begin(): # weights that are updated by hand: scale what the last step did
         change.begin()
         if change.rate == 1 or not s.updates_itself: return
@@ -144,7 +142,7 @@ def _norm(grads):
     grads = [g.detach().float() for g in grads if g is not None and not g.is_sparse]
     return get_total_norm(grads).item() if grads else 0.
 
-# %% ../../nbs/42_doctor.trials.ipynb #61b758a6
+# %% ../../nbs/42_doctor.trials.ipynb #341dfd6d
 def _slower(e, by, n=None): return e.trial(Change(f'{by:g} of the learning rate', rate=by), n)
 
 @evidence
@@ -202,7 +200,7 @@ def _rate_fix(e, by):
 
 def _nats(v): return f'{v:.2f}' if v < 1000 else f'{v:.3g}'
 
-# %% ../../nbs/42_doctor.trials.ipynb #11b51950
+# %% ../../nbs/42_doctor.trials.ipynb #cd1211fd
 @check('O1', 'strong', needs='usable_trial', explains='O3 O13 Z1 Z3 Z4 O4 I3 T5 I6 I4 L3',
        says='{outcome}; with {times:g} of the learning rate it is {loss_with_less:.2f}, from the same weights and with '
             'the same batches. So the learning rate is too high.')
@@ -232,7 +230,7 @@ def rate_too_low(e):
             return dict(lr=_rate_of(base), steps=len(base.losses), gain=base.gain, gain_with_more=t.gain, times=by,
                         _fix=_rate_fix(e, by), **_tried(base, t, f'{by:g} times the rate'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #5099cb05
+# %% ../../nbs/42_doctor.trials.ipynb #9468bd8b
 @check('O3', 'strong', needs='usable_trial', explains='O4 Z3 Z4',
        says='The norm of the gradient goes up to {largest:,.0f}; its median is {median:.2g}. Clipped to 1, the same '
             'training ends at {loss_clipped:.2f}.',
@@ -265,7 +263,7 @@ def clipped_away(e):
     if t.bad is None and max(base.gain, 0) < .5*t.gain:
         return dict(clipped_to=to, norm_before=before, **_tried(base, t, 'not clipped'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #bb412116
+# %% ../../nbs/42_doctor.trials.ipynb #56d51e99
 @check('O13', 'strong', needs='usable_trial', explains='Z1 Z2 T5 I6',
        says='With weight decay {weight_decay:g} the loss is {loss:.2f} after {steps} steps, without it '
             '{loss_without:.2f}: weights are pulled to zero faster than they learn.',
@@ -299,19 +297,12 @@ def much_dropout(e):
         return dict(steps=len(t.losses), loss=base.end, loss_without=t.end, **_tried(base, t, 'no dropout'))
 
 @evidence
-def one_batch(e)->Trial: # The best of several learning rates; `None` without batches, or if the first rate learns it
-    "Training on one batch only"
-    if not e.subject.batches[0]: return None
-    by = e.lower_rate[0] if e.lower_rate else 1.
-    tries = []
-    for k in (by, 10*by, .1*by):
-        t = e.trial(Change(f'one batch, {k:g} of the rate', rate=k, one_batch=True, mode=False), 120)
-        if t.unigram is None or t.bad is None and t.end < .75*t.unigram: return None
-        if t.bad is None: tries.append((t.end, k))
-    if not tries: return None
-    k = min(tries)[1]
-    t = e.trial(Change(f'one batch, {k:g} of the rate', rate=k, one_batch=True, mode=False), 400)
-    return t if t.bad is None and t.end > .75*t.unigram else None
+def one_batch(e)->Trial: # `None` if the batch is learned
+    "Training on one batch only, at the best of three learning rates"
+    tries = [Change(f'one batch, {k:g} of the rate', rate=k, one_batch=True, mode=False) for k in (1., 10., .1)]
+    best = min(tries, key=lambda o: e.trial(o, 120).end)
+    t = e.trial(best, 400)
+    return t if t.unigram and math.isfinite(t.end) and t.end > .75*t.unigram else None
 
 @check('I6', 'strong', needs='usable_trial',
        says='After {steps} steps with one and the same batch the loss is {nats:.2f} nats; the frequencies of its '
@@ -324,7 +315,7 @@ def too_small(e):
     if (t := e.one_batch) is not None and t.end < t.unigram-.02:
         return dict(steps=len(t.losses), nats=t.end, unigram=t.unigram, units=max(units))
 
-# %% ../../nbs/42_doctor.trials.ipynb #21f77ea8
+# %% ../../nbs/42_doctor.trials.ipynb #6015d190
 @check('O4', 'strong', needs='usable_trial', explains='Z3 Z4 T5',
        says='In step {step} the loss becomes NaN or Inf. The step before it had a loss of {before:.3g} and a gradient '
             'of norm {norm:.3g}.',
@@ -333,14 +324,6 @@ def not_finite_on_the_way(e):
     t = e.usable_trial
     if t.bad: return dict(step=t.bad+1, before=t.losses[-1], norm=t.norms[-1] if t.norms else math.nan)
 
-@check('O5', 'exact', needs='usable_trial', explains='Z3 Z4',
-       says='In {steps} steps {optimisers} optimisers were at work, one after the other: each new one has lost the '
-            'running means of the one before.',
-       fix="for g in opt.param_groups: g['lr'] = lr   # in place of a new optimiser")
-def optimisers_one_after_the_other(e):
-    t = e.usable_trial
-    if 1 < len(t.opts) < len(t.rates) and len({*map(id, t.opts)}) == len(t.opts):
-        return dict(steps=len(t.rates), optimisers=len(t.opts))
 
 @check('O10', 'strong', needs='usable_trial', explains='O2 O1 T5 Z1 I6',
        says='The learning rate falls from {highest:.2g} to {lowest:.2g} in {steps} steps, so nothing more is learned. '

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['Doctor', 'ShapeError']
 
-# %% ../../nbs/46_doctor.watch.ipynb #202bee43
-import itertools, math, statistics, sys
+# %% ../../nbs/46_doctor.watch.ipynb #1902b75e
+import math, statistics, sys
 from collections import deque
 from contextlib import suppress
-from weakref import WeakKeyDictionary
 from fastai.basics import *
 from torch.nn.utils import get_total_norm
 from torch.utils._pytree import tree_leaves
@@ -21,7 +20,7 @@ from .snapshot import unchanged
 from .record import Recorder, Step, first_of, place_here
 from .errors import explain
 
-# %% ../../nbs/46_doctor.watch.ipynb #35c9f746
+# %% ../../nbs/46_doctor.watch.ipynb #3b74fff6
 class Doctor(Callback):
     "Watches a training and reports each fault once"
     fixes = {} # by id, instead of those for a notebook
@@ -36,7 +35,7 @@ class Doctor(Callback):
         check_number('every', every, 1, whole=True)
         store_attr()
         self.findings,self.is_on,self.check_at = [],False,10*every # on: in a fit; at which step to check the loss curve
-        self.subject,self.optimiser = None,(None, '', False) # of the last fit
+        self.subject = None # of the last fit
         self.course = SimpleNamespace(step=0, last=deque(maxlen=max(60, every)), rates=[], weights=[])
         self.course.losses = deque(maxlen=4000) # (step, mean loss of `every` steps)
         self.course.norms = deque(maxlen=400)   # (step, gradient norm)
@@ -57,7 +56,7 @@ class Doctor(Callback):
         self.findings[:] = [o for o in self.findings if o.id != id] + [f]
         self._print(f'\n{f}\n')
 
-# %% ../../nbs/46_doctor.watch.ipynb #25cb43bb
+# %% ../../nbs/46_doctor.watch.ipynb #ff4f7137
 _heard = {'after_loss', 'after_batch'},{'before_batch', 'before_backward', 'after_loss', 'after_batch'},{*inner_events}
 @patch
 def __call__(self:Doctor, event_name): # an error in here does not end the training
@@ -76,11 +75,10 @@ def before_fit(self:Doctor):
     c,subject = self.course,(id(self.learn.model), id(self.learn.dls), id(self.learn.loss_func))
     if self.subject not in (None, subject): # of another model, text or loss the curve is another one
         for o in c.losses,c.last,c.valid,c.norms,c.weights: o.clear()
-        c.ids,self.optimiser = c.ids[:,:0],(None, '', False)
+        c.ids = c.ids[:,:0]
     self.is_new,self.tenth,self.unread,self.subject,c.rates = True,None,[],subject,[] # unread: losses on a GPU
     self.level,self.begun,self.look_at,self.x,self.repeats,self.has_stepped = 2,c.step,c.step+self.every,None,0,False
     self.hidden,self.sums,self.moves = None,[],False # (mode, epoch, sums of the hidden state) after a step
-    self._note_optimiser()
 
 @patch
 def after_batch(self:Doctor):
@@ -95,7 +93,7 @@ def after_batch(self:Doctor):
     if is_due: self.look_at = n + self.every*max(1, (n-self.begun)//(50*self.every))
     self.level = 2 if is_due or learn.iter >= learn.n_iter-2 else max(0, self.level-1)
 
-# %% ../../nbs/46_doctor.watch.ipynb #8ef7929a
+# %% ../../nbs/46_doctor.watch.ipynb #f3c736ad
 @patch
 def after_loss(self:Doctor):
     if not self.learn.training: return
@@ -124,7 +122,7 @@ def _note_loss(self:Doctor, loss, is_late=False):
     self.check_at = c.step + 10*self.every*max(1, c.step//(100*self.every))
     self._check_curve()
 
-# %% ../../nbs/46_doctor.watch.ipynb #b8e79852
+# %% ../../nbs/46_doctor.watch.ipynb #a61b2d42
 def _baselines(ids): # losses of a unigram and of a bigram model; NaN where too few characters are known
     x,y = ids.long()
     counts,n = [o.bincount() for o in (x*1000+y, x, y)],max(1, len(y))
@@ -139,7 +137,7 @@ def _note_ids(self:Doctor):
     ids = ids[:,((ids >= 0) & (ids < 1000)).all(0)] # less is padding
     self.course.ids = torch.cat([self.course.ids, ids.short()], 1)
 
-# %% ../../nbs/46_doctor.watch.ipynb #c14333fe
+# %% ../../nbs/46_doctor.watch.ipynb #c8845aca
 _slower,_clipped = 'learn.fit_one_cycle(3, lr/10)   # and GradientClip(1.)','Learner(..., cbs=GradientClip(1.))'
 _bfloat = 'torch.autocast(device, dtype=torch.bfloat16)   # or float32, here or everywhere'
 _curves = 'O1','Z1','Z2','Z3','Z4','T5' # what a fault may do to the loss curve
@@ -163,7 +161,7 @@ def _check_curve(self:Doctor): # O1, O13, Z3
         "The norm of the weights has shrunk to {share:.0%}, at a weight decay of {wd:g}.",
         'learn.fit_one_cycle(3, lr, wd=0.01)', *_curves, share=c.weights[-1]/c.weights[0], wd=self._highest('wd'))
 
-# %% ../../nbs/46_doctor.watch.ipynb #3f06d78a
+# %% ../../nbs/46_doctor.watch.ipynb #81b4e50c
 def _first_bad(model, xb): # the first function whose output is not finite, the type of that, and the user's line
     rec,bad = Recorder(),[]
     def _look(func, args, kwargs, out):
@@ -189,7 +187,7 @@ def _not_finite(self:Doctor, is_new, is_late): # O4, O12
     self._found('O4', 'exact', f"The loss is NaN or Inf at step {{step:,}}. {where}", fix, *_curves, place=place,
                 step=self.course.step+1, nan_parameters=len(bad))
 
-# %% ../../nbs/46_doctor.watch.ipynb #c6ca8fc4
+# %% ../../nbs/46_doctor.watch.ipynb #bf4a96ed
 @patch
 def before_step(self:Doctor): # O3, O7
     ps = [(k, p) for k,p in self.model.named_parameters() if p.grad is not None]
@@ -215,8 +213,7 @@ def before_backward(self:Doctor): # O6
         "The gradients of a step are still there when those of the next one, step {step:,}, are added.",
         'learn.opt.zero_grad()   # after each step', 'O3', 'O4', *_curves, step=self.course.step+len(self.unread))
 
-# %% ../../nbs/46_doctor.watch.ipynb #32ea8014
-_numbers,_next = WeakKeyDictionary(),itertools.count()
+# %% ../../nbs/46_doctor.watch.ipynb #3a7993eb
 @patch
 def _note_rates(self:Doctor): # O12
     c,scaler = self.course,getattr(getattr(self.learn, 'mixed_precision', self.learn), 'scaler', None)
@@ -225,20 +222,8 @@ def _note_rates(self:Doctor): # O12
         c.weights.append(get_total_norm([p.detach() for p in self.model.parameters()]).item())
     if scaler is not None and scaler.get_scale() < 1: self._found('O12', 'strong',
         "The loss scale of fp16 has fallen to {scale:g}, as gradients overflow.", _bfloat, scale=scaler.get_scale())
-    self._note_optimiser(True)
 
-@patch
-def _note_optimiser(self:Doctor, is_within=False): # O5
-    opt,(was,kind,knew) = getattr(self.opt, 'opt', self.opt),self.optimiser # PyTorch's is within a wrapper
-    state = [o for o in (getattr(opt, 'state', None) or {}).values() if isinstance(o, dict)]
-    knows = any(isinstance(v, Tensor) and v.numel() > 1 for o in state for v in o.values())
-    self.optimiser = _numbers.setdefault(opt, next(_next)),f'{type(opt)} {sorted(self.opt.hypers[0])}',knows
-    is_other = was != self.optimiser[0] and kind == self.optimiser[1] and not getattr(self.opt, 'frozen_idx', 0)
-    if is_other and knew and (is_within or not knows): self._found('O5', 'weak',
-        "At step {step:,} there is a new optimiser, without the averages of gradients that the last one had.",
-        "learn.fit(5)   # once, without reset_opt; or learn.load('name'), with the optimiser", step=self.course.step)
-
-# %% ../../nbs/46_doctor.watch.ipynb #48b6b7c1
+# %% ../../nbs/46_doctor.watch.ipynb #7d31c908
 def _hidden_sums(model): # of what modules keep in plain attributes
     kept = [v for m in model.modules() for k,v in vars(m).items()
             if not k.startswith('_') and not {f'{k}_g', f'{k}_orig'} & {*m._parameters}] # weights made of others
@@ -273,7 +258,7 @@ def before_batch(self:Doctor): # R6, T7
     what = 'changed between two batches, as by sampling' if goes_on else 'not reset before validation or another epoch'
     self._found('R6', 'strong' if goes_on else 'weak', f"The hidden state is {what}.", 'cbs=ModelResetter()')
 
-# %% ../../nbs/46_doctor.watch.ipynb #6b980152
+# %% ../../nbs/46_doctor.watch.ipynb #749ffcda
 @patch
 def _note_valid(self:Doctor, loss): # T4
     c,train = self.course,_mean([*self.course.losses][-5:])
@@ -307,7 +292,7 @@ def _measure(self:Doctor): # the loss on 768 characters from all over the valida
     with evaluating(self.model): scores = self.model(x[:,:-1])[0][:,32:].float() # after some text to begin with
     self._note_valid(F.cross_entropy(scores.flatten(0, 1), x[:,33:].flatten()).item())
 
-# %% ../../nbs/46_doctor.watch.ipynb #02cede19
+# %% ../../nbs/46_doctor.watch.ipynb #d231a049
 @patch
 def after_fit(self:Doctor): # O10, T5, Z1
     learn,c = self.learn,self.course
@@ -355,7 +340,7 @@ def load_state_dict(self:Doctor,
     except (LookupError, TypeError, ValueError, ArithmeticError): raise ValueError("This is not a state of a Doctor.")
     self.findings[:],c.step,c.losses,c.valid = found,step,deque(losses, maxlen=4000),deque(valid, maxlen=1000)
 
-# %% ../../nbs/46_doctor.watch.ipynb #7719ea94
+# %% ../../nbs/46_doctor.watch.ipynb #4b128dcb
 class ShapeError(CharRNNError):
     "Shapes or types that do not fit, in words"
 

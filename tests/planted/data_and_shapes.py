@@ -1380,7 +1380,7 @@ def awd_log_probabilities_over_time():
     return dict(learn=awd_learner(loss_func=lm_loss))
 
 
-@program('S9', 'torch.nn')
+@program('S9', 'torch.nn', also='G1')
 def samples_with_softmax_over_the_row():
     "Training is right; the sampling takes softmax over axis 0 of (1, vocabulary), which makes all symbols equal."
     seed(4)

@@ -278,16 +278,6 @@ def learner_with_a_new_optimiser_each_batch():
     return dict(learn=learner(window_dls(16, 24), Scores('gru'), lr=3e-3, cbs=_NewOptimiser()))
 
 
-@program('O5', 'AWD-LSTM')
-def awd_fitted_again_and_again():
-    "One call of fit for each epoch, each of which makes the optimiser anew"
-    seed(20)
-    learn = awd_learner(lm_dls(16, 24, 8000))
-    def watch(learn, cbs):
-        for _ in range(5): learn.fit(1, reset_opt=True, cbs=cbs)
-    return dict(learn=learn, watch=watch)
-
-
 # O6: gradients are never emptied
 
 @program('O6')

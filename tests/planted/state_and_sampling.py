@@ -719,35 +719,6 @@ def prompt_is_not_read():
     return _writer('hand', sample)
 
 
-@program('G3')
-def output_of_the_first_letter():
-    "out[:,0] is taken in place of out[:,-1], so the text goes on after the prompt's first letter"
-    @torch.no_grad()
-    def sample(model, prompt, n):
-        model.eval()
-        ids = _ids(prompt)
-        for _ in range(n):
-            i = _draw(model(ids)[:,0].softmax(-1))
-            ids = torch.cat([ids, i], 1)
-        return vocab.textify(ids)
-    return _writer('scores', sample)
-
-
-@program('G3', 'by hand')
-def probabilities_fed_back():
-    "What goes back in is a mean of embeddings, not the letter that was chosen"
-    @torch.no_grad()
-    def sample(model, prompt, n):
-        h,res = torch.zeros(1, model.n_hid),prompt
-        for c in prompt: h = model.cell(model.emb(torch.tensor([vocab.stoi[c]])), h)
-        for _ in range(n):
-            p = model.out(h).softmax(-1)
-            res += vocab[int(_draw(p))]
-            h = model.cell(p @ model.emb.weight, h)
-        return res
-    return _writer('hand', sample)
-
-
 @program('G3', 'AWD-LSTM')
 def awd_reset_at_each_letter():
     "model.reset() stands inside the loop"
@@ -855,34 +826,18 @@ def head_of_another_name():
 # G6: a symbol that is not known
 
 @program('G6')
-def unknown_becomes_the_first():
-    "stoi.get(c, 0): a letter that the text does not have is read as the line break"
+def table_of_the_first_page():
+    "The table for sampling was made of other text, which lacks a letter"
+    stoi = {c:i for c,i in vocab.stoi.items() if c != 'e'}
     @torch.no_grad()
     def sample(model, prompt, n):
-        model.eval()
-        x,h,res = torch.tensor([[vocab.stoi.get(c, 0) for c in prompt]]),None,prompt
-        for _ in range(n):
-            out,h = model(x, h)
-            x = _draw(out[:,-1].softmax(-1))
-            res += vocab[x.item()]
-        return res
-    return _writer('gru', sample)
-
-
-@program('G6', 'by hand')
-def unknown_is_passed_over():
-    "Letters that are not in the table are left out without a word"
-    @torch.no_grad()
-    def sample(model, prompt, n):
-        h,res = None,prompt
-        for c in prompt:
-            if c in vocab: out,h = model(torch.tensor([[vocab.stoi[c]]]), h)
+        out,h = model(torch.tensor([[stoi[c] for c in prompt]]))
         for _ in range(n):
             i = _draw(out[:,-1].softmax(-1))
-            res += vocab[i.item()]
+            prompt += vocab[int(i)]
             out,h = model(i, h)
-        return res
-    return _writer('elman', sample)
+        return prompt
+    return _writer('gru', sample)
 
 
 # G7: loops
