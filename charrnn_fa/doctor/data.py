@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['wrong_targets', 'targets_are_inputs', 'loaders', 'ids_read', 'leaked_text', 'check_overlap_of_ids',
            'other_vocabulary', 'lost_characters', 'damaged_text', 'empty_loader_finding', 'too_few_batches',
-           'model_size', 'table_size', 'ids_out_of_range', 'output_width', 'same_batch', 'different_texts']
+           'only_one_character', 'table_size', 'ids_out_of_range', 'output_width', 'same_batch', 'different_texts']
 
-# %% ../../nbs/37_doctor.data.ipynb #8f5349d3
+# %% ../../nbs/37_doctor.data.ipynb #7ffd4609
 import math, time
 from collections import Counter
 from fastai.basics import *
@@ -18,7 +18,7 @@ from .forms import as_batch
 from .text import agreement, as_ids, in_use
 from .evidence import Symbol, evidence
 
-# %% ../../nbs/37_doctor.data.ipynb #91fec6fb
+# %% ../../nbs/37_doctor.data.ipynb #b00c208e
 def _has_period(x):
     "Whether the text repeats with a period that the length of a sequence is a multiple of"
     n = x.shape[1]
@@ -45,7 +45,7 @@ def _wrong_steps(pairs):
     others = agreement(torch.cat([x[:,:1], x[:,1:][:,right]], 1), torch.cat([y[:,:-1][:,right], y[:,-1:]], 1), 1)
     return (~right).nonzero().flatten().tolist() if others > .8 else []
 
-# %% ../../nbs/37_doctor.data.ipynb #3df40301
+# %% ../../nbs/37_doctor.data.ipynb #a04f2e30
 @check('D3', 'exact', needs='text', explains='D2 D4 S10 R6', at=('roll', 'cat'),
        fix='chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]')
 def wrong_targets(e):
@@ -76,7 +76,7 @@ def targets_are_inputs(e):
             return dict(targets=len(y), _what='The loss compares each prediction with what the model has just read',
                         _fix='loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # y, not x')
 
-# %% ../../nbs/37_doctor.data.ipynb #e60ec0b4
+# %% ../../nbs/37_doctor.data.ipynb #92f211c9
 @evidence
 def loaders(e)->tuple: # `None` if there are not two
     "The loaders for training and validation"
@@ -105,7 +105,7 @@ def ids_read(e)->tuple: # Two lists of arrays, empty where there is nothing to r
     "The sequences of the training set and of the validation set"
     return _sequences(e, e.subject.loader, 1_000_000),_sequences(e, e.loaders and e.loaders[1], 200_000)
 
-# %% ../../nbs/37_doctor.data.ipynb #0d04edec
+# %% ../../nbs/37_doctor.data.ipynb #d1274664
 def _pieces(rows, n):
     "A number for each different piece of `n` ids that lies within a sequence, and how often it is there"
     ids,row = np.concatenate(rows).astype(np.uint64),np.repeat(np.arange(len(rows)), [*map(len, rows)])
@@ -138,7 +138,7 @@ def check_overlap_of_ids(
     found = _overlap([np.asarray(train)[:1_000_000]], [np.asarray(valid)[:200_000]])
     return [Finding('D6', 'strong', _overlaps.format(**found), _split, found)] if found else []
 
-# %% ../../nbs/37_doctor.data.ipynb #46db878c
+# %% ../../nbs/37_doctor.data.ipynb #f2968c3e
 def _divergence(p, q): return (p*((p+1e-6)/(q+1e-6)).log()).sum().item() # of Kullback and Leibler
 def _entropy(p): return -(p*(p+1e-9).log()).sum(-1).mean().item()
 
@@ -159,7 +159,7 @@ def other_vocabulary(e):
     if is_trained and is_bad and off > .5 and off_sorted < min(.45, .35*off):
         return dict(nats=nats, divergence=off, divergence_sorted=off_sorted)
 
-# %% ../../nbs/37_doctor.data.ipynb #54ee4e4f
+# %% ../../nbs/37_doctor.data.ipynb #c92dd32a
 def _corpus(e): return getattr(e, 'corpus', None) or ''
 def _symbols(e): # of a vocabulary in any form, by id; none if they are not known
     table = getattr(e.subject.vocab, 'itos', e.subject.vocab)
@@ -192,7 +192,7 @@ def damaged_text(e):
     if 'Ã' in symbols and {*'©¤¶¼¨ª\xa0'} & symbols or {'â', '€'} <= symbols: bad.append('UTF-8 read as Latin-1')
     if bad: return dict(marks=' and '.join(bad))
 
-# %% ../../nbs/37_doctor.data.ipynb #2f607b17
+# %% ../../nbs/37_doctor.data.ipynb #1f5e4519
 def empty_loader_finding(
     dl, # A loader, or a list of batches
 )->Finding: # D10; `None` if there is a batch, or it cannot be seen
@@ -214,20 +214,13 @@ def too_few_batches(e):
     n,n_valid = map(_n_batches, e.loaders)
     if n < 2 or n_valid < 1: return dict(batches=n, valid_batches=n_valid)
 
-@check('D11', 'weak', needs='text', explains='Z1 T5 I6 O2 L7 O7 R5 T7 D4 D5 T4',
-       says='The training set has {characters:,} characters and the model {parameters:,} parameters. {advice}')
-def model_size(e):
-    dl,n_params,ids = e.subject.loader,max(1, sum(p.numel() for p in e.subject.model.parameters())),e.ids_read[0]
-    if ids and all((o == ids[0][0]).all() for o in ids):
-        return dict(_certainty='exact', symbols=1, _says='All characters are the same.', _fix='print(set(text))')
-    if isinstance(dl, (list, tuple)) or _n_batches(dl) == math.inf or not ids: return None # there may be more
-    n = len(dl.ids) if isinstance(getattr(dl, 'ids', None), Tensor) else len(dl)*e.text.x.numel()
-    times = _pieces(ids, 12)[1]
-    if .02 < n/n_params and (n < 200*n_params or len(times) < .5*times.sum()): return None # windows may overlap
-    advice,fix = ('smaller', 'n_hid //= 4   # or dropout=.5') if n < n_params else ('larger', 'n_hid *= 8')
-    return dict(characters=n, parameters=n_params, _advice=f'A {advice} model fits better.', _fix=fix)
+@check('D11', 'exact', needs='text', explains='Z1 T5 I6 O2 L7 O7 R5 T7 D4 D5 T4', fix='print(set(text))',
+       says='All characters are the same: there is nothing to learn.')
+def only_one_character(e):
+    ids = e.ids_read[0]
+    if ids and all((o == ids[0][0]).all() for o in ids): return dict(symbols=1)
 
-# %% ../../nbs/37_doctor.data.ipynb #09be3ff4
+# %% ../../nbs/37_doctor.data.ipynb #08f28d79
 @evidence
 def table_size(e)->int: # `None` if it cannot be seen
     "For how many ids the model has a vector, or a place in a one-hot vector"
@@ -254,26 +247,19 @@ def output_width(e):
     if n < known: return dict(outputs=n, symbols=known, _certainty='exact') # these cannot be predicted
     if n > 1.5*symbols: return dict(outputs=n, symbols=symbols)
 
-# %% ../../nbs/37_doctor.data.ipynb #69514fef
-def _fetched(e):
-    "What the model gets in each step of one that fetches its own batches, if there is more text in its reach"
-    xs = [next((o for o in s.calls[0][0] if isinstance(o, Tensor)), None) if s.calls else None for s in e.steps]
-    if any(o is None for o in xs): return []
-    there = [o.numel() for o in e.subject.objects(Tensor) if not o.requires_grad and not o.is_floating_point()]
-    there += [*map(len, e.subject.objects((str, list))), *(o.size for o in e.subject.objects(np.ndarray))]
-    return xs if sum(there) > 4*xs[0].numel() else []
-
+# %% ../../nbs/37_doctor.data.ipynb #977515db
 @check('T7', 'exact', explains='D4 D5 D6 D10 D11 R6 R7 T4 G8',
        says='The model gets the same batch in each of the first {steps} steps, so it memorises one piece of the text.',
        fix='for x,y in loader: ...   # not next(iter(loader)) in each step; no seed where batches are drawn')
 def same_batch(e):
-    xs = [b[0] for b in e.subject.more if isinstance(b[0], Tensor)] if e.subject.batches[0] else _fetched(e)
+    xs = [b[0] for b in e.subject.more if b] or [o.calls[0][0][0] for o in e.steps if o.calls and o.calls[0][0]]
+    xs = [o for o in xs if isinstance(o, Tensor)] # of a step that fetches its own batches what the model gets
     if len(xs) < 3 or not all(o.shape == xs[0].shape and torch.equal(o, xs[0]) for o in xs): return None
     ids = as_ids(xs[0])
     if ids is None or ids.unique().numel() < 2: return None
     return None if ids.ndim == 2 and (_has_period(ids) or _has_period(ids.T)) else dict(steps=len(xs))
 
-# %% ../../nbs/37_doctor.data.ipynb #75ad0808
+# %% ../../nbs/37_doctor.data.ipynb #1c9d266f
 def _apart(*ids):
     return _divergence(*(torch.tensor(np.bincount(o, minlength=max(map(np.max, ids))+1)/len(o)) for o in ids))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['diagnose']
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #c4606304
+# %% ../../nbs/47_doctor.diagnose.ipynb #b5d8e32d
 import time
 from fastai.basics import *
 from ..core import CharRNNError, check_number
@@ -20,7 +20,7 @@ from .fixes import swap, try_fix
 from . import data, dependence, state, loss, updates, trials, sampling
 from .errors import explain
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #5af0a78c
+# %% ../../nbs/47_doctor.diagnose.ipynb #649d6e3b
 _ways = "give a Learner; or model=, dls= and loss_func=; or step_function=, model= and batches=."
 
 def _loader_of(learn, dls, batches):
@@ -42,7 +42,7 @@ def _subject_of(learn, model, loss_func, opt, step_function, batches, vocab):
     if missing: raise CharRNNError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _ways)
     return parts_subject(model, batches, loss_func, opt, vocab)
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #4dfe1a94
+# %% ../../nbs/47_doctor.diagnose.ipynb #cda6a9c1
 def diagnose(
     learn:Learner=None, # Ours or any other
     model:nn.Module=None, # Without a Learner: the model; for a step function also a dictionary or list of its tensors

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fixes', 'try_fix', 'Reference', 'control', 'information', 'swap']
 
-# %% ../../nbs/43_doctor.fixes.ipynb #1adcfa71
+# %% ../../nbs/43_doctor.fixes.ipynb #6faf7404
 import math, time
 from fastai.basics import *
 from .registry import OutOfTime
@@ -15,7 +15,7 @@ from .subject import params_of
 from .evidence import Evidence, evidence
 from .trials import Change, Trial, entropy, real_predictions
 
-# %% ../../nbs/43_doctor.fixes.ipynb #68ab9b3d
+# %% ../../nbs/43_doctor.fixes.ipynb #26e69225
 def _next_characters(e, row, time):
     "A function of a batch: its characters at (row, time), each (n,); -100 where the batch does not have them"
     t = e.text
@@ -58,7 +58,7 @@ def _in_other_order(e, finding):
     first = int(e.alignment.time.min())
     return _with_targets(e, *((j%rows, j//rows+first) if by_row else (j//n_times, j%n_times+first)))
 
-# %% ../../nbs/43_doctor.fixes.ipynb #d723f8b5
+# %% ../../nbs/43_doctor.fixes.ipynb #d4e22b55
 def _without_squashing(e, finding):
     if 'high' not in finding.evidence: return None
     low = finding.evidence['low']
@@ -80,6 +80,7 @@ def _zeroed(e, finding):
 
 def _all_parameters(e, finding):
     opts = e.subject.objects(torch.optim.Optimizer)
+    if 'size' in finding.evidence: return None # the parameters are not known to the model
     def _prepare(model):
         for p in model.parameters(): p.requires_grad_(p.is_floating_point())
         known = {id(p) for o in opts for p in params_of(o)}
@@ -102,6 +103,9 @@ def _as_mean(e, finding):
             if p.grad is not None: p.grad.div_(k)
     return (Change(), Change('the mean', at_step=_at_step)) if k else None
 
+def _without_dropout(e, finding):
+    return None if e.modes[0] else (Change(), Change('no dropout', mode=False))
+
 def _along_time(e, finding):
     layers = [m for m in e.subject.model.modules() if isinstance(m, nn.RNNBase)]
     def _prepare(model):
@@ -109,7 +113,8 @@ def _along_time(e, finding):
     return (Change(), Change('batch_first', prepare=_prepare)) if layers else None
 
 fixes = dict(D1=_shifted, D2=_shifted, S3=_in_other_order, S5=_along_time, L1=_without_squashing, L3=_as_mean,
-             R1=_gradients_through_time, O6=_zeroed, O7=_all_parameters, O8=_all_parameters)
+             R1=_gradients_through_time, O6=_zeroed, O7=_all_parameters, O8=_all_parameters,
+             T1=_without_dropout)
 fixes.update(dict.fromkeys(('I1', 'I2', 'I3', 'I4', 'I5', 'R10'), _usual_weights))
 
 def try_fix(
@@ -130,7 +135,7 @@ def try_fix(
         finding.evidence['_curves'] = {'as it is':before.losses[:n], 'with the fix':after.losses[:n]}
     if tried is not None and not tried['after'] < tried['before']-margin: finding.certainty = 'weak'
 
-# %% ../../nbs/43_doctor.fixes.ipynb #7e82de77
+# %% ../../nbs/43_doctor.fixes.ipynb #5a2b1a93
 class Reference(nn.Module):
     "A small LSTM that is known to learn"
     def __init__(self,
@@ -172,7 +177,7 @@ def control(e)->Trial: # `None` if the program does not predict characters
         net = Reference(e.n_classes).to(e.predicted[0].device)
         return _train_plainly(net, [*net.parameters()], _pairs(e), max(60, e.n_trial_steps), e.until)
 
-# %% ../../nbs/43_doctor.fixes.ipynb #c4573818
+# %% ../../nbs/43_doctor.fixes.ipynb #8391998b
 def information(
     pairs, # Of tensors of ids, of one shape each
 )->float: # In nats
@@ -191,40 +196,7 @@ def _lost_in_data(e):
     within = max(information([(o[:,:-1], o[:,1:]) for o in side]) for side in zip(*pairs))
     return 1-between/within if within > .05 else 0.
 
-def _placed(scores, out, e):
-    "Reference scores (sequences, steps, classes) in the layout of an output of the user's model; None if it is another"
-    b,t,v = scores.shape
-    if out.shape == (b, t, v) and (b != t or not e.text.x_form.is_transposed): return scores
-    if out.shape == (t, b, v): return scores.transpose(0, 1)
-    if out.shape == (b, v, t): return scores.transpose(1, 2)
-    if out.shape == (b*t, v): return (scores.transpose(0, 1) if e.text.x_form.is_transposed else scores).flatten(0, 1)
-    return None
-
 def _is_scores(o, e): return isinstance(o, Tensor) and o.is_floating_point() and o.ndim > 1 and e.n_classes in o.shape
-
-def _other_model(e):
-    "Outputs of the model are replaced by a reference's, which the program's own optimiser trains"
-    torch.manual_seed(0)
-    with torch.enable_grad(): net = Reference(e.n_classes).to(e.predicted[0].device)
-    s,opts = e.subject,e.subject.objects(torch.optim.Optimizer)
-    def _replace(model, args, out):
-        if s.recorder.step is None or not s.recorder.step.batch: return out
-        scores = net(e.text.x_form.read(s.recorder.step.batch[0])).log_softmax(-1)
-        if e.loss_name == 'probability': scores = scores.exp()
-        parts = list(out) if isinstance(out, (tuple, list)) else [out]
-        for i,o in enumerate(parts):
-            if _is_scores(o, e) and (new := _placed(scores, o, e)) is not None:
-                parts[i] = new
-                return type(out)(parts) if isinstance(out, (tuple, list)) else new
-        raise ValueError('the scores are not among the outputs of the model')
-    def _prepare(model):
-        model._forward_hooks[-1] = _replace
-        if opts: opts[0].add_param_group(dict(params=[*net.parameters()]))
-        elif s.learn is not None: # which makes its optimiser itself, of all that the model has
-            s.learn.opt = None
-            model._modules['reference'] = net
-        else: raise ValueError('no optimiser can train the reference')
-    return Change('the reference model', prepare=_prepare)
 
 def _plain_scores(e, out, ids):
     "Scores (sequences, steps, classes) among the outputs of the user's model; None if they are not there"
@@ -283,7 +255,7 @@ def _other_loop(e):
     except Exception: return None
     finally: s.snapshot.restore()
 
-# %% ../../nbs/43_doctor.fixes.ipynb #41cc6a9d
+# %% ../../nbs/43_doctor.fixes.ipynb #c96a3f9b
 def _learns_less(e):
     "Whether a program is clearly above the reference, even after four times as many steps"
     base = e.usable_trial
@@ -304,21 +276,23 @@ def swap(
     gap,loop = base-e.control.end,_other_loop(e)
     is_whole = lambda t: t is not None and t.error is None and t.bad is None and len(t.losses) >= 15
     cures = lambda t, least: is_whole(t) and base-t.end > max(.15, least)
-    swaps,least,is_able = dict(loss=_other_loss, optimiser=_other_optimiser),.5*gap,cures(loop, .3*gap)
-    if is_able: least = .6*(base-loop.end)
-    elif 3*len(e.text.pairs) >= e.n_trial_steps: swaps['model'] = _other_model # it can memorise a few batches
+    is_able = cures(loop, .3*gap)
+    least = .6*(base-loop.end) if is_able else .5*gap
+    swaps = dict(loss=_other_loss, optimiser=_other_optimiser)
     cured = {part:t for part,change in swaps.items() if cures(t := e.trial(change(e)), least)}
-    if not cured and is_able: cured['loop'] = loop
-    if not cured: return None
+    if not cured: cured = dict(loop=loop) if is_able else dict(model=e.control)
     best = sorted(cured, key=lambda k: cured[k].end)
     t = cured[best[0]]
-    names = dict(model='model', loss='loss (cross_entropy)', optimiser='optimiser (AdamW)', loop='training loop')
+    if 'model' in cured and loop is None: best.append('loop') # which cannot be swapped alone
+    names = dict(model='model, loss, optimiser and loop', loss='loss (cross_entropy)', optimiser='optimiser (AdamW)',
+                 loop='training loop')
+    alone = ' Neither the loss nor the optimiser alone does it, so look at the model.' if 'model' in cured else ''
     return _named(e, best, cured, dict(tried=dict(steps=len(t.losses), before=base, after=t.end)),
-                  f'With the reference\'s {names[best[0]]} in place of yours the program learns: {t.end:.2f} instead '
-                  f'of {base:.2f} nats per character after {len(t.losses)} steps. Look there.')
+                  f'With the reference\'s {names[best[0]]} in place of yours the same batches are learned: {t.end:.2f} '
+                  f'instead of {base:.2f} nats per character after {len(t.losses)} steps.{alone}')
 
 def _named(e, parts, cured, more, message):
-    if len(parts) > 1: message += f" The same holds for the {' and the '.join(parts[1:])}."
+    if len(parts) > 1: message += f" Or at the {' and the '.join(parts[1:])}."
     curves = {'as it is':e.usable_trial.losses, 'control':e.control.losses}
     curves.update((f'other {k}', t.losses) for k,t in cured.items())
     evidence = dict(part=parts[0], parts=parts, reference=e.control.end, _curves=curves, **more)

@@ -7,7 +7,7 @@ __all__ = ['Influence', 'pull', 'influence', 'bounds', 'softmax_twice', 'softmax
            'another_loss', 'only_one_symbol', 'ignored_character', 'coverage', 'few_characters', 'mean_over_padding',
            'times_the_mean', 'sum_of_losses', 'wrong_sign', 'cut_off', 'graph_is_cut', 'more_than_cross_entropy']
 
-# %% ../../nbs/40_doctor.loss.ipynb #886da2e5
+# %% ../../nbs/40_doctor.loss.ipynb #cd6d6bd3
 from dataclasses import replace
 from fastai.basics import *
 from .record import is_one_hot, loss_gradients, predictions, probability_kind, rows_of
@@ -15,7 +15,7 @@ from .registry import check
 from .text import in_use
 from .evidence import Evidence, evidence, of_classes
 
-# %% ../../nbs/40_doctor.loss.ipynb #e1351c4c
+# %% ../../nbs/40_doctor.loss.ipynb #1e47d466
 Influence = namedtuple('Influence', 'scores targets weight nats n_parts') # see `influence`
 
 @evidence
@@ -52,7 +52,7 @@ def influence(e)->Influence: # Each (n,): `weight` in the loss, 1/n for a mean, 
     if is_sure.any(): weight = weight.where(is_sure, weight[is_sure].median())
     return Influence(scores.detach(), targets.where(real, -1), weight.where(real, 0.), nats.detach(), len(parts))
 
-# %% ../../nbs/40_doctor.loss.ipynb #de2c06cb
+# %% ../../nbs/40_doctor.loss.ipynb #32e8b58f
 @evidence
 def bounds(e)->tuple: # Each of the three may be `None`; all of it, if it cannot be measured
     "The lowest and highest score and the widest gap within a prediction that large weights can bring about"
@@ -84,7 +84,7 @@ def softmax_twice(e):
     what = {(0, 1):'softmax' if kind else 'sigmoid', (-1, 1):'tanh'}.get((round(low, 2), round(high, 2)), 'clamping')
     return dict(found, low=low, high=high, _what=what)
 
-# %% ../../nbs/40_doctor.loss.ipynb #65bb9518
+# %% ../../nbs/40_doctor.loss.ipynb #394d5a00
 def _plain_loss(e, of='y'):
     "A cross-entropy, for scores in the form that they have here"
     has_classes_first = e.loss_name in of_classes and e.baseline.losses[0].scores.ndim > 2
@@ -111,7 +111,7 @@ def no_log_probabilities(e):
     if kind is None: return dict(logsumexp=far, _what='scores', _so='can fall without end', _instead=_plain_loss(e))
     return dict(logsumexp=far, _what='probabilities', _so='stops at -1', _fix='scores.log_softmax(-1)   # not softmax')
 
-# %% ../../nbs/40_doctor.loss.ipynb #aeecf563
+# %% ../../nbs/40_doctor.loss.ipynb #8c173fee
 def _are_ids(e, values):
     "Whether numbers are the ids of the next characters, perhaps scaled"
     t,x = e.batch_text,e.subject.batches[0][0]
@@ -138,7 +138,7 @@ def another_loss(e):
        says='There is one score for each prediction: nothing to choose from.', fix='itos = sorted(set(text))   # > 1?')
 def only_one_symbol(e): return dict(symbols=1) if e.n_classes == 1 and e.loss_name in of_classes else None
 
-# %% ../../nbs/40_doctor.loss.ipynb #da25cc42
+# %% ../../nbs/40_doctor.loss.ipynb #3a35efa6
 def _is_padding(t, ids):
     "Whether ids stand only at the beginning or at the end of sequences, or all at one time step"
     for x,y in [] if t.one_each else t.pairs:
@@ -158,7 +158,7 @@ def ignored_character(e):
     return dict(ids=ids.tolist()[:5], share=torch.isin(o.targets, ids).float().mean().item(),
                 _fix=f'{_plain_loss(e)}   # without ignore_index, weight or mask for a character')
 
-# %% ../../nbs/40_doctor.loss.ipynb #a3b013bc
+# %% ../../nbs/40_doctor.loss.ipynb #50158e40
 @evidence
 def coverage(e)->tuple: # (n,) booleans, and the number of targets in the batch; `None` if it is not clear
     "Which predictions of the first batch count, and how many there could be"
@@ -185,15 +185,11 @@ def few_characters(e):
 @check('T8', 'strong', needs='coverage', fix='loss = (losses*mask).sum()/mask.sum()',
        says='{used} of {predictions} predictions count, but the mean is over all: it is {share:.0%} of the true one.')
 def mean_over_padding(e):
-    w,t,is_padding = e.influence.weight,e.batch_text,e.alignment.row < 0
+    w = e.influence.weight
     found = dict(predictions=len(w), used=int((w != 0).sum()), share=(w != 0).float().mean().item())
     if 0 < found['share'] < .9 and abs(w.sum()/e.influence.n_parts - found['share']) < .005: return found
-    share = is_padding.float().mean().item()
-    if t.y is None or share < .25 or (w[is_padding] == 0).any() or t.x[~in_use(t.y)].unique().numel() > 1: return None
-    return dict(share=share, _says='{share:.0%} of the targets are padding that counts: the loss looks too good.',
-                _fix='y = y.masked_fill(y == pad, -100)   # is left out', _certainty='strong' if share > .4 else 'weak')
 
-# %% ../../nbs/40_doctor.loss.ipynb #e7478312
+# %% ../../nbs/40_doctor.loss.ipynb #962c238d
 def _moves(e, times):
     "How weights move in the first step of a fresh optimiser, with gradients so many times as large; or None"
     s,res = e.subject,[]
@@ -240,7 +236,7 @@ def wrong_sign(e):
     if not rises: what = 'loss','loss.backward()   # of the loss without a minus sign'
     if k*(-1 if rises else 1) < 0: return dict(times_the_mean=k, _what=what[0], _way=what[1])
 
-# %% ../../nbs/40_doctor.loss.ipynb #1efb4996
+# %% ../../nbs/40_doctor.loss.ipynb #4a5def8b
 @evidence
 def cut_off(e)->list: # Names of parameters
     "Parameters that the loss depends on, without a gradient"
@@ -273,7 +269,7 @@ def graph_is_cut(e):
     if not all(e.baseline.graphs): return dict(found, _fix='scores = model(x)   # without torch.no_grad() around it')
     return found if len(names) < n_all else dict(found, _fix='F.cross_entropy(...).backward()   # of the scores')
 
-# %% ../../nbs/40_doctor.loss.ipynb #b56a0999
+# %% ../../nbs/40_doctor.loss.ipynb #aee4cba9
 @check('L8', 'weak', needs='influence', at=('cross_entropy', 'nll_loss'),
        says='The loss of the first batch is {loss:.3f}, and its cross-entropy alone {cross_entropy:.3f}. The rest is a '
             'penalty or smoothing, so the number cannot be compared with losses of others.',

@@ -7,14 +7,14 @@ __all__ = ['recurrent_kinds', 'SourceLine', 'is_users', 'place_of', 'place_here'
            'probability_kind', 'is_one_hot', 'Recorder', 'rows_of', 'predictions', 'loss_gradients', 'first_of',
            'hooked']
 
-# %% ../../nbs/32_doctor.record.ipynb #89fee0c0
+# %% ../../nbs/32_doctor.record.ipynb #0c3b6fda
 import linecache, os, sys, traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fastai.basics import *
 from torch.overrides import TorchFunctionMode
 
-# %% ../../nbs/32_doctor.record.ipynb #ddedd635
+# %% ../../nbs/32_doctor.record.ipynb #13ce1d44
 @dataclass
 class SourceLine:
     "A line of the user's code"
@@ -47,7 +47,7 @@ def place_here()->SourceLine: # `None` if there is only library code on the stac
     at = f and (f.f_code.co_filename, f.f_lineno)
     return f and SourceLine(*at, f.f_code.co_name, linecache.getline(*at).strip())
 
-# %% ../../nbs/32_doctor.record.ipynb #a7bad409
+# %% ../../nbs/32_doctor.record.ipynb #221265d8
 @dataclass
 class LossCall:
     "A call of a loss function, or a cross-entropy written by hand"
@@ -85,7 +85,7 @@ class Step:
         "Drop tensors of the graph, so that a long training does not fill the memory"
         self.calls,self.losses,self.picks,self.entries,self.ones = [],[],[],[],[]
 
-# %% ../../nbs/32_doctor.record.ipynb #d32dd731
+# %% ../../nbs/32_doctor.record.ipynb #3b550f5d
 _times = {Tensor.mul, Tensor.__mul__, torch.mul}
 def is_ids(o): return isinstance(o, Tensor) and o.dtype in (torch.int64, torch.int32, torch.uint8)
 
@@ -118,7 +118,7 @@ def _weighed(func, args):
     w = shares.detach().float().abs()
     return (scores, w.argmax(-1).flatten()) if ((w.sum(-1)-1).abs() < 1e-3).all() else None
 
-# %% ../../nbs/32_doctor.record.ipynb #2b8be8f4
+# %% ../../nbs/32_doctor.record.ipynb #d21edb7e
 _casts = {Tensor.float, Tensor.to, Tensor.type, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type_as}
 def _as_rows(o): return o.reshape(1, -1) if isinstance(o, Tensor) and o.ndim and o.numel() == max(o.shape) else o
 _scalings = _times | {Tensor.div, Tensor.true_divide, Tensor.__truediv__, torch.div, torch.true_divide}
@@ -141,7 +141,7 @@ def is_one_hot(
     if x.requires_grad or x.is_inference() or not x.numel(): return False
     return bool(((x == 0) | (x == 1)).all()) and bool((x.sum(-1) == 1).all())
 
-# %% ../../nbs/32_doctor.record.ipynb #fafa33fe
+# %% ../../nbs/32_doctor.record.ipynb #2eac7c65
 _losses = {F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.kl_div,
            F.gaussian_nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.multi_margin_loss}
 _backwards = Tensor.backward, torch.autograd.backward, torch.autograd.grad
@@ -160,7 +160,6 @@ class Recorder(TorchFunctionMode):
         self.look = noop            # is given each function that is called, its arguments, keywords and output
         self.passed = []            # tensors that have kept their graph, see `through`
         vars(self).update(self.unchanged)
-        self.failed = None          # the function that raised the last error, with its arguments
         self.notes_sites = False    # record the user's lines? that takes time
         self.marks_entries = True   # may tensors made of ids get gradients?
 
@@ -173,14 +172,11 @@ class Recorder(TorchFunctionMode):
             if func in _products: args = self._with_ones(args)
             is_detaching = self.through and func in (Tensor.detach, Tensor.detach_, _data)
             if is_detaching and args[0].requires_grad: return self._passed_on(args[0])
-        try: out = func(*args, **kwargs)
-        except Exception:
-            self.failed = func,args
-            raise
+        out = func(*args, **kwargs)
         if is_backward: self.after_backward(step)
         return out if self.step is None else self._noted(func, args, kwargs, out)
 
-# %% ../../nbs/32_doctor.record.ipynb #4eb40249
+# %% ../../nbs/32_doctor.record.ipynb #cd7aa2ec
 @patch
 def _noted(self:Recorder, func, args, kwargs, out):
     name = 'data' if func == _data else getattr(func, '__name__', '')
@@ -203,7 +199,7 @@ def _noted(self:Recorder, func, args, kwargs, out):
     self.step.entries.append(entry)
     return entry if entry.grad_fn else entry.clone() # a leaf cannot be changed in place
 
-# %% ../../nbs/32_doctor.record.ipynb #5d07402c
+# %% ../../nbs/32_doctor.record.ipynb #78397ddc
 @patch
 def _passed_on(self:Recorder, t):
     "The same numbers with their graph, if the user's line is one of `through`; detached when the step ends"
@@ -227,7 +223,7 @@ def _entry_of(self:Recorder, t):
         self.step.ones.append((t, t._version, entry))
     return entry.view(t.shape)
 
-# %% ../../nbs/32_doctor.record.ipynb #d045b70b
+# %% ../../nbs/32_doctor.record.ipynb #05ae4017
 @patch
 def _note_backward(self:Recorder, args):
     "What is known when gradients are computed; returns the arguments of `backward`"
@@ -256,7 +252,7 @@ def _of_characters(losses):
     is_clear = main and all(n_targets >= o.target.numel() for o in beside)
     return (main, beside) if is_clear else (losses, [])
 
-# %% ../../nbs/32_doctor.record.ipynb #fe05f1de
+# %% ../../nbs/32_doctor.record.ipynb #857dfb79
 def rows_of(
     call:LossCall, # Of a loss that is known
 )->tuple: # Scores (n, classes), targets (n,)
@@ -286,7 +282,7 @@ def loss_gradients(
     if step.loss is None or not step.loss.requires_grad: return ()
     return torch.autograd.grad(step.loss.sum(), of, retain_graph=True, allow_unused=True)
 
-# %% ../../nbs/32_doctor.record.ipynb #8c65af87
+# %% ../../nbs/32_doctor.record.ipynb #5210b6a3
 recurrent_kinds = nn.RNNBase,nn.RNNCellBase # layers and cells of PyTorch's
 
 def first_of(

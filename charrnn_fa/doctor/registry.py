@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['checks', 'raises_own_errors', 'OutOfTime', 'Check', 'check', 'examine', 'arrange']
 
-# %% ../../nbs/29_doctor.registry.ipynb #ef46113a
+# %% ../../nbs/29_doctor.registry.ipynb #f9335147
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from .report import Finding, catalogue, certainties, fold
 
-# %% ../../nbs/29_doctor.registry.ipynb #c70c49ed
+# %% ../../nbs/29_doctor.registry.ipynb #c0cf9245
 class OutOfTime(Exception):
     "There is no time left for another run of the user's program"
     def __init__(self): super().__init__("there is no time for another run")
@@ -32,13 +32,8 @@ class Check:
 checks = [] # of the whole package, in order of registration
 
 def check(
-    id:str, # Id of the problem in `catalogue`
-    certainty:str, # `'exact'`, `'strong'` or `'weak'`
-    says:str='', # Message, with the keys of the answer in braces
-    fix:str='', # What to write instead, likewise
-    needs:str='', # Attributes of the evidence that must not be `None`, separated by spaces
-    at:tuple=(), # Names of PyTorch functions whose call in the user's code is shown, the best first
-    explains:str='', # Ids of findings that are consequences of this one, separated by spaces
+    id:str, certainty:str, says:str='', fix:str='', # As in `Check`
+    needs:str='', at:tuple=(), explains:str='', # Likewise; ids and attributes separated by spaces
 ):
     "Register the decorated function as a check"
     unknown = {id, *explains.split()}-{*catalogue} | {certainty}-{*certainties}
@@ -50,7 +45,7 @@ def check(
         return f
     return register
 
-# %% ../../nbs/29_doctor.registry.ipynb #77feeff2
+# %% ../../nbs/29_doctor.registry.ipynb #f92be6d9
 _pictures = '_matrix','_healthy','_curves'
 
 def _place(e, at):
@@ -66,7 +61,7 @@ def _finding(c, e, found):
     place = found.get('_place') or _place(e, c.at)
     return Finding(c.id, found.get('_certainty', c.certainty), says, fix, evidence, place, explains=c.explains)
 
-# %% ../../nbs/29_doctor.registry.ipynb #15d79c67
+# %% ../../nbs/29_doctor.registry.ipynb #6ba7d371
 raises_own_errors = False # whether an error within a check is raised; tests set it
 
 def examine(

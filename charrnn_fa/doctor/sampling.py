@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Call', 'Written', 'prompt', 'sampling', 'generated_text', 'dropout_in_sampling', 'error_in_sampling',
            'unknown_character', 'readings', 'state_lost_in_sampling', 'input_lost_in_sampling', 'pairs',
-           'another_id_is_fed', 'another_vocabulary', 'choices', 'wrong_temperature', 'weights_not_loaded',
-           'check_text', 'text_repeats', 'text_is_copied']
+           'another_id_is_fed', 'another_vocabulary', 'choices', 'wrong_temperature', 'check_text', 'text_repeats',
+           'text_is_copied']
 
-# %% ../../nbs/44_doctor.sampling.ipynb #6269a2ad
+# %% ../../nbs/44_doctor.sampling.ipynb #e5257d39
 import inspect
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from .record import hooked, place_of
 from .forms import Weights
 from .evidence import Evidence, evidence
 
-# %% ../../nbs/44_doctor.sampling.ipynb #d38ffcf3
+# %% ../../nbs/44_doctor.sampling.ipynb #ff8843bf
 Call = namedtuple('Call', 'ids state scores')
 
 def _tensors(o): return [t.detach() for t in tree_leaves(o) if isinstance(t, Tensor)]
@@ -41,7 +41,7 @@ def _call(given, returned, before, n):
     last = None if scores is None else scores.float().reshape(-1, n)[-1].cpu()
     return Call(ids[0] if ids else None, state, last),[t.clone() for t in returned if t is not scores]
 
-# %% ../../nbs/44_doctor.sampling.ipynb #77cd20ad
+# %% ../../nbs/44_doctor.sampling.ipynb #4407639e
 @dataclass
 class Written:
     "A text that a function generated, and what happened meanwhile"
@@ -78,7 +78,7 @@ class Written:
         if self.reading is None or len(calls) < 60 or any(o.scores is None for o in calls): return None
         return torch.stack([o.scores for o in calls[:-1]]),torch.stack([o.ids[-1] for o in calls[1:]])
 
-# %% ../../nbs/44_doctor.sampling.ipynb #b485120b
+# %% ../../nbs/44_doctor.sampling.ipynb #974f0a70
 @patch
 def _generate(self:Evidence, mode=None, n=200, **given):
     "A `Written` of the user's function: `n` characters after the prompt"
@@ -118,7 +118,7 @@ def generated_text(e)->Written: # `None` without a function, or if it ends in an
     if w and w.dropout and not w.error: w = e._generate(mode=False)
     return None if w is None or w.error or not w.text else w
 
-# %% ../../nbs/44_doctor.sampling.ipynb #de62ad58
+# %% ../../nbs/44_doctor.sampling.ipynb #12c15823
 @check('G2', 'exact', needs='sampling', explains='G1 G3 G7', fix='model.eval()   # before sampling',
        says='The model is in training mode during sampling: dropout or batch normalisation is active in {calls} calls.')
 def dropout_in_sampling(e):
@@ -136,7 +136,7 @@ def unknown_character(e):
     if isinstance(error, KeyError) and error.args and error.args[0] in [*e.prompt]:
         return dict(character=error.args[0], _place=place_of(error))
 
-# %% ../../nbs/44_doctor.sampling.ipynb #3e3e9fc2
+# %% ../../nbs/44_doctor.sampling.ipynb #8cf12989
 def _nats(e): return F.cross_entropy(e.predicted[0].float(), e.predicted[1]).item()
 
 def _log_probs(scores):
@@ -177,7 +177,7 @@ def readings(e)->dict: # `None` if it cannot be seen
     cost = -found[0][:start-1].gather(1, ids[1:start,None]).nanmean().item() if start > 4 else math.nan
     return dict(all_characters=off[0], since_the_prompt=min(off[1:3]), last_character=off[3], prompt=cost)
 
-# %% ../../nbs/44_doctor.sampling.ipynb #711ace79
+# %% ../../nbs/44_doctor.sampling.ipynb #76b1333a
 @check('G3', 'exact', needs='readings', explains='G1 G7', fix='scores,state = model(x, state)   # both at each call',
        says='During sampling the predictions are those of training after {what} alone: the hidden state is lost.')
 def state_lost_in_sampling(e):
@@ -196,7 +196,7 @@ def input_lost_in_sampling(e):
     if n_read < n: return dict(read=max(0, n_read), of=n, _fix='for c in prompt: scores,state = model(stoi[c], state)',
         _says='The model reads {read} of the {of} characters of the prompt.')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #e9a1627b
+# %% ../../nbs/44_doctor.sampling.ipynb #6b62076f
 @evidence
 def pairs(e)->tuple: # Pairs of the prompt, and of what was generated; `None` if they are not known
     "Characters, and the ids that went into the model for them"
@@ -230,7 +230,7 @@ def another_vocabulary(e):
         return dict(prompt=e.readings['prompt'], loss=_nats(e), _certainty='strong',
             _says='The prompt, a piece of the text, costs {prompt:.2f} nats per character, and training {loss:.2f}.')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #58fbf81e
+# %% ../../nbs/44_doctor.sampling.ipynb #9e914c83
 def _nats_at(t, scores, ids): return F.cross_entropy(_log_probs(scores)/t, ids, reduction='sum').item()
 
 def _fitted(scores, ids):
@@ -253,33 +253,7 @@ def wrong_temperature(e):
     if fits < 1.5*t or _nats_at(t, scores, ids)-_nats_at(fits, scores, ids) < 12: return None
     return dict(t=t, fits=f'{fits:.1f}' if fits < 12 else 'above 12')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #38f7f951
-def _likeness(rows):
-    rows = F.normalize(rows-rows.mean(0), dim=1)
-    return rows@rows.T
-
-def _knows_text(vectors, ids):
-    "How much more alike vectors of characters with the same successors are than by chance, in standard deviations"
-    n,vectors = len(vectors),vectors.detach().cpu().double()
-    counts = torch.bincount(ids[:-1]*n+ids[1:], minlength=n*n).view(n, n).double()
-    seen,gen = counts.sum(1) >= 10,torch.Generator().manual_seed(0)
-    if seen.sum() < 10: return 0.
-    follow,alike = (_likeness(o[seen]) for o in ((counts/counts.sum(1, keepdim=True)).sqrt(), vectors))
-    orders = [torch.arange(len(alike)), *(torch.randperm(len(alike), generator=gen) for _ in range(50))]
-    found = torch.stack([(follow.fill_diagonal_(0)*alike[o][:,o]).sum() for o in orders])
-    return ((found[0]-found[1:].mean())/found[1:].std().clamp(min=1e-9)).item()
-
-@check('G5', 'strong', needs='text predicted', explains='G3 G4 Z1 T5 I1 O1 O2',
-       fix='print(model.load_state_dict(weights, strict=False))   # missing and unexpected keys',
-       says='The loss is {nats:.2f}, that of initial weights, but {name} fits the text, by {z:.0f} standard deviations.')
-def weights_not_loaded(e):
-    n,ids = e.n_classes,torch.cat([x.flatten() for x,_ in e.text.pairs]).cpu()
-    if not _nats(e) > math.log(n)-.1 or ids.min() < 0 or ids.max() >= n: return None
-    tables = {k:p if len(p) == n else p.T for k,p in e.subject.model.named_parameters() if p.ndim == 2 and n in p.shape}
-    z,name = max(((_knows_text(o, ids), k) for k,o in tables.items()), default=(0, ''))
-    if z >= 6: return dict(nats=_nats(e), z=z, name=name)
-
-# %% ../../nbs/44_doctor.sampling.ipynb #f346529c
+# %% ../../nbs/44_doctor.sampling.ipynb #ad84aebd
 def _repeated(text):
     "The share of its pieces that a text has had before; several blanks count as one"
     text = re.sub(r'\s+', ' ', text)

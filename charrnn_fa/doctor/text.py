@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['as_ids', 'Form', 'in_use', 'agreement', 'Text', 'text_of', 'Alignment', 'alignment_of']
 
-# %% ../../nbs/35_doctor.text.ipynb #13e86efb
+# %% ../../nbs/35_doctor.text.ipynb #8eac6734
 import math
 from dataclasses import dataclass
 from fastai.basics import *
 from .record import predictions, is_one_hot
 from .forms import Batch
 
-# %% ../../nbs/35_doctor.text.ipynb #d6ca0683
+# %% ../../nbs/35_doctor.text.ipynb #96156b02
 def as_ids(
     t, # A part of a batch
 )->Tensor: # Ids of one axis less for one-hot vectors; `None` if they are not ids
@@ -46,7 +46,7 @@ class Form:
         if self.n_classes: return F.one_hot(ids, self.n_classes).view(like.shape).to(like)
         return ids.view(like.shape).to(like)
 
-# %% ../../nbs/35_doctor.text.ipynb #fb94b5de
+# %% ../../nbs/35_doctor.text.ipynb #11152bcd
 def in_use(
     y:Tensor, # Targets, (sequences, steps)
 )->Tensor: # Booleans, likewise
@@ -71,7 +71,7 @@ def agreement(
     chance = (p*q).sum().item()
     return 0. if chance > 1-1e-6 else ((a == b).float().mean().item() - chance)/(1-chance)
 
-# %% ../../nbs/35_doctor.text.ipynb #e811c7fe
+# %% ../../nbs/35_doctor.text.ipynb #a1eeda50
 _shifts = 1, 0, 2, -1, 3, -2, 4, -3
 
 def _ways(part):
@@ -97,7 +97,7 @@ def _forms(batches):
     share,xf,yf,best = max(found, key=lambda o: o[0])
     return (xf, yf, best) if share > .25 else (xs[0], found[0][2], None)
 
-# %% ../../nbs/35_doctor.text.ipynb #462dec2e
+# %% ../../nbs/35_doctor.text.ipynb #53b6cc61
 class Text:
     "The ids of some batches, (sequences, steps), and how to put others in their place"
     def __init__(self,
@@ -138,7 +138,7 @@ def text_of(
             and as_ids(b[0]).shape[1:] == as_ids(batches[0][0]).shape[1:]]
     return Text(same)
 
-# %% ../../nbs/35_doctor.text.ipynb #22f088b6
+# %% ../../nbs/35_doctor.text.ipynb #711aa17f
 @patch(as_prop=True)
 def goes_on(self:Text)->float: # `None` if there is only one batch
     "The share of sequences that go on in the next batch"
@@ -151,23 +151,13 @@ def goes_down(self:Text)->float: # `None` without targets, or with one sequence
     down = [y[:-1,-1] == x[1:,0] for x,y in self.pairs if y is not None and len(x) > 1]
     return torch.cat(down).float().mean().item() if down else None
 
-# %% ../../nbs/35_doctor.text.ipynb #baa84dbb
+# %% ../../nbs/35_doctor.text.ipynb #62ef9bb7
 @dataclass
 class Alignment:
     "For each prediction of the first batch, the sequence and the time step of the character that it is compared with"
     row: Tensor   # (n,) sequence in the batch; -1 where the target is padding
     time: Tensor  # (n,) time step of that character, counted in the inputs: an input of time t comes before target t+1
     cuts_own: bool # Does the step make its targets from the inputs?
-    def grid(self,
-        values:Tensor, # (n,), one number for each prediction
-        n_rows:int, # Sequences
-        n_steps:int, # Time steps of the inputs
-    )->Tensor: # (n_rows, n_steps+1)
-        "Numbers of predictions in the place of what they are compared with; 0 elsewhere"
-        res = torch.zeros(n_rows, n_steps+1, dtype=values.dtype, device='cpu')
-        ok = (self.row >= 0) & (self.time >= 0) & (self.time <= n_steps)
-        res[self.row[ok],self.time[ok]] = values[ok].cpu()
-        return res
 
 def _digits(n, symbols):
     "The numbers below n, written with some symbols: one tensor for each digit, and how to read them"
@@ -175,7 +165,7 @@ def _digits(n, symbols):
     n_digits = max(1, math.ceil(math.log(max(2, n), base) - 1e-9))
     return [torch.tensor(symbols, device='cpu')[at//base**k % base] for k in range(n_digits)]
 
-# %% ../../nbs/35_doctor.text.ipynb #00d415cd
+# %% ../../nbs/35_doctor.text.ipynb #cdb6bf70
 def alignment_of(
     text:Text, # Of the batches
     run, # A function that makes a step with a `Batch` and returns it, up to its loss

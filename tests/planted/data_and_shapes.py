@@ -659,31 +659,6 @@ def a_note_for_large_batches():
 
 # D11: text and parameters do not fit each other
 
-@program('D11', 'torch.nn')
-def a_million_weights_for_a_page():
-    "An LSTM with 256 units, two layers, for 4,000 characters."
-    seed(1)
-    net = Stateful('lstm', n_hid=256, n_emb=64, n_layers=2)
-    dls = DataLoaders(Batches(streams(8, 32, 15, ids[:4000])), Batches(streams(8, 32, 3, valid_ids)))
-    return dict(learn=learner(dls, net))
-
-
-@program('D11', 'ours', also='I6')
-def four_units_for_the_whole_reference():
-    "Four units are to learn half a million characters."
-    seed(2)
-    dls = CharDataLoaders.from_text(load_corpus('pydocs')[:500_000], bs=16, seq_len=32, seed=0, device='cpu')
-    return dict(learn=quiet(char_learner(dls, arch='gru', n_hid=4, emb_sz=4, head_sz=0, n_layers=1, precision='fp32')))
-
-
-@program('D11', 'AWD-LSTM')
-def awd_too_wide_for_a_poem():
-    "AWD-LSTM with 200,000 weights for 3,000 characters."
-    seed(3)
-    dls = DataLoaders(LMDataLoader([ids[:3000]], bs=8, seq_len=32), LMDataLoader([valid_ids[:1000]], bs=8, seq_len=32))
-    return dict(learn=awd_learner(dls, config=dict(emb_sz=64, n_hid=160, n_layers=2)))
-
-
 # D12: ids out of range, or of a wrong type
 
 @program('D12', 'by hand')

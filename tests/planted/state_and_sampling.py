@@ -791,38 +791,6 @@ def vocabulary_of_the_prompt():
 
 # G5: weights that were not loaded
 
-@program('G5')
-def prefix_of_data_parallel():
-    "The keys begin with 'module.', strict=False: nothing is loaded, and training begins anew"
-    seed(52)
-    learn = learner(window_dls(16, 20, 60), Scores('gru', n_hid=48), lr=8e-3)
-    def watch(learn, cbs):
-        learn.fit(2, cbs=cbs)
-        saved = {f'module.{k}':v.clone() for k,v in learn.model.state_dict().items()}
-        for m in learn.model.children(): m.reset_parameters()
-        learn.model.load_state_dict(saved, strict=False)
-        learn.fit(1, cbs=cbs)
-    return dict(learn=learn, watch=watch)
-
-
-@program('G5')
-def head_of_another_name():
-    "The head has another name in the file, so it keeps its random weights"
-    seed(53)
-    trained,batches,_ = _trained('scores')
-    saved = {k.replace('out.', 'decoder.'):v for k,v in trained.state_dict().items()}
-    model = Scores('gru', n_hid=64)
-    model.load_state_dict(saved, strict=False)
-    @torch.no_grad()
-    def sample(model, prompt, n):
-        model.eval()
-        ids = _ids(prompt)
-        for _ in range(n): ids = torch.cat([ids, _draw(model(ids)[:,-1].softmax(-1))], 1)
-        return vocab.textify(ids)
-    opt = Adam(model.parameters(), lr=5e-3)
-    return dict(model=model, dls=batches, loss_func=loss_over_all, opt=opt, sample=sample, text=text)
-
-
 # G6: a symbol that is not known
 
 @program('G6')
