@@ -44,7 +44,7 @@ class Doctor(Callback):
     @property
     def report(self)->Report:
         "All findings"
-        return Report(self.findings, ['loss curve', 'gradients', 'validation'], subject=type(self.learn.model).__name__)
+        return Report(self.findings, ['loss curve', 'gradients', 'validation'], subject='this training')
     def __copy__(self): return Doctor(self.quiet, self.every, self.file)
     def before_train(self): self.level = 2 # which events of the next step are heard
     def before_validate(self): self.level = 2
