@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['explain']
 
-# %% ../../nbs/45_doctor.errors.ipynb #e0b12d27
+# %% ../../nbs/45_doctor.errors.ipynb #bed75e03
 import math, re, traceback
 from contextlib import suppress
 from fastai.basics import *
@@ -14,7 +14,7 @@ from .report import Finding
 from .record import is_users, place_of
 from .forms import LoaderFails
 
-# %% ../../nbs/45_doctor.errors.ipynb #8fe8e7d7
+# %% ../../nbs/45_doctor.errors.ipynb #c478ae17
 _losses = 'cross_entropy nll_loss mse_loss l1_loss binary_cross_entropy binary_cross_entropy_with_logits'.split()
 _recurrent = nn.RNNBase,nn.RNNCellBase
 
@@ -38,7 +38,7 @@ class _Known:
         if subject is None: subject = next((o for o in owners if isinstance(o, Learner)), None)
         model,vocab = getattr(subject, 'model', None),getattr(getattr(subject, 'dls', subject), 'vocab', ())
         if model is None and layers: model = layers[-1]
-        self.owner,self.layer = owners[0] if owners else None,layers[0] if layers else None
+        self.layer = layers[0] if layers else None
         self.modules = dict(model.named_modules()) if model is not None else {}
         self.weights = dict(model.named_parameters()) if model is not None else {}
         self.scores,self.target = self.given('input', *_losses),self.given('target', *_losses)
@@ -80,7 +80,7 @@ class _Known:
         if names and t.ndim == len(names)+1: names.append(last or next(iter(found), ''))
         return f'{size} = ({", ".join(names)})' if len(names) == t.ndim > 1 and all(names) else f'{size}'
 
-# %% ../../nbs/45_doctor.errors.ipynb #372b856c
+# %% ../../nbs/45_doctor.errors.ipynb #f32dd959
 _rows = [] # (pattern, function) or (pattern, id, sentence, fix)
 def _row(*patterns): return lambda f: _rows.extend((o, f) for o in patterns) or f # a decorator
 
@@ -117,7 +117,7 @@ def explain(
             if id: return Finding(id, 'exact', says, fix, dict(error=said[:200]), k.place or place)
     return Finding('E1', 'exact', f'The error is {said}.', place=place)
 
-# %% ../../nbs/45_doctor.errors.ipynb #7770c725
+# %% ../../nbs/45_doctor.errors.ipynb #081b1346
 _flat = 'F.cross_entropy(scores.flatten(0, 1), y.flatten())   # for a Learner: loss_func=CrossEntropyLossFlat()'
 _of_losses = 'Expected target size|Expected input batch_size|1D target tensor expected|batches of spatial targets'
 
@@ -140,7 +140,7 @@ def _of_loss(k, m):
     fits = width > 1 and width*n == math.prod(s) and [o for o in s if o != 1][-1] == width
     return 'S1', says, f'F.cross_entropy(scores.reshape(-1, {width}), y.flatten())' if fits else ''
 
-# %% ../../nbs/45_doctor.errors.ipynb #1f765204
+# %% ../../nbs/45_doctor.errors.ipynb #454ea001
 def _is_ids(k): # of the batch, or of one time step
     sizes = k.axes['batch'],math.prod(k.axes.values())
     return isinstance(k.input, Tensor) and not k.input.requires_grad and 0 < k.input.numel() in sizes
@@ -173,7 +173,7 @@ def _layer_size(k, m):
     joined = got % made == 0 and got//made in k.axes.values()
     return 'S8', says, f'{name}(out)   # (batch, time, {made}), without flatten or view' if joined else ''
 
-# %% ../../nbs/45_doctor.errors.ipynb #7b288394
+# %% ../../nbs/45_doctor.errors.ipynb #c960e7af
 def _new_state(layer):
     "Code that makes a hidden state of the right size"
     is_layer,first = isinstance(layer, nn.RNNBase),getattr(layer, 'batch_first', True)
@@ -230,7 +230,7 @@ def _tuple(k, m):
     return ('S7', 'A recurrent layer returns (output, state), and the two are used as one tensor here.',
             f'out, {"(h, c)" if is_lstm else "h"} = self.rnn(x)   # and out goes on to the next layer')
 
-# %% ../../nbs/45_doctor.errors.ipynb #18ddc586
+# %% ../../nbs/45_doctor.errors.ipynb #61455e04
 def _symbols(k, high):
     "How many vectors or outputs are needed, and a comment"
     least = f'   # n_symbols = max(ids)+1 over all texts, at least {high+1}'
@@ -253,7 +253,7 @@ def _target(k, m):
     fix = f'{k.called(last[0])} = nn.Linear({last[0].in_features}, {needed})' if last else f'nn.Linear(n_hid, {needed})'
     return 'S8', f'The model has {n} outputs, for ids from 0 to {n-1}, and targets go up to {high}.', fix+comment
 
-# %% ../../nbs/45_doctor.errors.ipynb #d5a5c2f3
+# %% ../../nbs/45_doctor.errors.ipynb #db2f35cf
 @_row('backward through the graph a second time', r'modified by an inplace operation: \[\S+ \[(?P<size>.*?)\]\]')
 def _second_backward(k, m):
     one,two = 'state = state.detach()','state = tuple(o.detach() for o in state)'
@@ -276,7 +276,7 @@ def _no_gradient(k, m):
     return ('L7', 'The loss is not connected to a weight: by detach(), .data, item(), argmax, torch.tensor(loss) or '
         'no_grad().', 'loss = F.cross_entropy(scores, y)   # with scores as the model returns them')
 
-# %% ../../nbs/45_doctor.errors.ipynb #63036c40
+# %% ../../nbs/45_doctor.errors.ipynb #a8a90df5
 @_row(r'size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\) at non-singleton dimension (\d+)',
       r'match except in dimension \d+. Expected size (\d+) but got size (\d+)(?P<joined>)', 'arget size .torch.Size')
 def _two_sizes(k, m):
@@ -290,38 +290,18 @@ def _two_sizes(k, m):
     return ('S6', f'{says} A hidden state belongs to the batch size for which it was made.',
         f'h = torch.zeros(len(x), n_hid)   # for the {batch} sequences of this batch')
 
-@_row(r"shape '\[(.*)\]' is invalid for input of size (\d+)")
-def _view(k, m):
-    sizes,n,ids = [int(o) for o in m[1].split(', ')],int(m[2]),math.prod(k.axes.values())
-    says = f'{n} numbers cannot have the shape ({m[1]}): its sizes multiply to {abs(math.prod(sizes))}.'
-    if ids: says += f' The batch has {" × ".join(map(k.named, k.x.shape))} ids.'
-    return 'E1', says, 'scores.flatten(0, 1)' if len(sizes) == 2 and ids and n % ids == 0 else ''
-
-@_row("'NoneType' object has no attribute '(?P<name>\\w+)'", 'must be Tensor, not NoneType')
-def _none(k, m):
-    if re.search(r'loss\w*\(\): argument .input', m.string) or isinstance(k.owner, BaseLoss):
-        return 'E1', 'The loss gets None: forward ends without returning scores.', 'return scores   # at its end'
-    if k.place and '.grad' in k.place.source:
-        return 'E1', 'A gradient is None: backward() has not reached this parameter.', 'if p.grad is not None: ...'
-    says = 'None is used as a tensor: a function ends without return, or a hidden state was not made yet.'
-    return 'E1', says, 'if state is not None: state = state.detach()' if 'detach' in m[0] else ''
-
-# %% ../../nbs/45_doctor.errors.ipynb #6628620d
+# %% ../../nbs/45_doctor.errors.ipynb #bd8670c2
 _rows += [
     ("^(?:KeyError: )?'(.)'$", 'D12', "The character '{0}' is not in the vocabulary.",
         'stoi = {c:i for i,c in enumerate(sorted(set(text)))}   # of all of the text'),
     (_of_losses, 'S1', 'The loss takes axis 1 as the classes, and needs one target for each prediction.', _flat),
     ('Target (-.*) is out of', 'D12', 'A target is {0}, below 0.', 'F.cross_entropy(scores, y, ignore_index=...)'),
     ('index out of range in self|Target .* is out of bounds', 'D12', 'An id is below 0, or larger than expected.', ''),
-    ('hx (and cx )?should also be|Expected hidden', 'S6', 'A hidden state is (layers, batch, hidden units).', ''),
-    ("batch size (.*) doesn't match .* (.*)", 'S6', 'A batch of {0} meets a hidden state for {1}.', 'h = None'),
     ('class probabilities, got (?:Long|Int|Bool)|"log_softmax.*not implemented for .(?:Long|Int)', 'S1', 'Scores and '
         'targets are swapped, scores went through argmax, or targets are one-hot.', 'F.cross_entropy(scores, y)'),
     ("target dtype to be Long|scalar type Long but|nll_loss.* for '", 'D12', 'Targets must be int64.', 'y = y.long()'),
     (r"argument #1 'indices' to have.*got torch.(\w+)", 'D12', 'The embedding needs ids, not {0}.', 'x = x.long()'),
-    ('oint .*can require gradients', 'D12', 'Whole numbers have no gradients, ids need none.', 'w = w.float()'),
     ("Tensor, not str|(type|ions) 'str'", 'D12', 'Text is given and not ids.', 'x = tensor([stoi[c] for c in text])'),
-    ('device-side assert', 'D12', 'On a GPU an id out of range ends so, for instance.', 'model.cpu()   # restarted'),
     ('input to be 2D or 3D|must have 3 dim', 'S8', 'A recurrent layer needs three axes, (batch, time, vectors).', ''),
     ('same dtype, but got|dtype .torch.b?float.* not match|scalar type (Float|Double)', 'E1', 'Numbers of two types '
         'meet: NumPy makes float64, and a model has float32.', 'x = x.float()'),
@@ -333,7 +313,12 @@ _rows += [
         'into the new order, in which targets then have to be as well.', 'x.reshape(...)'),
     ('out of memory|allocate memory', 'E1', 'The memory of the device is full.', 'bs = bs//2   # or a shorter seq_len'),
     (r'equal size, but got \[(\d+).*\[(\d+)', 'S8', 'A batch gets {0} and {1} characters.', 'n = (len(x)-1)//seq_len'),
+    (r'loss\w*\(\): argument .input.*NoneType', 'E1', 'The loss gets None: forward ends without returning scores.',
+        'return scores   # at its end'),
+    ("'NoneType' object has no attribute|not NoneType", 'E1', 'None is used as a tensor: a function ends without '
+        'return, or a hidden state was not made yet.', ''),
     ('optimize a non-leaf', 'O7', 'The optimiser gets a computed tensor.', 'w = w.detach().requires_grad_()'),
+    ("batch size (.*) doesn't match .* (.*)", 'S6', 'A batch of {0} meets a hidden state for {1}.', 'h = None'),
     ('empty parameter list', 'O7', 'PyTorch knows of no parameters.', 'self.layers = nn.ModuleList(layers)'),
     ('probability tensor contains either', 'O4', 'Probabilities are NaN, Inf or below 0: training has diverged, or '
         'scores went into multinomial without a softmax.', 'p = (scores/temperature).softmax(-1)'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fixes', 'try_fix', 'Reference', 'control', 'information', 'swap']
 
-# %% ../../nbs/43_doctor.fixes.ipynb #6faf7404
+# %% ../../nbs/43_doctor.fixes.ipynb #b7074422
 import math, time
 from fastai.basics import *
 from .registry import OutOfTime
@@ -15,7 +15,7 @@ from .subject import params_of
 from .evidence import Evidence, evidence
 from .trials import Change, Trial, entropy, real_predictions
 
-# %% ../../nbs/43_doctor.fixes.ipynb #26e69225
+# %% ../../nbs/43_doctor.fixes.ipynb #c84b944f
 def _next_characters(e, row, time):
     "A function of a batch: its characters at (row, time), each (n,); -100 where the batch does not have them"
     t = e.text
@@ -58,7 +58,7 @@ def _in_other_order(e, finding):
     first = int(e.alignment.time.min())
     return _with_targets(e, *((j%rows, j//rows+first) if by_row else (j//n_times, j%n_times+first)))
 
-# %% ../../nbs/43_doctor.fixes.ipynb #d4e22b55
+# %% ../../nbs/43_doctor.fixes.ipynb #0d45833c
 def _without_squashing(e, finding):
     if 'high' not in finding.evidence: return None
     low = finding.evidence['low']
@@ -113,8 +113,7 @@ def _along_time(e, finding):
     return (Change(), Change('batch_first', prepare=_prepare)) if layers else None
 
 fixes = dict(D1=_shifted, D2=_shifted, S3=_in_other_order, S5=_along_time, L1=_without_squashing, L3=_as_mean,
-             R1=_gradients_through_time, O6=_zeroed, O7=_all_parameters, O8=_all_parameters,
-             T1=_without_dropout)
+             R1=_gradients_through_time, O6=_zeroed, O7=_all_parameters, O8=_all_parameters, T1=_without_dropout)
 fixes.update(dict.fromkeys(('I1', 'I2', 'I3', 'I4', 'I5', 'R10'), _usual_weights))
 
 def try_fix(
@@ -135,7 +134,7 @@ def try_fix(
         finding.evidence['_curves'] = {'as it is':before.losses[:n], 'with the fix':after.losses[:n]}
     if tried is not None and not tried['after'] < tried['before']-margin: finding.certainty = 'weak'
 
-# %% ../../nbs/43_doctor.fixes.ipynb #5a2b1a93
+# %% ../../nbs/43_doctor.fixes.ipynb #15e755dd
 class Reference(nn.Module):
     "A small LSTM that is known to learn"
     def __init__(self,
@@ -177,7 +176,7 @@ def control(e)->Trial: # `None` if the program does not predict characters
         net = Reference(e.n_classes).to(e.predicted[0].device)
         return _train_plainly(net, [*net.parameters()], _pairs(e), max(60, e.n_trial_steps), e.until)
 
-# %% ../../nbs/43_doctor.fixes.ipynb #8391998b
+# %% ../../nbs/43_doctor.fixes.ipynb #860a797c
 def information(
     pairs, # Of tensors of ids, of one shape each
 )->float: # In nats
@@ -255,7 +254,7 @@ def _other_loop(e):
     except Exception: return None
     finally: s.snapshot.restore()
 
-# %% ../../nbs/43_doctor.fixes.ipynb #c96a3f9b
+# %% ../../nbs/43_doctor.fixes.ipynb #c6628d2f
 def _learns_less(e):
     "Whether a program is clearly above the reference, even after four times as many steps"
     base = e.usable_trial
@@ -292,7 +291,7 @@ def swap(
                   f'instead of {base:.2f} nats per character after {len(t.losses)} steps.{alone}')
 
 def _named(e, parts, cured, more, message):
-    if len(parts) > 1: message += f" Or at the {' and the '.join(parts[1:])}."
+    if len(parts) > 1: message += f" It may be the {' or the '.join(parts[1:])} as well."
     curves = {'as it is':e.usable_trial.losses, 'control':e.control.losses}
     curves.update((f'other {k}', t.losses) for k,t in cured.items())
     evidence = dict(part=parts[0], parts=parts, reference=e.control.end, _curves=curves, **more)

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['checks', 'raises_own_errors', 'OutOfTime', 'Check', 'check', 'examine', 'arrange']
 
-# %% ../../nbs/29_doctor.registry.ipynb #f9335147
+# %% ../../nbs/29_doctor.registry.ipynb #a912b846
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from .report import Finding, catalogue, certainties, fold
 
-# %% ../../nbs/29_doctor.registry.ipynb #c0cf9245
+# %% ../../nbs/29_doctor.registry.ipynb #47de5d4b
 class OutOfTime(Exception):
     "There is no time left for another run of the user's program"
     def __init__(self): super().__init__("there is no time for another run")
@@ -45,7 +45,7 @@ def check(
         return f
     return register
 
-# %% ../../nbs/29_doctor.registry.ipynb #f92be6d9
+# %% ../../nbs/29_doctor.registry.ipynb #d83b31ba
 _pictures = '_matrix','_healthy','_curves'
 
 def _place(e, at):
@@ -61,7 +61,7 @@ def _finding(c, e, found):
     place = found.get('_place') or _place(e, c.at)
     return Finding(c.id, found.get('_certainty', c.certainty), says, fix, evidence, place, explains=c.explains)
 
-# %% ../../nbs/29_doctor.registry.ipynb #6ba7d371
+# %% ../../nbs/29_doctor.registry.ipynb #0c2b4862
 raises_own_errors = False # whether an error within a check is raised; tests set it
 
 def examine(

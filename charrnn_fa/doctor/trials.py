@@ -7,7 +7,7 @@ __all__ = ['as_it_is', 'Change', 'Trial', 'entropy', 'real_predictions', 'n_tria
            'rate_too_high', 'rate_too_low', 'exploding_gradients', 'clipped_away', 'decay_too_strong', 'drops',
            'much_dropout', 'one_batch', 'too_small', 'not_finite_on_the_way', 'rate_goes_to_zero', 'ended_early']
 
-# %% ../../nbs/42_doctor.trials.ipynb #9aa5ebf7
+# %% ../../nbs/42_doctor.trials.ipynb #a0b77737
 import math, statistics, time
 from dataclasses import dataclass, field, replace
 from fastai.basics import *
@@ -17,7 +17,7 @@ from .record import loss_gradients, predictions, recurrent_kinds, rows_of
 from .subject import hypers_of
 from .evidence import Evidence, evidence, of_classes
 
-# %% ../../nbs/42_doctor.trials.ipynb #7480e719
+# %% ../../nbs/42_doctor.trials.ipynb #2a52bc00
 @dataclass(frozen=True)
 class Change:
     "What is different in a short training"
@@ -59,7 +59,7 @@ def entropy(
     p = ids.unique(return_counts=True)[1]/max(1, ids.numel())
     return -(p*p.log()).sum().item()
 
-# %% ../../nbs/42_doctor.trials.ipynb #6b4acaf4
+# %% ../../nbs/42_doctor.trials.ipynb #8553e81a
 def _counted(step):
     "Which predictions have a gradient, where a loss gives a number for each; None if all have"
     if not all(o.options.get('reduction') == 'none' and o.scores.requires_grad for o in step.losses): return None
@@ -81,7 +81,7 @@ def real_predictions(
     if step.losses[0].name == 'probability': scores = scores.log()
     return scores[ok],targets[ok]
 
-# %% ../../nbs/42_doctor.trials.ipynb #e4841748
+# %% ../../nbs/42_doctor.trials.ipynb #50959f77
 @patch
 def trial(self:Evidence,
     change:Change=as_it_is, # What is different in it
@@ -142,7 +142,7 @@ def _norm(grads):
     grads = [g.detach().float() for g in grads if g is not None and not g.is_sparse]
     return get_total_norm(grads).item() if grads else 0.
 
-# %% ../../nbs/42_doctor.trials.ipynb #94e524dc
+# %% ../../nbs/42_doctor.trials.ipynb #c1ecb0fd
 def _slower(e, by, n=None): return e.trial(Change(f'{by:g} of the learning rate', rate=by), n)
 
 @evidence
@@ -200,7 +200,7 @@ def _rate_fix(e, by):
 
 def _nats(v): return f'{v:.2f}' if v < 1000 else f'{v:.3g}'
 
-# %% ../../nbs/42_doctor.trials.ipynb #0482da24
+# %% ../../nbs/42_doctor.trials.ipynb #91e09138
 @check('O1', 'strong', needs='usable_trial', explains='O3 O13 Z1 Z3 Z4 O4 I3 T5 I6 I4 L3',
        says='{outcome}; with {times:g} of the learning rate it is {loss_with_less:.2f}, from the same weights and with '
             'the same batches. So the learning rate is too high.')
@@ -230,7 +230,7 @@ def rate_too_low(e):
             return dict(lr=_rate_of(base), steps=len(base.losses), gain=base.gain, gain_with_more=t.gain, times=by,
                         _fix=_rate_fix(e, by), **_tried(base, t, f'{by:g} times the rate'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #e6b0638e
+# %% ../../nbs/42_doctor.trials.ipynb #3aff016e
 @check('O3', 'strong', needs='usable_trial', explains='O4 Z3 Z4',
        says='The norm of the gradient goes up to {largest:,.0f}; its median is {median:.2g}. Clipped to 1, the same '
             'training ends at {loss_clipped:.2f}.',
@@ -263,7 +263,7 @@ def clipped_away(e):
     if t.bad is None and max(base.gain, 0) < .5*t.gain:
         return dict(clipped_to=to, norm_before=before, **_tried(base, t, 'not clipped'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #5384b34d
+# %% ../../nbs/42_doctor.trials.ipynb #4fcdf44e
 @check('O13', 'strong', needs='usable_trial', explains='Z1 Z2 T5 I6',
        says='With weight decay {weight_decay:g} the loss is {loss:.2f} after {steps} steps, without it '
             '{loss_without:.2f}: weights are pulled to zero faster than they learn.',
@@ -297,8 +297,9 @@ def much_dropout(e):
         return dict(steps=len(t.losses), loss=base.end, loss_without=t.end, **_tried(base, t, 'no dropout'))
 
 @evidence
-def one_batch(e)->Trial: # `None` if the batch is learned
+def one_batch(e)->Trial: # `None` without batches, or if the batch is learned
     "Training on one batch only, at the best of three learning rates"
+    if not e.subject.batches[0]: return None
     tries = [Change(f'one batch, {k:g} of the rate', rate=k, one_batch=True, mode=False) for k in (1., 10., .1)]
     best = min(tries, key=lambda o: e.trial(o, 120).end)
     t = e.trial(best, 400)
@@ -315,7 +316,7 @@ def too_small(e):
     if (t := e.one_batch) is not None and t.end < t.unigram-.02:
         return dict(steps=len(t.losses), nats=t.end, unigram=t.unigram, units=max(units))
 
-# %% ../../nbs/42_doctor.trials.ipynb #805613c9
+# %% ../../nbs/42_doctor.trials.ipynb #e541290c
 @check('O4', 'strong', needs='usable_trial', explains='Z3 Z4 T5',
        says='In step {step} the loss becomes NaN or Inf. The step before it had a loss of {before:.3g} and a gradient '
             'of norm {norm:.3g}.',
@@ -338,4 +339,5 @@ def rate_goes_to_zero(e):
 def ended_early(e):
     t = e.usable_trial
     if t.bad is None and t.unigram and t.start < t.unigram-.1 and t.gain > .15:
-        return dict(_steps=len(t.losses), start=t.start, end=t.end, tried=dict(steps=len(t.losses), before=t.start, after=t.end))
+        tried = dict(steps=len(t.losses), before=t.start, after=t.end)
+        return dict(_steps=len(t.losses), start=t.start, end=t.end, tried=tried)
