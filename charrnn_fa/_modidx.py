@@ -1782,8 +1782,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'charrnn_fa.doctor.trials.decay_too_strong': ( 'doctor.trials.html#decay_too_strong',
                                                                                          'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials.drops': ('doctor.trials.html#drops', 'charrnn_fa/doctor/trials.py'),
-                                          'charrnn_fa.doctor.trials.ended_early': ( 'doctor.trials.html#ended_early',
-                                                                                    'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials.entropy': ('doctor.trials.html#entropy', 'charrnn_fa/doctor/trials.py'),
                                           'charrnn_fa.doctor.trials.exploding_gradients': ( 'doctor.trials.html#exploding_gradients',
                                                                                             'charrnn_fa/doctor/trials.py'),
