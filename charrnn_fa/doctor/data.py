@@ -7,7 +7,7 @@ __all__ = ['wrong_targets', 'targets_are_inputs', 'loaders', 'ids_read', 'leaked
            'other_vocabulary', 'lost_characters', 'damaged_text', 'empty_loader_finding', 'too_few_batches',
            'only_one_character', 'table_size', 'ids_out_of_range', 'output_width', 'same_batch', 'different_texts']
 
-# %% ../../nbs/37_doctor.data.ipynb #7ffd4609
+# %% ../../nbs/37_doctor.data.ipynb #feadd484
 import math, time
 from collections import Counter
 from fastai.basics import *
@@ -18,7 +18,7 @@ from .forms import as_batch
 from .text import agreement, as_ids, in_use
 from .evidence import Symbol, evidence
 
-# %% ../../nbs/37_doctor.data.ipynb #b00c208e
+# %% ../../nbs/37_doctor.data.ipynb #750673dc
 def _has_period(x):
     "Whether the text repeats with a period that the length of a sequence is a multiple of"
     n = x.shape[1]
@@ -45,7 +45,7 @@ def _wrong_steps(pairs):
     others = agreement(torch.cat([x[:,:1], x[:,1:][:,right]], 1), torch.cat([y[:,:-1][:,right], y[:,-1:]], 1), 1)
     return (~right).nonzero().flatten().tolist() if others > .8 else []
 
-# %% ../../nbs/37_doctor.data.ipynb #a04f2e30
+# %% ../../nbs/37_doctor.data.ipynb #6979d12a
 @check('D3', 'exact', needs='text', explains='D2 D4 S10 R6', at=('roll', 'cat'),
        fix='chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]')
 def wrong_targets(e):
@@ -76,7 +76,7 @@ def targets_are_inputs(e):
             return dict(targets=len(y), _what='The loss compares each prediction with what the model has just read',
                         _fix='loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # y, not x')
 
-# %% ../../nbs/37_doctor.data.ipynb #92f211c9
+# %% ../../nbs/37_doctor.data.ipynb #635e94fb
 @evidence
 def loaders(e)->tuple: # `None` if there are not two
     "The loaders for training and validation"
@@ -105,7 +105,7 @@ def ids_read(e)->tuple: # Two lists of arrays, empty where there is nothing to r
     "The sequences of the training set and of the validation set"
     return _sequences(e, e.subject.loader, 1_000_000),_sequences(e, e.loaders and e.loaders[1], 200_000)
 
-# %% ../../nbs/37_doctor.data.ipynb #d1274664
+# %% ../../nbs/37_doctor.data.ipynb #9fba642e
 def _pieces(rows, n):
     "A number for each different piece of `n` ids that lies within a sequence, and how often it is there"
     ids,row = np.concatenate(rows).astype(np.uint64),np.repeat(np.arange(len(rows)), [*map(len, rows)])
@@ -138,7 +138,7 @@ def check_overlap_of_ids(
     found = _overlap([np.asarray(train)[:1_000_000]], [np.asarray(valid)[:200_000]])
     return [Finding('D6', 'strong', _overlaps.format(**found), _split, found)] if found else []
 
-# %% ../../nbs/37_doctor.data.ipynb #f2968c3e
+# %% ../../nbs/37_doctor.data.ipynb #1a103749
 def _divergence(p, q): return (p*((p+1e-6)/(q+1e-6)).log()).sum().item() # of Kullback and Leibler
 def _entropy(p): return -(p*(p+1e-9).log()).sum(-1).mean().item()
 
@@ -159,7 +159,7 @@ def other_vocabulary(e):
     if is_trained and is_bad and off > .5 and off_sorted < min(.45, .35*off):
         return dict(nats=nats, divergence=off, divergence_sorted=off_sorted)
 
-# %% ../../nbs/37_doctor.data.ipynb #c92dd32a
+# %% ../../nbs/37_doctor.data.ipynb #4d7bf934
 def _corpus(e): return getattr(e, 'corpus', None) or ''
 def _symbols(e): # of a vocabulary in any form, by id; none if they are not known
     table = getattr(e.subject.vocab, 'itos', e.subject.vocab)
@@ -192,7 +192,7 @@ def damaged_text(e):
     if 'Ã' in symbols and {*'©¤¶¼¨ª\xa0'} & symbols or {'â', '€'} <= symbols: bad.append('UTF-8 read as Latin-1')
     if bad: return dict(marks=' and '.join(bad))
 
-# %% ../../nbs/37_doctor.data.ipynb #1f5e4519
+# %% ../../nbs/37_doctor.data.ipynb #5c3fb619
 def empty_loader_finding(
     dl, # A loader, or a list of batches
 )->Finding: # D10; `None` if there is a batch, or it cannot be seen
@@ -220,7 +220,7 @@ def only_one_character(e):
     ids = e.ids_read[0]
     if ids and all((o == ids[0][0]).all() for o in ids): return dict(symbols=1)
 
-# %% ../../nbs/37_doctor.data.ipynb #08f28d79
+# %% ../../nbs/37_doctor.data.ipynb #7e0e7a59
 @evidence
 def table_size(e)->int: # `None` if it cannot be seen
     "For how many ids the model has a vector, or a place in a one-hot vector"
@@ -247,7 +247,7 @@ def output_width(e):
     if n < known: return dict(outputs=n, symbols=known, _certainty='exact') # these cannot be predicted
     if n > 1.5*symbols: return dict(outputs=n, symbols=symbols)
 
-# %% ../../nbs/37_doctor.data.ipynb #977515db
+# %% ../../nbs/37_doctor.data.ipynb #b0babcc1
 @check('T7', 'exact', explains='D4 D5 D6 D10 D11 R6 R7 T4 G8',
        says='The model gets the same batch in each of the first {steps} steps, so it memorises one piece of the text.',
        fix='for x,y in loader: ...   # not next(iter(loader)) in each step; no seed where batches are drawn')
@@ -259,9 +259,10 @@ def same_batch(e):
     if ids is None or ids.unique().numel() < 2: return None
     return None if ids.ndim == 2 and (_has_period(ids) or _has_period(ids.T)) else dict(steps=len(xs))
 
-# %% ../../nbs/37_doctor.data.ipynb #1c9d266f
+# %% ../../nbs/37_doctor.data.ipynb #e70f221b
 def _apart(*ids):
-    return _divergence(*(torch.tensor(np.bincount(o, minlength=max(map(np.max, ids))+1)/len(o)) for o in ids))
+    n = max(map(np.max, ids))+1
+    return _divergence(*(torch.from_numpy(np.bincount(o, minlength=n)/len(o)) for o in ids))
 
 @check('T9', 'strong', needs='loaders batch_text', explains='T4',
        says='Ids are not as frequent in the validation set as in the training set ({apart:.2f} nats per character '

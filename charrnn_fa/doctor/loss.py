@@ -7,7 +7,7 @@ __all__ = ['Influence', 'pull', 'influence', 'bounds', 'softmax_twice', 'softmax
            'another_loss', 'only_one_symbol', 'ignored_character', 'coverage', 'few_characters', 'mean_over_padding',
            'times_the_mean', 'sum_of_losses', 'wrong_sign', 'cut_off', 'graph_is_cut', 'more_than_cross_entropy']
 
-# %% ../../nbs/40_doctor.loss.ipynb #cd6d6bd3
+# %% ../../nbs/40_doctor.loss.ipynb #e107897f
 from dataclasses import replace
 from fastai.basics import *
 from .record import is_one_hot, loss_gradients, predictions, probability_kind, rows_of
@@ -15,7 +15,7 @@ from .registry import check
 from .text import in_use
 from .evidence import Evidence, evidence, of_classes
 
-# %% ../../nbs/40_doctor.loss.ipynb #1e47d466
+# %% ../../nbs/40_doctor.loss.ipynb #2f5d80e2
 Influence = namedtuple('Influence', 'scores targets weight nats n_parts') # see `influence`
 
 @evidence
@@ -52,13 +52,13 @@ def influence(e)->Influence: # Each (n,): `weight` in the loss, 1/n for a mean, 
     if is_sure.any(): weight = weight.where(is_sure, weight[is_sure].median())
     return Influence(scores.detach(), targets.where(real, -1), weight.where(real, 0.), nats.detach(), len(parts))
 
-# %% ../../nbs/40_doctor.loss.ipynb #32e8b58f
+# %% ../../nbs/40_doctor.loss.ipynb #488af51f
 @evidence
 def bounds(e)->tuple: # Each of the three may be `None`; all of it, if it cannot be measured
     "The lowest and highest score and the widest gap within a prediction that large weights can bring about"
-    gen = torch.Generator().manual_seed(0)
+    gen = torch.Generator('cpu').manual_seed(0)
     def _draw(model):
-        for p in model.parameters(): p.copy_(10*torch.randn(p.shape, generator=gen))
+        for p in model.parameters(): p.copy_(10*torch.randn(p.shape, generator=gen, device='cpu'))
     if e.n_classes < 2 or e.loss_name not in of_classes: return None
     if probability_kind(e.predicted[0]) == 'probability': return 0.,1.,1.
     drawn = [e.scores_of(e.subject.batches[0], None, _draw) for _ in range(2)]
@@ -84,7 +84,7 @@ def softmax_twice(e):
     what = {(0, 1):'softmax' if kind else 'sigmoid', (-1, 1):'tanh'}.get((round(low, 2), round(high, 2)), 'clamping')
     return dict(found, low=low, high=high, _what=what)
 
-# %% ../../nbs/40_doctor.loss.ipynb #394d5a00
+# %% ../../nbs/40_doctor.loss.ipynb #4b39af3c
 def _plain_loss(e, of='y'):
     "A cross-entropy, for scores in the form that they have here"
     has_classes_first = e.loss_name in of_classes and e.baseline.losses[0].scores.ndim > 2
@@ -98,7 +98,7 @@ def softmax_over_another_axis(e):
     p = p if p.min() >= 0 else p.exp() if p.max() <= 1e-6 else None # of probabilities or of their logarithms
     if p is None or probability_kind(p): return None
     for over,at in {'the time steps':a.row, 'the sequences':a.time, 'all predictions':0*a.row}.items():
-        sums = torch.zeros(int(at.max())+1, p.shape[1]).index_add_(0, at[a.row >= 0], p[a.row >= 0])
+        sums = p.new_zeros(int(at.max())+1, p.shape[1]).index_add_(0, at[a.row >= 0], p[a.row >= 0])
         if p.any() and ((sums[sums.sum(1) > 0]-1).abs() < .01).all(): return dict(over=over)
 
 @check('L2', 'exact', needs='predicted', explains='L8 O4 O3 L4 Z1 T5 I6 O2', at=('nll_loss', 'softmax'),
@@ -111,7 +111,7 @@ def no_log_probabilities(e):
     if kind is None: return dict(logsumexp=far, _what='scores', _so='can fall without end', _instead=_plain_loss(e))
     return dict(logsumexp=far, _what='probabilities', _so='stops at -1', _fix='scores.log_softmax(-1)   # not softmax')
 
-# %% ../../nbs/40_doctor.loss.ipynb #8c173fee
+# %% ../../nbs/40_doctor.loss.ipynb #82c10bca
 def _are_ids(e, values):
     "Whether numbers are the ids of the next characters, perhaps scaled"
     t,x = e.batch_text,e.subject.batches[0][0]
@@ -138,7 +138,7 @@ def another_loss(e):
        says='There is one score for each prediction: nothing to choose from.', fix='itos = sorted(set(text))   # > 1?')
 def only_one_symbol(e): return dict(symbols=1) if e.n_classes == 1 and e.loss_name in of_classes else None
 
-# %% ../../nbs/40_doctor.loss.ipynb #3a35efa6
+# %% ../../nbs/40_doctor.loss.ipynb #94c38756
 def _is_padding(t, ids):
     "Whether ids stand only at the beginning or at the end of sequences, or all at one time step"
     for x,y in [] if t.one_each else t.pairs:
@@ -158,7 +158,7 @@ def ignored_character(e):
     return dict(ids=ids.tolist()[:5], share=torch.isin(o.targets, ids).float().mean().item(),
                 _fix=f'{_plain_loss(e)}   # without ignore_index, weight or mask for a character')
 
-# %% ../../nbs/40_doctor.loss.ipynb #50158e40
+# %% ../../nbs/40_doctor.loss.ipynb #2ce6a836
 @evidence
 def coverage(e)->tuple: # (n,) booleans, and the number of targets in the batch; `None` if it is not clear
     "Which predictions of the first batch count, and how many there could be"
@@ -189,7 +189,7 @@ def mean_over_padding(e):
     found = dict(predictions=len(w), used=int((w != 0).sum()), share=(w != 0).float().mean().item())
     if 0 < found['share'] < .9 and abs(w.sum()/e.influence.n_parts - found['share']) < .005: return found
 
-# %% ../../nbs/40_doctor.loss.ipynb #962c238d
+# %% ../../nbs/40_doctor.loss.ipynb #4c8be620
 def _moves(e, times):
     "How weights move in the first step of a fresh optimiser, with gradients so many times as large; or None"
     s,res = e.subject,[]
@@ -236,7 +236,7 @@ def wrong_sign(e):
     if not rises: what = 'loss','loss.backward()   # of the loss without a minus sign'
     if k*(-1 if rises else 1) < 0: return dict(times_the_mean=k, _what=what[0], _way=what[1])
 
-# %% ../../nbs/40_doctor.loss.ipynb #4a5def8b
+# %% ../../nbs/40_doctor.loss.ipynb #af1fe98d
 @evidence
 def cut_off(e)->list: # Names of parameters
     "Parameters that the loss depends on, without a gradient"
@@ -269,7 +269,7 @@ def graph_is_cut(e):
     if not all(e.baseline.graphs): return dict(found, _fix='scores = model(x)   # without torch.no_grad() around it')
     return found if len(names) < n_all else dict(found, _fix='F.cross_entropy(...).backward()   # of the scores')
 
-# %% ../../nbs/40_doctor.loss.ipynb #aee4cba9
+# %% ../../nbs/40_doctor.loss.ipynb #c5bc964e
 @check('L8', 'weak', needs='influence', at=('cross_entropy', 'nll_loss'),
        says='The loss of the first batch is {loss:.3f}, and its cross-entropy alone {cross_entropy:.3f}. The rest is a '
             'penalty or smoothing, so the number cannot be compared with losses of others.',

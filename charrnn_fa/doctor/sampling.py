@@ -8,7 +8,7 @@ __all__ = ['Call', 'Written', 'prompt', 'sampling', 'generated_text', 'dropout_i
            'another_id_is_fed', 'another_vocabulary', 'choices', 'wrong_temperature', 'check_text', 'text_repeats',
            'text_is_copied']
 
-# %% ../../nbs/44_doctor.sampling.ipynb #e5257d39
+# %% ../../nbs/44_doctor.sampling.ipynb #90525ff4
 import inspect
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from .record import hooked, place_of
 from .forms import Weights
 from .evidence import Evidence, evidence
 
-# %% ../../nbs/44_doctor.sampling.ipynb #ff8843bf
+# %% ../../nbs/44_doctor.sampling.ipynb #9ebcce38
 Call = namedtuple('Call', 'ids state scores')
 
 def _tensors(o): return [t.detach() for t in tree_leaves(o) if isinstance(t, Tensor)]
@@ -41,7 +41,7 @@ def _call(given, returned, before, n):
     last = None if scores is None else scores.float().reshape(-1, n)[-1].cpu()
     return Call(ids[0] if ids else None, state, last),[t.clone() for t in returned if t is not scores]
 
-# %% ../../nbs/44_doctor.sampling.ipynb #4407639e
+# %% ../../nbs/44_doctor.sampling.ipynb #2694d465
 @dataclass
 class Written:
     "A text that a function generated, and what happened meanwhile"
@@ -78,7 +78,7 @@ class Written:
         if self.reading is None or len(calls) < 60 or any(o.scores is None for o in calls): return None
         return torch.stack([o.scores for o in calls[:-1]]),torch.stack([o.ids[-1] for o in calls[1:]])
 
-# %% ../../nbs/44_doctor.sampling.ipynb #974f0a70
+# %% ../../nbs/44_doctor.sampling.ipynb #6ca8f54a
 @patch
 def _generate(self:Evidence, mode=None, n=200, **given):
     "A `Written` of the user's function: `n` characters after the prompt"
@@ -118,7 +118,7 @@ def generated_text(e)->Written: # `None` without a function, or if it ends in an
     if w and w.dropout and not w.error: w = e._generate(mode=False)
     return None if w is None or w.error or not w.text else w
 
-# %% ../../nbs/44_doctor.sampling.ipynb #12c15823
+# %% ../../nbs/44_doctor.sampling.ipynb #1b66b180
 @check('G2', 'exact', needs='sampling', explains='G1 G3 G7', fix='model.eval()   # before sampling',
        says='The model is in training mode during sampling: dropout or batch normalisation is active in {calls} calls.')
 def dropout_in_sampling(e):
@@ -136,7 +136,7 @@ def unknown_character(e):
     if isinstance(error, KeyError) and error.args and error.args[0] in [*e.prompt]:
         return dict(character=error.args[0], _place=place_of(error))
 
-# %% ../../nbs/44_doctor.sampling.ipynb #8cf12989
+# %% ../../nbs/44_doctor.sampling.ipynb #ca6fb95f
 def _nats(e): return F.cross_entropy(e.predicted[0].float(), e.predicted[1]).item()
 
 def _log_probs(scores):
@@ -148,14 +148,15 @@ def _read(self:Evidence, texts):
     "Logarithms of the probabilities that the training step predicts after each character of some texts of ids"
     t,a,res = self.text,self.alignment,[]
     if t is None or t.one_each or not (a.cuts_own or t.offset == 1): return None
-    at,ok = torch.full((t.n_rows, t.n_steps+1), -1),a.row >= 0
-    at[a.row[ok],a.time[ok]] = torch.arange(len(ok))[ok]
+    ok = a.row >= 0
+    at = torch.full((t.n_rows, t.n_steps+1), -1, device='cpu')
+    at[a.row[ok],a.time[ok]] = ok.nonzero().flatten()
     for some in chunked(texts, t.n_rows):
         x = t.x.clone()
         for row,ids in zip(x, some): row[:len(ids)] = ids
         scores = self.scores_of(t.batch(x=x), mode=False)
         if scores is None or len(scores) != len(ok): return None
-        logs = torch.cat([_log_probs(scores.cpu()), torch.full((1, self.n_classes), math.nan)]) # the last: of none
+        logs = F.pad(_log_probs(scores.cpu()), (0, 0, 0, 1), value=math.nan) # the last: of none
         res += [logs[at[r,1:len(ids)+1]] for r,ids in enumerate(some)]
     return res
 
@@ -168,7 +169,7 @@ def readings(e)->dict: # `None` if it cannot be seen
     start = max(1, n_read)
     calls = [k for k,i in enumerate(at) if start <= i < size and w.calls[k].scores is not None][:12]
     if len(calls) < 3: return None
-    places,starts = torch.tensor([at[k] for k in calls]),[0, max(0, start-1), start]
+    places,starts = torch.tensor([at[k] for k in calls], device='cpu'),[0, max(0, start-1), start]
     found = e._read([*[ids[o:o+size] for o in starts], *[ids[i:i+1] for i in places]])
     if found is None: return None
     ways = [found[k][places-o] for k,o in enumerate(starts)] + [torch.cat(found[3:])]
@@ -177,7 +178,7 @@ def readings(e)->dict: # `None` if it cannot be seen
     cost = -found[0][:start-1].gather(1, ids[1:start,None]).nanmean().item() if start > 4 else math.nan
     return dict(all_characters=off[0], since_the_prompt=min(off[1:3]), last_character=off[3], prompt=cost)
 
-# %% ../../nbs/44_doctor.sampling.ipynb #76b1333a
+# %% ../../nbs/44_doctor.sampling.ipynb #354e8580
 @check('G3', 'exact', needs='readings', explains='G1 G7', fix='scores,state = model(x, state)   # both at each call',
        says='During sampling the predictions are those of training after {what} alone: the hidden state is lost.')
 def state_lost_in_sampling(e):
@@ -196,7 +197,7 @@ def input_lost_in_sampling(e):
     if n_read < n: return dict(read=max(0, n_read), of=n, _fix='for c in prompt: scores,state = model(stoi[c], state)',
         _says='The model reads {read} of the {of} characters of the prompt.')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #6b62076f
+# %% ../../nbs/44_doctor.sampling.ipynb #be13ac8f
 @evidence
 def pairs(e)->tuple: # Pairs of the prompt, and of what was generated; `None` if they are not known
     "Characters, and the ids that went into the model for them"
@@ -230,7 +231,7 @@ def another_vocabulary(e):
         return dict(prompt=e.readings['prompt'], loss=_nats(e), _certainty='strong',
             _says='The prompt, a piece of the text, costs {prompt:.2f} nats per character, and training {loss:.2f}.')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #9e914c83
+# %% ../../nbs/44_doctor.sampling.ipynb #d52c6ab1
 def _nats_at(t, scores, ids): return F.cross_entropy(_log_probs(scores)/t, ids, reduction='sum').item()
 
 def _fitted(scores, ids):
@@ -253,7 +254,7 @@ def wrong_temperature(e):
     if fits < 1.5*t or _nats_at(t, scores, ids)-_nats_at(fits, scores, ids) < 12: return None
     return dict(t=t, fits=f'{fits:.1f}' if fits < 12 else 'above 12')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #ad84aebd
+# %% ../../nbs/44_doctor.sampling.ipynb #a4b30c15
 def _repeated(text):
     "The share of its pieces that a text has had before; several blanks count as one"
     text = re.sub(r'\s+', ' ', text)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['two_steps', 'reach', 'carry', 'bend']
 
-# %% ../../nbs/39_doctor.state.ipynb #fc24de70
+# %% ../../nbs/39_doctor.state.ipynb #2a08dd44
 import weakref
 from fastai.basics import *
 from .record import hooked, place_here, predictions, recurrent_kinds
 from .registry import check
 from .evidence import Evidence, Sequence, evidence
 
-# %% ../../nbs/39_doctor.state.ipynb #0f1f4da2
+# %% ../../nbs/39_doctor.state.ipynb #f3b668b7
 def _tensors(o):
     "All tensors in nested tuples, lists and dictionaries"
     if isinstance(o, Tensor): return [o]
@@ -38,7 +38,7 @@ def _last_scores(e, batches, **kwargs):
     found = None if len(steps) < len(batches) or steps[-1].error else predictions(steps[-1])
     return None if found is None else found[0].detach().float()
 
-# %% ../../nbs/39_doctor.state.ipynb #ffb050f9
+# %% ../../nbs/39_doctor.state.ipynb #3909ea7d
 def _fate(module, calls):
     "What becomes of the state from call to call: 'lost', 'cut', or None for anything else"
     shapes = {(*(o.shape for o in given), None, *(o.shape for o in gave)) for given,gave in calls}
@@ -58,7 +58,7 @@ def _fate(module, calls):
     returns_state = isinstance(module, recurrent_kinds) or len(gave) > 1
     return 'lost' if returns_state and any(is_same(i, j) and are_letters(i) for i,j in ways) else None
 
-# %% ../../nbs/39_doctor.state.ipynb #273f7c2d
+# %% ../../nbs/39_doctor.state.ipynb #77d52c71
 _of_a_batch = {'x', 'y', 'xb', 'yb', 'pred', 'loss', 'loss_grad'} # attributes of a Learner
 _detaching = {Tensor.detach, Tensor.detach_, Tensor.data.__get__}
 
@@ -111,7 +111,7 @@ def two_steps(e)->_TwoSteps: # With `reaches`, `keeps`, `no_effect`, `cuts`, `lo
     "What is observed in two steps as they are"
     return _TwoSteps(e)
 
-# %% ../../nbs/39_doctor.state.ipynb #406534f7
+# %% ../../nbs/39_doctor.state.ipynb #25886795
 @check('R3', 'exact', explains='R2 O4',
        says='detach() returns a new tensor, which is not used here. The state keeps its graph, so the gradient of a '
             'batch goes back into the batches before it.',
@@ -134,7 +134,7 @@ def _state_is_not_handed_on(e):
     if any(o.count(True, 'later') for o in e.changes or ()): return None # it goes on in another way
     if 'lost' in e.two_steps.loops: return dict(zip(('calls', '_kind'), e.two_steps.loops['lost']))
 
-# %% ../../nbs/39_doctor.state.ipynb #9748fb81
+# %% ../../nbs/39_doctor.state.ipynb #194db513
 @evidence
 def reach(e)->tuple: # Time steps; `None` if it cannot be seen
     "How far back the last prediction depends on the text, and how far back its gradient goes"
@@ -179,7 +179,7 @@ def _few_characters_for_an_update(e):
     goes_on = t.n_steps <= 3 and (t.goes_on or 0) > .9 and any(map(len, e.carry.values()))
     if goes_on and all('step' in o.events for o in e.steps): return dict(updates=n, characters=t.n_steps)
 
-# %% ../../nbs/39_doctor.state.ipynb #3610d83f
+# %% ../../nbs/39_doctor.state.ipynb #2a3a604f
 @evidence
 def carry(e)->dict: # By the sequence that was replaced; `None` if it cannot be seen
     "Which sequences of the second batch are predicted differently after another sequence in the first batch"
@@ -213,7 +213,7 @@ def _kept_state_is_lost(e, short=16):
     if e.text.n_steps > short or (e.text.goes_on or 0) < .99 or _is_carried(e) or not e.two_steps.keeps: return None
     if all(e.baseline.graphs): return dict(steps=e.text.n_steps, sequences_that_go_on=e.text.goes_on)
 
-# %% ../../nbs/39_doctor.state.ipynb #9eefe065
+# %% ../../nbs/39_doctor.state.ipynb #3da231f3
 def _pair_gain(pairs, others):
     "By how many nats counts of some pairs of ids predict the second ids of others better than frequencies do"
     (a,b),(c,d) = ([o.flatten().long().cpu() for o in p] for p in (pairs, others))
@@ -258,13 +258,13 @@ def _text_runs_down_the_batch(e):
         return dict(on=t.goes_on, _says='Each sequence goes on in the next sequence of its batch, not in the next '
                     'batch. So the state that is carried there belongs to another piece of the text.')
 
-# %% ../../nbs/39_doctor.state.ipynb #02b78dc4
+# %% ../../nbs/39_doctor.state.ipynb #340f26aa
 @evidence
 def bend(e)->float: # `None` if it cannot be seen
     "How much scores deviate from a linear function of what enters the model, as a share of how much they change"
     def _shifted(by):
-        gen = torch.Generator().manual_seed(0)
-        def _alter(o): return o + by*(torch.randn(o.shape, generator=gen).to(o)*(3*o.detach().std()+.1))
+        gen = torch.Generator('cpu').manual_seed(0)
+        def _alter(o): return o + by*(torch.randn(o.shape, generator=gen, device='cpu').to(o)*(3*o.detach().std()+.1))
         s = _last_scores(e, e.subject.batches[:1], alter=_alter)
         return None if s is None else s.double() - s.double().mean(1, keepdim=True)
     low,mid,high = map(_shifted, (-1, 0, 1))
