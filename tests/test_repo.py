@@ -222,7 +222,7 @@ def test_the_doctor_keeps_its_budget():
     "At most twenty modules; a check needs its place, and what is not parsed stays unparsed"
     from house import package
     f = package(root, 'doctor')
-    limits = dict(modules=20, code=4310, lines=5100, longest=380, called_once=150)
+    limits = dict(modules=20, code=4300, lines=5200, longest=380, called_once=150)
     assert {k:(f[k], limit) for k,limit in limits.items() if f[k] > limit} == {}
     assert f['parses'] == []
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['explain']
 
-# %% ../../nbs/45_doctor.errors.ipynb #7d4bb3c5
+# %% ../../nbs/45_doctor.errors.ipynb #86921300
 import math, re, traceback
 from contextlib import suppress
 from fastai.basics import *
@@ -14,7 +14,7 @@ from .report import Finding
 from .record import is_users, place_of
 from .forms import LoaderFails
 
-# %% ../../nbs/45_doctor.errors.ipynb #fe61eadb
+# %% ../../nbs/45_doctor.errors.ipynb #42924c6c
 _losses = 'cross_entropy nll_loss mse_loss l1_loss binary_cross_entropy binary_cross_entropy_with_logits'.split()
 _recurrent = nn.RNNBase,nn.RNNCellBase
 
@@ -80,7 +80,7 @@ class _Known:
         if names and t.ndim == len(names)+1: names.append(last or next(iter(found), ''))
         return f'{size} = ({", ".join(names)})' if len(names) == t.ndim > 1 and all(names) else f'{size}'
 
-# %% ../../nbs/45_doctor.errors.ipynb #1ca4c8df
+# %% ../../nbs/45_doctor.errors.ipynb #abe294fb
 _rows = [] # (pattern, function) or (pattern, id, sentence, fix)
 def _row(*patterns): return lambda f: _rows.extend((o, f) for o in patterns) or f # a decorator
 
@@ -117,7 +117,7 @@ def explain(
             if id: return Finding(id, 'exact', says, fix, dict(error=said[:200]), k.place or place)
     return Finding('E1', 'exact', f'The error is {said}.', place=place)
 
-# %% ../../nbs/45_doctor.errors.ipynb #ff8b83be
+# %% ../../nbs/45_doctor.errors.ipynb #7446472f
 _flat = 'F.cross_entropy(scores.flatten(0, 1), y.flatten())   # for a Learner: loss_func=CrossEntropyLossFlat()'
 _of_losses = 'Expected target size|Expected input batch_size|1D target tensor expected|batches of spatial targets'
 
@@ -140,7 +140,7 @@ def _of_loss(k, m):
     fits = width > 1 and width*n == math.prod(s) and [o for o in s if o != 1][-1] == width
     return 'S1', says, f'F.cross_entropy(scores.reshape(-1, {width}), y.flatten())' if fits else ''
 
-# %% ../../nbs/45_doctor.errors.ipynb #fc8f13db
+# %% ../../nbs/45_doctor.errors.ipynb #26aff2ad
 def _is_ids(k): # of the batch, or of one time step
     sizes = k.axes['batch'],math.prod(k.axes.values())
     return isinstance(k.input, Tensor) and not k.input.requires_grad and 0 < k.input.numel() in sizes
@@ -173,7 +173,7 @@ def _layer_size(k, m):
     joined = got % made == 0 and got//made in k.axes.values()
     return 'S8', says, f'{name}(out)   # (batch, time, {made}), without flatten or view' if joined else ''
 
-# %% ../../nbs/45_doctor.errors.ipynb #f5a4f31b
+# %% ../../nbs/45_doctor.errors.ipynb #b41fe587
 def _new_state(layer):
     "Code that makes a hidden state of the right size"
     is_layer,first = isinstance(layer, nn.RNNBase),getattr(layer, 'batch_first', True)
@@ -230,7 +230,7 @@ def _tuple(k, m):
     return ('S7', 'A recurrent layer returns (output, state), and the two are used as one tensor here.',
             f'out, {"(h, c)" if is_lstm else "h"} = self.rnn(x)   # and out goes on to the next layer')
 
-# %% ../../nbs/45_doctor.errors.ipynb #0b930516
+# %% ../../nbs/45_doctor.errors.ipynb #f56a36a2
 def _symbols(k, high):
     "How many vectors or outputs are needed, and a comment"
     least = f'   # n_symbols = max(ids)+1 over all texts, at least {high+1}'
@@ -253,7 +253,7 @@ def _target(k, m):
     fix = f'{k.called(last[0])} = nn.Linear({last[0].in_features}, {needed})' if last else f'nn.Linear(n_hid, {needed})'
     return 'S8', f'The model has {n} outputs, for ids from 0 to {n-1}, and targets go up to {high}.', fix+comment
 
-# %% ../../nbs/45_doctor.errors.ipynb #fe2fc609
+# %% ../../nbs/45_doctor.errors.ipynb #5ca32a5a
 @_row('backward through the graph a second time', r'modified by an inplace operation: \[\S+ \[(?P<size>.*?)\]\]')
 def _second_backward(k, m):
     one,two = 'state = state.detach()','state = tuple(o.detach() for o in state)'
@@ -276,7 +276,7 @@ def _no_gradient(k, m):
     return ('L7', 'The loss is not connected to a weight: by detach(), .data, item(), argmax, torch.tensor(loss) or '
         'no_grad().', 'loss = F.cross_entropy(scores, y)   # with scores as the model returns them')
 
-# %% ../../nbs/45_doctor.errors.ipynb #4fea4bad
+# %% ../../nbs/45_doctor.errors.ipynb #48a31e74
 @_row(r'size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\) at non-singleton dimension (\d+)',
       r'match except in dimension \d+. Expected size (\d+) but got size (\d+)(?P<joined>)', 'arget size .torch.Size')
 def _two_sizes(k, m):
@@ -290,7 +290,7 @@ def _two_sizes(k, m):
     return ('S6', f'{says} A hidden state belongs to the batch size for which it was made.',
         f'h = torch.zeros(len(x), n_hid)   # for the {batch} sequences of this batch')
 
-# %% ../../nbs/45_doctor.errors.ipynb #db97f7ce
+# %% ../../nbs/45_doctor.errors.ipynb #d6a384ab
 _rows += [
     ("^(?:KeyError: )?'(.)'$", 'D12', "The character '{0}' is not in the vocabulary.",
         'stoi = {c:i for i,c in enumerate(sorted(set(text)))}   # of all of the text'),
@@ -308,8 +308,7 @@ _rows += [
     ('same device|not on the expected device', 'T6', 'Tensors on two devices meet: model, batch or hidden state.',
         'x,y = x.to(device),y.to(device)   # device = next(model.parameters()).device'),
     ("'(float|int)' object .* '(backward|clone)'", 'L7', 'The loss is a {0}, without graph.', 'loss.backward()'),
-    ('RNN backward can only be called in training', 'T2', 'A recurrent layer on a GPU goes back in training mode only.',
-        'model.train()   # at the beginning of each step'),
+    ('RNN backward can only be called in training', 'T2', 'On a GPU this needs training mode.', 'model.train()'),
     ('implicitly created only', 'E1', 'backward() needs one number, the loss has several.', 'loss.mean().backward()'),
     ('view size is not compatible', 'E1', 'After transpose, the axes are not in the order of memory. reshape copies '
         'into the new order, in which targets then have to be as well.', 'x.reshape(...)'),

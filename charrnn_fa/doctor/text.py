@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['as_ids', 'Form', 'in_use', 'agreement', 'Text', 'text_of', 'Alignment', 'alignment_of']
 
-# %% ../../nbs/35_doctor.text.ipynb #8715c78a
+# %% ../../nbs/35_doctor.text.ipynb #c9a358bf
 import math
 from dataclasses import dataclass
 from fastai.basics import *
 from .record import predictions, is_one_hot
 from .forms import Batch
 
-# %% ../../nbs/35_doctor.text.ipynb #a166580d
+# %% ../../nbs/35_doctor.text.ipynb #445e3ac8
 def as_ids(
     t, # A part of a batch
 )->Tensor: # Ids of one axis less for one-hot vectors; `None` if they are not ids
@@ -46,7 +46,7 @@ class Form:
         if self.n_classes: return F.one_hot(ids, self.n_classes).view(like.shape).to(like)
         return ids.view(like.shape).to(like)
 
-# %% ../../nbs/35_doctor.text.ipynb #ba25fb57
+# %% ../../nbs/35_doctor.text.ipynb #8327ef6b
 def in_use(
     y:Tensor, # Targets, (sequences, steps)
 )->Tensor: # Booleans, likewise
@@ -71,7 +71,7 @@ def agreement(
     chance = (p*q).sum().item()
     return 0. if chance > 1-1e-6 else ((a == b).float().mean().item() - chance)/(1-chance)
 
-# %% ../../nbs/35_doctor.text.ipynb #3197bbae
+# %% ../../nbs/35_doctor.text.ipynb #41e626db
 _shifts = 1, 0, 2, -1, 3, -2, 4, -3
 
 def _ways(part):
@@ -97,7 +97,7 @@ def _forms(batches):
     share,xf,yf,best = max(found, key=lambda o: o[0])
     return (xf, yf, best) if share > .25 else (xs[0], found[0][2], None)
 
-# %% ../../nbs/35_doctor.text.ipynb #dd6de146
+# %% ../../nbs/35_doctor.text.ipynb #53b05b36
 class Text:
     "The ids of some batches, (sequences, steps), and how to put others in their place"
     def __init__(self,
@@ -138,7 +138,7 @@ def text_of(
             and as_ids(b[0]).shape[1:] == as_ids(batches[0][0]).shape[1:]]
     return Text(same)
 
-# %% ../../nbs/35_doctor.text.ipynb #168c0ee4
+# %% ../../nbs/35_doctor.text.ipynb #c74066d5
 @patch(as_prop=True)
 def goes_on(self:Text)->float: # `None` if there is only one batch
     "The share of sequences that go on in the next batch"
@@ -151,7 +151,7 @@ def goes_down(self:Text)->float: # `None` without targets, or with one sequence
     down = [y[:-1,-1] == x[1:,0] for x,y in self.pairs if y is not None and len(x) > 1]
     return torch.cat(down).float().mean().item() if down else None
 
-# %% ../../nbs/35_doctor.text.ipynb #a10f28eb
+# %% ../../nbs/35_doctor.text.ipynb #ed3fabd2
 @dataclass
 class Alignment:
     "For each prediction of the first batch, the sequence and the time step of the character that it is compared with"
@@ -165,7 +165,7 @@ def _digits(n, symbols):
     n_digits = max(1, math.ceil(math.log(max(2, n), base) - 1e-9))
     return [torch.tensor(symbols, device='cpu')[at//base**k % base] for k in range(n_digits)]
 
-# %% ../../nbs/35_doctor.text.ipynb #9d64efd1
+# %% ../../nbs/35_doctor.text.ipynb #6769a7c6
 def alignment_of(
     text:Text, # Of the batches
     run, # A function that makes a step with a `Batch` and returns it, up to its loss
@@ -190,8 +190,7 @@ def alignment_of(
         value = torch.full((max(n_classes, int(marks.max())+1),), -1, device='cpu')
         value[symbols] = torch.arange(len(symbols), device='cpu')
         digit_of = torch.where(marks >= 0, value[marks.clamp(min=0)], -1)
-        is_none = (digit_of < 0) | (at < 0) if k else digit_of < 0
-        at = torch.where(is_none, -1, at + digit_of*len(symbols)**k)
+        at = torch.where((digit_of < 0) | (at < 0 if k else False), -1, at + digit_of*len(symbols)**k)
     real = at[at >= 0]
     if not len(real) or real.unique().numel() != len(real) or real.max() >= len(spots): return None
     place = torch.where(at >= 0, spots.cpu()[at.clamp(min=0)], -1)
