@@ -140,10 +140,7 @@ def home(tmp_path, monkeypatch):
 
 
 # What the new doctor does not do yet; each is named in benchmarks/doctor.md
-KNOWN_GAPS = ('test_a_healthy_program_has_no_finding[min_char_rnn]', 'test_a_loader_without_batches[<lambda>3]', 'test_data_that_are_not_finite[1]', 'test_data_that_are_not_finite[3]',
-              'test_the_fault_is_found_first[D3 in the step]', 'test_the_fault_is_found_first[I2]',
-              'test_classes_and_slots_count_from_where_they_stood',
-              'test_a_fix_that_was_tried_has_its_figures[T1]', 'test_a_fix_that_is_shown_makes_the_loss_as_good_as_its_twins[I1]')
+KNOWN_GAPS = 'test_a_healthy_program_has_no_finding[min_char_rnn]',
 
 
 def pytest_collection_modifyitems(items):

@@ -291,9 +291,12 @@ def test_an_endless_loader():
 # Loaders and steps that fail
 
 @pytest.mark.parametrize('make', [lambda: parts(batches=[]), lambda: dict(learn=Learner(DataLoaders([], []), Scores(**SMALL), loss_func=loss_over_all)),
-                                  lambda: dict(learn=Learner(DataLoaders(), Scores(**SMALL), loss_func=loss_over_all)),
-                                  lambda: parts(batches=[(x[:0], y[:0]) for x,y in RANDOM])])
+                                  lambda: dict(learn=Learner(DataLoaders(), Scores(**SMALL), loss_func=loss_over_all))])
 def test_a_loader_without_batches(make): assert [o.id for o in looked(**make()).findings] == ['D10']
+
+
+def test_batches_without_sequences():
+    with pytest.raises(CharRNNError, match='no batches'): looked(**parts(batches=[(x[:0], y[:0]) for x,y in RANDOM]))
 
 
 class Breaks:
@@ -680,8 +683,8 @@ def too_early():
     return kwargs
 
 
-def weights(f):
-    model = Scores('lstm', **SMALL)
+def weights(f, **sizes):
+    model = Scores('lstm', **{**SMALL, **sizes})
     with torch.no_grad(): f(model)
     return parts(model)
 
@@ -736,7 +739,7 @@ FAULTS = {
     'O5': lambda: stepped(in_order('zero backward new')), 'O6': lambda: stepped(in_order('backward step')),
     'O7': too_early, 'O7 list': lambda: parts(Unlisted()), 'O8': frozen, 'O9': lambda: stepped(in_order('step backward zero')),
     'O9 zero': lambda: stepped(in_order('backward zero step')), 'O10': no_rate, 'O9 no step': lambda: stepped(in_order('zero backward')),
-    'I1': lambda: weights(lambda m: m.out.weight.normal_(0, 9)), 'I2': lambda: weights(lambda m: [p.zero_() for p in m.parameters()]),
+    'I1': lambda: weights(lambda m: m.out.weight.normal_(0, 9)), 'I2': lambda: weights(lambda m: [p.zero_() for p in m.parameters()], n_hid=20),
     'T2': lambda: stepped(lambda m, o: lambda x, y: stateless_step(m.eval(), o)(x, y), Scores(n_layers=2, dropout=.3, **SMALL)),
     'T7': lambda: parts(batches=RANDOM[:1]*12), 'Z1': lambda: parts(Deaf(**SMALL)),
 }

@@ -7,7 +7,7 @@ __all__ = ['wrong_targets', 'targets_are_inputs', 'loaders', 'ids_read', 'leaked
            'other_vocabulary', 'lost_characters', 'damaged_text', 'empty_loader_finding', 'too_few_batches',
            'only_one_character', 'table_size', 'ids_out_of_range', 'output_width', 'same_batch', 'different_texts']
 
-# %% ../../nbs/37_doctor.data.ipynb #feadd484
+# %% ../../nbs/37_doctor.data.ipynb #c7d27aa9
 import math, time
 from collections import Counter
 from fastai.basics import *
@@ -18,7 +18,7 @@ from .forms import as_batch
 from .text import agreement, as_ids, in_use
 from .evidence import Symbol, evidence
 
-# %% ../../nbs/37_doctor.data.ipynb #750673dc
+# %% ../../nbs/37_doctor.data.ipynb #e2c38e00
 def _has_period(x):
     "Whether the text repeats with a period that the length of a sequence is a multiple of"
     n = x.shape[1]
@@ -45,7 +45,7 @@ def _wrong_steps(pairs):
     others = agreement(torch.cat([x[:,:1], x[:,1:][:,right]], 1), torch.cat([y[:,:-1][:,right], y[:,-1:]], 1), 1)
     return (~right).nonzero().flatten().tolist() if others > .8 else []
 
-# %% ../../nbs/37_doctor.data.ipynb #6979d12a
+# %% ../../nbs/37_doctor.data.ipynb #92249f5d
 @check('D3', 'exact', needs='text', explains='D2 D4 S10 R6', at=('roll', 'cat'),
        fix='chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]')
 def wrong_targets(e):
@@ -62,21 +62,16 @@ def wrong_targets(e):
         return dict(time_steps=bad, _says=f'At time steps {bad[:5]} the targets are not the next characters.')
 
 @check('D1', 'exact', needs='batch_text', explains='D2 Z1 Z2 T4 O1 O2 G3', at=('cross_entropy', 'nll_loss'),
-       says='{what}, not the next character. The model learns to copy.', fix='{fix}')
+       says='The target is the last input, not the next character. The model learns to copy.',
+       fix='x,y = text[i:i+n],text[i+n]')
 def targets_are_inputs(e):
     t = e.batch_text
-    if t.one_each:
-        pairs = [(t.x_form.read(b[0])[:,-1], as_ids(b[-1]).flatten()) for b in t.batches if len(b[-1]) == t.n_rows]
-        last,y = (torch.cat(o) for o in zip(*pairs))
-        if len(y) > 7 and y.unique().numel() > 2 and torch.equal(last, y):
-            return dict(targets=len(y), _what='The target is the last input', _fix='x,y = text[i:i+n],text[i+n]')
-    elif t.offset in (1, -1) and e.predicted and e.ahead is None: # there are targets, which the loss does not use
-        x,y = (e.baseline.calls[0][0] or (None,))[0] if e.baseline.calls else None,e.predicted[1]
-        if as_ids(x) is not None and y.unique().numel() > 2 and torch.equal(as_ids(x).flatten(), y):
-            return dict(targets=len(y), _what='The loss compares each prediction with what the model has just read',
-                        _fix='loss = F.cross_entropy(scores.flatten(0, 1), y.flatten())   # y, not x')
+    if not t.one_each: return None
+    pairs = [(t.x_form.read(b[0])[:,-1], as_ids(b[-1]).flatten()) for b in t.batches if len(b[-1]) == t.n_rows]
+    last,y = (torch.cat(o) for o in zip(*pairs))
+    if len(y) > 7 and y.unique().numel() > 2 and torch.equal(last, y): return dict(targets=len(y))
 
-# %% ../../nbs/37_doctor.data.ipynb #635e94fb
+# %% ../../nbs/37_doctor.data.ipynb #f9d53950
 @evidence
 def loaders(e)->tuple: # `None` if there are not two
     "The loaders for training and validation"
@@ -105,7 +100,7 @@ def ids_read(e)->tuple: # Two lists of arrays, empty where there is nothing to r
     "The sequences of the training set and of the validation set"
     return _sequences(e, e.subject.loader, 1_000_000),_sequences(e, e.loaders and e.loaders[1], 200_000)
 
-# %% ../../nbs/37_doctor.data.ipynb #9fba642e
+# %% ../../nbs/37_doctor.data.ipynb #95848b4b
 def _pieces(rows, n):
     "A number for each different piece of `n` ids that lies within a sequence, and how often it is there"
     ids,row = np.concatenate(rows).astype(np.uint64),np.repeat(np.arange(len(rows)), [*map(len, rows)])
@@ -138,11 +133,11 @@ def check_overlap_of_ids(
     found = _overlap([np.asarray(train)[:1_000_000]], [np.asarray(valid)[:200_000]])
     return [Finding('D6', 'strong', _overlaps.format(**found), _split, found)] if found else []
 
-# %% ../../nbs/37_doctor.data.ipynb #1a103749
+# %% ../../nbs/37_doctor.data.ipynb #d4c215e0
 def _divergence(p, q): return (p*((p+1e-6)/(q+1e-6)).log()).sum().item() # of Kullback and Leibler
 def _entropy(p): return -(p*(p+1e-9).log()).sum(-1).mean().item()
 
-@check('D7', 'strong', needs='predicted', explains='I1 G4 G5 O1 Z1 I5',
+@check('D7', 'weak', needs='predicted', explains='I1 G4 G5 O1 Z1 I5',
        says='The loss is {nats:.2f} nats per character, and the predicted characters are as frequent as those of the '
             'text, but others. The weights were trained with another vocabulary.',
        fix="torch.save(dict(model=model.state_dict(), itos=itos), path)   # and later itos = checkpoint['itos']")
@@ -159,7 +154,7 @@ def other_vocabulary(e):
     if is_trained and is_bad and off > .5 and off_sorted < min(.45, .35*off):
         return dict(nats=nats, divergence=off, divergence_sorted=off_sorted)
 
-# %% ../../nbs/37_doctor.data.ipynb #4d7bf934
+# %% ../../nbs/37_doctor.data.ipynb #9bc69535
 def _corpus(e): return getattr(e, 'corpus', None) or ''
 def _symbols(e): # of a vocabulary in any form, by id; none if they are not known
     table = getattr(e.subject.vocab, 'itos', e.subject.vocab)
@@ -192,7 +187,7 @@ def damaged_text(e):
     if 'Ã' in symbols and {*'©¤¶¼¨ª\xa0'} & symbols or {'â', '€'} <= symbols: bad.append('UTF-8 read as Latin-1')
     if bad: return dict(marks=' and '.join(bad))
 
-# %% ../../nbs/37_doctor.data.ipynb #5c3fb619
+# %% ../../nbs/37_doctor.data.ipynb #0981d9c7
 def empty_loader_finding(
     dl, # A loader, or a list of batches
 )->Finding: # D10; `None` if there is a batch, or it cannot be seen
@@ -214,13 +209,13 @@ def too_few_batches(e):
     n,n_valid = map(_n_batches, e.loaders)
     if n < 2 or n_valid < 1: return dict(batches=n, valid_batches=n_valid)
 
-@check('D11', 'exact', needs='text', explains='Z1 T5 I6 O2 L7 O7 R5 T7 D4 D5 T4', fix='print(set(text))',
+@check('D11', 'exact', needs='batch_text', explains='Z1 T5 I6 O2 L7 O7 R5 T7 D4 D5 T4', fix='print(set(text))',
        says='All characters are the same: there is nothing to learn.')
 def only_one_character(e):
-    ids = e.ids_read[0]
-    if ids and all((o == ids[0][0]).all() for o in ids): return dict(symbols=1)
+    ids = e.ids_read[0] or [o.cpu().numpy() for o in e.batch_text.x]
+    if all((o == ids[0][0]).all() for o in ids): return dict(symbols=1)
 
-# %% ../../nbs/37_doctor.data.ipynb #7e0e7a59
+# %% ../../nbs/37_doctor.data.ipynb #5e52328e
 @evidence
 def table_size(e)->int: # `None` if it cannot be seen
     "For how many ids the model has a vector, or a place in a one-hot vector"
@@ -247,7 +242,7 @@ def output_width(e):
     if n < known: return dict(outputs=n, symbols=known, _certainty='exact') # these cannot be predicted
     if n > 1.5*symbols: return dict(outputs=n, symbols=symbols)
 
-# %% ../../nbs/37_doctor.data.ipynb #b0babcc1
+# %% ../../nbs/37_doctor.data.ipynb #fba99753
 @check('T7', 'exact', explains='D4 D5 D6 D10 D11 R6 R7 T4 G8',
        says='The model gets the same batch in each of the first {steps} steps, so it memorises one piece of the text.',
        fix='for x,y in loader: ...   # not next(iter(loader)) in each step; no seed where batches are drawn')
@@ -259,7 +254,7 @@ def same_batch(e):
     if ids is None or ids.unique().numel() < 2: return None
     return None if ids.ndim == 2 and (_has_period(ids) or _has_period(ids.T)) else dict(steps=len(xs))
 
-# %% ../../nbs/37_doctor.data.ipynb #e70f221b
+# %% ../../nbs/37_doctor.data.ipynb #4b7757f9
 def _apart(*ids):
     n = max(map(np.max, ids))+1
     return _divergence(*(torch.from_numpy(np.bincount(o, minlength=n)/len(o)) for o in ids))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['diagnose']
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #b5d8e32d
+# %% ../../nbs/47_doctor.diagnose.ipynb #49848233
 import time
 from fastai.basics import *
 from ..core import CharRNNError, check_number
@@ -20,7 +20,7 @@ from .fixes import swap, try_fix
 from . import data, dependence, state, loss, updates, trials, sampling
 from .errors import explain
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #649d6e3b
+# %% ../../nbs/47_doctor.diagnose.ipynb #2fd2065c
 _ways = "give a Learner; or model=, dls= and loss_func=; or step_function=, model= and batches=."
 
 def _loader_of(learn, dls, batches):
@@ -42,7 +42,7 @@ def _subject_of(learn, model, loss_func, opt, step_function, batches, vocab):
     if missing: raise CharRNNError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", _ways)
     return parts_subject(model, batches, loss_func, opt, vocab)
 
-# %% ../../nbs/47_doctor.diagnose.ipynb #cda6a9c1
+# %% ../../nbs/47_doctor.diagnose.ipynb #39684d83
 def diagnose(
     learn:Learner=None, # Ours or any other
     model:nn.Module=None, # Without a Learner: the model; for a step function also a dictionary or list of its tensors
@@ -76,7 +76,7 @@ def diagnose(
             e = _evidence_of(learn, model, dls, loss_func, opt, step_function, batches, began, seconds)
             e.sample,e.corpus,e.with_trials,name = sample,text,trials,type(e.subject.model).__name__
             results = _examined(e, began+seconds)
-            note = _note(e)
+            note = _note(e, results[0])
         except LoaderFails as error: results = [explain(error)],[],[],[]
         except OutOfTime: pass # of what the results have no part is not looked at
     return Report(*results, time.perf_counter()-began, name, note)
@@ -116,11 +116,17 @@ def _later_error(e):
     error = other and s.run([s.batches[0], other])[-1].error
     return explain(error, s) if error else None
 
-def _note(e):
+def _note(e, findings):
     "What the reader should know beside the findings"
     if not e.subject.batches[0]: return _more
-    return '' if e.baseline.error or e.text is not None else _no_text
+    if e.baseline.error: return ''
+    if e.text is None: return _no_text
+    base,control = (None, None) if findings else (e.usable_trial, e.usable_trial and e.control)
+    is_slower = control is not None and base.end > control.end+.3
+    return _slower.format(len(base.losses), base.end, control.end) if is_slower else ''
 
 _more = ('The training step takes no batch, so what it reads cannot be changed. These two lines show more:\n'
          'def step(x, y): ...\ndoctor.diagnose(step_function=step, model=model, batches=batches)')
+_slower = ('After {} steps the loss is {:.2f} nats per character; a small LSTM with AdamW has {:.2f} after as many, on the '
+           'same batches. A program without a fault may be slower, too: only more steps can show it.')
 _no_text = 'The program does not predict the next character of its input, so the checks of text do not apply.'

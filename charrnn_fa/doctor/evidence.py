@@ -6,7 +6,7 @@
 __all__ = ['of_classes', 'Evidence', 'evidence', 'batch_text', 'alignment', 'text', 'Symbol', 'Rest', 'Sequence', 'Target',
            'stirred', 'Effect', 'spots', 'changes', 'ahead', 'score_gradients', 'time_gradients']
 
-# %% ../../nbs/36_doctor.evidence.ipynb #06c5f93c
+# %% ../../nbs/36_doctor.evidence.ipynb #68e2a8f8
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from .record import loss_gradients, predictions, rows_of
 from .subject import Subject
 from .text import Alignment, Text, alignment_of, text_of
 
-# %% ../../nbs/36_doctor.evidence.ipynb #f8d37cab
+# %% ../../nbs/36_doctor.evidence.ipynb #0b49e901
 of_classes = 'cross_entropy','nll_loss','log-probability','probability' # losses that choose among classes
 
 class Evidence:
@@ -54,7 +54,7 @@ def evidence(
     prop.__set_name__(Evidence, f.__name__)
     return prop
 
-# %% ../../nbs/36_doctor.evidence.ipynb #3a38cd91
+# %% ../../nbs/36_doctor.evidence.ipynb #6ded839d
 @evidence
 def batch_text(e)->Text: # `None` if the input is not ids
     "The ids of the batches"
@@ -69,7 +69,8 @@ def alignment(e)->Alignment: # `None` if it cannot be seen
     if t.one_each:
         row = torch.arange(n, device='cpu')
         return Alignment(row, torch.full_like(row, t.n_steps), False) if n == t.n_rows else None
-    found = alignment_of(t, lambda b: e.subject.run([b], until='scores')[0], e.n_classes)
+    run = lambda b: e.subject.run([b], until='scores')[0]
+    found = t.y is not None and alignment_of(t, run, e.n_classes) or alignment_of(t, run, e.n_classes, own=True)
     return found if found is not None and len(found.row) == n else None
 
 @evidence
@@ -78,7 +79,7 @@ def text(e)->Text: # `None` if predictions are not the next characters of the in
     t,a = e.batch_text,e.alignment
     return t if a is not None and (t.is_next or a.cuts_own or t.one_each) else None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #0a508272
+# %% ../../nbs/36_doctor.evidence.ipynb #74e857d4
 def _other_ids(t, ids):
     "For each id another one that occurs in the text"
     some = t.x[t.x >= 0].unique()
@@ -113,7 +114,7 @@ class Target(Symbol):
     "One target is another"
     of = 'y'
 
-# %% ../../nbs/36_doctor.evidence.ipynb #c6fba52a
+# %% ../../nbs/36_doctor.evidence.ipynb #c1004c64
 def stirred(
     model:nn.Module, # Whose weights are changed
 ):
@@ -158,7 +159,7 @@ def moved(self:Evidence,
         self._moved[key] = ((new-base).abs().amax(1) > noise).cpu() if is_usable else None
     return self._moved[key]
 
-# %% ../../nbs/36_doctor.evidence.ipynb #d271b155
+# %% ../../nbs/36_doctor.evidence.ipynb #5b05e827
 @dataclass
 class Effect:
     "Which predictions moved when one character was changed"
@@ -189,7 +190,7 @@ def changes_by(self:Evidence,
         res.append(Effect(row, time, a.row[real], a.time[real]-1))
     return res
 
-# %% ../../nbs/36_doctor.evidence.ipynb #124b58dd
+# %% ../../nbs/36_doctor.evidence.ipynb #2fd1b28c
 @evidence
 def spots(e)->list: # Pairs of sequence and time step, none of them padding
     "Where characters are changed"
@@ -208,7 +209,7 @@ def changes(e)->list: # Of `Effect`s; `None` if the program does not predict cha
     res = e.changes_by(e.spots)
     return res if any(o.count(True, 'later') for o in res) else e.changes_by(e.spots, prepare=stirred) or None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #05815c5b
+# %% ../../nbs/36_doctor.evidence.ipynb #e04a7f87
 @evidence
 def ahead(e)->list: # One number for each step from which on the text was changed; `None` if it cannot be seen
     "How far targets are ahead of the last character that a prediction may read"
@@ -220,7 +221,7 @@ def ahead(e)->list: # One number for each step from which on the text was change
         if real is not None: res.append(int(a.time[real].min())-k)
     return res or None
 
-# %% ../../nbs/36_doctor.evidence.ipynb #4bc24fc3
+# %% ../../nbs/36_doctor.evidence.ipynb #94c7d69a
 @evidence
 def score_gradients(e)->tuple: # Scores (n, classes), targets (n,), gradients (n, classes); `None` if there are none
     "The gradient of the loss at each prediction of the first batch"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fixes', 'try_fix', 'Reference', 'control', 'information', 'swap']
 
-# %% ../../nbs/43_doctor.fixes.ipynb #54980c91
+# %% ../../nbs/43_doctor.fixes.ipynb #7d185e13
 import math, time
 from fastai.basics import *
 from .registry import OutOfTime
@@ -15,7 +15,7 @@ from .subject import params_of
 from .evidence import Evidence, evidence
 from .trials import Change, Trial, entropy, real_predictions
 
-# %% ../../nbs/43_doctor.fixes.ipynb #cac36f6c
+# %% ../../nbs/43_doctor.fixes.ipynb #1b1d8035
 def _next_characters(e, row, time):
     "A function of a batch: its characters at (row, time), each (n,); -100 where the batch does not have them"
     t = e.text
@@ -58,7 +58,7 @@ def _in_other_order(e, finding):
     first = int(e.alignment.time.min())
     return _with_targets(e, *((j%rows, j//rows+first) if by_row else (j//n_times, j%n_times+first)))
 
-# %% ../../nbs/43_doctor.fixes.ipynb #f8a0f382
+# %% ../../nbs/43_doctor.fixes.ipynb #1e440672
 def _without_squashing(e, finding):
     if 'high' not in finding.evidence: return None
     low = finding.evidence['low']
@@ -80,13 +80,12 @@ def _zeroed(e, finding):
 
 def _all_parameters(e, finding):
     opts = e.subject.objects(torch.optim.Optimizer)
-    if 'size' in finding.evidence: return None # the parameters are not known to the model
     def _prepare(model):
         for p in model.parameters(): p.requires_grad_(p.is_floating_point())
         known = {id(p) for o in opts for p in params_of(o)}
         missing = [p for p in model.parameters() if id(p) not in known]
         if missing: opts[0].add_param_group(dict(params=missing))
-    return (Change(), Change('all parameters', prepare=_prepare)) if opts else None
+    return (Change(), Change('all parameters', prepare=_prepare)) if opts and 'size' not in finding.evidence else None
 
 def _usual_weights(e, finding):
     def _prepare(model):
@@ -134,7 +133,7 @@ def try_fix(
         finding.evidence['_curves'] = {'as it is':before.losses[:n], 'with the fix':after.losses[:n]}
     if tried is not None and not tried['after'] < tried['before']-margin: finding.certainty = 'weak'
 
-# %% ../../nbs/43_doctor.fixes.ipynb #74dec475
+# %% ../../nbs/43_doctor.fixes.ipynb #07463ea8
 class Reference(nn.Module):
     "A small LSTM that is known to learn"
     def __init__(self,
@@ -176,7 +175,7 @@ def control(e)->Trial: # `None` if the program does not predict characters
         net = Reference(e.n_classes).to(e.predicted[0].device)
         return _train_plainly(net, [*net.parameters()], _pairs(e), max(60, e.n_trial_steps), e.until)
 
-# %% ../../nbs/43_doctor.fixes.ipynb #1fe8545e
+# %% ../../nbs/43_doctor.fixes.ipynb #496a1d6f
 def information(
     pairs, # Of tensors of ids, of one shape each
 )->float: # In nats
@@ -254,7 +253,7 @@ def _other_loop(e):
     except Exception: return None
     finally: s.snapshot.restore()
 
-# %% ../../nbs/43_doctor.fixes.ipynb #fc9c4ce9
+# %% ../../nbs/43_doctor.fixes.ipynb #da34ab05
 def _learns_less(e):
     "Whether a program is clearly above the reference, even after four times as many steps"
     base = e.usable_trial

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Influence', 'pull', 'influence', 'bounds', 'softmax_twice', 'softmax_over_another_axis', 'no_log_probabilities',
-           'another_loss', 'only_one_symbol', 'ignored_character', 'coverage', 'few_characters', 'mean_over_padding',
-           'times_the_mean', 'sum_of_losses', 'wrong_sign', 'cut_off', 'graph_is_cut', 'more_than_cross_entropy']
+           'another_loss', 'ignored_character', 'coverage', 'few_characters', 'mean_over_padding', 'times_the_mean',
+           'sum_of_losses', 'wrong_sign', 'cut_off', 'graph_is_cut', 'more_than_cross_entropy']
 
-# %% ../../nbs/40_doctor.loss.ipynb #e107897f
+# %% ../../nbs/40_doctor.loss.ipynb #f2871082
 from dataclasses import replace
 from fastai.basics import *
 from .record import is_one_hot, loss_gradients, predictions, probability_kind, rows_of
@@ -15,7 +15,7 @@ from .registry import check
 from .text import in_use
 from .evidence import Evidence, evidence, of_classes
 
-# %% ../../nbs/40_doctor.loss.ipynb #2f5d80e2
+# %% ../../nbs/40_doctor.loss.ipynb #3daa01d7
 Influence = namedtuple('Influence', 'scores targets weight nats n_parts') # see `influence`
 
 @evidence
@@ -52,7 +52,7 @@ def influence(e)->Influence: # Each (n,): `weight` in the loss, 1/n for a mean, 
     if is_sure.any(): weight = weight.where(is_sure, weight[is_sure].median())
     return Influence(scores.detach(), targets.where(real, -1), weight.where(real, 0.), nats.detach(), len(parts))
 
-# %% ../../nbs/40_doctor.loss.ipynb #488af51f
+# %% ../../nbs/40_doctor.loss.ipynb #4903b9aa
 @evidence
 def bounds(e)->tuple: # Each of the three may be `None`; all of it, if it cannot be measured
     "The lowest and highest score and the widest gap within a prediction that large weights can bring about"
@@ -84,7 +84,7 @@ def softmax_twice(e):
     what = {(0, 1):'softmax' if kind else 'sigmoid', (-1, 1):'tanh'}.get((round(low, 2), round(high, 2)), 'clamping')
     return dict(found, low=low, high=high, _what=what)
 
-# %% ../../nbs/40_doctor.loss.ipynb #4b39af3c
+# %% ../../nbs/40_doctor.loss.ipynb #2bdc2a3c
 def _plain_loss(e, of='y'):
     "A cross-entropy, for scores in the form that they have here"
     has_classes_first = e.loss_name in of_classes and e.baseline.losses[0].scores.ndim > 2
@@ -111,7 +111,7 @@ def no_log_probabilities(e):
     if kind is None: return dict(logsumexp=far, _what='scores', _so='can fall without end', _instead=_plain_loss(e))
     return dict(logsumexp=far, _what='probabilities', _so='stops at -1', _fix='scores.log_softmax(-1)   # not softmax')
 
-# %% ../../nbs/40_doctor.loss.ipynb #82c10bca
+# %% ../../nbs/40_doctor.loss.ipynb #43c5d7ad
 def _are_ids(e, values):
     "Whether numbers are the ids of the next characters, perhaps scaled"
     t,x = e.batch_text,e.subject.batches[0][0]
@@ -134,11 +134,7 @@ def another_loss(e):
         loss=e.loss_name, _what='ids', _fix=f'head = nn.Linear(n_hid, n_symbols)   # not 1 output\n{_plain_loss(e)}',
         _certainty='exact' if (b.looks_up or b.ones) and not e.batch_text.one_each else 'weak')
 
-@check('D11', 'exact', needs='predicted', explains='Z1 T5 I6 O2 L7 O7',
-       says='There is one score for each prediction: nothing to choose from.', fix='itos = sorted(set(text))   # > 1?')
-def only_one_symbol(e): return dict(symbols=1) if e.n_classes == 1 and e.loss_name in of_classes else None
-
-# %% ../../nbs/40_doctor.loss.ipynb #94c38756
+# %% ../../nbs/40_doctor.loss.ipynb #5606a434
 def _is_padding(t, ids):
     "Whether ids stand only at the beginning or at the end of sequences, or all at one time step"
     for x,y in [] if t.one_each else t.pairs:
@@ -158,7 +154,7 @@ def ignored_character(e):
     return dict(ids=ids.tolist()[:5], share=torch.isin(o.targets, ids).float().mean().item(),
                 _fix=f'{_plain_loss(e)}   # without ignore_index, weight or mask for a character')
 
-# %% ../../nbs/40_doctor.loss.ipynb #2ce6a836
+# %% ../../nbs/40_doctor.loss.ipynb #8c71e209
 @evidence
 def coverage(e)->tuple: # (n,) booleans, and the number of targets in the batch; `None` if it is not clear
     "Which predictions of the first batch count, and how many there could be"
@@ -189,7 +185,7 @@ def mean_over_padding(e):
     found = dict(predictions=len(w), used=int((w != 0).sum()), share=(w != 0).float().mean().item())
     if 0 < found['share'] < .9 and abs(w.sum()/e.influence.n_parts - found['share']) < .005: return found
 
-# %% ../../nbs/40_doctor.loss.ipynb #4c8be620
+# %% ../../nbs/40_doctor.loss.ipynb #b75af0fe
 def _moves(e, times):
     "How weights move in the first step of a fresh optimiser, with gradients so many times as large; or None"
     s,res = e.subject,[]
@@ -211,7 +207,8 @@ def times_the_mean(e)->float: # `None` if the loss does not choose among classes
     return e.influence and e.influence.weight.sum().item()/e.influence.n_parts/scales[0]
 
 @check('L3', 'strong', needs='times_the_mean', explains='O1 O3', at=('cross_entropy', 'nll_loss', 'sum'),
-       says='Losses are added up: the gradient is {times_the_mean:,.0f} times that of a mean over characters. {effect}',
+       says='The gradient is {times_the_mean:,.0f} times that of a mean over characters, as if losses are added up. '
+            '{effect}',
        fix='loss = loss/{times_the_mean:.0f}   # before loss.backward()')
 def sum_of_losses(e):
     k,t,b,o = e.times_the_mean,e.batch_text,e.baseline,e.influence
@@ -225,18 +222,20 @@ def sum_of_losses(e):
     return dict(times_the_mean=k, changes_steps=is_felt, _effect=effect, _certainty='strong' if is_felt else 'weak')
 
 @check('L4', 'exact', needs='times_the_mean', explains='O1 O3 Z1 T5 I6 L8', at=('backward',), fix='{way}',
-       says='Each step makes the cross-entropy grow: the sign of the {what} is wrong, and the model gets worse.')
+       says='Each step makes the cross-entropy grow, because of {what}: the model gets worse.')
 def wrong_sign(e):
     s,k = e.subject,e.times_the_mean
     rises = any(g.get('maximize') for o in s.objects(torch.optim.Optimizer) for g in o.param_groups)
     if s.updates_itself and (move := _moves(e, 1.)) is not None:
         grads = torch.cat([e.baseline.raw.get(p, torch.zeros_like(v)).flatten().float() for p,v in s.before.items()])
         rises = bool(move @ grads > .5*move.norm()*grads.norm())
-    what = 'update','p -= lr*p.grad   # or no maximize=True'
-    if not rises: what = 'loss','loss.backward()   # of the loss without a minus sign'
-    if k*(-1 if rises else 1) < 0: return dict(times_the_mean=k, _what=what[0], _way=what[1])
+    what,way = 'the sign of the update','p -= lr*p.grad   # or no maximize=True'
+    if not rises: what,way = 'the sign of the loss','loss.backward()   # of the loss without a minus sign'
+    w = e.influence.weight
+    if w.max() > 0 > w.min() and not rises: what,way = 'a loss that falls where it should grow',_plain_loss(e)
+    if k*(-1 if rises else 1) < 0: return dict(times_the_mean=k, _what=what, _way=way)
 
-# %% ../../nbs/40_doctor.loss.ipynb #af1fe98d
+# %% ../../nbs/40_doctor.loss.ipynb #9493b445
 @evidence
 def cut_off(e)->list: # Names of parameters
     "Parameters that the loss depends on, without a gradient"
@@ -269,7 +268,7 @@ def graph_is_cut(e):
     if not all(e.baseline.graphs): return dict(found, _fix='scores = model(x)   # without torch.no_grad() around it')
     return found if len(names) < n_all else dict(found, _fix='F.cross_entropy(...).backward()   # of the scores')
 
-# %% ../../nbs/40_doctor.loss.ipynb #c5bc964e
+# %% ../../nbs/40_doctor.loss.ipynb #e8ffd7b7
 @check('L8', 'weak', needs='influence', at=('cross_entropy', 'nll_loss'),
        says='The loss of the first batch is {loss:.3f}, and its cross-entropy alone {cross_entropy:.3f}. The rest is a '
             'penalty or smoothing, so the number cannot be compared with losses of others.',
@@ -279,5 +278,6 @@ def more_than_cross_entropy(e):
     smoothing = b.losses[0].options.get('label_smoothing', 0.)
     ce,loss = (o.weight*o.nats).sum().item(),sum(v for v,_ in b.backs)
     is_shown = b.returned is None or abs(b.returned*o.weight.sum().item()-ce) > .03*abs(ce)
-    if b.beside or not is_shown or abs(loss-ce) < .03*abs(ce) or 0 < smoothing < .5: return None
+    is_weighed = not .05 < o.weight.sum()/o.n_parts < 1.5 # as by exp(cross_entropy)
+    if b.beside or is_weighed or not is_shown or abs(loss-ce) < .03*abs(ce) or 0 < smoothing < .5: return None
     return dict(loss=loss, cross_entropy=ce, _certainty='strong' if smoothing else 'weak')

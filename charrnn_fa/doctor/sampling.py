@@ -8,23 +8,21 @@ __all__ = ['Call', 'Written', 'prompt', 'sampling', 'generated_text', 'dropout_i
            'another_id_is_fed', 'another_vocabulary', 'choices', 'wrong_temperature', 'check_text', 'text_repeats',
            'text_is_copied']
 
-# %% ../../nbs/44_doctor.sampling.ipynb #90525ff4
+# %% ../../nbs/44_doctor.sampling.ipynb #482d059f
 import inspect
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
 from fastai.basics import *
-from torch.utils._pytree import tree_leaves
 from .report import Finding
 from .registry import OutOfTime, check
 from .snapshot import WritesToDisk
-from .record import hooked, place_of
+from .record import hooked, place_of, tensors_in
 from .forms import Weights
 from .evidence import Evidence, evidence
 
-# %% ../../nbs/44_doctor.sampling.ipynb #9ebcce38
+# %% ../../nbs/44_doctor.sampling.ipynb #7c7c5c92
 Call = namedtuple('Call', 'ids state scores')
 
-def _tensors(o): return [t.detach() for t in tree_leaves(o) if isinstance(t, Tensor)]
 
 def _ids(t, n):
     if not t.is_floating_point(): return t.flatten().long().cpu()
@@ -38,10 +36,10 @@ def _call(given, returned, before, n):
     is_same = any(torch.equal(a.flatten(), b.flatten()) for a in numbers for b in before)
     state = 'same' if is_same else 'other' if numbers else 'none'
     scores = next((t for t in returned if n and t.shape[-1:] == (n,)), None)
-    last = None if scores is None else scores.float().reshape(-1, n)[-1].cpu()
-    return Call(ids[0] if ids else None, state, last),[t.clone() for t in returned if t is not scores]
+    last = None if scores is None else scores.detach().float().reshape(-1, n)[-1].cpu()
+    return Call(ids[0] if ids else None, state, last),[t.detach().clone() for t in returned if t is not scores]
 
-# %% ../../nbs/44_doctor.sampling.ipynb #2694d465
+# %% ../../nbs/44_doctor.sampling.ipynb #ae42c0a0
 @dataclass
 class Written:
     "A text that a function generated, and what happened meanwhile"
@@ -78,14 +76,14 @@ class Written:
         if self.reading is None or len(calls) < 60 or any(o.scores is None for o in calls): return None
         return torch.stack([o.scores for o in calls[:-1]]),torch.stack([o.ids[-1] for o in calls[1:]])
 
-# %% ../../nbs/44_doctor.sampling.ipynb #6ca8f54a
+# %% ../../nbs/44_doctor.sampling.ipynb #5d9782b4
 @patch
 def _generate(self:Evidence, mode=None, n=200, **given):
     "A `Written` of the user's function: `n` characters after the prompt"
     s,w,states = self.subject,Written(self.prompt, self.n_classes),[]
     def _note(model, args, kwargs, out):
         if time.perf_counter() > s.until: raise OutOfTime
-        call,states[:] = _call(_tensors((args, kwargs)), _tensors(out), states, w.n_classes)
+        call,states[:] = _call(tensors_in((args, kwargs)), tensors_in(out), states, w.n_classes)
         w.calls.append(call)
     def _take_steps(batches):
         s.begin(())
@@ -118,7 +116,7 @@ def generated_text(e)->Written: # `None` without a function, or if it ends in an
     if w and w.dropout and not w.error: w = e._generate(mode=False)
     return None if w is None or w.error or not w.text else w
 
-# %% ../../nbs/44_doctor.sampling.ipynb #1b66b180
+# %% ../../nbs/44_doctor.sampling.ipynb #b1b77c7f
 @check('G2', 'exact', needs='sampling', explains='G1 G3 G7', fix='model.eval()   # before sampling',
        says='The model is in training mode during sampling: dropout or batch normalisation is active in {calls} calls.')
 def dropout_in_sampling(e):
@@ -136,7 +134,7 @@ def unknown_character(e):
     if isinstance(error, KeyError) and error.args and error.args[0] in [*e.prompt]:
         return dict(character=error.args[0], _place=place_of(error))
 
-# %% ../../nbs/44_doctor.sampling.ipynb #ca6fb95f
+# %% ../../nbs/44_doctor.sampling.ipynb #fd14cd47
 def _nats(e): return F.cross_entropy(e.predicted[0].float(), e.predicted[1]).item()
 
 def _log_probs(scores):
@@ -178,7 +176,7 @@ def readings(e)->dict: # `None` if it cannot be seen
     cost = -found[0][:start-1].gather(1, ids[1:start,None]).nanmean().item() if start > 4 else math.nan
     return dict(all_characters=off[0], since_the_prompt=min(off[1:3]), last_character=off[3], prompt=cost)
 
-# %% ../../nbs/44_doctor.sampling.ipynb #354e8580
+# %% ../../nbs/44_doctor.sampling.ipynb #c24fb794
 @check('G3', 'exact', needs='readings', explains='G1 G7', fix='scores,state = model(x, state)   # both at each call',
        says='During sampling the predictions are those of training after {what} alone: the hidden state is lost.')
 def state_lost_in_sampling(e):
@@ -197,7 +195,7 @@ def input_lost_in_sampling(e):
     if n_read < n: return dict(read=max(0, n_read), of=n, _fix='for c in prompt: scores,state = model(stoi[c], state)',
         _says='The model reads {read} of the {of} characters of the prompt.')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #be13ac8f
+# %% ../../nbs/44_doctor.sampling.ipynb #216a9b7c
 @evidence
 def pairs(e)->tuple: # Pairs of the prompt, and of what was generated; `None` if they are not known
     "Characters, and the ids that went into the model for them"
@@ -231,7 +229,7 @@ def another_vocabulary(e):
         return dict(prompt=e.readings['prompt'], loss=_nats(e), _certainty='strong',
             _says='The prompt, a piece of the text, costs {prompt:.2f} nats per character, and training {loss:.2f}.')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #d52c6ab1
+# %% ../../nbs/44_doctor.sampling.ipynb #a5a9e8f9
 def _nats_at(t, scores, ids): return F.cross_entropy(_log_probs(scores)/t, ids, reduction='sum').item()
 
 def _fitted(scores, ids):
@@ -254,7 +252,7 @@ def wrong_temperature(e):
     if fits < 1.5*t or _nats_at(t, scores, ids)-_nats_at(fits, scores, ids) < 12: return None
     return dict(t=t, fits=f'{fits:.1f}' if fits < 12 else 'above 12')
 
-# %% ../../nbs/44_doctor.sampling.ipynb #a4b30c15
+# %% ../../nbs/44_doctor.sampling.ipynb #3708c774
 def _repeated(text):
     "The share of its pieces that a text has had before; several blanks count as one"
     text = re.sub(r'\s+', ' ', text)

@@ -5,20 +5,15 @@
 # %% auto #0
 __all__ = ['two_steps', 'reach', 'carry', 'bend']
 
-# %% ../../nbs/39_doctor.state.ipynb #2a08dd44
+# %% ../../nbs/39_doctor.state.ipynb #f5ea9ec5
 import weakref
 from fastai.basics import *
-from .record import hooked, place_here, predictions, recurrent_kinds
+from .record import hooked, place_here, predictions, recurrent_kinds, tensors_in
 from .registry import check
+from .text import agreement
 from .evidence import Evidence, Sequence, evidence
 
-# %% ../../nbs/39_doctor.state.ipynb #f3b668b7
-def _tensors(o):
-    "All tensors in nested tuples, lists and dictionaries"
-    if isinstance(o, Tensor): return [o]
-    if isinstance(o, dict): o = [*o.values()]
-    return [t for v in o for t in _tensors(v)] if isinstance(o, (tuple, list)) else []
-
+# %% ../../nbs/39_doctor.state.ipynb #69a0aa1a
 def _nodes(*tensors):
     "The operations that tensors were made by, as `grad_fn`s"
     todo,seen = [t.grad_fn for t in tensors if t.grad_fn is not None],set()
@@ -38,7 +33,7 @@ def _last_scores(e, batches, **kwargs):
     found = None if len(steps) < len(batches) or steps[-1].error else predictions(steps[-1])
     return None if found is None else found[0].detach().float()
 
-# %% ../../nbs/39_doctor.state.ipynb #3909ea7d
+# %% ../../nbs/39_doctor.state.ipynb #6531abe0
 def _fate(module, calls):
     "What becomes of the state from call to call: 'lost', 'cut', or None for anything else"
     shapes = {(*(o.shape for o in given), None, *(o.shape for o in gave)) for given,gave in calls}
@@ -58,7 +53,7 @@ def _fate(module, calls):
     returns_state = isinstance(module, recurrent_kinds) or len(gave) > 1
     return 'lost' if returns_state and any(is_same(i, j) and are_letters(i) for i,j in ways) else None
 
-# %% ../../nbs/39_doctor.state.ipynb #77d52c71
+# %% ../../nbs/39_doctor.state.ipynb #5af373f8
 _of_a_batch = {'x', 'y', 'xb', 'yb', 'pred', 'loss', 'loss_grad'} # attributes of a Learner
 _detaching = {Tensor.detach, Tensor.detach_, Tensor.data.__get__}
 
@@ -68,7 +63,7 @@ def _keeps_state(e):
     owners = [*e.subject.model.modules(), *([] if learn is None else [learn])]
     held = [v for o in owners for k,v in vars(o).items() if k[0] != '_' and k not in _of_a_batch]
     is_state = lambda o: o.is_floating_point() and o.ndim > 1 and t.n_rows in o.shape and t.n_steps not in o.shape
-    return t is not None and any(map(is_state, _tensors(held)))
+    return t is not None and any(map(is_state, tensors_in(held)))
 
 class _TwoSteps:
     "What is observed in two steps, one after the other"
@@ -102,16 +97,16 @@ class _TwoSteps:
         if len(steps) == 1 and 'backward' not in steps[0].events: self.cuts.setdefault(str(place), []).append(place)
 
     def _after_call(self, module, args, kwargs, out):
-        step,given = self.e.subject.recorder.step,_tensors([args, kwargs])
+        step,given = self.e.subject.recorder.step,tensors_in([args, kwargs])
         if step is None or 'backward' in step.events or len(given) < 2: return
-        self.calls.setdefault((len(self.e.subject.steps), module), []).append((given, _tensors([out])))
+        self.calls.setdefault((len(self.e.subject.steps), module), []).append((given, tensors_in([out])))
 
 @evidence
 def two_steps(e)->_TwoSteps: # With `reaches`, `keeps`, `no_effect`, `cuts`, `loops` and `scores`
     "What is observed in two steps as they are"
     return _TwoSteps(e)
 
-# %% ../../nbs/39_doctor.state.ipynb #25886795
+# %% ../../nbs/39_doctor.state.ipynb #a3a475b7
 @check('R3', 'exact', explains='R2 O4',
        says='detach() returns a new tensor, which is not used here. The state keeps its graph, so the gradient of a '
             'batch goes back into the batches before it.',
@@ -134,7 +129,7 @@ def _state_is_not_handed_on(e):
     if any(o.count(True, 'later') for o in e.changes or ()): return None # it goes on in another way
     if 'lost' in e.two_steps.loops: return dict(zip(('calls', '_kind'), e.two_steps.loops['lost']))
 
-# %% ../../nbs/39_doctor.state.ipynb #194db513
+# %% ../../nbs/39_doctor.state.ipynb #995fe89e
 @evidence
 def reach(e)->tuple: # Time steps; `None` if it cannot be seen
     "How far back the last prediction depends on the text, and how far back its gradient goes"
@@ -179,7 +174,7 @@ def _few_characters_for_an_update(e):
     goes_on = t.n_steps <= 3 and (t.goes_on or 0) > .9 and any(map(len, e.carry.values()))
     if goes_on and all('step' in o.events for o in e.steps): return dict(updates=n, characters=t.n_steps)
 
-# %% ../../nbs/39_doctor.state.ipynb #2a3a604f
+# %% ../../nbs/39_doctor.state.ipynb #92ed6450
 @evidence
 def carry(e)->dict: # By the sequence that was replaced; `None` if it cannot be seen
     "Which sequences of the second batch are predicted differently after another sequence in the first batch"
@@ -213,7 +208,7 @@ def _kept_state_is_lost(e, short=16):
     if e.text.n_steps > short or (e.text.goes_on or 0) < .99 or _is_carried(e) or not e.two_steps.keeps: return None
     if all(e.baseline.graphs): return dict(steps=e.text.n_steps, sequences_that_go_on=e.text.goes_on)
 
-# %% ../../nbs/39_doctor.state.ipynb #3da231f3
+# %% ../../nbs/39_doctor.state.ipynb #5c41b87a
 def _pair_gain(pairs, others):
     "By how many nats counts of some pairs of ids predict the second ids of others better than frequencies do"
     (a,b),(c,d) = ([o.flatten().long().cpu() for o in p] for p in (pairs, others))
@@ -228,6 +223,7 @@ def _goes_on_elsewhere(e):
     "Whether sequences do not go on in the next batch, not even after a character that is left out"
     t = e.text
     if t.offset != 1 or t.goes_on is None or t.goes_on > .5 or len(e.subject.batches[0]) > 2: return False
+    if agreement(*t.pairs[0], 1) < .9: return False # then it cannot be known
     ends,starts = zip(*[(a[1][:len(b[0]),-1], b[0][:len(a[1]),0]) for a,b in zip(t.pairs, t.pairs[1:])])
     x,y = (torch.cat([o[i].flatten() for o in t.pairs]) for i in (0, 1))
     return sum(map(len, ends)) > 5 and _pair_gain((x, y), (torch.cat(ends), torch.cat(starts))) < .25
@@ -258,7 +254,7 @@ def _text_runs_down_the_batch(e):
         return dict(on=t.goes_on, _says='Each sequence goes on in the next sequence of its batch, not in the next '
                     'batch. So the state that is carried there belongs to another piece of the text.')
 
-# %% ../../nbs/39_doctor.state.ipynb #340f26aa
+# %% ../../nbs/39_doctor.state.ipynb #7f019afd
 @evidence
 def bend(e)->float: # `None` if it cannot be seen
     "How much scores deviate from a linear function of what enters the model, as a share of how much they change"

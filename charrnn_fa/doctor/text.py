@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['as_ids', 'Form', 'in_use', 'agreement', 'Text', 'text_of', 'Alignment', 'alignment_of']
 
-# %% ../../nbs/35_doctor.text.ipynb #c9a358bf
+# %% ../../nbs/35_doctor.text.ipynb #9e0b0766
 import math
 from dataclasses import dataclass
 from fastai.basics import *
 from .record import predictions, is_one_hot
 from .forms import Batch
 
-# %% ../../nbs/35_doctor.text.ipynb #445e3ac8
+# %% ../../nbs/35_doctor.text.ipynb #ae64e7cf
 def as_ids(
     t, # A part of a batch
 )->Tensor: # Ids of one axis less for one-hot vectors; `None` if they are not ids
@@ -46,7 +46,7 @@ class Form:
         if self.n_classes: return F.one_hot(ids, self.n_classes).view(like.shape).to(like)
         return ids.view(like.shape).to(like)
 
-# %% ../../nbs/35_doctor.text.ipynb #8327ef6b
+# %% ../../nbs/35_doctor.text.ipynb #33ccdf93
 def in_use(
     y:Tensor, # Targets, (sequences, steps)
 )->Tensor: # Booleans, likewise
@@ -71,7 +71,7 @@ def agreement(
     chance = (p*q).sum().item()
     return 0. if chance > 1-1e-6 else ((a == b).float().mean().item() - chance)/(1-chance)
 
-# %% ../../nbs/35_doctor.text.ipynb #41e626db
+# %% ../../nbs/35_doctor.text.ipynb #14b2d117
 _shifts = 1, 0, 2, -1, 3, -2, 4, -3
 
 def _ways(part):
@@ -97,7 +97,7 @@ def _forms(batches):
     share,xf,yf,best = max(found, key=lambda o: o[0])
     return (xf, yf, best) if share > .25 else (xs[0], found[0][2], None)
 
-# %% ../../nbs/35_doctor.text.ipynb #53b05b36
+# %% ../../nbs/35_doctor.text.ipynb #ca3aa44d
 class Text:
     "The ids of some batches, (sequences, steps), and how to put others in their place"
     def __init__(self,
@@ -138,7 +138,7 @@ def text_of(
             and as_ids(b[0]).shape[1:] == as_ids(batches[0][0]).shape[1:]]
     return Text(same)
 
-# %% ../../nbs/35_doctor.text.ipynb #c74066d5
+# %% ../../nbs/35_doctor.text.ipynb #aebce780
 @patch(as_prop=True)
 def goes_on(self:Text)->float: # `None` if there is only one batch
     "The share of sequences that go on in the next batch"
@@ -151,7 +151,7 @@ def goes_down(self:Text)->float: # `None` without targets, or with one sequence
     down = [y[:-1,-1] == x[1:,0] for x,y in self.pairs if y is not None and len(x) > 1]
     return torch.cat(down).float().mean().item() if down else None
 
-# %% ../../nbs/35_doctor.text.ipynb #ed3fabd2
+# %% ../../nbs/35_doctor.text.ipynb #93fa067c
 @dataclass
 class Alignment:
     "For each prediction of the first batch, the sequence and the time step of the character that it is compared with"
@@ -165,14 +165,14 @@ def _digits(n, symbols):
     n_digits = max(1, math.ceil(math.log(max(2, n), base) - 1e-9))
     return [torch.tensor(symbols, device='cpu')[at//base**k % base] for k in range(n_digits)]
 
-# %% ../../nbs/35_doctor.text.ipynb #6769a7c6
+# %% ../../nbs/35_doctor.text.ipynb #8d0bcb2d
 def alignment_of(
     text:Text, # Of the batches
     run, # A function that makes a step with a `Batch` and returns it, up to its loss
     n_classes:int, # Scores of each prediction
+    own:bool=False, # Write into the inputs, from which a step may make its targets
 )->Alignment: # `None` if it cannot be seen
     "Find out which character each prediction is compared with, by numbers written into the targets"
-    own = text.y is None
     grid = text.x if own else text.y
     use = torch.ones_like(grid, dtype=torch.bool) if own else in_use(grid)
     padding = {*grid[~use].unique().tolist()}

@@ -7,7 +7,7 @@ __all__ = ['as_it_is', 'Change', 'Trial', 'entropy', 'real_predictions', 'n_tria
            'rate_too_high', 'rate_too_low', 'exploding_gradients', 'clipped_away', 'decay_too_strong', 'drops',
            'much_dropout', 'one_batch', 'too_small', 'not_finite_on_the_way', 'rate_goes_to_zero']
 
-# %% ../../nbs/42_doctor.trials.ipynb #7fb86dbd
+# %% ../../nbs/42_doctor.trials.ipynb #8bdfeb9d
 import math, statistics, time
 from dataclasses import dataclass, field, replace
 from fastai.basics import *
@@ -17,7 +17,7 @@ from .record import loss_gradients, predictions, recurrent_kinds, rows_of
 from .subject import hypers_of
 from .evidence import Evidence, evidence, of_classes
 
-# %% ../../nbs/42_doctor.trials.ipynb #a043ee9a
+# %% ../../nbs/42_doctor.trials.ipynb #f24fa597
 @dataclass(frozen=True)
 class Change:
     "What is different in a short training"
@@ -59,7 +59,7 @@ def entropy(
     p = ids.unique(return_counts=True)[1]/max(1, ids.numel())
     return -(p*p.log()).sum().item()
 
-# %% ../../nbs/42_doctor.trials.ipynb #fb465a39
+# %% ../../nbs/42_doctor.trials.ipynb #b88f1b36
 def _counted(step):
     "Which predictions have a gradient, where a loss gives a number for each; None if all have"
     if not all(o.options.get('reduction') == 'none' and o.scores.requires_grad for o in step.losses): return None
@@ -81,7 +81,7 @@ def real_predictions(
     if step.losses[0].name == 'probability': scores = scores.log()
     return scores[ok],targets[ok]
 
-# %% ../../nbs/42_doctor.trials.ipynb #807e3df3
+# %% ../../nbs/42_doctor.trials.ipynb #15d68eb3
 @patch
 def trial(self:Evidence,
     change:Change=as_it_is, # What is different in it
@@ -142,7 +142,7 @@ def _norm(grads):
     grads = [g.detach().float() for g in grads if g is not None and not g.is_sparse]
     return get_total_norm(grads).item() if grads else 0.
 
-# %% ../../nbs/42_doctor.trials.ipynb #7d483277
+# %% ../../nbs/42_doctor.trials.ipynb #2f689430
 def _slower(e, by, n=None): return e.trial(Change(f'{by:g} of the learning rate', rate=by), n)
 
 @evidence
@@ -200,8 +200,8 @@ def _rate_fix(e, by):
 
 def _nats(v): return f'{v:.2f}' if v < 1000 else f'{v:.3g}'
 
-# %% ../../nbs/42_doctor.trials.ipynb #24c3898a
-@check('O1', 'strong', needs='usable_trial', explains='O3 O13 Z1 Z3 Z4 O4 I3 T5 I6 I4 L3',
+# %% ../../nbs/42_doctor.trials.ipynb #7db7a05b
+@check('O1', 'strong', needs='usable_trial', explains='O3 O13 Z1 Z3 Z4 Z5 O4 I3 T5 I6 I4 L3',
        says='{outcome}; with {times:g} of the learning rate it is {loss_with_less:.2f}, from the same weights and with '
             'the same batches. So the learning rate is too high.')
 def rate_too_high(e):
@@ -211,7 +211,8 @@ def rate_too_high(e):
     outcome = f'In step {base.bad+1} the loss becomes NaN or Inf' if base.bad is not None else \
         f'After {len(base.losses)} steps the loss is {_nats(base.end)}'
     return dict(lr=_rate_of(base), loss=base.end, loss_with_less=t.end, times=by, _outcome=outcome,
-                _fix=_rate_fix(e, by), **_tried(base, t, f'{by:g} of the rate'))
+                _fix=_rate_fix(e, by), _certainty='weak' if base.gain > .7*t.gain else 'strong',
+                **_tried(base, t, f'{by:g} of the rate'))
 
 @check('O2', 'strong', needs='usable_trial', explains='T5 I6 Z1',
        says='In {steps} steps the loss falls by {gain:.2f}, and with {times:,.0f} times the learning rate by '
@@ -230,7 +231,7 @@ def rate_too_low(e):
             return dict(lr=_rate_of(base), steps=len(base.losses), gain=base.gain, gain_with_more=t.gain, times=by,
                         _fix=_rate_fix(e, by), **_tried(base, t, f'{by:g} times the rate'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #3d581732
+# %% ../../nbs/42_doctor.trials.ipynb #14cb7f2b
 @check('O3', 'strong', needs='usable_trial', explains='O4 Z3 Z4',
        says='The norm of the gradient goes up to {largest:,.0f}; its median is {median:.2g}. Clipped to 1, the same '
             'training ends at {loss_clipped:.2f}.',
@@ -263,7 +264,7 @@ def clipped_away(e):
     if t.bad is None and max(base.gain, 0) < .5*t.gain:
         return dict(clipped_to=to, norm_before=before, **_tried(base, t, 'not clipped'))
 
-# %% ../../nbs/42_doctor.trials.ipynb #ee713466
+# %% ../../nbs/42_doctor.trials.ipynb #ae4f7797
 @check('O13', 'strong', needs='usable_trial', explains='Z1 Z2 T5 I6',
        says='With weight decay {weight_decay:g} the loss is {loss:.2f} after {steps} steps, without it '
             '{loss_without:.2f}: weights are pulled to zero faster than they learn.',
@@ -316,7 +317,7 @@ def too_small(e):
     if (t := e.one_batch) is not None and t.end < t.unigram-.02:
         return dict(steps=len(t.losses), nats=t.end, unigram=t.unigram, units=max(units))
 
-# %% ../../nbs/42_doctor.trials.ipynb #0014c28c
+# %% ../../nbs/42_doctor.trials.ipynb #721d087b
 @check('O4', 'strong', needs='usable_trial', explains='Z3 Z4 T5',
        says='In step {step} the loss becomes NaN or Inf. The step before it had a loss of {before:.3g} and a gradient '
             'of norm {norm:.3g}.',

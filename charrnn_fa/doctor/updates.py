@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['Updates', 'updates', 'unmoved', 'Units', 'units', 'modes', 'validation', 'measured']
 
-# %% ../../nbs/41_doctor.updates.ipynb #3efe068d
+# %% ../../nbs/41_doctor.updates.ipynb #48bfe347
 import math, traceback
 from dataclasses import dataclass, field
 from fastai.basics import *
 from ..callback.meanwhile import replacing
-from .record import place_here
+from .record import place_here, tensors_in
 from .registry import check
 from .subject import hypers_of
 from .forms import Follow, OtherLoaders, quieten, take_batches
 from .evidence import evidence
 
-# %% ../../nbs/41_doctor.updates.ipynb #bc3285da
+# %% ../../nbs/41_doctor.updates.ipynb #a2c35182
 @dataclass
 class Updates:
     "Some training steps with the optimiser at work"
@@ -64,14 +64,15 @@ def updates(e)->Updates: # `None` if a step ends in an error
     if u.is_stuck and not u.steps[-1].error: u = _follow(e.subject, 64)
     return None if u.steps[-1].error else u
 
-# %% ../../nbs/41_doctor.updates.ipynb #e10e736a
+# %% ../../nbs/41_doctor.updates.ipynb #bf4cdfee
 @check('O6', 'exact', needs='updates', explains='O9 O1 O3 O4 Z3 Z4 Z5', fix='opt.zero_grad()', at='backward',
        says='Gradients that have moved {tensors} parameters are still there at the next backward(), which adds to them.')
 def _gradients_stay(e):
     if e.updates.left: return dict(tensors=len(e.updates.left))
 
-@check('O5', 'exact', needs='updates', explains='Z3 Z4 Z5', fix="for g in opt.param_groups: g['lr'] = lr",
-       says='{optimisers} optimisers made {steps} steps in turn, each without the running means of the one before.')
+@check('O5', 'exact', needs='updates', explains='Z3 Z4 Z5', fix=
+       "for g in opt.param_groups: g['lr'] = lr   # of an optimiser that is made once, before the loop",
+       says='{optimisers} optimisers made {steps} steps, each without the running means of the one before.')
 def _recreated_optimiser(e):
     opts = [o.optimiser for o in e.updates.steps if o.optimiser is not None]
     each = [o for o,last in zip(opts, [None, *opts]) if o is not last]
@@ -98,7 +99,7 @@ def _wrong_order(e):
     says = None if e.subject.objects(torch.amp.GradScaler) else next((k for k,v in found.items() if v), None)
     if says: return dict(_says=says, _certainty='weak' if 'scheduler' in says else 'exact')
 
-# %% ../../nbs/41_doctor.updates.ipynb #ca0fea6d
+# %% ../../nbs/41_doctor.updates.ipynb #a30d9e17
 def _listed(names): return ', '.join(sorted(names)[:3]) + ' and others'*(len(names) > 3)
 def _share(model, names): # of the weights of a model, embeddings apart
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -133,7 +134,7 @@ def _frozen(e):
        says='There is no gradient for {names}, and the loss does not depend on it: nothing uses what comes of it.')
 def _layers_unused(e):
     ps,largest = dict(e.subject.model.named_parameters()),e.updates.largest
-    names = [k for k,p in ps.items() if p.requires_grad and p.ndim > 1 and not largest.get(k)]
+    names = [k for k,p in ps.items() if p.requires_grad and p.ndim > 1 and p.any() and not largest.get(k)]
     if not names or not any(largest.values()): return None
     changes = noop,lambda model: [ps[k].mul_(1.5).add_(.1) for k in names]
     losses = [e.subject.run(e.subject.batches[:1], prepare=o, until='scores')[0].loss for o in changes]
@@ -141,7 +142,7 @@ def _layers_unused(e):
         return dict(tensors=len(names), _names=_listed(names), _layer=names[0].rpartition('.')[0] or names[0],
                     _certainty='exact' if _share(e.subject.model, names) > .1 else 'weak')
 
-# %% ../../nbs/41_doctor.updates.ipynb #afbc639d
+# %% ../../nbs/41_doctor.updates.ipynb #30d6c6ae
 @check('O10', 'exact', needs='updates', explains='O1 O2 O7 O8 O11 I6 T5 Z1 Z5',
        fix='lr = 1e-3   # and no schedule that makes it 0', says='The learning rate is {lr:g} in all of {steps} steps.')
 def _rate_zero(e):
@@ -168,8 +169,9 @@ def _half_precision(e):
     if e.subject.objects(torch.amp.GradScaler) and e.updates and e.updates.is_stuck:
         return dict(_what='in 64 batches the scaler lets no step through')
 
-# %% ../../nbs/41_doctor.updates.ipynb #a018204e
-_drawn = 'for p in model.parameters():\n    if p.ndim > 1: nn.init.xavier_uniform_(p)   # before training'
+# %% ../../nbs/41_doctor.updates.ipynb #4ca5cec4
+_drawn = """for m in model.modules():
+    if hasattr(m, 'reset_parameters'): m.reset_parameters()   # weights of your own: nn.init.xavier_uniform_(w)"""
 @check('I1', 'strong', needs='predicted', explains='O1 O3 I3 I5 I6 Z5', fix=_drawn,
        says='Before the first step the loss is {nats:.2f} nats per character; a guess among {n} has {guess:.2f}.')
 def _first_loss(e):
@@ -196,10 +198,9 @@ def _between_layers(e):
     low,high = (f(norms, key=norms.get, default=None) for f in (min, max))
     if len(norms) > 2 and norms[high] > 1e4*norms[low]: return dict(times=norms[high]/norms[low], _low=low, _high=high)
 
-# %% ../../nbs/41_doctor.updates.ipynb #51e0c2b3
+# %% ../../nbs/41_doctor.updates.ipynb #a67e4b65
 _puts_in = 'masked_fill','where','full','full_like','fill','setitem','tensor'
 _of_a_gate = 'Sigmoid','Rsub','Split','Unbind','Select','Slice'
-def _tensors(o): return [t for p in o for t in _tensors(p)] if type(o) in (list, tuple) else [o]*isinstance(o, Tensor)
 def _is_finite(t): return not t.is_floating_point() or bool(t.isfinite().all())
 def _is_masked(t): return _is_finite(t) or bool((t.isfinite() | (t == -math.inf)).all())
 def _mean(t): return t.float().mean().item()
@@ -212,8 +213,8 @@ class Units:
         self.flat,self.off,self.gates,self.foreign = [],[],[],{} # shares at the ends, at 0; means; places of weights
 
     def __call__(self, func, args, kwargs, out):
-        name,ins = getattr(func, '__name__', '').strip('_'),_tensors([*args, *kwargs.values()])
-        outs = [o for o in _tensors(out) if o.is_floating_point() and o.numel()]
+        name,ins = getattr(func, '__name__', '').strip('_'),tensors_in([*args, *kwargs.values()])
+        outs = [o for o in tensors_in(out) if o.is_floating_point() and o.numel()]
         for t in ins if torch.is_grad_enabled() else ():
             is_weight = t.is_leaf and t.requires_grad and (isinstance(t, nn.Parameter) or t.ndim == 2 and t.std() > 0)
             if is_weight and id(t) not in self.known: self.foreign[t.shape] = place_here()
@@ -243,7 +244,7 @@ def units(e)->Units:
     s.run(s.batches[:1], look=lambda *call: 'backward' in s.steps[-1].events or u(*call))
     return u
 
-# %% ../../nbs/41_doctor.updates.ipynb #a48f4406
+# %% ../../nbs/41_doctor.updates.ipynb #b82af2a9
 @check('O7', 'exact', explains='O6 Z1 Z5 I6 O2 T5', fix='self.layers = nn.ModuleList(layers)   # not a plain list',
        says='Weights of size {size} are used that are not in model.parameters(), where the optimiser gets them.')
 def _plain_list(e):
@@ -277,17 +278,17 @@ def _padding_is_real(e):
         at = torch.cat([x == i for x,_ in e.batch_text.pairs])
         if (share := _mean(at)) > .003 and (at & ~at_ends(at)).any(): return dict(id=i, share=share)
 
-@check('O4', 'exact', explains='O1 O3 O12 O13 I6 T5 Z1 Z3 Z4 Z5', says='NaN or Inf in the first step: {where}.',
+@check('O4', 'exact', explains='O1 O3 O12 O13 I6 T5 Z1 Z3 Z4 Z5', says='NaN or Inf in the first steps: {where}.',
        fix='x + 1e-6   # for x in a root, a logarithm or below a fraction; F.cross_entropy(scores, y) as the loss')
 def _not_finite(e):
     u,bad = e.units,lambda named: next((k for k,t in named if not _is_finite(t)), '')
-    where = bad([('the batch itself', o) for o in _tensors([*e.baseline.batch])]) or \
+    where = bad([('a batch itself', o) for b in e.subject.batches for o in tensors_in([*b])]) or \
         bad((f'{k} before the step', p) for k,p in e.subject.model.named_parameters()) or \
         u.looks_for_bad and f'what {u.bad}() returns' or bad((f'the gradient of {k}', g) for k,g in e.baseline.raw.items())
     is_half = u.bad_dtype is torch.float16 or e.subject.objects(torch.amp.GradScaler)
     if where and not is_half: return dict(_where=where, _place=u.bad_place)
 
-# %% ../../nbs/41_doctor.updates.ipynb #b9db0e35
+# %% ../../nbs/41_doctor.updates.ipynb #f74acab5
 @evidence
 def modes(e)->tuple: # Is dropout on in evaluation mode? Do outputs of the model differ between the modes?
     "What training and evaluation mode change"
@@ -295,7 +296,7 @@ def modes(e)->tuple: # Is dropout on in evaluation mode? Do outputs of the model
     def _look(func, args, kwargs, out): on.append(func is F.dropout and kwargs['training'] and kwargs['p'] > 0)
     def _sizes(mode): # of what the first call of the model gets, and of what it returns
         calls = s.run(s.batches[:1], mode=mode, until='scores', look=noop if mode else _look)[0].calls
-        return [[t.float().norm().item() for t in _tensors([o])] for o in calls[0][::2]] if calls else ([], [])
+        return [[t.float().norm().item() for t in tensors_in([o])] for o in calls[0][::2]] if calls else ([], [])
     (x,out),(x_train,out_train) = _sizes(False),_sizes(True)
     return any(on),x == x_train and any(not math.isclose(a, b, rel_tol=1e-4) for a,b in zip(out, out_train))
 

@@ -5,22 +5,21 @@
 # %% auto #0
 __all__ = ['Doctor', 'ShapeError']
 
-# %% ../../nbs/46_doctor.watch.ipynb #1902b75e
+# %% ../../nbs/46_doctor.watch.ipynb #5af4111a
 import math, statistics, sys
 from collections import deque
 from contextlib import suppress
 from fastai.basics import *
 from torch.nn.utils import get_total_norm
-from torch.utils._pytree import tree_leaves
 from ..core import CharRNNError, check_number, in_fit, say
 from ..generate import evaluating
 from ..loop.events import inner_events
 from .report import Finding, Report, certainties
 from .snapshot import unchanged
-from .record import Recorder, Step, first_of, place_here
+from .record import Recorder, Step, first_of, place_here, tensors_in
 from .errors import explain
 
-# %% ../../nbs/46_doctor.watch.ipynb #3b74fff6
+# %% ../../nbs/46_doctor.watch.ipynb #64300a05
 class Doctor(Callback):
     "Watches a training and reports each fault once"
     fixes = {} # by id, instead of those for a notebook
@@ -56,7 +55,7 @@ class Doctor(Callback):
         self.findings[:] = [o for o in self.findings if o.id != id] + [f]
         self._print(f'\n{f}\n')
 
-# %% ../../nbs/46_doctor.watch.ipynb #ff4f7137
+# %% ../../nbs/46_doctor.watch.ipynb #26238e69
 _heard = {'after_loss', 'after_batch'},{'before_batch', 'before_backward', 'after_loss', 'after_batch'},{*inner_events}
 @patch
 def __call__(self:Doctor, event_name): # an error in here does not end the training
@@ -93,7 +92,7 @@ def after_batch(self:Doctor):
     if is_due: self.look_at = n + self.every*max(1, (n-self.begun)//(50*self.every))
     self.level = 2 if is_due or learn.iter >= learn.n_iter-2 else max(0, self.level-1)
 
-# %% ../../nbs/46_doctor.watch.ipynb #f3c736ad
+# %% ../../nbs/46_doctor.watch.ipynb #9229933d
 @patch
 def after_loss(self:Doctor):
     if not self.learn.training: return
@@ -122,7 +121,7 @@ def _note_loss(self:Doctor, loss, is_late=False):
     self.check_at = c.step + 10*self.every*max(1, c.step//(100*self.every))
     self._check_curve()
 
-# %% ../../nbs/46_doctor.watch.ipynb #a61b2d42
+# %% ../../nbs/46_doctor.watch.ipynb #e551a662
 def _baselines(ids): # losses of a unigram and of a bigram model; NaN where too few characters are known
     x,y = ids.long()
     counts,n = [o.bincount() for o in (x*1000+y, x, y)],max(1, len(y))
@@ -137,7 +136,7 @@ def _note_ids(self:Doctor):
     ids = ids[:,((ids >= 0) & (ids < 1000)).all(0)] # less is padding
     self.course.ids = torch.cat([self.course.ids, ids.short()], 1)
 
-# %% ../../nbs/46_doctor.watch.ipynb #c8845aca
+# %% ../../nbs/46_doctor.watch.ipynb #68f8fed7
 _slower,_clipped = 'learn.fit_one_cycle(3, lr/10)   # and GradientClip(1.)','Learner(..., cbs=GradientClip(1.))'
 _bfloat = 'torch.autocast(device, dtype=torch.bfloat16)   # or float32, here or everywhere'
 _curves = 'O1','Z1','Z2','Z3','Z4','T5' # what a fault may do to the loss curve
@@ -161,7 +160,7 @@ def _check_curve(self:Doctor): # O1, O13, Z3
         "The norm of the weights has shrunk to {share:.0%}, at a weight decay of {wd:g}.",
         'learn.fit_one_cycle(3, lr, wd=0.01)', *_curves, share=c.weights[-1]/c.weights[0], wd=self._highest('wd'))
 
-# %% ../../nbs/46_doctor.watch.ipynb #81b4e50c
+# %% ../../nbs/46_doctor.watch.ipynb #e0765cf7
 def _first_bad(model, xb): # the first function whose output is not finite, the type of that, and the user's line
     rec,bad = Recorder(),[]
     def _look(func, args, kwargs, out):
@@ -187,7 +186,7 @@ def _not_finite(self:Doctor, is_new, is_late): # O4, O12
     self._found('O4', 'exact', f"The loss is NaN or Inf at step {{step:,}}. {where}", fix, *_curves, place=place,
                 step=self.course.step+1, nan_parameters=len(bad))
 
-# %% ../../nbs/46_doctor.watch.ipynb #bf4a96ed
+# %% ../../nbs/46_doctor.watch.ipynb #3516c1b9
 @patch
 def before_step(self:Doctor): # O3, O7
     ps = [(k, p) for k,p in self.model.named_parameters() if p.grad is not None]
@@ -213,7 +212,7 @@ def before_backward(self:Doctor): # O6
         "The gradients of a step are still there when those of the next one, step {step:,}, are added.",
         'learn.opt.zero_grad()   # after each step', 'O3', 'O4', *_curves, step=self.course.step+len(self.unread))
 
-# %% ../../nbs/46_doctor.watch.ipynb #3a7993eb
+# %% ../../nbs/46_doctor.watch.ipynb #8da496ae
 @patch
 def _note_rates(self:Doctor): # O12
     c,scaler = self.course,getattr(getattr(self.learn, 'mixed_precision', self.learn), 'scaler', None)
@@ -223,11 +222,11 @@ def _note_rates(self:Doctor): # O12
     if scaler is not None and scaler.get_scale() < 1: self._found('O12', 'strong',
         "The loss scale of fp16 has fallen to {scale:g}, as gradients overflow.", _bfloat, scale=scaler.get_scale())
 
-# %% ../../nbs/46_doctor.watch.ipynb #7d31c908
+# %% ../../nbs/46_doctor.watch.ipynb #9140df5d
 def _hidden_sums(model): # of what modules keep in plain attributes
     kept = [v for m in model.modules() for k,v in vars(m).items()
             if not k.startswith('_') and not {f'{k}_g', f'{k}_orig'} & {*m._parameters}] # weights made of others
-    ts = [o.detach() for o in tree_leaves(kept) if isinstance(o, Tensor) and not isinstance(o, nn.Parameter)]
+    ts = [o.detach() for o in tensors_in(kept) if not isinstance(o, nn.Parameter)]
     return [o.float().sum().item() for o in ts if o.is_floating_point() and o.ndim > 1]
 
 @patch
@@ -258,7 +257,7 @@ def before_batch(self:Doctor): # R6, T7
     what = 'changed between two batches, as by sampling' if goes_on else 'not reset before validation or another epoch'
     self._found('R6', 'strong' if goes_on else 'weak', f"The hidden state is {what}.", 'cbs=ModelResetter()')
 
-# %% ../../nbs/46_doctor.watch.ipynb #749ffcda
+# %% ../../nbs/46_doctor.watch.ipynb #d197607b
 @patch
 def _note_valid(self:Doctor, loss): # T4
     c,train = self.course,_mean([*self.course.losses][-5:])
@@ -292,7 +291,7 @@ def _measure(self:Doctor): # the loss on 768 characters from all over the valida
     with evaluating(self.model): scores = self.model(x[:,:-1])[0][:,32:].float() # after some text to begin with
     self._note_valid(F.cross_entropy(scores.flatten(0, 1), x[:,33:].flatten()).item())
 
-# %% ../../nbs/46_doctor.watch.ipynb #d231a049
+# %% ../../nbs/46_doctor.watch.ipynb #a62be6d9
 @patch
 def after_fit(self:Doctor): # O10, T5, Z1
     learn,c = self.learn,self.course
@@ -340,7 +339,7 @@ def load_state_dict(self:Doctor,
     except (LookupError, TypeError, ValueError, ArithmeticError): raise ValueError("This is not a state of a Doctor.")
     self.findings[:],c.step,c.losses,c.valid = found,step,deque(losses, maxlen=4000),deque(valid, maxlen=1000)
 
-# %% ../../nbs/46_doctor.watch.ipynb #4b128dcb
+# %% ../../nbs/46_doctor.watch.ipynb #26578690
 class ShapeError(CharRNNError):
     "Shapes or types that do not fit, in words"
 
