@@ -158,14 +158,15 @@ def _on_ladder(learn, nats)->str:
 def _as_options(lr)->dict:
     "What mends a fault that shows on the way, on the command line"
     lower = f'--lr {lr/10:.2g}   # in another folder, by --run'
-    usual = dict.fromkeys('Z1 Z2 O10 I3'.split(), '--preset cpu-minute   # and no --lr, in another folder, by --run')
-    return dict(usual, O3=f'--clip 1 {lower}', O4=f'--clip 1 {lower}', Z3=lower, Z4=f'--clip 1 {lower}', O13='--wd 0.01',
-                T4='--dropout 0.5   # or fewer --minutes, a smaller --n-hid, more text', T5='--minutes 10')
+    usual = dict.fromkeys('Z1 O10'.split(), '--preset cpu-minute   # and no --lr, in another folder, by --run')
+    clipped = dict.fromkeys('O3 O4 Z4'.split(), f'--clip 1 {lower}')
+    return dict(usual, **clipped, O1=lower, Z3=lower, O13='--wd 0.01', T5='--minutes 10',
+                T4='--dropout 0.5   # or fewer --minutes, a smaller --n-hid, more text')
 
 def _as_options_to_draw(lr)->dict:
     "As `_as_options`, for `charrnn draw`, which has few of them"
     again = '--seed 1   # other first weights, in another folder, by --run'
-    astray = dict.fromkeys('O3 O4 Z1 Z2 Z3 Z4 O10 I3'.split(), again)
+    astray = dict.fromkeys('O1 O3 O4 Z1 Z3 Z4 O10'.split(), again)
     decay = '--preset drawings-minute   # which pulls weights less, in another folder, by --run'
     return dict(astray, O13=decay, T4='--times 110   # if it is less; or fewer --minutes or --steps, more drawings',
                 T5='--minutes 10')

@@ -7,7 +7,7 @@ __all__ = ['wrong_targets', 'targets_are_inputs', 'loaders', 'ids_read', 'leaked
            'other_vocabulary', 'lost_characters', 'damaged_text', 'empty_loader_finding', 'too_few_batches',
            'only_one_character', 'table_size', 'ids_out_of_range', 'output_width', 'same_batch', 'different_texts']
 
-# %% ../../nbs/37_doctor.data.ipynb #c7d27aa9
+# %% ../../nbs/37_doctor.data.ipynb #1d7baa7b
 import math, time
 from collections import Counter
 from fastai.basics import *
@@ -18,7 +18,7 @@ from .forms import as_batch
 from .text import agreement, as_ids, in_use
 from .evidence import Symbol, evidence
 
-# %% ../../nbs/37_doctor.data.ipynb #e2c38e00
+# %% ../../nbs/37_doctor.data.ipynb #9d343a6f
 def _has_period(x):
     "Whether the text repeats with a period that the length of a sequence is a multiple of"
     n = x.shape[1]
@@ -45,7 +45,7 @@ def _wrong_steps(pairs):
     others = agreement(torch.cat([x[:,:1], x[:,1:][:,right]], 1), torch.cat([y[:,:-1][:,right], y[:,-1:]], 1), 1)
     return (~right).nonzero().flatten().tolist() if others > .8 else []
 
-# %% ../../nbs/37_doctor.data.ipynb #92249f5d
+# %% ../../nbs/37_doctor.data.ipynb #acd826fd
 @check('D3', 'exact', needs='text', explains='D2 D4 S10 R6', at=('roll', 'cat'),
        fix='chunk = text[i:i+seq_len+1]; x,y = chunk[:-1],chunk[1:]')
 def wrong_targets(e):
@@ -71,7 +71,7 @@ def targets_are_inputs(e):
     last,y = (torch.cat(o) for o in zip(*pairs))
     if len(y) > 7 and y.unique().numel() > 2 and torch.equal(last, y): return dict(targets=len(y))
 
-# %% ../../nbs/37_doctor.data.ipynb #f9d53950
+# %% ../../nbs/37_doctor.data.ipynb #323654e5
 @evidence
 def loaders(e)->tuple: # `None` if there are not two
     "The loaders for training and validation"
@@ -100,7 +100,7 @@ def ids_read(e)->tuple: # Two lists of arrays, empty where there is nothing to r
     "The sequences of the training set and of the validation set"
     return _sequences(e, e.subject.loader, 1_000_000),_sequences(e, e.loaders and e.loaders[1], 200_000)
 
-# %% ../../nbs/37_doctor.data.ipynb #95848b4b
+# %% ../../nbs/37_doctor.data.ipynb #c5e85ec2
 def _pieces(rows, n):
     "A number for each different piece of `n` ids that lies within a sequence, and how often it is there"
     ids,row = np.concatenate(rows).astype(np.uint64),np.repeat(np.arange(len(rows)), [*map(len, rows)])
@@ -112,11 +112,11 @@ def _overlap(train, valid):
     "The share of the pieces of the validation text that are in the training text, if it is unusual, and their length"
     n = min(30, 2*int(min(np.median([*map(len, o)]) for o in (train, valid)))//3) if train and valid else 0
     if n < 12: return None
-    (a,times),(b,_) = _pieces(train, n),_pieces(valid, n)
+    (a,times),(b,n_b) = _pieces(train, n),_pieces(valid, n)
     if len(a) < 300 or len(b) < 300: return None # a toy, or padding
-    share,windows_overlap = float(np.isin(b, a).mean()),len(a) < .5*times.sum()
-    usual = 0. if windows_overlap else float((times > 1).mean())
-    return dict(share=share, n=n) if usual < .9 and (share-usual)/(1-usual) > (.8 if windows_overlap else .3) else None
+    share,windows_overlap = float(np.isin(b, a)@n_b/n_b.sum()),len(a) < .5*times.sum()
+    usual = 0. if windows_overlap else float(times[times > 1].sum()/times.sum()) # what a text repeats of itself
+    return dict(share=share, n=n) if usual < .9 and (share-usual)/(1-usual) > (.95 if windows_overlap else .3) else None
 
 _overlaps = '{share:.0%} of the pieces of {n} characters in the validation set are in the training set as well.'
 _split = 'cut = int(.9*len(text)); train,valid = text[:cut],text[cut:]   # first split, then cut into windows'
@@ -133,13 +133,13 @@ def check_overlap_of_ids(
     found = _overlap([np.asarray(train)[:1_000_000]], [np.asarray(valid)[:200_000]])
     return [Finding('D6', 'strong', _overlaps.format(**found), _split, found)] if found else []
 
-# %% ../../nbs/37_doctor.data.ipynb #d4c215e0
+# %% ../../nbs/37_doctor.data.ipynb #9a6fb599
 def _divergence(p, q): return (p*((p+1e-6)/(q+1e-6)).log()).sum().item() # of Kullback and Leibler
 def _entropy(p): return -(p*(p+1e-9).log()).sum(-1).mean().item()
 
 @check('D7', 'weak', needs='predicted', explains='I1 G4 G5 O1 Z1 I5',
        says='The loss is {nats:.2f} nats per character, and the predicted characters are as frequent as those of the '
-            'text, but others. The weights were trained with another vocabulary.',
+            'text, but others: either the weights were trained with another vocabulary, or they begin too large.',
        fix="torch.save(dict(model=model.state_dict(), itos=itos), path)   # and later itos = checkpoint['itos']")
 def other_vocabulary(e):
     found = [predictions(o) for o in e.steps if not o.error]
@@ -154,7 +154,7 @@ def other_vocabulary(e):
     if is_trained and is_bad and off > .5 and off_sorted < min(.45, .35*off):
         return dict(nats=nats, divergence=off, divergence_sorted=off_sorted)
 
-# %% ../../nbs/37_doctor.data.ipynb #9bc69535
+# %% ../../nbs/37_doctor.data.ipynb #7744f9bd
 def _corpus(e): return getattr(e, 'corpus', None) or ''
 def _symbols(e): # of a vocabulary in any form, by id; none if they are not known
     table = getattr(e.subject.vocab, 'itos', e.subject.vocab)
@@ -187,7 +187,7 @@ def damaged_text(e):
     if 'Ã' in symbols and {*'©¤¶¼¨ª\xa0'} & symbols or {'â', '€'} <= symbols: bad.append('UTF-8 read as Latin-1')
     if bad: return dict(marks=' and '.join(bad))
 
-# %% ../../nbs/37_doctor.data.ipynb #0981d9c7
+# %% ../../nbs/37_doctor.data.ipynb #6d184e3b
 def empty_loader_finding(
     dl, # A loader, or a list of batches
 )->Finding: # D10; `None` if there is a batch, or it cannot be seen
@@ -215,7 +215,7 @@ def only_one_character(e):
     ids = e.ids_read[0] or [o.cpu().numpy() for o in e.batch_text.x]
     if all((o == ids[0][0]).all() for o in ids): return dict(symbols=1)
 
-# %% ../../nbs/37_doctor.data.ipynb #5e52328e
+# %% ../../nbs/37_doctor.data.ipynb #3c6675e2
 @evidence
 def table_size(e)->int: # `None` if it cannot be seen
     "For how many ids the model has a vector, or a place in a one-hot vector"
@@ -242,7 +242,7 @@ def output_width(e):
     if n < known: return dict(outputs=n, symbols=known, _certainty='exact') # these cannot be predicted
     if n > 1.5*symbols: return dict(outputs=n, symbols=symbols)
 
-# %% ../../nbs/37_doctor.data.ipynb #fba99753
+# %% ../../nbs/37_doctor.data.ipynb #393958c9
 @check('T7', 'exact', explains='D4 D5 D6 D10 D11 R6 R7 T4 G8',
        says='The model gets the same batch in each of the first {steps} steps, so it memorises one piece of the text.',
        fix='for x,y in loader: ...   # not next(iter(loader)) in each step; no seed where batches are drawn')
@@ -254,7 +254,7 @@ def same_batch(e):
     if ids is None or ids.unique().numel() < 2: return None
     return None if ids.ndim == 2 and (_has_period(ids) or _has_period(ids.T)) else dict(steps=len(xs))
 
-# %% ../../nbs/37_doctor.data.ipynb #4b7757f9
+# %% ../../nbs/37_doctor.data.ipynb #4a7d4a13
 def _apart(*ids):
     n = max(map(np.max, ids))+1
     return _divergence(*(torch.from_numpy(np.bincount(o, minlength=n)/len(o)) for o in ids))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fixes', 'try_fix', 'Reference', 'control', 'information', 'swap']
 
-# %% ../../nbs/43_doctor.fixes.ipynb #7d185e13
+# %% ../../nbs/43_doctor.fixes.ipynb #92dae80e
 import math, time
 from fastai.basics import *
 from .registry import OutOfTime
@@ -15,7 +15,7 @@ from .subject import params_of
 from .evidence import Evidence, evidence
 from .trials import Change, Trial, entropy, real_predictions
 
-# %% ../../nbs/43_doctor.fixes.ipynb #1b1d8035
+# %% ../../nbs/43_doctor.fixes.ipynb #068bea41
 def _next_characters(e, row, time):
     "A function of a batch: its characters at (row, time), each (n,); -100 where the batch does not have them"
     t = e.text
@@ -58,7 +58,7 @@ def _in_other_order(e, finding):
     first = int(e.alignment.time.min())
     return _with_targets(e, *((j%rows, j//rows+first) if by_row else (j//n_times, j%n_times+first)))
 
-# %% ../../nbs/43_doctor.fixes.ipynb #1e440672
+# %% ../../nbs/43_doctor.fixes.ipynb #b28b220b
 def _without_squashing(e, finding):
     if 'high' not in finding.evidence: return None
     low = finding.evidence['low']
@@ -133,7 +133,7 @@ def try_fix(
         finding.evidence['_curves'] = {'as it is':before.losses[:n], 'with the fix':after.losses[:n]}
     if tried is not None and not tried['after'] < tried['before']-margin: finding.certainty = 'weak'
 
-# %% ../../nbs/43_doctor.fixes.ipynb #07463ea8
+# %% ../../nbs/43_doctor.fixes.ipynb #c3db7c3c
 class Reference(nn.Module):
     "A small LSTM that is known to learn"
     def __init__(self,
@@ -145,9 +145,7 @@ class Reference(nn.Module):
         self.head = nn.Linear(n_hid, n_classes)
     def forward(self, x): return self.head(self.rnn(self.emb(x))[0])
 
-def _pairs(e):
-    t = e.text
-    return [(x, y) if y is not None else (x[:,:-1], x[:,1:]) for x,y in t.pairs]
+def _pairs(e): return [(x, y) if y is not None else (x[:,:-1], x[:,1:]) for x,y in e.batch_text.pairs]
 
 def _adamw(params): return torch.optim.AdamW([*params], lr=5e-3)
 
@@ -175,7 +173,7 @@ def control(e)->Trial: # `None` if the program does not predict characters
         net = Reference(e.n_classes).to(e.predicted[0].device)
         return _train_plainly(net, [*net.parameters()], _pairs(e), max(60, e.n_trial_steps), e.until)
 
-# %% ../../nbs/43_doctor.fixes.ipynb #496a1d6f
+# %% ../../nbs/43_doctor.fixes.ipynb #02709776
 def information(
     pairs, # Of tensors of ids, of one shape each
 )->float: # In nats
@@ -253,7 +251,7 @@ def _other_loop(e):
     except Exception: return None
     finally: s.snapshot.restore()
 
-# %% ../../nbs/43_doctor.fixes.ipynb #da34ab05
+# %% ../../nbs/43_doctor.fixes.ipynb #28aa39e1
 def _learns_less(e):
     "Whether a program is clearly above the reference, even after four times as many steps"
     base = e.usable_trial
@@ -264,14 +262,15 @@ def swap(
     e:Evidence, # Of the program
 )->Finding: # `None` if the program learns as it could, or no swap cures it
     "Swap parts of a program for a reference's, one at a time, and name the one that cures it"
-    if e.text is None or e.text.one_each or e.control is None or e.usable_trial is None: return None
-    lost,base = _lost_in_data(e),e.usable_trial.end
-    if lost > .2:
+    if e.alignment is None or e.batch_text.one_each or e.usable_trial is None: return None
+    is_pair = e.text is not None or len(e.subject.batches[0]) == 2
+    if is_pair and (lost := _lost_in_data(e)) > .2:
         return _named(e, ['data'], {}, dict(information_lost=lost),
                       f'Targets say {lost:.0%} less about the characters before them than neighbours in the text say '
                       'about each other. Something is done to inputs or targets between the text and the step.')
     if not _learns_less(e): return None
-    gap,loop = base-e.control.end,_other_loop(e)
+    base,loop = e.usable_trial.end,_other_loop(e)
+    gap = base-e.control.end
     is_whole = lambda t: t is not None and t.error is None and t.bad is None and len(t.losses) >= 15
     cures = lambda t, least: is_whole(t) and base-t.end > max(.15, least)
     is_able = cures(loop, .3*gap)
@@ -291,7 +290,7 @@ def swap(
 
 def _named(e, parts, cured, more, message):
     if len(parts) > 1: message += f" It may be the {' or the '.join(parts[1:])} as well."
-    curves = {'as it is':e.usable_trial.losses, 'control':e.control.losses}
+    curves = {'as it is':e.usable_trial.losses} | ({'control':e.control.losses} if e.control else {})
     curves.update((f'other {k}', t.losses) for k,t in cured.items())
-    evidence = dict(part=parts[0], parts=parts, reference=e.control.end, _curves=curves, **more)
-    return Finding('Z5', 'weak' if 'model' in parts else 'strong', message, '', evidence)
+    evidence = dict(part=parts[0], parts=parts, reference=e.control and e.control.end, _curves=curves, **more)
+    return Finding('Z5', 'weak' if 'model' in parts or e.text is None else 'strong', message, '', evidence)

@@ -7,7 +7,7 @@ __all__ = ['Influence', 'pull', 'influence', 'bounds', 'softmax_twice', 'softmax
            'another_loss', 'ignored_character', 'coverage', 'few_characters', 'mean_over_padding', 'times_the_mean',
            'sum_of_losses', 'wrong_sign', 'cut_off', 'graph_is_cut', 'more_than_cross_entropy']
 
-# %% ../../nbs/40_doctor.loss.ipynb #f2871082
+# %% ../../nbs/40_doctor.loss.ipynb #0148931e
 from dataclasses import replace
 from fastai.basics import *
 from .record import is_one_hot, loss_gradients, predictions, probability_kind, rows_of
@@ -15,7 +15,7 @@ from .registry import check
 from .text import in_use
 from .evidence import Evidence, evidence, of_classes
 
-# %% ../../nbs/40_doctor.loss.ipynb #3daa01d7
+# %% ../../nbs/40_doctor.loss.ipynb #8c619b10
 Influence = namedtuple('Influence', 'scores targets weight nats n_parts') # see `influence`
 
 @evidence
@@ -52,7 +52,7 @@ def influence(e)->Influence: # Each (n,): `weight` in the loss, 1/n for a mean, 
     if is_sure.any(): weight = weight.where(is_sure, weight[is_sure].median())
     return Influence(scores.detach(), targets.where(real, -1), weight.where(real, 0.), nats.detach(), len(parts))
 
-# %% ../../nbs/40_doctor.loss.ipynb #4903b9aa
+# %% ../../nbs/40_doctor.loss.ipynb #8ff74b64
 @evidence
 def bounds(e)->tuple: # Each of the three may be `None`; all of it, if it cannot be measured
     "The lowest and highest score and the widest gap within a prediction that large weights can bring about"
@@ -84,7 +84,7 @@ def softmax_twice(e):
     what = {(0, 1):'softmax' if kind else 'sigmoid', (-1, 1):'tanh'}.get((round(low, 2), round(high, 2)), 'clamping')
     return dict(found, low=low, high=high, _what=what)
 
-# %% ../../nbs/40_doctor.loss.ipynb #2bdc2a3c
+# %% ../../nbs/40_doctor.loss.ipynb #9e2fc269
 def _plain_loss(e, of='y'):
     "A cross-entropy, for scores in the form that they have here"
     has_classes_first = e.loss_name in of_classes and e.baseline.losses[0].scores.ndim > 2
@@ -111,7 +111,7 @@ def no_log_probabilities(e):
     if kind is None: return dict(logsumexp=far, _what='scores', _so='can fall without end', _instead=_plain_loss(e))
     return dict(logsumexp=far, _what='probabilities', _so='stops at -1', _fix='scores.log_softmax(-1)   # not softmax')
 
-# %% ../../nbs/40_doctor.loss.ipynb #43c5d7ad
+# %% ../../nbs/40_doctor.loss.ipynb #b1ad652d
 def _are_ids(e, values):
     "Whether numbers are the ids of the next characters, perhaps scaled"
     t,x = e.batch_text,e.subject.batches[0][0]
@@ -134,7 +134,7 @@ def another_loss(e):
         loss=e.loss_name, _what='ids', _fix=f'head = nn.Linear(n_hid, n_symbols)   # not 1 output\n{_plain_loss(e)}',
         _certainty='exact' if (b.looks_up or b.ones) and not e.batch_text.one_each else 'weak')
 
-# %% ../../nbs/40_doctor.loss.ipynb #5606a434
+# %% ../../nbs/40_doctor.loss.ipynb #389ee188
 def _is_padding(t, ids):
     "Whether ids stand only at the beginning or at the end of sequences, or all at one time step"
     for x,y in [] if t.one_each else t.pairs:
@@ -154,7 +154,7 @@ def ignored_character(e):
     return dict(ids=ids.tolist()[:5], share=torch.isin(o.targets, ids).float().mean().item(),
                 _fix=f'{_plain_loss(e)}   # without ignore_index, weight or mask for a character')
 
-# %% ../../nbs/40_doctor.loss.ipynb #8c71e209
+# %% ../../nbs/40_doctor.loss.ipynb #ad0b2e01
 @evidence
 def coverage(e)->tuple: # (n,) booleans, and the number of targets in the batch; `None` if it is not clear
     "Which predictions of the first batch count, and how many there could be"
@@ -185,7 +185,7 @@ def mean_over_padding(e):
     found = dict(predictions=len(w), used=int((w != 0).sum()), share=(w != 0).float().mean().item())
     if 0 < found['share'] < .9 and abs(w.sum()/e.influence.n_parts - found['share']) < .005: return found
 
-# %% ../../nbs/40_doctor.loss.ipynb #b75af0fe
+# %% ../../nbs/40_doctor.loss.ipynb #66eb7df8
 def _moves(e, times):
     "How weights move in the first step of a fresh optimiser, with gradients so many times as large; or None"
     s,res = e.subject,[]
@@ -208,18 +208,15 @@ def times_the_mean(e)->float: # `None` if the loss does not choose among classes
 
 @check('L3', 'strong', needs='times_the_mean', explains='O1 O3', at=('cross_entropy', 'nll_loss', 'sum'),
        says='The gradient is {times_the_mean:,.0f} times that of a mean over characters, as if losses are added up. '
-            '{effect}',
+            'Usual learning rates are too high then.',
        fix='loss = loss/{times_the_mean:.0f}   # before loss.backward()')
 def sum_of_losses(e):
-    k,t,b,o = e.times_the_mean,e.batch_text,e.baseline,e.influence
+    k,b = e.times_the_mean,e.baseline
     raw,used = (math.hypot(*(g.float().norm().item() for g in gs.values())) for gs in (b.raw, b.grads))
     if k < 7.5 or b.beside or .5 < k*used/(raw or 1.) < 2: return None # or it is divided before the step
     a,c = _moves(e, 1.),_moves(e, 1/k)
     is_felt = a is not None and c is not None and bool((a-c).norm() > .25*a.norm())
-    shows_mean = b.returned is not None and abs(b.returned - (o.weight*o.nats).sum()/o.weight.sum()) < .03*b.returned
-    if not is_felt and (shows_mean or t is not None and t.n_rows == 1): return None # min-char-rnn does so
-    effect = 'Usual learning rates are too high then.' if is_felt else 'This optimiser makes the same steps.'
-    return dict(times_the_mean=k, changes_steps=is_felt, _effect=effect, _certainty='strong' if is_felt else 'weak')
+    return dict(times_the_mean=k) if is_felt else None # Adam makes the same steps
 
 @check('L4', 'exact', needs='times_the_mean', explains='O1 O3 Z1 T5 I6 L8', at=('backward',), fix='{way}',
        says='Each step makes the cross-entropy grow, because of {what}: the model gets worse.')
@@ -235,7 +232,7 @@ def wrong_sign(e):
     if w.max() > 0 > w.min() and not rises: what,way = 'a loss that falls where it should grow',_plain_loss(e)
     if k*(-1 if rises else 1) < 0: return dict(times_the_mean=k, _what=what, _way=way)
 
-# %% ../../nbs/40_doctor.loss.ipynb #9493b445
+# %% ../../nbs/40_doctor.loss.ipynb #7dfd4505
 @evidence
 def cut_off(e)->list: # Names of parameters
     "Parameters that the loss depends on, without a gradient"
@@ -268,7 +265,7 @@ def graph_is_cut(e):
     if not all(e.baseline.graphs): return dict(found, _fix='scores = model(x)   # without torch.no_grad() around it')
     return found if len(names) < n_all else dict(found, _fix='F.cross_entropy(...).backward()   # of the scores')
 
-# %% ../../nbs/40_doctor.loss.ipynb #e8ffd7b7
+# %% ../../nbs/40_doctor.loss.ipynb #7040f630
 @check('L8', 'weak', needs='influence', at=('cross_entropy', 'nll_loss'),
        says='The loss of the first batch is {loss:.3f}, and its cross-entropy alone {cross_entropy:.3f}. The rest is a '
             'penalty or smoothing, so the number cannot be compared with losses of others.',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['two_steps', 'reach', 'carry', 'bend']
 
-# %% ../../nbs/39_doctor.state.ipynb #f5ea9ec5
+# %% ../../nbs/39_doctor.state.ipynb #0fea8202
 import weakref
 from fastai.basics import *
 from .record import hooked, place_here, predictions, recurrent_kinds, tensors_in
@@ -13,7 +13,7 @@ from .registry import check
 from .text import agreement
 from .evidence import Evidence, Sequence, evidence
 
-# %% ../../nbs/39_doctor.state.ipynb #69a0aa1a
+# %% ../../nbs/39_doctor.state.ipynb #7615d364
 def _nodes(*tensors):
     "The operations that tensors were made by, as `grad_fn`s"
     todo,seen = [t.grad_fn for t in tensors if t.grad_fn is not None],set()
@@ -33,7 +33,7 @@ def _last_scores(e, batches, **kwargs):
     found = None if len(steps) < len(batches) or steps[-1].error else predictions(steps[-1])
     return None if found is None else found[0].detach().float()
 
-# %% ../../nbs/39_doctor.state.ipynb #6531abe0
+# %% ../../nbs/39_doctor.state.ipynb #5cb6209f
 def _fate(module, calls):
     "What becomes of the state from call to call: 'lost', 'cut', or None for anything else"
     shapes = {(*(o.shape for o in given), None, *(o.shape for o in gave)) for given,gave in calls}
@@ -53,7 +53,7 @@ def _fate(module, calls):
     returns_state = isinstance(module, recurrent_kinds) or len(gave) > 1
     return 'lost' if returns_state and any(is_same(i, j) and are_letters(i) for i,j in ways) else None
 
-# %% ../../nbs/39_doctor.state.ipynb #5af373f8
+# %% ../../nbs/39_doctor.state.ipynb #13116315
 _of_a_batch = {'x', 'y', 'xb', 'yb', 'pred', 'loss', 'loss_grad'} # attributes of a Learner
 _detaching = {Tensor.detach, Tensor.detach_, Tensor.data.__get__}
 
@@ -106,7 +106,7 @@ def two_steps(e)->_TwoSteps: # With `reaches`, `keeps`, `no_effect`, `cuts`, `lo
     "What is observed in two steps as they are"
     return _TwoSteps(e)
 
-# %% ../../nbs/39_doctor.state.ipynb #a3a475b7
+# %% ../../nbs/39_doctor.state.ipynb #f5968cae
 @check('R3', 'exact', explains='R2 O4',
        says='detach() returns a new tensor, which is not used here. The state keeps its graph, so the gradient of a '
             'batch goes back into the batches before it.',
@@ -129,7 +129,7 @@ def _state_is_not_handed_on(e):
     if any(o.count(True, 'later') for o in e.changes or ()): return None # it goes on in another way
     if 'lost' in e.two_steps.loops: return dict(zip(('calls', '_kind'), e.two_steps.loops['lost']))
 
-# %% ../../nbs/39_doctor.state.ipynb #995fe89e
+# %% ../../nbs/39_doctor.state.ipynb #7db3b5a6
 @evidence
 def reach(e)->tuple: # Time steps; `None` if it cannot be seen
     "How far back the last prediction depends on the text, and how far back its gradient goes"
@@ -162,7 +162,7 @@ def _gradients_vanish(e, back=24, least=1e-10):
     g = e.time_gradients
     if len(g) < 2*back or not g[-1] > 0: return None
     left = (g[-1-back]/g[-1]).item()
-    if left < least: return dict(steps=len(g), back=back, left=left)
+    if 0 < left < least: return dict(steps=len(g), back=back, left=left) # 0: it looks no further back
 
 @check('R7', 'strong', needs='carry',
        says='The state goes on, but an update is made after every {characters} characters, and gradients go no further '
@@ -174,7 +174,7 @@ def _few_characters_for_an_update(e):
     goes_on = t.n_steps <= 3 and (t.goes_on or 0) > .9 and any(map(len, e.carry.values()))
     if goes_on and all('step' in o.events for o in e.steps): return dict(updates=n, characters=t.n_steps)
 
-# %% ../../nbs/39_doctor.state.ipynb #92ed6450
+# %% ../../nbs/39_doctor.state.ipynb #86f26ad2
 @evidence
 def carry(e)->dict: # By the sequence that was replaced; `None` if it cannot be seen
     "Which sequences of the second batch are predicted differently after another sequence in the first batch"
@@ -208,7 +208,7 @@ def _kept_state_is_lost(e, short=16):
     if e.text.n_steps > short or (e.text.goes_on or 0) < .99 or _is_carried(e) or not e.two_steps.keeps: return None
     if all(e.baseline.graphs): return dict(steps=e.text.n_steps, sequences_that_go_on=e.text.goes_on)
 
-# %% ../../nbs/39_doctor.state.ipynb #5c41b87a
+# %% ../../nbs/39_doctor.state.ipynb #f7f625de
 def _pair_gain(pairs, others):
     "By how many nats counts of some pairs of ids predict the second ids of others better than frequencies do"
     (a,b),(c,d) = ([o.flatten().long().cpu() for o in p] for p in (pairs, others))
@@ -254,7 +254,7 @@ def _text_runs_down_the_batch(e):
         return dict(on=t.goes_on, _says='Each sequence goes on in the next sequence of its batch, not in the next '
                     'batch. So the state that is carried there belongs to another piece of the text.')
 
-# %% ../../nbs/39_doctor.state.ipynb #7f019afd
+# %% ../../nbs/39_doctor.state.ipynb #8af3674a
 @evidence
 def bend(e)->float: # `None` if it cannot be seen
     "How much scores deviate from a linear function of what enters the model, as a share of how much they change"
