@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Updates', 'updates', 'unmoved', 'Units', 'units', 'modes', 'validation', 'measured']
 
-# %% ../../nbs/41_doctor.updates.ipynb #b0b63c94
+# %% ../../nbs/41_doctor.updates.ipynb #f0ef6bb5
 import math, traceback
 from dataclasses import dataclass, field
 from fastai.basics import *
@@ -16,7 +16,7 @@ from .subject import hypers_of
 from .forms import Follow, OtherLoaders, quieten, take_batches
 from .evidence import evidence
 
-# %% ../../nbs/41_doctor.updates.ipynb #d360b538
+# %% ../../nbs/41_doctor.updates.ipynb #860824db
 @dataclass
 class Updates:
     "Some training steps with the optimiser at work"
@@ -64,7 +64,7 @@ def updates(e)->Updates: # `None` if a step ends in an error
     if u.is_stuck and not u.steps[-1].error: u = _follow(e.subject, 64)
     return None if u.steps[-1].error else u
 
-# %% ../../nbs/41_doctor.updates.ipynb #aa2a56ea
+# %% ../../nbs/41_doctor.updates.ipynb #8dc90747
 @check('O6', 'exact', needs='updates', explains='O9 O1 O3 O4 Z3 Z4 Z5', fix='opt.zero_grad()', at='backward',
        says='Gradients that have moved {tensors} parameters are still there at the next backward(), which adds to them.')
 def _gradients_stay(e):
@@ -99,7 +99,7 @@ def _wrong_order(e):
     says = None if e.subject.objects(torch.amp.GradScaler) else next((k for k,v in found.items() if v), None)
     if says: return dict(_says=says, _certainty='weak' if 'scheduler' in says else 'exact')
 
-# %% ../../nbs/41_doctor.updates.ipynb #2c45bec6
+# %% ../../nbs/41_doctor.updates.ipynb #34c3a45c
 def _listed(names): return ', '.join(sorted(names)[:3]) + ' and others'*(len(names) > 3)
 def _share(model, names): # of the weights of a model, embeddings apart
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -142,9 +142,10 @@ def _layers_unused(e):
         return dict(tensors=len(names), _names=_listed(names), _layer=names[0].rpartition('.')[0] or names[0],
                     _certainty='exact' if _share(e.subject.model, names) > .1 else 'weak')
 
-# %% ../../nbs/41_doctor.updates.ipynb #f7f3e5aa
+# %% ../../nbs/41_doctor.updates.ipynb #0415dfc4
 @check('O10', 'exact', needs='updates', explains='O1 O2 O7 O8 O11 I6 T5 Z1 Z5',
-       fix='lr = 1e-3   # and no schedule that makes it 0', says='The learning rate is {lr:g} in all of {steps} steps.')
+       fix="print([g['lr'] for g in opt.param_groups])   # 0: as given, or by a schedule with a factor such as step//n",
+       says='The learning rate is {lr:g} in all of {steps} steps.')
 def _rate_zero(e):
     rates = [r for o in e.updates.steps for r in o.rates]
     if rates and max(rates) <= 0 and (rates[0] or not e.updates.changed): return dict(lr=rates[0], steps=len(rates))
@@ -169,7 +170,7 @@ def _half_precision(e):
     if e.subject.objects(torch.amp.GradScaler) and e.updates and e.updates.is_stuck:
         return dict(_what='in 64 batches the scaler lets no step through')
 
-# %% ../../nbs/41_doctor.updates.ipynb #1d724b73
+# %% ../../nbs/41_doctor.updates.ipynb #e912e9a5
 _drawn = """for m in model.modules():
     if hasattr(m, 'reset_parameters'): m.reset_parameters()   # weights of your own: nn.init.xavier_uniform_(w)"""
 @check('I1', 'strong', needs='predicted', explains='O1 O3 I3 I5 I6 Z5', fix=_drawn,
@@ -198,7 +199,7 @@ def _between_layers(e):
     low,high = (f(norms, key=norms.get, default=None) for f in (min, max))
     if len(norms) > 2 and norms[high] > 1e4*norms[low]: return dict(times=norms[high]/norms[low], _low=low, _high=high)
 
-# %% ../../nbs/41_doctor.updates.ipynb #2007784a
+# %% ../../nbs/41_doctor.updates.ipynb #3c3dc65a
 _puts_in = 'masked_fill','where','full','full_like','fill','setitem','tensor'
 _of_a_gate = 'Sigmoid','Rsub','Split','Unbind','Select','Slice'
 def _is_finite(t): return not t.is_floating_point() or bool(t.isfinite().all())
@@ -244,7 +245,7 @@ def units(e)->Units:
     s.run(s.batches[:1], look=lambda *call: 'backward' in s.steps[-1].events or u(*call))
     return u
 
-# %% ../../nbs/41_doctor.updates.ipynb #5b4a10f9
+# %% ../../nbs/41_doctor.updates.ipynb #4a005002
 @check('O7', 'exact', explains='O6 Z1 Z5 I6 O2 T5', fix='self.layers = nn.ModuleList(layers)   # not a plain list',
        says='Weights of size {size} are used that are not in model.parameters(), where the optimiser gets them.')
 def _plain_list(e):
@@ -288,7 +289,7 @@ def _not_finite(e):
     is_half = u.bad_dtype is torch.float16 or e.subject.objects(torch.amp.GradScaler)
     if where and not is_half: return dict(_where=where, _place=u.bad_place)
 
-# %% ../../nbs/41_doctor.updates.ipynb #13c379c2
+# %% ../../nbs/41_doctor.updates.ipynb #f6e3513a
 @evidence
 def modes(e)->tuple: # Is dropout on in evaluation mode? Do outputs of the model differ between the modes?
     "What training and evaluation mode change"
