@@ -7,13 +7,13 @@ __all__ = ['matrix', 'healthy_matrix', 'model_looks_ahead', 'is_turned', 'patter
            'recurrence_over_the_batch', 'shared_state', 'mixed_sequences', 'future_is_visible',
            'no_state_within_a_sequence', 'input_is_ignored', 'ids_as_numbers', 'targets_are_inputs', 'shifted_targets']
 
-# %% ../../nbs/38_doctor.dependence.ipynb #eb0d64d8
+# %% ../../nbs/38_doctor.dependence.ipynb #8a4fc24e
 from fastai.basics import *
 from .record import is_one_hot
 from .registry import check
 from .evidence import Evidence, Rest, Sequence, Symbol, evidence, stirred
 
-# %% ../../nbs/38_doctor.dependence.ipynb #d12a852d
+# %% ../../nbs/38_doctor.dependence.ipynb #20515182
 def matrix(
     e:Evidence, # Of a program that predicts characters
     prepare=noop, # Changes the weights, such as `stirred`
@@ -51,7 +51,7 @@ def model_looks_ahead(e)->bool: # `None` if the model's outputs do not show it
     before = [o[:,:k].flatten(1) for o in outputs]
     return bool((before[0]-before[1]).abs().max() > 1e-5*before[0].abs().max()) if before[0].numel() else None
 
-# %% ../../nbs/38_doctor.dependence.ipynb #a3ce23e3
+# %% ../../nbs/38_doctor.dependence.ipynb #76c01b2a
 def _is_causal(changes): return all(o.count(False) == 0 and o.count(True, 'earlier') == 0 for o in changes)
 
 @evidence
@@ -92,7 +92,7 @@ def pattern(e)->str: # `None` if the program does not predict characters
         not any(o.count(True, 'earlier') for o in cs): return 'now'
     return 'causal'
 
-# %% ../../nbs/38_doctor.dependence.ipynb #2fa04ba3
+# %% ../../nbs/38_doctor.dependence.ipynb #3f702eba
 def counts(e):
     "The figures of `e.changes`, and the matrix for a picture"
     cs = e.changes
@@ -133,8 +133,8 @@ def shared_state(e):
 @check('S4', 'exact', needs='changes', explains=f'R4 R5 R1 S10 {_all}', at=('sum', 'mean', 'view', 'reshape'),
        says='A changed character moves predictions of other sequences. Either predictions come in another order than '
             'targets, or view stands where axes should be swapped, or a sum, mean or softmax goes over the sequences.',
-       fix='# transpose where view or reshape is to swap axes; dim=-1 in place of dim=0 in a sum, mean or softmax; '
-           'and predictions in the order of the targets, also after packing or sorting')
+       fix='# transpose where view or reshape is to swap axes; dim=-1 in place of dim=0 in a sum, mean or softmax\n'
+           '# predictions in the order of the targets, also after packing or sorting')
 def mixed_sequences(e):
     if e.pattern == 'mixed': return counts(e)
 
@@ -166,7 +166,7 @@ def input_is_ignored(e):
     found = [e.moved(Sequence(r), None, p) for r in (0, e.text.n_rows-1) for p in (noop, stirred)]
     if not any(o is not None and o.any() for o in found): return counts(e)
 
-# %% ../../nbs/38_doctor.dependence.ipynb #87907596
+# %% ../../nbs/38_doctor.dependence.ipynb #df6c3951
 @check('S2', 'exact', needs='text', explains=f'I1 I3 I5 R8 {_all}', at=('float', 'to', 'div', 'view'),
        says='Ids enter the model as amounts: {n} real numbers are made of {n_ids} ids, through neither an embedding '
             'nor a one-hot vector.',
@@ -177,7 +177,7 @@ def ids_as_numbers(e):
     n,n_ids = sum(o.numel() for o in entries),e.text.x.numel()
     if n <= n_ids: return dict(n=n, n_ids=n_ids)
 
-# %% ../../nbs/38_doctor.dependence.ipynb #bf3f68d3
+# %% ../../nbs/38_doctor.dependence.ipynb #906a85e6
 _cut = 'x,y = text[:-1],text[1:]   # shifted once, in the loader or in the step'
 
 @check('D1', 'exact', needs='ahead', explains=f'D2 D3 L2 G3 S10 R5 T4 {_all}', at=('cross_entropy', 'nll_loss'),

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['catalogue', 'certainties', 'Finding', 'fold', 'Report']
 
-# %% ../../nbs/28_doctor.report.ipynb #c6288e64
+# %% ../../nbs/28_doctor.report.ipynb #06f6c0aa
 import html, json, math, textwrap
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from ..core import number_of
 
-# %% ../../nbs/28_doctor.report.ipynb #a815bae0
+# %% ../../nbs/28_doctor.report.ipynb #a84bfe85
 catalogue = dict(
     D1='Targets are not shifted', D2='Targets are shifted by the wrong number of characters',
     D3='Targets are wrong at some time steps', D4='The hidden state is carried between unrelated texts',
@@ -55,7 +55,7 @@ catalogue = dict(
 )
 certainties = 'exact','strong','weak'
 
-# %% ../../nbs/28_doctor.report.ipynb #52c66fba
+# %% ../../nbs/28_doctor.report.ipynb #6c81611b
 @dataclass
 class Finding:
     "A problem, how certain it is, and what fixes it"
@@ -86,12 +86,12 @@ def _plain(v):
     said = json.dumps(v, default=lambda o: o.tolist() if hasattr(o, 'tolist') else str(o))
     return json.loads(said, parse_constant=str)
 
-# %% ../../nbs/28_doctor.report.ipynb #61937bc9
+# %% ../../nbs/28_doctor.report.ipynb #166f45ef
 def _order(f):
-    "Errors come first, then what is more certain, then the fix that lowered the loss by more"
+    "Errors first, Z5 last; between them what is more certain, then the fix that lowered the loss by more"
     tried = f.evidence.get('tried') or {}
     after,before = (o if math.isfinite(o) else 99. for o in (tried.get('after', 0.), tried.get('before', 0.)))
-    return f.id[0] != 'E', certainties.index(f.certainty), after-before
+    return f.id[0] != 'E', f.id == 'Z5', certainties.index(f.certainty), after-before
 
 def fold(
     findings, # `Finding`s in the order that decides between equals, an id perhaps twice
@@ -108,7 +108,7 @@ def fold(
         if o.id in cause and all(o.id != p.id for p in top(o).follows): top(o).follows.append(o)
     return [o for o in once.values() if o.id not in cause]
 
-# %% ../../nbs/28_doctor.report.ipynb #20e1653e
+# %% ../../nbs/28_doctor.report.ipynb #9459ec7c
 def _scaled(curves, size):
     "Curves on one scale from 0 to `size`, and a legend for each; `None` for what is not finite"
     finite = [o for v in curves.values() for o in v if math.isfinite(o)] or [0.]
@@ -145,7 +145,7 @@ def _pictures(evidence):
     grids = ''.join(_grid(_plain(o), k) for k,o in {'this program':m, 'healthy':healthy}.items())
     return f'<div>{grids}</div><p><small>Filled: the input (column) changes the prediction (row).</small></p>{chart}'
 
-# %% ../../nbs/28_doctor.report.ipynb #c9121239
+# %% ../../nbs/28_doctor.report.ipynb #d6e0d684
 def _shown(v):
     "A value as people write it, numbers to three digits"
     if isinstance(v, list): return f"[{', '.join(map(_shown, v))}]"
@@ -169,7 +169,7 @@ def __str__(self:Finding):
              *_sparklines(self.evidence.get('_curves') or {}), wrapped(self.message), figures, follows]
     return '\n'.join(o for o in (f'{self.id}  {self.title} ({self.certainty})', *parts) if o)
 
-# %% ../../nbs/28_doctor.report.ipynb #9d159e2e
+# %% ../../nbs/28_doctor.report.ipynb #ba7de108
 class Report:
     "Problems that were found, the first to fix at the top, and what was checked"
     def __init__(self,
@@ -206,7 +206,7 @@ class Report:
                     not_applicable=self.not_applicable, skipped=self.skipped, enough_time=self.enough_time,
                     seconds=round(self.seconds, 1), note=self.note)
 
-# %% ../../nbs/28_doctor.report.ipynb #105042f6
+# %% ../../nbs/28_doctor.report.ipynb #b03a09ab
 def _took(seconds): return f'{seconds:.0f} s' if seconds >= 2 or seconds == 0 else f'{seconds:.1f} s'
 
 @patch
@@ -228,7 +228,7 @@ def __str__(self:Report):
     parts = [self.heading(), *map(str, self.findings), self.note, _counts(self) if self else '']
     return '\n\n'.join(o for o in parts if o)
 
-# %% ../../nbs/28_doctor.report.ipynb #b4a639d7
+# %% ../../nbs/28_doctor.report.ipynb #9084fef1
 _style = """<style>.charrnn-report{font:14px/1.45 system-ui,sans-serif;max-width:46em;overflow-wrap:anywhere;
 color:inherit;& .f{border-left:4px solid #d33;padding:.1em .9em;margin:.9em 0} & .strong{border-color:#c80}
 & .weak{border-color:#888} & h4,& p{margin:.3em 0;font-size:1em} & small{opacity:.75} & pre{padding:.5em .8em}
