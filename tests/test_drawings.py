@@ -105,59 +105,22 @@ SVGS = {
     'line': ('<line x1="10" y1="10" x2="30" y2="50"/>', [[(0, 0), (127.5, 255)]]),
     'moved, scaled, turned': ('<g transform="translate(7 3) scale(2)"><path transform="rotate(90)" d="M0 0H20V10"/></g>',
                               [[(127.5, 0), (127.5, 255), (0, 255)]]),
-    'used twice': ('<defs><path id="a" d="M0 0L10 0"/></defs><use href="#a"/><use href="#a" x="0" y="10"/>',
-                   [[(0, 0), (255, 0)], [(0, 255), (255, 255)]]),
     'two parts': ('<path d="m0 0 l0 4 m4 0 l0 -4"/>', [[(0, 0), (0, 255)], [(255, 255), (255, 0)]]),
     'a turned rectangle': ('<path d="M0 0H200V200"/>'
                            '<rect x="80" y="90" width="40" height="20" transform="rotate(90 100 100)"/>',
                            [[(0, 0), (255, 0), (255, 255)], [(140.25, 102), (140.25, 153), (114.75, 153),
                                                              (114.75, 102), (140.25, 102)]]),
-    'drawn only where it is used': ('<use href="#s"/><symbol id="s"><path d="M0 0L5 5"/></symbol><mask>'
-                                    '<path d="M0 9L9 9"/></mask>', [[(0, 0), (255, 255)]]),
     'hidden': ('<g visibility="hidden"><path d="M0 0L9 9"/></g><path d="M0 0L5 5"/>', [[(0, 0), (255, 255)]]),
-    'fitted where it is used': ('<path d="M0 0L100 0L100 100"/><use href="#s" x="50" y="50" width="50" height="50"/>'
-                                '<symbol id="s" viewBox="0 0 10 10"><path d="M0 0L10 10"/></symbol>',
-                                [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 255)]]),
-    'one of several': ('<switch><path systemLanguage="de" d="M0 0L9 9"/><path d="M0 0L5 0"/><path d="M0 0L9 9"/></switch>',
-                       [[(0, 0), (255, 0)]]),
     'a frame that is not seen': ('<path stroke="none" d="M0 0h24v24H0z" fill="none"/>'
                                  '<path d="M12 12l5 0" fill="none" stroke="currentColor"/>',
                                  [[(0, 0), (255, 0)]]),
     'white on a ground': ('<circle cx="50" cy="50" r="0"/><path d="M0 0H100V100H0Z" fill="#07f"/>'
                           '<path fill="#fff" d="M0 0H100V100"/>',
                           [[(0, 0), (255, 0), (255, 255), (0, 255), (0, 0)], [(0, 0), (255, 0), (255, 255)]]),
-    'a rule behind': ('<path fill="none" class="a" d="M0 0H100V100"/><path d="M0 0L5 0"/><style>.a{stroke:red}</style>',
-                      [[(0, 0), (255, 0), (255, 255)], [(0, 0), (12.75, 0)]]),
     'on from where it was closed': ('<path d="M0 0H40V40ZL80 80V100"/>',
                                     [[(0, 0), (102, 0), (102, 102), (0, 0)], [(0, 0), (204, 204), (204, 255)]]),
-    'a rectangle in a symbol': ('<path d="M0 0H100V100H0Z"/><symbol id="s" viewBox="0 0 20 20">'
-                                '<rect width="20" height="20"/></symbol>'
-                                '<use href="#s" x="60" y="70" width="20" height="20"/>',
-                                [[(0, 0), (255, 0), (255, 255), (0, 255), (0, 0)],
-                                 [(153, 178.5), (204, 178.5), (204, 229.5), (153, 229.5), (153, 178.5)]]),
-    'moved without a box': ('<path d="M0 0H100V100"/><svg x="60" y="70"><path d="M0 0h20v20"/></svg>',
-                            [[(0, 0), (255, 0), (255, 255)], [(153, 178.5), (204, 178.5), (204, 229.5)]]),
-    'inches of what is turned': ('<path id="p" d="M0 0H96"/><use href="#p" x="1in" y="96" transform="rotate(90)"/>',
-                                 [[(127.5, 0), (255, 0)], [(0, 127.5), (0, 255)]]),
-    'an arc without a radius': ('<path d="M0 0H100A0 5 30 0150 100a5 0 0 1 0-50 0"/>',
-                                [[(0, 0), (255, 0), (127.5, 255), (0, 255)]]),
-    'straight after a curve of another kind': ('<path d="M0 0c50 0 50 0 100 0T100 100"/>'
-                                               '<path d="M0 0q50 0 100 0S100 100 100 100"/>',
-                                               [[(0, 0), (255, 0), (255, 255)]]*2),
-    'placed within what is placed': ('<path d="M0 0H100V100"/>'
-                                     '<svg x="50" y="50" width="50" height="50" viewBox="0 0 10 10">'
-                                     '<svg width="10" height="10" viewBox="0 0 5 5"><path d="M0 0H5V5"/></svg></svg>',
-                                     [[(0, 0), (255, 0), (255, 255)], [(127.5, 127.5), (255, 127.5), (255, 255)]]),
-    'in a group that is not seen': ('<g opacity="0"><path opacity="1" d="M0 0L9 9"/></g><path d="M0 0L5 0"/>'
-                                    '<path fill="transparent" fill-opacity="1" d="M0 0L9 9"/>', [[(0, 0), (255, 0)]]),
-    'turned around a point': ('<path d="M0 0H100V100"/><path d="M40 40H60" transform="rotate(90)" transform-origin="50 40"/>',
-                              [[(0, 0), (255, 0), (255, 255)], [(127.5, 76.5), (127.5, 127.5)]]),
-    'a path without anything in it': ('<defs><path id="a" transform="scale(2)"/></defs><use href="#a"/><path d="M0 0L5 0"/>',
-                                      [[(0, 0), (255, 0)]]),
     'numbers that stand against each other': ('<path d="M0-10H100V90"/><polyline points="0-10 50-10 .0.0"/>',
                                               [[(0, 0), (255, 0), (255, 255)], [(0, 0), (127.5, 0), (0, 25.5)]]),
-    'the frame of a text that flows': ('<flowRoot><flowRegion><rect width="50" height="50"/></flowRegion></flowRoot>'
-                                       '<path d="M0 0L5 0"/>', [[(0, 0), (255, 0)]]),
     'dots of a round pen': ('<g fill="none" stroke="#000" stroke-linecap="round"><path d="M0 0H50V50"/>'
                             '<path d="M10 10L10 10M20 20"/><line x1="10" y1="20" x2="10" y2="20"/></g>',
                             [[(0, 0), (255, 0), (255, 255)], [(51, 51)], [(51, 102)]]),
@@ -192,14 +155,6 @@ def test_how_large_an_svg_is_does_not_matter(tmp_path, head):
     assert load_drawings(tmp_path/'a.svg') == [[[(0, 0), (255, 0), (255, 127.5)]]]
 
 
-def test_a_title_of_two_words_can_be_read(tmp_path):
-    "matplotlib writes the blank between them as a path without anything in it"
-    from matplotlib.figure import Figure
-    (figure := Figure()).text(.1, .5, 'two words')
-    figure.savefig(tmp_path/'a.svg')
-    assert len(load_drawings(tmp_path/'a.svg')[0]) > 8
-
-
 def test_a_plot_has_no_frame_of_its_paper(tmp_path):
     "matplotlib writes what is behind a plot too, white or without any colour"
     from matplotlib.figure import Figure
@@ -211,29 +166,11 @@ def test_a_plot_has_no_frame_of_its_paper(tmp_path):
         assert [len(s) for s in load_drawings(tmp_path/f'{i}.svg')[0]] == [3]
 
 
-@pytest.mark.parametrize('more, same_as', [
-    ('<rect x="5" y="5" width="50" height="50" fill="rgb(255 255 255)"/>', ''),
-    ('<rect x="5" y="5" width="50" height="50" style="fill:rgb(9 9 9 / 0%)"/>', ''),
-    ('<style>rect{fill:hsl(0 0% 100%)}</style><rect x="5" y="5" width="50" height="50"/>', ''),
-    ('<circle cx="10" cy="10"/>', ''), ('<path d="M5 5H80" stroke="rgb(0 0 0)"/>', '<path d="M5 5H80" stroke="black"/>')])
-def test_colours_with_blanks_and_circles_without_a_radius(tmp_path, more, same_as):
-    for name,o in ('a', more), ('b', same_as):
-        (tmp_path/f'{name}.svg').write_text(f'<svg viewBox="0 0 90 90">{o}<path d="M10 10L50 80" stroke="black"/></svg>')
-    assert load_drawings(tmp_path/'a.svg') == load_drawings(tmp_path/'b.svg')
-
-
 def test_turned_circles_stand_where_a_browser_draws_them(tmp_path):
     (tmp_path/'a.svg').write_text('<svg><path d="M0 0H200V200"/><g transform="translate(100 100) rotate(30)">'
                                   '<circle cx="40" cy="0" r="10"/></g></svg>')
     points = np.array(load_drawings(tmp_path/'a.svg')[0][1])*200/255
     assert np.allclose(np.hypot(*(points-[100+40*3**.5/2, 120]).T), 10, atol=.1)
-
-
-def test_a_long_path_used_often_is_a_bomb(tmp_path):
-    (tmp_path/'a.svg').write_text('<svg><path id="p" d="M0 0c' + ' 1 1 1 1 1 1'*9000 + '"/>' + '<use href="#p"/>'*8 + '</svg>')
-    began = time.monotonic()
-    with pytest.raises(CharRNNError, match='the most'): load_drawings(tmp_path/'a.svg')
-    assert time.monotonic()-began < 30
 
 
 def test_lines_of_other_editors(tmp_path):
@@ -257,18 +194,6 @@ def test_what_is_nothing_is_not_a_lost_line():
     with pytest.raises(CharRNNError): show.drawings([HOUSE], corpus='faces')
 
 
-@pytest.mark.parametrize('round_thing, axes', [('<rect x="40" y="40" width="40" height="20" rx="15" ry="auto"/>', None),
-                                               ('<rect x="40" y="40" width="40" height="20" ry="999"/>', (20, 10)),
-                                               ('<rect x="40" y="40" width="20%" height="20" rx="80%"/>', (20, 10)),
-                                               ('<circle cx="30%" cy="50" r="6.3246%"/>', (10, 10))])
-def test_shares_and_pills_of_an_svg(tmp_path, round_thing, axes):
-    "Ellipses about (60, 50), or a pill; a share of a radius is one of the root mean square of both sides"
-    (tmp_path/'a.svg').write_text(f'<svg viewBox="0 0 200 100"><path d="M0 0H200V200"/>{round_thing}</svg>')
-    x,y = (np.array(load_drawings(tmp_path/'a.svg')[0][1])*200/255 - [60, 50]).T
-    if axes: assert np.allclose(np.hypot(x/axes[0], y/axes[1]), 1, atol=.02)
-    else: assert np.allclose(np.hypot(np.maximum(abs(x)-5, 0)/15, y/10), 1, atol=.02)
-
-
 def test_a_circle_in_an_svg_is_round(tmp_path):
     (tmp_path/'a.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg"><ellipse cx="9" cy="7" rx="40" ry="20"/></svg>')
     points = np.array(load_drawings(tmp_path/'a.svg')[0][0])
@@ -281,6 +206,12 @@ BAD = {
     'uses.svg': '<svg>' + ''.join(f'<g id="u{i}">{f"""<use href="#u{i+1}"/>"""*10}</g>' for i in range(12))
     + '<path id="u12" d="M0 0L1 1"/></svg>',
     'self.svg': '<svg><g id="a"><use href="#a"/></g></svg>',
+    'one of several.svg': '<svg><switch><path d="M0 0L5 0"/></switch></svg>',
+    'inner.svg': '<svg><path d="M0 0H9"/><svg x="60" y="70"><path d="M0 0h20v20"/></svg></svg>',
+    'a rule behind.svg': '<svg><path fill="none" class="a" d="M0 0H9V9"/><style>.a{stroke:red}</style></svg>',
+    'a share.svg': '<svg viewBox="0 0 9 9"><circle cx="30%" cy="5" r="4"/></svg>',
+    'colour.svg': '<svg><path fill="rgb(255 255 255)" d="M0 0H9V9"/></svg>',
+    'other curve.svg': '<svg><path d="M0 0c50 0 50 0 100 0T100 100"/></svg>',
     'outside.svg': '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
     'turned in words.svg': '<svg><path d="M0 0L9 0L9 9" transform="rotate(40)" transform-origin="center"/></svg>',
     'hidden from afar.svg': '<svg><style>#a path{display:none}</style><g id="a"><path d="M0 0L9 0"/></g></svg>',
