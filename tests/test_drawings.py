@@ -210,6 +210,7 @@ BAD = {
     'inner.svg': '<svg><path d="M0 0H9"/><svg x="60" y="70"><path d="M0 0h20v20"/></svg></svg>',
     'a rule behind.svg': '<svg><path fill="none" class="a" d="M0 0H9V9"/><style>.a{stroke:red}</style></svg>',
     'a share.svg': '<svg viewBox="0 0 9 9"><circle cx="30%" cy="5" r="4"/></svg>',
+    'marked.svg': '<svg><style>.a{fill:none !important}</style><path class="a" d="M0 0H9V9"/></svg>',
     'colour.svg': '<svg><path fill="rgb(255 255 255)" d="M0 0H9V9"/></svg>',
     'other curve.svg': '<svg><path d="M0 0c50 0 50 0 100 0T100 100"/></svg>',
     'outside.svg': '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
@@ -261,7 +262,7 @@ def test_all_files_of_a_folder_that_are_no_drawings_are_named_at_once(tmp_path, 
     for name in 'bad', 'empty': (tmp_path/f'{name}.svg').write_text('')
     assert main(['draw', str(tmp_path), '--run', str(tmp_path/'run')]) == 1
     said = capsys.readouterr().err
-    assert 'bad.svg is no SVG' in said and 'empty.svg; move them to another folder' in said and 'good' not in said
+    assert 'bad.svg is not an SVG file' in said and 'empty.svg; move them to another folder' in said and 'good' not in said
 
 
 @pytest.mark.parametrize('shut', ['.', 'b'])

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NotDrawn', 'read_svg']
 
-# %% ../../nbs/07a_text.svg.ipynb #6a8fcefc
-import io, math, re
+# %% ../../nbs/07a_text.svg.ipynb #596d2af3
+import io, re
 import numpy as np
 from pathlib import Path
 from xml.etree.ElementTree import tostring
@@ -14,7 +14,7 @@ from ..core import CharRNNError, read_remedy, visible
 from .read import CorpusError, check_file
 from .strokes import fit_drawing, simplify
 
-# %% ../../nbs/07a_text.svg.ipynb #42a0abb8
+# %% ../../nbs/07a_text.svg.ipynb #5bc13284
 class NotDrawn(Exception): "What is wrong with an SVG file, in few words"
 
 def _tag(e): return str(e.tag).rpartition('}')[2]
@@ -27,14 +27,15 @@ def _root(path):
     try: root = parse(path, forbid_dtd=False).getroot()
     except DefusedXmlException: raise NotDrawn('has entities or other files in it') from None
     except (ParseError, ValueError, LookupError, RecursionError) as e:
-        raise NotDrawn(f'is no SVG ({visible(e, lines=False)[:80]})') from None
+        raise NotDrawn(f'is not an SVG file ({visible(e, lines=False)[:80]})') from None
     name = visible(_tag(root)[:40], lines=False)
-    if name != 'svg': raise NotDrawn(f'is no SVG, its outermost element is {name}')
+    if name != 'svg': raise NotDrawn(f'is not an SVG file, its outermost element is {name}')
     return root
 
-# %% ../../nbs/07a_text.svg.ipynb #26ff14c5
+# %% ../../nbs/07a_text.svg.ipynb #d8a7305f
 _not_read = {'use', 'switch', 'svg', 'foreignObject', 'flowRoot'} # within the outermost element
 _not_drawn = {'symbol', 'marker', 'mask', 'pattern', 'clipPath'}  # by itself
+_needed = dict(path=['d'], circle=['r'], rect=['width', 'height']) # without which nothing is drawn
 _number = r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?'
 _size = rf'\+?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:px|pt|pc|mm|cm|in)?'
 _lengths = dict.fromkeys('r rx ry width height'.split(), _size)
@@ -66,12 +67,13 @@ def _check(root):
     for rules in (o for text in styles for o in _rule.findall(text)):
         if is_late or not _simple.fullmatch(rules): raise NotDrawn('has rules for colours that are not of one class')
     said = f'{styles}{[e.attrib for e in root.iter()]}'
+    if '!important' in said: raise NotDrawn('has rules marked !important')
     if 'transform-origin' in said: raise NotDrawn('says around which point it turns')
     if re.search(r'(rgb|hsl)a?\([^,()]+\)', said): raise NotDrawn('has colours without commas')
     for e in root.iter():
         if _tag(e) in _shapes: _check_shape(e)
 
-# %% ../../nbs/07a_text.svg.ipynb #5a305bfa
+# %% ../../nbs/07a_text.svg.ipynb #81889926
 def _is_zero(v): return bool(re.fullmatch(r'(0+\.?0*|\.0+)[a-z%]*', str(v).strip()))
 def _has_colour(o): return o is not None and o.value is not None and o.opacity > 0
 
@@ -98,7 +100,7 @@ def _seen(shapes, root):
         if ink == 'colour' or ink and is_coloured: res.append(o)
     return res or shown
 
-# %% ../../nbs/07a_text.svg.ipynb #d7fd50d6
+# %% ../../nbs/07a_text.svg.ipynb #4ff07d67
 def _points(part):
     "The points of a part of a path in which the pen stays down"
     from svgelements import Close, Line, Move
@@ -127,12 +129,11 @@ def _strokes(root):
     for k in 'width', 'height': root.attrib.pop(k, None) # how large it is shown does not matter
     for parent in [*root.iter()]:
         for e in [*parent]:
-            is_empty = _tag(e) == 'path' and not e.get('d') or _tag(e) == 'circle' and not e.get('r')
-            if _tag(e) in _not_drawn or is_empty: parent.remove(e)
+            if _tag(e) in _not_drawn or not all(map(e.get, _needed.get(_tag(e), ()))): parent.remove(e)
     shapes = [o for o in SVG.parse(io.BytesIO(tostring(root)), reify=False).elements() if isinstance(o, Shape)]
     return [s for o in _seen(shapes, root) for s in _lines(o)]
 
-# %% ../../nbs/07a_text.svg.ipynb #2ad4cc18
+# %% ../../nbs/07a_text.svg.ipynb #a87f12a1
 def read_svg(
     path, # Of an SVG file
     epsilon:float=2., # See `simplify`
