@@ -1,11 +1,8 @@
-"fastai's training loop, with a memory that goes from batch to batch and a start at any batch"
-from ..callback.rows import OneRowPerChar
+"fastai's training loop, with a hidden state that goes from batch to batch and a start at any batch"
 from .learner import CharLearner
-from .events import inner_events, listens
-from . import memory
-from .batches import is_away
-from .fit import check_callbacks, check_rate, closes_itself
-from . import look, quiet, summary
+from .batches import inner_events
+from .fit import check_callbacks
+from .predict import OneRowPerChar
+from . import contexts
 
-__all__ = ['CharLearner', 'OneRowPerChar', 'check_callbacks', 'check_rate', 'closes_itself', 'inner_events', 'is_away',
-           'listens']
+__all__ = ['CharLearner', 'OneRowPerChar', 'check_callbacks', 'inner_events']
