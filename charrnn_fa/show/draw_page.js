@@ -191,7 +191,7 @@ charrnn.finish = async () => {
     const strokes = charrnn.toStrokes(text, false);
     showOnPad(strokes, given);
     const n = strokes.length - given;
-    at('status').textContent = `The network drew ${n} line${n === 1 ? '' : 's'}. Seed ${asked.seed} gives them again.`;
+    at('status').textContent = `The model drew ${n} line${n === 1 ? '' : 's'}. Seed ${asked.seed} gives them again.`;
 };
 
 charrnn.sheet = async (n = 12) => {
@@ -202,7 +202,8 @@ charrnn.sheet = async (n = 12) => {
         const svg = svgOf('svg');
         svg.setAttribute('viewBox', '-8 -8 271 271');
         svg.setAttribute('role', 'img');
-        svg.setAttribute('aria-label', 'a drawing by the network');
+        svg.setAttribute('class', 'strokes');
+        svg.setAttribute('aria-label', 'a drawing by the model');
         show(svg, charrnn.toStrokes(charrnn.line([], request(String(first + BigInt(i))))));
         at('sheet').append(svg);
         await frame();

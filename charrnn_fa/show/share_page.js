@@ -18,7 +18,7 @@ const percent = p => p < .005 ? '' : `${Math.round(100 * p)}\u00a0%`;
 const listed = (items, most) =>
     items.slice(0, most).join(', ') + (items.length > most ? ` and ${items.length - most} more` : '');
 
-const asKnown = text => // accents by themselves or with their letters, as the network has read them
+const asKnown = text => // accents by themselves or with their letters, as the model has read them
     [text, text.normalize('NFC'), text.normalize('NFD')].find(o => [...o].every(c => ids.has(c))) ?? text;
 
 const encode = text => {
@@ -34,7 +34,7 @@ const encode = text => {
 const aboutOdd = odd => {
     if (!odd.length) return '';
     const done = spec.unk >= 0 ? `read as ${quoted(symbols[spec.unk])}, which stands for what is rare` : 'left out';
-    return `The network has never seen ${listed(odd.map(quoted), 8)}; ${done}.`;
+    return `The model has never seen ${listed(odd.map(quoted), 8)}; ${done}.`;
 };
 
 const aboutLength = box => box.value.length === box.maxLength
@@ -56,27 +56,27 @@ const unit = () => {
     const layer = Math.max(1, within(at('layer'), spec.n_layers)) - 1;
     return {row: at('kind').selectedIndex * spec.n_layers + layer, number: within(at('unit'), spec.n_hid - 1)};
 };
-const orange = share => share ? `rgba(${spec.orange},${(.8 * share).toFixed(2)})` : '';
-const blue = share => `rgba(${spec.blue},${(.8 * share).toFixed(2)})`;
-
-const colourer = () => {
+const shader = () => { // from a record to a number between -1, blue, and 1, orange
     const {row, number} = unit();
-    if (at('by-surprise').checked) return r => orange(Math.min(1, (r.bits || 0) / spec.most_bits));
-    return r => r.units[row][number] < 0 ? blue(-r.units[row][number] / 127) : orange(r.units[row][number] / 127);
+    return at('by-surprise').checked ? r => Math.min(1, (r.bits || 0) / spec.most_bits) : r => r.units[row][number] / 127;
+};
+const paint = (o, shade) => {
+    o.style.setProperty('--s', Math.abs(shade).toFixed(2));
+    o.classList.toggle('n', shade < 0);
 };
 
-const aboutSurprise = 'No colour: the network expected this character. Orange: it did not. '
+const aboutSurprise = 'No colour: the model expected this character. Orange: it did not. '
                     + 'Each bit more halves the chance that it gave the character.';
-const aboutUnit = 'What one number of the network\u2019s memory was after each character (of a cell its tanh). '
+const aboutUnit = 'What one number of the hidden state was after each character (of a cell its tanh). '
                 + 'Try others: is there one that follows words, lines, or who speaks?';
 const keys = () => at('by-surprise').checked ? ['0 bits', `${spec.most_bits} bits or more`, aboutSurprise]
                                              : ['\u22121', '1', aboutUnit];
 
 const colourAll = () => {
-    const colour = colourer(), {row, number} = unit(), found = spec.unit;
-    [...at('text').children].forEach((o, i) => { o.style.backgroundColor = colour(records[i]); });
+    const shade = shader(), {row, number} = unit(), found = spec.unit;
+    [...at('text').children].forEach((o, i) => paint(o, shade(records[i])));
     [at('key-low').textContent, at('key-high').textContent, at('key-words').textContent] = keys();
-    at('colours').className = at('by-surprise').checked ? 'by-surprise' : 'by-unit';
+    at('key-bar').classList.toggle('n', at('by-unit').checked);
     const words = found.row === row && found.number === number ? found.words : '';
     at('unit-name').textContent = words && at('by-surprise').checked ? `By unit: ${words}` : words;
 };
@@ -84,12 +84,12 @@ const colourAll = () => {
 // ---- Characters on the page, some at a time
 
 const show = some => {
-    const colour = colourer(), part = document.createDocumentFragment();
+    const shade = shader(), part = document.createDocumentFragment();
     for (const r of some) {
         const o = document.createElement('span');
         o.textContent = symbols[r.id];
         o.className = (r.given ? 'given ' : '') + ({'\n': 'end', '\r': 'return'}[symbols[r.id]] || '');
-        o.style.backgroundColor = colour(r);
+        paint(o, shade(r));
         part.append(o);
     }
     records.push(...some);
@@ -190,7 +190,7 @@ const anySeed = () => String(crypto.getRandomValues(new Uint32Array(1))[0]);
 at('prompt').value = spec.prompt;
 const begun = at('prompt').value;
 const asked = () => at('prompt').value === begun ? spec.prompt : at('prompt').value.replaceAll('\n', spec.line_end);
-const aboutEnds = ' The network reads a carriage return and a line feed for each line end, as in its text.';
+const aboutEnds = ' The model reads a carriage return and a line feed for each line end, as in its text.';
 if (spec.line_end !== '\n') at('prompt-help').textContent += aboutEnds;
 
 const request = seed => ({prompt: asked(), n: Math.max(1, within(at('length'), 5000)),
