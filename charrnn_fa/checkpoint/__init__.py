@@ -1,5 +1,4 @@
-"A killed run comes back, to the bit"
+"A killed run resumes, to the bit"
 from .callback import Checkpoint
-from . import save # the rest of its methods
 
 __all__ = ['Checkpoint']
