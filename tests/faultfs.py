@@ -14,28 +14,18 @@ delay         {op: seconds} before the op; ends early when its key goes. The ker
               look-ups of unknown names hang too, a write or truncate that file's changes
 match         a pattern such as '*.json': errno and delay only for paths (from the mount's root, starting with /) that match it
 kbps          write throughput in kB/s, for each call
-zero          true: writes are accepted and thrown away; seconds: the file becomes empty so long after its last write
-hollow        true: what is written becomes zeros, so that a file keeps its size and loses its contents;
-              seconds: so long after its last write
+zero          true: writes are accepted and thrown away
+hollow        true: what is written becomes zeros, so that a file keeps its size and loses its contents
 uncommitted   seconds after its last write for which `user.drive.uncommitted` of a file is 'true', or true for ever; otherwise ENODATA
-uncommitted_says  what it says instead of ['true', 'false'], such as ['1', '0']
-ids           true: `user.drive.id` is 'local-...' until committed, then an id that stays, also in the cloud folder; otherwise ENODATA
+ids           true: `user.drive.id` is 'local-...' until committed; otherwise ENODATA
 trash         a folder to which unlinked files go; a file truncated before has 0 bytes there
-duplicates    true: a rename over an existing file makes 'name (1).ext' instead
-torn_rename   seconds between the target's removal and its coming back in a rename over an existing file
-stale         seconds for which folder listings, and size and contents of files, stay as they were before a change,
-              whether made here or in BACKING.
-              What was made here since this was switched on is known here at once, but not listed.
 readonly      true: EROFS for all that writes
-cloud         a folder to which closed files are uploaded `uncommitted` seconds (or at once) after their last write;
-              what is deleted is deleted there at once
 """
 import ctypes
 import errno
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import threading
@@ -63,18 +53,14 @@ def missing():
 
 
 def op(writes=False):
-    "A call of the file system: faults first; `writes`: not in a read-only one, and what it changes may stay unseen"
+    "A call of the file system: faults first; `writes`: not in a read-only one"
     def _wrap(f):
         @wraps(f)
         def _f(self, path, *args):
             if path is None: path = self.opened[args[-1]].path
             self.fault(f.__name__, path)
-            if not writes: return f(self, path, *args)
-            if self.faults.get('readonly'): raise OSError(errno.EROFS, 'read-only')
-            paths = [path, args[0]] if f.__name__ == 'rename' else [path]
-            self.glance(*paths)
-            try: return f(self, path, *args)
-            finally: self.glance(*paths)
+            if writes and self.faults.get('readonly'): raise OSError(errno.EROFS, 'read-only')
+            return f(self, path, *args)
         return _f
     return _wrap
 
@@ -84,14 +70,13 @@ class DriveFS(Operations):
     def __init__(self, backing, control):
         self.backing,self.control,self.mutex,self.now = backing,control,threading.RLock(),time.monotonic
         self.raw,self._faults,self.calls,self.counted = b'', {}, Counter(), Counter()
-        self.opened,self.written,self.uploaded,self.views,self.born = {}, {}, {}, {}, set()
+        self.opened,self.written = {}, {}
 
     def init_with_config(self, conn, config):
         # direct_io: each read and write arrives here; 1 << 28 is FUSE_CAP_DIRECT_IO_ALLOW_MMAP, without which shared
         # maps fail
         config.direct_io = config.nullpath_ok = config.hard_remove = 1
         conn.want |= conn.capable & 1 << 28
-        threading.Thread(target=self.background, daemon=True).start()
         print('mounted', flush=True)     # and the signal handlers are set
 
     @property
@@ -103,7 +88,6 @@ class DriveFS(Operations):
                 except ValueError: return self._faults
                 self.raw = raw
                 self.counted.clear()
-                if not self._faults.get('stale'): self.views,self.born = {}, set()
             return self._faults
 
     def controlled(self):
@@ -134,106 +118,27 @@ class DriveFS(Operations):
     def real(self, path): return f'{self.backing}{path}'
     def exists(self, path): return os.path.lexists(self.real(path))
 
-    # --- what is seen, perhaps late
-    def view(self, key, sig, load):
-        "`load()` as it was before `sig` changed, for `stale` seconds"
-        with self.mutex:
-            old,now = self.views.get(key), self.now()
-            if old and old.sig != sig and old.since is None: old.since = now
-            if not old or (old.sig != sig and now-old.since >= self.faults.get('stale', 0)):
-                old = self.views[key] = SimpleNamespace(sig=sig, value=load(), since=None)
-            return old.value
-
-    def look(self, path):
-        "Stat of `path`, and its contents if they may be stale"
-        st = os.lstat(self.real(path))
-        if not self.faults.get('stale') or not stat.S_ISREG(st.st_mode) or path in self.born: return st,None
-        return self.view(path, (st.st_size, st.st_mtime_ns, st.st_ino), lambda: (st, Path(self.real(path)).read_bytes()))
-
-    def listing(self, path):
-        names = sorted(os.listdir(self.real(path)))
-        return self.view((path, 'names'), names, lambda: names) if self.faults.get('stale') else names
-
-    def glance(self, *paths):
-        "Look before a change, so that there is something to be stale, and after it, so that its time runs"
-        for o in paths if self.faults.get('stale') else ():
-            for f,arg in (self.listing, os.path.dirname(o)), (self.look, o):
-                try: f(arg)
-                except OSError: pass
-
     # --- what is uploaded
-    def id(self, path):
-        real = self.real(path)
-        try: return os.getxattr(real, 'user.faultfs.id').decode()
-        except OSError: new = uuid.uuid4().hex
-        try: os.setxattr(real, 'user.faultfs.id', new.encode())
-        except OSError: return f'{os.lstat(real).st_ino:032x}'
-        return new
-
-    def due(self, path, faults):
-        "Whether all of `path` had its time to be uploaded"
-        u = faults.get('uncommitted')
-        return u is not True and self.now()-self.written.get(path, -1e9) >= (u or 0)
-
     def committed(self, path):
-        faults = self.faults
-        if not faults.get('cloud') or path not in self.written:
-            return path not in self.written or self.due(path, faults)
-        return self.uploaded.get(path, (None,))[0] == self.written[path]
-
-    def background(self):
-        while True:
-            time.sleep(0.02)
-            try: self.background_step()
-            except OSError: pass     # something went while it was looked at: next time
-
-    def empty(self, file):
-        with open(file, 'r+b') as f: f.write(bytes(os.fstat(f.fileno()).st_size))
-
-    def background_step(self):
-        faults = self.faults     # once: they may change meanwhile
-        zero,hollow,cloud = faults.get('zero'), faults.get('hollow'), faults.get('cloud')
-        if hollow and hollow is not True:
-            for path,t in list(self.written.items()):
-                if self.now()-t >= hollow and os.path.isfile(self.real(path)):
-                    self.empty(self.real(path))
-        if zero and zero is not True:
-            for path,t in list(self.written.items()):
-                if self.now()-t >= zero and os.path.isfile(self.real(path)):
-                    os.truncate(self.real(path), 0)
-        if not cloud: return
-        files = {'/'+str(o.relative_to(self.backing)): o for o in sorted(Path(self.backing).rglob('*'))}
-        for o in sorted(Path(cloud).rglob('*'), reverse=True):
-            if '/'+str(o.relative_to(cloud)) not in files: o.rmdir() if o.is_dir() else o.unlink()
-        for path,o in files.items():
-            to,t,st = Path(cloud)/path[1:], self.written.get(path), o.lstat()
-            if o.is_dir(): to.mkdir(parents=True, exist_ok=True)
-            sig = t,st.st_size,st.st_mtime_ns,st.st_ino
-            if o.is_dir() or not self.due(path, faults) or self.uploaded.get(path) == sig: continue
-            if any(h.path == path and h.writing for h in list(self.opened.values())): continue
-            self.id(path)
-            tmp = f'{cloud}.{uuid.uuid4().hex}'
-            shutil.copy2(o, tmp)     # with the id
-            with self.mutex:
-                if self.written.get(path) == t and o.exists(): os.replace(tmp, to); self.uploaded[path] = sig
-                else: os.unlink(tmp)
+        "Whether all of `path` had its time to be uploaded"
+        seconds = self.faults.get('uncommitted')
+        return path not in self.written or seconds is not True and self.now()-self.written[path] >= (seconds or 0)
 
     # --- the calls
-    def handle(self, fd, path, writing=False, view=None):
-        self.opened[fd] = SimpleNamespace(path=path, writing=writing, view=view)
+    def handle(self, fd, path, writing=False):
+        self.opened[fd] = SimpleNamespace(path=path, writing=writing)
         return fd
 
     @op()
     def getattr(self, path, fh=None):
-        st = self.opened[fh].view or (os.fstat(fh),) if fh else self.look(path)
-        st = st[0]
+        st = os.fstat(fh) if fh else os.lstat(self.real(path))
         return dict(st_mode=st.st_mode, st_nlink=st.st_nlink, st_uid=st.st_uid, st_gid=st.st_gid, st_size=st.st_size,
                     st_blocks=st.st_blocks, st_atime=st.st_atime_ns, st_mtime=st.st_mtime_ns, st_ctime=st.st_ctime_ns)
 
     @op()
     def opendir(self, path): return self.handle(os.open(self.real(path), os.O_RDONLY), path)
     @op()
-    def readdir(self, path, fh): return ['.', '..', *self.listing(path)]
+    def readdir(self, path, fh): return ['.', '..', *sorted(os.listdir(self.real(path)))]
     @op()
     def fsyncdir(self, path, datasync, fh): return 0
 
@@ -241,23 +146,19 @@ class DriveFS(Operations):
     def open(self, path, flags):
         writing = bool(flags & (os.O_WRONLY|os.O_RDWR|os.O_TRUNC))
         if writing and self.faults.get('readonly'): raise OSError(errno.EROFS, 'read-only')
-        view = self.look(path)
         # the kernel gives the place of each write, and Linux's pwrite would not heed it with O_APPEND
         fd = os.open(self.real(path), flags & (os.O_WRONLY|os.O_RDWR|os.O_TRUNC))
         if flags & os.O_TRUNC: self.touch(path)
-        return self.handle(fd, path, writing, None if writing or view[1] is None else view)
+        return self.handle(fd, path, writing)
 
     @op(True)
     def create(self, path, mode):
         fd = os.open(self.real(path), os.O_RDWR|os.O_CREAT, mode)
-        if self.faults.get('stale'): self.born.add(path)
         self.touch(path)
         return self.handle(fd, path, True)
 
     @op()
-    def read(self, path, size, offset, fh):
-        view = self.opened[fh].view
-        return view[1][offset:offset+size] if view else os.pread(fh, size, offset)
+    def read(self, path, size, offset, fh): return os.pread(fh, size, offset)
 
     @op(True)
     def write(self, path, data, offset, fh):
@@ -293,23 +194,14 @@ class DriveFS(Operations):
             os.makedirs(trash, exist_ok=True)
             shutil.move(self.real(path), Path(trash)/f'{uuid.uuid4().hex[:8]}-{os.path.basename(path)}')
         else: os.unlink(self.real(path))
-        for o in self.written,self.uploaded: o.pop(path, None)
-        self.born.discard(path)
+        self.written.pop(path, None)
 
     @op(True)
     def rename(self, old, new):
-        faults,stem,ext,n = self.faults, *os.path.splitext(new), 0
-        if self.exists(new) and faults.get('torn_rename') and not os.path.isdir(self.real(new)):
-            os.unlink(self.real(new))
-            self.wait(faults['torn_rename'], lambda: self.faults.get('torn_rename'))
-        while faults.get('duplicates') and self.exists(new): n += 1; new = f'{stem} ({n}){ext}'
-        if faults.get('stale'): (self.born.discard if self.exists(new) else self.born.add)(new); self.glance(new)
         with self.mutex:
             os.rename(self.real(old), self.real(new))
             moved = lambda p: new+p[len(old):] if p == old or p.startswith(old+'/') else p
             self.written = {moved(k): v for k,v in self.written.items() if k != new}
-            for o in old,new: self.uploaded.pop(o, None)
-            self.born.discard(old)
             for o in list(self.opened.values()): o.path = moved(o.path)
 
     @op(True)
@@ -334,9 +226,9 @@ class DriveFS(Operations):
         if name.startswith('user.'): self.fault('getxattr', path)
         faults = self.faults
         if name == 'user.drive.id' and faults.get('ids'):
-            return (('1' if self.committed(path) else 'local-') + self.id(path)).encode()
+            return ('1Ab' if self.committed(path) else 'local-7').encode()
         if name == 'user.drive.uncommitted' and faults.get('uncommitted') is not None:
-            return faults.get('uncommitted_says', ['true', 'false'])[self.committed(path)].encode()
+            return ['true', 'false'][self.committed(path)].encode()
         raise OSError(errno.ENODATA, 'no such attribute')
 
 

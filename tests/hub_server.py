@@ -1,4 +1,4 @@
-"""A small Hub on this machine, for `huggingface_hub` itself: python tests/hub_server.py [PORT]
+"""A small Hub on this machine, for `huggingface_hub` itself
 
 It speaks what the client's `create_repo`, `create_commit`, `model_info` and `hf_hub_download` ask for, in
 memory: large files go over the LFS protocol and come from a second address, as from the Hub's CDN. Xet is not
@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 import re
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -192,9 +191,3 @@ class Hub(ThreadingHTTPServer):
     def __exit__(self, *args):
         self.shutdown()
         self.server_close()
-
-
-if __name__ == '__main__':
-    hub = Hub(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
-    print(f'HF_ENDPOINT={hub.url} HF_TOKEN=hf_mine HF_HUB_DISABLE_XET=1', flush=True)
-    hub.serve_forever()

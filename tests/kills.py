@@ -46,8 +46,7 @@ from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.run.files import RunError
 from charrnn_fa.run.folder import RunFolder
-from charrnn_fa.store import lease
-from charrnn_fa.store.url import UrlStore
+from charrnn_fa.store.filesystem import Store
 from charrnn_fa.learner import char_learner
 from inject import CALLS, at_every_call, calls_of, changes, gate, missing, run_with_fault
 
@@ -83,19 +82,18 @@ class Noise(Callback):
 
 
 class Hidden(Callback):
-    "Keeps its state where it is hard to see: in private attributes, arguments, its class, and the model's own settings"
+    "Holds its state where it is hard to see: in private attributes, arguments, and the model's own settings"
     order = 6
-    seen = []
-    def __init__(self, left=20, rate=0.3): self.left,self.rate,self._sum = left,rate,0.
+    def __init__(self, left=20, rate=0.3): self.left,self.rate,self._sum,self._seen = left,rate,0.,[]
     def before_step(self):
         self.left -= 1
         self.rate *= 0.99
         self._sum += self.loss.item()
-        self.seen.append(self.train_iter)
+        self._seen.append(self.train_iter)
         if self.left == 0: self.model.emb.requires_grad_(True)
         if self.train_iter % 10 == 0: self.model.drops[0].p = 0.1 + self.train_iter/200
         for p in self.model.parameters():
-            if p.grad is not None: p.grad.add_(1e-5*(self._sum + self.rate + self.left + len(self.seen)))
+            if p.grad is not None: p.grad.add_(1e-5*(self._sum + self.rate + self.left + len(self._seen)))
 
 
 def plain(d):
@@ -316,11 +314,11 @@ register_implementation('shared', Shared, clobber=True)
 
 
 def on_machine(name, d, machine, ahead):
-    "A process of a run in a bucket, on a machine whose clock is `ahead` seconds ahead, and where a second's silence means dead"
+    "A process of a run in a bucket, on a machine whose clock is `ahead` seconds ahead"
     real = time.time
     time.time = lambda: real() + ahead
     os.environ['CHARRNN_HOME'] = f'{d}/{machine}'
-    lease.silent,UrlStore.beat = 1,0.2
+    Store.beat = 0.2
     train(CASES[name], d, dict(CKPT, wait=60), where=f'shared://{d}/there')
 
 

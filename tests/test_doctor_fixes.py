@@ -6,18 +6,23 @@ import time
 import pytest
 import torch
 import torch.nn.functional as F
-from planted.parts import V, Net, Scores, loss_over_all, stateless_step, streams, train, train_ids, windows
+from planted.parts import V, Net, Scores, loss_over_all, stateless_step, streams, train, windows
 from torch import nn
 
-from charrnn_fa.doctor import Finding, diagnose, explain
+from charrnn_fa.doctor import diagnose
 from charrnn_fa.doctor.evidence import Evidence
-from charrnn_fa.doctor.fixes import fixes, try_fix
+from charrnn_fa.doctor.fixes import try_fix
 from charrnn_fa.doctor.forms import as_batch, parts_subject, step_subject
 from charrnn_fa.doctor.registry import checks, examine
 
 RANDOM,CONTIGUOUS = windows(8, 16, 12),streams(8, 16, 12)
 SMALL = dict(n_hid=24, n_emb=16)
 Adam,SGD = torch.optim.Adam,torch.optim.SGD
+
+
+def few(ids, *quick):
+    "All of them, but only some in `make test`"
+    return [pytest.param(o, marks=[] if o in quick else pytest.mark.hunt) for o in ids]
 
 
 @pytest.fixture(autouse=True)
@@ -81,17 +86,6 @@ def large_weights():
     return parts(model)
 
 
-def measured_while_dropping():
-    "Each step ends with a measurement of the model, which is still in training mode"
-    model = Dropped(.5)
-    opt = Adam(model.parameters(), lr=1e-2)
-    step = stateless_step(model, opt)
-    def _both(x, y):
-        step(x, y)
-        with torch.no_grad(): return loss_over_all(model(x), y)
-    return dict(step_function=_both, model=model, opt=opt, batches=RANDOM)
-
-
 def periodic(n=12, period=3):
     "Sequences that repeat what stood some steps before: without gradients through time there is little to learn"
     first = torch.randint(4, (n, 16, period), generator=torch.Generator().manual_seed(0)).repeat(1, 1, 8)
@@ -104,7 +98,7 @@ TRIED = {
     'O2': lambda: parts(lr=1e-5), 'O3': lambda: stepped(exploding, opt=SGD, lr=.3), 'O6': lambda: stepped(never_zero, opt=SGD, lr=1.),
     'O7': head_alone, 'I1': large_weights, 'O14': lambda: stepped(lambda m, o: stateless_step(m, o, clip=1e-3), opt=SGD, lr=1.),
     'S3': lambda: parts(loss=lambda p, y: F.cross_entropy(p.transpose(0, 1).reshape(-1, V), y.reshape(-1))),
-    'T1': measured_while_dropping, 'O13': lambda: stepped(stateless_step, opt=torch.optim.AdamW, weight_decay=20.),
+    'O13': lambda: stepped(stateless_step, opt=torch.optim.AdamW, weight_decay=20.),
     'I7': lambda: parts(Dropped(.9)),
 }
 
@@ -126,7 +120,7 @@ def evidence_of(kwargs):
     return e
 
 
-@pytest.mark.parametrize('id', TRIED)
+@pytest.mark.parametrize('id', few(TRIED, 'D1', 'L1', 'O6', 'O14'))
 def test_a_fix_that_was_tried_has_its_figures(id):
     "With the checks of this id alone, since all of them take their time"
     e = evidence_of(TRIED[id]())
@@ -137,49 +131,13 @@ def test_a_fix_that_was_tried_has_its_figures(id):
     assert tried['steps'] >= 15 and tried['after'] < tried['before']-.1 and found[0].certainty != 'weak', tried
 
 
-@pytest.mark.parametrize('id', ['D1', 'O6'])
-def test_what_was_tried_stands_in_the_report(id):
-    report = diagnose(**TRIED[id](), seconds=600)
+def test_what_was_tried_stands_in_the_report():
+    report = diagnose(**TRIED['O6'](), seconds=600)
     found = report.findings[0]
     tried = found.evidence['tried']
-    assert found.id == id and tried['after'] < tried['before']
+    assert found.id == 'O6' and tried['after'] < tried['before']
     for said in str(found),found._repr_html_(): assert f"{tried['after']:.2f}" in said and f"{tried['steps']} steps" in said
     assert found.as_dict()['evidence']['tried'] == tried and '_curves' not in found.as_dict()['evidence']
-
-
-@pytest.mark.parametrize('id', ['D1', 'L1', 'O6', 'O2'])
-def test_without_trials_none_is_tried(id):
-    report = diagnose(**TRIED[id](), trials=False, seconds=600)
-    assert not any('tried' in o.evidence for o in report.findings) and [o.id for o in report.findings] == [id]*(id != 'O2')
-
-
-@pytest.mark.parametrize('id', ['I1', 'O8', 'O6'])
-def test_a_fix_that_does_not_help_leaves_a_weak_finding(id):
-    "In a healthy program there is nothing to gain"
-    f = Finding(id, 'strong', 'x')
-    try_fix(evidence_of(parts()), f)
-    tried = f.evidence['tried']
-    assert f.certainty == 'weak' and tried['after'] >= tried['before']-.02
-
-
-def test_a_fix_that_helps_leaves_the_certainty():
-    e,f = evidence_of(large_weights()),Finding('I1', 'strong', 'x')
-    try_fix(e, f)
-    assert f.certainty == 'strong' and f.evidence['tried']['after'] < f.evidence['tried']['before']-.5
-    e.with_trials = False
-    other = Finding('I1', 'strong', 'x')
-    try_fix(e, other)
-    assert other.certainty == 'strong' and not other.evidence
-    without = Finding('G7', 'strong', 'x')
-    try_fix(e, without)
-    assert 'G7' not in fixes and not without.evidence
-
-
-def test_trials_leave_the_program_as_it_was():
-    kwargs = TRIED['O6']()
-    before = [p.detach().clone() for p in kwargs['model'].parameters()]
-    diagnose(**kwargs, seconds=600)
-    assert all(torch.equal(a, b) for a,b in zip(before, kwargs['model'].parameters())) and not kwargs['opt'].state
 
 
 # Shown by the doctor, and put into the program by the test
@@ -300,7 +258,7 @@ BY_FIX = {
 }
 
 
-@pytest.mark.parametrize('id', SHOWN)
+@pytest.mark.parametrize('id', few(SHOWN, 'L1', 'O8', 'S5'))
 def test_a_fix_that_is_shown_makes_the_loss_as_good_as_its_twins(id, tmp_path):
     slot,line,others = SHOWN[id]
     sets = 'dropout = 0.3' if id == 'T2' else ''
@@ -311,114 +269,3 @@ def test_a_fix_that_is_shown_makes_the_loss_as_good_as_its_twins(id, tmp_path):
     fixed = made(tmp_path, 'fixed', sets, **{**others, **BY_FIX.get(id, lambda fix: {slot:fix})(found.fix)})
     assert loss_of(fixed) < twin+.15, (twin, found)
     assert id not in [o.id for o in seen(fixed).findings]
-
-
-@pytest.mark.parametrize('id,sets,others', [
-    ('O2', 'lr = 1e-6', {}), ('O1', 'lr = 2.', {}),
-    ('O13', 'weight_decay = 20.', dict(OPT='opt = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)')),
-    ('I7', 'dropout = 0.95', dict(INPUT='e = self.drop(e)'))])
-def test_a_number_that_is_shown_makes_the_loss_as_good_as_its_twins(id, sets, others, tmp_path):
-    "What trials find"
-    p = made(tmp_path, 'program', sets, **others)
-    found = seen(p, trials=True).findings[0]
-    assert found.id == id, found
-    twin,faulty = loss_of(made(tmp_path, 'twin', **others)),loss_of(made(tmp_path, 'program', sets, **others))
-    fixed = loss_of(made(tmp_path, 'fixed', found.fix, **others))
-    assert fixed < max(twin+.2, .3*faulty+.7*twin), (faulty, fixed, twin, found.fix)
-
-
-# Fixes that were wrong before
-
-def explained(f, *args):
-    with pytest.raises(Exception) as e: f(*args)
-    return explain(e.value)
-
-
-class GivesAPair(Scores):
-    "A GRU that gets the state of an LSTM"
-    def forward(self, x):
-        h = torch.zeros(1, len(x), 24)
-        return self.out(self.rnn(self.emb(x), (h, h))[0])
-
-
-def test_the_state_of_a_gru_is_one_tensor():
-    model,(x,_) = GivesAPair(**SMALL),RANDOM[0]
-    for f in explained(model, x),diagnose(**parts(model), trials=False).findings[0]:
-        assert f.id == 'S7' and 'tuple(' not in f.fix and 'zeros_like' not in f.fix, f
-        names = dict(torch=torch, x=x)
-        exec(f.fix, names)
-        assert model.rnn(model.emb(x), names['h'])[0].shape == (8, 16, 24)
-
-
-def test_the_state_of_an_lstm_is_a_pair():
-    model,(x,_) = Scores('lstm', **SMALL),RANDOM[0]
-    f = explained(lambda: model.rnn(model.emb(x), torch.zeros(1, len(x), 24)))
-    names = dict(torch=torch, x=x)
-    exec(f.fix, names)
-    assert f.id == 'S7' and model.rnn(model.emb(x), names['state'])[0].shape == (8, 16, 24)
-
-
-class LeftOut(Scores):
-    "The recurrent layer is never called"
-    def __init__(self): super().__init__(n_hid=32, n_emb=16)
-    def forward(self, x): return self.out(self.emb(x))
-
-
-def test_a_recurrent_layer_that_is_not_called_is_the_fix():
-    for f in explained(LeftOut(), RANDOM[0][0]),diagnose(**parts(LeftOut()), trials=False).findings[0]:
-        assert f.id == 'S8' and 'self.rnn(' in f.fix and 'nn.Linear' not in f.fix, f
-
-
-class Summed(Scores):
-    def forward(self, x):
-        e = self.emb(x)
-        return self.out(self.rnn(e + e.sum(0, keepdim=True))[0])
-
-
-class Averaged(Scores):
-    def forward(self, x):
-        h = self.rnn(self.emb(x))[0]
-        return self.out(h - h.mean(0))
-
-
-@pytest.mark.parametrize('cls', [Summed, Averaged])
-def test_sequences_that_are_summed_are_not_transposed(cls):
-    f = diagnose(**parts(cls(**SMALL)), trials=False).findings[0]
-    assert f.id in ('S4', 'R4') and 'transpose' not in f.fix.split('#')[0] and 'zeros(' not in f.fix, f
-    assert f.place.file == __file__ and ('sum' in f.place.source or 'mean' in f.place.source), f
-
-
-class DetachesInVain(Detaches):
-    "The line of the class that it comes from is never run"
-    def forward(self, x):
-        h,res = torch.zeros(1, len(x), 24),[]
-        for e in self.emb(x).unbind(1):
-            out,h = self.rnn(e[:,None], h)
-            h = h.detach() # here
-            res.append(self.out(out[:,0]))
-        return torch.stack(res, 1)
-
-
-def test_a_line_that_detaches_is_one_that_runs():
-    f = diagnose(**parts(DetachesInVain(**SMALL)), trials=False).findings[0]
-    assert f.id == 'R1' and f.place.source.endswith('# here') and 'h.detach())' not in str(f), f
-
-
-def test_what_opens_a_forget_gate():
-    "However its two biases were closed"
-    for part in 'bias','bias_ih':
-        model = Scores('lstm', **SMALL)
-        with torch.no_grad():
-            for k,p in model.rnn.named_parameters():
-                if part in k: p[24:48] = -4.
-        f = diagnose(**parts(model), trials=False).findings[0]
-        assert f.id == 'R10', f
-        exec(f.fix, dict(model=model, rnn=model.rnn, n_hid=24, torch=torch, nn=nn))
-        assert not diagnose(**parts(model), trials=False).findings
-
-
-def test_the_letters_are_cut_once(tmp_path):
-    "A text of three letters: every finding of it is Python that can be run"
-    few = train_ids % 3
-    batches = [(few[i:i+128].view(8, 16), few[i+1:i+129].view(8, 16)) for i in range(0, 1500, 128)]
-    assert not [o for o in diagnose(**parts(batches=batches), trials=False).findings if o.certainty == 'exact']

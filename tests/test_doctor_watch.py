@@ -1,19 +1,16 @@
 """The `Doctor` callback: what it costs in looks, what it keeps, and the faults that a fit shows"""
 import io
 import math
-import pickle
 import random
 
 import pytest
 import torch
 import torch.nn.functional as F
 from fastai.basics import Callback, CancelBatchException, CancelFitException, DataLoaders, Learner, OptimWrapper, partial
-from fastai.callback.schedule import ParamScheduler, SchedLin
-from fastai.callback.tracker import SaveModelCallback
 from torch import nn
 
 from charrnn_fa.callback.precision import GradScale
-from charrnn_fa.core import CharRNNError
+from charrnn_fa.errors import CharRNNError
 from charrnn_fa.doctor import Doctor, Report, explain
 from charrnn_fa.doctor.watch import ShapeError
 from charrnn_fa.learner import char_learner
@@ -72,7 +69,7 @@ class Ends(Callback):
     def _end(self): raise CancelFitException
 
 
-@pytest.mark.parametrize('event', ['before_fit', 'before_epoch', 'before_train', 'before_batch', 'after_pred'])
+@pytest.mark.parametrize('event', ['before_fit', 'before_batch', 'after_pred'])
 def test_a_fit_without_a_step(event):
     cb,learn = Doctor(file=io.StringIO()),learner(20)
     with learn.no_logging(): learn.fit(1, 1e-3, cbs=[cb, Ends(event)])
@@ -138,63 +135,6 @@ def test_most_steps_are_passed_over(monkeypatch):
     assert len(seen) < 35 and {10, 20, 50, 90} <= {*seen} | {o+1 for o in seen} | {o-1 for o in seen}
 
 
-def test_looks_get_rarer():
-    cb = doctor(every=1)
-    fit(learner(250), cb)
-    steps = [s for s,_ in cb.course.norms]
-    assert steps[:40] == [*range(steps[0], steps[0]+40)] and len(steps) < 200 and steps[-1]-steps[-4] > 6
-
-
-@pytest.mark.parametrize('near', ['cpu', 'cuda'])
-def test_all_losses_are_noted_though_reading_waits(near):
-    "As on a GPU, where losses are read ten at once"
-    cb = doctor()
-    cb.near = near
-    assert fit(learner(43), cb) == [] and cb.course.step == 43 and not cb.unread
-    assert [s for s,_ in cb.course.losses] == [10, 20, 30, 40]
-    late = doctor()
-    late.near = near
-    assert fit(learner(20, cbs=[NaNs()]), late) == ['O4']
-
-
-def test_an_error_of_its_own_does_not_end_the_training(monkeypatch):
-    def fails(self): raise ZeroDivisionError('of no use')
-    monkeypatch.setattr(Doctor, 'after_loss', fails)
-    cb,learn = doctor(),learner()
-    assert fit(learn, cb) == [] and learn.train_iter == 20 and cb.file.getvalue().count('of no use') == 1
-
-
-@pytest.mark.parametrize('every', [0, 2.5, 'ten', None])
-def test_looks_must_be_a_number(every):
-    with pytest.raises(CharRNNError, match='every'): Doctor(every=every)
-
-
-# What it keeps
-
-def test_it_can_be_pickled_after_a_fit():
-    "As `Learner.export` does"
-    cb = doctor()
-    cb.file = None
-    fit(learner(), cb)
-    assert pickle.loads(pickle.dumps(cb)).course.step == 20
-
-
-def test_a_state_goes_on_where_it_was():
-    cb,twin = doctor(),doctor()
-    fit(learner(43, cbs=[NaNs()]), cb)
-    twin.load_state_dict(cb.state_dict())
-    assert [o.as_dict() for o in twin.findings] == [o.as_dict() for o in cb.findings] != []
-    assert (twin.course.step, twin.course.losses, twin.course.valid) == (cb.course.step, cb.course.losses, cb.course.valid)
-
-
-@pytest.mark.parametrize('change', [dict(said=3), dict(said=[{}]), dict(step='x'), dict(losses=[[1]]), dict(valid=[[1, 2.]]),
-                                    dict(said=[dict(id='Q9', certainty='exact', message='', fix='', evidence={})])])
-def test_a_state_that_is_damaged_is_refused(change):
-    cb = doctor()
-    with pytest.raises(ValueError): cb.load_state_dict({**doctor().state_dict(), **change})
-    assert cb.findings == [] and cb.course.step == 0
-
-
 # Numbers that are lost
 
 class NaNs(Callback):
@@ -206,42 +146,11 @@ def test_each_fit_that_begins_with_lost_weights_says_so():
     "The next cell is a fit at a lower learning rate, which cannot bring them back"
     cb,learn = doctor(),learner(20, cbs=[NaNs()])
     assert fit(learn, cb) == ['O4'] and cb.findings[0].evidence['step'] == 16
-    for _ in range(2):
-        said = len(cb.file.getvalue())
-        assert fit(learn, cb) == ['O4'] and 'O4' in cb.file.getvalue()[said:] and cb.findings[0].certainty == 'exact'
-    said = cb.file.getvalue()
-    learn.model = learner().model
-    learn.create_opt()
-    learn.remove_cbs(NaNs)
-    assert fit(learn, cb) == ['O4'] and cb.file.getvalue() == said
-
-
-class Divides(Net):
-    def forward(self, x):
-        scores = super().forward(x)
-        return scores*(scores.new_zeros(())/0) if self.training and self.calls() > 12 else scores
-    n = 0
-    def calls(self):
-        self.n += 1
-        return self.n
-
-
-def test_where_it_begins():
-    cb = doctor()
-    assert fit(learner(model=Divides()), cb) == ['O4']
-    assert cb.findings[0].place.file == __file__ and '/0' in cb.findings[0].place.source
+    said = len(cb.file.getvalue())
+    assert fit(learn, cb) == ['O4'] and 'O4' in cb.file.getvalue()[said:] and cb.findings[0].certainty == 'exact'
 
 
 # Faults that a fit shows
-
-class Evaluated(Callback):
-    "A sample was generated, and the mode left"
-    def before_batch(self): self.model.eval()
-
-
-class Trained(Callback):
-    def before_batch(self): self.model.train()
-
 
 class WithGradients(Callback):
     order = 5
@@ -254,35 +163,13 @@ class Keeps(Callback):
     def before_fit(self): self.opt.zero_grad = lambda *args, **kwargs: None
 
 
-class Explodes(Callback):
-    order = 1
-    def before_backward(self):
-        if self.learn.train_iter in (19, 20): self.learn.loss_grad = self.learn.loss_grad*1e6
-
-
-class KeepsState(Net):
-    "The state goes on, from training into validation as well"
-    state = None
-    def forward(self, x):
-        out,state = self.rnn(self.emb(x), self.state)
-        self.state = state.detach()
-        return self.out(out)
-
-
 class Deaf(Net):
     def forward(self, x): return super().forward(torch.zeros_like(x))[:,:1].expand(-1, x.shape[1], -1)
 
 
-def another_model(learn, cb):
-    fit(learn, cb)
-    learn.model = Net()
-
-
 FAULTS = {
-    'T2': lambda: learner(model=Net(.3), cbs=[Evaluated()]), 'T1': lambda: learner(model=Net(.3), cbs=[Trained()]),
     'T3': lambda: learner(cbs=[WithGradients()]), 'O6': lambda: learner(opt=torch.optim.SGD, cbs=[Keeps()]),
-    'O3': lambda: learner(40, cbs=[Explodes()]), 'T7': lambda: learner(data=batches(1)*20), 'R6': lambda: learner(model=KeepsState()),
-    'Z1': lambda: learner(90, model=Deaf()), 'O4': lambda: learner(cbs=[NaNs()]),
+    'Z1': lambda: learner(90, model=Deaf()),
 }
 
 
@@ -304,18 +191,10 @@ def test_what_a_healthy_twin_has_not():
 @pytest.mark.parametrize('made', [False, True])
 def test_another_model_in_a_learner(made):
     cb,learn = doctor(),learner()
-    another_model(learn, cb)
+    fit(learn, cb)
+    learn.model = Net()
     if made: learn.create_opt()
     assert fit(learn, cb) == ['O7']*(not made)
-
-
-@pytest.mark.parametrize('lr,schedule,found', [(3e-3, 'one cycle', []), (3e-3, 'rises', ['O10']), (1e-9, 'none', ['O10'])])
-def test_the_learning_rate_of_a_whole_fit(lr, schedule, found):
-    learn,cb = learner(120),doctor()
-    with learn.no_logging():
-        if schedule == 'one cycle': learn.fit_one_cycle(1, lr, cbs=cb)
-        else: learn.fit(1, lr, cbs=[cb, *([ParamScheduler({'lr':SchedLin(1e-5, lr)})] if schedule == 'rises' else [])])
-    assert [o.id for o in cb.findings] == found
 
 
 @pytest.mark.parametrize('is_ours,dropout,fix', [(True, 0., 'dropout='), (True, .5, 'SaveModelCallback'), (False, .5, 'SaveModelCallback')])
@@ -350,47 +229,13 @@ def text_learner(seq_len=16, text=None, **kwargs):
     return learn.remove_cbs([learn.progress, learn.doctor])
 
 
-def saved_and_loaded(learn, folder):
-    learn.path = folder
-    learn.save('before')
-    with learn.no_logging(): learn.fit(2, 1e-2)
-    learn.load('before')
-
-
-def another_text(learn, folder): learn.dls = CharDataLoaders.from_text(learnt_words(600)[::-1], bs=16, seq_len=16, seed=1, vocab=learn.vocab)
-
-
-@pytest.mark.parametrize('change', [saved_and_loaded, another_text, None])
-def test_a_further_fit_begins_as_it_must(change, tmp_path):
-    "Whatever is meant to make its first loss another one is no fault"
+def test_a_further_fit_over_another_text():
+    "That its first loss is another one is no fault"
     learn,cb = text_learner(16, learnt_words(600)),doctor()
     with learn.no_logging(): learn.fit(3, 1e-2, cbs=cb)
-    if change: change(learn, tmp_path)
+    learn.dls = CharDataLoaders.from_text(learnt_words(600)[::-1], bs=16, seq_len=16, seed=1, vocab=learn.vocab)
     with learn.no_logging(): learn.fit(1, 1e-4, cbs=cb)
     assert not [o for o in cb.findings if o.certainty != 'weak'], cb.findings
-
-
-def test_best_weights_that_are_restored_are_no_fault(tmp_path):
-    learn,cb = text_learner(16, learnt_words()[:2000]),doctor()
-    learn.path = tmp_path
-    with learn.no_logging():
-        learn.fit(10, 3e-2, cbs=[cb, SaveModelCallback()])
-        learn.fit(1, 1e-4, cbs=cb)
-    assert not {o.id for o in cb.findings if o.certainty != 'weak'} - {'T4'}
-
-
-def test_the_validation_loss_is_that_of_the_recorder():
-    learn,cb = text_learner(16, learnt_words(600)),doctor()
-    with learn.no_logging(): learn.fit(4, 1e-2, cbs=cb)
-    assert [v for _,v,_ in cb.course.valid] == pytest.approx([float(o[1]) for o in learn.recorder.values][-len(cb.course.valid):], abs=1e-4)
-    assert len(cb.course.valid) >= 3
-
-
-def test_a_fit_without_epochs_is_validated_on_the_way():
-    "In pieces from all over the validation set, which come to what `evaluate` says"
-    learn,cb = text_learner(32, learnt_words(2000)),doctor()
-    with learn.no_logging(): learn.fit_steps(60, cbs=cb)
-    assert cb.course.valid and cb.course.valid[-1][1] == pytest.approx(learn.evaluate()['nats'], abs=.3)
 
 
 # Errors in a fit
@@ -403,12 +248,3 @@ def test_an_error_of_shapes_is_explained():
     assert found.id == 'S1' and found.fix == e.value.remedy and found.message.rstrip('.') == e.value.what
     learn.loss_func = loss_over_all
     assert fit(learn, cb) == []
-
-
-class Raises(Callback):
-    def after_pred(self): raise ValueError('of something else')
-
-
-def test_another_error_is_the_users():
-    learn = learner(cbs=[Raises()])
-    with learn.no_logging(), pytest.raises(ValueError, match='of something else'): learn.fit(1, cbs=doctor())

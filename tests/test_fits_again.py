@@ -4,10 +4,8 @@ import pytest
 import torch
 from fastai.optimizer import OptimWrapper, SGD
 from charrnn_fa.checkpoint.callback import Checkpoint
-from charrnn_fa.core import CharRNNError
 from charrnn_fa.run.files import RunError
 from charrnn_fa.run.folder import Lock, RunFolder
-from charrnn_fa.text.data import CharDataLoaders
 from test_checkpoint import At, plain, small
 
 
@@ -42,16 +40,6 @@ def test_a_loop_of_fits(short, tmp_path, same, make, capsys):
     assert RunFolder(tmp_path/'r/4').finished and not same(learn, again)
 
 
-def test_what_was_trained_in_between_is_not_thrown_away(short, tmp_path, same):
-    alone,learn = ours(tmp_path, short),ours(tmp_path, short)
-    learn.fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
-    alone.fit(1, 1e-2)
-    for o in alone,learn: o.fit(2, 1e-3)
-    learn.fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
-    alone.fit(1, 1e-2)
-    assert same(alone, learn) and learn.steps_done == 56
-
-
 def test_killed_in_the_second_of_three(short, tmp_path, same):
     "A fresh Learner finds the first, goes on with the second, and begins the third"
     def loop(learn, *cbs):
@@ -63,16 +51,6 @@ def test_killed_in_the_second_of_three(short, tmp_path, same):
     assert RunFolder(tmp_path/'r').finished and not RunFolder(tmp_path/'r/2').finished
     again = loop(small(tmp_path, short))
     assert same(alone, again) and again.steps_done == 42 and RunFolder(tmp_path/'r/2').resumes()
-
-
-def test_a_run_that_was_put_in_its_place(short, tmp_path):
-    "It is not what this Learner has done"
-    learn = ours(tmp_path, short)
-    learn.fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
-    (tmp_path/'r').rename(tmp_path/'away')
-    ours(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
-    learn.fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
-    assert learn.steps_done == 14 and not (tmp_path/'r/2').exists()
 
 
 @pytest.mark.parametrize('make', [ours, other])
@@ -88,32 +66,6 @@ def test_a_run_of_its_own_under_the_next_name(short, tmp_path, make):
     assert weights() == before and not Lock.held
     make(tmp_path, short).fit(1, 1e-3, cbs=Checkpoint(tmp_path/'exp/2', quiet=True))
     assert weights() == before
-
-
-def test_a_further_fit_with_more_groups_of_parameters(short, tmp_path):
-    "What the optimiser remembers has no place there, as with another optimiser; the file is not damaged"
-    other(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
-    learn = other(tmp_path, short)
-    learn.splitter = lambda m: [[o] for o in m.parameters()]
-    learn.fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', quiet=True))
-    assert RunFolder(tmp_path/'r/2').finished
-
-
-@pytest.mark.parametrize('given', [{1: 2.}, {'a': 'b'}, {'a': float('inf')}, None, 3, [1.]])
-def test_wrong_results(short, tmp_path, given):
-    "One sentence, all steps are stored, and right results need no further step"
-    with pytest.raises(CharRNNError, match='^results gave [^\n]*dict') as e:
-        ours(tmp_path, short).fit(1, 1e-2, cbs=Checkpoint(tmp_path/'r', results=lambda learn: given, quiet=True))
-    m = RunFolder(tmp_path/'r').newest()
-    assert (m['step'], m['finished'], Lock.held) == (14, False, {})
-    ours(tmp_path, short).fit(1, 1e-2, cbs=[Checkpoint(tmp_path/'r', results=lambda learn: {'a b': 2, 'step': 3},
-                                                       quiet=True), At('before_batch', 1, 'error')])
-    assert RunFolder(tmp_path/'r').newest()['results'] == {'a b': 2, 'step': 3}
-
-
-@pytest.mark.parametrize('results', [{1: 2.}, 3, lambda: {}, lambda a, b: {}])
-def test_results_that_cannot_be_called(tmp_path, results):
-    with pytest.raises(CharRNNError, match='a function of the Learner'): Checkpoint(tmp_path/'r', results=results)
 
 
 @pytest.mark.parametrize('ours_', [True, False])
@@ -135,9 +87,6 @@ def test_an_exported_learner_holds_no_secrets(short, tmp_path, home, ours_):
     assert ckpt.storage_options['token'] == 'pass-word-3'
 
 
-def test_where_checkpoints_are_before_there_are_any(tmp_path): assert Checkpoint(tmp_path/'r').states() == {}
-
-
 def test_a_fresh_learner_with_another_rate_is_told_whose_weights_it_begins_with(short, tmp_path, capsys):
     "And is not, where its own weights go on"
     learn = ours(tmp_path, short)
@@ -145,11 +94,6 @@ def test_a_fresh_learner_with_another_rate_is_told_whose_weights_it_begins_with(
     assert 'last weights' not in capsys.readouterr().out
     ours(tmp_path, short).fit(2, 2e-2, cbs=Checkpoint(tmp_path/'r'))
     assert f'A new run from the last weights of {tmp_path/"r/2"}, which is finished' in capsys.readouterr().out
-
-
-def test_a_path_is_no_text(tmp_path):
-    (tmp_path/'t.txt').write_text('abc '*100)
-    with pytest.raises(CharRNNError, match='from_corpus'): CharDataLoaders.from_text(str(tmp_path/'t.txt'))
 
 
 @pytest.mark.parametrize('opt_func', [SGD, partial(OptimWrapper, opt=torch.optim.SGD)], ids=['fastai', 'torch'])

@@ -18,22 +18,47 @@ pytestmark = pytest.mark.skipif(N < 2 or not os.path.exists('/proc/self/schedsta
                                 reason='needs Linux and two processors')
 
 BEGIN = """
-import os, resource, subprocess, sys, threading, time
+import os, signal, subprocess, sys, threading, time
 import torch
-from charrnn_fa.callback import neighbours
-from charrnn_fa.callback.neighbours import Neighbours, hold_spares, sharing_processors
+from contextlib import contextmanager
+from charrnn_fa.callback import contention
+from charrnn_fa.callback.contention import Neighbours, hold_spares, sharing_processors
+from charrnn_fa.checkpoint import Checkpoint
+from charrnn_fa.learner import char_learner
+from charrnn_fa.text.corpus import load_corpus
+from charrnn_fa.text.data import CharDataLoaders
+from fastai.callback.core import Callback
+
+class At(Callback):
+    "Call `f` after a step"
+    order = 2000
+    def __init__(self, step, f): self.step,self.f = step,f
+    def after_batch(self):
+        if self.train_iter == self.step: self.f()
+
+def made(n_hid=64):
+    text = load_corpus('pydocs')[:20000]
+    return char_learner(CharDataLoaders.from_text(text, bs=16, seq_len=32, seed=1), n_hid=n_hid, precision='fp32')
+
+def fit(learn, *args, **kwargs):
+    with learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit_steps(*args, **kwargs)
+
+def work_until(f):
+    end = time.monotonic()+120
+    while not f() and time.monotonic() < end: torch.ones(300, 300) @ torch.ones(300, 300)
+
+@contextmanager
+def busy():
+    others = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2*torch.get_num_threads())]
+    try: yield
+    finally:
+        for o in others: o.kill()
+
+def left(): return sum(o.name in ('neighbours', 'spare') for o in threading.enumerate())
 """
 
 
 THREADS = {'OMP_NUM_THREADS': str(N)}
-
-
-def from_the_start(code):
-    "A fresh process with a thread for each processor; what it printed"
-    p = subprocess.run([sys.executable, '-c', BEGIN + code], env={**os.environ, **THREADS}, capture_output=True,
-                       text=True, timeout=300)
-    assert p.returncode == 0, p.stderr
-    return p.stdout.split()
 
 
 def program(out, code):
@@ -62,7 +87,7 @@ def run(clean, tmp_path):
 def test_a_spare_team_ends_the_spinning(run):
     "Small operations with pauses: a thread that spins between them takes processor time, one that sleeps does not"
     spinning,sleeping,again = map(float, run("""
-def worked(n=400):
+def worked(n):
     x = torch.zeros(1<<16)
     began = time.process_time()
     for _ in range(n):
@@ -71,204 +96,74 @@ def worked(n=400):
     return time.process_time()-began
 
 worked(20)
-print(worked())
+print(worked(200))
 spares = hold_spares()
-print(worked())
+print(worked(200))
 for o in spares: o.stop()
-print(worked())
+print(worked(200))
 """))
     assert sleeping < 0.6*spinning and sleeping < 0.6*again
 
 
 def test_busy_processes_are_noticed_in_a_fit():
     "A fit beside them makes the same weights as one alone, and its threads end with it"
-    same,noticed,left = from_the_start("""
-from charrnn_fa.learner import char_learner
-from charrnn_fa.text.corpus import load_corpus
-from charrnn_fa.text.data import CharDataLoaders
-from fastai.callback.core import Callback
-
-seen = []
-looked = Neighbours.look
+    code = BEGIN + """
+seen,look = [],Neighbours.look
 def noted(self, share, at):
-    looked(self, share, at)
+    look(self, share, at)
     if self.way == 'sleep': seen.append(len(self.spares))
 Neighbours.look = noted
 
-class Long(Callback):
-    "Waits, working, until the neighbours are noticed"
-    def after_batch(self):
-        if self.train_iter != 5 or not busy: return
-        end = time.monotonic()+120
-        while not seen and time.monotonic() < end: torch.ones(300, 300) @ torch.ones(300, 300)
+def trained(f):
+    fit(learn := made(), 12, cbs=At(5, f))
+    return [*learn.model.parameters()]
 
-def trained():
-    learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=32, seed=1), n_hid=64, precision='fp32')
-    with learn.no_bar(), learn.no_logging(), learn.no_valid(): learn.fit_steps(20, cbs=Long())
-    return [p.detach().clone() for p in learn.model.parameters()]
-
-busy = []
-alone = trained()
-seen.clear()
-busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2*torch.get_num_threads())]
-try: beside = trained()
-finally:
-    for o in busy: o.kill()
-print(all(map(torch.equal, alone, beside)), bool(seen) and min(seen) > 0, \
-[o.name for o in threading.enumerate() if o.name in ('neighbours', 'spare')] != [])
-""")
-    assert (same, noticed, left) == ('True', 'True', 'False')
+alone = trained(seen.clear)
+with busy(): beside = trained(lambda: work_until(lambda: seen))
+print(all(map(torch.equal, alone, beside)), bool(seen) and min(seen) > 0, left())
+"""
+    p = subprocess.run([sys.executable, '-c', code], env={**os.environ, **THREADS}, capture_output=True, text=True, timeout=300)
+    assert (p.stdout.split(), p.returncode) == (['True', 'True', '0'], 0), p.stderr
 
 
 def test_a_run_by_the_clock_goes_on_in_one_thread(run, tmp_path):
     "As long as they are there; its checkpoints have the number of threads that it began with, and how many steps were made in one"
     at_work,threads,kept,in_one = map(int, run(f"""
-from charrnn_fa.checkpoint import Checkpoint
-from charrnn_fa.learner import char_learner
 from charrnn_fa.run.folder import RunFolder
-from charrnn_fa.text.corpus import load_corpus
-from charrnn_fa.text.data import CharDataLoaders
-from fastai.callback.core import Callback
 
 torch.set_num_threads(2)
+Neighbours.are_many = property(lambda self: False, lambda self, o: None) # however busy it is, one thread is tried
 
-class Seen(Callback):
-    "Waits, working, at the sixth step until the neighbours are noticed, and notes the threads of the seventh"
-    order = 2000
-    def after_batch(self):
-        if self.train_iter < 6: return
-        if self.train_iter == 7:
-            print(torch.get_num_threads())
-            raise KeyboardInterrupt
-        end,watcher = time.monotonic()+120,neighbours._watcher()
-        while not stays_in_one(watcher) and time.monotonic() < end: torch.ones(300, 300) @ torch.ones(300, 300)
+def stays_in_one():
+    with contention._watcher().lock:
+        if contention._watcher().way == 'one': contention._watcher().until,contention._watcher().many = float('inf'),9.
+        return contention._watcher().way == 'one'
 
-def stays_in_one(watcher):
-    with watcher.lock:
-        if watcher.way == 'one': watcher.until,watcher.many = float('inf'),9.
-        return watcher.way == 'one'
+def stop():
+    print(torch.get_num_threads())
+    raise KeyboardInterrupt
 
-neighbours.Neighbours.are_many = property(lambda self: False, lambda self, o: None) # however busy it is, one thread is tried
-
-busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2*{N})]
-learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=32, seed=1), n_hid=64, precision='fp32')
 try:
-    with learn.no_bar(), learn.no_logging(), learn.no_valid():
-        learn.fit_steps(minutes=5, cbs=[Seen(), Checkpoint({str(tmp_path/'r')!r}, quiet=True)])
+    with busy():
+        cbs = At(6, lambda: work_until(stays_in_one)),At(7, stop),Checkpoint({str(tmp_path/'r')!r}, steps=1, quiet=True)
+        fit(made(), minutes=5, cbs=cbs)
 except KeyboardInterrupt: pass
-finally:
-    for o in busy: o.kill()
-run = RunFolder({str(tmp_path/'r')!r})
-(_,_,meta),*_ = run.whole()
+(_,_,meta),*_ = RunFolder({str(tmp_path/'r')!r}).whole()
 kept = meta['cbs']['Budget#0']['dict'] # names and values in turn
 print(torch.get_num_threads(), meta['env']['threads'], kept[kept.index('in_one_thread')+1])
 """))
     assert (at_work, threads, kept) == (1, 2, 2) and in_one > 0
 
 
-def test_an_error_leaves_no_thread(run):
-    left, = run("""
-try:
-    with sharing_processors():
-        neighbours.time.sleep(.3)
-        raise KeyboardInterrupt
-except KeyboardInterrupt: pass
-print([o.name for o in threading.enumerate() if o.name in ('neighbours', 'spare')] != [])
-""")
-    assert left == 'False'
-
-
-def test_what_takes_longer_is_watched_outside_of_a_fit_too(run):
-    "In each of these somebody watches whenever the model computes a batch, and nobody does afterwards"
-    lines = run("""
-from charrnn_fa import show
-from charrnn_fa.doctor import diagnose
-from charrnn_fa.learner import char_learner
-from charrnn_fa.text.corpus import load_corpus
-from charrnn_fa.text.data import CharDataLoaders
-from torch.nn.modules.module import register_module_forward_pre_hook
-
-def watchers(): return sum(o.name == 'neighbours' for o in threading.enumerate())
-
-learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=32, seed=1), n_hid=8, precision='fp32')
-text = load_corpus('pydocs')[:300]
-ways = dict(
-    evaluate=learn.evaluate,
-    windows=lambda: learn.evaluate(context=256),
-    generate=lambda: learn.generate(n=3, bs=2),
-    validate=learn.validate,
-    get_preds=learn.get_preds,
-    diagnose=lambda: diagnose(learn, seconds=5, trials=False),
-    surprise=lambda: show.surprise(learn, text),
-    neurons=lambda: show.neurons(learn, text),
-    memory=lambda: show.memory(learn, text),
-    fit=lambda: learn.fit_steps(2),
-)
-for k,f in ways.items():
-    seen = set()
-    hook = register_module_forward_pre_hook(lambda *_: seen.add(watchers()))
-    with learn.no_bar(), learn.no_logging(): f()
-    hook.remove()
-    print(k, *seen, watchers(), sep=',')
-""")
-    names = 'evaluate windows generate validate get_preds diagnose surprise neurons memory fit'.split()
-    assert lines == [f'{o},1,0' for o in names]
-
-
-def test_a_forked_process_has_no_watcher(run):
-    "Neither the lock of a watcher that just decides, nor threads that rest, come along: their thread stays with the parent"
-    status, = run("""
-import signal
-
-torch.set_num_threads(2)
-held,over = threading.Event(),threading.Event()
-def deciding():
-    with watcher.lock:
-        held.set()
-        over.wait()
-
-with sharing_processors() as watcher:
-    watcher.way,watcher.until = 'one',float('inf')
-    neighbours.may_rest()
-    threading.Thread(target=deciding).start()
-    held.wait()
-    child = os.fork()
-    if not child:
-        signal.alarm(60)
-        torch.set_num_threads(1)
-        with sharing_processors(): pass
-        os._exit(10+torch.get_num_threads())
-    status = os.waitpid(child, 0)[1]
-    over.set()
-print(os.waitstatus_to_exitcode(status))
-""")
-    assert status == '11'
-
-
-def test_a_save_leaves_no_team_behind(run):
+def test_a_save_leaves_no_team_behind(run, tmp_path):
     "A team of OpenMP's that the thread that saves held would end the spinning for the rest of the fit"
-    before,after = map(int, run("""
-import tempfile
-from charrnn_fa.checkpoint import Checkpoint
-from charrnn_fa.learner import char_learner
-from charrnn_fa.text.corpus import load_corpus
-from charrnn_fa.text.data import CharDataLoaders
-from fastai.callback.core import Callback
-
+    before,after = run(f"""
 Neighbours.look = lambda self, share, at: None # no teams that are made on purpose
-
-class Count(Callback):
-    "Threads of this process before the first save, and after it"
-    order = 2000
-    def after_batch(self):
-        if self.train_iter == 4: print(len(os.listdir('/proc/self/task')))
-        if self.train_iter != 6: return
-        self.learn.checkpoint.saver.finish()
-        print(len(os.listdir('/proc/self/task')))
-
-learn = char_learner(CharDataLoaders.from_text(load_corpus('pydocs')[:20000], bs=16, seq_len=16, seed=1), n_hid=128,
-                     precision='fp32')
-with tempfile.TemporaryDirectory() as d, learn.no_bar(), learn.no_logging(), learn.no_valid():
-    learn.fit_steps(8, cbs=[Checkpoint(f'{d}/run', steps=5, quiet=True), Count()])
-"""))
+def count(): print(len(os.listdir('/proc/self/task')))
+def count_after_save():
+    learn.checkpoint.saver.finish()
+    count()
+learn = made(128)
+fit(learn, 8, cbs=[Checkpoint({str(tmp_path/'r')!r}, steps=5, quiet=True), At(4, count), At(6, count_after_save)])
+""")
     assert before == after

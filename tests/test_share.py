@@ -10,12 +10,11 @@ import torch
 
 from charrnn_fa.generate import draw, generate
 from charrnn_fa.show.neurons import Found
-from charrnn_fa.show.page import script_json
-from charrnn_fa.show import rounded
-from charrnn_fa.show.rounded import measured
-from charrnn_fa.show.share import page_model, share
+from charrnn_fa.show.picture import script_json
+from charrnn_fa.show import quantize
+from charrnn_fa.show.quantize import measured, page_model
+from charrnn_fa.show.share import share
 from charrnn_fa.text.data import CharDataLoaders
-from charrnn_fa.text.vocab import VocabError
 
 
 @pytest.fixture
@@ -81,8 +80,8 @@ def same_as_python(page, learn):
         assert in_page(page, *request) == in_python(model, learn, *request)
 
 
-SHAPES = dict(lstm={}, rnn=dict(arch='rnn'), two=dict(n_layers=2, head_sz=20), gru_two=dict(arch='gru', n_layers=2),
-              one_hot=dict(emb_sz=0), one_hot_rnn=dict(arch='rnn', emb_sz=0, head_sz=5), tied=dict(emb_sz=16, tie=True),
+SHAPES = dict(lstm={}, two=dict(n_layers=2, head_sz=20), gru_two=dict(arch='gru', n_layers=2),
+              one_hot_rnn=dict(arch='rnn', emb_sz=0, head_sz=5), tied=dict(emb_sz=16, tie=True),
               tied_head=dict(emb_sz=9, head_sz=9, tie=True, arch='gru'), odd=dict(n_hid=13, emb_sz=3))
 
 
@@ -94,7 +93,7 @@ def test_writes_what_python_writes(bold, visit, shape):
 
 @pytest.mark.parametrize('shape', [dict(head_sz=20), dict(arch='rnn', emb_sz=0, n_layers=2)], ids=['head', 'one_hot'])
 def test_int8(bold, visit, shape, monkeypatch):
-    monkeypatch.setattr(rounded, 'most_half', 0)
+    monkeypatch.setattr(quantize, 'most_half', 0)
     learn = bold(**shape)
     page = visit(learn)
     same_as_python(page, learn)
@@ -174,46 +173,6 @@ def test_unknown_characters(learn, visit):
     assert page.text_content('#unknown') == ''
 
 
-def test_an_accent_may_be_typed_in_either_form(text, visit, make, tmp_path):
-    "Beside its letter or with it, as the text does not have it; what is told in Python does the same"
-    dls = CharDataLoaders.from_text(text+'cafe\u0301\n'*9, bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu')
-    learn = make(dls)
-    page = visit(learn)
-    with pytest.raises(VocabError, match='vocab.as_known'): learn.generate('caf\xe9')
-    prompt = learn.vocab.as_known('caf\xe9')
-    assert write(page, 'caf\xe9', length=40, seed=2) == prompt + in_python(page_model(learn), learn, prompt, 40, 2, .8)
-    assert page.text_content('#unknown') == ''
-
-
-AT = """c => {
-    const text = document.getElementById('unknown').firstChild, i = text.data.indexOf(c), range = document.createRange();
-    range.setStart(text, i);
-    range.setEnd(text, i + 1);
-    return range.getBoundingClientRect().x;
-}"""
-
-
-def test_unknown_letters_of_any_direction_stand_in_the_order_of_the_sentence(learn, visit):
-    page = visit(learn)
-    write(page, 'אבג', length=9)
-    assert page.evaluate(AT, 'א') < page.evaluate(AT, 'ב') < page.evaluate(AT, 'ג')
-
-
-def test_a_beginning_that_is_too_long_is_said_to_be_cut(learn, visit):
-    page = visit(learn)
-    assert len(write(page, 'ab'*6000, length=9)) == 10_009
-    assert 'at most 10,000' in page.text_content('#unknown')
-    write(page, 'ab', length=9)
-    assert page.text_content('#unknown') == ''
-
-
-def test_a_beginning_is_written_in_the_direction_of_its_letters(learn, visit):
-    page = visit(learn)
-    for prompt,direction in ('ab', 'ltr'), ('שלום 123', 'rtl'):
-        page.fill('#prompt', prompt)
-        assert page.evaluate("getComputedStyle(document.getElementById('prompt')).direction") == direction
-
-
 def test_a_symbol_for_what_is_rare(text, visit, make, tmp_path):
     "Unknown characters are read as that symbol, which is never written, as in Python"
     learn = make(CharDataLoaders.from_text(text+'é', min_freq=3, bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu'))
@@ -222,62 +181,6 @@ def test_a_symbol_for_what_is_rare(text, visit, make, tmp_path):
     got = write(page, 'aéb', length=300, seed=4)
     assert got == f'a{learn.vocab.unk}b' + in_python(page_model(learn), learn, 'aéb', 300, 4, .8)
     assert 'read as' in page.text_content('#unknown') and learn.vocab.unk not in got[3:]
-
-
-def test_line_ends_of_windows(text, visit, make, tmp_path):
-    "A beginning that was given, and one that is typed, reach the network with the line ends of its text"
-    dls = CharDataLoaders.from_text(text.replace('\n', '\r\n'), bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu')
-    learn = make(dls)
-    page,model = visit(learn, prompt='one\r\ntwo\r\n'),page_model(learn)
-    written = lambda prompt: prompt + in_python(model, learn, prompt, 60, 7, .8)
-    assert write(page, 'one\ntwo\n', length=60, seed=7) == written('one\r\ntwo\r\n')
-    assert write(page, 'x\n', length=60, seed=7) == written('x\r\n')
-    assert 'a carriage return and a line feed' in page.text_content('#prompt-help')
-
-
-def test_a_carriage_return_by_itself_is_a_line_end(visit, make, tmp_path):
-    "With a line feed behind it, it is half of one"
-    dls = CharDataLoaders.from_text('the cat\rthe dog\r\nthe owl\n'*60, bs=4, seq_len=16, seed=7, path=tmp_path, device='cpu')
-    page = visit(make(dls), prompt='the cat\rthe dog\r\nthe owl\n')
-    tops = page.evaluate("[...document.querySelectorAll('#text .given')].map(o => o.getBoundingClientRect().top)")
-    assert page.text_content('#text').startswith('the cat\rthe dog\r\nthe owl\n')
-    a,b,c = sorted({tops[i] for i in (0, 8, 17)})
-    assert len({*tops[8:15]}) == len({*tops[17:24]}) == 1 and c-b == b-a
-
-
-def test_keyboard_alone(bold, visit):
-    learn = bold(n_layers=2)
-    page = visit(learn)
-    focus = lambda: page.evaluate('[document.activeElement.id || document.activeElement.localName, '
-                                  'getComputedStyle(document.activeElement).outlineStyle]')
-    reached = {}
-    for _ in range(13):
-        page.keyboard.press('Tab')
-        reached.update([focus()])
-    assert [*reached] == ['prompt', 'temperature', 'length', 'seed', 'write', 'stop', 'slowly', 'text', 'by-surprise',
-                          'kind', 'unit', 'layer', 'summary']
-    assert 'none' not in reached.values()
-    page.focus('#temperature')
-    page.keyboard.press('ArrowRight')
-    assert page.text_content('#temperature-is') == '0.85'
-    page.focus('#seed')
-    page.keyboard.type('9')
-    page.focus('#prompt')
-    page.keyboard.type('def')
-    page.keyboard.press('Shift+Enter')
-    page.evaluate("document.getElementById('status').textContent = ''")
-    page.keyboard.press('Enter')
-    done(page)
-    assert page.text_content('#text') == 'def\n' + in_python(page_model(learn), learn, 'def\n', 500, 9, .85)
-    page.focus('#text')
-    for o in 'ArrowRight', 'ArrowRight', 'ArrowRight', 'ArrowLeft': page.keyboard.press(o)
-    assert page.text_content('#text .on') == 'e' and re.match('‘e’  [0-9.]+ bits', page.text_content('#detail'))
-
-
-def test_what_stands_there_at_first_is_what_the_fields_say(learn, visit):
-    page = visit(learn, prompt='The ')
-    n,temperature = int(page.input_value('#length')),float(page.input_value('#temperature'))
-    assert page.text_content('#text') == 'The ' + in_python(page_model(learn), learn, 'The ', n, 0, temperature)
 
 
 def test_stop(learn, visit):
@@ -294,16 +197,6 @@ def test_stop(learn, visit):
     assert 5 < n < 5000 and len(page.text_content('#text')) == n
     page.uncheck('#slowly')
     assert len(write(page, 'a', length=30)) == 31
-
-
-def test_told_once_not_for_each_character(learn, visit):
-    page = visit(learn)
-    page.evaluate("window.told = 0; new MutationObserver(os => { told += os.length; }).observe("
-                  "document.getElementById('status'), {childList: true, subtree: true, characterData: true})")
-    write(page, 'a', length=2000)
-    assert 2 <= page.evaluate('told') <= 6
-    assert (page.locator('[aria-live]').count() == 0
-            and page.evaluate("document.getElementById('text').closest('[role=status],[role=log],[role=alert]')") is None)
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
@@ -328,16 +221,6 @@ def test_phone(learn, visit, scheme):
             else (light('backgroundColor') < 200 < 600 < light('color')))
 
 
-def test_blanks_stay_within_the_box(text, visit, make, tmp_path):
-    "However many there are in a row: each is a character that can be asked about"
-    learn = make(CharDataLoaders.from_text(text, bs=4, seq_len=16, path=tmp_path, seed=7, device='cpu'))
-    with torch.no_grad(): learn.model.decoder.bias[learn.vocab.stoi[' ']] = 99.
-    page = visit(learn, dict(viewport=dict(width=390, height=844)))
-    assert write(page, 'a', length=200).count(' ') > 190
-    assert page.evaluate("""Math.max(...[...document.querySelectorAll('#text span')].map(o => o.getBoundingClientRect().right))
-                            <= document.getElementById('text').getBoundingClientRect().right""")
-
-
 def test_the_one_minute_preset_fits(text, visit, make, tmp_path):
     dls = CharDataLoaders.from_text(text, path=tmp_path, seed=7, device='cpu')
     learn = make(dls, preset='cpu-minute', n_hid=256, emb_sz=64, head_sz=384)
@@ -347,11 +230,3 @@ def test_the_one_minute_preset_fits(text, visit, make, tmp_path):
     assert abs(measured(learn, page_model(learn))['cost']) < .002
     same_as_python(page, learn)
     assert page.evaluate('charrnn.bench(50)') > 0
-
-
-def test_buttons_can_be_read_where_colours_are_forced(learn, visit):
-    "As by a system that is set to high contrast"
-    page = visit(learn, dict(forced_colors='active'))
-    look = lambda o, what: page.locator(o).evaluate_all(f'os => os.map(o => getComputedStyle(o).{what})')
-    assert look('#write', 'forcedColorAdjust') == ['none'] # else its letters stand on a ground of their own colour
-    assert '(224, 122, 16' in ' '.join(look('#text span', 'backgroundColor'))

@@ -1,10 +1,13 @@
 """Programs as people write them, healthy or with a fault written in, for the doctor to look at
 
-A fault is written into a program, not turned round from what a detector looks at: nothing here knows how the doctor works.
-`PYTHONPATH=tests python -m planted` lists them; `benchmarks/doctor_bench.py` lets the doctor and others look at all of them.
+A fault is written into a program, not derived from what a check measures: nothing here knows how the doctor works.
+`PYTHONPATH=tests python -m planted` lists them; `benchmarks/doctor_bench.py` lets the doctor and others look at them.
 """
 from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
+
+from . import parts
 
 PROGRAMS = []
 MODULES = 'data_and_shapes', 'recurrence_and_loss', 'optimisation', 'state_and_sampling', 'pairs', 'healthy'
@@ -20,15 +23,21 @@ class Program:
     make: object # () -> a dictionary, see `program`
 
 
-def program(ids='', kind='torch.nn', also=''):
-    """Enter a function that makes a program. It returns a dictionary with
+def program(ids='', kind='torch.nn', also='', seed=0):
+    """Enter a function that makes a program, with the random seed to call it with. It returns a dictionary with
 
-    - what `doctor.diagnose` takes: `learn`; or `model`, `dls`, `loss_func` and perhaps `opt`; or `step_function`, `model` and `batches`,
-      and perhaps `opt`; with any of them `sample`, a function of (model, prompt, n) that gives prompt and text, and `text`, the corpus;
-    - or `learn` and `watch`, a function of the Learner and a list of callbacks that trains for a few seconds: for the `Doctor` callback.
+    - what `doctor.diagnose` takes: `learn`; or `model`, `dls`, `loss_func` and perhaps `opt`; or `step_function`, `model`
+      and `batches`, and perhaps `opt`; with any of them `sample`, a function of (model, prompt, n) that gives prompt and
+      text, and `text`, the corpus;
+    - or `learn` and `watch`, a function of the Learner and a list of callbacks that trains for a few seconds: for the
+      `Doctor` callback.
     """
-    def enter(make):
-        PROGRAMS.append(Program(make.__name__, tuple(ids.split()), tuple(also.split()), kind, make))
+    def enter(f):
+        @wraps(f)
+        def make():
+            parts.seed(seed)
+            return f()
+        PROGRAMS.append(Program(f.__name__, tuple(ids.split()), tuple(also.split()), kind, make))
         return make
     return enter
 

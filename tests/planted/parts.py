@@ -24,7 +24,7 @@ train_ids,valid_ids = ids[:54_000],ids[54_000:]
 
 
 def seed(n=0):
-    "Begin all generators anew"
+    "Seed all random generators"
     random.seed(n)
     np.random.seed(n)
     torch.manual_seed(n)
@@ -96,12 +96,12 @@ class ElmanByHand(nn.Module):
         self.i2h = nn.Linear(n_emb or n_in, n_hid)
         self.h2h = nn.Linear(n_hid, n_hid, bias=False)
         self.h2o = nn.Linear(n_hid, n_out)
+    def cell(self, e, h): return torch.tanh(self.i2h(e) + self.h2h(h))
     def forward(self, x, h=None):
         if h is None: h = torch.zeros(x.shape[0], self.n_hid)
-        e = self.emb(x) if self.emb is not None else F.one_hot(x, self.n_in).float()
         out = []
-        for t in range(x.shape[1]):
-            h = torch.tanh(self.i2h(e[:,t]) + self.h2h(h))
+        for e in (self.emb(x) if self.emb is not None else F.one_hot(x, self.n_in).float()).unbind(1):
+            h = self.cell(e, h)
             out.append(self.h2o(h))
         return torch.stack(out, 1),h
 
@@ -155,14 +155,12 @@ class KeepsState(nn.Module):
     def __init__(self, n_hid=64, n_emb=32):
         super().__init__()
         self.n_hid,self.h = n_hid,None
-        self.emb = nn.Embedding(V, n_emb)
-        self.i2h = nn.Linear(n_emb, n_hid)
-        self.h2h = nn.Linear(n_hid, n_hid)
-        self.h2o = nn.Linear(n_hid, V)
+        self.emb,self.i2h = nn.Embedding(V, n_emb),nn.Linear(n_emb, n_hid)
+        self.h2h,self.h2o = nn.Linear(n_hid, n_hid),nn.Linear(n_hid, V)
     def reset(self): self.h = None
     def forward(self, x):
-        if self.h is None or self.h.shape[0] != x.shape[0]: self.h = torch.zeros(x.shape[0], self.n_hid)
         h,out = self.h,[]
+        if h is None or len(h) != len(x): h = torch.zeros(len(x), self.n_hid)
         for t in range(x.shape[1]):
             h = torch.tanh(self.i2h(self.emb(x[:,t])) + self.h2h(h))
             out.append(self.h2o(h))
@@ -207,42 +205,65 @@ class Stateful(Net):
         return out
 
 
-# Losses
+# Training
+
+def adam(model, lr=5e-3): return torch.optim.Adam(model.parameters(), lr=lr)
 
 def loss_over_all(scores, y): return F.cross_entropy(scores.reshape(-1, scores.shape[-1]), y.reshape(-1))
 
 def detached(state): return tuple(o.detach() for o in state) if isinstance(state, tuple) else state.detach()
 
 
-# Steps: each maker gives a function of (x, y) that trains on one batch and gives the loss
+def update(opt, loss, model=None, clip=None):
+    "A step of the optimiser on `loss`, which comes back; with `clip`, the gradient of `model` is clipped"
+    opt.zero_grad()
+    loss.backward()
+    if clip: nn.utils.clip_grad_norm_(model.parameters(), clip)
+    opt.step()
+    return loss
+
 
 def stateless_step(model, opt, loss_func=loss_over_all, clip=None):
-    "A step from an empty state"
+    "A function of (x, y) that trains on one batch, from an empty state"
     def step(x, y):
         scores = model(x)
-        if isinstance(scores, tuple): scores = scores[0]
-        loss = loss_func(scores, y)
-        opt.zero_grad()
-        loss.backward()
-        if clip: nn.utils.clip_grad_norm_(model.parameters(), clip)
-        opt.step()
-        return loss
+        return update(opt, loss_func(scores[0] if isinstance(scores, tuple) else scores, y), model, clip)
     return step
 
 
 def carried_step(model, opt, loss_func=loss_over_all, clip=None):
-    "A step that begins with the state of the step before; `model(x, state)` gives (scores, state)"
+    "The same from the state of the batch before; `model(x, state)` gives (scores, state)"
     kept = dict(state=None)
     def step(x, y):
         scores,state = model(x, kept['state'])
         kept['state'] = detached(state)
-        loss = loss_func(scores, y)
-        opt.zero_grad()
-        loss.backward()
-        if clip: nn.utils.clip_grad_norm_(model.parameters(), clip)
-        opt.step()
-        return loss
+        return update(opt, loss_func(scores, y), model, clip)
     return step
+
+
+def train(step, batches, n=200):
+    "Train for `n` steps over `batches`, again and again; gives the losses"
+    batches = list(batches)
+    return [float(torch.as_tensor(step(*batches[i % len(batches)])).detach()) for i in range(n)]
+
+
+# What a program returns
+
+def in_parts(model, dls, opt=None, loss_func=loss_over_all):
+    "A program of a model, batches, an optimiser (Adam at 5e-3 if none is given) and a loss"
+    return dict(model=model, dls=dls, loss_func=loss_func, opt=opt or adam(model))
+
+
+def in_steps(make_step, model, batches, opt=None, **kwargs):
+    "A program of a training step that `carried_step` or `stateless_step` makes"
+    opt = opt or adam(model)
+    return dict(step_function=make_step(model, opt, **kwargs), model=model, batches=batches, opt=opt)
+
+
+def fitted(learn, n=1, with_cbs=(), **kwargs):
+    "A Learner that is watched in a fit of `n` epochs"
+    def watch(learn, cbs): learn.fit(n, cbs=[*with_cbs, *cbs], **kwargs)
+    return dict(learn=learn, watch=watch)
 
 
 # Learners
@@ -279,23 +300,7 @@ def awd_learner(dls=None, model=None, lr=2e-2, drop_mult=0.1, cbs=(), config={},
     return learner(dls, model, lr=lr, cbs=[*rnn_cbs(), *L(cbs)], **kwargs)
 
 
-def our_learner(bs=16, seq_len=32, source=None, **kwargs):
-    "`char_learner` over the text, small"
-    dls = CharDataLoaders.from_text(source or text, bs=bs, seq_len=seq_len, seed=0, device='cpu')
+def our_learner(bs=16, seq_len=32, source=text, data={}, **kwargs):
+    "`char_learner` over a text, small; `data` goes to the loaders"
+    dls = CharDataLoaders.from_text(source, bs=bs, seq_len=seq_len, seed=0, device='cpu', **data)
     return quiet(char_learner(dls, **dict(n_hid=64, emb_sz=32, head_sz=0, n_layers=1, precision='fp32') | kwargs))
-
-
-# For looking at a program by hand
-
-def train(step, batches, n=200):
-    "The losses of `n` steps over `batches`, again and again"
-    batches,res = list(batches),[]
-    for i in range(n):
-        loss = step(*batches[i % len(batches)])
-        res.append(float(loss.detach() if isinstance(loss, torch.Tensor) else loss))
-    return res
-
-
-def train_parts(model, dls, loss_func, opt, n=200):
-    "The same for a program of parts"
-    return train(stateless_step(model, opt, loss_func), getattr(dls, 'train', dls), n)

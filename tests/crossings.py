@@ -1,7 +1,7 @@
-"""Which modules a resumed run enters, and how often one calls another: python tests/rooms.py [-v]
+"""Which modules a resumed run enters, and how often one calls another: python tests/crossings.py [-v]
 
-A small run on this disk is cut short within an epoch, and taken up by a new Learner. While
-`Checkpoint.before_fit` finds, reads, checks and takes up the run, each call of a function of the library counts
+A small run on this disk is cut short within an epoch, and resumed by a new Learner. While
+`Checkpoint.before_fit` finds, reads, checks and restores the run, each call of a function of the library counts
 whose caller, the nearest function of the library above it, stands in another module.
 """
 import sys
@@ -28,7 +28,7 @@ def learner(seed=None):
 
 
 class Cut(Callback):
-    "Ends a fit in its second epoch, when the last checkpoint has arrived"
+    "Ends a fit in its second epoch, after the last checkpoint is written"
     order = 2000
     def after_batch(self):
         if self.learn.steps_done == 76:
@@ -68,11 +68,11 @@ def crossings():
     return calls
 
 
-def rooms(calls): return sorted({o for pair in calls for o in pair})
+def modules(calls): return sorted({o for pair in calls for o in pair})
 
 
 if __name__ == '__main__':
     calls = crossings()
-    print(f'{len(rooms(calls))} modules, {sum(calls.values())} calls from one to another')
+    print(f'{len(modules(calls))} modules, {sum(calls.values())} calls from one to another')
     if '-v' in sys.argv:
-        print(*rooms(calls), *(f'{n:4}  {a} -> {b}' for (a,b),n in calls.most_common()), sep='\n')
+        print(*modules(calls), *(f'{n:4}  {a} -> {b}' for (a,b),n in calls.most_common()), sep='\n')
