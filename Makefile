@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 META := settings.ini pyproject.toml setup.py
 
-.PHONY: demo test test-colab test-oldest test-newest mutants bench doctor-bench readme docs docs-links clean
+.PHONY: demo test test-all test-colab test-oldest test-newest bench doctor-bench readme docs docs-links clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.package
@@ -16,7 +16,17 @@ demo: .venv/.package
 # One thread each, for models are small here. Four tests at a time: many of them wait, for a disk that is slow or a process that is killed.
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist worksteal -m 'not hunt'
+
+# What hunts, for hours: every planted mistake, kills, fuzzing, checks taken away, the oldest and newest versions.
+# EVERY=20 takes each twentieth of them and leaves the versions out, as .ci/run does.
+EVERY ?= 1
+test-all: .venv/.dev
+	EVERY=$(EVERY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist worksteal -m hunt
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python kills.py --forks $$((900/$(EVERY))) --fresh $$((100/$(EVERY))) --long $$((20/$(EVERY))) --machines $$((60/$(EVERY)))
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python fuzz.py $$((20000/$(EVERY)))
+	$(BIN)/python tests/mutants.py --every $(EVERY)
+	if [ $(EVERY) = 1 ]; then $(MAKE) test-oldest test-newest; fi
 
 test-colab:
 	@PYTHON313="$(PYTHON313)" PIP_FLAGS="$(PIP_FLAGS)" OMP_NUM_THREADS=1 $(PYTHON) tests/colab/run.py
@@ -24,10 +34,6 @@ test-colab:
 # The tests with the lowest, and with the highest versions that settings.ini admits, in .venv-oldest and .venv-newest
 test-oldest test-newest:
 	PIP_FLAGS="$(PIP_FLAGS)" $(PYTHON) tests/versions.py $(@:test-%=%)
-
-# Does a test fail for each check, bound and fsync that is taken away? Takes most of an hour.
-mutants: .venv/.dev
-	$(BIN)/python tests/mutants.py
 
 # Ratios against named references, side by side: half an hour on a machine with nothing else to do.
 BENCHMARKS := fit_overhead doctor_cost import_time start step generation neighbours on_time fastai_text save_overhead

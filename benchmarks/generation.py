@@ -13,7 +13,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from charrnn_fa.generate import generate, sample_ids
+from charrnn_fa.generate import _drawn, generate
 from charrnn_fa.models import CharRNN
 from charrnn_fa.presets import get_preset
 from charrnn_fa.text.vocab import CharVocab
@@ -87,7 +87,7 @@ def main():
           f"256 streams / one {m['generate, 256 streams']/m['generate, 1 stream']:.1f}", end='')
     if (k := 'LMLearner.predict, 500 characters') in m:
         print(f"; 500 characters / predict {m['generate, 500 characters']/m[k]:.0f}", end='')
-    ids,times = sample_ids(model, torch.tensor([1]), seed=0),[]
+    ids,times = _drawn(model, torch.tensor([1]), seed=0),[]
     for _ in range(100):
         t = time.perf_counter()
         for _ in islice(ids, 1000): pass

@@ -11,13 +11,15 @@ import torch
 from charrnn_fa.text.corpus import load_corpus
 from charrnn_fa.text.data import CharDataLoaders
 from charrnn_fa.learner import char_learner
-from charrnn_fa.models import char_splitter, gate_matrices
+from charrnn_fa.models import char_splitter
 from charrnn_fa.optim import AdamW, Muon, mark_gates, newton_schulz
 
 
 def whole(model):
     "A splitter that takes each parameter as one matrix"
-    for p,_ in gate_matrices(model): p.n_gates = 1
+    for o in model.rnns,model.head:
+        for p in o.parameters():
+            if p.ndim == 2: p.n_gates = 1
     return char_splitter(model)
 
 

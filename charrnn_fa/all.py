@@ -4,7 +4,8 @@ from fastai.callback.progress import *
 from fastai.callback.schedule import *
 from fastai.callback.tracker import *
 from fastai.callback.training import *
-from .core import *
+from .errors import *
+from .output import *
 from .text.read import *
 from .text.download import *
 from .text.corpus import *
@@ -12,7 +13,6 @@ from .text.vocab import *
 from .text.streams import *
 from .text.data import *
 from .text.drawings import *
-from .text.drawn import *
 from .models import *
 from .optim import *
 from .numpy_step import numpy_step
@@ -22,8 +22,7 @@ from .presets import *
 from .callback.precision import *
 from .callback.schedule import *
 from .callback.progress import *
-from .callback.steps import *
-from .callback.meanwhile import *
+from .callback.contexts import *
 from .loop import *
 from .learner import *
 from . import doctor, learner, show

@@ -1,7 +1,7 @@
 """What Sphinx reads, made from the notebooks: python docs/pages.py FOLDER
 
 A page for each notebook, in which stands, after each cell that is exported, what the cell defines;
-one for each wing; one that says where to begin.
+one for each package; one that says where to begin.
 """
 import ast
 import configparser
@@ -41,7 +41,7 @@ def link(href:str, nb:Path)->str:
     # index.ipynb is written for the top, as README.md
     target = ((root if nb.name == 'index.ipynb' else nb.parent)/name).resolve()
     if not target.exists(): raise FileNotFoundError(f'{nb} has a link to {name}, which is not there')
-    if target.suffix in ('.ipynb', '.png'): return '/' + target.relative_to(nbs).as_posix() + mark + part
+    if target.suffix in ('.ipynb', '.png', '.svg'): return '/' + target.relative_to(nbs).as_posix() + mark + part
     return github + target.relative_to(root).as_posix() + mark + part
 
 
@@ -167,23 +167,23 @@ def subtitle(nb):
     return next(m[1] for o in sources if (m := re.match(r'# .*\n+> (.*)', o)))
 
 
-def wings():
-    "The rooms of each wing, in the order of their numbers"
+def packages():
+    "The notebooks of each package, in their order"
     res = {}
     for nb in sorted(nbs.glob('[0-9]*.ipynb')): res.setdefault(nb.stem.split('_', 1)[1].split('.')[0], []).append(nb)
     return res
 
 
-def listed(rooms): return '\n'.join(f"- [{o.stem.split('_', 1)[1]}](/{o.name}): {subtitle(o)}" for o in rooms)
+def listed(modules): return '\n'.join(f"- [{o.stem.split('_', 1)[1]}](/{o.name}): {subtitle(o)}" for o in modules)
 
 
 def toctree(pages, *options): return fenced('toctree', '', ':hidden:', *options, '', *pages)
 
 
-def wing(name, rooms):
+def package_page(name, modules):
     "The page of a package"
     says = import_module(f'charrnn_fa.{name}').__doc__ or ''
-    return f'# {name}\n\n{says}\n\n{listed(rooms)}\n\n' + toctree([f'/{o.stem}' for o in rooms])
+    return f'# {name}\n\n{says}\n\n{listed(modules)}\n\n' + toctree([f'/{o.stem}' for o in modules])
 
 
 def pages():
@@ -191,13 +191,13 @@ def pages():
     books = {o.relative_to(nbs):page(o) for o in sorted(nbs.rglob('*.ipynb')) if '.ipynb_checkpoints' not in o.parts}
     reading = (here/'reading.md').read_text(encoding='utf-8')
     lessons = re.findall(r'\(/(tutorials/\w+)\.ipynb\)', reading)
-    rooms = [o[0].stem if len(o) == 1 else f'wings/{k}' for k,o in wings().items()]
-    parts = dict(Lessons=['reading', *lessons], Rooms=rooms, Reference=['Names <genindex>'])
+    modules = [o[0].stem if len(o) == 1 else f'packages/{k}' for k,o in packages().items()]
+    parts = dict(Lessons=['reading', *lessons], Modules=modules, Reference=['Names <genindex>'])
     books[Path('index.ipynb')]['cells'] += [markdown(toctree(o, f':caption: {k}')) for k,o in parts.items()]
     for v in books.values(): v['cells'] = [{**o, 'id':f'cell-{i}'} for i,o in enumerate(v['cells'])]
     yield from ((k, json.dumps(v)) for k,v in books.items())
-    yield Path('reading.md'),reading + ''.join(f'\n### {k}\n\n{listed(o)}\n' for k,o in wings().items())
-    yield from ((Path(f'wings/{k}.md'), wing(k, o)) for k,o in wings().items() if len(o) > 1)
+    yield Path('reading.md'),reading + ''.join(f'\n### {k}\n\n{listed(o)}\n' for k,o in packages().items())
+    yield from ((Path(f'packages/{k}.md'), package_page(k, o)) for k,o in packages().items() if len(o) > 1)
 
 
 def write(out:Path):
